@@ -1,0 +1,130 @@
+"""From settings to the library's objects: the one place that maps flags to functions."""
+
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+
+from experiments.settings import ARRAYS, Settings
+from vae import datasets, estimators, models, objectives, train
+
+
+class Program(NamedTuple):
+    """One compiled program's worth of training: pure functions of array-valued settings, `arrays` below.
+
+    Attributes:
+      model: the linen VAE.
+      init: `init(arrays) -> TrainState`.
+      epoch: `epoch(state, arrays, data) -> (state, metrics)` over data `[N, H, W, C]` in their own dtype.
+      steps_per_epoch: updates in an epoch.
+    """
+
+    model: models.VAE
+    init: Any
+    epoch: Any
+    steps_per_epoch: int
+
+
+def arrays(run: Settings) -> dict[str, Array]:
+    """The array-valued settings of a run, which are arguments of its program and not part of it."""
+    dtype = lambda value: jnp.int32 if isinstance(value, int) else jnp.float32
+    return {name: jnp.asarray(getattr(run, name), dtype(getattr(run, name))) for name in ARRAYS}
+
+
+def load_data(run: Settings, data_dir: str | None, cache_dir: str | None = None) -> datasets.Dataset:
+    """The data set with its held-out splits binarized as the run says, checked against the run's other settings."""
+    data = datasets.load(run.dataset, data_dir, run.validation_size, cache_dir)
+    if run.batch_size > len(data.train):
+        raise ValueError(f"--batch_size={run.batch_size} is larger than the {len(data.train)} training images")
+    if run.likelihood == "discretized_logistic" and data.levels == 0:
+        raise ValueError("--likelihood=discretized_logistic needs grey levels; save uint8 images or take gaussian")
+    return datasets.fix_binarization(data, run.binarization)
+
+
+def model(run: Settings, data: datasets.Dataset) -> models.VAE:
+    """The VAE of the run for images of this data set."""
+    return models.make_vae(
+        data.train.shape[1:],
+        latent_dim=run.latent_dim,
+        hidden=run.hidden,
+        architecture=run.architecture,
+        activation=run.activation,
+        likelihood=run.likelihood,
+        posterior=run.posterior,
+        levels=data.levels,
+    )
+
+
+def estimator(run: Settings) -> estimators.Estimator:
+    """The gradient estimator of the run."""
+    return estimators.BY_NAME[run.estimator].make(num_samples=run.num_samples)
+
+
+def objective(run: Settings, values: dict[str, Array], epoch: Array):
+    """The bound of the run at a (fractional) epoch, with array-valued settings from `values`."""
+    if run.objective != "elbo_analytic":
+        return getattr(objectives, run.objective)
+    beta = values["beta"]
+    if run.kl_warmup:
+        beta = beta * jnp.minimum(1.0, epoch / values["kl_warmup"])
+    return objectives.elbo_analytic(beta, values["free_bits"] if run.free_bits else 0.0)
+
+
+def optimizer(run: Settings, values: dict[str, Array], total_steps: int) -> optax.GradientTransformation:
+    """Adam with the run's schedule and clipping."""
+    peak = values["learning_rate"]
+    schedule = {
+        "constant": lambda: peak,
+        "cosine": lambda: optax.cosine_decay_schedule(peak, total_steps),
+        "linear": lambda: optax.linear_schedule(peak, 0.0, total_steps),
+    }[run.schedule]()
+    adam = optax.adam(schedule)
+    return optax.chain(optax.clip_by_global_norm(values["clip_norm"]), adam) if run.clip_norm else adam
+
+
+def program(run: Settings, data: datasets.Dataset) -> Program:
+    """The program that trains `run` and every other run that differs from it in array-valued settings alone.
+
+    Raises:
+      ValueError, NotImplementedError: at once, by tracing a step, if the settings do not go together.
+    """
+    vae, estimate = model(run, data), estimator(run)
+    steps_per_epoch = len(data.train) // run.batch_size
+    x = jnp.zeros((run.batch_size, *data.train.shape[1:]))
+
+    def keys(values):
+        return jax.random.split(jax.random.key(values["seed"]), 2)
+
+    def init(values) -> train.TrainState:
+        return train.make_init(vae, estimate, optimizer(run, values, run.epochs * steps_per_epoch), x)(keys(values)[0])
+
+    def epoch(state, values, images):
+        tx = optimizer(run, values, run.epochs * steps_per_epoch)
+
+        def step(state, key, batch):
+            key_binarize, key_step = jax.random.split(key)
+            x = datasets.pixels(batch, data.levels)
+            x = datasets.binarize(key_binarize, x) if run.binarization == "dynamic" else x
+            bound = objective(run, values, state.step / steps_per_epoch)
+            return train.make_step(vae.apply, bound, estimate, tx)(state, key_step, x)
+
+        return train.make_epoch(step, run.batch_size)(state, keys(values)[1], images)
+
+    values = arrays(run)
+    state = jax.eval_shape(init, values)
+    jax.eval_shape(epoch, state, values, jax.ShapeDtypeStruct(data.train.shape, data.train.dtype))
+    return Program(vae, init, epoch, steps_per_epoch)
+
+
+def bits_per_dim(nats: float, data: datasets.Dataset, likelihood: str) -> float:
+    """Bits per pixel and channel of `nats` per image.
+
+    A Gaussian density of pixels in [0, 1] is converted to units of one grey level, the scale on which a density is
+    comparable with the mass of the discretized logistic.
+    """
+    pixels = math.prod(data.train.shape[1:])
+    offset = math.log2(max(data.levels - 1, 1)) if likelihood == "gaussian" else 0.0
+    return nats / pixels / math.log(2) + offset

@@ -1,0 +1,221 @@
+"""The settings of one training run, and the flags made from them: name, type, default, unit and bounds in one place.
+
+Every setting is a flag, and every flag takes a comma-separated list: `--seed=0,1 --latent_dim=8,16` is four runs.
+"""
+
+import dataclasses
+import hashlib
+import itertools
+import json
+import math
+from collections.abc import Iterator
+from typing import Any
+
+from absl import flags
+
+from vae import datasets, estimators, models
+
+MATMUL_PRECISIONS = ("default", "bfloat16", "tensorfloat32", "float32")
+OBJECTIVES = ("elbo_analytic", "elbo", "iwae")
+SCHEDULES = ("constant", "cosine", "linear")
+
+
+def _setting(default, help, *, choices=None, at_least=None, above=None, array=False):
+    """A field of `Settings`. `array`: runs that differ in it alone share one compiled program."""
+    return dataclasses.field(
+        default=default,
+        metadata={"help": help, "choices": choices, "at_least": at_least, "above": above, "array": array},
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """All that decides the numbers of one run."""
+
+    dataset: str = _setting(
+        "digits",
+        "digits (8x8, inside scikit-learn), mnist or any TFDS image set by its name, frey_faces, or npz:PATH for your own",
+    )
+    binarization: str = _setting(
+        "dynamic",
+        "of grey pixels: dynamic (drawn anew in every step), static (drawn once), threshold (at one half), none",
+        choices=datasets.BINARIZATIONS,
+    )
+    validation_size: int = _setting(
+        0,
+        "training images held out; 0 keeps the data set's own split. Without any, curves are of the test set",
+        at_least=0,
+    )
+    likelihood: str = _setting("bernoulli", "p(x|z) of a pixel", choices=tuple(models.LIKELIHOODS))
+    architecture: str = _setting("mlp", "of encoder and decoder", choices=models.ARCHITECTURES)
+    hidden: tuple[int, ...] = _setting(
+        (128, 64),
+        "widths (mlp) or channels (conv, stride 2) from the image to the latents, joined by dashes",
+        at_least=1,
+    )
+    activation: str = _setting("relu", "between layers", choices=tuple(models.ACTIVATIONS))
+    latent_dim: int = _setting(8, "number of latent dimensions", at_least=1)
+    posterior: str = _setting("normal", "family of q(z|x), with its standard prior", choices=tuple(models.POSTERIORS))
+    objective: str = _setting(
+        "elbo_analytic",
+        "the bound: elbo_analytic (KL in closed form), elbo (all Monte Carlo), iwae (importance-weighted)",
+        choices=OBJECTIVES,
+    )
+    beta: float = _setting(1.0, "weight of the KL term (elbo_analytic)", at_least=0, array=True)
+    kl_warmup: float = _setting(
+        0.0, "epochs over which beta grows linearly from 0 (elbo_analytic); 0 for none", at_least=0, array=True
+    )
+    free_bits: float = _setting(
+        0.0, "nats of KL free to each latent dimension (elbo_analytic); 0 for none", at_least=0, array=True
+    )
+    estimator: str = _setting("reparam", "gradient estimator", choices=tuple(estimators.BY_NAME))
+    num_samples: int = _setting(1, "K, samples of z for each image and step", at_least=1)
+    learning_rate: float = _setting(1e-3, "of Adam, at its peak", above=0, array=True)
+    schedule: str = _setting("constant", "of the learning rate over the whole run, to zero", choices=SCHEDULES)
+    clip_norm: float = _setting(0.0, "largest global norm of the gradient; 0 for no clipping", at_least=0, array=True)
+    batch_size: int = _setting(64, "images in a step", at_least=1)
+    epochs: int = _setting(200, "passes over the training images", at_least=1)
+    seed: int = _setting(0, "of parameters, data order, noise and binarization", at_least=0, array=True)
+    eval_samples: int = _setting(
+        500, "K of the importance-weighted -log p(x) of the finished model on the test set", at_least=1
+    )
+    matmul_precision: str = _setting("default", "of matrix products; matters on GPU and TPU", choices=MATMUL_PRECISIONS)
+
+    def json(self) -> dict[str, Any]:
+        """The settings as JSON knows them, in the order of this class."""
+        return {**dataclasses.asdict(self), "hidden": "-".join(map(str, self.hidden))}
+
+    def digest(self) -> str:
+        """Eight hexadecimal digits that name this run among all others."""
+        return hashlib.sha256(json.dumps(self.json(), sort_keys=True).encode()).hexdigest()[:8]
+
+
+FIELDS = {field.name: field for field in dataclasses.fields(Settings)}
+ARRAYS = tuple(name for name, field in FIELDS.items() if field.metadata["array"])
+
+
+def from_json(settings: dict[str, Any]) -> Settings:
+    """The inverse of `Settings.json`."""
+    return Settings(**{name: _parse(FIELDS[name], str(value)) for name, value in settings.items()})
+
+
+def define_flags() -> None:
+    """One absl flag for each field of `Settings`, each a comma-separated list."""
+    for name, field in FIELDS.items():
+        meta = field.metadata
+        notes = ["one of " + ", ".join(meta["choices"])] if meta["choices"] else []
+        notes += ["sweeps share one program"] if meta["array"] else []
+        text = f"{meta['help']} ({'; '.join(notes)})" if notes else meta["help"]
+        default = "-".join(map(str, field.default)) if isinstance(field.default, tuple) else str(field.default)
+        flags.DEFINE(_ListParser(field), name, default, text, serializer=_Serializer())
+
+
+def from_flags(values: flags.FlagValues) -> list[Settings]:
+    """The product of all lists on the command line, in order, without duplicates."""
+    names = list(FIELDS)
+    product = itertools.product(*(values[name].value for name in names))
+    runs = [Settings(**dict(zip(names, point, strict=True))) for point in product]
+    for run in runs:
+        check(run)
+    return list(dict.fromkeys(runs))
+
+
+def check(settings: Settings) -> None:
+    """Refuses settings that contradict each other, in one sentence.
+
+    Raises:
+      ValueError: naming the flag and what would work.
+    """
+    if settings.objective != "elbo_analytic":
+        for name in ("beta", "kl_warmup", "free_bits"):
+            if getattr(settings, name) != FIELDS[name].default:
+                raise ValueError(
+                    f"--{name} changes elbo_analytic alone; leave it out or take --objective=elbo_analytic"
+                )
+    if settings.likelihood == "bernoulli" and settings.binarization == "none":
+        raise ValueError(
+            "--likelihood=bernoulli is a density of binary pixels only; choose --binarization=dynamic, static or threshold,"
+            " or for grey pixels --likelihood=discretized_logistic or gaussian"
+        )
+    if settings.likelihood == "discretized_logistic" and settings.binarization != "none":
+        raise ValueError("--likelihood=discretized_logistic is for grey pixels; choose --binarization=none")
+    bound = "iwae" if settings.objective == "iwae" else "elbo"
+    entry = estimators.BY_NAME[settings.estimator]
+    if bound not in entry.bounds:
+        able = [name for name, other in estimators.BY_NAME.items() if bound in other.bounds]
+        raise ValueError(
+            f"--estimator={settings.estimator} cannot estimate --objective={settings.objective}; "
+            f"these can: {', '.join(able)}"
+        )
+    if settings.num_samples < entry.min_samples:
+        raise ValueError(
+            f"--estimator={settings.estimator} needs --num_samples of at least {entry.min_samples}, "
+            f"got {settings.num_samples}"
+        )
+
+
+def programs(runs: list[Settings]) -> Iterator[list[Settings]]:
+    """Groups of runs that one compiled program can train: alike but for array-valued settings."""
+
+    def shape(run: Settings):
+        switched_off = {name: 0.0 for name in ARRAYS if name in _SWITCHES and getattr(run, name) == 0}
+        return dataclasses.replace(run, **{name: FIELDS[name].default for name in ARRAYS}), tuple(switched_off)
+
+    groups: dict[Any, list[Settings]] = {}
+    for run in runs:
+        groups.setdefault(shape(run), []).append(run)
+    yield from groups.values()
+
+
+# Array-valued settings whose zero means that the code is not there at all.
+_SWITCHES = ("free_bits", "clip_norm", "kl_warmup")
+
+
+class _ListParser(flags.ArgumentParser):
+    """`a,b,c` to a tuple of the field's type, each element checked."""
+
+    def __init__(self, field: dataclasses.Field):
+        self.field = field
+        self.syntactic_help = "a comma-separated list is swept"
+
+    def parse(self, argument):
+        elements = [element.strip() for element in str(argument).split(",")]
+        if not all(elements):
+            raise ValueError(f"an empty element in {argument!r}; give one value or several joined by single commas")
+        return tuple(dict.fromkeys(_parse(self.field, element) for element in elements))
+
+    def flag_type(self):
+        return f"list of {'dashed int' if self.field.type == tuple[int, ...] else self.field.type.__name__}"
+
+
+class _Serializer(flags.ArgumentSerializer):
+    def serialize(self, value):
+        return ",".join("-".join(map(str, v)) if isinstance(v, tuple) else str(v) for v in value)
+
+
+def _parse(field: dataclasses.Field, text: str):
+    if field.type == tuple[int, ...]:
+        return tuple(_number(field, part, int) for part in text.split("-"))
+    if field.type is str:
+        choices = field.metadata["choices"]
+        if choices and text not in choices:
+            raise ValueError(f"{text!r} is not one of {', '.join(choices)}")
+        return text
+    return _number(field, text, field.type)
+
+
+def _number(field: dataclasses.Field, text: str, kind: type):
+    try:
+        number = kind(text)
+    except ValueError:
+        raise ValueError(f"{text!r} is not {'an integer' if kind is int else 'a number'}") from None
+    at_least, above = field.metadata["at_least"], field.metadata["above"]
+    if not math.isfinite(number):
+        raise ValueError(f"{text!r} is not a finite number")
+    if at_least is not None and number < at_least:
+        raise ValueError(f"{text} is below {at_least}")
+    if above is not None and number <= above:
+        raise ValueError(f"{text} is not above {above}")
+    if kind is int and number >= 2**31:
+        raise ValueError(f"{text} does not fit into 32 bits")
+    return number

@@ -1,0 +1,1 @@
+"""Variational autoencoders and Monte Carlo gradient estimators in JAX/Flax."""

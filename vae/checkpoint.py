@@ -1,0 +1,89 @@
+"""Save and restore a pytree with Orbax: the newest ones are kept, each with a digest of its contents.
+
+Orbax itself would restore a flipped byte silently; the digest turns it into the checkpoint before, and a warning.
+"""
+
+import hashlib
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+PyTree = Any
+
+_RESTORE = ocp.args.Composite(state=ocp.args.StandardRestore(), digest=ocp.args.JsonRestore())
+
+
+@contextmanager
+def writer(folder: str | Path, keep: int = 2) -> Iterator[Any]:
+    """A context whose `save(step, state)` writes in the background and whose end waits for it; the newest `keep` stay."""
+    options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True)
+    with ocp.CheckpointManager(Path(folder).absolute(), options=options) as manager:
+
+        def save(step: int, state: PyTree) -> None:
+            leaves = _named_leaves(jax.tree.map(np.asarray, state))
+            items = ocp.args.Composite(state=ocp.args.StandardSave(leaves), digest=ocp.args.JsonSave(_digest(leaves)))
+            manager.save(step, args=items, force=True)
+
+        yield save
+
+
+def steps(folder: str | Path) -> list[int]:
+    """The steps of the checkpoints in `folder` whose writing was finished, oldest first."""
+    path = Path(folder).absolute()
+    return sorted(int(p.name) for p in path.iterdir() if p.name.isdigit()) if path.is_dir() else []
+
+
+def restore(folder: str | Path, like: PyTree, at: list[int] | None = None) -> tuple[int, PyTree] | None:
+    """The newest sound checkpoint as (step, state), or None where there is none.
+
+    Args:
+      folder: where `writer` wrote.
+      like: a state or its `jax.eval_shape`; the checkpoint must have its structure, shapes and dtypes.
+      at: the steps to choose from; all that are there by default.
+
+    Raises:
+      ValueError: if the checkpoints are of another structure.
+    """
+    for step in reversed(steps(folder) if at is None else sorted(at)):
+        path = Path(folder).absolute() / str(step)
+        try:
+            with ocp.CheckpointManager(path.parent) as manager:
+                items = manager.restore(step, args=_RESTORE)
+        except Exception as error:  # Orbax, tensorstore and the file system each raise their own kinds.
+            reason = type(error).__name__
+            warnings.warn(f"checkpoint {path} cannot be read ({reason}); taking the one before", stacklevel=2)
+            continue
+        if items.digest != _digest(items.state):
+            warnings.warn(f"checkpoint {path} is damaged; taking the one before", stacklevel=2)
+            continue
+        return step, _as(like, items.state, path)
+    return None
+
+
+def _named_leaves(tree: PyTree) -> dict[str, Any]:
+    """The leaves by their path: what is written, so that a checkpoint depends on names and not on Python types."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
+
+
+def _as(like: PyTree, found: dict[str, np.ndarray], path: Path) -> PyTree:
+    """The restored leaves in the structure of `like`."""
+    signature = lambda leaves: {(name, tuple(leaf.shape), str(leaf.dtype)) for name, leaf in leaves.items()}
+    if odd := sorted(signature(found) ^ signature(_named_leaves(like))):
+        name, shape, dtype = odd[0]
+        raise ValueError(
+            f"checkpoint {path} is of another configuration: {name} {dtype}{list(shape)} has no counterpart"
+        )
+    return jax.tree.unflatten(jax.tree.structure(like), [found[name] for name in _named_leaves(like)])
+
+
+def _digest(leaves: dict[str, np.ndarray]) -> dict[str, str]:
+    """SHA-256 of each leaf's dtype, shape and bytes."""
+    digest = lambda leaf: hashlib.sha256(f"{leaf.dtype}{leaf.shape}".encode() + leaf.tobytes()).hexdigest()
+    return {name: digest(np.asarray(leaf)) for name, leaf in leaves.items()}

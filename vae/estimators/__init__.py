@@ -1,0 +1,118 @@
+"""The table of all estimators. Flags, tests, README and figures are generated from it: a new one is a file and a line.
+
+estimator = BY_NAME["reparam"].make(num_samples=8)
+params, state = estimator.init(key, q, context)
+value, cv_loss, state = estimator.estimate(params, state, key, q, f, reduce=log_mean_exp, context=x)
+"""
+
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+from vae.estimators.antithetic import reparam_antithetic
+from vae.estimators.base import (
+    Estimate,
+    Estimator,
+    attach,
+    inject,
+    isolated_loss,
+    log_mean_exp,
+    mean,
+    scale_cotangent,
+)
+from vae.estimators.doubly_reparam import dreg, stl
+from vae.estimators.exact import exact
+from vae.estimators.reparam import reparam
+from vae.estimators.score_function import leave_one_out, nvil, reinforce, reinforce_ema
+
+__all__ = [
+    "BY_NAME",
+    "Entry",
+    "Estimate",
+    "Estimator",
+    "attach",
+    "fitting",
+    "inject",
+    "isolated_loss",
+    "log_mean_exp",
+    "mean",
+    "scale_cotangent",
+]
+
+
+class Entry(NamedTuple):
+    """One line of the table.
+
+    Attributes:
+      make: `make(num_samples=K, **options) -> Estimator`; every option has a default.
+      latents: of "any", "reparameterizable", or names of families in `vae.distributions`.
+      bounds: of "elbo" (reduce=mean), "iwae" (reduce=log_mean_exp, and the other multi-sample reductions).
+      biased: of the gradient with respect to q's parameters, as the paper says.
+      min_samples: the least num_samples that it can work with.
+      uses_gradient: whether it differentiates f with respect to z.
+      paper: "Authors (year), arXiv:NNNN.NNNNN".
+    """
+
+    make: Callable[..., Estimator]
+    latents: tuple[str, ...]
+    bounds: tuple[str, ...]
+    biased: bool
+    min_samples: int
+    uses_gradient: bool
+    paper: str
+
+    def fits(self, q, bound: str) -> bool:
+        """Whether it can differentiate `bound` ("elbo" or "iwae") of the latents q, a distribution or its class."""
+        family = q if isinstance(q, type) else type(q)
+        reparameterizable = "reparameterizable" in self.latents and getattr(family, "rsample", None) is not None
+        return bound in self.bounds and ("any" in self.latents or reparameterizable or family.__name__ in self.latents)
+
+
+def fitting(q, bound: str) -> list[str]:
+    """Names of the estimators that can differentiate `bound` ("elbo" or "iwae") of the latents q."""
+    return [name for name, entry in BY_NAME.items() if entry.fits(q, bound)]
+
+
+def _guarded(name: str, entry: Entry) -> Entry:
+    """The entry whose `make` and `estimate` refuse what cannot be right, in a sentence that names what would work."""
+
+    @functools.wraps(entry.make)
+    def make(num_samples: int = max(1, entry.min_samples), **options) -> Estimator:
+        if num_samples < entry.min_samples:
+            raise ValueError(f"{name} needs num_samples of at least {entry.min_samples}, got {num_samples}")
+        estimator = entry.make(num_samples=num_samples, **options)
+
+        def estimate(params, state, key, q, f, reduce=mean, context=None) -> Estimate:
+            bound = "elbo" if reduce is mean else "iwae"
+            if not entry.fits(q, bound):
+                raise ValueError(
+                    f"{name} cannot estimate the gradient of the {bound} bound with {type(q).__name__} latents; "
+                    f"these can: {', '.join(fitting(q, bound))}"
+                )
+            return estimator.estimate(params, state, key, q, f, reduce, context)
+
+        return Estimator(estimator.init, estimate)
+
+    return entry._replace(make=make)
+
+
+_ANY, _PATH = ("any",), ("reparameterizable",)
+_BOTH, _ELBO, _IWAE = ("elbo", "iwae"), ("elbo",), ("iwae",)
+_GAUSSIAN = ("Normal", "MultivariateNormal")
+
+# name: make, latents, bounds, biased, min_samples, uses_gradient, paper
+_TABLE = {
+    "reparam": Entry(reparam, _PATH, _BOTH, False, 1, True, "Kingma & Welling (2013), arXiv:1312.6114"),
+    "stl": Entry(stl, _PATH, _ELBO, False, 1, True, "Roeder, Wu & Duvenaud (2017), arXiv:1703.09194"),
+    "dreg": Entry(dreg, _PATH, _IWAE, False, 1, True, "Tucker, Lawson, Gu & Maddison (2018), arXiv:1810.04152"),
+    "reparam_antithetic": Entry(
+        reparam_antithetic, _GAUSSIAN, _ELBO, False, 2, True, "Wu, Goodman & Ermon (2019), arXiv:1810.02555"
+    ),
+    "reinforce": Entry(reinforce, _ANY, _BOTH, False, 1, False, "Ranganath, Gerrish & Blei (2014), arXiv:1401.0118"),
+    "reinforce_ema": Entry(reinforce_ema, _ANY, _BOTH, False, 1, False, "Mnih & Gregor (2014), arXiv:1402.0030"),
+    "nvil": Entry(nvil, _ANY, _BOTH, False, 1, False, "Mnih & Gregor (2014), arXiv:1402.0030"),
+    "leave_one_out": Entry(leave_one_out, _ANY, _BOTH, False, 2, False, "Salimans & Knowles (2014), arXiv:1401.1022"),
+    "vimco": Entry(leave_one_out, _ANY, _IWAE, False, 2, False, "Mnih & Rezende (2016), arXiv:1602.06725"),
+    "exact": Entry(exact, (*_GAUSSIAN, "Bernoulli", "Categorical"), _BOTH, False, 1, True, "a finite sum"),
+}
+BY_NAME: dict[str, Entry] = {name: _guarded(name, entry) for name, entry in _TABLE.items()}

@@ -1,0 +1,75 @@
+"""Oracles under the estimators' own contract: the expectation as a finite sum, differentiated as it stands."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vae import distributions
+from vae.estimators.base import Estimator, mean, stateless
+
+MAX_EVALUATIONS = 2**22
+
+
+def exact(num_samples: int = 1, order: int = 24) -> Estimator:
+    """The exact value and gradient: enumeration (Bernoulli, Categorical) or Gauss-Hermite quadrature of `order` nodes a
+    dimension (Normal, MultivariateNormal).
+
+    For a bound of K samples the sum is over all K-tuples of states. The importance weights of DReG-like integrands
+    vary fast: check the answer by doubling `order`.
+
+    Raises:
+      ValueError: when the states or tuples are more than 2^22; `num_samples` and D must be small here.
+    """
+
+    def estimate(key, q, f, reduce):
+        del key
+        z, log_weight = nodes(q, order)  # [N, *batch, D], [N, *batch]
+        values = f(z, q)  # [N, *batch]
+        tuple_size = 1 if reduce is mean else num_samples
+        _refuse_if_large(len(values), tuple_size)
+        tuples = np.indices((len(values),) * tuple_size).reshape(tuple_size, -1)  # [K, N^K]
+        weight = jnp.exp(jnp.sum(log_weight[tuples], axis=0))
+        return jnp.sum(weight * reduce(values[tuples]), axis=0)
+
+    return stateless(estimate)
+
+
+def nodes(q, order: int = 24):
+    """All states of q, or quadrature nodes, `[N, *batch, D]`, and the logs of their probabilities, `[N, *batch]`."""
+    if isinstance(q, distributions.Bernoulli):
+        width = q.logits.shape[-1]
+        _refuse_if_large(2, width)
+        states = np.indices((2,) * width).reshape(width, -1).T.astype(q.logits.dtype)
+    elif isinstance(q, distributions.Categorical):
+        width, classes = q.logits.shape[-2:]
+        _refuse_if_large(classes, width)
+        states = np.eye(classes, dtype=q.logits.dtype)[np.indices((classes,) * width).reshape(width, -1).T]
+    else:
+        return _gauss_hermite(q, order)
+    z = jnp.broadcast_to(_over_batch(states, q.batch_shape), (len(states), *q.logits.shape))
+    return z, q.log_prob(z)
+
+
+def _gauss_hermite(q, order: int):
+    width = q.mean.shape[-1]
+    _refuse_if_large(order, width)
+    points, weights = np.polynomial.hermite_e.hermegauss(order)
+    grid = np.indices((order,) * width).reshape(width, -1).T  # [N, D]
+    log_weight = np.log(weights / math.sqrt(2 * math.pi))[grid].sum(-1)  # [N]
+    eps = jnp.broadcast_to(_over_batch(points[grid], q.batch_shape), (len(grid), *q.mean.shape))
+    log_weight = jnp.broadcast_to(_over_batch(log_weight, q.batch_shape), (len(grid), *q.batch_shape))
+    return q.from_noise(eps.astype(q.mean.dtype)), log_weight.astype(q.mean.dtype)
+
+
+def _over_batch(table: np.ndarray, batch_shape) -> jax.Array:
+    return jnp.asarray(table.reshape(len(table), *[1] * len(batch_shape), *table.shape[1:]))
+
+
+def _refuse_if_large(states: int, exponent: int) -> None:
+    if states**exponent > MAX_EVALUATIONS:
+        raise ValueError(
+            f"the exact expectation would sum {states}^{exponent} terms, more than 2^22; "
+            f"use fewer latent dimensions, fewer samples, or a Monte Carlo estimator"
+        )

@@ -1,0 +1,129 @@
+"""The score-function family is one formula: replace f_k by a control that does not depend on z_k, apply `reduce`,
+subtract, and let the difference weigh the score of z_k. The estimators differ in the control alone, and leave-one-out
+differs from VIMCO in `reduce` alone.
+
+The direct term, the derivative of f in q with z fixed, is kept: multi-sample bounds need it (Mnih & Rezende 2016).
+"""
+
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.lax import stop_gradient
+
+from vae.estimators.base import Estimate, Estimator, attach, isolated_loss, mean, stateless
+
+
+def score_surrogate(q, z, values: Array, control: Array, reduce: Callable) -> Array:
+    """`reduce(values)` forward; backward the score-function gradient with `control` `[K, *batch]` for each f_k."""
+    bound = reduce(values)
+    eye = jnp.eye(values.shape[0], dtype=bool).reshape(len(values), len(values), *[1] * (values.ndim - 1))
+    # [k, j, *batch]: all values, but for the k-th, which is replaced by its control.
+    replaced = jnp.where(eye, control[:, None], values[None])
+    signal = stop_gradient(bound - jax.vmap(reduce)(replaced))  # [K, *batch]
+    return attach(bound, bound + jnp.sum(signal * q.log_prob(z), axis=0))
+
+
+def _sample_and_evaluate(key, q, f, num_samples):
+    z = q.sample(key, num_samples)
+    return z, f(z, q)
+
+
+def reinforce(num_samples: int = 1) -> Estimator:
+    """REINFORCE (Williams 1992; Ranganath, Gerrish & Blei 2014, arXiv:1401.0118): no control at all."""
+
+    def estimate(key, q, f, reduce):
+        z, values = _sample_and_evaluate(key, q, f, num_samples)
+        return score_surrogate(q, z, values, jnp.zeros_like(values), reduce)
+
+    return stateless(estimate)
+
+
+def leave_one_out(num_samples: int = 2) -> Estimator:
+    """The mean of the other samples' f (Kool, van Hoof & Welling 2019; Salimans & Knowles 2014, arXiv:1401.1022).
+
+    With `log_mean_exp` this is VIMCO with the geometric mean (Mnih & Rezende 2016, arXiv:1602.06725).
+    """
+
+    def estimate(key, q, f, reduce):
+        z, values = _sample_and_evaluate(key, q, f, num_samples)
+        others = (jnp.sum(values, axis=0) - values) / (num_samples - 1)
+        return score_surrogate(q, z, values, others, reduce)
+
+    return stateless(estimate)
+
+
+def reinforce_ema(num_samples: int = 1, decay: float = 0.99) -> Estimator:
+    """A moving average of past f as control, updated after use: with its own samples in it, it would be biased."""
+
+    def init(key, q, context=None):
+        del key, q, context
+        return {}, _ema_init()
+
+    def estimate(params, state, key, q, f, reduce=mean, context=None) -> Estimate:
+        del params, context
+        z, values = _sample_and_evaluate(key, q, f, num_samples)
+        control = jnp.broadcast_to(_ema_read(state, decay), values.shape)
+        value = score_surrogate(q, z, values, control, reduce)
+        return Estimate(value, jnp.zeros(()), _ema_update(state, values, decay))
+
+    return Estimator(init, estimate)
+
+
+def nvil(num_samples: int = 1, decay: float = 0.99, hidden: int = 100) -> Estimator:
+    """NVIL (Mnih & Gregor 2014, arXiv:1402.0030): a moving average plus a network of the context as control.
+
+    Without the paper's division by the running standard deviation, which rescales the gradient and so biases it. The
+    network, one hidden layer of `hidden` tanh units, is fitted to f by least squares (`cv_loss`).
+    """
+    network = _Baseline(hidden)
+
+    def init(key, q, context=None):
+        return network.init(key, _features(q, context)), _ema_init()
+
+    def estimate(params, state, key, q, f, reduce=mean, context=None) -> Estimate:
+        z, values = _sample_and_evaluate(key, q, f, num_samples)
+        centre, features = _ema_read(state, decay), _features(q, context)
+        target = stop_gradient(values) - centre
+        cv_loss = isolated_loss(lambda p: jnp.mean(jnp.square(target - network.apply(p, features))), params)
+        control = jnp.broadcast_to(centre + stop_gradient(network.apply(params, features)), values.shape)
+        return Estimate(score_surrogate(q, z, values, control, reduce), cv_loss, _ema_update(state, values, decay))
+
+    return Estimator(init, estimate)
+
+
+class _Baseline(nn.Module):
+    """`[*batch, F]` to `[*batch]`; zero before training, so that NVIL starts as the moving average."""
+
+    hidden: int
+
+    @nn.compact
+    def __call__(self, features: Array) -> Array:
+        h = nn.tanh(nn.Dense(self.hidden)(features))
+        return nn.Dense(1, kernel_init=nn.initializers.zeros)(h)[..., 0]
+
+
+def _features(q, context) -> Array:
+    """The context as `[*batch, F]`; a constant where there is none, which leaves a learned constant baseline."""
+    if context is None:
+        return jnp.ones((*q.batch_shape, 1))
+    leaves = [jnp.asarray(c, jnp.float32).reshape(*q.batch_shape, -1) for c in jax.tree.leaves(context)]
+    return stop_gradient(jnp.concatenate(leaves, axis=-1))
+
+
+def _ema_init():
+    return {"mean": jnp.zeros(()), "count": jnp.zeros((), jnp.int32)}
+
+
+def _ema_read(state, decay: float) -> Array:
+    """The bias-corrected average of what has been seen; 0 before anything has."""
+    return jnp.where(
+        state["count"] == 0, 0.0, state["mean"] / jnp.maximum(1 - decay ** state["count"].astype(jnp.float32), 1e-12)
+    )
+
+
+def _ema_update(state, values: Array, decay: float):
+    value = jnp.mean(stop_gradient(values))
+    return {"mean": decay * state["mean"] + (1 - decay) * value, "count": state["count"] + 1}

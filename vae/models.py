@@ -1,0 +1,239 @@
+"""Flax linen networks: deterministic functions of their parameters; the key of eps is an argument.
+
+    model = VAE(encoder=Encoder(latent_dim=20), decoder=Decoder((28, 28, 1)), prior=Prior(latent_dim=20))
+    params = model.init(key, x, key)
+    q = model.apply(params, x, method="encode")  # q(z|x), a distribution of batch_shape [B]
+
+Images x are `[B, H, W, C]` in [0, 1]; samples z `[K, B, D]`; all log-densities are in nats, summed over the event.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from vae import distributions as dist
+
+
+class VAE(nn.Module):
+    """p(z) p(x|z) with the approximate posterior q(z|x).
+
+    Attributes:
+      encoder: x `[B, H, W, C]` to q(z|x), a distribution of batch_shape `[B]`.
+      decoder: z `[K, B, D]` to p(x|z), a distribution over flattened pixels of batch_shape `[K, B]`.
+      prior: nothing to p(z), a distribution of batch_shape `[]`.
+    """
+
+    encoder: nn.Module
+    decoder: nn.Module
+    prior: nn.Module
+
+    def __call__(self, x: Array, key: Array, num_samples: int = 1):
+        """Encodes x, samples with the key given, decodes: p(x|z) of batch_shape `[K, B]`."""
+        self.prior()
+        return self.decoder(self.encoder(x).sample(key, num_samples))
+
+    def encode(self, x: Array):
+        """q(z|x), batch_shape `[B]`."""
+        return self.encoder(x)
+
+    def decode(self, z: Array):
+        """p(x|z), a distribution over flattened pixels, batch_shape that of z."""
+        return self.decoder(z)
+
+    def prior_distribution(self):
+        """p(z), batch_shape `[]`."""
+        return self.prior()
+
+    def log_likelihood(self, x: Array, z: Array) -> Array:
+        """log p(x|z), `[K, B]`."""
+        return self.decoder(z).log_prob(x.reshape(x.shape[0], -1))
+
+    def log_joint(self, x: Array, z: Array) -> Array:
+        """log p(x, z), `[K, B]`."""
+        return self.log_likelihood(x, z) + self.prior().log_prob(z)
+
+    def kl_to_prior(self, q, per_dimension: bool = False) -> Array:
+        """KL(q(z|x) || p(z)) in closed form, `[B]`; for factorized families also per latent dimension, `[B, D]`."""
+        if not per_dimension:
+            return dist.kl(q, self.prior())
+        if isinstance(q, dist.MultivariateNormal | dist.Dirichlet):
+            raise ValueError(f"free bits need a factorized posterior; {type(q).__name__} does not split by dimension")
+        # Each latent dimension as a distribution of its own: an event of length 1 after a batch axis of D.
+        axis = -2 if isinstance(q, dist.Categorical) else -1
+        split = lambda d: jax.tree.map(lambda leaf: jnp.expand_dims(leaf, axis), d)
+        return dist.kl(split(q), split(self.prior()))
+
+
+class Encoder(nn.Module):
+    """q(z|x): a network, and a linear map from its features to the parameters of the family.
+
+    Attributes:
+      network: x `[B, H, W, C]` to features `[B, F]`.
+      latent_dim: D.
+      family: a key of `POSTERIORS`.
+    """
+
+    network: nn.Module
+    latent_dim: int
+    family: str = "normal"
+
+    @nn.compact
+    def __call__(self, x: Array):
+        outputs, build, _ = POSTERIORS[self.family]
+        return build(nn.Dense(outputs(self.latent_dim), name="parameters")(self.network(x)), self.latent_dim)
+
+
+class Decoder(nn.Module):
+    """p(x|z): a network from z to one number a pixel, and a likelihood around it.
+
+    Attributes:
+      network: z `[K, B, D]` to `[K, B, H * W * C]`.
+      likelihood: a key of `LIKELIHOODS`. The Gaussian and the discretized logistic learn one log-scale a pixel.
+    """
+
+    network: nn.Module
+    likelihood: str = "bernoulli"
+    levels: int = 256
+
+    @nn.compact
+    def __call__(self, z: Array):
+        pixels = self.network(z.reshape(*z.shape[:2], -1))
+        initial, build = LIKELIHOODS[self.likelihood]
+        if initial is None:
+            return build(pixels)
+        log_scale = self.param("log_scale", nn.initializers.constant(initial), pixels.shape[-1:])
+        return build(nn.sigmoid(pixels), jnp.broadcast_to(log_scale, pixels.shape), self.levels)
+
+
+class Prior(nn.Module):
+    """The fixed prior of a posterior family: standard normal, standard Laplace, Gamma(1, 1), uniform, fair coins."""
+
+    latent_dim: int
+    family: str = "normal"
+
+    def __call__(self):
+        return POSTERIORS[self.family][2](jnp.zeros(self.latent_dim))
+
+
+class MLP(nn.Module):
+    """Dense layers on the flattened event, the activation after each; `outputs`, where given, adds a linear layer."""
+
+    hidden: Sequence[int]
+    activation: Callable = nn.relu
+    outputs: int | None = None
+    event_ndim: int = 1
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        h = x.reshape(*x.shape[: x.ndim - self.event_ndim], -1)
+        for i, width in enumerate(self.hidden):
+            h = self.activation(nn.Dense(width, name=f"hidden_{i}")(h))
+        return h if self.outputs is None else nn.Dense(self.outputs, name="outputs")(h)
+
+
+class ConvEncoder(nn.Module):
+    """One 3x3 convolution of stride 2 a layer, images `[B, H, W, C]` to features `[B, F]`."""
+
+    channels: Sequence[int]
+    activation: Callable = nn.relu
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        for i, width in enumerate(self.channels):
+            x = self.activation(nn.Conv(width, (3, 3), strides=2, name=f"conv_{i}")(x))
+        return x.reshape(x.shape[0], -1)
+
+
+class ConvDecoder(nn.Module):
+    """The encoder's mirror: z `[K, B, D]` to `[K, B, H * W * C]` by transposed convolutions of stride 2."""
+
+    channels: Sequence[int]
+    image_shape: tuple[int, int, int]
+    activation: Callable = nn.relu
+
+    @nn.compact
+    def __call__(self, z: Array) -> Array:
+        height, width, colours = self.image_shape
+        sizes = [(-(-height // 2**i), -(-width // 2**i)) for i in range(len(self.channels) + 1)][::-1]
+        (rows, columns), channels = sizes[0], self.channels[::-1]
+        h = self.activation(nn.Dense(rows * columns * channels[0], name="project")(z))
+        h = h.reshape(-1, rows, columns, channels[0])
+        for i, size in enumerate(sizes[1:]):
+            last = i == len(sizes) - 2
+            features = colours if last else channels[i + 1]
+            h = nn.ConvTranspose(features, (3, 3), strides=(2, 2), name=f"deconv_{i}")(h)[:, : size[0], : size[1]]
+            h = h if last else self.activation(h)
+        return h.reshape(*z.shape[:-1], -1)
+
+
+def make_vae(
+    image_shape: tuple[int, int, int],
+    latent_dim: int = 20,
+    hidden: Sequence[int] = (500,),
+    architecture: str = "mlp",
+    activation: str = "relu",
+    likelihood: str = "bernoulli",
+    posterior: str = "normal",
+    levels: int = 256,
+) -> VAE:
+    """The VAE that the experiments' flags describe. `hidden` are widths of layers (mlp) or channels (conv), from the
+    image to the latents; the decoder mirrors them. `levels` are the grey levels of the discretized logistic."""
+    act, pixels = ACTIVATIONS[activation], math.prod(image_shape)
+    if architecture == "mlp":
+        encode, decode = MLP(hidden, act, event_ndim=3), MLP(hidden[::-1], act, outputs=pixels)
+    elif architecture == "conv":
+        encode, decode = ConvEncoder(hidden, act), ConvDecoder(hidden, image_shape, act)
+    else:
+        raise ValueError(f"--architecture must be one of {', '.join(ARCHITECTURES)}, got {architecture!r}")
+    return VAE(
+        Encoder(encode, latent_dim, posterior), Decoder(decode, likelihood, levels), Prior(latent_dim, posterior)
+    )
+
+
+def _split(flat: Array, size: int) -> list[Array]:
+    return jnp.split(flat, flat.shape[-1] // size, axis=-1)
+
+
+def _full_covariance(flat: Array, size: int) -> dist.MultivariateNormal:
+    """D means, D log-variances, and the strictly lower triangle: log_var 0 and triangle 0 is the standard normal."""
+    mean, log_var, lower = jnp.split(flat, [size, 2 * size], axis=-1)
+    rows, columns = jnp.tril_indices(size, -1)
+    cholesky = jnp.zeros((*flat.shape[:-1], size, size), flat.dtype).at[..., rows, columns].set(lower)
+    diagonal = jnp.arange(size)
+    return dist.MultivariateNormal(mean, cholesky.at[..., diagonal, diagonal].set(jnp.exp(0.5 * log_var)))
+
+
+def _student_t(flat: Array, size: int) -> dist.StudentT:
+    mean, log_scale, log_df = _split(flat, size)
+    return dist.StudentT(mean, log_scale, 2.0 + log_df)  # near 7 degrees of freedom at first: a finite variance
+
+
+def _standard_normal(zero: Array) -> dist.Normal:
+    return dist.Normal(zero, zero)
+
+
+# Number of outputs for D latents, the posterior made of them, and the prior made of D zeros.
+POSTERIORS: dict[str, tuple[Callable, Callable, Callable]] = {
+    "normal": (lambda d: 2 * d, lambda flat, d: dist.Normal(*_split(flat, d)), _standard_normal),
+    "full_covariance": (lambda d: 2 * d + d * (d - 1) // 2, _full_covariance, _standard_normal),
+    "laplace": (lambda d: 2 * d, lambda flat, d: dist.Laplace(*_split(flat, d)), lambda zero: dist.Laplace(zero, zero)),
+    "student_t": (lambda d: 3 * d, _student_t, _standard_normal),
+    "gamma": (lambda d: 2 * d, lambda flat, d: dist.Gamma(*_split(flat, d)), lambda zero: dist.Gamma(zero, zero)),
+    "beta": (lambda d: 2 * d, lambda flat, d: dist.Beta(*_split(flat, d)), lambda zero: dist.Beta(zero, zero)),
+    "dirichlet": (lambda d: d, lambda flat, d: dist.Dirichlet(flat), dist.Dirichlet),
+    "bernoulli": (lambda d: d, lambda flat, d: dist.Bernoulli(flat), dist.Bernoulli),
+}
+
+
+# The initial log-scale (None where there is none), and p(x|z): of the logits, or of means, log-scales and grey levels.
+LIKELIHOODS: dict[str, tuple[float | None, Callable]] = {
+    "bernoulli": (None, dist.Bernoulli),
+    "gaussian": (-1.0, lambda mean, log_scale, levels: dist.Normal(mean, 2 * log_scale)),
+    "discretized_logistic": (-2.0, dist.DiscretizedLogistic),
+}
+ACTIVATIONS: dict[str, Callable] = {"relu": nn.relu, "tanh": nn.tanh, "leaky_relu": nn.leaky_relu, "gelu": nn.gelu}
+ARCHITECTURES = ("mlp", "conv")

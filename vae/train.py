@@ -1,0 +1,125 @@
+"""One pure step, scanned over an epoch, mapped over runs. The one room that knows optax.
+
+    init = make_init(model, estimator, tx, x)           state = init(key)
+    step = make_step(model.apply, objective, estimator, tx)     state, metrics = step(state, key, x)
+    epoch = jax.jit(make_epoch(step, batch_size), donate_argnums=0)     state, metrics = epoch(state, key, data)
+
+The data stay on the device. The order of the data and every key are pure functions of (key, state.step), so a resumed
+run is the same run, bit for bit. Because everything is a function, what changes from step to step needs no machinery:
+a step with KL warm-up is one that makes its objective from `state.step`, binarization is a step that draws x first.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+
+from vae.estimators.base import Estimator
+
+PyTree = Any
+
+
+class TrainState(NamedTuple):
+    """All that training carries, a pytree.
+
+    Attributes:
+      params: {"model": flax variables, "estimator": what the estimator learns}.
+      opt_state: optax's.
+      estimator_state: what the estimator counts.
+      step: `[]` int32, the number of updates made. It stands still from the first update that would not be finite.
+    """
+
+    params: dict[str, PyTree]
+    opt_state: PyTree
+    estimator_state: PyTree
+    step: Array
+
+
+def make_init(model, estimator: Estimator, tx: optax.GradientTransformation, x: Array) -> Callable[[Array], TrainState]:
+    """`init(key) -> TrainState` for batches like x `[B, H, W, C]`, of which only the shape and dtype are read."""
+
+    def init(key: Array) -> TrainState:
+        key_model, key_sample, key_estimator = jax.random.split(key, 3)
+        like = jnp.zeros(x.shape, jnp.float32)
+        variables = model.init(key_model, like, key_sample)
+        q = model.apply(variables, like, method="encode")
+        learned, counted = estimator.init(key_estimator, q, like)
+        params = {"model": variables, "estimator": learned}
+        return TrainState(params, tx.init(params), counted, jnp.zeros((), jnp.int32))
+
+    return init
+
+
+def make_step(
+    apply: Callable, objective: Callable, estimator: Estimator, tx: optax.GradientTransformation
+) -> Callable[[TrainState, Array, Array], tuple[TrainState, dict[str, Array]]]:
+    """`step(state, key, x) -> (state, metrics)`: one update of model and estimator by one `jax.grad`.
+
+    x is a batch `[B, H, W, C]` in [0, 1]. Metrics: `bound` (nats, the mean over the batch of the objective's value),
+    `cv_loss`, `finite`. An update that is not finite is not made: the state stays the last good one, `step` included.
+    """
+
+    def loss_fn(params, estimator_state, key: Array, x: Array):
+        def expect(q, f, reduce):
+            return estimator.estimate(params["estimator"], estimator_state, key, q, f, reduce, x)
+
+        estimate = objective(apply, params["model"], x, expect)
+        bound = jnp.mean(estimate.value)
+        return estimate.cv_loss - bound, (estimate.state, {"bound": bound, "cv_loss": estimate.cv_loss})
+
+    def step(state: TrainState, key: Array, x: Array):
+        grads, (estimator_state, metrics) = jax.grad(loss_fn, has_aux=True)(state.params, state.estimator_state, key, x)
+        updates, opt_state = tx.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        new = TrainState(params, opt_state, estimator_state, state.step + 1)
+        finite = jnp.isfinite(metrics["bound"]) & all_finite(grads)
+        state = jax.tree.map(lambda new, old: jnp.where(finite, new, old), new, state)
+        return state, {**metrics, "finite": finite}
+
+    return step
+
+
+def make_epoch(step: Callable, batch_size: int) -> Callable[[TrainState, Array, Array], tuple[TrainState, dict]]:
+    """`epoch(state, key, data) -> (state, metrics)`: one pass in random order over data `[N, H, W, C]`, any dtype.
+
+    `key` is the run's and the same in every epoch; `step` is called with the key of its own step. The last N modulo
+    batch_size images of the epoch's order are left out. Metrics are means over the epoch; `finite` is 1 if all is well.
+    """
+
+    def epoch(state: TrainState, key: Array, data: Array):
+        steps = len(data) // batch_size
+        key_order, key_steps = jax.random.split(key)
+        order = jax.random.permutation(jax.random.fold_in(key_order, state.step // steps), len(data))
+        batches = order[: steps * batch_size].reshape(steps, batch_size)
+
+        def body(state, batch):
+            return step(state, jax.random.fold_in(key_steps, state.step), data[batch])
+
+        state, metrics = jax.lax.scan(body, state, batches)
+        return state, jax.tree.map(lambda m: jnp.mean(m.astype(jnp.float32)), metrics)
+
+    return epoch
+
+
+def over_runs(function: Callable, mode: str, shared: int = 0) -> Callable:
+    """`function` over a leading axis of runs, in one program: side by side ("vmap") or one after the other ("map").
+
+    The last `shared` arguments are the same for every run.
+    """
+
+    def mapped(*args):
+        own, common = (args[:-shared], args[-shared:]) if shared else (args, ())
+        if mode == "vmap":
+            return jax.vmap(lambda *own: function(*own, *common))(*own)
+        return jax.lax.map(lambda own: function(*own, *common), own)
+
+    return mapped
+
+
+def all_finite(tree: PyTree) -> Array:
+    """Whether every number in the tree is finite, `[]` bool."""
+    # A sum is finite only if every term is: one pass and one number a leaf.
+    return jnp.isfinite(sum((jnp.sum(leaf) for leaf in jax.tree.leaves(tree)), start=jnp.zeros(())))
