@@ -34,7 +34,7 @@ class Settings:
 
     dataset: str = _setting(
         "digits",
-        "digits (8x8, inside scikit-learn), mnist or any TFDS image set by its name, frey_faces, or npz:PATH for your own",
+        "digits (8x8, shipped with scikit-learn), mnist or another TFDS image set, frey_faces, or your own npz:PATH",
     )
     binarization: str = _setting(
         "dynamic",
@@ -90,6 +90,11 @@ class Settings:
         return hashlib.sha256(json.dumps(self.json(), sort_keys=True).encode()).hexdigest()[:8]
 
 
+def digest_of(runs: list[Settings]) -> str:
+    """Eight hexadecimal digits that name a sweep."""
+    return hashlib.sha256(" ".join(run.digest() for run in runs).encode()).hexdigest()[:8]
+
+
 FIELDS = {field.name: field for field in dataclasses.fields(Settings)}
 ARRAYS = tuple(name for name, field in FIELDS.items() if field.metadata["array"])
 
@@ -134,7 +139,7 @@ def check(settings: Settings) -> None:
                 )
     if settings.likelihood == "bernoulli" and settings.binarization == "none":
         raise ValueError(
-            "--likelihood=bernoulli is a density of binary pixels only; choose --binarization=dynamic, static or threshold,"
+            "--likelihood=bernoulli is of binary pixels only; choose --binarization=dynamic, static or threshold,"
             " or for grey pixels --likelihood=discretized_logistic or gaussian"
         )
     if settings.likelihood == "discretized_logistic" and settings.binarization != "none":

@@ -21,7 +21,7 @@ _RESTORE = ocp.args.Composite(state=ocp.args.StandardRestore(), digest=ocp.args.
 
 @contextmanager
 def writer(folder: str | Path, keep: int = 2) -> Iterator[Any]:
-    """A context whose `save(step, state)` writes in the background and whose end waits for it; the newest `keep` stay."""
+    """A context whose `save(step, state)` writes in the background; the newest `keep` stay."""
     options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True)
     with ocp.CheckpointManager(Path(folder).absolute(), options=options) as manager:
 

@@ -130,6 +130,10 @@ class Gamma(_Reparameterizable):
     log_concentration: Array
     log_rate: Array
 
+    @property
+    def mean(self) -> Array:
+        return jnp.exp(self.log_concentration - self.log_rate)
+
     def rsample(self, key: Array, num_samples: int) -> Array:
         shape = (num_samples, *self.log_rate.shape)
         log_draw = jax.random.loggamma(key, jnp.exp(self.log_concentration), shape)
@@ -146,6 +150,10 @@ class Beta(_Reparameterizable):
     log_alpha: Array
     log_beta: Array
 
+    @property
+    def mean(self) -> Array:
+        return jax.nn.sigmoid(self.log_alpha - self.log_beta)
+
     def rsample(self, key: Array, num_samples: int) -> Array:
         log_concentrations = jnp.stack([self.log_alpha, self.log_beta], axis=-1)
         return Dirichlet(log_concentrations).rsample(key, num_samples)[..., 0]
@@ -159,6 +167,10 @@ class Dirichlet(_Reparameterizable):
     """Dirichlet over D parts by the logs of its concentrations `[*batch, D]`; reparameterized implicitly."""
 
     log_concentration: Array
+
+    @property
+    def mean(self) -> Array:
+        return jax.nn.softmax(self.log_concentration, axis=-1)
 
     def rsample(self, key: Array, num_samples: int) -> Array:
         shape = (num_samples, *self.log_concentration.shape)

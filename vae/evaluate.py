@@ -14,11 +14,19 @@ from vae.objectives import posterior_terms
 
 
 def log_likelihood(
-    apply: Callable, params, x: Array, key: Array, num_samples: int, batch_size: int = 100, chunk_size: int = 50
+    apply: Callable,
+    params,
+    x: Array,
+    key: Array,
+    num_samples: int,
+    batch_size: int = 100,
+    chunk_size: int = 50,
+    first: int | Array = 0,
 ) -> Array:
     """The importance-weighted bound L_K <= log p(x) of each datum, `[N]` nats, K = num_samples (arXiv:1509.00519).
 
-    Memory is that of `batch_size * chunk_size` decoded images, whatever N and K.
+    Memory is that of `batch_size * chunk_size` decoded images, whatever N and K. `first` is the index of x[0] in the
+    data set, for callers who hand over one part after the other.
     """
 
     def of_chunk(carry, ks, x, keys):
@@ -28,7 +36,7 @@ def log_likelihood(
         chunk = jax.nn.logsumexp(jnp.where(valid, log_weights, -jnp.inf), axis=0)
         return jnp.logaddexp(carry, chunk)
 
-    total = _over_chunks(of_chunk, -jnp.inf, x, key, num_samples, batch_size, chunk_size)
+    total = _over_chunks(of_chunk, -jnp.inf, x, key, num_samples, batch_size, chunk_size, first)
     return total - jnp.log(num_samples)
 
 
@@ -65,11 +73,11 @@ def _sample(apply, params, x, keys, ks):
     return q, z
 
 
-def _over_chunks(of_chunk, start, x, key, num_samples, batch_size, chunk_size):
+def _over_chunks(of_chunk, start, x, key, num_samples, batch_size, chunk_size, first=0):
     """Folds `of_chunk` over chunks of samples, for one batch of data after the other; `[N, ...]`."""
     chunk_size, batch_size = min(chunk_size, num_samples), min(batch_size, len(x))
     chunks = jnp.arange(-(-num_samples // chunk_size) * chunk_size).reshape(-1, chunk_size)
-    keys = jax.vmap(lambda n: jax.random.fold_in(key, n))(jnp.arange(len(x)))
+    keys = jax.vmap(lambda n: jax.random.fold_in(key, n))(first + jnp.arange(len(x)))
 
     def of_batch(batch):
         x, keys = batch

@@ -100,7 +100,7 @@ def compare_runs(runs):
     """Held-out ELBO (nats) of many runs against steps and, where it is known, against seconds of training.
 
     runs: dicts with "label", "rows" (with "step" and "elbo_nats") and "seconds" (one per row, or None). Runs of one
-        label are seeds: thin lines, and their mean over the steps that all of them have in a band of one standard error.
+        label are seeds: thin lines, and their mean at the steps that all of them have, in a band of one standard error.
     """
     groups = _by_label(runs)
     clocks = ["step"] + ["seconds"] * any(run.get("seconds") is not None for run in runs)
@@ -245,6 +245,7 @@ def _by_label(items):
 
 
 def _plot_finite(ax, x, y, **style):
+    """The points whose y is finite, marked while they are few."""
     finite = np.isfinite(y)
     ax.plot(x[finite], y[finite], marker="o" if len(x) <= 30 else None, markersize=2.5, **style)
 
@@ -272,7 +273,7 @@ def _plot_seeds(ax, seeds, label, **style):
 
 
 def _set_limits(ax, curves, axis="y", robust=True):
-    """Limits that show the curves; if `robust`, set by their last 80 % less far outliers: the start may leave the axes."""
+    """Limits that show the curves; if `robust`, set by their last 80 % less far outliers: the start may go off."""
     values = np.concatenate([curve[np.isfinite(curve)] for curve in curves] or [[]])
     if values.size:
         low, high = values.min(), values.max()
@@ -308,9 +309,14 @@ def _add_clock(ax, epochs, seconds):
     seconds = np.asarray(seconds, dtype=float)
     if seconds.shape != epochs.shape:
         raise ValueError(f"timing is one number of seconds per row, got {seconds.shape} for {len(epochs)} rows")
+
+    def name(epoch, _):
+        elapsed = np.interp(epoch, epochs, seconds)
+        return f"{elapsed:,.0f}" if elapsed >= 100 else f"{elapsed:.3g}"
+
     clock = ax.secondary_xaxis("top")
     clock.xaxis.set_major_locator(MaxNLocator(3, integer=True, min_n_ticks=1))
-    clock.xaxis.set_major_formatter(lambda epoch, _: f"{np.interp(epoch, epochs, seconds):.3g}")
+    clock.xaxis.set_major_formatter(name)
     clock.set_xlabel("training time (s)")
 
 

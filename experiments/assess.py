@@ -1,0 +1,70 @@
+"""The figures of a trained model on one split, for training's evaluations, its end, and `experiments.evaluate`."""
+
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from tqdm import tqdm
+
+from experiments.build import bits_per_dim
+from experiments.settings import Settings
+from vae import datasets, evaluate, models
+
+# The same noise for every run, so that differences between runs are differences between models.
+KEY = 2013
+ELBO_SAMPLES = 10
+
+
+def curve_split(data: datasets.Dataset) -> str:
+    """What learning curves are measured on: validation where there is any, else test."""
+    return "validation" if len(data.validation) else "test"
+
+
+def pixels(data: datasets.Dataset, split: str) -> jax.Array:
+    """The images of a split as the model sees them, float32 in [0, 1]."""
+    return jnp.asarray(datasets.pixels(getattr(data, split), data.levels))
+
+
+def make_bound(model: models.VAE):
+    """`bound(params, x) -> dict` of ELBO, rate, distortion (nats an image, means over x) and active units; jitted."""
+
+    @jax.jit
+    def bound(params, x):
+        terms = evaluate.rate_distortion(model.apply, params, x, jax.random.key(KEY), ELBO_SAMPLES)
+        row = {f"{name}_nats": jnp.mean(values) for name, values in terms.items()}
+        return row | {"active_units": evaluate.active_units(model.apply, params, x)}
+
+    return lambda params, x: {name: value.item() for name, value in bound(params, x).items()}
+
+
+def make_nll(model: models.VAE, num_samples: int, slice_size: int = 500):
+    """`nll(params, x) -> nats`, the importance-weighted -log p(x) of K = num_samples, with a progress bar."""
+
+    @jax.jit
+    def of_slice(params, x, first):
+        key = jax.random.key(KEY)
+        return evaluate.log_likelihood(model.apply, params, x, key, num_samples, first=first)
+
+    def nll(params, x) -> float:
+        starts = range(0, len(x), slice_size)
+        bar = tqdm(starts, f"-log p(x), K={num_samples}", unit="slice", leave=False, disable=not sys.stdout.isatty())
+        return -np.concatenate([of_slice(params, x[i : i + slice_size], i) for i in bar]).mean(dtype=np.float64).item()
+
+    return nll
+
+
+def make_judge(model: models.VAE, data: datasets.Dataset, run: Settings):
+    """`judge(params) -> dict` of the test figures of a result row."""
+    bound, nll = make_bound(model), make_nll(model, run.eval_samples)
+
+    def judge(params) -> dict[str, float]:
+        x = pixels(data, "test")
+        figures = bound(params, x)
+        row = {"test_nll_nats": nll(params, x)}
+        row |= {f"test_{name}": value for name, value in figures.items() if name.endswith("_nats")}
+        if run.binarization == "none":
+            row["test_bits_per_dim"] = bits_per_dim(row["test_nll_nats"], data, run.likelihood)
+        return row | {"active_units": figures["active_units"]}
+
+    return judge

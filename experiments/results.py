@@ -1,0 +1,106 @@
+"""Tables of finished runs: one row each with every setting, and the aggregate over seeds, best first."""
+
+import csv
+import io
+import math
+import statistics
+from typing import Any
+
+from experiments.settings import FIELDS
+
+FIGURES = {
+    "test_nll_nats": "-log p(x)",
+    "test_elbo_nats": "ELBO",
+    "test_rate_nats": "rate",
+    "test_distortion_nats": "distortion",
+    "test_bits_per_dim": "bits/dim",
+    "active_units": "active units",
+}
+
+
+def to_csv(results: list[dict[str, Any]]) -> str:
+    """One row a run: every setting, then the figures."""
+    columns = list(dict.fromkeys(key for result in results for key in result))
+    out = io.StringIO()
+    writer = csv.DictWriter(out, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(results)
+    return out.getvalue()
+
+
+def varying(results: list[dict[str, Any]]) -> list[str]:
+    """The settings, but the seed, in which the runs differ."""
+    return [name for name in FIELDS if name != "seed" and len({str(r[name]) for r in results}) > 1]
+
+
+def aggregate(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """One row for all seeds of a setting: means and, behind `_se`, standard errors; best first.
+
+    The order is by the validation bound where there is a validation split, else by the test set's -log p(x).
+    """
+    names = varying(results)
+    groups: dict[tuple, list[dict[str, Any]]] = {}
+    for result in results:
+        groups.setdefault(tuple(str(result[name]) for name in names), []).append(result)
+    rows = []
+    for members in groups.values():
+        finished = [m for m in members if m["status"] == "done"]
+        row = {name: members[0][name] for name in names}
+        row |= {"runs": len(members), "diverged": len(members) - len(finished)}
+        for key in [*FIGURES, "validation_elbo_nats"]:
+            values = [m[key] for m in finished if m.get(key) is not None]
+            if values:
+                row[key] = statistics.fmean(values)
+                row[f"{key}_se"] = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else math.nan
+        rows.append(row)
+    return sorted(rows, key=_badness)
+
+
+def _badness(row: dict[str, Any]) -> float:
+    if "validation_elbo_nats" in row:
+        return -row["validation_elbo_nats"]
+    return row.get("test_nll_nats", math.inf)
+
+
+def heading(results: list[dict[str, Any]]) -> str:
+    """What the table says, in a line."""
+    sizes = f"{len(results)} run{'s' if len(results) > 1 else ''}"
+    order = (
+        "validation bound" if any("validation_elbo_nats" in r for r in results) else "test set (no validation split)"
+    )
+    spread = "; mean ± standard error over seeds" if any(row["runs"] > 1 for row in aggregate(results)) else ""
+    best = f", best first by the {order}" if len(aggregate(results)) > 1 else ""
+    data = f"{results[0]['dataset']}, {results[0]['binarization']} binarization, test set, nats per image"
+    return f"{data}: {sizes}{best}{spread}"
+
+
+def to_markdown(results: list[dict[str, Any]]) -> str:
+    """The aggregate as a table that also reads well on a terminal, its columns aligned."""
+    rows, names = aggregate(results), varying(results)
+    several = any(row["runs"] > 1 for row in rows)
+    samples = {r["eval_samples"] for r in results}
+    figures = {key: title for key, title in FIGURES.items() if any(key in row for row in rows)}
+    if "test_nll_nats" in figures and len(samples) == 1:
+        figures["test_nll_nats"] += f" (K={samples.pop()})"
+    if any("validation_elbo_nats" in row for row in rows):
+        figures = {"validation_elbo_nats": "validation ELBO"} | figures
+    header = [*names, *(["runs"] if several else []), *figures.values()]
+    table = [header, *([_cell(row, n) for n in [*names, *(["runs"] if several else []), *figures]] for row in rows)]
+    if any(row["diverged"] for row in rows):
+        for line, extra in zip(table, ["diverged", *(str(row["diverged"]) for row in rows)], strict=True):
+            line.append(extra)
+    widths = [max(len(line[i]) for line in table) for i in range(len(table[0]))]
+    lines = ["| " + " | ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)) + " |" for line in table]
+    lines.insert(1, "|" + "|".join("-" * (w + 2) for w in widths) + "|")
+    return "\n".join(lines)
+
+
+def _cell(row: dict[str, Any], key: str) -> str:
+    value = row.get(key)
+    if value is None:
+        return "-"
+    if key not in FIGURES and key != "validation_elbo_nats":
+        return str(value)
+    digits = {"active_units": 1, "test_bits_per_dim": 3}.get(key, 2)
+    error = row.get(f"{key}_se", math.nan)
+    return f"{value:.{digits}f}" + ("" if math.isnan(error) else f" ± {error:.{digits}f}")

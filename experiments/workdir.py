@@ -1,0 +1,224 @@
+"""The files of a run's folder, each of which explains itself:
+
+    config.json        every setting, versions, device, precision, git commit, data checksum
+    metrics.jsonl      one row an evaluation; units stand in the names
+    timing.jsonl       wall-clock of the same evaluations, apart, so that a resumed run's metrics are the same bytes
+    result.json        the finished run: its settings and its test figures
+    evaluations.jsonl  what `experiments.evaluate` found later
+    checkpoints/  figures/  tensorboard/
+
+A sweep's folder holds one such folder a run under runs/, and results.csv, results.md, figures/ over all of them.
+"""
+
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+import tempfile
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from experiments.settings import Settings, from_json
+from vae import checkpoint, train
+from vae.datasets import Dataset
+
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tensorflow-datasets", "absl-py")
+
+
+class RunFolder:
+    """Reading and writing the files of one run."""
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+        self.checkpoints, self.figures = self.path / "checkpoints", self.path / "figures"
+
+    def claim(self, settings: Settings, data: Dataset) -> None:
+        """Writes config.json, or finds the one of an earlier start of the same run.
+
+        Raises:
+          ValueError: if the folder belongs to a run of other settings or other data.
+          OSError: if it cannot be written.
+        """
+        self.figures.mkdir(parents=True, exist_ok=True)
+        if (self.path / "config.json").exists():
+            found, mine = read_json(self.path / "config.json"), settings.json()
+            differing = [f"{k}={found['settings'].get(k)}" for k in mine if found["settings"].get(k) != mine[k]]
+            if differing:
+                raise ValueError(
+                    f"--workdir={self.path} holds a run with other settings ({', '.join(differing)}); "
+                    f"choose another --workdir, or delete this one"
+                )
+            if found["data"]["checksum"] != data.checksum:
+                raise ValueError(
+                    f"--workdir={self.path} holds a run on other data than {data.name} is now; choose another"
+                )
+        else:
+            write_json(self.path / "config.json", _config(settings, data))
+
+    def settings(self) -> Settings:
+        """The settings of config.json.
+
+        Raises:
+          ValueError: if there is none.
+        """
+        if not (self.path / "config.json").exists():
+            raise ValueError(f"--workdir={self.path} holds no run (no config.json); give the folder of a trained run")
+        return from_json(read_json(self.path / "config.json")["settings"])
+
+    def result(self) -> dict[str, Any] | None:
+        """The row of the finished run, None before."""
+        path = self.path / "result.json"
+        return read_json(path) if path.exists() else None
+
+    def rows(self, name: str = "metrics.jsonl") -> list[dict[str, Any]]:
+        """The rows of a .jsonl file; a half-written last line, the trace of a kill, is left out."""
+        path, rows = self.path / name, []
+        for line in path.read_text().splitlines() if path.exists() else []:
+            try:
+                rows.append(json.loads(line))
+            except json.JSONDecodeError:
+                break
+        return rows
+
+    def keep_rows(self, last_epoch: int) -> None:
+        """Drops what was written after `last_epoch`, so that a resumed run goes on from there."""
+        for name in ("metrics.jsonl", "timing.jsonl"):
+            rows = [row for row in self.rows(name) if row["epoch"] <= last_epoch]
+            write_text(self.path / name, "".join(json.dumps(row) + "\n" for row in rows))
+
+    def append(self, row: dict[str, Any], name: str = "metrics.jsonl") -> None:
+        with open(self.path / name, "a") as file:
+            file.write(json.dumps(row) + "\n")
+
+
+class Recorder:
+    """A context that writes a run's evaluations and checkpoints while it is trained."""
+
+    def __init__(self, folder: RunFolder, tensorboard: bool):
+        self.folder, self.tensorboard = folder, tensorboard
+
+    def __enter__(self):
+        self.stack = ExitStack()
+        self._save = self.stack.enter_context(checkpoint.writer(self.folder.checkpoints))
+        self.events = None
+        if self.tensorboard:
+            from tensorboardX import SummaryWriter
+
+            self.events = self.stack.enter_context(SummaryWriter(str(self.folder.path / "tensorboard")))
+        return self
+
+    def __exit__(self, *exception):
+        return self.stack.__exit__(*exception)
+
+    def log(self, row: dict[str, Any], train_seconds: float) -> None:
+        """One evaluation: its row, and when it was."""
+        self.folder.append(row)
+        self.folder.append({"epoch": row["epoch"], "step": row["step"], "train_seconds": train_seconds}, "timing.jsonl")
+        for name, value in row.items() if self.events else ():
+            if isinstance(value, int | float) and name not in ("step", "epoch"):
+                self.events.add_scalar(name, value, row["step"])
+
+    def save(self, epoch: int, state: train.TrainState) -> None:
+        """A checkpoint named by its epoch."""
+        self._save(epoch, state)
+
+
+def run_folders(workdir: str | Path, runs: list[Settings], swept: list[str]) -> list[RunFolder]:
+    """Where each run lives: the workdir itself for a single run, workdir/runs/... for those of a sweep.
+
+    A sweep's folders end with the digest of their settings: a larger sweep in the same workdir finds them again.
+
+    Raises:
+      ValueError: if a sweep is started in the workdir of a single run.
+    """
+    workdir = Path(workdir)
+    if len(runs) == 1 and not (workdir / "runs").exists():
+        return [RunFolder(workdir)]
+    if (workdir / "config.json").exists():
+        raise ValueError(f"--workdir={workdir} holds a single run; choose another folder for a sweep")
+
+    def folder(run: Settings) -> RunFolder:
+        found = sorted((workdir / "runs").glob(f"*{run.digest()}"))
+        settings = run.json()
+        name = "_".join([f"{key}={_safe(settings[key])}" for key in swept] + [run.digest()])
+        return RunFolder(found[0] if found else workdir / "runs" / name)
+
+    return [folder(run) for run in runs]
+
+
+def all_runs(workdir: str | Path) -> list[RunFolder]:
+    """Every run folder of a workdir, finished or not."""
+    workdir = Path(workdir)
+    if (workdir / "config.json").exists():
+        return [RunFolder(workdir)]
+    return [RunFolder(path.parent) for path in sorted(workdir.glob("runs/*/config.json"))]
+
+
+def check_writable(workdir: str | Path) -> None:
+    """Raises OSError before any work is lost if nothing can be written to the workdir."""
+    Path(workdir).mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=workdir) as file:
+        file.write(b"\0" * 4096)
+        file.flush()
+
+
+def read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text())
+    except json.JSONDecodeError:
+        raise ValueError(f"{path} is not valid JSON; restore it, or choose another --workdir") from None
+
+
+def write_json(path: Path, content: Any) -> None:
+    write_text(path, json.dumps(content, indent=2) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """All or nothing: whoever reads the file sees the old contents or the new."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        temporary.write_text(text)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _config(settings: Settings, data: Dataset) -> dict[str, Any]:
+    splits = {"train": data.train, "validation": data.validation, "test": data.test}
+    return {
+        "settings": settings.json(),
+        "data": {
+            "name": data.name,
+            "checksum": data.checksum,
+            "images": {name: len(images) for name, images in splits.items()},
+            "shape": list(data.train.shape[1:]),
+            "grey_levels": data.levels,
+        },
+        "versions": {
+            "python": platform.python_version(),
+            **{name: importlib.metadata.version(name) for name in PACKAGES},
+        },
+        "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
+        "platform": f"{jax.default_backend()}, {platform.machine()}, {os.cpu_count()} cores",
+        "git_commit": _git_commit(),
+    }
+
+
+def _git_commit() -> str:
+    """The commit of this code, with a + if the working tree differs from it; empty outside a checkout."""
+    git = lambda *args: subprocess.run(
+        ["git", *args], cwd=Path(__file__).parent, capture_output=True, text=True, check=True
+    ).stdout.strip()
+    try:
+        return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+
+
+def _safe(value: Any) -> str:
+    """A setting as part of a file name."""
+    return "".join(c if c.isalnum() or c in "._-" else "-" for c in str(value))[-40:]
