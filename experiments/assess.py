@@ -54,9 +54,9 @@ def make_nll(model: models.VAE, num_samples: int, slice_size: int = 500):
     return nll
 
 
-def make_judge(model: models.VAE, data: datasets.Dataset, run: Settings):
+def make_judge(model: models.VAE, data: datasets.Dataset, run: Settings, eval_samples: int):
     """`judge(params) -> dict` of the test figures of a result row."""
-    bound, nll = make_bound(model), make_nll(model, run.eval_samples)
+    bound, nll = make_bound(model), make_nll(model, eval_samples)
 
     def judge(params) -> dict[str, float]:
         x = pixels(data, "test")

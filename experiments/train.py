@@ -121,7 +121,7 @@ def _train(program: build.Program, data: Dataset, runs: list[Settings], folders:
             if not alive.any():
                 break
         bar.close()
-    judge = assess.make_judge(program.model, data, run)
+    judge = assess.make_judge(program.model, data, run, run.eval_samples)
     sentences = [
         _conclude_run(program, data, r, folder, _one(state, i), judge)
         for i, (r, folder) in enumerate(zip(runs, folders, strict=True))

@@ -1,0 +1,66 @@
+"""Evaluates finished runs again from their checkpoints, with as many samples as asked for.
+
+    python -m experiments.evaluate --workdir=results/quickstart --eval_samples=5000
+
+Prints -log p(x), ELBO, rate and distortion of the test set and appends them to evaluations.jsonl in each run's folder.
+"""
+
+from pathlib import Path
+
+import jax
+from absl import flags
+
+from experiments import assess, build, cli, pictures, results, workdir
+from experiments.settings import Settings
+from experiments.workdir import RunFolder
+from vae import checkpoint
+
+flags.DEFINE_string("workdir", None, "folder of a run or of a sweep, as experiments.train left it", required=True)
+flags.DEFINE_string("data_dir", None, "folder of prepared TFDS data, or of frey_faces.npz")
+flags.DEFINE_string("cache_dir", None, "folder of decoded data; by default beside the data, or the user's cache folder")
+flags.DEFINE_integer("eval_samples", 5000, "K of the importance-weighted -log p(x)", lower_bound=1)
+flags.DEFINE_bool("figures", False, "also draw the run's pictures again")
+FLAGS = flags.FLAGS
+
+
+def main() -> None:
+    with cli.one_sentence():
+        folders = workdir.all_runs(FLAGS.workdir)
+        if not folders:
+            raise ValueError(
+                f"--workdir={FLAGS.workdir} holds no run (no config.json); give the folder of a trained run"
+            )
+        rows = [evaluate(folder) for folder in folders]
+    print(f"{results.heading(rows)}\n{results.to_markdown(rows)}")
+
+
+def evaluate(folder: RunFolder) -> dict:
+    """The test figures of a run's newest checkpoint, also appended to its evaluations.jsonl."""
+    run = folder.settings()
+    data = build.load_data(run, FLAGS.data_dir, FLAGS.cache_dir)
+    folder.claim(run, data)
+    epoch, model, params = restore(folder, run, data)
+    with jax.default_matmul_precision(run.matmul_precision):
+        figures = assess.make_judge(model, data, run, FLAGS.eval_samples)(params)
+        if FLAGS.figures:
+            pictures.draw_run(folder, data, model, params)
+    folder.append({"epoch": epoch, "eval_samples": FLAGS.eval_samples, **figures}, "evaluations.jsonl")
+    return run.json() | {"status": "done", "eval_samples": FLAGS.eval_samples, **figures}
+
+
+def restore(folder: RunFolder, run: Settings, data, epoch: int | None = None):
+    """The epoch, model and its parameters of a checkpoint: the newest sound one, or that of `epoch`.
+
+    Raises:
+      ValueError: if there is none.
+    """
+    program = build.program(run, data)
+    like = jax.eval_shape(program.init, build.arrays(run))
+    found = checkpoint.restore(folder.checkpoints, like, None if epoch is None else [epoch])
+    if found is None:
+        raise ValueError(f"{Path(folder.checkpoints)} holds no checkpoint that can be read; train the run again")
+    return found[0], program.model, found[1].params["model"]
+
+
+if __name__ == "__main__":
+    cli.run(main)
