@@ -33,9 +33,15 @@ def make_bound(model: models.VAE):
     def bound(params, x):
         terms = evaluate.rate_distortion(model.apply, params, x, jax.random.key(KEY), ELBO_SAMPLES)
         row = {f"{name}_nats": jnp.mean(values) for name, values in terms.items()}
-        return row | {"active_units": evaluate.active_units(model.apply, params, x)}
+        units = evaluate.active_units(model.apply, params, x, jax.random.key(KEY))
+        return row | {"active_units": sum(units)}, units
 
-    return lambda params, x: {name: value.item() for name, value in bound(params, x).items()}
+    def row(params, x):
+        figures, units = bound(params, x)
+        row = {name: value.item() for name, value in figures.items()}
+        return row if len(units) == 1 else row | {"active_units_by_layer": "+".join(str(n.item()) for n in units)}
+
+    return row
 
 
 def make_nll(model: models.VAE, num_samples: int, slice_size: int = 500):
@@ -65,6 +71,6 @@ def make_judge(model: models.VAE, data: datasets.Dataset, run: Settings, eval_sa
         row |= {f"test_{name}": value for name, value in figures.items() if name.endswith("_nats")}
         if run.binarization == "none":
             row["test_bits_per_dim"] = bits_per_dim(row["test_nll_nats"], data, run.likelihood)
-        return row | {"active_units": figures["active_units"]}
+        return row | {name: value for name, value in figures.items() if name.startswith("active_units")}
 
     return judge

@@ -50,6 +50,7 @@ def model(run: Settings, data: datasets.Dataset) -> models.VAE:
         data.train.shape[1:],
         latent_dim=run.latent_dim,
         hidden=run.hidden,
+        layer_hidden=run.layer_hidden,
         architecture=run.architecture,
         activation=run.activation,
         likelihood=run.likelihood,

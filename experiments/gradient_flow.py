@@ -1,6 +1,6 @@
 """The reparameterization trick in one picture: where the gradient of a one-datum VAE stops, and where it flows.
 
-    python -m experiments.gradient_flow --output=results/gradient_flow     # seconds on a CPU
+    python -m experiments.gradient_flow --output=results/gradient_flow     # 20 s on a CPU
 
 Two versions of one loss, -log p(x|z) + KL(q(z|x) || p(z)), are traced to their jaxprs: z from `q.sample` (without the
 trick) and from `q.rsample` (with it). Each jaxpr is contracted to the graph over its named quantities, and each edge of
@@ -169,7 +169,7 @@ def draw(graphs: dict[str, Graph]) -> Figure:
         ax.set_axis_off()
         _draw_panel(ax, name, edge_rows(graph), graph.values)
     handles = [Line2D([], [], label=label, **style) for style, label in STYLES.values()]
-    figure.legend(handles=handles, fontsize=8.5, loc="lower center", borderaxespad=4.3, ncols=3, frameon=False)
+    figure.legend(handles=handles, fontsize=8.5, loc="lower center", borderaxespad=3.6, ncols=3, frameon=False)
     figure.text(0.5, 0.015, CAPTION, ha="center", fontsize=7, color=DARK, linespacing=1.5)
     return figure
 
@@ -222,7 +222,7 @@ def _draw_edge(ax, row: dict, boxes: dict[str, FancyBboxPatch]):
     if arrival(row) == "none":
         cross = a + 0.62 * (b - a) + aside
         ax.plot(*cross, marker="x", markersize=8, markeredgewidth=2, color=style["color"], zorder=2)
-    fraction = {"mu": 0.4, "log_var": 0.32}.get(row["source"], 0.5)  # halfway two of their edges cross
+    fraction = {"mu": 0.4, "log_var": 0.37}.get(row["source"], 0.5)  # halfway two of their edges cross
     place = a + fraction * (b - a) + (3 if along[1] == 0 else 4.2) * aside
     ax.text(*place, f"{row['gradient_norm']:.2g}", color=style["color"], fontsize=8, ha="center", va="center", zorder=2)
 

@@ -1,5 +1,7 @@
 """The pictures of a run and of a sweep, from a trained model's parameters and a workdir's rows."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -40,35 +42,43 @@ def _seconds(folder: RunFolder) -> list[float] | None:
     return [timing[step] for step in steps] if set(steps) <= set(timing) else None
 
 
-def _model_figures(data: datasets.Dataset, model: models.VAE, params):
-    shape = data.train.shape[1:]
-    x = assess.pixels(data, "test")
+@partial(jax.jit, static_argnums=0)
+def _decode(model: models.VAE, params, z):
+    """Latents `[N, *event]` to the means of the flattened pixels, `[N, H * W * C]`."""
+    return model.apply(params, jax.tree.map(lambda leaf: leaf[None], z), method="decode").mean[0]
+
+
+@partial(jax.jit, static_argnums=0)
+def _latents(model: models.VAE, params, x):
+    """The posterior of x, one sample of it, the prior, and 64 samples of that."""
     posterior = model.apply(params, x, method="encode")
     prior = model.apply(params, method="prior_distribution")
     key_posterior, key_prior = jax.random.split(jax.random.key(assess.KEY))
+    first = lambda sample: jax.tree.map(lambda leaf: leaf[0], sample)
+    return posterior, first(posterior.sample(key_posterior, 1)), prior, prior.sample(key_prior, 64)
 
-    @jax.jit
-    def decode(z):
-        """Latents [N, *event] to the means of the pixels [N, H, W, C]."""
-        return model.apply(params, z[None], method="decode").mean[0].reshape(-1, *shape)
 
-    z = posterior.sample(key_posterior, 1)[0]
+def _model_figures(data: datasets.Dataset, model: models.VAE, params):
+    shape = data.train.shape[1:]
+    x = assess.pixels(data, "test")
+    posterior, z, prior, prior_samples = _latents(model, params, x)
+    decode = lambda z: np.asarray(_decode(model, params, z)).reshape(-1, *shape)
     figures = {
-        "reconstructions": plots.reconstructions(np.asarray(x[:10]), np.asarray(decode(z[:10]))),
-        "prior_samples": plots.image_grid(np.asarray(decode(prior.sample(key_prior, 64)))),
+        "reconstructions": plots.reconstructions(np.asarray(x[:10]), decode(z)[:10]),
+        "prior_samples": plots.image_grid(decode(prior_samples)),
     }
-    if not isinstance(prior, distributions.Bernoulli | distributions.Categorical):
-        left, right = x[0:12:2], x[1:12:2]
-        weight = jnp.linspace(0, 1, 10)[:, None]  # [steps, 1]
-        paths = (1 - weight) * z[0:12:2][: len(right), None] + weight * z[1:12:2, None]  # [rows, steps, D]
-        images = decode(paths.reshape(-1, paths.shape[-1])).reshape(*paths.shape[:2], *shape)
-        images = jnp.concatenate([left[: len(right), None], images, right[:, None]], axis=1)
-        figures["interpolations"] = plots.interpolations(np.asarray(images))
+    if isinstance(prior, distributions.Bernoulli | distributions.Categorical | distributions.Markov):
+        return figures
+    rows = min(6, len(x) // 2)
+    left, right = np.asarray(x[0 : 2 * rows : 2]), np.asarray(x[1 : 2 * rows : 2])
+    weight = jnp.linspace(0, 1, 10)[:, None]  # [steps, 1]
+    paths = (1 - weight) * z[0 : 2 * rows : 2, None] + weight * z[1 : 2 * rows : 2, None]  # [rows, steps, D]
+    images = decode(paths.reshape(-1, z.shape[-1])).reshape(rows, -1, *shape)
+    figures["interpolations"] = plots.interpolations(np.concatenate([left[:, None], images, right[:, None]], axis=1))
     if isinstance(prior, distributions.Normal) and z.shape[-1] == 2:
         quantiles = (0.02, 0.98)
         axis = norm.ppf(jnp.linspace(*quantiles, 20))
-        grid = jnp.stack(jnp.meshgrid(axis, axis), axis=-1)
-        images = decode(grid.reshape(-1, 2)).reshape(20, 20, *shape)
-        means = np.asarray(posterior.mean)
-        figures["latent_plane"] = plots.latent_plane(np.asarray(images), quantiles, means, quantiles=True)
+        grid = jnp.stack(jnp.meshgrid(axis, axis), axis=-1).reshape(-1, 2)
+        images = decode(grid).reshape(20, 20, *shape)
+        figures["latent_plane"] = plots.latent_plane(images, quantiles, np.asarray(posterior.mean), quantiles=True)
     return figures

@@ -54,7 +54,14 @@ class Settings:
         at_least=1,
     )
     activation: str = _setting("relu", "between layers", choices=tuple(models.ACTIVATIONS))
-    latent_dim: int = _setting(8, "number of latent dimensions", at_least=1)
+    latent_dim: tuple[int, ...] = _setting(
+        (8,),
+        "number of latent dimensions; joined by dashes, of several stochastic layers from the image up",
+        at_least=1,
+    )
+    layer_hidden: tuple[int, ...] = _setting(
+        (64,), "widths between two stochastic layers, joined by dashes; unused with one layer", at_least=1
+    )
     posterior: str = _setting("normal", "family of q(z|x), with its standard prior", choices=tuple(models.POSTERIORS))
     objective: str = _setting(
         "elbo_analytic",
@@ -83,7 +90,8 @@ class Settings:
 
     def json(self) -> dict[str, Any]:
         """The settings as JSON knows them, in the order of this class."""
-        return {**dataclasses.asdict(self), "hidden": "-".join(map(str, self.hidden))}
+        dashed = lambda value: "-".join(map(str, value)) if isinstance(value, tuple) else value
+        return {name: dashed(value) for name, value in dataclasses.asdict(self).items()}
 
     def digest(self) -> str:
         """Eight hexadecimal digits that name this run among all others."""

@@ -125,7 +125,7 @@ def elbo(params, x):
 
 
 def elbo_gradients(params, x, beta: float = 1.0):
-    """d elbo / d params of each datum, in the layout of `params`, every leaf with a leading `[B]`; the KL times beta."""
+    """d elbo / d params of each datum, its KL times beta: `params`, every leaf with a leading `[B]`."""
     encoder, decoder, flat = _numbers(params, x)
     mean, residual, spread, var = _residual(params, x)
     w, v = decoder["weight"], np.exp(2 * encoder["log_scale"])

@@ -94,7 +94,8 @@ FAMILIES = {name: getattr(distributions, name) for name in _POSTERIORS}
 
 
 def problem(family: str, shape: str = "sine") -> Problem:
-    """The problem with latents of `family`; log p is a squared error through a sine, smooth enough for quadrature, or a cubic in z."""
+    """The problem with latents of `family`; log p is a squared error through a sine (entire: quadrature is fast), or a
+    cubic in z."""
     phi = FAMILIES[family](**{name: np.asarray(value, np.float32) for name, value in _POSTERIORS[family].items()})
     first, posterior = jax.tree.leaves(phi)[0], lambda phi: phi
     if family == "MultivariateNormal":  # What stands above the diagonal is no parameter: log_prob does not see it.
@@ -176,8 +177,8 @@ def _sum_over_tuples(q, f, reduce: Callable, tuple_size: int, z: Array, log_weig
 
 
 def quantile_nodes(q, order: int):
-    """Nodes `[N, B, D]` and log-weights `[N, 1]` of a tensor rule for q: Gauss-Legendre in Phi^-1(u) on each side of the
-    median (the Laplace density has a kink there), taken through the quantile function of each coordinate."""
+    """Nodes `[N, B, D]` and log-weights `[N, 1]` of a tensor rule for q: Gauss-Legendre in normal scores on either
+    side of the median (the Laplace density has a kink there), taken through the quantile function of each coordinate."""
     points, weights = np.polynomial.legendre.leggauss(order)
     reach = 6.5  # beyond which a standard normal has 1e-10
     normal = np.concatenate([(points - 1), (points + 1)]) * reach / 2
@@ -194,7 +195,9 @@ def _quantiles(q, normal: np.ndarray) -> np.ndarray:
         case "Normal":
             return p["mean"] + np.exp(p["log_var"] / 2) * normal
         case "MultivariateNormal":
-            return p["mean"] + np.einsum("bij,nbj->nbi", p["cholesky"], np.broadcast_to(normal, (len(u), *p["mean"].shape)))
+            return p["mean"] + np.einsum(
+                "bij,nbj->nbi", p["cholesky"], np.broadcast_to(normal, (len(u), *p["mean"].shape))
+            )
         case "Laplace":
             return stats.laplace.ppf(u, p["mean"], np.exp(p["log_scale"]))
         case "StudentT":
@@ -214,7 +217,7 @@ def _quantiles(q, normal: np.ndarray) -> np.ndarray:
 
 
 def make_estimator(name: str, bound: str) -> tuple[Estimator, int]:
-    """The entry with the fewest samples that make its bound what it is: two at least for the importance-weighted one."""
+    """The entry with the fewest samples that make its bound what it is: for the importance-weighted one, two."""
     num_samples = max(2 if bound == "iwae" else 1, BY_NAME[name].min_samples)
     return BY_NAME[name].make(num_samples=num_samples), num_samples
 
@@ -236,7 +239,9 @@ def trained(estimator: Estimator, problem: Problem, reduce: Callable, calls: int
     return params, state
 
 
-def gradient_program(estimator: Estimator, problem: Problem, reduce: Callable, params: PyTree, state: PyTree) -> Callable:
+def gradient_program(
+    estimator: Estimator, problem: Problem, reduce: Callable, params: PyTree, state: PyTree
+) -> Callable:
     """(phi, theta, key) -> ((sum of values, values), (d phi, d theta))."""
 
     def run(phi, theta, key):
@@ -257,7 +262,7 @@ def assert_unbiased(
     chunk: int = 2**14,
     max_chunks: int = 256,
 ) -> Report:
-    """Asserts that value, d phi and d theta agree with `exact` within 4.5 standard errors, each standard error below 1 %.
+    """Asserts that value, d phi and d theta agree with `exact` within 4.5 standard errors, all of these below 1 %.
 
     Draws chunk after chunk until the standard errors are small enough.
 

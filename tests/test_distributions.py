@@ -58,9 +58,12 @@ MEMBERS = {
         dist.Dirichlet(_draw(26, BATCH, DIM, shift=0.2)),
         dist.Dirichlet(_draw(27, BATCH, DIM, shift=0.7)),
     ),
-    "Bernoulli": (dist.Bernoulli(_draw(28, BATCH, DIM, scale=1)), dist.Bernoulli(_draw(29, BATCH, DIM, scale=1))),
+    "Bernoulli": (
+        dist.Bernoulli(_draw(28, BATCH, DIM, scale=1, shift=1.5)),
+        dist.Bernoulli(_draw(29, BATCH, DIM, scale=1)),
+    ),
     "Categorical": (
-        dist.Categorical(_draw(30, BATCH, DIM, CLASSES, scale=0.7)),
+        dist.Categorical(_draw(30, BATCH, DIM, CLASSES, scale=1.5)),
         dist.Categorical(_draw(31, BATCH, DIM, CLASSES, scale=0.7)),
     ),
     "DiscretizedLogistic": (
@@ -163,7 +166,7 @@ def test_samples_are_those_of_the_density(name):
     weights = np.exp(f64(answers["p"]) - f64(answers["q"]))  # [K, B]
     scores, error = _z_score(weights, 1.0)  # E_q p(z) / q(z) = 1
     assert scores.max() < 4.5
-    assert error.max() < 0.02
+    assert error.max() < 0.05
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -366,7 +369,7 @@ def test_sampling_maps_over_keys(name):
 
 @pytest.mark.parametrize("name", WITH_KL)
 def test_kl_is_the_mean_log_ratio(name):
-    answers, (q, p) = _answers(name), MEMBERS[name]
+    answers, p = _answers(name), MEMBERS[name][1]
     log_p = answers["p"]
     if name == "MultivariateNormal":
         log_p = st.norm(f64(p.mean), np.exp(-0.1)).logpdf(f64(answers["z"])).sum(-1)
@@ -536,9 +539,14 @@ def test_small_concentrations_are_finite(family):
     @jax.jit
     def program(small):
         q = family(small, small) if family is dist.Beta else family(small, jnp.zeros_like(small))
-        pathwise = lambda q: jnp.mean(q.log_prob(q.rsample(jax.random.key(15), 10_000)), axis=0)
-        z = q.sample(jax.random.key(15), 10_000)
-        return z, q.log_prob(z), jax.grad(lambda q: jnp.sum(pathwise(q)))(q)
+
+        def pathwise(q):
+            z = q.rsample(jax.random.key(15), 10_000)
+            log_prob = q.log_prob(z)
+            return jnp.sum(jnp.mean(log_prob, axis=0)), (z, log_prob)
+
+        grads, (z, log_prob) = jax.grad(pathwise, has_aux=True)(q)
+        return z, log_prob, grads
 
     z, log_prob, grads = jax.device_get(program(np.log(np.float32([[1e-3, 1e-2], [0.05, 0.05]]))))
     assert np.min(z) > 0

@@ -100,7 +100,7 @@ def test_gradients_along_edges_equal_closed_forms(one_datum):
 def test_the_path_through_z_equals_finite_differences_with_common_noise(one_datum, name):
     values, step = one_datum.after.values, 0.02
     at = lambda shift: reconstruction(one_datum, *(values[n] + shift * (n == name) for n in ("mu", "log_var")))
-    slope = (at(step) - at(-step)) / (2 * step)
+    slope = float(at(step) - at(-step)) / (2 * step)
     measured = one_datum.after.reconstruction[name, "z"].item()
     assert abs(slope) > 0.05, "a slope near zero would prove nothing"
     assert measured == pytest.approx(-slope, rel=0.01)

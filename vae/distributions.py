@@ -7,8 +7,10 @@ Because a family is a pytree, `jax.lax.stop_gradient(q)`, `jax.vmap` and `jax.tr
 has a fixed distribution also have `from_noise`, the map from that noise to the sample: the reparameterization trick.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -256,6 +258,65 @@ class DiscretizedLogistic(_Reparameterizable):
         # sigmoid(u) - sigmoid(l) = sigmoid(u) sigmoid(-l) (1 - exp(l - u)): no cancellation in the far tails.
         inside = below + above + jnp.log(-jnp.expm1(-2 * half * inverse))
         return jnp.sum(jnp.where(x < half, below, jnp.where(x > 1 - half, above, inside)), axis=-1)
+
+
+@_family
+class Markov:
+    """A chain of stochastic layers: z_1 ~ first, z_{l+1} ~ q_l(. | z_l); a sample is the tuple (z_1, ..., z_L).
+
+    It holds the *weights* of the conditionals and computes them from the layers before, so that `stop_gradient(q)`
+    freezes the weights and leaves the path from layer to layer open: what sticking the landing and DReG need.
+
+    Attributes:
+      first: the distribution of z_1, batch_shape `[*batch]`.
+      weights: one pytree for each conditional.
+      conditionals: functions `(weights, z_l [K, *batch, D_l]) -> distribution` of batch_shape `[K, *batch]`.
+      descending: the order of the tuple is reversed, (z_L, ..., z_1): a prior that starts from the top.
+    """
+
+    first: Any
+    weights: tuple
+    conditionals: tuple[Callable, ...] = field(metadata={"static": True})
+    descending: bool = field(default=False, metadata={"static": True})
+
+    @property
+    def batch_shape(self) -> tuple[int, ...]:
+        return self.first.batch_shape
+
+    @property
+    def rsample(self):
+        """A method where the first layer has one; else it does not exist."""
+        if getattr(self.first, "rsample", None) is None:
+            raise AttributeError(f"{type(self.first).__name__} layers are not reparameterizable")
+        return lambda key, num_samples: self._draw("rsample", key, num_samples)
+
+    def sample(self, key: Array, num_samples: int) -> tuple[Array, ...]:
+        return stop_gradient(self._draw("sample", key, num_samples))
+
+    def log_prob(self, z: tuple[Array, ...]) -> Array:
+        layers = self._order(z)
+        terms = [q.log_prob(layer) for q, layer in zip(self._layers(layers), layers, strict=True)]
+        return sum(terms)
+
+    def layer_means(self, key: Array, num_samples: int) -> tuple[Array, ...]:
+        """E[z_l] of each layer, `[*batch, D_l]`: the first exactly, the others averaged over those before."""
+        layers = self._order(self.sample(key, num_samples))
+        first, *rest = self._layers(layers)
+        return self._order((first.mean, *(jnp.mean(q.mean, axis=0) for q in rest)))
+
+    def _layers(self, layers):
+        """The distribution of each layer given the layers before."""
+        return [self.first] + [f(w, z) for f, w, z in zip(self.conditionals, self.weights, layers[:-1], strict=True)]
+
+    def _draw(self, method: str, key: Array, num_samples: int):
+        key, *keys = jax.random.split(key, len(self.weights) + 1)
+        layers = [getattr(self.first, method)(key, num_samples)]
+        for conditional, weights, key in zip(self.conditionals, self.weights, keys, strict=True):
+            layers.append(getattr(conditional(weights, layers[-1]), method)(key, 1)[0])
+        return self._order(tuple(layers))
+
+    def _order(self, layers):
+        return layers[::-1] if self.descending else layers
 
 
 def kl(q, p) -> Array:

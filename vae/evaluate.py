@@ -29,12 +29,9 @@ def log_likelihood(
     data set, for callers who hand over one part after the other.
     """
 
-    def of_chunk(carry, ks, x, keys):
-        q, z = _sample(apply, params, x, keys, ks)
-        log_weights = sum(posterior_terms(apply, params, x, q, z))  # [chunk, B]
-        valid = (ks < num_samples)[:, None]
-        chunk = jax.nn.logsumexp(jnp.where(valid, log_weights, -jnp.inf), axis=0)
-        return jnp.logaddexp(carry, chunk)
+    def of_chunk(carry, ks, x, key):
+        log_weights = sum(_terms(apply, params, x, key, ks))  # [chunk]
+        return jnp.logaddexp(carry, jax.nn.logsumexp(jnp.where(ks < num_samples, log_weights, -jnp.inf)))
 
     total = _over_chunks(of_chunk, -jnp.inf, x, key, num_samples, batch_size, chunk_size, first)
     return total - jnp.log(num_samples)
@@ -46,35 +43,35 @@ def rate_distortion(
     """`elbo`, `rate` = E log q(z|x)/p(z) and `distortion` = -E log p(x|z) of each datum, each `[N]` nats, by
     `num_samples` draws; elbo = -(rate + distortion) (Alemi et al. 2018, arXiv:1711.00464)."""
 
-    def of_chunk(carry, ks, x, keys):
-        q, z = _sample(apply, params, x, keys, ks)
-        log_likelihood, log_ratio = posterior_terms(apply, params, x, q, z)
-        valid = (ks < num_samples)[:, None]
-        sums = jnp.stack([jnp.sum(jnp.where(valid, t, 0.0), axis=0) for t in (-log_ratio, -log_likelihood)], axis=-1)
-        return carry + sums
+    def of_chunk(carry, ks, x, key):
+        log_likelihood, log_ratio = _terms(apply, params, x, key, ks)  # [chunk]
+        terms = jnp.stack([-log_ratio, -log_likelihood])
+        return carry + jnp.sum(jnp.where(ks < num_samples, terms, 0.0), axis=-1)
 
     sums = _over_chunks(of_chunk, jnp.zeros(2), x, key, num_samples, batch_size, chunk_size)
     rate, distortion = (sums / num_samples).T
     return {"elbo": -(rate + distortion), "rate": rate, "distortion": distortion}
 
 
-def active_units(apply: Callable, params, x: Array, threshold: float = 0.01) -> Array:
-    """The number of latent dimensions whose posterior mean varies over the data by more than `threshold`:
-    Cov_x(E_q[z]) > 0.01 (Burda et al. 2015, arXiv:1509.00519, section 5.2)."""
-    means = apply(params, x, method="encode").mean  # [N, *event]
-    return jnp.sum(jnp.var(means, axis=0) > threshold)
-
-
-def _sample(apply, params, x, keys, ks):
-    """q of batch_shape [B] and z `[chunk, B, D]`; sample k of datum n is drawn with fold_in(keys[n], k)."""
+def active_units(apply: Callable, params, x: Array, key: Array, threshold: float = 0.01) -> tuple[Array, ...]:
+    """For each stochastic layer the number of dimensions whose posterior mean varies over the data by more than
+    `threshold`: Cov_x(E_q[z]) > 0.01 (Burda et al. 2015, arXiv:1509.00519, section 5.2)."""
     q = apply(params, x, method="encode")
-    draw = lambda q, key, k: q.sample(jax.random.fold_in(key, k), 1)[0]
-    z = jax.vmap(lambda k: jax.vmap(draw, in_axes=(0, 0, None))(q, keys, k))(ks)
-    return q, z
+    means = q.layer_means(key, 50) if hasattr(q, "layer_means") else (q.mean,)  # each [N, *event]
+    return tuple(jnp.sum(jnp.var(mean, axis=0) > threshold) for mean in means)
+
+
+def _terms(apply, params, x, key, ks):
+    """log p(x|z) and log p(z) - log q(z|x) of one datum, each `[chunk]`; sample k is drawn with fold_in(key, k)."""
+    x = x[None]
+    q = apply(params, x, method="encode")
+    draws = jax.vmap(lambda k: q.sample(jax.random.fold_in(key, k), 1))(ks)  # [chunk, K=1, B=1, D]
+    z = jax.tree.map(lambda leaf: leaf[:, 0], draws)
+    return tuple(term[:, 0] for term in posterior_terms(apply, params, x, q, z))
 
 
 def _over_chunks(of_chunk, start, x, key, num_samples, batch_size, chunk_size, first=0):
-    """Folds `of_chunk` over chunks of samples, for one batch of data after the other; `[N, ...]`."""
+    """Folds `of_chunk` of each datum over chunks of samples, one batch of data after the other; `[N, ...]`."""
     chunk_size, batch_size = min(chunk_size, num_samples), min(batch_size, len(x))
     chunks = jnp.arange(-(-num_samples // chunk_size) * chunk_size).reshape(-1, chunk_size)
     keys = jax.vmap(lambda n: jax.random.fold_in(key, n))(first + jnp.arange(len(x)))
@@ -82,7 +79,8 @@ def _over_chunks(of_chunk, start, x, key, num_samples, batch_size, chunk_size, f
     def of_batch(batch):
         x, keys = batch
         carry = jnp.broadcast_to(start, (len(x), *jnp.shape(start)))
-        return jax.lax.scan(lambda carry, ks: (of_chunk(carry, ks, x, keys), None), carry, chunks)[0]
+        fold = jax.vmap(of_chunk, in_axes=(0, None, 0, 0))
+        return jax.lax.scan(lambda carry, ks: (fold(carry, ks, x, keys), None), carry, chunks)[0]
 
     whole = len(x) // batch_size * batch_size
     split = lambda a: a[:whole].reshape(-1, batch_size, *a.shape[1:])

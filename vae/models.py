@@ -87,8 +87,31 @@ class Encoder(nn.Module):
         return build(nn.Dense(outputs(self.latent_dim), name="parameters")(self.network(x)), self.latent_dim)
 
 
+class Chain(nn.Module):
+    """Several stochastic layers, as an encoder (z_1 from x, z_2 from z_1, ...) or as a prior (from the top down).
+
+    Attributes:
+      first: the module of the first layer: an encoder of x, or a prior.
+      rest: encoders of each further layer from the one before, `[K, B, D_l]`.
+      descending: for a prior, whose sample is ordered like the encoder's, first layer last.
+    """
+
+    first: nn.Module
+    rest: tuple[nn.Module, ...]
+    descending: bool = False
+
+    def __call__(self, *inputs: Array) -> dist.Markov:
+        first = self.first(*inputs)
+        if self.is_initializing():
+            z = jnp.zeros((1, *first.batch_shape, *first.mean.shape[len(first.batch_shape) :]))
+            for layer in self.rest:
+                z = layer(z).mean
+        conditionals = tuple(layer.clone(parent=None, name=None).apply for layer in self.rest)
+        return dist.Markov(first, tuple(layer.variables for layer in self.rest), conditionals, self.descending)
+
+
 class Decoder(nn.Module):
-    """p(x|z): a network from z to one number a pixel, and a likelihood around it.
+    """p(x|z): a network from z (of several layers the first) to one number a pixel, and a likelihood around it.
 
     Attributes:
       network: z `[K, B, D]` to `[K, B, H * W * C]`.
@@ -101,6 +124,7 @@ class Decoder(nn.Module):
 
     @nn.compact
     def __call__(self, z: Array):
+        z = z[0] if isinstance(z, tuple) else z
         pixels = self.network(z.reshape(*z.shape[:2], -1))
         initial, build = LIKELIHOODS[self.likelihood]
         if initial is None:
@@ -172,8 +196,9 @@ class ConvDecoder(nn.Module):
 
 def make_vae(
     image_shape: tuple[int, int, int],
-    latent_dim: int = 20,
+    latent_dim: int | Sequence[int] = 20,
     hidden: Sequence[int] = (500,),
+    layer_hidden: Sequence[int] = (),
     architecture: str = "mlp",
     activation: str = "relu",
     likelihood: str = "bernoulli",
@@ -181,7 +206,9 @@ def make_vae(
     levels: int = 256,
 ) -> VAE:
     """The VAE that the experiments' flags describe. `hidden` are widths of layers (mlp) or channels (conv), from the
-    image to the latents; the decoder mirrors them. `levels` are the grey levels of the discretized logistic."""
+    image to the latents; the decoder mirrors them. Several latent dimensions make as many stochastic layers, from the
+    image upwards, with `layer_hidden` widths between two of them. `levels` are the grey levels of the discretized
+    logistic."""
     act, pixels = ACTIVATIONS[activation], math.prod(image_shape)
     if architecture == "mlp":
         encode, decode = MLP(hidden, act, event_ndim=3), MLP(hidden[::-1], act, outputs=pixels)
@@ -189,9 +216,13 @@ def make_vae(
         encode, decode = ConvEncoder(hidden, act), ConvDecoder(hidden, image_shape, act)
     else:
         raise ValueError(f"--architecture must be one of {', '.join(ARCHITECTURES)}, got {architecture!r}")
-    return VAE(
-        Encoder(encode, latent_dim, posterior), Decoder(decode, likelihood, levels), Prior(latent_dim, posterior)
-    )
+    first, *above = (latent_dim,) if isinstance(latent_dim, int) else latent_dim
+    encoder, prior = Encoder(encode, first, posterior), Prior(above[-1] if above else first, posterior)
+    if above:
+        between = lambda size: Encoder(MLP(layer_hidden, act), size, posterior)
+        encoder = Chain(encoder, tuple(between(size) for size in above))
+        prior = Chain(prior, tuple(between(size) for size in [first, *above[:-1]][::-1]), descending=True)
+    return VAE(encoder, Decoder(decode, likelihood, levels), prior)
 
 
 def _split(flat: Array, size: int) -> list[Array]:

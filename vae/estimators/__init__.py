@@ -22,8 +22,13 @@ from vae.estimators.base import (
 )
 from vae.estimators.doubly_reparam import dreg, stl
 from vae.estimators.exact import exact
+from vae.estimators.linear_control import reparam_linear_cv
+from vae.estimators.measure_valued import measure_valued
+from vae.estimators.muprop import muprop
+from vae.estimators.quasi import reparam_rqmc
 from vae.estimators.reparam import reparam
 from vae.estimators.score_function import leave_one_out, nvil, reinforce, reinforce_ema
+from vae.estimators.wake_sleep import wake_sleep, wake_sleep_dreg
 
 __all__ = [
     "BY_NAME",
@@ -63,9 +68,9 @@ class Entry(NamedTuple):
 
     def fits(self, q, bound: str) -> bool:
         """Whether it can differentiate `bound` ("elbo" or "iwae") of the latents q, a distribution or its class."""
-        family = q if isinstance(q, type) else type(q)
-        reparameterizable = "reparameterizable" in self.latents and getattr(family, "rsample", None) is not None
-        return bound in self.bounds and ("any" in self.latents or reparameterizable or family.__name__ in self.latents)
+        family = (q if isinstance(q, type) else type(q)).__name__
+        reparameterizable = "reparameterizable" in self.latents and getattr(q, "rsample", None) is not None
+        return bound in self.bounds and ("any" in self.latents or reparameterizable or family in self.latents)
 
 
 def fitting(q, bound: str) -> list[str]:
@@ -98,7 +103,7 @@ def _guarded(name: str, entry: Entry) -> Entry:
 
 _ANY, _PATH = ("any",), ("reparameterizable",)
 _BOTH, _ELBO, _IWAE = ("elbo", "iwae"), ("elbo",), ("iwae",)
-_GAUSSIAN = ("Normal", "MultivariateNormal")
+_GAUSSIAN, _DISCRETE = ("Normal", "MultivariateNormal"), ("Bernoulli", "Categorical")
 
 # name: make, latents, bounds, biased, min_samples, uses_gradient, paper
 _TABLE = {
@@ -108,11 +113,27 @@ _TABLE = {
     "reparam_antithetic": Entry(
         reparam_antithetic, _GAUSSIAN, _ELBO, False, 2, True, "Wu, Goodman & Ermon (2019), arXiv:1810.02555"
     ),
+    "reparam_rqmc": Entry(
+        reparam_rqmc, _GAUSSIAN, _ELBO, False, 1, True, "Buchholz, Wenzel & Mandt (2018), arXiv:1807.01604"
+    ),
+    "reparam_linear_cv": Entry(
+        reparam_linear_cv, ("Normal",), _ELBO, False, 1, True, "Miller et al. (2017), arXiv:1705.07880"
+    ),
+    "measure_valued": Entry(
+        measure_valued, ("Normal", "Bernoulli"), _ELBO, False, 1, False, "Mohamed et al. (2020), arXiv:1906.10652"
+    ),
     "reinforce": Entry(reinforce, _ANY, _BOTH, False, 1, False, "Ranganath, Gerrish & Blei (2014), arXiv:1401.0118"),
     "reinforce_ema": Entry(reinforce_ema, _ANY, _BOTH, False, 1, False, "Mnih & Gregor (2014), arXiv:1402.0030"),
     "nvil": Entry(nvil, _ANY, _BOTH, False, 1, False, "Mnih & Gregor (2014), arXiv:1402.0030"),
     "leave_one_out": Entry(leave_one_out, _ANY, _BOTH, False, 2, False, "Salimans & Knowles (2014), arXiv:1401.1022"),
     "vimco": Entry(leave_one_out, _ANY, _IWAE, False, 2, False, "Mnih & Rezende (2016), arXiv:1602.06725"),
-    "exact": Entry(exact, (*_GAUSSIAN, "Bernoulli", "Categorical"), _BOTH, False, 1, True, "a finite sum"),
+    "muprop": Entry(
+        muprop, (*_GAUSSIAN, *_DISCRETE), _ELBO, False, 1, True, "Gu, Levine, Sutskever & Mnih (2015), arXiv:1511.05176"
+    ),
+    "wake_sleep": Entry(wake_sleep, _ANY, _IWAE, True, 2, False, "Bornschein & Bengio (2015), arXiv:1406.2751"),
+    "wake_sleep_dreg": Entry(
+        wake_sleep_dreg, _PATH, _IWAE, True, 2, True, "Tucker, Lawson, Gu & Maddison (2018), arXiv:1810.04152"
+    ),
+    "exact": Entry(exact, (*_GAUSSIAN, *_DISCRETE), _BOTH, False, 1, True, "a finite sum"),
 }
 BY_NAME: dict[str, Entry] = {name: _guarded(name, entry) for name, entry in _TABLE.items()}

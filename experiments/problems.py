@@ -1,0 +1,372 @@
+"""The laboratory's problems: small expectations whose gradients are known, a trained VAE, and yours.
+
+A problem is what an estimator is tried on, with parameters and data fixed. Your own is a function without arguments
+that returns one, given as --problem=module:function with the module in the current directory or installed:
+
+    # mine.py        python -m experiments.compare_estimators --problem=mine:problem
+    import jax.numpy as jnp
+    from experiments import problems
+    from vae import distributions
+
+    def problem():
+        phi = {"mean": jnp.array([0.3, -0.2]), "log_var": jnp.zeros(2)}
+        params = {"phi": phi, "theta": {"w": jnp.array([1.0, 2.0])}}
+        posterior = lambda params: distributions.Normal(**params["phi"])
+        f = lambda params, z, q: -jnp.sum((jnp.sin(z) - params["theta"]["w"]) ** 2, axis=-1) - q.log_prob(z)  # [K]
+        return problems.of_integrand("mine", params, posterior, f)
+"""
+
+import importlib
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments import build
+from experiments.settings import FIELDS
+from experiments.workdir import RunFolder
+from vae import checkpoint, datasets, distributions, objectives
+from vae.estimators import log_mean_exp, mean
+
+PyTree = Any
+
+
+class Problem(NamedTuple):
+    """Parameters at which an expectation is differentiated.
+
+    Attributes:
+      name: what tables and figures call it.
+      params: a dict of groups, which are judged apart; mostly what q is made of and what the integrand is made of.
+      bounds: by objective, `bound(params, data, expect) -> Estimate` with value `[*batch]`; the first is the default.
+        `expect(q, f, reduce)` is an estimator, as for `vae.objectives`.
+      data: what the bound looks at; problems that differ in params and data alone share compiled programs.
+      oracle: `oracle(objective, num_samples)`, the exact gradient of the batch's mean bound, or None.
+      context: what an input-dependent baseline may look at, `[*batch, ...]`.
+      point: what distinguishes this problem from others of a sweep, {} or {name: number}.
+      exact_by: how the oracle knows, for the tables.
+    """
+
+    name: str
+    params: dict[str, PyTree]
+    bounds: dict[str, Callable]
+    data: PyTree = None
+    oracle: Callable[[str, int], PyTree | None] = lambda objective, num_samples: None
+    context: PyTree = None
+    point: dict[str, float] = {}
+    exact_by: str = "closed form"
+
+
+def of_integrand(name: str, params: dict[str, PyTree], posterior: Callable, f: Callable, context=None) -> Problem:
+    """E_q[f] (objective elbo) and E[log (1/K) sum_k exp f(z_k)] (iwae) for q = posterior(params) and
+    f(params, z, q) -> `[K, *batch]`."""
+
+    def bound(reduce):
+        return lambda params, data, expect: expect(posterior(params), lambda z, q: f(params, z, q), reduce)
+
+    return Problem(name, params, {"elbo": bound(mean), "iwae": bound(log_mean_exp)}, context=context)
+
+
+def of_user(path: str) -> Problem:
+    """The problem that `module:function` makes.
+
+    Raises:
+      ValueError: if there is no such module or function, or it makes something else.
+    """
+    module, _, function = path.partition(":")
+    sys.path.insert(0, str(Path.cwd()))
+    try:
+        make = getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"--problem={path} cannot be imported: {error}; give module:function") from None
+    finally:
+        sys.path.pop(0)
+    problem = make()
+    if not isinstance(problem, Problem):
+        raise ValueError(f"--problem={path} returned a {type(problem).__name__}, not an experiments.problems.Problem")
+    return problem
+
+
+# A cost under a Gaussian (Mohamed, Rosca, Figurnov & Mnih 2020, arXiv:1906.10652, section 3): z ~ N(mean, scale^2).
+
+_COSTS = {
+    "quadratic": lambda z, k: jnp.square(z - k),
+    "exponential": lambda z, k: jnp.exp(-k * jnp.square(z)),
+    "cosine": lambda z, k: jnp.cos(k * z),
+}
+
+
+def _expected_cost(name: str, m, s, k):
+    if name == "quadratic":
+        return (m - k) ** 2 + s**2
+    if name == "exponential":
+        return (1 + 2 * k * s**2) ** -0.5 * jnp.exp(-k * m**2 / (1 + 2 * k * s**2))
+    return jnp.cos(k * m) * jnp.exp(-((k * s) ** 2) / 2)
+
+
+def gaussian_cost(name: str, k: float = 1.0, location: float = 1.0, scale: float = 1.0) -> Problem:
+    """E f(z) for z ~ N(mean, scale^2) and f one of (z - k)^2, exp(-k z^2), cos(k z)."""
+    params = {"phi": {"mean": jnp.full(1, location), "scale": jnp.full(1, scale)}}
+
+    def oracle(objective, num_samples):
+        del objective, num_samples
+
+        def expected(params):
+            return jnp.sum(_expected_cost(name, params["phi"]["mean"], params["phi"]["scale"], k))
+
+        return _in_float64(jax.grad(expected), params)
+
+    return Problem(name, params, _COST_BOUNDS[name], jnp.asarray(k), oracle, point={"cost_parameter": k})
+
+
+def _cost_bound(name: str) -> Callable:
+    def bound(params, k, expect):
+        q = distributions.Normal(params["phi"]["mean"], 2 * jnp.log(params["phi"]["scale"]))
+        return expect(q, lambda z, q: jnp.sum(_COSTS[name](z, k), axis=-1), mean)
+
+    return bound
+
+
+_COST_BOUNDS = {name: {"elbo": _cost_bound(name)} for name in _COSTS}
+
+
+# Bayesian logistic regression
+
+
+def logistic_regression(order: int = 64) -> Problem:
+    """Weights of a logistic regression on scikit-learn's breast cancer data (569 patients, 30 standardized features and
+    a constant), prior N(0, I), q = N(mean, diag exp(log_var)); the setting of arXiv:1906.10652, section 9.
+
+    The gradient is exact: the logit of one patient is Gaussian, and Gauss-Hermite quadrature takes it from there.
+    """
+    from sklearn.datasets import load_breast_cancer
+
+    features, label = load_breast_cancer(return_X_y=True)
+    features = (features - features.mean(0)) / features.std(0)
+    features = np.concatenate([features, np.ones((len(features), 1))], axis=1)
+    sign = 2.0 * label - 1
+    rng = np.random.default_rng(0)
+    params = {"phi": {"mean": 0.1 * rng.normal(size=31), "log_var": np.full(31, -2.0)}}
+    params = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), params)
+    standard = lambda like: distributions.Normal(jnp.zeros_like(like), jnp.zeros_like(like))
+
+    def log_likelihood(z, data):
+        return jnp.sum(jax.nn.log_sigmoid(data["sign"] * (z @ data["features"].T)), axis=-1)  # [K]
+
+    def log_weight(reduce):
+        def bound(params, data, expect):
+            q = distributions.Normal(**params["phi"])
+            return expect(q, lambda z, q: log_likelihood(z, data) + standard(z[0]).log_prob(z) - q.log_prob(z), reduce)
+
+        return bound
+
+    def elbo_analytic(params, data, expect):
+        q = distributions.Normal(**params["phi"])
+        estimate = expect(q, lambda z, q: log_likelihood(z, data), mean)
+        return estimate._replace(value=estimate.value - distributions.kl(q, standard(q.mean)))
+
+    def expected(params):
+        q = distributions.Normal(**params["phi"])
+        nodes, weights = np.polynomial.hermite_e.hermegauss(order)
+        deviation = jnp.sqrt(jnp.square(features) @ jnp.exp(q.log_var))  # [N], of the patients' logits
+        logits = (features @ q.mean)[:, None] + deviation[:, None] * nodes  # [N, order]
+        likelihood = jax.nn.log_sigmoid(sign[:, None] * logits) @ weights / np.sqrt(2 * np.pi)
+        return jnp.sum(likelihood) - distributions.kl(q, standard(q.mean))
+
+    def oracle(objective, num_samples):
+        return None if objective == "iwae" and num_samples > 1 else _in_float64(jax.grad(expected), params)
+
+    bounds = {"elbo": log_weight(mean), "elbo_analytic": elbo_analytic, "iwae": log_weight(log_mean_exp)}
+    data = {"features": jnp.asarray(features, jnp.float32), "sign": jnp.asarray(sign, jnp.float32)}
+    return Problem("logistic_regression", params, bounds, data, oracle, exact_by=f"quadrature, order {order}")
+
+
+# Linear-Gaussian models: z ~ N(prior, I), x ~ N(W z + offset, noise^2 I), q = N(A x + b, diag exp(log_var)).
+
+
+class _Linear(NamedTuple):
+    """The numbers of such a model; log_var is of q, log_noise of noise^2."""
+
+    A: Any
+    b: Any
+    log_var: Any
+    W: Any
+    offset: Any
+    log_noise: Any
+    prior: Any
+
+
+def _vae(params: dict[str, PyTree]) -> _Linear:
+    return _Linear(**params["encoder"], **params["decoder"], prior=0.0)
+
+
+def _rainforth(params: dict[str, PyTree]) -> _Linear:
+    return _Linear(
+        **params["phi"], log_var=np.log(2 / 3), W=1.0, offset=0.0, log_noise=0.0, prior=params["theta"]["mu"]
+    )
+
+
+def linear_gaussian(batch_size: int = 8, data_dim: int = 6, latent_dim: int = 3) -> Problem:
+    """The linear-Gaussian VAE (Lucas et al. 2019, arXiv:1911.02469) with an encoder that is not yet right."""
+    rng = np.random.default_rng(0)
+    encoder = {
+        "A": 0.3 * rng.normal(size=(latent_dim, data_dim)),
+        "b": 0.3 * rng.normal(size=latent_dim),
+        "log_var": -0.6 + 0.3 * rng.normal(size=latent_dim),
+    }
+    decoder = {
+        "W": rng.normal(size=(data_dim, latent_dim)) / np.sqrt(latent_dim),
+        "offset": 0.3 * rng.normal(size=data_dim),
+        "log_noise": np.asarray(-0.7),
+    }
+    x = rng.normal(size=(batch_size, data_dim)) @ rng.normal(size=(data_dim, data_dim)) / np.sqrt(data_dim)
+    return _linear("linear_gaussian", {"encoder": encoder, "decoder": decoder}, x, _vae)
+
+
+def rainforth(batch_size: int = 16, data_dim: int = 20, size: int = 1024) -> Problem:
+    """The model of "Tighter Variational Bounds are Not Necessarily Better" (Rainforth et al. 2018, arXiv:1802.04537):
+    z ~ N(mu, I), x ~ N(z, I), q = N(A x + b, 2/3 I), a little away from its optimum mu = mean x, A = I / 2, b = mu / 2.
+
+    `batch_size` of its `size` data are looked at. For K from 4 to 256 the SNR of an importance-weighted gradient grows
+    with sqrt(K) for theta and falls with it for phi; DReG's grows for both.
+    """
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=data_dim) + np.sqrt(2) * rng.normal(size=(size, data_dim))
+    near = lambda leaf: leaf + 0.01 * rng.normal(size=leaf.shape)
+    phi = {"A": near(np.eye(data_dim) / 2), "b": near(x.mean(0) / 2)}
+    return _linear("rainforth", {"phi": phi, "theta": {"mu": near(x.mean(0))}}, x[:batch_size], _rainforth)
+
+
+def _linear(name: str, params: dict[str, PyTree], x: np.ndarray, model: Callable) -> Problem:
+    def apply(params, *args, method: str):
+        return _METHODS[method](model(params), *args)
+
+    def bound(objective):
+        return lambda params, x, expect: objective(apply, params, x, expect)
+
+    def oracle(objective, num_samples):
+        if objective == "iwae" and num_samples > 1:
+            return None
+        return _in_float64(jax.grad(lambda params: jnp.mean(_linear_elbo(model(params), x))), params)
+
+    names = {"elbo": objectives.elbo, "elbo_analytic": objectives.elbo_analytic(), "iwae": objectives.iwae}
+    bounds = {key: bound(objective) for key, objective in names.items()}
+    params, data = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), (params, x))
+    return Problem(name, params, bounds, data, oracle, context=data)
+
+
+def _project(matrix, z):
+    """matrix z, for a matrix or for a multiple of the identity."""
+    return z @ jnp.swapaxes(matrix, -1, -2) if jnp.ndim(matrix) else matrix * z
+
+
+def _encode(m: _Linear, x):
+    centre = _project(m.A, x) + m.b
+    return distributions.Normal(centre, jnp.broadcast_to(jnp.asarray(m.log_var, centre.dtype), centre.shape))
+
+
+def _prior(m: _Linear):
+    centre = jnp.zeros_like(m.b) + m.prior
+    return distributions.Normal(centre, jnp.zeros_like(centre))
+
+
+def _log_likelihood(m: _Linear, x, z):
+    centre = _project(m.W, z) + m.offset
+    noise = jnp.broadcast_to(jnp.asarray(m.log_noise, centre.dtype), centre.shape)
+    return distributions.Normal(centre, noise).log_prob(x)
+
+
+_METHODS = {
+    "encode": _encode,
+    "prior_distribution": _prior,
+    "log_likelihood": _log_likelihood,
+    "log_joint": lambda m, x, z: _log_likelihood(m, x, z) + _prior(m).log_prob(z),
+    "kl_to_prior": lambda m, q: distributions.kl(q, _prior(m)),
+}
+
+
+def _linear_elbo(m: _Linear, x):
+    """`[B]`, in closed form: W z spreads q's variances over x by the squares of its columns."""
+    q = _encode(m, x)
+    columns = jnp.sum(jnp.square(m.W), axis=0) if jnp.ndim(m.W) else jnp.square(m.W)
+    spread = 0.5 * jnp.sum(columns * jnp.exp(q.log_var), axis=-1) / jnp.exp(m.log_noise)
+    return _log_likelihood(m, x, q.mean) - spread - distributions.kl(q, _prior(m))
+
+
+# A trained VAE
+
+
+def of_workdir(
+    path: str,
+    objective: str | None = None,
+    split: str = "test",
+    batch_size: int | None = None,
+    data_dir: str | None = None,
+    cache_dir: str | None = None,
+) -> list[Problem]:
+    """A trained run at each of its checkpoints, on the first `batch_size` images of `split` (the run's own batch size
+    if None); grey pixels of a dynamically binarized run are drawn once.
+
+    Raises:
+      ValueError: if the folder holds no run, or no checkpoint.
+    """
+    folder = RunFolder(path)
+    run = folder.settings()
+    found = checkpoint.steps(folder.checkpoints)
+    if not found:
+        raise ValueError(f"--workdir={path} holds no checkpoint; let the run train until its first evaluation")
+    data = build.load_data(run, data_dir, cache_dir)
+    images = getattr(data, split)
+    batch_size = batch_size or run.batch_size
+    if batch_size > len(images):
+        raise ValueError(f"--batch_size={batch_size} is larger than the {len(images)} {split} images")
+    x = jnp.asarray(datasets.pixels(images[:batch_size], data.levels))
+    if run.binarization == "dynamic":
+        x = datasets.binarize(jax.random.key(0), x)
+    values = build.arrays(run)
+    run = run if objective is None else _with_objective(run, objective)
+    program = build.program(run, data)
+
+    def bound(groups, data, expect):
+        chosen = build.objective(run, values, data["epoch"])
+        return chosen(program.model.apply, {"params": groups}, data["x"], expect)
+
+    like, problems, bounds = jax.eval_shape(program.init, values), [], {run.objective: bound}
+    for epoch in found:
+        restored = checkpoint.restore(folder.checkpoints, like, at=[epoch])
+        if restored is None:
+            continue
+        groups = jax.tree.map(jnp.asarray, restored[1].params["model"]["params"])
+        groups = {name: groups[name] for name in sorted(groups, key=lambda n: (n != "encoder", n))}
+        at = {"x": x, "epoch": jnp.asarray(float(epoch))}
+        problems.append(Problem(run.dataset, groups, bounds, at, context=x, point={"epoch": epoch}))
+    if not problems:
+        raise ValueError(f"--workdir={path}: none of its checkpoints can be read")
+    return problems
+
+
+def _with_objective(run, objective: str):
+    """The run's settings with another objective, and without what belongs to the old one alone."""
+    own = ("beta", "kl_warmup", "free_bits")
+    return replace(
+        run, objective=objective, **({} if objective == run.objective else {n: FIELDS[n].default for n in own})
+    )
+
+
+def _in_float64(gradient: Callable, params: PyTree) -> PyTree:
+    with jax.enable_x64(True):
+        found = gradient(jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), params))
+        return jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), found)
+
+
+BY_NAME: dict[str, Callable[..., Problem]] = {
+    **{name: partial(gaussian_cost, name) for name in _COSTS},
+    "logistic_regression": logistic_regression,
+    "linear_gaussian": linear_gaussian,
+    "rainforth": rainforth,
+}

@@ -1,0 +1,121 @@
+"""The four tools of vae/estimators/base.py: what goes forward, what goes backward, and what must not."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vae.estimators import attach, inject, isolated_loss, log_mean_exp, mean, scale_cotangent
+
+A = jnp.array([0.5, -1.0, 2.0])
+
+
+def test_attach_goes_forward_as_value_and_backward_as_surrogate():
+    out, pull = jax.vjp(lambda x: attach(jnp.sin(x), x**3), A)
+    np.testing.assert_array_equal(out, jnp.sin(A))
+    np.testing.assert_allclose(pull(jnp.ones(3))[0], 3 * A**2, rtol=1e-6)
+
+
+@pytest.mark.parametrize("surrogate", [jnp.inf, -jnp.inf, jnp.nan])
+def test_an_infinite_surrogate_leaves_the_value(surrogate):
+    value = lambda x: attach(2 * x, x * surrogate)
+    np.testing.assert_array_equal(value(A), 2 * A)
+    np.testing.assert_array_equal(jax.jit(jax.value_and_grad(lambda x: jnp.sum(value(x))))(A)[0], jnp.sum(2 * A))
+    assert not np.isfinite(A + surrogate - jax.lax.stop_gradient(surrogate)).any()  # what attach is there to avoid
+
+
+def test_attach_under_jit_and_vmap():
+    gradient = jax.jit(jax.vmap(jax.grad(lambda x: attach(jnp.sin(x), x**3))))
+    np.testing.assert_allclose(gradient(A), 3 * A**2, rtol=1e-6)
+
+
+TREE = (jnp.arange(6.0).reshape(2, 3), {"b": jnp.array([[1.0], [2.0]]), "c": jnp.array([5.0, 7.0])})
+GRADS = (
+    jnp.ones((2, 3)) * jnp.array([[1.0, -2.0, 3.0]]),
+    {"b": jnp.array([[4.0], [-5.0]]), "c": jnp.array([6.0, 8.0])},
+)
+
+
+def test_inject_is_zero_with_the_given_gradients():
+    value, grads = jax.jit(jax.value_and_grad(lambda tree: 10 * inject(tree, GRADS)))(TREE)
+    assert value == 0
+    assert value.shape == ()
+    jax.tree.map(lambda got, given: np.testing.assert_allclose(got, 10 * given), grads, GRADS)
+
+
+def test_inject_keeps_batch_axes_apart():
+    assert inject(TREE, GRADS, batch_ndim=1).shape == (2,)
+    jacobian = jax.jacrev(lambda tree: inject(tree, GRADS, batch_ndim=1))(TREE)
+    for got, given in zip(jax.tree.leaves(jacobian), jax.tree.leaves(GRADS), strict=True):
+        for b in range(2):
+            np.testing.assert_array_equal(got[b, b], given[b])
+            np.testing.assert_array_equal(got[b, 1 - b], jnp.zeros_like(given[b]))
+
+
+def test_inject_with_two_batch_axes():
+    x, g = jnp.ones((2, 3, 4)), jnp.arange(24.0).reshape(2, 3, 4)
+    jacobian = jax.jacrev(lambda x: inject(x, g, batch_ndim=2))(x)  # [2, 3, 2, 3, 4]
+    assert jacobian.shape == (2, 3, 2, 3, 4)
+    np.testing.assert_array_equal(jnp.einsum("ijijd->ijd", jacobian), g)
+    np.testing.assert_array_equal(jnp.sum(jacobian, (0, 1)), g)
+
+
+def test_inject_is_zero_where_tree_or_gradients_are_infinite():
+    value = inject((A, A * jnp.inf), (A * jnp.nan, A))
+    assert value == 0
+
+
+def test_inject_does_not_differentiate_the_gradients():
+    np.testing.assert_array_equal(jax.grad(lambda g: inject(A, g))(A), jnp.zeros(3))
+
+
+def test_scale_cotangent_weighs_each_leaf_over_the_leading_axes():
+    z = (jnp.ones((4, 2, 3)), jnp.ones((4, 2, 5, 2)))  # [K, B, D], [K, B, D, C]
+    weight = jnp.arange(8.0).reshape(4, 2)
+    out, pull = jax.vjp(lambda z: scale_cotangent(z, weight), z)
+    jax.tree.map(np.testing.assert_array_equal, out, z)
+    cotangents = (jnp.full((4, 2, 3), 2.0), jnp.full((4, 2, 5, 2), -3.0))
+    first, second = pull(cotangents)[0]
+    np.testing.assert_array_equal(first, jnp.broadcast_to(2 * weight[:, :, None], (4, 2, 3)))
+    np.testing.assert_array_equal(second, jnp.broadcast_to(-3 * weight[:, :, None, None], (4, 2, 5, 2)))
+
+
+def test_scale_cotangent_weighs_a_chain_of_layers_once():
+    """z2 is made of z1: scaled as one tuple, the path through z2 to z1 carries the weight once, not squared."""
+    weight = jnp.array([3.0])
+
+    def value(m):
+        z1 = m * jnp.ones((1,))
+        z = scale_cotangent((z1, 2 * z1), weight)
+        return jnp.sum(5 * z[0] + 7 * z[1])
+
+    assert jax.grad(value)(1.0) == 3 * (5 + 2 * 7)
+
+
+def test_scale_cotangent_does_not_differentiate_the_weight():
+    np.testing.assert_array_equal(jax.grad(lambda w: jnp.sum(scale_cotangent(A, w)))(A), jnp.zeros(3))
+
+
+def test_isolated_loss_reaches_its_params_alone():
+    loss = lambda params, other: isolated_loss(lambda p: jnp.sum(jnp.square(p["w"] * other - p["b"])), params)
+    params = {"w": jnp.array([2.0, 3.0]), "b": jnp.array(0.5)}
+    other = jnp.array([1.0, -1.0])
+    value, (of_params, of_other) = jax.jit(jax.value_and_grad(loss, (0, 1)))(params, other)
+    residual = params["w"] * other - params["b"]
+    np.testing.assert_allclose(value, jnp.sum(jnp.square(residual)), rtol=1e-6)
+    np.testing.assert_allclose(of_params["w"], 2 * residual * other, rtol=1e-6)
+    np.testing.assert_allclose(of_params["b"], -2 * jnp.sum(residual), rtol=1e-6)
+    np.testing.assert_array_equal(of_other, jnp.zeros(2))
+
+
+def test_isolated_loss_without_params_is_a_constant():
+    value, grad = jax.value_and_grad(lambda x: isolated_loss(lambda p: jnp.sum(x**2), {}))(A)
+    assert value == jnp.sum(A**2)
+    np.testing.assert_array_equal(grad, jnp.zeros(3))
+
+
+def test_reductions():
+    values = jnp.array([[0.0, 1e4], [jnp.log(3.0), 1e4]])
+    np.testing.assert_allclose(mean(values), [jnp.log(3.0) / 2, 1e4], rtol=1e-6)
+    np.testing.assert_allclose(log_mean_exp(values), [jnp.log(2.0), 1e4], rtol=1e-6)
+    np.testing.assert_allclose(log_mean_exp(-jnp.inf + jnp.zeros((3, 1))), [-jnp.inf])

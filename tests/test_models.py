@@ -1,0 +1,204 @@
+"""Networks: every shape, every posterior, every likelihood, by the numbers that come out of them."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.stats as st
+
+from vae import distributions as dist
+from vae import models, objectives
+from vae.estimators import BY_NAME
+
+SHAPES = [(8, 8, 1), (28, 28, 1), (28, 20, 1), (32, 32, 3), (5, 7, 1), (1, 10, 1)]
+K, B, D = 3, 2, 4
+f64 = lambda array: np.asarray(array, np.float64)
+
+
+def _images(shape, batch=B, seed=0):
+    return jnp.asarray(np.random.default_rng(seed).uniform(size=(batch, *shape)), jnp.float32)
+
+
+def _params(model, x, seed=0):
+    """Parameters of the shapes that `init` gives, drawn by NumPy: nothing to compile, and no leaf is zero."""
+    rng = np.random.default_rng(seed)
+    fill = lambda leaf: np.asarray(rng.normal(size=leaf.shape) / np.sqrt(leaf.shape[0]), np.float32)
+    return jax.tree.map(fill, jax.eval_shape(lambda key: model.init(key, x, key), jax.random.key(0)))
+
+
+@pytest.mark.parametrize("architecture", models.ARCHITECTURES)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_every_image_shape(shape, architecture):
+    model = models.make_vae(shape, latent_dim=D, hidden=(6, 5), architecture=architecture, activation="tanh")
+    x = _images(shape)
+    z = np.random.default_rng(1).normal(size=(K, B, D)).astype(np.float32)
+    z[0, 1] = z[1, 0]
+
+    @jax.jit
+    def program(params):
+        q = model.apply(params, x, method="encode")  # no rngs: no module calls make_rng
+        terms = (model.apply(params, x, z, method=name) for name in ("log_likelihood", "log_joint"))
+        prior = model.apply(params, method="prior_distribution")
+        return q, model.apply(params, z, method="decode").logits, *terms, prior.log_prob(z)
+
+    q, logits, likelihood, joint, log_prior = jax.device_get(program(_params(model, x)))
+    assert q.mean.shape == q.log_var.shape == (B, D)
+    assert logits.shape == (K, B, np.prod(shape))
+    flat = f64(x).reshape(B, -1)
+    truth = np.sum(flat * f64(logits) - np.logaddexp(0, f64(logits)), axis=-1)
+    np.testing.assert_allclose(likelihood, truth, rtol=1e-5)
+    np.testing.assert_allclose(log_prior, st.norm.logpdf(f64(z)).sum(-1), rtol=1e-5)
+    np.testing.assert_allclose(joint, likelihood + log_prior, rtol=1e-6)
+    # Another image has another posterior, another z another image, and the same z the same one wherever it stands.
+    assert np.all(q.mean[0] != q.mean[1])
+    assert np.all(np.abs(logits[0, 0] - logits[1:, 0]).max(axis=-1) > 1e-3)
+    np.testing.assert_allclose(logits[0, 1], logits[1, 0], rtol=1e-5, atol=1e-6)
+
+
+def test_conv_decoder_reaches_every_pixel():
+    """Every pixel and every colour depends on z, the cropped edges too; no two pixels are one."""
+    model = models.make_vae((5, 7, 3), latent_dim=D, hidden=(6, 5), architecture="conv", activation="tanh")
+    params = _params(model, _images((5, 7, 3)))
+    z = jax.random.normal(jax.random.key(0), (2, 1, D))
+    first, second = jax.jit(lambda z: model.apply(params, z, method="decode").logits)(z)[:, 0]
+    assert np.all(first != second)
+    assert len(np.unique(first)) == 5 * 7 * 3
+
+
+def test_conv_encoder_sees_every_pixel():
+    model = models.make_vae((5, 7, 1), latent_dim=D, hidden=(6, 5), architecture="conv", activation="tanh")
+    x = _images((5, 7, 1), batch=1)
+    params = _params(model, x)
+    seen = jax.jit(jax.grad(lambda x: jnp.sum(model.apply(params, x, method="encode").mean)))(x)
+    assert np.all(seen != 0)
+
+
+def test_the_key_is_the_noise():
+    model = models.make_vae((4, 4, 1), latent_dim=D, hidden=(6,))
+    x = _images((4, 4, 1))
+    params = _params(model, x)
+
+    @jax.jit
+    def call(params, key):
+        z = model.apply(params, x, method="encode").sample(key, K)
+        return model.apply(params, x, key, K).logits, model.apply(params, z, method="decode").logits
+
+    first, by_hand = call(params, jax.random.key(1))
+    np.testing.assert_allclose(first, by_hand, rtol=1e-6, atol=1e-6)  # encodes, samples with the key given, decodes
+    np.testing.assert_array_equal(first, call(params, jax.random.key(1))[0])
+    assert np.abs(first - call(params, jax.random.key(2))[0]).max() > 1e-3
+    # Common random numbers: with the same key, a small change of the parameters is a small change of the draw.
+    near = jax.tree.map(lambda leaf: leaf * (1 + 1e-5), params)
+    assert np.abs(first - call(near, jax.random.key(1))[0]).max() < 1e-3
+
+
+def test_unknown_names_are_refused():
+    with pytest.raises(ValueError, match="mlp, conv.*'resnet'"):
+        models.make_vae((4, 4, 1), architecture="resnet")
+
+
+@pytest.mark.parametrize("activation", sorted(models.ACTIVATIONS))
+def test_the_mlp_is_its_formula(activation):
+    network = models.MLP((5, 3), models.ACTIVATIONS[activation], outputs=2, event_ndim=3)
+    x = _images((2, 3, 1)) - 0.5
+    params = jax.tree.map(
+        lambda leaf: np.random.default_rng(leaf.size).normal(size=leaf.shape).astype(np.float32),
+        jax.eval_shape(network.init, jax.random.key(0), x),
+    )
+    act = {
+        "relu": lambda h: np.maximum(h, 0),
+        "tanh": np.tanh,
+        "leaky_relu": lambda h: np.where(h > 0, h, 0.01 * h),
+        "gelu": lambda h: 0.5 * h * (1 + np.tanh(np.sqrt(2 / np.pi) * (h + 0.044715 * h**3))),
+    }[activation]
+    h = f64(x).reshape(B, -1)
+    for name in ("hidden_0", "hidden_1"):
+        h = act(h @ f64(params["params"][name]["kernel"]) + f64(params["params"][name]["bias"]))
+    h = h @ f64(params["params"]["outputs"]["kernel"]) + f64(params["params"]["outputs"]["bias"])
+    np.testing.assert_allclose(jax.jit(network.apply)(params, x), h, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("family", sorted(models.POSTERIORS))
+def test_every_posterior_trains(family):
+    """One step up the gradient, which is finite and reaches all parameters, raises the bound at the same noise."""
+    model = models.make_vae((4, 4, 1), latent_dim=3, hidden=(6,), activation="tanh", posterior=family)
+    estimator = BY_NAME["leave_one_out" if family == "bernoulli" else "reparam"].make(num_samples=4)
+    x = _images((4, 4, 1), batch=5)
+
+    def bound(params, key):
+        expect = lambda q, f, reduce: estimator.estimate({}, {}, key, q, f, reduce)
+        return jnp.mean(objectives.elbo(model.apply, params, x, expect).value)
+
+    with jax.numpy_dtype_promotion("strict"):
+        params = _params(model, x)
+        step = jax.jit(jax.value_and_grad(bound))
+        value, grads = step(params, jax.random.key(1))
+    for path, leaf in jax.tree.leaves_with_path(grads):
+        assert np.all(np.isfinite(leaf)), path
+        assert np.any(leaf != 0), path
+    if family != "bernoulli":  # whose gradient is not that of the value at fixed noise
+        moved = jax.tree.map(lambda leaf, slope: leaf + 1e-2 * slope, params, grads)
+        assert float(step(moved, jax.random.key(1))[0]) > float(value)
+
+
+@pytest.mark.parametrize("family", sorted(models.POSTERIORS))
+def test_a_posterior_of_zeros_is_the_prior(family):
+    """But for Student's t, which has no prior of its own family."""
+    outputs, build, prior = models.POSTERIORS[family]
+    q = build(np.zeros((B, outputs(3)), np.float32), 3)
+    assert q.batch_shape == (B,)
+    if family == "student_t":
+        np.testing.assert_allclose(np.exp(q.log_df), np.exp(2.0), rtol=1e-6)
+        return
+    np.testing.assert_allclose(jax.jit(lambda q: dist.kl(q, prior(jnp.zeros(3))))(q), np.zeros(B), atol=1e-6)
+
+
+def test_full_covariance_is_built_of_all_its_outputs():
+    outputs, build, _ = models.POSTERIORS["full_covariance"]
+    flat = jnp.asarray(np.random.default_rng(0).normal(size=(B, outputs(3))), jnp.float32)
+    q = build(flat, 3)
+    np.testing.assert_array_equal(q.mean, flat[:, :3])
+    np.testing.assert_allclose(np.diagonal(q.cholesky, axis1=-2, axis2=-1), np.exp(0.5 * f64(flat[:, 3:6])), rtol=1e-6)
+    rows, columns = np.tril_indices(3, -1)
+    np.testing.assert_array_equal(q.cholesky[:, rows, columns], flat[:, 6:])
+    np.testing.assert_array_equal(np.triu(q.cholesky, 1), 0)
+
+
+def _likelihood(name, shape=(2, 3, 1)):
+    model = models.make_vae(shape, latent_dim=D, hidden=(6,), activation="tanh", likelihood=name)
+    x = jnp.round(_images(shape, batch=5) * 255) / 255
+    params = jax.jit(model.init)(jax.random.key(0), x, jax.random.key(1))
+    z = jax.random.normal(jax.random.key(3), (K, 5, D))
+    return model, params, x, z
+
+
+def test_gaussian_likelihood_learns_its_scale():
+    model, params, x, z = _likelihood("gaussian")
+    pixels = model.apply(params, z, method="decode")
+    flat = f64(x).reshape(5, -1)
+    total = lambda params: jnp.sum(model.apply(params, x, z, method="log_likelihood"))
+    slope = lambda params: jax.grad(total)(params)["params"]["decoder"]["log_scale"]
+    np.testing.assert_allclose(pixels.scale, np.exp(-1.0), rtol=1e-6)
+    assert np.all((pixels.mean > 0) & (pixels.mean < 1))
+    squares = (flat - f64(pixels.mean)) ** 2  # [K, B, pixels]
+    # d/d log s of sum log N(x; m, s^2) = sum ((x - m)^2 / s^2 - 1), one scale a pixel
+    np.testing.assert_allclose(slope(params), np.sum(squares / np.exp(-2.0) - 1, axis=(0, 1)), rtol=1e-4)
+    # At the maximum-likelihood scale the slope is zero, and the likelihood what scipy says.
+    best = 0.5 * np.log(squares.mean(axis=(0, 1)))
+    params["params"]["decoder"]["log_scale"] = jnp.asarray(best, jnp.float32)
+    np.testing.assert_allclose(slope(params), 0, atol=1e-3)
+    truth = st.norm(f64(pixels.mean), np.exp(best)).logpdf(flat).sum(-1)
+    np.testing.assert_allclose(model.apply(params, x, z, method="log_likelihood"), truth, rtol=1e-5)
+
+
+def test_discretized_logistic_likelihood_is_a_mass():
+    model, params, x, z = _likelihood("discretized_logistic")
+    pixels = model.apply(params, z, method="decode")
+    cdf = st.logistic(f64(pixels.mean), np.exp(-2.0)).cdf
+    flat, half = f64(x).reshape(5, -1), 0.5 / 255
+    upper, lower = np.where(flat > 1 - half, 1, cdf(flat + half)), np.where(flat < half, 0, cdf(flat - half))
+    np.testing.assert_allclose(
+        model.apply(params, x, z, method="log_likelihood"), np.log(upper - lower).sum(-1), rtol=1e-5
+    )
+    slope = jax.grad(lambda params: jnp.sum(model.apply(params, x, z, method="log_likelihood")))(params)
+    assert np.all(slope["params"]["decoder"]["log_scale"] != 0)

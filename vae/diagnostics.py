@@ -1,0 +1,386 @@
+"""Bias, variance, signal-to-noise ratio and cost of a gradient estimate, against an oracle, with parameters fixed.
+
+    gradient = partial(make_gradient(bound, estimator), params, data, learned, counted, context)   # of a key
+    moments = gradient_moments(gradient, key, draws=1000, chunks=20, truth=truth)
+    numbers = report(moments, truth)                                # {part: {figure: number}}
+    replicates = bootstrap(moments, truth, key)                     # the same figures, each [replicates]
+
+A gradient is a dict of groups (encoder and decoder, say), each a pytree; a part is a group or a layer of one, see
+`parts`. Everything is a pure function to be jitted. The draws are never stored: a scan carries Welford's mean and sum
+of squares, one pair for each of `chunks` equal runs of draws, and the chunks are what the bootstrap resamples.
+
+Of a part with coordinates i, a draw g, its mean E g and the true gradient t:
+
+    variance    sum_i Var g_i, the trace of the covariance
+    snr         mean_i |E g_i| / sqrt(Var g_i), over the i that vary at all (Rainforth et al. 2018, arXiv:1802.04537).
+                Of R draws |E g_i| has a noise floor: an snr below about sqrt(2 / (pi R)) says nothing.
+    dsnr        E |a| / |b|, with g = a + b, a along t and b perpendicular to it: the directional SNR of the same paper
+                (eq. 12), which takes the direction of E g for that of t; they are one where g is unbiased. NaN for
+                one coordinate, where b = 0, and for two, where the expectation is infinite.
+    cosine      E cos(g, t), of a single draw
+    scale       E g . t / |t|^2, which is 1 if g is unbiased
+    max_abs_z   max_i |mean g_i - t_i| / standard error
+"""
+
+import math
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from vae.estimators.base import Estimator
+
+PyTree = Any
+
+# Sums in float32 carry an error of this part of the whole gradient's norm, whatever the number of draws.
+ROUNDING = 1e-6
+FIGURES = ("variance", "snr", "dsnr", "cosine", "scale")
+
+
+class Moments(NamedTuple):
+    """What is kept of C chunks of n draws each.
+
+    Attributes:
+      mean: the gradient's pytree, each leaf `[C, ...]`.
+      square: the sums of squared deviations from the chunk's own mean, `[C, ...]`.
+      dsnr, cosine: the chunks' means of the directional figures of each part, `[C]`.
+      size: n.
+    """
+
+    mean: PyTree
+    square: PyTree
+    dsnr: dict[str, Array]
+    cosine: dict[str, Array]
+    size: Array
+
+
+class Truth(NamedTuple):
+    """The gradient that draws are held against.
+
+    Attributes:
+      gradient: the gradient's pytree.
+      stderr: its own standard error, in the same structure; zero for an exact one.
+    """
+
+    gradient: PyTree
+    stderr: PyTree
+
+
+def exactly(gradient: PyTree) -> Truth:
+    """The truth that has no error of its own."""
+    gradient = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), gradient)
+    return Truth(gradient, jax.tree.map(jnp.zeros_like, gradient))
+
+
+def make_gradient(bound: Callable, estimator: Estimator) -> Callable:
+    """`gradient(params, data, learned, counted, context, key)`: one estimate of the gradient of the batch's mean bound
+    in params, to be ascended.
+
+    `bound(params, data, expect) -> Estimate` is an objective with its model. `learned` and `counted` are the
+    estimator's own params and state, which are held fixed; `context` is what its baseline may look at.
+    """
+
+    def gradient(params, data, learned, counted, context, key: Array) -> PyTree:
+        def expect(q, f, reduce):
+            return estimator.estimate(learned, counted, key, q, f, reduce, context)
+
+        return jax.grad(lambda params: jnp.mean(bound(params, data, expect).value))(params)
+
+    return gradient
+
+
+def parts(gradient: dict[str, PyTree]) -> dict[str, list[int]]:
+    """Names of groups and of their layers, each with the indices of its leaves in `jax.tree.leaves`.
+
+    A layer is what shares all of its path but the last name; a group with no layers has its leaves in their place.
+    """
+    paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(gradient)]
+    name = lambda path: jax.tree_util.keystr(path, simple=True, separator=".")
+    found: dict[str, list[int]] = {}
+    for group in gradient:
+        leaves = [i for i, path in enumerate(paths) if name(path[:1]) == group]
+        found[group] = leaves
+        flat = all(len(paths[i]) <= 2 for i in leaves)
+        for i in leaves if len(leaves) > 1 else []:
+            found.setdefault(name(paths[i] if flat else paths[i][:-1]), []).append(i)
+    return found
+
+
+# Moments
+
+
+def gradient_moments(
+    gradient: Callable[[Array], PyTree],
+    key: Array,
+    draws: int,
+    chunks: int = 20,
+    block: int = 1,
+    truth: Truth | None = None,
+) -> Moments:
+    """Moments of `gradient(fold_in(key, i))` over i < draws, in memory for `chunks` means and sums of squares.
+
+    Args:
+      draws: R, a multiple of `chunks`.
+      block: draws made side by side by `vmap`, a divisor of draws / chunks. 1 is right for large nets: reducing over
+        a vmapped axis costs more than their gradients.
+      truth: gives the direction of the directional figures; they are NaN without it.
+    """
+    if draws % chunks or (draws // chunks) % block or draws < 2 * chunks:
+        raise ValueError(f"{draws=} must be {chunks} chunks of two or more draws, each a multiple of {block=}")
+    size = draws // chunks
+    shape = jax.eval_shape(gradient, key)
+    names = parts(shape)
+    direction = None if truth is None else _Direction(truth.gradient, names)
+
+    def draw(i):
+        return gradient(jax.random.fold_in(key, i))
+
+    def step(carry, start):
+        count, mean, square, ratios = carry
+        if block == 1:
+            centre = draw(start)
+            spread = jax.tree.map(jnp.zeros_like, centre)
+            directed = _directed(direction, centre)
+        else:
+            g = jax.vmap(draw)(start + jnp.arange(block))
+            centre = jax.tree.map(lambda leaf: jnp.mean(leaf, axis=0), g)
+            spread = jax.tree.map(lambda leaf, c: jnp.sum(jnp.square(leaf - c), axis=0), g, centre)
+            directed = jax.tree.map(lambda r: jnp.mean(r, axis=0), jax.vmap(lambda g: _directed(direction, g))(g))
+        # Chan, Golub & LeVeque (1979): two runs of draws become one.
+        total = count + block
+        delta = jax.tree.map(jnp.subtract, centre, mean)
+        mean = jax.tree.map(lambda m, d: m + d * (block / total), mean, delta)
+        square = jax.tree.map(lambda s, r, d: s + r + jnp.square(d) * (count * block / total), square, spread, delta)
+        ratios = jax.tree.map(lambda r, new: r + (new - r) * (block / total), ratios, directed)
+        return (total, mean, square, ratios), None
+
+    def chunk(start):
+        zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shape)
+        begin = (jnp.zeros(()), zeros, zeros, {name: jnp.zeros(2) for name in names if direction is not None})
+        (_, mean, square, ratios), _ = jax.lax.scan(step, begin, start + block * jnp.arange(size // block))
+        return mean, square, ratios
+
+    mean, square, ratios = jax.lax.map(chunk, size * jnp.arange(chunks))
+    nothing = jnp.full((chunks, 2), jnp.nan)
+    dsnr, cosine = ({name: ratios.get(name, nothing)[:, i] for name in names} for i in (0, 1))
+    return Moments(mean, square, dsnr, cosine, jnp.asarray(size, jnp.float32))
+
+
+class _Direction(NamedTuple):
+    truth: PyTree
+    names: dict[str, list[int]]
+
+
+def _directed(direction: _Direction | None, gradient: PyTree) -> dict[str, Array]:
+    """|a| / |b| and the cosine of one draw, `[2]` for each part."""
+    if direction is None:
+        return {}
+    g, t = jax.tree.leaves(gradient), jax.tree.leaves(direction.truth)
+    dots = [jnp.sum(x * y) for x, y in zip(g, t, strict=True)]
+    lengths = [jnp.sum(jnp.square(x)) for x in g]
+    truths = [jnp.sum(jnp.square(y)) for y in t]
+    found = {}
+    for name, leaves in direction.names.items():
+        dot, length, truth = (sum(column[i] for i in leaves) for column in (dots, lengths, truths))
+        cosine = dot / jnp.sqrt(truth * length)
+        # A draw that is the truth but for rounding has no perpendicular part; it is given that of the rounding.
+        sine = jnp.sqrt(jnp.maximum(1 - jnp.square(cosine), ROUNDING))
+        finite = sum(t[i].size for i in leaves) > 2
+        found[name] = jnp.stack([jnp.abs(cosine) / sine if finite else jnp.asarray(jnp.nan), cosine])
+    return found
+
+
+def reference(moments: Moments) -> Truth:
+    """The mean of many draws as the truth, with its standard error."""
+    ones = jnp.ones(len(jax.tree.leaves(moments.mean)[0]))
+    draws = moments.size * len(ones)
+    pooled = jax.tree.map(lambda m, s: _pool(m, s, moments.size, ones), moments.mean, moments.square)
+    is_pair = lambda node: isinstance(node, tuple)
+    mean = jax.tree.map(lambda pair: pair[0], pooled, is_leaf=is_pair)
+    return Truth(mean, jax.tree.map(lambda pair: jnp.sqrt(pair[1] / draws), pooled, is_leaf=is_pair))
+
+
+def _pool(mean: Array, square: Array, size: Array, weights: Array) -> tuple[Array, Array]:
+    """Mean and unbiased variance of one leaf over all chunks, chunk c counted weights_c times."""
+    total = jnp.sum(weights)
+    centre = jnp.mean(mean, axis=0)
+    deviation = mean - centre  # small against the mean: no cancellation in the squares below
+    average = lambda leaf: jnp.tensordot(weights, leaf, axes=1)
+    shift = average(deviation) / total
+    between = average(jnp.square(deviation)) - total * jnp.square(shift)
+    variance = (average(square) + size * between) / (size * total - 1)
+    return centre + shift, jnp.maximum(variance, 0)
+
+
+# Figures
+
+
+def report(moments: Moments, truth: Truth, weights: Array | None = None) -> dict[str, dict[str, Array]]:
+    """The figures of every part: those of the module's docstring, and
+
+        relative_bias     |mean g - t| / |t|, which is noise up to about relative_stderr
+        relative_stderr   |standard errors of mean g| / |t|
+        truth_stderr      |standard errors of t| / |t|
+        scale_stderr      of `scale`, from the spread of the chunks
+        norm              |t|
+        size              number of coordinates
+
+    Standard errors are of both the draws and the truth. `weights` `[C]` counts each chunk so many times.
+    """
+    chunks = len(jax.tree.leaves(moments.mean)[0])
+    weights = jnp.ones(chunks) if weights is None else weights
+    draws = moments.size * jnp.sum(weights)
+    flat = [jax.tree.leaves(tree) for tree in (moments.mean, moments.square, truth.gradient, truth.stderr)]
+    rounding = ROUNDING * jnp.sqrt(sum(jnp.sum(jnp.square(t)) for t in flat[2]))
+    leaves = [_leaf_sums(*leaf, moments.size, weights, draws, rounding) for leaf in zip(*flat, strict=True)]
+    found = {}
+    for name, members in parts(truth.gradient).items():
+        of = {key: sum(leaves[i][key] for i in members) for key in leaves[0] if key != "max_abs_z"}
+        norm = jnp.sqrt(of["truth"])
+        scales = of["scales"] / of["truth"]  # [C]
+        scale = jnp.sum(weights * scales) / jnp.sum(weights)
+        found[name] = {
+            "max_abs_z": jnp.max(jnp.stack([leaves[i]["max_abs_z"] for i in members])),
+            "relative_bias": jnp.sqrt(of["bias"]) / norm,
+            "relative_stderr": jnp.sqrt(of["error"] + of["truth_error"]) / norm,
+            "truth_stderr": jnp.sqrt(of["truth_error"]) / norm,
+            "scale": scale,
+            "scale_stderr": jnp.sqrt(
+                jnp.sum(weights * jnp.square(scales - scale)) / (jnp.sum(weights) - 1) / jnp.sum(weights)
+                + of["truth_along"] / jnp.square(of["truth"])
+            ),
+            "variance": of["variance"],
+            "snr": of["snr"] / of["varying"],
+            "dsnr": jnp.sum(weights * moments.dsnr[name]) / jnp.sum(weights),
+            "cosine": jnp.sum(weights * moments.cosine[name]) / jnp.sum(weights),
+            "norm": norm,
+            "size": of["size"],
+        }
+    return found
+
+
+def _leaf_sums(means, squares, truth, truth_stderr, size, weights, draws, rounding) -> dict[str, Array]:
+    mean, variance = _pool(means, squares, size, weights)
+    bias, error = mean - truth, variance / draws
+    varies = variance > 0
+    return {
+        "max_abs_z": jnp.max(jnp.abs(bias) / jnp.sqrt(error + jnp.square(truth_stderr) + jnp.square(rounding))),
+        "bias": jnp.sum(jnp.square(bias)),
+        "error": jnp.sum(error),
+        "truth": jnp.sum(jnp.square(truth)),
+        "truth_error": jnp.sum(jnp.square(truth_stderr)),
+        "truth_along": jnp.sum(jnp.square(truth_stderr * truth)),
+        "scales": jnp.tensordot(means, truth, axes=truth.ndim),
+        "variance": jnp.sum(variance),
+        "snr": jnp.sum(jnp.where(varies, jnp.abs(mean) / jnp.sqrt(jnp.where(varies, variance, 1)), 0)),
+        "varying": jnp.sum(varies),
+        "size": jnp.asarray(mean.size, jnp.float32),
+    }
+
+
+def bootstrap(moments: Moments, truth: Truth, key: Array, replicates: int = 200) -> dict[str, dict[str, Array]]:
+    """`FIGURES` of `replicates` resamplings of the chunks, each `[replicates]`.
+
+    With one key and one number of chunks, all estimators are resampled alike: where their draws share keys, ratios of
+    their replicates are paired.
+    """
+    chunks = len(jax.tree.leaves(moments.mean)[0])
+    picks = jax.random.randint(key, (replicates, chunks), 0, chunks)
+    weights = jnp.sum(jax.nn.one_hot(picks, chunks), axis=1)  # [replicates, C]
+
+    def one(weights):
+        return {name: {k: row[k] for k in FIGURES} for name, row in report(moments, truth, weights).items()}
+
+    return jax.lax.map(one, weights, batch_size=8)
+
+
+def interval(replicates, chunks: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Expanded percentile interval (Hesterberg 2015, arXiv:1411.5279, section 4.2): the bootstrap of few chunks is too
+    narrow by sqrt((C - 1) / C) and by the normal quantile in place of Student's."""
+    from scipy import stats
+
+    reach = math.sqrt(chunks / (chunks - 1)) * stats.t.ppf(0.5 + confidence / 2, chunks - 1)
+    tail = stats.norm.cdf(-reach)
+    low, high = np.quantile(np.asarray(replicates, np.float64), [tail, 1 - tail])
+    return float(low), float(high)
+
+
+def critical_z(size: float, level: float = 1e-3) -> float:
+    """The |z| that the largest of `size` standard normals exceeds with probability `level` at most (Bonferroni)."""
+    return -statistics.NormalDist().inv_cdf(level / (2 * size))
+
+
+# Cost
+
+
+def flops(function: Callable, *args) -> float:
+    """FLOP of the compiled function as XLA counts them; the body of a loop is counted once."""
+    analysis = jax.jit(function).lower(*args).compile().cost_analysis()
+    return float(analysis["flops"])
+
+
+def evaluations(value: Callable[[Callable, Array], PyTree], key: Array) -> int:
+    """At how many z, of one datum, an estimator evaluates f for one gradient.
+
+    `value(watch, key)` runs the estimator on `watch(f)`. It is run three times and looked at: a second call at the same
+    z, as DReG's, is removed by XLA and not counted; discrete samples that coincide by chance are counted.
+    """
+    calls: set[bytes] = set()
+    rows: list[int] = []
+
+    def record(z):
+        leaves = [np.asarray(leaf) for leaf in z]
+        call = b"".join(leaf.tobytes() for leaf in leaves)
+        rows.append(0 if call in calls else len(leaves[0]))
+        calls.add(call)
+
+    def watch(f):
+        def watched(z, q):
+            jax.debug.callback(record, jax.tree.leaves(jax.lax.stop_gradient(z)))
+            return f(z, q)
+
+        return watched
+
+    found = []
+    for key_run in jax.random.split(key, 3):
+        calls.clear()
+        rows.clear()
+        jax.block_until_ready(jax.jit(lambda key: value(watch, key))(key_run))
+        jax.effects_barrier()
+        found.append(sum(rows))
+    return max(found)
+
+
+def repeated(gradient: Callable[[Array], PyTree], key: Array, steps: Array, block: int = 1) -> PyTree:
+    """The sum of `steps * block` bare gradients, `block` side by side: what the moments' cost is measured against."""
+
+    def step(i, total):
+        if block == 1:
+            g = gradient(jax.random.fold_in(key, i))
+        else:
+            g = jax.vmap(lambda j: gradient(jax.random.fold_in(key, j)))(block * i + jnp.arange(block))
+            g = jax.tree.map(lambda leaf: jnp.sum(leaf, axis=0), g)
+        return jax.tree.map(jnp.add, total, g)
+
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(gradient, key))
+    return jax.lax.fori_loop(0, steps, step, zeros)
+
+
+def interleaved_seconds(programs: Sequence[Callable[[], Any]], rounds: int = 7) -> np.ndarray:
+    """Wall-clock of each program in each round, `[programs, rounds]`: one after the other, so that a machine's slow
+    minute meets all of them. Each is called once before."""
+    for program in programs:
+        jax.block_until_ready(program())
+    seconds = np.zeros((len(programs), rounds))
+    for r in range(rounds):
+        order = range(len(programs)) if r % 2 == 0 else reversed(range(len(programs)))
+        for i in order:
+            started = time.perf_counter()
+            jax.block_until_ready(programs[i]())
+            seconds[i, r] = time.perf_counter() - started
+    return seconds

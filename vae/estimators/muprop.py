@@ -1,0 +1,27 @@
+"""MuProp (Gu, Levine, Sutskever & Mnih 2015, arXiv:1511.05176): the score function takes only what is left of f after
+its first-order expansion at the mean of q, whose own gradient is known."""
+
+import jax
+import jax.numpy as jnp
+from jax.lax import stop_gradient
+
+from vae.estimators.base import Estimator, attach, inject, stateless
+
+
+def muprop(num_samples: int = 1) -> Estimator:
+    """E[f] = E[f - expansion] + f(mean) for every family with a mean; f must accept a z between the samples."""
+
+    def estimate(key, q, f, reduce):
+        z = q.sample(key, num_samples)  # [K, *batch, *event]
+        values = f(z, q)
+        batch_ndim, frozen = len(q.batch_shape), stop_gradient(q)
+        centre = stop_gradient(q.mean)[None]
+        at_mean, pullback = jax.vjp(lambda z: f(z, frozen), centre)
+        slope = pullback(jnp.ones_like(at_mean))[0]  # [1, *batch, *event]
+        event = tuple(range(1 + batch_ndim, z.ndim))
+        remainder = stop_gradient(values - at_mean - jnp.sum(slope * (z - centre), axis=event))  # [K, *batch]
+        bound = reduce(values)
+        score = jnp.mean(remainder * q.log_prob(z), axis=0)
+        return attach(bound, bound + score + inject(q.mean, slope[0], batch_ndim))
+
+    return stateless(estimate)
