@@ -66,8 +66,12 @@ def estimator(run: Settings) -> estimators.Estimator:
 
 def objective(run: Settings, values: dict[str, Array], epoch: Array):
     """The bound of the run at a (fractional) epoch, with array-valued settings from `values`."""
-    if run.objective != "elbo_analytic":
+    if run.objective in ("elbo", "iwae"):
         return getattr(objectives, run.objective)
+    if run.objective == "renyi":
+        return objectives.renyi(run.alpha)
+    if run.objective == "thermodynamic":
+        return objectives.thermodynamic(run.partitions)
     beta = values["beta"]
     if run.kl_warmup:
         beta = beta * jnp.minimum(1.0, epoch / values["kl_warmup"])

@@ -8,8 +8,8 @@
     python -m experiments.compare_estimators --problem=mine:problem                     # see experiments/problems.py
 
 With parameters and data fixed, every estimator draws --draws gradients from the same keys. Groups of parameters
-(encoder and decoder, or phi and theta) are judged apart. `vae/diagnostics.py` defines the figures. The truth is an oracle
-where there is one; elsewhere it is the mean of many gradients of --reference, whose own error is counted.
+(encoder and decoder, or phi and theta) are judged apart. `vae/diagnostics.py` defines the figures. The truth is an
+oracle where there is one; elsewhere it is the mean of many gradients of --reference, whose own error is counted.
 
 An estimator is called biased if its largest |z| over the group's coordinates, or the z of its bias along the truth, is
 beyond what chance allows (0.1 %, by Bonferroni over coordinates). Two estimators are called different only if the
@@ -21,8 +21,11 @@ config.json and figures/. In the tables * marks estimators that their papers cal
 
 import functools
 import hashlib
+import importlib.metadata
 import json
 import math
+import os
+import platform
 import sys
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -38,10 +41,13 @@ from experiments import cli, laboratory_tables, problems, workdir
 from experiments.problems import Problem
 from vae import diagnostics, plots, plots_gradients
 from vae.diagnostics import Truth
-from vae.estimators import BY_NAME, Estimate, Estimator, exact, mean
+from vae.estimators import BY_NAME, Estimate, Estimator, mean
+from vae.estimators.exact import nodes
 
 flags.DEFINE_string(
-    "problem", None, f"one of {', '.join(problems.BY_NAME)}, or your own module:function (quadratic if nothing is given)"
+    "problem",
+    None,
+    f"one of {', '.join(problems.BY_NAME)}, or your own module:function (quadratic if nothing is given)",
 )
 flags.DEFINE_string("workdir", None, "folder of a trained run, in place of --problem; it is read, not written")
 flags.DEFINE_list("estimators", None, "names, comma-separated; all that fit by default")
@@ -107,7 +113,6 @@ class Found(NamedTuple):
     figures: dict[str, dict[str, float]]
     replicates: dict[str, dict[str, np.ndarray]]
     chunks: int
-    peak: float = math.nan
 
 
 def main() -> None:
@@ -116,10 +121,7 @@ def main() -> None:
         folder = Path(FLAGS.output or _default_output())
         workdir.check_writable(folder)
         cases = _cases(points[0], objective)
-        found = [
-            measure(problem, objective, case, _protocol(problem))
-            for problem, case in _bar([(p, c) for p in points for c in cases])
-        ]
+        found = measure_all(points, objective, cases, _protocol(points[0]))
         seconds = _time(points[0], objective, cases)
         rows, layers, pairs = tabulate(found, cases, seconds, FLAGS.confidence)
         _write(folder, points, objective, found, rows, layers, pairs)
@@ -335,12 +337,30 @@ def cut(draws: int, most: int) -> int:
     for chunks in range(min(most, draws // 2), 9, -1):
         if draws % chunks == 0:
             return chunks
-    raise ValueError(f"--draws={draws} cannot be cut into 10 to {most} equal chunks; take {max(20, -(-draws // 10) * 10)}")
+    raise ValueError(
+        f"--draws={draws} cannot be cut into 10 to {most} equal chunks; take {max(20, -(-draws // 10) * 10)}"
+    )
 
 
-def measure(problem: Problem, objective: str, case: Case, protocol: Protocol) -> Found:
+def measure_all(points: list[Problem], objective: str, cases: list[Case], protocol: Protocol) -> list[Found]:
+    """Every case at every point, each point's against the truth there."""
+    found, bar = [], _bar([None] * (len(points) * len(cases)))
+    with bar:
+        for problem in points:
+            single = {bound for _, bound in posteriors(problem, objective)} == {"elbo"}
+            truths: dict[int, tuple[str, Truth]] = {}
+            for case in cases:
+                bar.set_postfix_str(f"{case.name}, K={case.num_samples}")
+                k = 1 if single else case.num_samples  # the mean over K samples has one gradient, whatever K
+                if k not in truths:
+                    truths[k] = find_truth(problem, objective, k, protocol)
+                found.append(measure(problem, objective, case, protocol, *truths[k]))
+                bar.update()
+    return found
+
+
+def measure(problem: Problem, objective: str, case: Case, protocol: Protocol, source: str, truth: Truth) -> Found:
     """Bias, variance and the other figures of one estimator at one point."""
-    source, truth = find_truth(problem, objective, case.num_samples, protocol)
     learned, counted = train(problem, objective, _make(case.name, case.num_samples), protocol)
     moments = _moments(problem, objective, case, protocol, protocol.draws, truth, learned, counted)
     figures = jax.device_get(_report(moments, truth))
@@ -407,20 +427,8 @@ def train(problem: Problem, objective: str, estimator: Estimator, protocol: Prot
     return jax.jit(lambda *carry: jax.lax.scan(step, carry, keys)[0])(learned, counted, tx.init(learned))[:2]
 
 
-_truths: dict[Any, tuple[str, Truth]] = {}
-
-
 def find_truth(problem: Problem, objective: str, num_samples: int, protocol: Protocol) -> tuple[str, Truth]:
     """What the gradient really is, and how that is known: an oracle, a sum over all states, or many other draws."""
-    bounds = {bound for _, bound in posteriors(problem, objective)}
-    k = num_samples if bounds != {"elbo"} else 1  # the mean over K samples has one gradient for every K
-    key = (id(problem.bounds[objective]), tuple(problem.point.items()), k, protocol)
-    if key not in _truths:
-        _truths[key] = _find_truth(problem, objective, k, protocol)
-    return _truths[key]
-
-
-def _find_truth(problem: Problem, objective: str, num_samples: int, protocol: Protocol) -> tuple[str, Truth]:
     gradient = problem.oracle(objective, num_samples)
     if gradient is not None:
         return f"exact ({problem.exact_by})", diagnostics.exactly(gradient)
@@ -435,7 +443,7 @@ def _find_truth(problem: Problem, objective: str, num_samples: int, protocol: Pr
 
 
 def summed(problem: Problem, objective: str, num_samples: int):
-    """(how, gradient) by the sum over all states, or by quadratures of two orders that agree; None where neither can."""
+    """(how, gradient) by the sum over all states, or quadratures of two orders that agree; None where neither can."""
     calls = posteriors(problem, objective)
     if not all(BY_NAME[ORACLE].fits(q, bound) for q, bound in calls):
         return None
@@ -460,9 +468,9 @@ def summed(problem: Problem, objective: str, num_samples: int):
 
 
 def _orders(q, tuple_size: int) -> list[int]:
-    """Orders of quadrature within MAX_TERMS, half and whole; one number where states are summed; none where too many."""
+    """Orders of quadrature within MAX_TERMS, half and whole; one where states are summed; none where too many."""
     try:
-        states = [len(jax.eval_shape(lambda: exact.nodes(q, order))[0]) for order in (2, 3)]
+        states = [len(jax.eval_shape(functools.partial(nodes, order=order), q)[0]) for order in (2, 3)]
     except ValueError:
         return []
     if states[0] == states[1]:
@@ -531,7 +539,11 @@ def _head(one: Found) -> dict[str, Any]:
 def _part(one: Found, part: str, seconds: float, clock: np.ndarray, confidence: float) -> dict[str, Any]:
     """All figures of one part, with `_low` and `_high` for those that have an interval."""
     figures, resampled = one.figures[part], one.replicates[part]
-    row = {"size": int(figures["size"]), "truth_norm": figures["norm"], "truth_relative_stderr": figures["truth_stderr"]}
+    row = {
+        "size": int(figures["size"]),
+        "truth_norm": figures["norm"],
+        "truth_relative_stderr": figures["truth_stderr"],
+    }
     row |= {"bias": figures["scale"] - 1, "bias_stderr": figures["scale_stderr"]}
     row |= {key: figures[key] for key in ("max_abs_z", "relative_bias", "relative_stderr")}
     row |= {"critical_z": diagnostics.critical_z(figures["size"])}
@@ -617,8 +629,8 @@ def _write(folder: Path, points, objective, found, rows, layers, pairs) -> None:
             markdown.append(f"**{title}**\n\n{laboratory_tables.to_markdown(table)}\n")
             latex.append(laboratory_tables.to_latex(table, title))
     note = (
-        f"{_protocol(points[0]).draws} draws each; intervals {100 * FLAGS.confidence:g} %, bootstrap over chunks of draws;"
-        " variance is the trace of the covariance; variance x FLOP and x time are relative to the best unbiased;"
+        f"{_protocol(points[0]).draws} draws each; intervals {100 * FLAGS.confidence:g} %, bootstrap over chunks of"
+        " draws; variance is the trace of the covariance; variance x FLOP and x time are relative to the best unbiased;"
         " the verdict is on variance x FLOP; * biased by its paper"
     )
     workdir.write_text(folder / "results.md", "\n".join([*markdown, note, ""]))
@@ -652,7 +664,9 @@ def _config(problem: Problem, objective: str) -> dict[str, Any]:
     return {
         "command": "python -m experiments.compare_estimators " + " ".join(sys.argv[1:]),
         "settings": settings | {"objective": objective, **_protocol(problem)._asdict()},
-        **workdir.machine(),
+        "versions": {name: importlib.metadata.version(name) for name in workdir.PACKAGES},
+        "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
+        "platform": f"{jax.default_backend()}, {platform.machine()}, {os.cpu_count()} cores",
     }
 
 

@@ -94,7 +94,7 @@ def of_user(path: str) -> Problem:
 
 # A cost under a Gaussian (Mohamed, Rosca, Figurnov & Mnih 2020, arXiv:1906.10652, section 3): z ~ N(mean, scale^2).
 
-_COSTS = {
+COSTS = {
     "quadratic": lambda z, k: jnp.square(z - k),
     "exponential": lambda z, k: jnp.exp(-k * jnp.square(z)),
     "cosine": lambda z, k: jnp.cos(k * z),
@@ -109,8 +109,9 @@ def _expected_cost(name: str, m, s, k):
     return jnp.cos(k * m) * jnp.exp(-((k * s) ** 2) / 2)
 
 
-def gaussian_cost(name: str, k: float = 1.0, location: float = 1.0, scale: float = 1.0) -> Problem:
-    """E f(z) for z ~ N(mean, scale^2) and f one of (z - k)^2, exp(-k z^2), cos(k z)."""
+def gaussian_cost(name: str, k: float | None = None, location: float = 1.0, scale: float = 1.0) -> Problem:
+    """E f(z) for z ~ N(mean, scale^2) and f one of (z - k)^2 (k = -1 by default), exp(-k z^2), cos(k z) (k = 1)."""
+    k = (-1.0 if name == "quadratic" else 1.0) if k is None else k
     params = {"phi": {"mean": jnp.full(1, location), "scale": jnp.full(1, scale)}}
 
     def oracle(objective, num_samples):
@@ -127,12 +128,12 @@ def gaussian_cost(name: str, k: float = 1.0, location: float = 1.0, scale: float
 def _cost_bound(name: str) -> Callable:
     def bound(params, k, expect):
         q = distributions.Normal(params["phi"]["mean"], 2 * jnp.log(params["phi"]["scale"]))
-        return expect(q, lambda z, q: jnp.sum(_COSTS[name](z, k), axis=-1), mean)
+        return expect(q, lambda z, q: jnp.sum(COSTS[name](z, k), axis=-1), mean)
 
     return bound
 
 
-_COST_BOUNDS = {name: {"elbo": _cost_bound(name)} for name in _COSTS}
+_COST_BOUNDS = {name: {"elbo": _cost_bound(name)} for name in COSTS}
 
 
 # Bayesian logistic regression
@@ -365,8 +366,10 @@ def _in_float64(gradient: Callable, params: PyTree) -> PyTree:
 
 
 BY_NAME: dict[str, Callable[..., Problem]] = {
-    **{name: partial(gaussian_cost, name) for name in _COSTS},
+    **{name: partial(gaussian_cost, name) for name in COSTS},
     "logistic_regression": logistic_regression,
     "linear_gaussian": linear_gaussian,
     "rainforth": rainforth,
 }
+# Those that have data, of which --batch_size are looked at.
+SIZED = ("linear_gaussian", "rainforth")

@@ -16,7 +16,7 @@ from absl import flags
 from vae import datasets, estimators, models
 
 MATMUL_PRECISIONS = ("default", "bfloat16", "tensorfloat32", "float32")
-OBJECTIVES = ("elbo_analytic", "elbo", "iwae")
+OBJECTIVES = ("elbo_analytic", "elbo", "iwae", "renyi", "thermodynamic")
 SCHEDULES = ("constant", "cosine", "linear")
 
 
@@ -65,9 +65,14 @@ class Settings:
     posterior: str = _setting("normal", "family of q(z|x), with its standard prior", choices=tuple(models.POSTERIORS))
     objective: str = _setting(
         "elbo_analytic",
-        "the bound: elbo_analytic (KL in closed form), elbo (all Monte Carlo), iwae (importance-weighted)",
+        "the bound: elbo_analytic (KL in closed form), elbo (all Monte Carlo), iwae (importance-weighted), renyi"
+        " (VR-IWAE), thermodynamic (TVO)",
         choices=OBJECTIVES,
     )
+    alpha: float = _setting(
+        0.5, "order of the Renyi bound, in [0, 1): 0 is iwae, towards 1 elbo; renyi alone", at_least=0
+    )
+    partitions: int = _setting(5, "terms of the thermodynamic bound; thermodynamic alone", at_least=1)
     beta: float = _setting(1.0, "weight of the KL term (elbo_analytic)", at_least=0, array=True)
     kl_warmup: float = _setting(
         0.0, "epochs over which beta grows linearly from 0 (elbo_analytic); 0 for none", at_least=0, array=True
@@ -139,12 +144,12 @@ def check(settings: Settings) -> None:
     Raises:
       ValueError: naming the flag and what would work.
     """
-    if settings.objective != "elbo_analytic":
-        for name in ("beta", "kl_warmup", "free_bits"):
-            if getattr(settings, name) != FIELDS[name].default:
-                raise ValueError(
-                    f"--{name} changes elbo_analytic alone; leave it out or take --objective=elbo_analytic"
-                )
+    for objective, names in _OPTIONS.items():
+        for name in names:
+            if settings.objective != objective and getattr(settings, name) != FIELDS[name].default:
+                raise ValueError(f"--{name} changes {objective} alone; leave it out or take --objective={objective}")
+    if settings.alpha >= 1:
+        raise ValueError(f"--alpha={settings.alpha} must be below 1; at 1 the bound is that of --objective=elbo")
     if settings.likelihood == "bernoulli" and settings.binarization == "none":
         raise ValueError(
             "--likelihood=bernoulli is of binary pixels only; choose --binarization=dynamic, static or threshold,"
@@ -152,7 +157,7 @@ def check(settings: Settings) -> None:
         )
     if settings.likelihood == "discretized_logistic" and settings.binarization != "none":
         raise ValueError("--likelihood=discretized_logistic is for grey pixels; choose --binarization=none")
-    bound = "iwae" if settings.objective == "iwae" else "elbo"
+    bound = "elbo" if settings.objective in ("elbo", "elbo_analytic") else "iwae"
     entry = estimators.BY_NAME[settings.estimator]
     if bound not in entry.bounds:
         able = [name for name, other in estimators.BY_NAME.items() if bound in other.bounds]
@@ -180,6 +185,12 @@ def programs(runs: list[Settings]) -> Iterator[list[Settings]]:
     yield from groups.values()
 
 
+# Settings that one objective alone reads.
+_OPTIONS = {
+    "elbo_analytic": ("beta", "kl_warmup", "free_bits"),
+    "renyi": ("alpha",),
+    "thermodynamic": ("partitions",),
+}
 # Array-valued settings whose zero means that the code is not there at all.
 _SWITCHES = ("free_bits", "clip_norm", "kl_warmup")
 

@@ -177,8 +177,8 @@ def _sum_over_tuples(q, f, reduce: Callable, tuple_size: int, z: Array, log_weig
 
 
 def quantile_nodes(q, order: int):
-    """Nodes `[N, B, D]` and log-weights `[N, 1]` of a tensor rule for q: Gauss-Legendre in normal scores on either
-    side of the median (the Laplace density has a kink there), taken through the quantile function of each coordinate."""
+    """Nodes `[N, B, D]` and log-weights `[N, 1]` of a tensor rule for q: Gauss-Legendre in normal scores on either side
+    of the median (the Laplace density has a kink there), taken through the quantile function of each coordinate."""
     points, weights = np.polynomial.legendre.leggauss(order)
     reach = 6.5  # beyond which a standard normal has 1e-10
     normal = np.concatenate([(points - 1), (points + 1)]) * reach / 2
@@ -224,12 +224,21 @@ def make_estimator(name: str, bound: str) -> tuple[Estimator, int]:
 
 def trained(estimator: Estimator, problem: Problem, reduce: Callable, calls: int = 3):
     """Params away from their initial values and a state that has seen other draws: what training hands an estimator."""
-    key_init, key_noise, key_calls = jax.random.split(jax.random.key(11), 3)
+    key_params, key_calls = jax.random.split(jax.random.key(11))
     q, context = problem.posterior(problem.phi), problem.theta["x"]
-    params, state = estimator.init(key_init, q, context)
-    leaves, treedef = jax.tree.flatten(params)
-    noise = zip(leaves, jax.random.split(key_noise, max(1, len(leaves))), strict=False)
-    params = treedef.unflatten([leaf + 0.1 * jax.random.normal(key, leaf.shape, leaf.dtype) for leaf, key in noise])
+
+    @jax.jit
+    def init(key):
+        key_init, key_noise = jax.random.split(key)
+        params, state = estimator.init(key_init, q, context)
+        leaves, treedef = jax.tree.flatten(params)
+        keys = jax.random.split(key_noise, len(leaves) + 1)[1:]
+        noisy = [
+            leaf + 0.1 * jax.random.normal(key, leaf.shape, leaf.dtype) for leaf, key in zip(leaves, keys, strict=True)
+        ]
+        return treedef.unflatten(noisy), state
+
+    params, state = init(key_params)
     step = jax.jit(
         lambda state, key: estimator.estimate(params, state, key, q, problem.integrand(problem.theta), reduce, context)
     )

@@ -25,31 +25,30 @@ def _run(function, apply, params, x, key, **options):
     return function(apply, params, x, key, **options)
 
 
+def _values(function, x=IMAGES, key=3, batch_size=100, chunk_size=50, **options):
+    sizes = {"num_samples": 23, "batch_size": batch_size, "chunk_size": chunk_size}
+    return _run(function, MLP.apply, MLP_PARAMS, x, jax.random.key(key), **sizes, **options)
+
+
 @pytest.mark.parametrize("function", [evaluate.log_likelihood, evaluate.rate_distortion])
 def test_chunks_do_not_show_in_the_result(function):
-    run = lambda x=IMAGES, key=3, **sizes: _run(function, MLP.apply, MLP_PARAMS, x, jax.random.key(key), **sizes)
-    whole = run(num_samples=23, batch_size=100, chunk_size=50)
-    for batch_size, chunk_size in [(3, 5), (6, 22)]:  # neither divides 7 images nor 23 samples
-        cut = run(num_samples=23, batch_size=batch_size, chunk_size=chunk_size)
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-4), cut, whole)
+    whole = _values(function)
+    cut = _values(function, batch_size=3, chunk_size=5)  # neither divides 7 images nor 23 samples
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-4), cut, whole)
     # A datum's number does not depend on the data beside it.
-    first = run(IMAGES.at[4:].set(0.0), num_samples=23, batch_size=3, chunk_size=5)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a[:4], b[:4], rtol=1e-5, atol=1e-4), first, whole)
-    # Controls: other samples do show, and so does one sample less.
-    others = [run(num_samples=23, batch_size=100, chunk_size=50, key=4)]
-    others += [run(num_samples=22, batch_size=3, chunk_size=5)]
-    for other in others:
-        assert all(np.abs(a - b).max() > 1e-3 for a, b in zip(*map(jax.tree.leaves, (other, whole)), strict=True))
+    beside = _values(function, IMAGES.at[4:].set(0.0), batch_size=3, chunk_size=5)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a[:4], b[:4], rtol=1e-5, atol=1e-4), beside, whole)
+    # Control: other samples do show.
+    other = _values(function, key=4)
+    assert all(np.abs(a - b).max() > 1e-3 for a, b in zip(*map(jax.tree.leaves, (other, whole)), strict=True))
 
 
 def test_the_data_may_come_in_parts():
-    options = {"num_samples": 5, "batch_size": 3, "chunk_size": 2}
-    run = lambda x, first: _run(
-        evaluate.log_likelihood, MLP.apply, MLP_PARAMS, x, jax.random.key(3), first=first, **options
-    )
-    whole = run(IMAGES, 0)
-    np.testing.assert_allclose(run(IMAGES[4:], 4), whole[4:], rtol=1e-5)
-    assert np.all(run(IMAGES[4:], 0) != whole[4:])  # the control
+    whole = _values(evaluate.log_likelihood)
+    for first in (0, 3):
+        part = _values(evaluate.log_likelihood, IMAGES[first : first + 3], first=first)
+        np.testing.assert_allclose(part, whole[first : first + 3], rtol=1e-5)
+    assert np.all(_values(evaluate.log_likelihood, IMAGES[3:6], first=0) != whole[3:6])  # the control
 
 
 def test_data_have_noise_of_their_own():
@@ -146,10 +145,10 @@ def test_active_units_of_every_posterior(family):
     model = models.make_vae((4, 4, 1), latent_dim=3, hidden=(8,), posterior=family)
     shapes = jax.eval_shape(lambda key: model.init(key, IMAGES, key), jax.random.key(0))
     params = jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float32), shapes)
-    count = jax.jit(lambda params: evaluate.active_units(model.apply, params, IMAGES, jax.random.key(0))[0])
+    count = jax.jit(lambda params: evaluate.active_units(model.apply, params, IMAGES, jax.random.key(0), 1e-3)[0])
     assert int(count(params)) == 0
-    # The first parameter of the first latent reads the image, alone.
+    # The first parameter of the first latent reads the first pixel, and nothing else reads anything.
     encoder = params["params"]["encoder"]
-    encoder["network"]["hidden_0"]["kernel"][:] = 1
-    encoder["parameters"]["kernel"][:, 0] = 1
+    encoder["network"]["hidden_0"]["kernel"][0, 0] = 1
+    encoder["parameters"]["kernel"][0, 0] = 4
     assert int(count(params)) == (3 if family == "dirichlet" else 1)  # whose parts sum to one

@@ -12,7 +12,7 @@ of squares, one pair for each of `chunks` equal runs of draws, and the chunks ar
 Of a part with coordinates i, a draw g, its mean E g and the true gradient t:
 
     variance    sum_i Var g_i, the trace of the covariance
-    snr         mean_i |E g_i| / sqrt(Var g_i), over the i that vary at all (Rainforth et al. 2018, arXiv:1802.04537).
+    snr         mean_i |E g_i| / sqrt(Var g_i), over the i that vary (Rainforth et al. 2018, arXiv:1802.04537).
                 Of R draws |E g_i| has a noise floor: an snr below about sqrt(2 / (pi R)) says nothing.
     dsnr        E |a| / |b|, with g = a + b, a along t and b perpendicular to it: the directional SNR of the same paper
                 (eq. 12), which takes the direction of E g for that of t; they are one where g is unbiased. NaN for
@@ -267,7 +267,7 @@ def report(moments: Moments, truth: Truth, weights: Array | None = None) -> dict
 def _leaf_sums(means, squares, truth, truth_stderr, size, weights, draws, rounding) -> dict[str, Array]:
     mean, variance = _pool(means, squares, size, weights)
     bias, error = mean - truth, variance / draws
-    varies = variance > 0
+    varies = variance > jnp.square(ROUNDING * mean)
     return {
         "max_abs_z": jnp.max(jnp.abs(bias) / jnp.sqrt(error + jnp.square(truth_stderr) + jnp.square(rounding))),
         "bias": jnp.sum(jnp.square(bias)),
