@@ -100,6 +100,7 @@ def _train(program: build.Program, data: Dataset, runs: list[Settings], folders:
     epoch = epoch.lower(state, values, images).compile()
     bound, x = assess.make_bound(program.model), assess.pixels(data, assess.curve_split(data))
 
+    failed_steps = np.where(np.asarray(state.step) == done * steps, 0, np.asarray(state.step) + 1)
     with ExitStack() as stack:
         recorders = [stack.enter_context(Recorder(folder, FLAGS.tensorboard)) for folder in folders]
         bar = tqdm(total=run.epochs * steps, initial=done * steps, unit="step", disable=not sys.stdout.isatty())
@@ -110,7 +111,8 @@ def _train(program: build.Program, data: Dataset, runs: list[Settings], folders:
             seconds += time.perf_counter() - started
             bar.update(steps)
             bar.set_postfix_str(f"epoch {number}/{run.epochs}, bound {metrics['bound'].mean():.2f} nats")
-            alive = np.asarray(state.step) == number * steps
+            failed_steps = np.where(failed_steps == 0, metrics["failed_step"], failed_steps)
+            alive = failed_steps == 0
             if number % every == 0 or number == run.epochs or not alive.any():
                 for i, recorder in enumerate(recorders):
                     if alive[i]:
@@ -123,17 +125,17 @@ def _train(program: build.Program, data: Dataset, runs: list[Settings], folders:
         bar.close()
     judge = assess.make_judge(program.model, data, run, run.eval_samples)
     sentences = [
-        _conclude_run(program, data, r, folder, _one(state, i), judge)
+        _conclude_run(program, data, r, folder, _one(state, i), failed_steps[i], judge)
         for i, (r, folder) in enumerate(zip(runs, folders, strict=True))
     ]
     return [sentence for sentence in sentences if sentence]
 
 
-def _conclude_run(program, data, run: Settings, folder: RunFolder, state: train.TrainState, judge) -> str | None:
+def _conclude_run(program, data, run, folder: RunFolder, state: train.TrainState, failed_step, judge) -> str | None:
     """Writes the figures, as numbers and as pictures, of a finished run; or one sentence on where it diverged."""
     step, params = int(state.step), state.params["model"]
     finished = step == run.epochs * program.steps_per_epoch
-    row = run.json() | {"status": "done" if finished else "diverged", "step": step}
+    row = run.json() | {"status": "done" if finished else "diverged", "step": step if finished else failed_step.item()}
     if finished:
         pictures.draw_run(folder, data, program.model, params)
         row |= judge(params)
@@ -141,9 +143,8 @@ def _conclude_run(program, data, run: Settings, folder: RunFolder, state: train.
             row["validation_elbo_nats"] = folder.rows()[-1]["elbo_nats"]
     workdir.write_json(folder.path / "result.json", row)
     if not finished:
-        return (
-            f"{folder.path}: the loss or its gradient was not finite at step {step + 1}, the state before is kept there"
-        )
+        last = f"the state of epoch {step // program.steps_per_epoch} is kept there"
+        return f"{folder.path}: the loss or its gradient was not finite at step {failed_step}, {last}"
     return None
 
 

@@ -118,7 +118,11 @@ def test_the_mlp_is_its_formula(activation):
     np.testing.assert_allclose(jax.jit(network.apply)(params, x), h, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("family", sorted(models.POSTERIORS))
+# The implicit gradients compile for long; Dirichlet and Student t stay to represent them.
+_slow = lambda family: pytest.param(family, marks=[pytest.mark.slow] if family in ("beta", "gamma") else [])
+
+
+@pytest.mark.parametrize("family", map(_slow, sorted(models.POSTERIORS)))
 def test_every_posterior_trains(family):
     """One step up the gradient, which is finite and reaches all parameters, raises the bound at the same noise."""
     model = models.make_vae((4, 4, 1), latent_dim=3, hidden=(6,), activation="tanh", posterior=family)
@@ -133,12 +137,13 @@ def test_every_posterior_trains(family):
         params = _params(model, x)
         step = jax.jit(jax.value_and_grad(bound))
         value, grads = step(params, jax.random.key(1))
+        moved = jax.tree.map(lambda leaf, slope: leaf + 1e-2 * slope, params, grads)
+        higher, _ = step(moved, jax.random.key(1))
     for path, leaf in jax.tree.leaves_with_path(grads):
         assert np.all(np.isfinite(leaf)), path
         assert np.any(leaf != 0), path
     if family != "bernoulli":  # whose gradient is not that of the value at fixed noise
-        moved = jax.tree.map(lambda leaf, slope: leaf + 1e-2 * slope, params, grads)
-        assert float(step(moved, jax.random.key(1))[0]) > float(value)
+        assert float(higher) > float(value)
 
 
 @pytest.mark.parametrize("family", sorted(models.POSTERIORS))
@@ -150,7 +155,7 @@ def test_a_posterior_of_zeros_is_the_prior(family):
     if family == "student_t":
         np.testing.assert_allclose(np.exp(q.log_df), np.exp(2.0), rtol=1e-6)
         return
-    np.testing.assert_allclose(jax.jit(lambda q: dist.kl(q, prior(jnp.zeros(3))))(q), np.zeros(B), atol=1e-6)
+    np.testing.assert_allclose(jax.jit(lambda q: dist.kl(q, prior(jnp.zeros(3))))(q), np.zeros(B), atol=1e-5)
 
 
 def test_full_covariance_is_built_of_all_its_outputs():

@@ -190,9 +190,11 @@ def test_the_kl_of_the_dimensions_sums_to_the_kl(family):
     rates, whole, kl, first = program(*_posterior(family))
     assert rates.shape == (4, 3)
     assert np.all(rates > 0)
-    np.testing.assert_allclose(rates.sum(axis=-1), kl, rtol=1e-5)
-    np.testing.assert_allclose(whole, kl, rtol=1e-6)
-    np.testing.assert_allclose(rates[:, 0], first, rtol=1e-5)  # a dimension's KL depends on that dimension alone
+    np.testing.assert_allclose(rates.sum(axis=-1), kl, rtol=1e-5, atol=2e-5)
+    np.testing.assert_allclose(whole, kl, rtol=1e-5, atol=2e-5)
+    np.testing.assert_allclose(
+        rates[:, 0], first, rtol=1e-5, atol=2e-5
+    )  # a dimension's KL depends on that dimension alone
 
 
 @pytest.mark.parametrize("family", ["full_covariance", "dirichlet"])

@@ -65,16 +65,18 @@ class Truth(NamedTuple):
     Attributes:
       gradient: the gradient's pytree.
       stderr: its own standard error, in the same structure; zero for an exact one.
+      along: of each part, the standard error of its projection on itself, relative to its norm; zero for an exact one.
     """
 
     gradient: PyTree
     stderr: PyTree
+    along: dict[str, Array]
 
 
 def exactly(gradient: PyTree) -> Truth:
     """The truth that has no error of its own."""
     gradient = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), gradient)
-    return Truth(gradient, jax.tree.map(jnp.zeros_like, gradient))
+    return Truth(gradient, jax.tree.map(jnp.zeros_like, gradient), {name: jnp.zeros(()) for name in parts(gradient)})
 
 
 def make_gradient(bound: Callable, estimator: Estimator) -> Callable:
@@ -197,12 +199,18 @@ def _directed(direction: _Direction | None, gradient: PyTree) -> dict[str, Array
 
 def reference(moments: Moments) -> Truth:
     """The mean of many draws as the truth, with its standard error."""
-    ones = jnp.ones(len(jax.tree.leaves(moments.mean)[0]))
-    draws = moments.size * len(ones)
-    pooled = jax.tree.map(lambda m, s: _pool(m, s, moments.size, ones), moments.mean, moments.square)
-    is_pair = lambda node: isinstance(node, tuple)
-    mean = jax.tree.map(lambda pair: pair[0], pooled, is_leaf=is_pair)
-    return Truth(mean, jax.tree.map(lambda pair: jnp.sqrt(pair[1] / draws), pooled, is_leaf=is_pair))
+    chunks = len(jax.tree.leaves(moments.mean)[0])
+    structure, along = jax.tree.structure(moments.mean), {}
+    means = jax.tree.leaves(moments.mean)
+    pools = [
+        _pool(*pair, moments.size, jnp.ones(chunks))
+        for pair in zip(means, jax.tree.leaves(moments.square), strict=True)
+    ]
+    centres, errors = [m for m, _ in pools], [jnp.sqrt(v / (moments.size * chunks)) for _, v in pools]
+    for name, members in parts(jax.tree.unflatten(structure, centres)).items():
+        projections = sum(jnp.tensordot(means[i], centres[i], axes=centres[i].ndim) for i in members)  # [C]
+        along[name] = jnp.std(projections, ddof=1) / math.sqrt(chunks) / jnp.mean(projections)
+    return Truth(jax.tree.unflatten(structure, centres), jax.tree.unflatten(structure, errors), along)
 
 
 def _pool(mean: Array, square: Array, size: Array, weights: Array) -> tuple[Array, Array]:
@@ -230,7 +238,8 @@ def report(moments: Moments, truth: Truth, weights: Array | None = None) -> dict
         norm              |t|
         size              number of coordinates
 
-    Standard errors are of both the draws and the truth. `weights` `[C]` counts each chunk so many times.
+    Standard errors are of both the draws and the truth. What the truth's own noise adds to |t|^2 is taken off again,
+    else every estimator would seem to fall short of a noisy reference. `weights` `[C]` counts each chunk so often.
     """
     chunks = len(jax.tree.leaves(moments.mean)[0])
     weights = jnp.ones(chunks) if weights is None else weights
@@ -241,8 +250,9 @@ def report(moments: Moments, truth: Truth, weights: Array | None = None) -> dict
     found = {}
     for name, members in parts(truth.gradient).items():
         of = {key: sum(leaves[i][key] for i in members) for key in leaves[0] if key != "max_abs_z"}
-        norm = jnp.sqrt(of["truth"])
-        scales = of["scales"] / of["truth"]  # [C]
+        square = jnp.maximum(of["truth"] - of["truth_error"], 0)
+        norm = jnp.sqrt(square)
+        scales = of["scales"] / square  # [C]
         scale = jnp.sum(weights * scales) / jnp.sum(weights)
         found[name] = {
             "max_abs_z": jnp.max(jnp.stack([leaves[i]["max_abs_z"] for i in members])),
@@ -252,7 +262,8 @@ def report(moments: Moments, truth: Truth, weights: Array | None = None) -> dict
             "scale": scale,
             "scale_stderr": jnp.sqrt(
                 jnp.sum(weights * jnp.square(scales - scale)) / (jnp.sum(weights) - 1) / jnp.sum(weights)
-                + of["truth_along"] / jnp.square(of["truth"])
+                + jnp.square(truth.along[name])
+                + 2 * of["truth_fourth"] / jnp.square(square)  # of |t|^2, of which the mean is taken off above
             ),
             "variance": of["variance"],
             "snr": of["snr"] / of["varying"],
@@ -274,7 +285,7 @@ def _leaf_sums(means, squares, truth, truth_stderr, size, weights, draws, roundi
         "error": jnp.sum(error),
         "truth": jnp.sum(jnp.square(truth)),
         "truth_error": jnp.sum(jnp.square(truth_stderr)),
-        "truth_along": jnp.sum(jnp.square(truth_stderr * truth)),
+        "truth_fourth": jnp.sum(truth_stderr**4),
         "scales": jnp.tensordot(means, truth, axes=truth.ndim),
         "variance": jnp.sum(variance),
         "snr": jnp.sum(jnp.where(varies, jnp.abs(mean) / jnp.sqrt(jnp.where(varies, variance, 1)), 0)),
@@ -299,18 +310,25 @@ def bootstrap(moments: Moments, truth: Truth, key: Array, replicates: int = 200)
     return jax.lax.map(one, weights, batch_size=8)
 
 
-def interval(replicates, chunks: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Expanded percentile interval (Hesterberg 2015, arXiv:1411.5279, section 4.2): the bootstrap of few chunks is too
-    narrow by sqrt((C - 1) / C) and by the normal quantile in place of Student's."""
+def interval(replicates, chunks: int, confidence: float = 0.95, estimate: float | None = None) -> tuple[float, float]:
+    """Expanded percentile interval (Hesterberg 2015, arXiv:1411.5279): the bootstrap of few chunks is too narrow by
+    sqrt((C - 1) / C) and by the normal quantile in place of Student's.
+
+    With `estimate` the replicates are first moved so that it is their median. |E g| needs it near its noise floor,
+    where resampling adds noise to noise.
+    """
     from scipy import stats
 
+    replicates = np.asarray(replicates, np.float64)
+    if estimate is not None:
+        replicates = replicates + (estimate - np.median(replicates))
     reach = math.sqrt(chunks / (chunks - 1)) * stats.t.ppf(0.5 + confidence / 2, chunks - 1)
     tail = stats.norm.cdf(-reach)
-    low, high = np.quantile(np.asarray(replicates, np.float64), [tail, 1 - tail])
+    low, high = np.quantile(replicates, [tail, 1 - tail])
     return float(low), float(high)
 
 
-def critical_z(size: float, level: float = 1e-3) -> float:
+def critical_z(size: float, level: float = 1e-4) -> float:
     """The |z| that the largest of `size` standard normals exceeds with probability `level` at most (Bonferroni)."""
     return -statistics.NormalDist().inv_cdf(level / (2 * size))
 
@@ -346,11 +364,11 @@ def evaluations(value: Callable[[Callable, Array], PyTree], key: Array) -> int:
 
         return watched
 
-    found = []
+    run, found = jax.jit(lambda key: value(watch, key)), []
     for key_run in jax.random.split(key, 3):
         calls.clear()
         rows.clear()
-        jax.block_until_ready(jax.jit(lambda key: value(watch, key))(key_run))
+        jax.block_until_ready(run(key_run))
         jax.effects_barrier()
         found.append(sum(rows))
     return max(found)

@@ -10,11 +10,12 @@ import math
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
 
 from vae.plots import COLOURS, VERMILLION, WIDTH, _legend_outside, _styled
 
 GREY = "#777777"
+SLOPES = "slopes +1/2 and \N{MINUS SIGN}1/2"
 TITLES = {
     "snr": "signal-to-noise ratio",
     "dsnr": "directional signal-to-noise ratio",
@@ -48,8 +49,9 @@ def bias_forest(rows, groups):
         along.axvline(0, color=GREY, linewidth=0.8, zorder=0)
         along.set_xlabel(f"{g}: bias along truth (%)")
         worst.set_xlabel(f"{g}: largest |z|")
-        worst.set_xlim(left=0)
-        if max(row[f"{g}_max_abs_z"] for row in rows) > 40:
+        largest = max(max(row[f"{g}_max_abs_z"], row[f"{g}_critical_z"]) for row in rows)
+        worst.set_xlim(0, 1.08 * largest)
+        if largest > 40:
             worst.set_xscale("symlog", linthresh=10)
             worst.xaxis.set_major_locator(LogLocator(numticks=4))
     panels[0].set_yticks(places, [_marked(row) for row in rows])
@@ -58,12 +60,12 @@ def bias_forest(rows, groups):
         ax.tick_params(axis="y", length=0)
         ax.grid(axis="y", visible=False)
     truths = list(dict.fromkeys(row["truth"] for row in rows))
-    text = f"truth: {truths[0]}" if len(truths) == 1 else f"truth: {truths[0]} and {len(truths) - 1} more"
+    text = f"truth: {truths[0]}" + (f" (and for each other K)" if len(truths) > 1 else "")
     handles = [
         Line2D([], [], color=COLOURS[0], marker="o", markersize=4, markerfacecolor="white", label="as chance allows"),
         Line2D([], [], color=VERMILLION, marker="s", markersize=4, label="biased"),
         Line2D(
-            [], [], color=GREY, marker="|", markersize=8, linestyle="none", label="|z| that chance exceeds in 0.1 %"
+            [], [], color=GREY, marker="|", markersize=8, linestyle="none", label="|z| that chance exceeds in 0.01 %"
         ),
     ]
     figure.legend(handles=handles, loc="outside upper center", ncols=3, title=text, title_fontsize=8)
@@ -92,6 +94,8 @@ def variance_against_cost(rows, groups):
                     reach = np.abs(ends.T - variance[mine])
                     ax.errorbar(cost[mine], variance[mine], yerr=reach, capsize=2, zorder=3, **style)
             _limits(ax, cost[shown], variance[shown])
+            for axis in (ax.xaxis, ax.yaxis):
+                _plain_ticks(axis)
             _front(ax, cost[shown], variance[shown], [not rows[i][f"{g}_biased"] for i in np.flatnonzero(shown)])
             _equal_products(ax)
         line[0].set_ylabel(f"{g}: variance")
@@ -139,13 +143,16 @@ def against(rows, groups, x, figure_name, by="estimator"):
         values = np.array([row[f"{g}_{figure_name}"] for row in rows], float)
         if (values[np.isfinite(values)] > 0).all():
             ax.set_yscale("log")
-            _plain_ticks(ax.yaxis, values)
         if x == "num_samples" and figure_name == "snr":
             _slopes(ax, rows, values)
+        if ax.get_yscale() == "log":
+            _plain_ticks(ax.yaxis)
         ax.set(xlabel=TITLES.get(x, x), ylabel=f"{g}: {TITLES[figure_name]}")
     for ax in list(panels):
         ax.remove()
-    _legend_outside(figure, [line for line in figure.axes[0].lines if line.get_label() in styles])
+    names = [*styles, SLOPES]
+    handles = {line.get_label(): line for line in figure.axes[0].lines if line.get_label() in names}
+    _legend_outside(figure, list(handles.values()))
     return figure
 
 
@@ -195,14 +202,38 @@ def _slopes(ax, rows, values):
     middle = math.exp(np.nanmean(np.log(values[values > 0])))
     for power in (0.5, -0.5):
         centre = math.sqrt(samples[0] * samples[-1])
-        ax.plot(samples, middle * (samples / centre) ** power, color=GREY, linestyle=":", linewidth=1, zorder=1)
+        ax.plot(
+            samples,
+            middle * (samples / centre) ** power,
+            color=GREY,
+            linestyle=":",
+            linewidth=1,
+            zorder=1,
+            label=SLOPES,
+        )
     ax.set_ylim(limits)
 
 
-def _plain_ticks(axis, values):
-    """Numbers instead of powers where the values span less than two decades."""
-    values = values[np.isfinite(values)]
-    if len(values) and values.max() < 100 * values.min():
-        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+def _plain_ticks(axis):
+    """Plain numbers on a logarithmic axis of less than two decades."""
+    low, high = axis.get_view_interval()
+    if high >= 100 * low or low <= 0:
+        return
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    for digits in ((1,), (1, 2, 5), (1, 1.5, 2, 3, 5, 7), np.arange(1, 10, 0.5), np.arange(1, 10, 0.1)):
+        places = [d * 10.0**n for n in decades for d in digits if low <= d * 10.0**n <= high]
+        if len(places) >= 3:
+            break
+    axis.set_major_locator(FixedLocator(places))
+    axis.set_minor_locator(NullLocator())
+    if 1e-3 <= low and high < 1e5:
         axis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
-        axis.set_minor_formatter(NullFormatter())
+    else:
+        axis.set_major_formatter(FuncFormatter(_power))
+
+
+def _power(value, _):
+    digits, exponent = f"{value:.1e}".split("e")
+    digits = f"{float(digits):g}"
+    power = f"10^{{{int(exponent)}}}"
+    return f"${power}$" if digits == "1" else rf"${digits}\times{power}$"

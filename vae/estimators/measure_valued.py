@@ -1,5 +1,5 @@
-"""Measure-valued derivatives (Pflug 1989; Mohamed et al. 2020, arXiv:1906.10652, section 6): the derivative of a density
-is a constant times the difference of two densities, and that of an expectation a difference of two expectations."""
+"""Measure-valued derivatives (Pflug 1989; Mohamed et al. 2020, arXiv:1906.10652, section 6): a density's derivative
+is a constant times the difference of two densities, and that of an expectation the difference of two."""
 
 import jax
 import jax.numpy as jnp
