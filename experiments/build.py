@@ -99,6 +99,7 @@ def program(run: Settings, data: datasets.Dataset) -> Program:
     vae, estimate = model(run, data), estimator(run)
     steps_per_epoch = len(data.train) // run.batch_size
     x = jnp.zeros((run.batch_size, *data.train.shape[1:]))
+    _check_estimator(run, vae, x)
 
     def keys(values):
         return jax.random.split(jax.random.key(values["seed"]), 2)
@@ -122,6 +123,17 @@ def program(run: Settings, data: datasets.Dataset) -> Program:
     state = jax.eval_shape(init, values)
     jax.eval_shape(epoch, state, values, jax.ShapeDtypeStruct(data.train.shape, data.train.dtype))
     return Program(vae, init, epoch, steps_per_epoch)
+
+
+def _check_estimator(run: Settings, vae: models.VAE, x: Array) -> None:
+    key = jax.random.key(0)
+    q = jax.eval_shape(lambda: vae.apply(vae.init(key, x, key), x, method="encode"))
+    able = estimators.fitting(q, "elbo" if run.objective in ("elbo", "elbo_analytic") else "iwae")
+    if run.estimator not in able:
+        raise ValueError(
+            f"--estimator={run.estimator} does not suit --posterior={run.posterior} with --objective={run.objective}; "
+            f"these do: {', '.join(able)}"
+        )
 
 
 def bits_per_dim(nats: float, data: datasets.Dataset, likelihood: str) -> float:

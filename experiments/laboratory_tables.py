@@ -1,9 +1,142 @@
-"""The laboratory's tables: one of cells, written as Markdown that also reads well on a terminal, and as LaTeX."""
+"""What the laboratory says of its measurements: rows for CSV files, verdicts on pairs, tables in Markdown and LaTeX."""
 
 import csv
 import io
 import math
 from typing import Any
+
+import numpy as np
+
+from experiments.laboratory import Case, Found, finite
+from vae import diagnostics
+from vae.estimators import BY_NAME
+
+# Relative standard error of a reference above which it is said.
+UNSURE = 0.1
+
+
+def tabulate(found: list[Found], cases: list[Case], seconds: np.ndarray, confidence: float):
+    """Rows of results.csv, layers.csv and pairs.csv.
+
+    `seconds` `[cases, rounds]` of one gradient; medians are resampled over rounds for the intervals of variance x time.
+    """
+    replicates = len(next(iter(found[0].replicates.values()))["variance"])
+    picks = np.random.default_rng(0).integers(0, seconds.shape[1], (replicates, seconds.shape[1]))
+    clocks = {case: np.median(seconds[i][picks], axis=1) for i, case in enumerate(cases)}
+    times = {case: float(np.median(seconds[i])) for i, case in enumerate(cases)}
+    rows, layers, pairs, warnings = [], [], [], {}
+    for one in found:
+        row = _head(one) | {"evaluations": one.case.evaluations, "flops": one.case.flops, "seconds": times[one.case]}
+        low, high = np.quantile(clocks[one.case], [0.5 - confidence / 2, 0.5 + confidence / 2])
+        row |= {"seconds_low": float(low), "seconds_high": float(high)}
+        for part in one.figures:
+            figures = _part(one, part, times[one.case], clocks[one.case], confidence)
+            layers.append(_head(one) | {"part": part} | figures)
+            if part in one.problem.params:
+                row |= {f"{part}_{key}": value for key, value in figures.items()}
+                warnings |= _unsure(figures, part, one)
+        rows.append(row)
+    for index in _slots(found):
+        for group in found[0].problem.params:
+            pairs += _judge(index, group, found, rows, times, clocks, confidence)
+    print("".join(warnings), end="")
+    return rows, layers, pairs
+
+
+def _unsure(figures: dict[str, Any], part: str, one: Found) -> dict[str, None]:
+    """A sentence where the reference's own noise blurs what is held against it."""
+    error = figures["truth_relative_stderr"]
+    if error <= UNSURE:
+        return {}
+    return {
+        f"the reference for {part} ({one.truth}) is itself uncertain by {100 * error:.0f} %, which lowers cosine and"
+        " DSNR: raise --reference_draws, or name a steadier unbiased estimator by --reference\n": None
+    }
+
+
+def _head(one: Found) -> dict[str, Any]:
+    head = {"problem": one.problem.name, **one.problem.point, "estimator": one.case.name}
+    head |= {"num_samples": one.case.num_samples, "declared_biased": BY_NAME[one.case.name].biased}
+    return head | {"truth": one.truth}
+
+
+def _part(one: Found, part: str, seconds: float, clock: np.ndarray, confidence: float) -> dict[str, Any]:
+    """All figures of one part, with `_low` and `_high` for those that have an interval."""
+    figures, resampled = one.figures[part], one.replicates[part]
+    row = {
+        "size": int(figures["size"]),
+        "truth_norm": figures["norm"],
+        "truth_relative_stderr": figures["truth_stderr"],
+    }
+    row |= {"bias": figures["scale"] - 1, "bias_stderr": figures["scale_stderr"]}
+    row |= {key: figures[key] for key in ("max_abs_z", "relative_bias", "relative_stderr")}
+    row |= {"critical_z": diagnostics.critical_z(figures["size"])}
+    row |= {"biased": is_biased(row)}
+    measured = {key: (figures[key], resampled[key]) for key in ("variance", "snr", "dsnr", "cosine")}
+    variance, replicates = measured["variance"]
+    measured |= {"variance_x_flops": (variance * one.case.flops, replicates * one.case.flops)}
+    measured |= {"variance_x_seconds": (variance * seconds, replicates * clock)}
+    for key, (value, samples) in measured.items():
+        low, high = diagnostics.interval(samples, one.chunks, confidence, value)
+        row |= {key: value, f"{key}_low": finite(low), f"{key}_high": finite(high)}
+    return row
+
+
+def is_biased(row: dict[str, Any]) -> bool:
+    """Whether the deviation is more than chance: in the worst coordinate, or along the truth (|z| of 5 or more, where
+    the deviation is more than rounding)."""
+    along = abs(row["bias"]) > max(5 * row["bias_stderr"], 10 * diagnostics.ROUNDING)  # False where it is NaN
+    return bool(row["max_abs_z"] > row["critical_z"] or along)
+
+
+def _slots(found: list[Found]) -> list[list[int]]:
+    """Indices of what is compared with each other: one point, one of --num_samples."""
+    groups: dict[Any, list[int]] = {}
+    for i, one in enumerate(found):
+        groups.setdefault((tuple(one.problem.point.items()), one.case.slot), []).append(i)
+    return list(groups.values())
+
+
+def _judge(index, group, found, rows, times, clocks, confidence) -> list[dict[str, Any]]:
+    """Pairs of one slot, and in its rows the ratios to the best and the verdict."""
+
+    def cost(i, key):
+        if key == "variance":
+            return 1.0, 1.0
+        case = found[i].case
+        return (case.flops, case.flops) if key == "variance_x_flops" else (times[case], clocks[case])
+
+    def ratio(i, j, key):
+        """Estimate, low, high of figure `key` of i over that of j."""
+        (cost_i, costs_i), (cost_j, costs_j) = cost(i, key), cost(j, key)
+        a, b = (found[n].replicates[group]["variance"].astype(np.float64) for n in (i, j))
+        value, other = found[i].figures[group]["variance"] * cost_i, found[j].figures[group]["variance"] * cost_j
+        if other == 0 or value == 0:
+            nothing = 1.0 if value == other else math.inf if other == 0 else 0.0
+            return nothing, nothing, nothing
+        low, high = diagnostics.interval((a * costs_i) / (b * costs_j), found[i].chunks, confidence)
+        return value / other, low, high
+
+    sound = [i for i in index if not rows[i][f"{group}_biased"] and not rows[i]["declared_biased"]] or index
+    sound = [i for i in sound if found[i].figures[group]["variance"] > 0] or sound
+    best = min(sound, key=lambda i: rows[i][f"{group}_variance_x_flops"])
+    pairs = []
+    for i in index:
+        for key in ("variance_x_flops", "variance_x_seconds"):
+            names = [f"{group}_{key}_to_best{end}" for end in ("", "_low", "_high")]
+            rows[i] |= dict(zip(names, ratio(i, best, key) if i != best else (1.0, math.nan, math.nan), strict=True))
+        _, low, high = ratio(i, best, "variance_x_flops")
+        verdict = "best" if i == best else "better" if high < 1 else "worse" if low > 1 else "not told from best"
+        rows[i][f"{group}_verdict"] = f"BIASED, {verdict}" if rows[i][f"{group}_biased"] else verdict
+        for j in index:
+            for key in ("variance", "variance_x_flops", "variance_x_seconds") if j > i else ():
+                value, low, high = ratio(i, j, key)
+                told = "first is better" if high < 1 else "second is better" if low > 1 else "not distinguished"
+                pair = {"group": group, "figure": key, "first": rows[i]["estimator"], "second": rows[j]["estimator"]}
+                samples = {"num_samples_first": rows[i]["num_samples"], "num_samples_second": rows[j]["num_samples"]}
+                numbers = {"ratio": value, "ratio_low": low, "ratio_high": high, "verdict": told}
+                pairs.append({**found[i].problem.point, **pair, **samples, **numbers})
+    return pairs
 
 
 def to_csv(rows: list[dict[str, Any]]) -> str:

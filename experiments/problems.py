@@ -17,6 +17,7 @@ that returns one, given as --problem=module:function with the module in the curr
 """
 
 import importlib
+import inspect
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -86,6 +87,8 @@ def of_user(path: str) -> Problem:
         raise ValueError(f"--problem={path} cannot be imported: {error}; give module:function") from None
     finally:
         sys.path.pop(0)
+    if not callable(make) or any(p.default is p.empty for p in inspect.signature(make).parameters.values()):
+        raise ValueError(f"--problem={path} cannot be called as it is; give a function without arguments")
     problem = make()
     if not isinstance(problem, Problem):
         raise ValueError(f"--problem={path} returned a {type(problem).__name__}, not an experiments.problems.Problem")

@@ -289,7 +289,7 @@ def _assert_gradients(draws, truth, largest_error):
 _slow = lambda family: pytest.param(family, marks=[pytest.mark.slow] if family in ("Beta", dist.Beta) else [])
 
 
-@pytest.mark.parametrize("name", map(_slow, ONE_DIMENSIONAL))
+@pytest.mark.parametrize("name", [_slow(each) for each in ONE_DIMENSIONAL])
 def test_rsample_gradient_is_that_of_the_expectation(name):
     q = ONE_DIMENSIONAL[name]
     draws = _pathwise(q, _sine)
@@ -365,7 +365,7 @@ def test_is_a_pytree(name):
 @pytest.mark.parametrize("name", ["Normal", "Bernoulli", "Categorical"])
 def test_sampling_maps_over_keys(name):
     q, keys = MEMBERS[name][0], jax.random.split(jax.random.key(8), BATCH)
-    sample = lambda q, key: q.sample(key, 2)
+    sample = lambda q, key: q.sample(key, 20)
     rows = [jax.jit(sample)(jax.tree.map(lambda leaf, b=b: leaf[b], q), keys[b]) for b in range(BATCH)]
     np.testing.assert_allclose(jax.jit(jax.vmap(sample))(q, keys), np.stack(rows), rtol=1e-5, atol=1e-6)
     assert np.any(rows[0] != rows[1])
@@ -538,7 +538,7 @@ def test_normal_scale_is_half_of_log_var():
     np.testing.assert_allclose(q.from_noise(jnp.array([[2.0]])), [[6.0]], rtol=1e-6)  # not 18: exp(log_var) is 9
 
 
-@pytest.mark.parametrize("family", map(_slow, [dist.Gamma, dist.Beta]))
+@pytest.mark.parametrize("family", [_slow(each) for each in [dist.Gamma, dist.Beta]])
 def test_small_concentrations_are_finite(family):
     @jax.jit
     def program(small):

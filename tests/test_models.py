@@ -122,7 +122,7 @@ def test_the_mlp_is_its_formula(activation):
 _slow = lambda family: pytest.param(family, marks=[pytest.mark.slow] if family in ("beta", "gamma") else [])
 
 
-@pytest.mark.parametrize("family", map(_slow, sorted(models.POSTERIORS)))
+@pytest.mark.parametrize("family", [_slow(each) for each in sorted(models.POSTERIORS)])
 def test_every_posterior_trains(family):
     """One step up the gradient, which is finite and reaches all parameters, raises the bound at the same noise."""
     model = models.make_vae((4, 4, 1), latent_dim=3, hidden=(6,), activation="tanh", posterior=family)

@@ -10,7 +10,7 @@ import pytest
 
 from vae import distributions as dist
 from vae import models, objectives
-from vae.estimators import BY_NAME
+from vae.estimators import BY_NAME, Estimate
 from vae.estimators.base import stateless
 
 MODEL, PARAMS, X = linear_gaussian.example()
@@ -113,6 +113,52 @@ def test_every_bound_is_tight_at_the_posterior(objective, k):
     params = linear_gaussian.with_exact_posterior(PARAMS)
     value = _bound(objective, _reparam(k), params, jax.random.key(2))
     np.testing.assert_allclose(value, linear_gaussian.log_marginal(PARAMS, X), rtol=1e-5, atol=1e-5)
+
+
+def test_other_reductions_of_the_same_weights():
+    """Renyi's bounds are power means of the weights, ordered pointwise; the thermodynamic one is its Riemann sum."""
+    k, key = 6, jax.random.key(6)
+
+    @jax.jit
+    def program(params):
+        def log_weights(q, f, reduce):
+            return Estimate(f(q.rsample(key, k), q), 0.0, {})
+
+        named = {
+            "weights": objectives.elbo(MODEL.apply, params, X, log_weights).value,
+            "thermodynamic": _bound(objectives.thermodynamic(3, first=0.1), _reparam(k), params, key),
+            "one partition": _bound(objectives.thermodynamic(1), _reparam(k), params, key),
+        }
+        bounds = [objectives.elbo, *map(objectives.renyi, (0.999, 0.5, 0.0)), objectives.iwae]
+        return named, jnp.stack([_bound(bound, _reparam(k), params, key) for bound in bounds])
+
+    named, bounds = jax.tree.map(f64, program(PARAMS))
+    log_w = named["weights"]  # [K, B]
+    elbo, near_elbo, half, zero, iwae = bounds
+    np.testing.assert_allclose(elbo, log_w.mean(axis=0), rtol=1e-5)
+    np.testing.assert_allclose(near_elbo, elbo, rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(half, 2 * np.log(np.mean(np.exp(0.5 * log_w), axis=0)), rtol=1e-5)
+    np.testing.assert_allclose([zero, iwae], [np.log(np.mean(np.exp(log_w), axis=0))] * 2, rtol=1e-5)
+    assert np.all(elbo < half)
+    assert np.all(half < iwae)
+    np.testing.assert_allclose(named["one partition"], elbo, rtol=1e-6)
+    betas, truth = [0.0, 0.1, 0.1**0.5, 1.0], 0.0
+    for beta, after in zip(betas[:-1], betas[1:], strict=True):
+        tempered = np.exp(beta * log_w) / np.exp(beta * log_w).sum(axis=0)
+        truth = truth + (after - beta) * np.sum(tempered * log_w, axis=0)
+    np.testing.assert_allclose(named["thermodynamic"], truth, rtol=1e-5)
+
+
+@pytest.mark.parametrize("make", [lambda: objectives.renyi(1.0), lambda: objectives.renyi(-0.1)])
+def test_renyi_refuses_what_it_is_not_defined_for(make):
+    with pytest.raises(ValueError, match="alpha must be in"):
+        make()
+
+
+@pytest.mark.parametrize("options", [{"num_partitions": 0}, {"first": 0.0}, {"first": 1.0}])
+def test_the_thermodynamic_objective_refuses_empty_partitions(options):
+    with pytest.raises(ValueError, match="needs num_partitions"):
+        objectives.thermodynamic(**options)
 
 
 def test_beta_scales_the_kl_and_nothing_else():

@@ -138,8 +138,8 @@ class Gamma(_Reparameterizable):
 
     def rsample(self, key: Array, num_samples: int) -> Array:
         shape = (num_samples, *self.log_rate.shape)
-        log_draw = jax.random.loggamma(key, jnp.exp(self.log_concentration), shape)
-        return jnp.exp(_floor(log_draw - self.log_rate))
+        log_draw = jax.random.loggamma(key, jnp.exp(self.log_concentration), shape, self.log_rate.dtype)
+        return jnp.maximum(jnp.exp(log_draw - self.log_rate), jnp.finfo(log_draw.dtype).tiny)
 
     def log_prob(self, z: Array) -> Array:
         return jnp.sum(stats.gamma.logpdf(z, jnp.exp(self.log_concentration), scale=jnp.exp(-self.log_rate)), axis=-1)
@@ -176,7 +176,7 @@ class Dirichlet(_Reparameterizable):
 
     def rsample(self, key: Array, num_samples: int) -> Array:
         shape = (num_samples, *self.log_concentration.shape)
-        log_draw = jax.random.loggamma(key, jnp.exp(self.log_concentration), shape)
+        log_draw = jax.random.loggamma(key, jnp.exp(self.log_concentration), shape, self.log_concentration.dtype)
         # Away from 0 and 1, where float32 can no longer tell 1 - z from 1 and log-densities are infinite.
         tiny = jnp.finfo(log_draw.dtype).eps
         return (1 - shape[-1] * tiny) * jax.nn.softmax(log_draw, axis=-1) + tiny
@@ -413,7 +413,3 @@ def _bernoulli_log_prob_jvp(primals, tangents):
 
 def _log_det(q: MultivariateNormal) -> Array:
     return jnp.sum(jnp.log(jnp.diagonal(q.cholesky, axis1=-2, axis2=-1)), axis=-1)
-
-
-def _floor(log_z: Array) -> Array:
-    return jnp.maximum(log_z, jnp.log(jnp.finfo(log_z.dtype).tiny))

@@ -209,6 +209,8 @@ def make_vae(
     image to the latents; the decoder mirrors them. Several latent dimensions make as many stochastic layers, from the
     image upwards, with `layer_hidden` widths between two of them. `levels` are the grey levels of the discretized
     logistic."""
+    if not hidden:
+        raise ValueError("hidden must name at least one layer")
     act, pixels = ACTIVATIONS[activation], math.prod(image_shape)
     if architecture == "mlp":
         encode, decode = MLP(hidden, act, event_ndim=3), MLP(hidden[::-1], act, outputs=pixels)

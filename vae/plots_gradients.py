@@ -19,7 +19,7 @@ SLOPES = "slopes +1/2 and \N{MINUS SIGN}1/2"
 TITLES = {
     "snr": "signal-to-noise ratio",
     "dsnr": "directional signal-to-noise ratio",
-    "variance": "variance (trace of covariance)",
+    "variance": "variance",
     "num_samples": "number of samples $K$",
     "cost_parameter": "parameter $k$ of the cost",
     "epoch": "epoch of the checkpoint",
@@ -60,7 +60,7 @@ def bias_forest(rows, groups):
         ax.tick_params(axis="y", length=0)
         ax.grid(axis="y", visible=False)
     truths = list(dict.fromkeys(row["truth"] for row in rows))
-    text = f"truth: {truths[0]}" + (f" (and for each other K)" if len(truths) > 1 else "")
+    text = f"truth: {truths[0]}" + (" (and for each other K)" if len(truths) > 1 else "")
     handles = [
         Line2D([], [], color=COLOURS[0], marker="o", markersize=4, markerfacecolor="white", label="as chance allows"),
         Line2D([], [], color=VERMILLION, marker="s", markersize=4, label="biased"),

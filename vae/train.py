@@ -84,12 +84,14 @@ def make_epoch(step: Callable, batch_size: int) -> Callable[[TrainState, Array, 
 
     `key` is the run's and the same in every epoch; `step` is called with the key of its own step. The last N modulo
     batch_size images of the epoch's order are left out. Metrics are means over the epoch, and `failed_step`: 0 or, if
-    the bound or the parameters were not finite, the number of the first such step. The state is then that of the
-    epoch's start, the last one known to be good.
+    the bound or the state was not finite, the number of the first such step. The state is then that of the
+    epoch's start, the last one known to be good; from there the same would happen again.
     """
 
     def epoch(start: TrainState, key: Array, data: Array):
         steps = len(data) // batch_size
+        if not steps:
+            raise ValueError(f"batch_size={batch_size} is larger than the {len(data)} images")
         key_order, key_steps = jax.random.split(key)
         order = jax.random.permutation(jax.random.fold_in(key_order, start.step // steps), len(data))
         batches = order[: steps * batch_size].reshape(steps, batch_size)
@@ -99,8 +101,8 @@ def make_epoch(step: Callable, batch_size: int) -> Callable[[TrainState, Array, 
 
         state, metrics = jax.lax.scan(body, start, batches)
         # Checked once an epoch: in every step it would cost a tenth of the time. A gradient that is not finite shows in
-        # the bound of the step after, or in the last parameters.
-        failed = ~jnp.append(jnp.isfinite(metrics["bound"]), all_finite(state.params))
+        # the bound of the step after, or in the last state.
+        failed = ~jnp.append(jnp.isfinite(metrics["bound"]), all_finite(state))
         failed_step = jnp.where(jnp.any(failed), start.step + 1 + jnp.minimum(jnp.argmax(failed), steps - 1), 0)
         state = jax.tree.map(lambda new, old: jnp.where(failed_step == 0, new, old), state, start)
         return state, {**jax.tree.map(jnp.mean, metrics), "failed_step": failed_step}
@@ -125,5 +127,4 @@ def over_runs(function: Callable, mode: str, shared: int = 0) -> Callable:
 
 def all_finite(tree: PyTree) -> Array:
     """Whether every number in the tree is finite, `[]` bool."""
-    # A sum is finite only if every term is: one pass and one number a leaf.
-    return jnp.isfinite(sum((jnp.sum(leaf) for leaf in jax.tree.leaves(tree)), start=jnp.zeros(())))
+    return jax.tree.reduce(lambda finite, leaf: finite & jnp.all(jnp.isfinite(leaf)), tree, jnp.array(True))

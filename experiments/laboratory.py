@@ -1,0 +1,363 @@
+"""The laboratory's measuring: the cost, the moments, the truth and the time of every estimator on a problem."""
+
+import functools
+import math
+import sys
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from tqdm import tqdm
+
+from experiments.problems import Problem
+from vae import diagnostics
+from vae.diagnostics import Truth
+from vae.estimators import BY_NAME, Estimate, Estimator, mean
+from vae.estimators.exact import nodes
+
+ORACLE = "exact"
+# A quadrature or an enumeration is taken for the truth up to so many terms.
+MAX_TERMS = 2**16
+# Nets larger than this are measured one draw at a time, and in fewer chunks.
+LARGE = 20_000
+ADAM = 1e-2
+
+
+class Case(NamedTuple):
+    """One estimator with its K, ready to be measured.
+
+    Attributes:
+      slot: which of --num_samples this is; estimators of one slot are compared.
+      evaluations: of f, of one datum, for one gradient.
+      flops: of one compiled gradient of all parameters.
+    """
+
+    name: str
+    num_samples: int
+    slot: int
+    evaluations: int
+    flops: float
+
+
+class Found(NamedTuple):
+    """What was measured of one case at one point: the figures of each part and their bootstrap replicates."""
+
+    case: Case
+    problem: Problem
+    truth: str
+    figures: dict[str, dict[str, float]]
+    replicates: dict[str, dict[str, np.ndarray]]
+    chunks: int
+
+
+class Protocol(NamedTuple):
+    """How everything is measured; the same for all estimators."""
+
+    draws: int
+    reference_draws: int
+    reference: str
+    chunks: int
+    replicates: int
+    cv_steps: int
+    seed: int
+    confidence: float
+    rounds: int
+
+
+def choose(problem: Problem, objective: str, names: list[str] | None) -> list[str]:
+    """The names, checked; without any, all that fit but the oracle.
+
+    Raises:
+      ValueError: naming one that is unknown or does not fit, and what would.
+    """
+    calls = posteriors(problem, objective)
+    fits = [name for name in BY_NAME if all(BY_NAME[name].fits(q, bound) for q, bound in calls)]
+    if names is None:
+        return [name for name in fits if name != ORACLE]
+    names = list(dict.fromkeys(name.strip() for name in names))
+    for name in names:
+        if name not in BY_NAME:
+            raise ValueError(f"--estimators: {name!r} is not one of {', '.join(BY_NAME)}")
+        if name not in fits:
+            family = type(calls[0][0]).__name__
+            raise ValueError(
+                f"--estimators: {name} cannot estimate {objective} with {family} latents; these can: {', '.join(fits)}"
+            )
+    return names
+
+
+def posteriors(problem: Problem, objective: str) -> list[tuple[Any, str]]:
+    """What the objective hands to `expect`: each q, and "elbo" or "iwae" for its reduction."""
+    calls = []
+
+    def expect(q, f, reduce):
+        calls.append((q, "elbo" if reduce is mean else "iwae"))
+        return Estimate(jnp.zeros(q.batch_shape), jnp.zeros(()), {})
+
+    problem.bounds[objective](problem.params, problem.data, expect)
+    return calls
+
+
+def parse_budget(text: str | None) -> tuple[str, float] | None:
+    """("evaluations" or "flops", N) from the flag.
+
+    Raises:
+      ValueError: with an example of what it should be.
+    """
+    if text is None:
+        return None
+    kind, _, amount = text.partition(":")
+    try:
+        value = float(amount)
+    except ValueError:
+        value = math.nan
+    if kind not in ("evaluations", "flops") or not value > 0 or math.isinf(value):
+        raise ValueError(f"--budget={text} is neither evaluations:N nor flops:N; for example --budget=evaluations:8")
+    return kind, value
+
+
+def affordable(budget: tuple[str, float], cost, name: str) -> int:
+    """The largest K whose `cost(K)` is within the budget, for a cost that grows with K; K may be refused (odd ones).
+
+    Raises:
+      ValueError: if the least K costs more.
+    """
+    kind, amount = budget
+
+    def within(k):
+        """Whether K, or the K below it where K itself is refused, is within the budget."""
+        try:
+            return cost(k) <= amount
+        except ValueError:
+            if k <= least:
+                raise
+            return within(k - 1)
+
+    least = BY_NAME[name].min_samples
+    if not within(least):
+        raise ValueError(f"--budget={kind}:{amount:g} does not buy {name} its least K={least}, {cost(least):g} {kind}")
+    low, high = least, 2 * least + 1
+    while within(high):
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if within(middle) else (low, middle)
+    while True:  # down from one that was refused
+        try:
+            cost(low)
+            return low
+        except ValueError:
+            low -= 1
+
+
+@functools.cache
+def make(name: str, num_samples: int) -> Estimator:
+    return BY_NAME[name].make(num_samples=num_samples)
+
+
+def cost(problem: Problem, objective: str, name: str, kind: str, num_samples: int) -> float:
+    """Evaluations of f for one datum, or FLOP of all, of one gradient."""
+    estimator, bound = make(name, num_samples), problem.bounds[objective]
+    learned, counted = _initial(problem, objective, estimator)
+    if kind == "flops":
+        gradient = diagnostics.make_gradient(bound, estimator)
+        arguments = (problem.params, problem.data, learned, counted, problem.context, jax.random.key(0))
+        return diagnostics.flops(gradient, *arguments)
+
+    def value(watch, key):
+        def expect(q, f, reduce):
+            return estimator.estimate(learned, counted, key, q, watch(f), reduce, problem.context)
+
+        return bound(problem.params, problem.data, expect).value
+
+    return diagnostics.evaluations(value, jax.random.key(0))
+
+
+def _initial(problem: Problem, objective: str, estimator: Estimator):
+    q = posteriors(problem, objective)[0][0]
+    return estimator.init(jax.random.key(0), q, problem.context)
+
+
+def cut(draws: int, most: int) -> int:
+    """The number of equal chunks, from 10 to `most`, of two draws or more.
+
+    Raises:
+      ValueError: if there is none, naming a number of draws that has.
+    """
+    for chunks in range(min(most, draws // 2), 9, -1):
+        if draws % chunks == 0:
+            return chunks
+    raise ValueError(
+        f"--draws={draws} cannot be cut into 10 to {most} equal chunks; take {max(20, -(-draws // 10) * 10)}"
+    )
+
+
+def measure_all(points: list[Problem], objective: str, cases: list[Case], protocol: Protocol) -> list[Found]:
+    """Every case at every point, each point's against the truth there."""
+    found, bar = [], progress([None] * (len(points) * len(cases)))
+    with bar:
+        for problem in points:
+            single = {bound for _, bound in posteriors(problem, objective)} == {"elbo"}
+            truths: dict[int, tuple[str, Truth]] = {}
+            for case in cases:
+                bar.set_postfix_str(f"{case.name}, K={case.num_samples}")
+                k = 1 if single else case.num_samples  # the mean over K samples has one gradient, whatever K
+                if k not in truths:
+                    truths[k] = find_truth(problem, objective, k, protocol)
+                found.append(measure(problem, objective, case, protocol, *truths[k]))
+                bar.update()
+    return found
+
+
+def measure(problem: Problem, objective: str, case: Case, protocol: Protocol, source: str, truth: Truth) -> Found:
+    """Bias, variance and the other figures of one estimator at one point."""
+    learned, counted = train(problem, objective, make(case.name, case.num_samples), protocol)
+    moments = _moments(problem, objective, case, protocol, protocol.draws, truth, learned, counted)
+    figures = jax.device_get(_report(moments, truth))
+    replicates = jax.device_get(_bootstrap(moments, truth, jax.random.key(protocol.seed), protocol.replicates))
+    figures = {part: {key: finite(value) for key, value in row.items()} for part, row in figures.items()}
+    return Found(case, problem, source, figures, replicates, protocol.chunks)
+
+
+_report = jax.jit(diagnostics.report)
+_bootstrap = jax.jit(diagnostics.bootstrap, static_argnums=3)
+
+
+def _moments(problem, objective, case, protocol, draws, truth, learned, counted, stream=0):
+    block = _block(draws // protocol.chunks, case.flops, size(problem))
+    program = _moments_program(problem.bounds[objective], case.name, case.num_samples, draws, protocol.chunks, block)
+    key = jax.random.fold_in(jax.random.key(protocol.seed), stream)
+    return program((problem.params, problem.data, learned, counted, problem.context), key, truth)
+
+
+@functools.cache
+def _moments_program(bound, name: str, num_samples: int, draws: int, chunks: int, block: int):
+    gradient = diagnostics.make_gradient(bound, make(name, num_samples))
+
+    @jax.jit
+    def moments(arguments, key, truth):
+        of_key = functools.partial(gradient, *arguments)
+        return diagnostics.gradient_moments(of_key, key, draws, chunks, block, truth)
+
+    return moments
+
+
+def _block(size: int, flops: float, parameters: int) -> int:
+    """How many draws side by side: a divisor of `size`, one for large nets, thousands for a Gaussian's cost."""
+    most = 1 if parameters > LARGE else max(1, min(4096, int(4e6 / max(flops, 20 * parameters, 1))))
+    return max(b for b in range(1, min(size, most) + 1) if size % b == 0)
+
+
+def size(problem: Problem) -> int:
+    return sum(leaf.size for leaf in jax.tree.leaves(problem.params))
+
+
+def train(problem: Problem, objective: str, estimator: Estimator, protocol: Protocol):
+    """(learned, counted): what the estimator learns by Adam on its cv_loss, and what it counts, with q fixed."""
+    learned, counted = _initial(problem, objective, estimator)
+    if not jax.tree.leaves((learned, counted)) or not protocol.cv_steps:
+        return learned, counted
+    tx = optax.adam(ADAM)
+
+    def step(carry, key):
+        learned, counted, opt_state = carry
+
+        def loss(learned):
+            def expect(q, f, reduce):
+                return estimator.estimate(learned, counted, key, q, f, reduce, problem.context)
+
+            estimate = problem.bounds[objective](problem.params, problem.data, expect)
+            return estimate.cv_loss, estimate.state
+
+        grads, counted_next = jax.grad(loss, has_aux=True)(learned)
+        updates, opt_state = tx.update(grads, opt_state)
+        return (optax.apply_updates(learned, updates), counted_next, opt_state), None
+
+    keys = jax.random.split(jax.random.fold_in(jax.random.key(protocol.seed), 2), protocol.cv_steps)
+    return jax.jit(lambda *carry: jax.lax.scan(step, carry, keys)[0])(learned, counted, tx.init(learned))[:2]
+
+
+def find_truth(problem: Problem, objective: str, num_samples: int, protocol: Protocol) -> tuple[str, Truth]:
+    """What the gradient really is, and how that is known: an oracle, a sum over all states, or many other draws."""
+    gradient = problem.oracle(objective, num_samples)
+    if gradient is not None:
+        return f"exact ({problem.exact_by})", diagnostics.exactly(gradient)
+    if (found := summed(problem, objective, num_samples)) is not None:
+        return f"exact ({found[0]})", diagnostics.exactly(found[1])
+    name = choose(problem, objective, [protocol.reference])[0]
+    num_samples = max(num_samples, BY_NAME[name].min_samples)
+    case = Case(name, num_samples, 0, 0, cost(problem, objective, name, "flops", num_samples))
+    learned, counted = train(problem, objective, make(name, num_samples), protocol)
+    moments = _moments(problem, objective, case, protocol, protocol.reference_draws, None, learned, counted, stream=1)
+    return f"mean of {protocol.reference_draws:,} draws of {name}, K={num_samples}", jax.jit(diagnostics.reference)(
+        moments
+    )
+
+
+def summed(problem: Problem, objective: str, num_samples: int):
+    """(how, gradient) by the sum over all states, or quadratures of two orders that agree; None where neither can."""
+    calls = posteriors(problem, objective)
+    if not all(BY_NAME[ORACLE].fits(q, bound) for q, bound in calls):
+        return None
+    gradients = []
+    orders = _orders(calls[0][0], 1 if calls[0][1] == "elbo" else num_samples)
+    for order in orders:
+        estimator = BY_NAME[ORACLE].make(num_samples=num_samples, order=order)
+        gradient = diagnostics.make_gradient(problem.bounds[objective], estimator)
+        with jax.enable_x64(True):
+            double = lambda leaf: jnp.asarray(leaf, jnp.float64 if jnp.issubdtype(leaf.dtype, jnp.floating) else None)
+            params, data, context = jax.tree.map(double, (problem.params, problem.data, problem.context))
+            found = jax.jit(gradient)(params, data, {}, {}, context, jax.random.key(0))
+            gradients.append(jax.tree.map(np.asarray, found))
+    if not gradients:
+        return None
+    if len(gradients) == 1:
+        return "sum over all states", gradients[0]
+    flat = [np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(g)]) for g in gradients]
+    if not np.linalg.norm(flat[0] - flat[1]) <= 1e-5 * np.linalg.norm(flat[1]):
+        return None
+    return f"quadrature, order {orders[1]}", gradients[1]
+
+
+def _orders(q, tuple_size: int) -> list[int]:
+    """Orders of quadrature within MAX_TERMS, half and whole; one where states are summed; none where too many."""
+    try:
+        states = [len(jax.eval_shape(functools.partial(nodes, order=order), q)[0]) for order in (2, 3)]
+    except ValueError:
+        return []
+    if states[0] == states[1]:
+        return [1] if states[0] ** tuple_size <= MAX_TERMS else []
+    width = round(math.log2(states[0])) * tuple_size
+    order = min(96, int(MAX_TERMS ** (1 / width) + 1e-9))
+    return [order // 2, order] if order >= 16 else []
+
+
+def time_all(problem: Problem, objective: str, cases: list[Case], protocol: Protocol) -> np.ndarray:
+    """Seconds of one gradient of each case in each round, `[cases, rounds]`."""
+    programs, counts = [], []
+    for case in progress(cases, "timing"):
+        estimator = make(case.name, case.num_samples)
+        gradient = diagnostics.make_gradient(problem.bounds[objective], estimator)
+        block = _block(protocol.draws // protocol.chunks, case.flops, size(problem))
+        arguments = (problem.params, problem.data, *_initial(problem, objective, estimator), problem.context)
+        program = jax.jit(
+            lambda arguments, steps, gradient=gradient, block=block: diagnostics.repeated(
+                functools.partial(gradient, *arguments), jax.random.key(0), steps, block
+            )
+        )
+        jax.block_until_ready(program(arguments, 1))
+        once = diagnostics.interleaved_seconds([lambda p=program, a=arguments: p(a, 1)], 3).min()
+        steps = max(1, math.ceil(0.03 / once))
+        programs.append(functools.partial(program, arguments, steps))
+        counts.append(steps * block)
+    return diagnostics.interleaved_seconds(programs, protocol.rounds) / np.array(counts)[:, None]
+
+
+def progress(items, title: str = "estimators"):
+    return tqdm(items, title, leave=False, disable=not sys.stdout.isatty())
+
+
+def finite(value) -> float:
+    return float(value) if math.isfinite(value) else math.nan

@@ -1,0 +1,307 @@
+"""The laboratory from its command line: what it writes, what it refuses, and what a budget buys."""
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from absl import flags
+
+from experiments import compare_estimators, laboratory, laboratory_tables, problems
+from vae import distributions
+
+ROOT = Path(__file__).parent.parent
+
+
+def run(*arguments):
+    values = flags.FlagValues()
+    compare_estimators.define_flags(values)
+    values(["compare_estimators", *arguments])
+    compare_estimators.main(values)
+
+
+def read(path):
+    with open(path) as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="module")
+def quadratic(tmp_path_factory):
+    """K = 1 and 4 of three estimators on a cost whose gradients are known."""
+    folder = tmp_path_factory.mktemp("quadratic")
+    run(
+        "--problem=quadratic",
+        "--estimators=reparam,reinforce,leave_one_out",
+        "--num_samples=1,4",
+        "--draws=4000",
+        "--rounds=3",
+        f"--output={folder}",
+    )
+    return folder
+
+
+def test_results_have_a_row_for_each_estimator_and_k(quadratic):
+    rows = read(quadratic / "results.csv")
+    found = [(row["estimator"], row["num_samples"]) for row in rows]
+    assert found == [(name, k) for k in "14" for name in ("reparam", "reinforce", "leave_one_out")][:2] + [
+        ("leave_one_out", "2"),
+        ("reparam", "4"),
+        ("reinforce", "4"),
+        ("leave_one_out", "4"),
+    ]
+    reparam = rows[0]
+    assert float(reparam["phi_variance"]) == pytest.approx(4 + 4 * 4 + 8, rel=0.15)  # k = -1: m = 2
+    for row in rows:
+        assert row["truth"] == "exact (closed form)"
+        assert row["evaluations"] == row["num_samples"]
+        assert float(row["flops"]) > 0
+        assert float(row["seconds"]) > 0
+        assert row["phi_biased"] == "False"
+        for figure in ("variance", "snr", "cosine", "variance_x_flops", "variance_x_seconds"):
+            low, value, high = (float(row[f"phi_{figure}{end}"]) for end in ("_low", "", "_high"))
+            assert low <= value <= high
+        product = float(row["phi_variance"]) * float(row["flops"])
+        assert float(row["phi_variance_x_flops"]) == pytest.approx(product, rel=1e-5)
+
+
+def test_layers_and_pairs(quadratic):
+    layers = read(quadratic / "layers.csv")
+    assert {row["part"] for row in layers} == {"phi", "phi.mean", "phi.scale"}
+    pairs = read(quadratic / "pairs.csv")
+    assert len(pairs) == 2 * 3 * 3  # two K, three pairs, three figures
+    first = next(p for p in pairs if (p["first"], p["second"], p["figure"]) == ("reparam", "reinforce", "variance"))
+    assert first["verdict"] == "first is better"
+    assert float(first["ratio_low"]) < float(first["ratio"]) < float(first["ratio_high"]) < 1
+
+
+def test_tables_figures_and_config(quadratic):
+    markdown, latex = ((quadratic / f"results.{kind}").read_text() for kind in ("md", "tex"))
+    assert "| reparam" in markdown
+    assert "gradient of phi" in markdown
+    assert latex.count(r"\begin{tabular}") == latex.count(r"\bottomrule") == 1
+    assert r"leave\_one\_out" in latex
+    for name in ("bias", "variance_cost", "snr"):
+        for kind in ("png", "pdf"):
+            assert (quadratic / "figures" / f"{name}.{kind}").stat().st_size > 5000
+    config = json.loads((quadratic / "config.json").read_text())
+    assert config["settings"]["draws"] == 4000
+    assert config["settings"]["objective"] == "elbo"
+    assert "jax" in config["versions"]
+
+
+def test_a_sweep_of_the_cost_parameter(tmp_path):
+    run(
+        "--problem=cosine",
+        "--cost_parameter=2,0.5",
+        "--estimators=reparam,nvil",
+        "--draws=2000",
+        "--rounds=3",
+        "--cv_steps=20",
+        f"--output={tmp_path}",
+    )
+    rows = read(tmp_path / "results.csv")
+    assert [(row["estimator"], row["cost_parameter"]) for row in rows] == [
+        ("reparam", "0.5"),
+        ("nvil", "0.5"),
+        ("reparam", "2.0"),
+        ("nvil", "2.0"),
+    ]
+    assert (tmp_path / "figures" / "variance_cost_parameter.png").exists()
+
+
+USERS = """
+import jax.numpy as jnp
+from experiments import problems
+from vae import distributions
+
+def problem():
+    params = {"phi": {"logits": jnp.array([0.3, -0.8, 1.0])}, "theta": {"w": jnp.array([1.0, 2.0, -1.0])}}
+    posterior = lambda params: distributions.Bernoulli(params["phi"]["logits"])
+    f = lambda params, z, q: jnp.square(z @ params["theta"]["w"] - 0.4) - q.log_prob(z)
+    return problems.of_integrand("mine", params, posterior, f)
+
+def nothing():
+    return 3
+"""
+
+
+def test_a_users_problem_and_a_budget_from_the_shell(tmp_path):
+    """The true command: a discrete problem of one's own, whose truth is a sum over all states."""
+    (tmp_path / "mine.py").write_text(USERS)
+    command = [sys.executable, "-m", "experiments.compare_estimators", "--problem=mine:problem", "--draws=2000"]
+    command += ["--estimators=reinforce,leave_one_out", "--budget=evaluations:5", "--rounds=3", "--output=out"]
+    done = subprocess.run(command, cwd=tmp_path, env=_environment(), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "the budget buys leave_one_out K=5" in done.stdout
+    rows = read(tmp_path / "out" / "results.csv")
+    assert {row["num_samples"] for row in rows} == {"5"}
+    assert {row["truth"] for row in rows} == {"exact (sum over all states)"}
+    assert {row["phi_biased"] for row in rows} == {"False"}
+    assert "it/s" not in done.stderr  # no progress bar where nobody looks
+
+
+def _environment():
+    import os
+
+    return os.environ | {"PYTHONPATH": str(ROOT)}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--problem=nonsense"], "--problem=nonsense is none of quadratic"),
+        (["--problem=no_such_module:f"], "cannot be imported"),
+        (["--problem=experiments.problems:nothing_there"], "cannot be imported"),
+        (["--problem=json:loads"], "give a function without arguments"),
+        (["--problem=quadratic", "--workdir=x"], "name two problems"),
+        (["--workdir=/nonexistent/run"], "holds no run"),
+        (["--estimators=nonsense"], "'nonsense' is not one of reparam"),
+        (["--estimators=dreg"], "dreg cannot estimate elbo with Normal latents; these can: reparam"),
+        (["--objective=iwae"], "--objective=iwae is not an objective of quadratic; it has elbo"),
+        (["--num_samples=0"], "--num_samples must be 1 or more"),
+        (["--num_samples=two"], "--num_samples: 'two' is not an integer"),
+        (["--estimators=reparam_antithetic", "--num_samples=3"], "must be even"),
+        (["--cost_parameter=x"], "--cost_parameter: 'x' is not a number"),
+        (["--cost_parameter=1", "--problem=rainforth"], "--cost_parameter is k of quadratic"),
+        (["--batch_size=3"], "--batch_size is for --workdir"),
+        (["--draws=1009"], "--draws=1009 cannot be cut into 10 to 50 equal chunks; take 1010"),
+        (["--reference_draws=1234567"], "--reference_draws=1234567 must be a multiple of 50"),
+        (["--reference=nonsense"], "--reference=nonsense is not one of"),
+        (["--budget=5"], "neither evaluations:N nor flops:N"),
+        (["--budget=flops:-1"], "neither evaluations:N nor flops:N"),
+        (["--budget=evaluations:4", "--num_samples=2,3"], "leave out --num_samples"),
+        (["--budget=evaluations:1", "--estimators=leave_one_out"], "does not buy leave_one_out its least K=2"),
+    ],
+)
+def test_refusals(arguments, sentence, capsys, tmp_path):
+    with pytest.raises(SystemExit) as stop:
+        run(*arguments, f"--output={tmp_path}")
+    error = capsys.readouterr().err
+    assert stop.value.code == 1
+    assert sentence in error
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+
+
+def test_a_workdir_at_each_of_its_checkpoints(tmp_path):
+    """A run that was just begun, and the laboratory on its images."""
+    command = [
+        sys.executable,
+        "-m",
+        "experiments.train",
+        "--epochs=2",
+        "--eval_every=1",
+        "--hidden=16",
+        "--latent_dim=2",
+    ]
+    command += ["--eval_samples=2", f"--workdir={tmp_path / 'run'}"]
+    done = subprocess.run(command, cwd=tmp_path, env=_environment(), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    run(
+        f"--workdir={tmp_path / 'run'}",
+        "--estimators=reparam,leave_one_out",
+        "--batch_size=8",
+        "--draws=100",
+        "--rounds=3",
+        f"--output={tmp_path / 'out'}",
+    )
+    rows = read(tmp_path / "out" / "results.csv")
+    assert [(row["estimator"], row["epoch"]) for row in rows] == [
+        ("reparam", "1"),
+        ("leave_one_out", "1"),
+        ("reparam", "2"),
+        ("leave_one_out", "2"),
+    ]
+    assert {row["truth"] for row in rows} == {"mean of 1,000 draws of reparam, K=1"}
+    assert {row["encoder_biased"] for row in rows} | {row["decoder_biased"] for row in rows} == {"False"}
+    parts = {row["part"] for row in read(tmp_path / "out" / "layers.csv")}
+    assert {"encoder", "encoder.network.hidden_0", "encoder.parameters", "decoder.network.outputs"} <= parts
+
+
+# Arithmetic
+
+
+def test_affordable_is_the_largest_k_within_the_budget():
+    linear = lambda k: 3.0 + 2.0 * k
+    assert laboratory.affordable(("flops", 103.0), linear, "reparam") == 50
+    assert laboratory.affordable(("flops", 102.9), linear, "reparam") == 49
+    assert laboratory.affordable(("flops", 5.0), linear, "reparam") == 1
+
+    def even(k):
+        if k % 2:
+            raise ValueError("must be even")
+        return float(k)
+
+    assert laboratory.affordable(("evaluations", 9.0), even, "reparam_antithetic") == 8
+    with pytest.raises(ValueError, match="its least K=2"):
+        laboratory.affordable(("evaluations", 1.0), float, "leave_one_out")
+
+
+def test_budgets_count_the_same_f_for_all():
+    """With 12 evaluations each, all take 12 samples; FLOP buys about as many of a cheap estimator's."""
+    problem = problems.gaussian_cost("quadratic")
+    for name in ("reparam", "reparam_antithetic", "reinforce"):
+        cost = lambda k, name=name: laboratory.cost(problem, "elbo", name, "evaluations", k)
+        assert laboratory.affordable(("evaluations", 13.0), cost, name) == (12 if "anti" in name else 13)
+
+
+def test_cut():
+    assert laboratory.cut(1000, 20) == 20
+    assert laboratory.cut(990, 20) == 18
+    assert laboratory.cut(20, 50) == 10
+
+
+def test_summed_is_a_sum_a_quadrature_or_nothing():
+    phi = {"mean": jnp.array([0.2]), "log_var": jnp.array([0.1])}
+    posterior = lambda params: distributions.Normal(**params["phi"])
+    smooth = lambda params, z, q: jnp.sin(z[..., 0])
+    kinked = lambda params, z, q: jnp.abs(z[..., 0] - 1)
+    how, gradient = laboratory.summed(problems.of_integrand("", {"phi": phi}, posterior, smooth), "elbo", 1)
+    assert how == "quadrature, order 96"
+    expected = np.cos(0.2) * np.exp(-np.exp(0.1) / 2)
+    np.testing.assert_allclose(gradient["phi"]["mean"], [expected], rtol=1e-6)
+    assert laboratory.summed(problems.of_integrand("", {"phi": phi}, posterior, kinked), "elbo", 1) is None
+    wide = {"mean": jnp.zeros(9), "log_var": jnp.zeros(9)}
+    assert laboratory.summed(problems.of_integrand("", {"phi": wide}, posterior, smooth), "elbo", 1) is None
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0.0, "0"), (1234.5, "1234"), (0.01234, "0.0123"), (1.5e-7, "1.50e-7"), (2.5e9, "2.50e9"), (float("nan"), "-")],
+)
+def test_numbers(value, text):
+    assert laboratory_tables.number(value) == text
+
+
+def test_errors_decide_the_digits():
+    assert laboratory_tables.plus_minus(1.23456, 0.0234) == "1.235 ± 0.023"
+    assert laboratory_tables.plus_minus(-123.4, 23.4) == "-123 ± 23"
+
+
+@pytest.mark.slow
+def test_rainforth_slopes(tmp_path):
+    """SNR against K = 4..256: theta +1/2, phi -1/2, DReG's phi up (arXiv:1802.04537; ESTIMATORS.md C8)."""
+    run(
+        "--problem=rainforth",
+        "--objective=iwae",
+        "--num_samples=4,16,64,256",
+        "--estimators=reparam,dreg",
+        "--draws=10000",
+        "--reference_draws=10000",
+        "--reference=dreg",
+        "--rounds=3",
+        f"--output={tmp_path}",
+    )
+    rows = read(tmp_path / "layers.csv")
+
+    def slope(name, part):
+        points = [(int(r["num_samples"]), float(r["snr"])) for r in rows if (r["estimator"], r["part"]) == (name, part)]
+        return np.polyfit(*np.log(np.array(points).T), 1)[0]
+
+    assert slope("reparam", "theta") == pytest.approx(0.5, abs=0.1)
+    assert slope("reparam", "phi.b") == pytest.approx(-0.5, abs=0.1)
+    assert slope("dreg", "phi") > 0.3
