@@ -10,7 +10,7 @@ from pathlib import Path
 import jax
 from absl import flags
 
-from experiments import assess, build, cli, pictures, results, workdir
+from experiments import assess, build, cli, results, workdir
 from experiments.settings import Settings
 from experiments.workdir import RunFolder
 from vae import checkpoint
@@ -43,6 +43,8 @@ def evaluate(folder: RunFolder) -> dict:
     with jax.default_matmul_precision(run.matmul_precision):
         figures = assess.make_judge(model, data, run, FLAGS.eval_samples)(params)
         if FLAGS.figures:
+            from experiments import pictures  # matplotlib is slow to import
+
             pictures.draw_run(folder, data, model, params)
     folder.append({"epoch": epoch, "eval_samples": FLAGS.eval_samples, **figures}, "evaluations.jsonl")
     return run.json() | {"status": "done", "eval_samples": FLAGS.eval_samples, **figures}

@@ -19,7 +19,7 @@ import numpy as np
 from absl import flags
 from tqdm import tqdm
 
-from experiments import assess, build, cli, pictures, results, settings, workdir
+from experiments import assess, build, cli, results, settings, workdir
 from experiments.settings import Settings
 from experiments.workdir import Recorder, RunFolder
 from vae import checkpoint, train
@@ -137,6 +137,8 @@ def _conclude_run(program, data, run, folder: RunFolder, state: train.TrainState
     finished = step == run.epochs * program.steps_per_epoch
     row = run.json() | {"status": "done" if finished else "diverged", "step": step if finished else failed_step.item()}
     if finished:
+        from experiments import pictures  # matplotlib is slow to import
+
         pictures.draw_run(folder, data, program.model, params)
         row |= judge(params)
         if len(data.validation):
@@ -156,6 +158,8 @@ def _conclude(path: Path) -> None:
     table = results.to_markdown(rows)
     workdir.write_text(path / "results.md", table + "\n")
     if len(folders) > 1:
+        from experiments import pictures
+
         pictures.draw_sweep(path / "figures", folders, results.varying(rows))
     print(f"\n{results.heading(rows)}\n{table}\n")
     print(f"pictures: {', '.join(str(p) for p in sorted((path / 'figures').glob('*.png')))}")

@@ -210,11 +210,20 @@ def _differences_of_enumeration(family, reduce, tuple_size, step=1e-5):
         }
 
 
+def test_the_compiler_is_right():
+    """jaxlib 0.10.2 sums a vmapped product wrongly on CPUs, beyond some length (github.com/jax-ml/jax/issues/39103). No
+    Monte Carlo gradient on this page can be trusted where this fails."""
+    x = jnp.stack([jnp.arange(32_769.0)] + 2 * [jnp.zeros(32_769)], axis=1)
+    total = jax.jit(jax.vmap(lambda row: jnp.sum(jnp.square(jnp.eye(3) @ row))))(x)
+    np.testing.assert_allclose(total, np.square(np.arange(32_769.0)), rtol=1e-6)
+
+
 # 2. Structure.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "family", "bound"), _WITNESSES)
-def test_jit_is_eager(name, family, bound):
+def test_gradients_jitted_are_gradients_op_by_op(name, family, bound):
     s = _setting(name, family, bound)
     args = (s.problem.phi, s.problem.theta, jax.random.key(5))
     eager = gradient_program(s.estimator, s.problem, s.reduce, s.params, s.state)(*args)
@@ -297,7 +306,7 @@ def test_model_and_control_variate_gradients_do_not_mix(name, family, bound):
 
 
 @pytest.mark.parametrize(("name", "family", "bound"), _WITNESSES)
-def test_value_is_the_reduced_f_and_no_surrogate(name, family, bound):
+def test_value_op_by_op_is_the_jitted_one_and_the_reduced_f(name, family, bound):
     s = _setting(name, family, bound)
     evaluations, f = [], s.problem.integrand(s.problem.theta)
 
@@ -307,11 +316,13 @@ def test_value_is_the_reduced_f_and_no_surrogate(name, family, bound):
 
     q = s.problem.posterior(s.problem.phi)
     value = s.estimator.estimate(s.params, s.state, jax.random.key(5), q, spy, s.reduce, s.problem.theta["x"]).value
+    (_, jitted), _ = s.run(s.problem.phi, s.problem.theta, jax.random.key(5))
+    _assert_same(value, jitted)
+    # Never a surrogate. A weighted sum, or an f inside a transformation, is left to the contract test.
     seen = [values for values in evaluations if not isinstance(values, jax.core.Tracer)]
     candidates = [s.reduce(values) for values in [*seen, jnp.concatenate(seen)]] if seen else []
-    if name == "exact" or not candidates:
-        pytest.skip("a weighted sum, or f inside a transformation: the contract test sees to its value")
-    assert any(np.allclose(value, candidate, rtol=1e-5) for candidate in candidates)
+    if name != "exact" and candidates:
+        assert any(np.allclose(value, candidate, rtol=1e-5) for candidate in candidates)
 
 
 @pytest.mark.parametrize(("name", "family", "bound"), _WITNESSES)
@@ -358,8 +369,14 @@ _EXTREME = {
 }
 
 
+def _extreme_cases():
+    for case in [*_cases(CORE), *_cases(CORE, biased=True)]:
+        name, _, bound = case.values
+        yield pytest.param(*case.values, marks=[] if bound == BY_NAME[name].bounds[-1] else [pytest.mark.slow])
+
+
 @pytest.mark.parametrize(
-    ("name", "family", "bound"), [*_cases(CORE), *_cases(CORE, biased=True), ("exact", "Normal", "iwae")]
+    ("name", "family", "bound"), [*_extreme_cases(), ("exact", "Normal", "iwae"), ("exact", "Bernoulli", "iwae")]
 )
 def test_extremes_of_float32_stay_finite(name, family, bound):
     """Log-variances of +-30, logits of +-50, f from -1e4 to 1e4."""
@@ -554,23 +571,25 @@ def test_dreg_of_one_sample_is_stl():
 def test_leave_one_out_of_the_weighted_bound_is_vimco_as_published(family):
     """Mnih & Rezende (2016), eqs. 5 to 10, written out for K = 4 (ESTIMATORS.md S5), with the direct term."""
     toy, key, K = problem(family), jax.random.key(4), 4
-    q = toy.posterior(toy.phi)
-    z, f = q.sample(key, K), toy.integrand(toy.theta)
-    log_w = f(z, q)
-    rows = []
-    for k in range(K):
-        geometric = sum(log_w[j] for j in range(K) if j != k) / (K - 1)
-        rows.append(log_mean_exp(jnp.stack([geometric if j == k else log_w[j] for j in range(K)])))
-    signal = log_mean_exp(log_w) - jnp.stack(rows)  # [K, B]
-    score = jax.grad(lambda q: jnp.sum(signal * q.log_prob(z)))(q)
-    direct = jax.grad(lambda q: jnp.sum(-jax.nn.softmax(log_w, axis=0) * q.log_prob(z)))(q)
-    published = jax.tree.map(jnp.add, score, direct)
+
+    @jax.jit
+    def published(q):
+        z, f = q.sample(key, K), toy.integrand(toy.theta)
+        log_w = f(z, q)  # [K, B]
+        rows = []
+        for k in range(K):
+            geometric = sum(log_w[j] for j in range(K) if j != k) / (K - 1)
+            rows.append(log_mean_exp(jnp.stack([geometric if j == k else log_w[j] for j in range(K)])))
+        signal = log_mean_exp(log_w) - jnp.stack(rows)  # [K, B]
+        score = lambda weight: jax.grad(lambda q: jnp.sum(weight * q.log_prob(z)))(q)
+        return log_mean_exp(log_w), score(signal - jax.nn.softmax(log_w, axis=0))
+
+    expected = published(toy.posterior(toy.phi))
     for name in ("leave_one_out", "vimco"):
         estimator = BY_NAME[name].make(num_samples=K)
         run = jax.jit(gradient_program(estimator, toy, log_mean_exp, {}, {}))
         (_, value), (phi, _) = run(toy.phi, toy.theta, key)
-        _assert_same(phi, published)
-        _assert_same(value, log_mean_exp(log_w))
+        _assert_same((value, phi), expected)
 
 
 @pytest.mark.parametrize("name", SCORE)
@@ -580,16 +599,18 @@ def test_a_score_gradient_does_not_look_inside_f(name):
     f = lambda z, q: s.problem.log_joint(s.problem.theta, z)
     opaque = lambda z, q: stop_gradient(f(stop_gradient(z), q))
 
-    def gradient(f):
-        value = lambda phi: jnp.sum(
-            s.estimator.estimate(
-                s.params, s.state, jax.random.key(5), s.problem.posterior(phi), f, s.reduce, s.problem.theta["x"]
-            ).value
-        )
-        return jax.jit(jax.grad(value))(s.problem.phi)
+    @functools.partial(jax.jit, static_argnums=0)
+    def gradient(f, phi):
+        def value(phi):
+            q = s.problem.posterior(phi)
+            key, context = jax.random.key(5), s.problem.theta["x"]
+            return jnp.sum(s.estimator.estimate(s.params, s.state, key, q, f, s.reduce, context).value)
 
-    _assert_same(gradient(opaque), gradient(f), tolerance=1e-6)
-    assert not _is_zero(gradient(f))
+        return jax.grad(value)(phi)
+
+    seen = gradient(f, s.problem.phi)
+    _assert_same(gradient(opaque, s.problem.phi), seen, tolerance=1e-6)
+    assert not _is_zero(seen)
 
 
 def _vr_iwae(alpha):

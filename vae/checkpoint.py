@@ -12,16 +12,15 @@ from typing import Any
 
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
 
 PyTree = Any
-
-_RESTORE = ocp.args.Composite(state=ocp.args.StandardRestore(), digest=ocp.args.JsonRestore())
 
 
 @contextmanager
 def writer(folder: str | Path, keep: int = 2) -> Iterator[Any]:
     """A context whose `save(step, state)` writes in the background; the newest `keep` stay."""
+    import orbax.checkpoint as ocp  # slow to import
+
     options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True)
     with ocp.CheckpointManager(Path(folder).absolute(), options=options) as manager:
 
@@ -50,11 +49,14 @@ def restore(folder: str | Path, like: PyTree, at: list[int] | None = None) -> tu
     Raises:
       ValueError: if the checkpoints are of another structure.
     """
+    import orbax.checkpoint as ocp
+
+    arguments = ocp.args.Composite(state=ocp.args.StandardRestore(), digest=ocp.args.JsonRestore())
     for step in reversed(steps(folder) if at is None else sorted(at)):
         path = Path(folder).absolute() / str(step)
         try:
             with ocp.CheckpointManager(path.parent) as manager:
-                items = manager.restore(step, args=_RESTORE)
+                items = manager.restore(step, args=arguments)
         except Exception as error:  # Orbax, tensorstore and the file system each raise their own kinds.
             reason = type(error).__name__
             warnings.warn(f"checkpoint {path} cannot be read ({reason}); taking the one before", stacklevel=2)

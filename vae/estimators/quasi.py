@@ -5,7 +5,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.scipy.special import ndtri
-from scipy.stats import qmc
 
 from vae.estimators.base import Estimator, stateless
 
@@ -27,6 +26,8 @@ def reparam_rqmc(num_samples: int = 8) -> Estimator:
 
 def _scrambled_normal(key: Array, num_samples: int, shape: tuple[int, ...]) -> Array:
     """Standard normal `[K, *shape]` of one Sobol' sequence over the last axis, scrambled for each leading index."""
+    from scipy.stats import qmc  # slow to import
+
     points = qmc.Sobol(shape[-1], scramble=False, bits=32).random(num_samples)  # [K, D] in [0, 1)
     bits = jnp.asarray((points * 2**32).astype(np.uint64).astype(np.uint32))
     bits = bits.reshape(num_samples, *[1] * (len(shape) - 1), shape[-1])
