@@ -1,0 +1,56 @@
+"""README.md is true: its commands run, its table is the code's, its worked estimator is one."""
+
+import re
+from pathlib import Path
+
+from tests import entry_points, problems
+from vae.estimators import mean
+from vae.estimators.__main__ import table
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text()
+MNIST = ROOT.parent / "shared/data"
+
+
+def _commands(module: str) -> list[list[str]]:
+    lines = [line.split("#")[0].strip() for line in README.splitlines()]
+    return [line.split()[3:] for line in lines if re.match(rf"python -m {module}\b", line)]
+
+
+def test_the_commands_run(tmp_path):
+    """Each with the flags of the page and, behind them, those that make it short."""
+    cases = _commands("experiments.train")
+    assert len(cases) >= 6
+    short = ["--epochs=1", "--eval_samples=2"]
+    cases = [[*case, *short, f"--workdir={tmp_path}/{i}"] for i, case in enumerate(cases)]
+    cases = [[word.replace("--data_dir=DIR", f"--data_dir={MNIST}") for word in case] for case in cases]
+    if not MNIST.exists():
+        cases = [case for case in cases if "--dataset=mnist" not in case]
+    cases = [[*case, f"--cache_dir={tmp_path}/cache"] for case in cases]
+    outcomes = entry_points.run("experiments.train", cases, tmp_path / "outcomes")
+    assert [o.code for o in outcomes] == [0] * len(cases), [o.err for o in outcomes if o.code]
+    again = [[*case, f"--workdir={tmp_path}/0", "--eval_samples=3"] for case in _commands("experiments.evaluate")]
+    assert again
+    outcomes = entry_points.run("experiments.evaluate", again, tmp_path / "evaluated")
+    assert [o.code for o in outcomes] == [0] * len(again), [o.err for o in outcomes]
+
+
+def test_the_table_is_that_of_the_code():
+    assert table() in README
+
+
+def test_files_and_scripts_that_it_names_exist():
+    for path in re.findall(r"(?:scripts|experiments|tests|vae)/[\w/]+\.(?:sh|py|png)", README):
+        assert (ROOT / path).exists() or path == "vae/estimators/reinforce_at_mean.py", path
+
+
+def test_the_worked_estimator_is_short_and_unbiased():
+    blocks = re.findall(r"```python\n(.*?)```", README, re.S)
+    [source] = [block for block in blocks if "def reinforce_at_mean" in block]
+    assert source.count("\n") < 60
+    namespace = {}
+    exec(compile(source, "README.md", "exec"), namespace)
+    estimator = namespace["reinforce_at_mean"](num_samples=2)
+    for family in ("Normal", "Bernoulli"):
+        exact = problems.oracle(family, "elbo", 2)
+        problems.assert_unbiased(estimator, problems.problem(family), mean, exact)
