@@ -22,6 +22,8 @@ ORACLE = "exact"
 MAX_TERMS = 2**16
 # Nets larger than this are measured one draw at a time, and in fewer chunks.
 LARGE = 20_000
+# Of a large net, the directional figures are of every n-th draw.
+DIRECTED_EVERY = 5
 ADAM = 1e-2
 
 
@@ -216,30 +218,32 @@ def measure(problem: Problem, objective: str, case: Case, protocol: Protocol, so
     learned, counted = train(problem, objective, make(case.name, case.num_samples), protocol)
     moments = _moments(problem, objective, case, protocol, protocol.draws, truth, learned, counted)
     figures = jax.device_get(_report(moments, truth))
-    replicates = jax.device_get(_bootstrap(moments, truth, jax.random.key(protocol.seed), protocol.replicates))
+    replicates = jax.device_get(_bootstrap(moments, jax.random.key(protocol.seed), protocol.replicates))
     figures = {part: {key: finite(value) for key, value in row.items()} for part, row in figures.items()}
     return Found(case, problem, source, figures, replicates, protocol.chunks)
 
 
 _report = jax.jit(diagnostics.report)
-_bootstrap = jax.jit(diagnostics.bootstrap, static_argnums=3)
+_bootstrap = jax.jit(diagnostics.bootstrap, static_argnums=2)
 
 
 def _moments(problem, objective, case, protocol, draws, truth, learned, counted, stream=0):
     block = _block(draws // protocol.chunks, case.flops, size(problem))
-    program = _moments_program(problem.bounds[objective], case.name, case.num_samples, draws, protocol.chunks, block)
+    every = DIRECTED_EVERY if size(problem) > LARGE else 1
+    bound = problem.bounds[objective]
+    program = _moments_program(bound, case.name, case.num_samples, draws, protocol.chunks, block, every)
     key = jax.random.fold_in(jax.random.key(protocol.seed), stream)
     return program((problem.params, problem.data, learned, counted, problem.context), key, truth)
 
 
 @functools.cache
-def _moments_program(bound, name: str, num_samples: int, draws: int, chunks: int, block: int):
+def _moments_program(bound, name: str, num_samples: int, draws: int, chunks: int, block: int, directed_every: int):
     gradient = diagnostics.make_gradient(bound, make(name, num_samples))
 
     @jax.jit
     def moments(arguments, key, truth):
         of_key = functools.partial(gradient, *arguments)
-        return diagnostics.gradient_moments(of_key, key, draws, chunks, block, truth)
+        return diagnostics.gradient_moments(of_key, key, draws, chunks, block, truth, directed_every)
 
     return moments
 

@@ -77,7 +77,7 @@ def _part(one: Found, part: str, seconds: float, clock: np.ndarray, confidence: 
     measured |= {"variance_x_flops": (variance * one.case.flops, replicates * one.case.flops)}
     measured |= {"variance_x_seconds": (variance * seconds, replicates * clock)}
     for key, (value, samples) in measured.items():
-        low, high = diagnostics.interval(samples, one.chunks, confidence, value)
+        low, high = diagnostics.interval(samples, one.chunks, confidence)
         row |= {key: value, f"{key}_low": finite(low), f"{key}_high": finite(high)}
     return row
 

@@ -117,7 +117,7 @@ def from_json(settings: dict[str, Any]) -> Settings:
     return Settings(**{name: _parse(FIELDS[name], str(value)) for name, value in settings.items()})
 
 
-def define_flags() -> None:
+def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
     """One absl flag for each field of `Settings`, each a comma-separated list."""
     for name, field in FIELDS.items():
         meta = field.metadata
@@ -125,7 +125,7 @@ def define_flags() -> None:
         notes += ["sweeps share one program"] if meta["array"] else []
         text = f"{meta['help']} ({'; '.join(notes)})" if notes else meta["help"]
         default = "-".join(map(str, field.default)) if isinstance(field.default, tuple) else str(field.default)
-        flags.DEFINE(_ListParser(field), name, default, text, serializer=_Serializer())
+        flags.DEFINE(_ListParser(field), name, default, text, flag_values, _Serializer())
 
 
 def from_flags(values: flags.FlagValues) -> list[Settings]:
@@ -212,6 +212,8 @@ class _Serializer(flags.ArgumentSerializer):
 
 def _parse(field: dataclasses.Field, text: str):
     if field.type == tuple[int, ...]:
+        if not all(text.split("-")):
+            raise ValueError(f"{text!r} is not a positive integer, nor several joined by single dashes")
         return tuple(_number(field, part, int) for part in text.split("-"))
     if field.type is str:
         choices = field.metadata["choices"]

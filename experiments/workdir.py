@@ -159,11 +159,14 @@ def all_runs(workdir: str | Path) -> list[RunFolder]:
 
 
 def check_writable(workdir: str | Path) -> None:
-    """Raises OSError before any work is lost if nothing can be written to the workdir."""
-    Path(workdir).mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryFile(dir=workdir) as file:
-        file.write(b"\0" * 4096)
-        file.flush()
+    """Raises ValueError, before any work is lost, if nothing can be written to the workdir."""
+    try:
+        Path(workdir).mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=workdir) as file:
+            file.write(b"\0" * 65536)
+            file.flush()
+    except OSError as error:
+        raise ValueError(f"--workdir={workdir} cannot be written ({error.strerror}); choose another folder") from None
 
 
 def read_json(path: Path) -> Any:

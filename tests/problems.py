@@ -148,7 +148,7 @@ def differentiate_exactly(
             estimator = BY_NAME["exact"].make(num_samples=num_samples, order=order)
             expectation = lambda q, f: estimator.estimate({}, {}, None, q, f, reduce).value
         else:
-            z, log_weight = quantile_nodes(problem.posterior(problem.phi), order or 14)
+            z, log_weight = quantile_nodes(problem.posterior(problem.phi), order or 20)
             expectation = lambda q, f: _sum_over_tuples(q, f, reduce, tuple_size, z, log_weight)
         run = jax.jit(jax.value_and_grad(functools.partial(_objective, problem, expectation), (0, 1), has_aux=True))
         (_, value), grads = run(problem.phi, problem.theta)
@@ -180,7 +180,7 @@ def quantile_nodes(q, order: int):
     """Nodes `[N, B, D]` and log-weights `[N, 1]` of a tensor rule for q: Gauss-Legendre in normal scores on either side
     of the median (the Laplace density has a kink there), taken through the quantile function of each coordinate."""
     points, weights = np.polynomial.legendre.leggauss(order)
-    reach = 6.5  # beyond which a standard normal has 1e-10
+    reach = 5.2  # beyond which a standard normal has 2e-7
     normal = np.concatenate([(points - 1), (points + 1)]) * reach / 2
     log_weight = np.log(np.tile(weights, 2) * reach / 2) + stats.norm.logpdf(normal)
     grid = np.stack(np.meshgrid(normal, normal, indexing="ij"), -1).reshape(-1, 1, 2)  # [N, 1, 2]

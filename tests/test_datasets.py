@@ -228,8 +228,8 @@ def test_npz_of_zeros_and_ones_has_two_levels(tmp_path, dtype):
 
 GOOD = np.zeros((4, 2, 2), np.uint8)
 BAD = {
-    "nan": (dict(train=np.full((2, 2, 2), np.nan), test=np.zeros((2, 2, 2))), "values from nan to nan"),
-    "signaling nan": (dict(images=np.full((2, 2), 0x7FA00000, np.uint32).view(np.float32)), "values from nan"),
+    "nan": (dict(train=np.full((2, 2, 2), np.nan), test=np.zeros((2, 2, 2))), "8 NaN pixels"),
+    "signaling nan": (dict(images=np.full((2, 2), 0x7FA00000, np.uint32).view(np.float32)), "NaN pixels"),
     "above one": (dict(images=np.full((4, 2, 2), 255.0)), "values from 255.0 to 255.0"),
     "below zero": (dict(images=np.full((4, 2, 2), -0.1)), "floats must be 0 to 1"),
     "infinite": (dict(images=np.full((4, 2, 2), np.inf)), "values from inf"),

@@ -152,14 +152,16 @@ def test_exact_on_discrete_latents_is_central_differences_of_the_enumerated_sum(
         ("Normal", "iwae", 22),
         pytest.param("MultivariateNormal", "iwae", 22, marks=pytest.mark.slow),
         *[
-            pytest.param(family, bound, 14, marks=pytest.mark.slow)
+            pytest.param(family, bound, 20, marks=pytest.mark.slow)
             for family in ("Laplace", "StudentT", "Gamma", "Beta", "Dirichlet")
             for bound in REDUCE
         ],
     ],
 )
 def test_the_oracle_does_not_move_when_its_order_is_doubled(family, bound, order):
-    coarse, fine = (differentiate_exactly(problem(family), REDUCE[bound], 2, order=n) for n in (order, 2 * order))
+    # Double the nodes of four dimensions would be 27 million tuples where the nodes are on two panels.
+    finer = 28 if (bound, order) == ("iwae", 20) else 2 * order
+    coarse, fine = (differentiate_exactly(problem(family), REDUCE[bound], 2, order=n) for n in (order, finer))
     for group in GROUPS:
         assert _relative(coarse[group], fine[group]) < 1e-4
 
@@ -654,13 +656,14 @@ def _norm_ratio(signal, noise) -> float:
     return np.linalg.norm(signal) / np.linalg.norm(noise)
 
 
-def _rainforth_gradients(name, num_samples, data=16, width=20, draws=1024):
-    """`[draws, width]` gradients in the encoder's b and the prior's mean, near the optimum of N data."""
+def _rainforth_gradients(name, num_samples, data=16, width=20, draws=512):
+    """`[draws, width]` gradients in the encoder's b and the prior's mean, near the optimum of these data."""
     rng = np.random.default_rng(0)
     x = jnp.float32(rng.normal(size=width) + np.sqrt(2) * rng.normal(size=(data, width)))
-    off = lambda *shape: 0.1 * jnp.float32(rng.normal(size=shape))
-    prior_mean = jnp.mean(x, 0) + off(width)
-    b, a = jnp.mean(x, 0) / 2 + off(width), jnp.eye(width) / 2 + 0.1 * off(width, width)
+    off = lambda scale, *shape: scale * jnp.float32(rng.normal(size=shape))
+    # The decoder is off by more than the encoder, which follows it: so the decoder's signal does not depend on K.
+    prior_mean = jnp.mean(x, 0) + off(0.3, width)
+    b, a = prior_mean / 2 + off(0.03, width), jnp.eye(width) / 2 + off(0.01, width, width)
     estimator = BY_NAME[name].make(num_samples=num_samples)
 
     def bound(b, prior_mean, key):

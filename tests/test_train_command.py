@@ -127,48 +127,6 @@ def test_a_run_cut_off_goes_on_to_the_same_bytes(runs, tmp_path):
         assert (cut / name).read_bytes() == (folder / "long" / name).read_bytes()
 
 
-HYPERPARAMETERS = [
-    "--binarization=static",
-    "--likelihood=gaussian --binarization=none",
-    "--likelihood=discretized_logistic --binarization=none",
-    "--architecture=conv",
-    "--hidden=8",
-    "--activation=tanh",
-    "--latent_dim=3",
-    "--latent_dim=2-2 --objective=elbo",
-    "--posterior=full_covariance",
-    "--posterior=laplace",
-    "--posterior=student_t --objective=elbo",
-    "--objective=elbo",
-    "--objective=iwae --num_samples=2",
-    "--objective=renyi --num_samples=2",
-    "--objective=thermodynamic --num_samples=2",
-    "--beta=2",
-    "--kl_warmup=1",
-    "--free_bits=0.5",
-    "--estimator=leave_one_out --num_samples=2",
-    "--num_samples=2",
-    "--learning_rate=3e-3",
-    "--schedule=cosine",
-    "--clip_norm=0.1",
-    "--batch_size=32",
-    "--epochs=3",
-    "--seed=1",
-    "--validation_size=100",
-]
-
-
-def test_each_hyperparameter_changes_the_result(tmp_path):
-    cases = [f"--workdir={tmp_path}/{i} {flags}".split() for i, flags in enumerate(["", *HYPERPARAMETERS])]
-    outcomes = train(tmp_path / "outcomes", *[[*case, "--eval_every=10"] for case in cases])
-    assert [o.code for o in outcomes] == [0] * len(cases), [o.err for o in outcomes if o.code]
-    last = [rows(tmp_path / str(i) / "metrics.jsonl")[-1] for i in range(len(cases))]
-    for flags, row in zip(HYPERPARAMETERS, last[1:], strict=True):
-        assert row["elbo_nats"] != last[0]["elbo_nats"], flags
-    bits = json.loads((tmp_path / "3/result.json").read_text())
-    assert bits["test_bits_per_dim"] == pytest.approx(bits["test_nll_nats"] / 64 / np.log(2))
-
-
 @pytest.fixture(scope="module")
 def bad(tmp_path_factory):
     """Every refusal, with what its sentence must hold."""
@@ -192,7 +150,7 @@ def bad(tmp_path_factory):
         f"--dataset=mnist --data_dir={folder}": ("mnist", "prepare_data.sh"),
         "--dataset=npz:/nowhere/x.npz": ("/nowhere/x.npz",),
         f"--dataset=npz:{folder}/nan.npz": ("NaN",),
-        f"--dataset=npz:{folder}/large.npz": ("[0, 1]",),
+        f"--dataset=npz:{folder}/large.npz": ("0 to 1",),
         f"--dataset=npz:{folder}/flat.npz": ("flat.npz",),
         f"--dataset=npz:{folder}/ints.npz": ("int64",),
         f"--dataset=npz:{folder}/objects.npz": ("objects.npz",),

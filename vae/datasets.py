@@ -220,9 +220,10 @@ def _images(where: str, array: np.ndarray) -> np.ndarray:
     if array.dtype != np.uint8 and array.dtype.kind not in "bf":
         raise ValueError(f"{where} is {array.dtype}, and must be uint8 (0 to 255), bool or float (0 to 1)")
     if array.dtype.kind == "f":
-        with np.errstate(all="ignore"):
-            low, high = array.min(), array.max()
-        if not (low >= 0 and high <= 1):  # a NaN comes here as well
+        if np.isnan(array).any():
+            raise ValueError(f"{where} has {np.isnan(array).sum()} NaN pixels, and floats must be 0 to 1")
+        low, high = array.min(), array.max()
+        if not (low >= 0 and high <= 1):
             raise ValueError(
                 f"{where} has values from {low} to {high}, and floats must be 0 to 1 (uint8 may be 0 to 255)"
             )

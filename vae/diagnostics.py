@@ -3,7 +3,7 @@
     gradient = partial(make_gradient(bound, estimator), params, data, learned, counted, context)   # of a key
     moments = gradient_moments(gradient, key, draws=1000, chunks=20, truth=truth)
     numbers = report(moments, truth)                                # {part: {figure: number}}
-    replicates = bootstrap(moments, truth, key)                     # the same figures, each [replicates]
+    replicates = bootstrap(moments, key)                            # FIGURES, each [replicates]
 
 A gradient is a dict of groups (encoder and decoder, say), each a pytree; a part is a group or a layer of one, see
 `parts`. Everything is a pure function to be jitted. The draws are never stored: a scan carries Welford's mean and sum
@@ -39,7 +39,7 @@ PyTree = Any
 
 # Sums in float32 carry an error of this part of the whole gradient's norm, whatever the number of draws.
 ROUNDING = 1e-6
-FIGURES = ("variance", "snr", "dsnr", "cosine", "scale")
+FIGURES = ("variance", "snr", "dsnr", "cosine")
 
 
 class Moments(NamedTuple):
@@ -123,6 +123,7 @@ def gradient_moments(
     chunks: int = 20,
     block: int = 1,
     truth: Truth | None = None,
+    directed_every: int = 1,
 ) -> Moments:
     """Moments of `gradient(fold_in(key, i))` over i < draws, in memory for `chunks` means and sums of squares.
 
@@ -131,6 +132,8 @@ def gradient_moments(
       block: draws made side by side by `vmap`, a divisor of draws / chunks. 1 is right for large nets: reducing over
         a vmapped axis costs more than their gradients.
       truth: gives the direction of the directional figures; they are NaN without it.
+      directed_every: the directional figures are of every n-th draw, where block is 1: of a net of a million
+        parameters they cost a fifth of its gradient.
     """
     if draws % chunks or (draws // chunks) % block or draws < 2 * chunks:
         raise ValueError(f"{draws=} must be {chunks} chunks of two or more draws, each a multiple of {block=}")
@@ -147,7 +150,8 @@ def gradient_moments(
         if block == 1:
             centre = draw(start)
             spread = jax.tree.map(jnp.zeros_like, centre)
-            directed = _directed(direction, centre)
+            skip = (count % directed_every) != 0
+            directed = jax.lax.cond(skip, lambda g: ratios, lambda g: _directed(direction, g), centre)
         else:
             g = jax.vmap(draw)(start + jnp.arange(block))
             centre = jax.tree.map(lambda leaf: jnp.mean(leaf, axis=0), g)
@@ -158,7 +162,11 @@ def gradient_moments(
         delta = jax.tree.map(jnp.subtract, centre, mean)
         mean = jax.tree.map(lambda m, d: m + d * (block / total), mean, delta)
         square = jax.tree.map(lambda s, r, d: s + r + jnp.square(d) * (count * block / total), square, spread, delta)
-        ratios = jax.tree.map(lambda r, new: r + (new - r) * (block / total), ratios, directed)
+        if block == 1:  # the mean of those that were looked at
+            seen = (count + directed_every) // directed_every
+            ratios = jax.tree.map(lambda r, new: r + jnp.where(skip, 0, new - r) / seen, ratios, directed)
+        else:
+            ratios = jax.tree.map(lambda r, new: r + (new - r) * (block / total), ratios, directed)
         return (total, mean, square, ratios), None
 
     def chunk(start):
@@ -202,10 +210,7 @@ def reference(moments: Moments) -> Truth:
     chunks = len(jax.tree.leaves(moments.mean)[0])
     structure, along = jax.tree.structure(moments.mean), {}
     means = jax.tree.leaves(moments.mean)
-    pools = [
-        _pool(*pair, moments.size, jnp.ones(chunks))
-        for pair in zip(means, jax.tree.leaves(moments.square), strict=True)
-    ]
+    pools = [_pool(*pair, moments.size) for pair in zip(means, jax.tree.leaves(moments.square), strict=True)]
     centres, errors = [m for m, _ in pools], [jnp.sqrt(v / (moments.size * chunks)) for _, v in pools]
     for name, members in parts(jax.tree.unflatten(structure, centres)).items():
         projections = sum(jnp.tensordot(means[i], centres[i], axes=centres[i].ndim) for i in members)  # [C]
@@ -213,22 +218,19 @@ def reference(moments: Moments) -> Truth:
     return Truth(jax.tree.unflatten(structure, centres), jax.tree.unflatten(structure, errors), along)
 
 
-def _pool(mean: Array, square: Array, size: Array, weights: Array) -> tuple[Array, Array]:
-    """Mean and unbiased variance of one leaf over all chunks, chunk c counted weights_c times."""
-    total = jnp.sum(weights)
-    centre = jnp.mean(mean, axis=0)
-    deviation = mean - centre  # small against the mean: no cancellation in the squares below
-    average = lambda leaf: jnp.tensordot(weights, leaf, axes=1)
-    shift = average(deviation) / total
-    between = average(jnp.square(deviation)) - total * jnp.square(shift)
-    variance = (average(square) + size * between) / (size * total - 1)
-    return centre + shift, jnp.maximum(variance, 0)
+def _pool(mean: Array, square: Array, size: Array) -> tuple[Array, Array]:
+    """Mean and unbiased variance of one leaf over all chunks."""
+    ones = jnp.ones(len(mean), mean.dtype)
+    over_chunks = lambda leaf: jnp.tensordot(ones, leaf, axes=1)  # several times as fast as a sum over axis 0, on CPU
+    centre = over_chunks(mean) / len(mean)
+    total = over_chunks(square) + size * over_chunks(jnp.square(mean - centre))
+    return centre, total / (size * len(mean) - 1)
 
 
 # Figures
 
 
-def report(moments: Moments, truth: Truth, weights: Array | None = None) -> dict[str, dict[str, Array]]:
+def report(moments: Moments, truth: Truth) -> dict[str, dict[str, Array]]:
     """The figures of every part: those of the module's docstring, and
 
         relative_bias     |mean g - t| / |t|, which is noise up to about relative_stderr
@@ -239,46 +241,40 @@ def report(moments: Moments, truth: Truth, weights: Array | None = None) -> dict
         size              number of coordinates
 
     Standard errors are of both the draws and the truth. What the truth's own noise adds to |t|^2 is taken off again,
-    else every estimator would seem to fall short of a noisy reference. `weights` `[C]` counts each chunk so often.
+    else every estimator would seem to fall short of a noisy reference.
     """
     chunks = len(jax.tree.leaves(moments.mean)[0])
-    weights = jnp.ones(chunks) if weights is None else weights
-    draws = moments.size * jnp.sum(weights)
     flat = [jax.tree.leaves(tree) for tree in (moments.mean, moments.square, truth.gradient, truth.stderr)]
     rounding = ROUNDING * jnp.sqrt(sum(jnp.sum(jnp.square(t)) for t in flat[2]))
-    leaves = [_leaf_sums(*leaf, moments.size, weights, draws, rounding) for leaf in zip(*flat, strict=True)]
+    leaves = [_leaf_sums(*leaf, moments.size, rounding) for leaf in zip(*flat, strict=True)]
     found = {}
     for name, members in parts(truth.gradient).items():
         of = {key: sum(leaves[i][key] for i in members) for key in leaves[0] if key != "max_abs_z"}
         square = jnp.maximum(of["truth"] - of["truth_error"], 0)
-        norm = jnp.sqrt(square)
-        scales = of["scales"] / square  # [C]
-        scale = jnp.sum(weights * scales) / jnp.sum(weights)
+        norm, scales = jnp.sqrt(square), of["scales"] / square  # [], [C]
+        # The last is of |t|^2, of which the mean is taken off above.
+        errors = jnp.var(scales, ddof=1) / chunks, jnp.square(truth.along[name]), 2 * of["truth_fourth"] / square**2
         found[name] = {
             "max_abs_z": jnp.max(jnp.stack([leaves[i]["max_abs_z"] for i in members])),
             "relative_bias": jnp.sqrt(of["bias"]) / norm,
             "relative_stderr": jnp.sqrt(of["error"] + of["truth_error"]) / norm,
             "truth_stderr": jnp.sqrt(of["truth_error"]) / norm,
-            "scale": scale,
-            "scale_stderr": jnp.sqrt(
-                jnp.sum(weights * jnp.square(scales - scale)) / (jnp.sum(weights) - 1) / jnp.sum(weights)
-                + jnp.square(truth.along[name])
-                + 2 * of["truth_fourth"] / jnp.square(square)  # of |t|^2, of which the mean is taken off above
-            ),
+            "scale": jnp.mean(scales),
+            "scale_stderr": jnp.sqrt(sum(errors)),
             "variance": of["variance"],
             "snr": of["snr"] / of["varying"],
-            "dsnr": jnp.sum(weights * moments.dsnr[name]) / jnp.sum(weights),
-            "cosine": jnp.sum(weights * moments.cosine[name]) / jnp.sum(weights),
+            "dsnr": jnp.mean(moments.dsnr[name]),
+            "cosine": jnp.mean(moments.cosine[name]),
             "norm": norm,
             "size": of["size"],
         }
     return found
 
 
-def _leaf_sums(means, squares, truth, truth_stderr, size, weights, draws, rounding) -> dict[str, Array]:
-    mean, variance = _pool(means, squares, size, weights)
-    bias, error = mean - truth, variance / draws
-    varies = variance > jnp.square(ROUNDING * mean)
+def _leaf_sums(means, squares, truth, truth_stderr, size, rounding) -> dict[str, Array]:
+    mean, variance = _pool(means, squares, size)
+    bias, error = mean - truth, variance / (size * len(means))
+    varies, deviation = _deviation(mean, variance)
     return {
         "max_abs_z": jnp.max(jnp.abs(bias) / jnp.sqrt(error + jnp.square(truth_stderr) + jnp.square(rounding))),
         "bias": jnp.sum(jnp.square(bias)),
@@ -288,13 +284,19 @@ def _leaf_sums(means, squares, truth, truth_stderr, size, weights, draws, roundi
         "truth_fourth": jnp.sum(truth_stderr**4),
         "scales": jnp.tensordot(means, truth, axes=truth.ndim),
         "variance": jnp.sum(variance),
-        "snr": jnp.sum(jnp.where(varies, jnp.abs(mean) / jnp.sqrt(jnp.where(varies, variance, 1)), 0)),
+        "snr": jnp.sum(jnp.where(varies, jnp.abs(mean) / deviation, 0)),
         "varying": jnp.sum(varies),
         "size": jnp.asarray(mean.size, jnp.float32),
     }
 
 
-def bootstrap(moments: Moments, truth: Truth, key: Array, replicates: int = 200) -> dict[str, dict[str, Array]]:
+def _deviation(mean: Array, variance: Array) -> tuple[Array, Array]:
+    """Which coordinates vary by more than rounding, and their standard deviations; 1 for the others."""
+    varies = variance > jnp.square(ROUNDING * mean)
+    return varies, jnp.sqrt(jnp.where(varies, variance, 1))
+
+
+def bootstrap(moments: Moments, key: Array, replicates: int = 400) -> dict[str, dict[str, Array]]:
     """`FIGURES` of `replicates` resamplings of the chunks, each `[replicates]`.
 
     With one key and one number of chunks, all estimators are resampled alike: where their draws share keys, ratios of
@@ -302,29 +304,59 @@ def bootstrap(moments: Moments, truth: Truth, key: Array, replicates: int = 200)
     """
     chunks = len(jax.tree.leaves(moments.mean)[0])
     picks = jax.random.randint(key, (replicates, chunks), 0, chunks)
-    weights = jnp.sum(jax.nn.one_hot(picks, chunks), axis=1)  # [replicates, C]
-
-    def one(weights):
-        return {name: {k: row[k] for k in FIGURES} for name, row in report(moments, truth, weights).items()}
-
-    return jax.lax.map(one, weights, batch_size=8)
+    return resample(moments, jnp.sum(jax.nn.one_hot(picks, chunks), axis=1))
 
 
-def interval(replicates, chunks: int, confidence: float = 0.95, estimate: float | None = None) -> tuple[float, float]:
-    """Expanded percentile interval (Hesterberg 2015, arXiv:1411.5279): the bootstrap of few chunks is too narrow by
-    sqrt((C - 1) / C) and by the normal quantile in place of Student's.
+def resample(moments: Moments, weights: Array) -> dict[str, dict[str, Array]]:
+    """`FIGURES` when chunk c counts weights_bc times, each `[B]`; every row of `weights` `[B, C]` sums to C.
 
-    With `estimate` the replicates are first moved so that it is their median. |E g| needs it near its noise floor,
-    where resampling adds noise to noise.
+    The variance is a quadratic form in the chunks' means, so it needs their inner products alone. The snr is
+    linearized in the chunks (the infinitesimal jackknife's form): per coordinate it would cost more than the gradients
+    themselves, and resampled noise would add to its noise floor.
     """
+    chunks = weights.shape[-1]
+    leaves = zip(jax.tree.leaves(moments.mean), jax.tree.leaves(moments.square), strict=True)
+    leaves = [_leaf_of_chunks(mean, square, moments.size) for mean, square in leaves]
+    found = {}
+    for name, members in parts(moments.mean).items():
+        of = {key: sum(leaves[i][key] for i in members) for key in leaves[0]}
+        gram = of["gram"]
+        between = weights @ jnp.diag(gram) - jnp.einsum("bc,cd,bd->b", weights, gram, weights) / chunks
+        found[name] = {
+            "variance": (weights @ of["square"] + moments.size * between) / (moments.size * chunks - 1),
+            "snr": (of["snr"] + weights @ of["snr_slope"] / chunks) / of["varying"],
+            "dsnr": weights @ moments.dsnr[name] / chunks,
+            "cosine": weights @ moments.cosine[name] / chunks,
+        }
+    return found
+
+
+def _leaf_of_chunks(means: Array, squares: Array, size: Array) -> dict[str, Array]:
+    """What resampling needs of one leaf: sums over its coordinates, `[]`, `[C]` or `[C, C]`."""
+    means, squares = means.reshape(len(means), -1), squares.reshape(len(means), -1)
+    mean, variance = _pool(means, squares, size)
+    varies, deviation = _deviation(mean, variance)
+    centred = means - mean  # small against the mean: no cancellation below
+    by_mean = jnp.where(varies, jnp.sign(mean) / deviation, 0)
+    by_variance = jnp.where(varies, -jnp.abs(mean) / (2 * deviation**3), 0)
+    variances = squares @ by_variance / size + jnp.square(centred) @ by_variance  # [C]
+    return {
+        "square": jnp.sum(squares, axis=1),
+        "gram": centred @ centred.T,
+        "snr": jnp.sum(jnp.where(varies, jnp.abs(mean) / deviation, 0)),
+        "snr_slope": centred @ by_mean + variances - jnp.mean(variances),
+        "varying": jnp.sum(varies),
+    }
+
+
+def interval(replicates, chunks: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Expanded percentile interval (Hesterberg 2015, arXiv:1411.5279): the bootstrap of few chunks is too narrow by
+    sqrt((C - 1) / C) and by the normal quantile in place of Student's."""
     from scipy import stats
 
-    replicates = np.asarray(replicates, np.float64)
-    if estimate is not None:
-        replicates = replicates + (estimate - np.median(replicates))
     reach = math.sqrt(chunks / (chunks - 1)) * stats.t.ppf(0.5 + confidence / 2, chunks - 1)
     tail = stats.norm.cdf(-reach)
-    low, high = np.quantile(replicates, [tail, 1 - tail])
+    low, high = np.quantile(np.asarray(replicates, np.float64), [tail, 1 - tail])
     return float(low), float(high)
 
 

@@ -32,7 +32,7 @@ def bias_forest(rows, groups):
 
     Vermillion and a filled square: biased, by either; an open circle: what is expected of chance.
     """
-    figure = Figure(figsize=(WIDTH, 0.85 + 0.19 * len(rows)), layout="constrained")
+    figure = Figure(figsize=(WIDTH, 1.05 + 0.19 * len(rows)), layout="constrained")
     panels = figure.subplots(1, 2 * len(groups), sharey=True, squeeze=False, width_ratios=[3, 2] * len(groups))[0]
     places = np.arange(len(rows))[::-1]
     for g, (along, worst) in zip(groups, panels.reshape(-1, 2), strict=True):
@@ -47,8 +47,9 @@ def bias_forest(rows, groups):
             worst.plot(row[f"{g}_max_abs_z"], y, linestyle="none", **style)
             worst.plot([critical, critical], [y - 0.4, y + 0.4], color=GREY, linewidth=1.2)
         along.axvline(0, color=GREY, linewidth=0.8, zorder=0)
-        along.set_xlabel(f"{g}: bias along truth (%)")
-        worst.set_xlabel(f"{g}: largest |z|")
+        along.set_xlabel("bias along truth (%)")
+        along.set_title(g, loc="left", fontsize=8.5)
+        worst.set_xlabel("largest |z|")
         largest = max(max(row[f"{g}_max_abs_z"], row[f"{g}_critical_z"]) for row in rows)
         worst.set_xlim(0, 1.08 * largest)
         if largest > 40:

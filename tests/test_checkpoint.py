@@ -1,0 +1,79 @@
+"""What is restored is what was saved, to the bit; what is damaged is not restored."""
+
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from vae import checkpoint, estimators, models, train
+
+
+@pytest.fixture(scope="module")
+def state():
+    model, estimator = models.make_vae((4, 4, 1), 2, (5,)), estimators.BY_NAME["nvil"].make()
+    tx = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(1e-3))
+    shapes = jax.eval_shape(train.make_init(model, estimator, tx, jnp.zeros((3, 4, 4, 1))), jax.random.key(0))
+    rng = np.random.default_rng(0)
+    return jax.tree.map(lambda leaf: jnp.asarray(rng.normal(size=leaf.shape) * 9, leaf.dtype), shapes)
+
+
+@pytest.fixture
+def folder(state, tmp_path) -> Path:
+    """Checkpoints 1, 2 and 3 of different contents, of which the newest two are kept."""
+    path = tmp_path / "a folder, ünd mehr"
+    with checkpoint.writer(path, keep=2) as save:
+        for step in (1, 2, 3):
+            save(step, jax.tree.map(lambda leaf, step=step: leaf + jnp.asarray(step, leaf.dtype), state))
+    return path
+
+
+def _assert_is(found, state, step):
+    expected = jax.tree.map(lambda leaf: leaf + jnp.asarray(step, leaf.dtype), state)
+    assert found[0] == step
+    assert jax.tree.structure(found[1]) == jax.tree.structure(expected)
+    for ours, theirs in zip(jax.tree.leaves(found[1]), jax.tree.leaves(expected), strict=True):
+        assert ours.dtype == theirs.dtype
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_the_newest_is_restored_to_the_bit(folder, state):
+    assert checkpoint.steps(folder) == [2, 3]
+    _assert_is(checkpoint.restore(folder, state), state, 3)
+    like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), state)
+    _assert_is(checkpoint.restore(folder, like, at=[2]), state, 2)
+
+
+def _largest_file(folder: Path) -> Path:
+    return max((p for p in folder.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+
+
+def test_a_flipped_byte_gives_the_one_before_and_a_warning(folder, state):
+    path = _largest_file(folder / "3")
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with pytest.warns(UserWarning, match="3"):
+        found = checkpoint.restore(folder, state)
+    _assert_is(found, state, 2)
+
+
+def test_a_truncated_file_gives_the_one_before_and_a_warning(folder, state):
+    path = _largest_file(folder / "3")
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.warns(UserWarning, match="3"):
+        found = checkpoint.restore(folder, state)
+    _assert_is(found, state, 2)
+
+
+def test_nothing_gives_none(tmp_path, state):
+    assert checkpoint.steps(tmp_path / "missing") == []
+    assert checkpoint.restore(tmp_path / "missing", state) is None
+
+
+def test_another_configuration_is_refused_by_the_name_of_the_leaf(folder, state):
+    other = state._replace(params={**state.params, "estimator": {"new": jnp.zeros(3)}})
+    with pytest.raises(ValueError, match="another configuration"):
+        checkpoint.restore(folder, other)

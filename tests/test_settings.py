@@ -1,0 +1,136 @@
+"""Flags, settings and the programs made of them."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from absl import flags
+
+from experiments import build, settings
+from vae import train
+
+SMALL = ["--hidden=4", "--latent_dim=2", "--layer_hidden=3", "--batch_size=256", "--epochs=2"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _quick_to_compile():
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+def parse(*argv: str) -> list[settings.Settings]:
+    values = flags.FlagValues()
+    settings.define_flags(values)
+    values(["program", *SMALL, *argv])
+    return settings.from_flags(values)
+
+
+def bound_of_two_epochs(run: settings.Settings) -> float:
+    data = build.load_data(run, None)
+    program, values = build.program(run, data), build.arrays(run)
+    epoch = jax.jit(program.epoch)
+    state, images = program.init(values), jnp.asarray(data.train)
+    for _ in range(2):
+        state, metrics = epoch(state, values, images)
+    return metrics["bound"].item()
+
+
+@pytest.fixture(scope="module")
+def plain() -> float:
+    return bound_of_two_epochs(parse()[0])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "--binarization=static",
+        "--likelihood=gaussian --binarization=none",
+        "--likelihood=discretized_logistic --binarization=none",
+        "--architecture=conv",
+        "--hidden=5",
+        "--activation=tanh",
+        "--latent_dim=3",
+        "--latent_dim=2-2 --objective=elbo",
+        "--posterior=full_covariance",
+        "--posterior=laplace",
+        "--posterior=student_t --objective=elbo",
+        "--objective=elbo",
+        "--objective=iwae --num_samples=2",
+        "--objective=renyi --num_samples=2",
+        "--objective=renyi --num_samples=2 --alpha=0.1",
+        "--objective=thermodynamic --num_samples=2",
+        "--objective=thermodynamic --num_samples=2 --partitions=2",
+        "--beta=2",
+        "--kl_warmup=2",
+        "--free_bits=0.5",
+        "--estimator=leave_one_out --num_samples=2",
+        "--num_samples=2",
+        "--learning_rate=3e-3",
+        "--schedule=cosine",
+        "--clip_norm=0.1",
+        "--batch_size=128",
+        "--seed=1",
+        "--validation_size=100",
+    ],
+)
+def test_each_hyperparameter_changes_the_result(change, plain):
+    other = bound_of_two_epochs(parse(*change.split())[0])
+    assert np.isfinite(other)
+    assert other != plain
+
+
+def test_lists_give_their_product_without_duplicates():
+    runs = parse("--seed=0,1,1", "--latent_dim=2,4-3", "--learning_rate=1e-3,1e-2")
+    assert len(runs) == 8
+    assert {run.latent_dim for run in runs} == {(2,), (4, 3)}
+
+
+def test_a_program_holds_what_differs_in_numbers_alone():
+    runs = parse("--seed=0,1", "--learning_rate=1e-3,1e-2", "--latent_dim=2,3", "--free_bits=0,0.1,0.2")
+    groups = list(settings.programs(runs))
+    assert sorted(map(len, groups)) == [4, 4, 8, 8]
+    for group in groups:
+        assert len({(run.latent_dim, run.free_bits > 0) for run in group}) == 1
+
+
+def test_settings_survive_json():
+    for run in parse("--latent_dim=2,4-3", "--learning_rate=1e-3"):
+        assert settings.from_json(json.loads(json.dumps(run.json()))) == run
+
+
+def test_the_digest_names_the_run():
+    digests = [run.digest() for run in parse("--seed=0,1", "--learning_rate=1e-3,1e-2")]
+    assert len(set(digests)) == 4
+    assert digests[0] == parse()[0].digest()
+
+
+def test_runs_of_one_program_are_the_runs_alone():
+    runs = parse("--learning_rate=1e-3,1e-2", "--beta=0.5", "--schedule=cosine", "--clip_norm=1")
+    data = build.load_data(runs[0], None)
+    program, images = build.program(runs[0], data), jnp.asarray(data.train)
+    values = jax.tree.map(lambda *leaves: jnp.stack(leaves), *map(build.arrays, runs))
+    states = jax.jit(train.over_runs(program.init, "map"))(values)
+    together, _ = jax.jit(train.over_runs(program.epoch, "map", shared=1))(states, values, images)
+    second = jax.tree.map(lambda leaf: leaf[1], values)
+    alone, _ = jax.jit(program.epoch)(jax.jit(program.init)(second), second, images)
+    for ours, theirs in zip(jax.tree.leaves(together), jax.tree.leaves(alone), strict=True):
+        np.testing.assert_allclose(ours[1], theirs, rtol=2e-5, atol=1e-6)
+
+
+def test_every_flag_explains_itself():
+    values = flags.FlagValues()
+    settings.define_flags(values)
+    for name in settings.FIELDS:
+        assert len(values[name].help) > 10
+        assert values[name].default is not None
+
+
+def test_bits_per_dim_of_a_uniform_mass():
+    """256 equally likely levels cost 8 bits a pixel, whatever the image's size."""
+    data = build.load_data(parse("--binarization=none", "--likelihood=discretized_logistic")[0], None)
+    assert build.bits_per_dim(64 * np.log(256), data, "discretized_logistic") == pytest.approx(8)
+    # A Gaussian density of height 1 on [0, 1] is one of 1 / 16 on the 17 levels' own scale.
+    assert build.bits_per_dim(0.0, data, "gaussian") == pytest.approx(4)
