@@ -335,10 +335,11 @@ def of_workdir(
     values = build.arrays(run)
     run = run if objective is None else _with_objective(run, objective)
     program = build.program(run, data)
+    apply = program.model.apply  # not the program, which would keep the whole data set in memory
 
     def bound(groups, data, expect):
         chosen = build.objective(run, values, data["epoch"])
-        return chosen(program.model.apply, {"params": groups}, data["x"], expect)
+        return chosen(apply, {"params": groups}, data["x"], expect)
 
     like, problems, bounds = jax.eval_shape(program.init, values), [], {run.objective: bound}
     for epoch in found:

@@ -148,7 +148,7 @@ def differentiate_exactly(
             estimator = BY_NAME["exact"].make(num_samples=num_samples, order=order)
             expectation = lambda q, f: estimator.estimate({}, {}, None, q, f, reduce).value
         else:
-            z, log_weight = quantile_nodes(problem.posterior(problem.phi), order or 20)
+            z, log_weight = quantile_nodes(problem.posterior(problem.phi), order or 22)
             expectation = lambda q, f: _sum_over_tuples(q, f, reduce, tuple_size, z, log_weight)
         run = jax.jit(jax.value_and_grad(functools.partial(_objective, problem, expectation), (0, 1), has_aux=True))
         (_, value), grads = run(problem.phi, problem.theta)

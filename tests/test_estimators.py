@@ -41,7 +41,8 @@ from vae.estimators import (
 from vae.estimators.base import stateless
 
 CORE = ("Normal", "Bernoulli", "Categorical")
-# Outside the core one fast witness each of a full covariance and of an implicit path; the rest of the square is slow.
+# Outside the core one fast witness each of a full covariance and of an implicit path. The rest of the square is slow,
+# and so is Categorical where Bernoulli already speaks for discrete latents.
 FAST = {("reparam", "MultivariateNormal", "elbo"), ("reparam", "Gamma", "elbo")}
 SCORE = [name for name, entry in BY_NAME.items() if not entry.uses_gradient]
 
@@ -51,7 +52,8 @@ def _cases(families=tuple(FAMILIES), biased=False):
     cases = []
     for (name, entry), family, bound in itertools.product(BY_NAME.items(), families, REDUCE):
         if name != "exact" and entry.biased == biased and entry.fits(FAMILIES[family], bound):
-            slow = family not in CORE and (name, family, bound) not in FAST
+            twice = family == "Categorical" and entry.fits(Bernoulli, bound)
+            slow = twice or (family not in CORE and (name, family, bound) not in FAST)
             cases.append(pytest.param(name, family, bound, marks=[pytest.mark.slow] if slow else []))
     return cases
 
@@ -131,9 +133,9 @@ def test_the_vr_iwae_bound_is_unbiased(name, family):
 @pytest.mark.parametrize("family", ["Normal", pytest.param("MultivariateNormal", marks=pytest.mark.slow)])
 def test_exact_on_gaussians_is_quadrature_by_another_rule(family, bound):
     exact = oracle(family, bound, 2)
-    other = differentiate_exactly(problem(family), REDUCE[bound], 2, order=18, by="quadrature")
+    other = differentiate_exactly(problem(family), REDUCE[bound], 2, order=22, by="quadrature")
     for group in GROUPS:
-        assert _relative(other[group], exact[group]) < 1e-4
+        assert _relative(other[group], exact[group]) < (1e-4 if bound == "elbo" else 1e-3)
 
 
 @pytest.mark.parametrize("bound", REDUCE)
@@ -152,18 +154,20 @@ def test_exact_on_discrete_latents_is_central_differences_of_the_enumerated_sum(
         ("Normal", "iwae", 22),
         pytest.param("MultivariateNormal", "iwae", 22, marks=pytest.mark.slow),
         *[
-            pytest.param(family, bound, 20, marks=pytest.mark.slow)
+            pytest.param(family, bound, 22, marks=pytest.mark.slow)
             for family in ("Laplace", "StudentT", "Gamma", "Beta", "Dirichlet")
             for bound in REDUCE
         ],
     ],
 )
 def test_the_oracle_does_not_move_when_its_order_is_doubled(family, bound, order):
-    # Double the nodes of four dimensions would be 27 million tuples where the nodes are on two panels.
-    finer = 28 if (bound, order) == ("iwae", 20) else 2 * order
+    # log(w_1 + w_2) all but switches between its two arguments, so the four-dimensional rule on panels converges slowly:
+    # it has 30 nodes a panel (13 million pairs) to be compared with, and ten times less error than `assert_unbiased` sees.
+    panels = bound == "iwae" and not BY_NAME["exact"].fits(FAMILIES[family], bound)
+    finer, tolerance = (30, 1e-3) if panels else (2 * order, 1e-4)
     coarse, fine = (differentiate_exactly(problem(family), REDUCE[bound], 2, order=n) for n in (order, finer))
     for group in GROUPS:
-        assert _relative(coarse[group], fine[group]) < 1e-4
+        assert _relative(coarse[group], fine[group]) < tolerance
 
 
 def _relative(actual, expected) -> float:
@@ -374,7 +378,8 @@ _EXTREME = {
 def _extreme_cases():
     for case in [*_cases(CORE), *_cases(CORE, biased=True)]:
         name, _, bound = case.values
-        yield pytest.param(*case.values, marks=[] if bound == BY_NAME[name].bounds[-1] else [pytest.mark.slow])
+        slow = bool(case.marks) or bound != BY_NAME[name].bounds[-1]
+        yield pytest.param(*case.values, marks=[pytest.mark.slow] if slow else [])
 
 
 @pytest.mark.parametrize(
