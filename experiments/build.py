@@ -1,5 +1,6 @@
 """From settings to the library's objects: the one place that maps flags to functions."""
 
+import functools
 import math
 from typing import Any, NamedTuple
 
@@ -34,14 +35,19 @@ def arrays(run: Settings) -> dict[str, Array]:
     return {name: jnp.asarray(getattr(run, name), dtype(getattr(run, name))) for name in ARRAYS}
 
 
+@functools.cache
+def _load(dataset: str, binarization: str, validation_size: int, data_dir: str | None, cache_dir: str | None):
+    return datasets.fix_binarization(datasets.load(dataset, data_dir, validation_size, cache_dir), binarization)
+
+
 def load_data(run: Settings, data_dir: str | None, cache_dir: str | None = None) -> datasets.Dataset:
     """The data set with its held-out splits binarized as the run says, checked against the run's other settings."""
-    data = datasets.load(run.dataset, data_dir, run.validation_size, cache_dir)
+    data = _load(run.dataset, run.binarization, run.validation_size, data_dir, cache_dir)
     if run.batch_size > len(data.train):
         raise ValueError(f"--batch_size={run.batch_size} is larger than the {len(data.train)} training images")
     if run.likelihood == "discretized_logistic" and data.levels == 0:
         raise ValueError("--likelihood=discretized_logistic needs grey levels; save uint8 images or take gaussian")
-    return datasets.fix_binarization(data, run.binarization)
+    return data
 
 
 def model(run: Settings, data: datasets.Dataset) -> models.VAE:

@@ -28,13 +28,18 @@ def _parse(argv):
 
 
 @contextmanager
-def one_sentence() -> Iterator[None]:
-    """Turns what bad input raises (ValueError, NotImplementedError, OSError) into one sentence and exit status 1."""
+def one_sentence(*kinds: type[Exception]) -> Iterator[None]:
+    """Turns what bad input raises into one sentence and exit status 1.
+
+    `kinds` are ValueError, NotImplementedError and OSError where none are given. Around long work give OSError alone: a
+    full disk is the user's to mend, any other error is ours and keeps its traceback.
+    """
+    refused = kinds or (ValueError, NotImplementedError, OSError)
     try:
         yield
-    except OSError as error:
-        stop(f"{error.strerror}: {error.filename}" if error.strerror and error.filename else str(error))
-    except (ValueError, NotImplementedError) as error:
+    except refused as error:
+        if isinstance(error, OSError) and error.strerror:
+            stop(f"{error.strerror}{f': {error.filename}' if error.filename else ''}")
         stop(str(error))
 
 

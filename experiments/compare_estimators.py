@@ -198,7 +198,7 @@ def _cases(problem: Problem, objective: str, options: flags.FlagValues) -> list[
 
 def _protocol(problem: Problem, options: flags.FlagValues) -> laboratory.Protocol:
     draws = options.draws or (1000 if options.workdir else 10_000)
-    chunks = laboratory.cut(draws, 20 if laboratory.size(problem) > laboratory.LARGE else 50)
+    chunks = laboratory.cut(draws, 10 if laboratory.size(problem) > laboratory.LARGE else 50)
     reference = options.reference_draws or 10 * draws
     if reference % chunks or reference < 2 * chunks:
         raise ValueError(f"--reference_draws={reference} must be a multiple of {chunks}")

@@ -191,9 +191,8 @@ def cut(draws: int, most: int) -> int:
     for chunks in range(min(most, draws // 2), 9, -1):
         if draws % chunks == 0:
             return chunks
-    raise ValueError(
-        f"--draws={draws} cannot be cut into 10 to {most} equal chunks; take {max(20, -(-draws // 10) * 10)}"
-    )
+    chunks = "10" if most == 10 else f"10 to {most}"
+    raise ValueError(f"--draws={draws} cannot be cut into {chunks} equal chunks; take {max(20, -(-draws // 10) * 10)}")
 
 
 def measure_all(points: list[Problem], objective: str, cases: list[Case], protocol: Protocol) -> list[Found]:

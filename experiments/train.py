@@ -33,6 +33,7 @@ flags.DEFINE_integer(
     "eval_every", 0, "epochs between evaluations and checkpoints; 0 for about 20 in a run", lower_bound=0
 )
 flags.DEFINE_enum("sweep_mode", "auto", ["auto", "vmap", "map"], "runs of one program: side by side, or one by one")
+flags.DEFINE_bool("figures", True, "draw the pictures of every run; experiments.evaluate --figures draws them later")
 flags.DEFINE_bool("tensorboard", False, "write TensorBoard event files as well")
 FLAGS = flags.FLAGS
 
@@ -46,13 +47,14 @@ def main() -> None:
         path = Path(FLAGS.workdir or _default_workdir(runs))
         workdir.check_writable(path)
         groups = [_Group(group, path, runs) for group in settings.programs(runs)]
+        for group in groups:
+            group.claim()
     diverged = []
-    for i, group in enumerate(groups):
-        if group.pending and len(groups) > 1:
-            print(f"program {i + 1} of {len(groups)}: {len(group.pending)} runs, {group.describe()}")
-        with cli.one_sentence():
+    with cli.one_sentence(OSError):
+        for i, group in enumerate(groups):
+            if group.pending and len(groups) > 1:
+                print(f"program {i + 1} of {len(groups)}, runs: {len(group.pending)}, {group.describe()}")
             diverged += group.train()
-    with cli.one_sentence():
         _conclude(path)
     if diverged:
         cli.stop("; ".join(diverged) + "; try a smaller --learning_rate or --clip_norm=1")
@@ -64,14 +66,17 @@ class _Group:
     def __init__(self, runs: list[Settings], path: Path, all_runs: list[Settings]):
         swept = [name for name in settings.FIELDS if len({getattr(run, name) for run in all_runs}) > 1]
         found = workdir.run_folders(path, all_runs, swept)
-        folders = [found[all_runs.index(run)] for run in runs]
+        self.runs, self.folders = runs, [found[all_runs.index(run)] for run in runs]
         self.swept, self.run = swept, runs[0]
         self.data = build.load_data(self.run, FLAGS.data_dir, FLAGS.cache_dir)
         with jax.default_matmul_precision(self.run.matmul_precision):
             self.program = build.program(self.run, self.data)
-        for run, folder in zip(runs, folders, strict=True):
+
+    def claim(self) -> None:
+        """Makes the runs' folders, and finds those that are not finished."""
+        for run, folder in zip(self.runs, self.folders, strict=True):
             folder.claim(run, self.data)
-        self.pending = [(r, f) for r, f in zip(runs, folders, strict=True) if f.result() is None]
+        self.pending = [(r, f) for r, f in zip(self.runs, self.folders, strict=True) if f.result() is None]
 
     def describe(self) -> str:
         return (
@@ -110,7 +115,7 @@ def _train(program: build.Program, data: Dataset, runs: list[Settings], folders:
             metrics = jax.device_get(metrics)
             seconds += time.perf_counter() - started
             bar.update(steps)
-            bar.set_postfix_str(f"epoch {number}/{run.epochs}, bound {metrics['bound'].mean():.2f} nats")
+            bar.set_postfix_str(f"epoch {number}/{run.epochs}, bound {_mean(metrics['bound']):.2f} nats")
             failed_steps = np.where(failed_steps == 0, metrics["failed_step"], failed_steps)
             alive = failed_steps == 0
             if number % every == 0 or number == run.epochs or not alive.any():
@@ -137,9 +142,10 @@ def _conclude_run(program, data, run, folder: RunFolder, state: train.TrainState
     finished = step == run.epochs * program.steps_per_epoch
     row = run.json() | {"status": "done" if finished else "diverged", "step": step if finished else failed_step.item()}
     if finished:
-        from experiments import pictures  # matplotlib is slow to import
+        if FLAGS.figures:
+            from experiments import pictures  # matplotlib is slow to import
 
-        pictures.draw_run(folder, data, program.model, params)
+            pictures.draw_run(folder, data, program.model, params)
         row |= judge(params)
         if len(data.validation):
             row["validation_elbo_nats"] = folder.rows()[-1]["elbo_nats"]
@@ -191,6 +197,12 @@ def _mode(state: train.TrainState) -> str:
     parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params)) // runs
     small = parameters < SMALL_NETWORK
     return "vmap" if runs > 1 and (small or jax.default_backend() != "cpu") else "map"
+
+
+def _mean(bounds: np.ndarray) -> float:
+    """Over the runs that are finite; NaN if none is."""
+    finite = bounds[np.isfinite(bounds)]
+    return finite.mean() if len(finite) else np.nan
 
 
 def _one(tree, i: int):

@@ -14,7 +14,8 @@ SMALL = ["--epochs=2", "--hidden=16", "--latent_dim=2", "--eval_samples=4", "--e
 
 
 def train(folder: Path, *cases: list[str]) -> list[entry_points.Outcome]:
-    return entry_points.run("experiments.train", [[*SMALL, *case] for case in cases], folder)
+    plain = lambda case: [] if "--figures" in case else ["--nofigures"]
+    return entry_points.run("experiments.train", [[*SMALL, *plain(case), *case] for case in cases], folder)
 
 
 def rows(path: Path) -> list[dict]:
@@ -28,7 +29,7 @@ def runs(tmp_path_factory):
     sweep = ["--seed=0,1", "--learning_rate=1e-3,1e-2", f"--workdir={folder}/sweep"]
     outcomes = train(
         folder / "outcomes",
-        [f"--workdir={folder}/single", "--tensorboard"],
+        [f"--workdir={folder}/single", "--tensorboard", "--figures"],
         ["--seed=1", "--learning_rate=1e-2", f"--workdir={folder}/alone"],
         sweep,
         ["--seed=0,1,2", *sweep[1:]],
