@@ -161,8 +161,8 @@ def test_exact_on_discrete_latents_is_central_differences_of_the_enumerated_sum(
     ],
 )
 def test_the_oracle_does_not_move_when_its_order_is_doubled(family, bound, order):
-    # log(w_1 + w_2) all but switches between its arguments, so the four-dimensional rule on panels converges slowly. It
-    # is compared with 30 nodes a panel (13 million pairs), and errs ten times less than `assert_unbiased` can see.
+    # log(w_1 + w_2) all but switches between its arguments: the four-dimensional rule on panels converges slowly. It is
+    # compared with 30 nodes a panel (13 million pairs), and errs ten times less than `assert_unbiased` can see.
     panels = bound == "iwae" and not BY_NAME["exact"].fits(FAMILIES[family], bound)
     finer, tolerance = (30, 1e-3) if panels else (2 * order, 1e-4)
     coarse, fine = (differentiate_exactly(problem(family), REDUCE[bound], 2, order=n) for n in (order, finer))
