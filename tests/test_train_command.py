@@ -10,6 +10,8 @@ from sklearn.datasets import load_digits
 
 from tests import entry_points
 
+# One worker for all, so that the runs are made once.
+pytestmark = pytest.mark.xdist_group("train_command")
 SMALL = ["--epochs=2", "--hidden=16", "--latent_dim=2", "--eval_samples=4", "--eval_every=1"]
 
 
