@@ -47,6 +47,7 @@ def main() -> None:
         path = Path(FLAGS.workdir or _default_workdir(runs))
         workdir.check_writable(path)
         groups = [_Group(group, path, runs) for group in settings.programs(runs)]
+        workdir.check_space(path, sum(group.checkpoint_bytes() for group in groups))
         for group in groups:
             group.claim()
     diverged = []
@@ -77,6 +78,11 @@ class _Group:
         for run, folder in zip(self.runs, self.folders, strict=True):
             folder.claim(run, self.data)
         self.pending = [(r, f) for r, f in zip(self.runs, self.folders, strict=True) if f.result() is None]
+
+    def checkpoint_bytes(self) -> int:
+        """What the checkpoints of all runs take: two that are kept and one that is being written."""
+        state = jax.eval_shape(self.program.init, build.arrays(self.run))
+        return 3 * len(self.runs) * sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
 
     def describe(self) -> str:
         return (

@@ -14,6 +14,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import shutil
 import subprocess
 import tempfile
 from contextlib import ExitStack
@@ -167,6 +168,16 @@ def check_writable(workdir: str | Path) -> None:
             file.flush()
     except OSError as error:
         raise ValueError(f"--workdir={workdir} cannot be written ({error.strerror}); choose another folder") from None
+
+
+def check_space(workdir: str | Path, needed: int) -> None:
+    """Raises ValueError, before any work is lost, if the disk has fewer than `needed` bytes left."""
+    free = shutil.disk_usage(workdir).free
+    if free < needed:
+        raise ValueError(
+            f"--workdir={workdir} is on a disk with {free / 1e6:.1f} MB left, and checkpoints need {needed / 1e6:.1f}; "
+            f"make room or choose another folder"
+        )
 
 
 def read_json(path: Path) -> Any:

@@ -2,6 +2,8 @@
 
 import csv
 import json
+import shutil
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -116,8 +118,6 @@ def test_a_finished_run_is_not_trained_again(runs):
 def test_a_run_cut_off_goes_on_to_the_same_bytes(runs, tmp_path):
     """What a kill leaves behind: checkpoints, rows beyond them, half a line; no result."""
     folder, _ = runs
-    import shutil
-
     cut = tmp_path / "cut"
     shutil.copytree(folder / "long", cut)
     (cut / "result.json").unlink()
@@ -220,6 +220,22 @@ def test_a_run_that_diverges_stops_and_the_others_go_on(tmp_path):
     statuses = {json.loads(p.read_text())["status"] for p in tmp_path.glob("swept/runs/*/result.json")}
     assert statuses == {"done", "diverged"}
     assert "diverged" in swept.out
+
+
+def test_a_disk_too_small_is_one_sentence_before_any_training(tmp_path):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", disk], capture_output=True).returncode:
+        pytest.skip("needs the right to mount a small tmpfs")
+    try:
+        [outcome] = train(tmp_path / "outcomes", [f"--workdir={disk}/run"])
+        left = [path.name for path in disk.rglob("*.jsonl")]
+    finally:
+        subprocess.run(["umount", disk], check=True)
+    assert outcome.code == 1
+    assert outcome.err.startswith(f"error: --workdir={disk}/run")
+    assert len(outcome.err.splitlines()) == 1
+    assert not left
 
 
 def test_evaluate_again_with_more_samples(runs, tmp_path):

@@ -3,6 +3,7 @@
 Orbax itself would restore a flipped byte silently; the digest turns it into the checkpoint before, and a warning.
 """
 
+import errno
 import hashlib
 import warnings
 from collections.abc import Iterator
@@ -18,18 +19,29 @@ PyTree = Any
 
 @contextmanager
 def writer(folder: str | Path, keep: int = 2) -> Iterator[Any]:
-    """A context whose `save(step, state)` writes in the background; the newest `keep` stay."""
+    """A context whose `save(step, state)` writes in the background; the newest `keep` stay.
+
+    Raises:
+      OSError: on a full disk; what was saved before is still there.
+    """
     import orbax.checkpoint as ocp  # slow to import
 
     options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True)
-    with ocp.CheckpointManager(Path(folder).absolute(), options=options) as manager:
+    try:
+        with ocp.CheckpointManager(Path(folder).absolute(), options=options) as manager:
 
-        def save(step: int, state: PyTree) -> None:
-            leaves = _named_leaves(jax.tree.map(np.asarray, state))
-            items = ocp.args.Composite(state=ocp.args.StandardSave(leaves), digest=ocp.args.JsonSave(_digest(leaves)))
-            manager.save(step, args=items, force=True)
+            def save(step: int, state: PyTree) -> None:
+                leaves = _named_leaves(jax.tree.map(np.asarray, state))
+                items = ocp.args.Composite(
+                    state=ocp.args.StandardSave(leaves), digest=ocp.args.JsonSave(_digest(leaves))
+                )
+                manager.save(step, args=items, force=True)
 
-        yield save
+            yield save
+    except (ValueError, OSError) as error:  # Orbax says it in its own words
+        if "No space left" not in str(error):
+            raise
+        raise OSError(errno.ENOSPC, "No space left on device", str(folder)) from None
 
 
 def steps(folder: str | Path) -> list[int]:
