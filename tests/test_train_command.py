@@ -228,7 +228,7 @@ def test_a_disk_too_small_is_one_sentence_before_any_training(tmp_path):
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", disk], capture_output=True).returncode:
         pytest.skip("needs the right to mount a small tmpfs")
     try:
-        [outcome] = train(tmp_path / "outcomes", [f"--workdir={disk}/run"])
+        [outcome] = train(tmp_path / "outcomes", [f"--workdir={disk}/run", "--hidden=128"])
         left = [path.name for path in disk.rglob("*.jsonl")]
     finally:
         subprocess.run(["umount", disk], check=True)
