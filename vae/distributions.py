@@ -111,7 +111,7 @@ class MultivariateNormal(_LocationScale):
 
     def from_noise(self, eps: Array) -> Array:
         """z = mean + L eps, for standard normal eps `[K, *batch, D]`."""
-        return self.mean + jnp.einsum("...ij,...j->...i", jnp.tril(self.cholesky), eps)
+        return self.mean + jnp.einsum("...ij,...j->...i", self.cholesky, eps)
 
     def log_prob(self, z: Array) -> Array:
         centred = (z - self.mean)[..., None]
