@@ -3,7 +3,7 @@
 #
 #   bash scripts/quickstart.sh          or, for a GPU: bash scripts/quickstart.sh cuda13
 #
-# Expected: test -log p(x) of about 22.5 nats (K = 500), 8 active units; under two minutes of compute on two CPU cores.
+# Expected: test -log p(x) of about 22.6 nats (K = 500), 8 active units; under two minutes of compute on two CPU cores.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 bash scripts/setup.sh "${1:-}"
