@@ -153,10 +153,13 @@ class MLP(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        h = x.reshape(*x.shape[: x.ndim - self.event_ndim], -1)
+        lead = x.shape[: x.ndim - self.event_ndim]
+        # One axis of rows: the gradient of a product over two axes is slower by a twentieth, even if one has length 1.
+        h = x.reshape(math.prod(lead), -1)
         for i, width in enumerate(self.hidden):
             h = self.activation(nn.Dense(width, name=f"hidden_{i}")(h))
-        return h if self.outputs is None else nn.Dense(self.outputs, name="outputs")(h)
+        h = h if self.outputs is None else nn.Dense(self.outputs, name="outputs")(h)
+        return h.reshape(*lead, -1)
 
 
 class ConvEncoder(nn.Module):
