@@ -62,12 +62,16 @@ def model(run: Settings, data: datasets.Dataset) -> models.VAE:
         likelihood=run.likelihood,
         posterior=run.posterior,
         levels=data.levels,
+        categories=run.categories,
+        learn_prior=run.learn_prior,
+        data_mean=datasets.mean_image(data) if run.data_mean else (),
     )
 
 
 def estimator(run: Settings) -> estimators.Estimator:
     """The gradient estimator of the run."""
-    return estimators.BY_NAME[run.estimator].make(num_samples=run.num_samples)
+    options = {"temperature": run.temperature} if run.temperature else {}
+    return estimators.BY_NAME[run.estimator].make(num_samples=run.num_samples, **options)
 
 
 def objective(run: Settings, values: dict[str, Array], epoch: Array):

@@ -5,6 +5,7 @@ Every setting is a flag, and every flag takes a comma-separated list: `--seed=0,
 
 import dataclasses
 import hashlib
+import inspect
 import itertools
 import json
 import math
@@ -50,7 +51,7 @@ class Settings:
     architecture: str = _setting("mlp", "of encoder and decoder", choices=models.ARCHITECTURES)
     hidden: tuple[int, ...] = _setting(
         (128, 64),
-        "widths (mlp) or channels (conv, stride 2) from the image to the latents, joined by dashes",
+        "widths (mlp) or channels (conv, stride 2) from the image to the latents, joined by dashes; none: a linear map",
         at_least=1,
     )
     activation: str = _setting("relu", "between layers", choices=tuple(models.ACTIVATIONS))
@@ -60,9 +61,17 @@ class Settings:
         at_least=1,
     )
     layer_hidden: tuple[int, ...] = _setting(
-        (64,), "widths between two stochastic layers, joined by dashes; unused with one layer", at_least=1
+        (64,),
+        "widths between two stochastic layers, joined by dashes, or none; unused with one layer",
+        at_least=1,
     )
     posterior: str = _setting("normal", "family of q(z|x), with its standard prior", choices=tuple(models.POSTERIORS))
+    categories: int = _setting(10, "of each latent variable; --posterior=categorical alone", at_least=2)
+    learn_prior: bool = _setting(False, "learn the prior's parameters, from the standard prior on")
+    data_mean: bool = _setting(
+        False,
+        "subtract the training images' mean from the encoder's input and add its logits to the decoder's output",
+    )
     objective: str = _setting(
         "elbo_analytic",
         "the bound: elbo_analytic (KL in closed form), elbo (all Monte Carlo), iwae (importance-weighted), renyi"
@@ -81,6 +90,9 @@ class Settings:
         0.0, "nats of KL free to each latent dimension (elbo_analytic); 0 for none", at_least=0, array=True
     )
     estimator: str = _setting("reparam", "gradient estimator", choices=tuple(estimators.BY_NAME))
+    temperature: float = _setting(
+        0.0, "of the relaxation, for estimators that have one; 0 for the estimator's own default", at_least=0
+    )
     num_samples: int = _setting(1, "K, samples of z for each image and step", at_least=1)
     learning_rate: float = _setting(1e-3, "of Adam, at its peak", above=0, array=True)
     schedule: str = _setting("constant", "of the learning rate over the whole run, to zero", choices=SCHEDULES)
@@ -95,8 +107,7 @@ class Settings:
 
     def json(self) -> dict[str, Any]:
         """The settings as JSON knows them, in the order of this class."""
-        dashed = lambda value: "-".join(map(str, value)) if isinstance(value, tuple) else value
-        return {name: dashed(value) for name, value in dataclasses.asdict(self).items()}
+        return {n: _dashed(v) if isinstance(v, tuple) else v for n, v in dataclasses.asdict(self).items()}
 
     def digest(self) -> str:
         """Eight hexadecimal digits that name this run among all others."""
@@ -124,8 +135,8 @@ def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
         notes = ["one of " + ", ".join(meta["choices"])] if meta["choices"] else []
         notes += ["sweeps share one program"] if meta["array"] else []
         text = f"{meta['help']} ({'; '.join(notes)})" if notes else meta["help"]
-        default = "-".join(map(str, field.default)) if isinstance(field.default, tuple) else str(field.default)
-        flags.DEFINE(_ListParser(field), name, default, text, flag_values, _Serializer())
+        flags.DEFINE(_ListParser(field), name, _text(field.default), text, flag_values, _Serializer())
+        flag_values[name].boolean = field.type is bool  # --name and --noname, and still --name=true,false
 
 
 def from_flags(values: flags.FlagValues) -> list[Settings]:
@@ -157,12 +168,26 @@ def check(settings: Settings) -> None:
         )
     if settings.likelihood == "discretized_logistic" and settings.binarization != "none":
         raise ValueError("--likelihood=discretized_logistic is for grey pixels; choose --binarization=none")
+    if settings.architecture == "conv" and not settings.hidden:
+        raise ValueError("--architecture=conv needs at least one layer; --hidden=none is for --architecture=mlp")
+    if settings.posterior != "categorical" and settings.categories != FIELDS["categories"].default:
+        raise ValueError("--categories changes categorical latents alone; leave it out or take --posterior=categorical")
+    tempered = [name for name in estimators.BY_NAME if has_option(name, "temperature")]
+    if settings.temperature and settings.estimator not in tempered:
+        raise ValueError(
+            f"--estimator={settings.estimator} has no --temperature; leave it out or take {', '.join(tempered)}"
+        )
     entry = estimators.BY_NAME[settings.estimator]
     if settings.num_samples < entry.min_samples:
         raise ValueError(
             f"--estimator={settings.estimator} needs --num_samples of at least {entry.min_samples}, "
             f"got {settings.num_samples}"
         )
+
+
+def has_option(estimator: str, option: str) -> bool:
+    """Whether the estimator's factory takes this option."""
+    return option in inspect.signature(estimators.BY_NAME[estimator].make).parameters
 
 
 def programs(runs: list[Settings]) -> Iterator[list[Settings]]:
@@ -207,10 +232,25 @@ class _ListParser(flags.ArgumentParser):
 
 class _Serializer(flags.ArgumentSerializer):
     def serialize(self, value):
-        return ",".join("-".join(map(str, v)) if isinstance(v, tuple) else str(v) for v in value)
+        return ",".join(map(_text, value))
+
+
+def _dashed(numbers: tuple[int, ...]) -> str:
+    return "-".join(map(str, numbers)) or "none"
+
+
+def _text(value) -> str:
+    """A value as it is written on the command line."""
+    return _dashed(value) if isinstance(value, tuple) else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _parse(field: dataclasses.Field, text: str):
+    if field.type == tuple[int, ...] and text == "none" and field.name != "latent_dim":
+        return ()
+    if field.type is bool:
+        if text.lower() not in ("true", "false"):
+            raise ValueError(f"{text!r} is neither true nor false")
+        return text.lower() == "true"
     if field.type == tuple[int, ...]:
         if not all(text.split("-")):
             raise ValueError(f"{text!r} is not a positive integer, nor several joined by single dashes")

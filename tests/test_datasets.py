@@ -614,3 +614,9 @@ def test_prepare_data_says_what_to_do(prepared, arguments, code, message):
     assert done.returncode == code
     assert message in done.stdout + done.stderr
     assert (done.stdout + done.stderr).count("\n") == 1
+
+
+def test_the_mean_image_is_of_the_training_images_and_has_logits():
+    train = np.uint8([[[[0], [16]]], [[[0], [8]]]])
+    data = datasets.Dataset("", train, train[:0], 1 + train, 17, "")
+    assert datasets.mean_image(data) == pytest.approx((1e-3, 0.75))

@@ -125,8 +125,8 @@ _slow = lambda family: pytest.param(family, marks=[pytest.mark.slow] if family i
 @pytest.mark.parametrize("family", [_slow(each) for each in sorted(models.POSTERIORS)])
 def test_every_posterior_trains(family):
     """One step up the gradient, which is finite and reaches all parameters, raises the bound at the same noise."""
-    model = models.make_vae((4, 4, 1), latent_dim=3, hidden=(6,), activation="tanh", posterior=family)
-    estimator = BY_NAME["leave_one_out" if family == "bernoulli" else "reparam"].make(num_samples=4)
+    model = models.make_vae((4, 4, 1), latent_dim=3, hidden=(6,), activation="tanh", posterior=family, categories=3)
+    estimator = BY_NAME["leave_one_out" if family in ("bernoulli", "categorical") else "reparam"].make(num_samples=4)
     x = _images((4, 4, 1), batch=5)
 
     def bound(params, key):
@@ -142,25 +142,32 @@ def test_every_posterior_trains(family):
     for path, leaf in jax.tree.leaves_with_path(grads):
         assert np.all(np.isfinite(leaf)), path
         assert np.any(leaf != 0), path
-    if family != "bernoulli":  # whose gradient is not that of the value at fixed noise
+    if family not in ("bernoulli", "categorical"):  # whose gradient is not that of the value at fixed noise
         assert float(higher) > float(value)
 
 
 @pytest.mark.parametrize("family", sorted(models.POSTERIORS))
 def test_a_posterior_of_zeros_is_the_prior(family):
     """But for Student's t, which has no prior of its own family."""
-    outputs, build, prior = models.POSTERIORS[family]
-    q = build(np.zeros((B, outputs(3)), np.float32), 3)
-    assert q.batch_shape == (B,)
+    outputs, build, _ = models.POSTERIORS[family]
+    q = build(np.zeros((B, outputs(3, 4)), np.float32), 3)
+    prior = jax.jit(models.Prior(3, family, categories=4).apply)({})
+    assert (q.batch_shape, prior.batch_shape) == ((B,), ())
     if family == "student_t":
         np.testing.assert_allclose(np.exp(q.log_df), np.exp(2.0), rtol=1e-6)
         return
-    np.testing.assert_allclose(jax.jit(lambda q: dist.kl(q, prior(jnp.zeros(3))))(q), np.zeros(B), atol=1e-5)
+    np.testing.assert_allclose(jax.jit(dist.kl)(q, prior), np.zeros(B), atol=1e-5)
+    learned = models.Prior(3, family, categories=4, learned=True)
+    params = learned.init(jax.random.key(0))
+    if family != "full_covariance":  # no closed form between two of them
+        np.testing.assert_allclose(jax.jit(dist.kl)(q, learned.apply(params)), np.zeros(B), atol=1e-5)
+    moved = jax.jit(learned.apply)(jax.tree.map(lambda leaf: leaf + 0.3 * np.arange(leaf.size), params))
+    assert any(np.any(leaf != like) for leaf, like in zip(*map(jax.tree.leaves, (moved, prior)), strict=True))
 
 
 def test_full_covariance_is_built_of_all_its_outputs():
     outputs, build, _ = models.POSTERIORS["full_covariance"]
-    flat = jnp.asarray(np.random.default_rng(0).normal(size=(B, outputs(3))), jnp.float32)
+    flat = jnp.asarray(np.random.default_rng(0).normal(size=(B, outputs(3, 1))), jnp.float32)
     q = build(flat, 3)
     np.testing.assert_array_equal(q.mean, flat[:, :3])
     np.testing.assert_allclose(np.diagonal(q.cholesky, axis1=-2, axis2=-1), np.exp(0.5 * f64(flat[:, 3:6])), rtol=1e-6)
@@ -207,3 +214,27 @@ def test_discretized_logistic_likelihood_is_a_mass():
     )
     slope = jax.grad(lambda params: jnp.sum(model.apply(params, x, z, method="log_likelihood")))(params)
     assert np.all(slope["params"]["decoder"]["log_scale"] != 0)
+
+
+def test_the_data_mean_centres_both_ends():
+    """The encoder sees x - mean; the decoder's output begins at the logits of the mean."""
+    shape, mean = (2, 3, 1), (0.1, 0.5, 0.9, 0.3, 0.2, 0.7)
+    options = dict(latent_dim=D, hidden=(6,), activation="tanh")
+    plain, centred = models.make_vae(shape, **options), models.make_vae(shape, **options, data_mean=mean)
+    x, z = _images(shape), np.zeros((1, B, D), np.float32)
+    params = _params(plain, x)
+    shifted = x - np.float32(mean).reshape(shape)
+    np.testing.assert_allclose(
+        centred.apply(params, x, method="encode").mean, plain.apply(params, shifted, method="encode").mean, rtol=1e-5
+    )
+    difference = centred.apply(params, z, method="decode").logits - plain.apply(params, z, method="decode").logits
+    np.testing.assert_allclose(jax.nn.sigmoid(difference), np.broadcast_to(mean, (1, B, 6)), rtol=1e-5)
+
+
+def test_without_hidden_layers_both_maps_are_linear():
+    model = models.make_vae((2, 3, 1), latent_dim=D, hidden=())
+    x = _images((2, 3, 1))
+    params = _params(model, x)
+    encode = lambda x: model.apply(params, x, method="encode").mean
+    np.testing.assert_allclose(encode(3 * x) - encode(2 * x), encode(x) - encode(0 * x), atol=1e-5)
+    assert set(params["params"]["decoder"]["network"]) == {"outputs"}

@@ -218,18 +218,19 @@ def test_free_bits_are_counted_by_dimension_on_the_average_over_the_batch():
 
 
 def _posterior(family, seed=0, latent_dim=3, batch=4):
-    outputs, build, prior = models.POSTERIORS[family]
-    flat = np.random.default_rng(seed).normal(size=(batch, outputs(latent_dim)))
-    return jax.jit(lambda flat: (build(flat, latent_dim), prior(jnp.zeros(latent_dim))))(np.float32(0.5 * flat))
+    outputs, build, _ = models.POSTERIORS[family]
+    flat = np.random.default_rng(seed).normal(size=(batch, outputs(latent_dim, 3)))
+    prior = models.Prior(latent_dim, family, categories=3).apply
+    return jax.jit(lambda flat: (build(flat, latent_dim), prior({})))(np.float32(0.5 * flat))
 
 
-@pytest.mark.parametrize("family", ["normal", "laplace", "gamma", "beta", "bernoulli"])
+@pytest.mark.parametrize("family", ["normal", "laplace", "gamma", "beta", "bernoulli", "categorical"])
 def test_the_kl_of_the_dimensions_sums_to_the_kl(family):
-    model = models.make_vae((4, 4, 1), latent_dim=3, posterior=family)
+    model = models.make_vae((4, 4, 1), latent_dim=3, posterior=family, categories=3)
 
     @jax.jit
     def program(q, prior):
-        first = jax.tree.map(lambda leaf: leaf[..., :1], (q, prior))
+        first = jax.tree.map(lambda leaf: leaf[:, :1], q), jax.tree.map(lambda leaf: leaf[:1], prior)
         whole, rates = (model.apply({}, q, per_dimension=per, method="kl_to_prior") for per in (False, True))
         return rates, whole, dist.kl(q, prior), dist.kl(*first)
 

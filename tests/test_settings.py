@@ -51,6 +51,11 @@ def plain() -> float:
         "--likelihood=discretized_logistic --binarization=none",
         "--architecture=conv",
         "--hidden=5",
+        "--hidden=none",
+        "--data_mean",
+        "--posterior=bernoulli --estimator=leave_one_out --num_samples=2",
+        "--posterior=bernoulli --estimator=leave_one_out --num_samples=2 --learn_prior",
+        "--posterior=categorical --categories=3 --estimator=leave_one_out --num_samples=2",
         "--activation=tanh",
         "--latent_dim=3",
         "--latent_dim=2-2 --objective=elbo",
@@ -97,8 +102,28 @@ def test_a_program_holds_what_differs_in_numbers_alone():
 
 
 def test_settings_survive_json():
-    for run in parse("--latent_dim=2,4-3", "--learning_rate=1e-3"):
+    for run in parse("--latent_dim=2,4-3", "--learning_rate=1e-3", "--hidden=none,3", "--learn_prior=true,false"):
         assert settings.from_json(json.loads(json.dumps(run.json()))) == run
+
+
+def test_switches_are_flags_like_others():
+    assert not parse()[0].data_mean
+    assert parse("--data_mean")[0].data_mean
+    assert not parse("--nodata_mean")[0].data_mean
+    assert [run.data_mean for run in parse("--data_mean=true,false")] == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("argv", "sentence"),
+    [
+        ("--categories=3", "take --posterior=categorical"),
+        ("--temperature=0.5", "--estimator=reparam has no --temperature"),
+        ("--architecture=conv --hidden=none", "needs at least one layer"),
+    ],
+)
+def test_settings_that_would_do_nothing_are_refused(argv, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        parse(*argv.split())
 
 
 def test_the_digest_names_the_run():

@@ -83,6 +83,13 @@ def binarize(key: jax.Array, x: jax.Array | np.ndarray) -> jax.Array:
     return jax.random.bernoulli(key, x).astype(jnp.float32)
 
 
+def mean_image(dataset: Dataset, margin: float = 1e-3) -> tuple[float, ...]:
+    """Each pixel's mean over the training images, flat, kept `margin` away from 0 and 1, where there is no logit."""
+    white = max(dataset.levels - 1, 1)
+    mean = dataset.train.reshape(len(dataset.train), -1).mean(axis=0, dtype=np.float64) / white
+    return tuple(np.clip(mean, margin, 1 - margin).tolist())
+
+
 def fix_binarization(dataset: Dataset, binarization: str, seed: int = 0) -> Dataset:
     """Binarizes, once and for all, what is not binarized anew in each step.
 

@@ -9,6 +9,7 @@ Images x are `[B, H, W, C]` in [0, 1]; samples z `[K, B, D]`; all log-densities 
 
 import math
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
@@ -75,16 +76,22 @@ class Encoder(nn.Module):
       network: x `[B, H, W, C]` to features `[B, F]`.
       latent_dim: D.
       family: a key of `POSTERIORS`.
+      categories: of each latent variable of a categorical posterior; unused by others.
+      data_mean: the mean image, flat, which is subtracted from x; empty for none.
     """
 
     network: nn.Module
     latent_dim: int
     family: str = "normal"
+    categories: int = 10
+    data_mean: tuple[float, ...] = ()
 
     @nn.compact
     def __call__(self, x: Array):
-        outputs, build, _ = POSTERIORS[self.family]
-        return build(nn.Dense(outputs(self.latent_dim), name="parameters")(self.network(x)), self.latent_dim)
+        x = x - jnp.reshape(jnp.asarray(self.data_mean, x.dtype), x.shape[1:]) if self.data_mean else x
+        family = POSTERIORS[self.family]
+        outputs = family.outputs(self.latent_dim, self.categories)
+        return family.build(nn.Dense(outputs, name="parameters")(self.network(x)), self.latent_dim)
 
 
 class Chain(nn.Module):
@@ -116,16 +123,22 @@ class Decoder(nn.Module):
     Attributes:
       network: z `[K, B, D]` to `[K, B, H * W * C]`.
       likelihood: a key of `LIKELIHOODS`. The Gaussian and the discretized logistic learn one log-scale a pixel.
+      data_mean: the mean image in (0, 1), flat, whose logits are added to the network's outputs, as if its last bias
+        began there; empty for none.
     """
 
     network: nn.Module
     likelihood: str = "bernoulli"
     levels: int = 256
+    data_mean: tuple[float, ...] = ()
 
     @nn.compact
     def __call__(self, z: Array):
         z = z[0] if isinstance(z, tuple) else z
         pixels = self.network(z.reshape(*z.shape[:2], -1))
+        if self.data_mean:
+            mean = jnp.asarray(self.data_mean, pixels.dtype)
+            pixels = pixels + jnp.log(mean) - jnp.log1p(-mean)
         initial, build = LIKELIHOODS[self.likelihood]
         if initial is None:
             return build(pixels)
@@ -134,17 +147,29 @@ class Decoder(nn.Module):
 
 
 class Prior(nn.Module):
-    """The fixed prior of a posterior family: standard normal, standard Laplace, Gamma(1, 1), uniform, fair coins."""
+    """The prior of a posterior family: standard normal, standard Laplace, Gamma(1, 1), uniform, fair coins and dice.
+
+    Attributes:
+      learned: its parameters are learned, from there on.
+    """
 
     latent_dim: int
     family: str = "normal"
+    categories: int = 10
+    learned: bool = False
 
+    @nn.compact
     def __call__(self):
-        return POSTERIORS[self.family][2](jnp.zeros(self.latent_dim))
+        family = POSTERIORS[self.family]
+        flat = jnp.zeros(family.outputs(self.latent_dim, self.categories))
+        if self.learned:
+            return family.build(self.param("parameters", nn.initializers.zeros, flat.shape), self.latent_dim)
+        return (family.prior or family.build)(flat, self.latent_dim)
 
 
 class MLP(nn.Module):
-    """Dense layers on the flattened event, the activation after each; `outputs`, where given, adds a linear layer."""
+    """Dense layers on the flattened event, the activation after each; `outputs`, where given, adds a linear layer.
+    Without hidden layers it is linear."""
 
     hidden: Sequence[int]
     activation: Callable = nn.relu
@@ -207,27 +232,33 @@ def make_vae(
     likelihood: str = "bernoulli",
     posterior: str = "normal",
     levels: int = 256,
+    categories: int = 10,
+    learn_prior: bool = False,
+    data_mean: Sequence[float] = (),
 ) -> VAE:
     """The VAE that the experiments' flags describe. `hidden` are widths of layers (mlp) or channels (conv), from the
     image to the latents; the decoder mirrors them. Several latent dimensions make as many stochastic layers, from the
     image upwards, with `layer_hidden` widths between two of them. `levels` are the grey levels of the discretized
-    logistic."""
-    if not hidden:
-        raise ValueError("hidden must name at least one layer")
-    act, pixels = ACTIVATIONS[activation], math.prod(image_shape)
+    logistic, `categories` those of each categorical latent variable. `data_mean`, one number a pixel, centres the
+    encoder's inputs and the decoder's outputs."""
+    act, pixels, data_mean = ACTIVATIONS[activation], math.prod(image_shape), tuple(data_mean)
     if architecture == "mlp":
         encode, decode = MLP(hidden, act, event_ndim=3), MLP(hidden[::-1], act, outputs=pixels)
+    elif architecture == "conv" and not hidden:
+        raise ValueError("--architecture=conv needs at least one layer in --hidden")
     elif architecture == "conv":
         encode, decode = ConvEncoder(hidden, act), ConvDecoder(hidden, image_shape, act)
     else:
         raise ValueError(f"--architecture must be one of {', '.join(ARCHITECTURES)}, got {architecture!r}")
     first, *above = (latent_dim,) if isinstance(latent_dim, int) else latent_dim
-    encoder, prior = Encoder(encode, first, posterior), Prior(above[-1] if above else first, posterior)
+    encoder = Encoder(encode, first, posterior, categories, data_mean)
+    prior = Prior(above[-1] if above else first, posterior, categories, learn_prior)
     if above:
-        between = lambda size: Encoder(MLP(layer_hidden, act), size, posterior)
+        event_ndim = 2 if posterior == "categorical" else 1
+        between = lambda size: Encoder(MLP(layer_hidden, act, event_ndim=event_ndim), size, posterior, categories)
         encoder = Chain(encoder, tuple(between(size) for size in above))
         prior = Chain(prior, tuple(between(size) for size in [first, *above[:-1]][::-1]), descending=True)
-    return VAE(encoder, Decoder(decode, likelihood, levels), prior)
+    return VAE(encoder, Decoder(decode, likelihood, levels, data_mean), prior)
 
 
 def _split(flat: Array, size: int) -> list[Array]:
@@ -248,20 +279,41 @@ def _student_t(flat: Array, size: int) -> dist.StudentT:
     return dist.StudentT(mean, log_scale, 2.0 + log_df)  # near 7 degrees of freedom at first: a finite variance
 
 
-def _standard_normal(zero: Array) -> dist.Normal:
-    return dist.Normal(zero, zero)
+def _standard_normal(flat: Array, size: int) -> dist.Normal:
+    return dist.Normal(flat[:size], flat[:size])
 
 
-# Number of outputs for D latents, the posterior made of them, and the prior made of D zeros.
-POSTERIORS: dict[str, tuple[Callable, Callable, Callable]] = {
-    "normal": (lambda d: 2 * d, lambda flat, d: dist.Normal(*_split(flat, d)), _standard_normal),
-    "full_covariance": (lambda d: 2 * d + d * (d - 1) // 2, _full_covariance, _standard_normal),
-    "laplace": (lambda d: 2 * d, lambda flat, d: dist.Laplace(*_split(flat, d)), lambda zero: dist.Laplace(zero, zero)),
-    "student_t": (lambda d: 3 * d, _student_t, _standard_normal),
-    "gamma": (lambda d: 2 * d, lambda flat, d: dist.Gamma(*_split(flat, d)), lambda zero: dist.Gamma(zero, zero)),
-    "beta": (lambda d: 2 * d, lambda flat, d: dist.Beta(*_split(flat, d)), lambda zero: dist.Beta(zero, zero)),
-    "dirichlet": (lambda d: d, lambda flat, d: dist.Dirichlet(flat), dist.Dirichlet),
-    "bernoulli": (lambda d: d, lambda flat, d: dist.Bernoulli(flat), dist.Bernoulli),
+class Posterior(NamedTuple):
+    """A family of posteriors.
+
+    Attributes:
+      outputs: `outputs(D, categories)`, the length of the flat vector that holds the parameters of D latents.
+      build: `build(flat [*batch, outputs], D)`, the distribution.
+      prior: the same of the prior, for a vector of zeros; None where that is `build` itself.
+    """
+
+    outputs: Callable[[int, int], int]
+    build: Callable
+    prior: Callable | None = None
+
+
+def _pairs(family) -> Posterior:
+    """Two numbers a latent."""
+    return Posterior(lambda d, c: 2 * d, lambda flat, d: family(*_split(flat, d)))
+
+
+POSTERIORS: dict[str, Posterior] = {
+    "normal": _pairs(dist.Normal),
+    "full_covariance": Posterior(lambda d, c: 2 * d + d * (d - 1) // 2, _full_covariance, _standard_normal),
+    "laplace": _pairs(dist.Laplace),
+    "student_t": Posterior(lambda d, c: 3 * d, _student_t, _standard_normal),
+    "gamma": _pairs(dist.Gamma),
+    "beta": _pairs(dist.Beta),
+    "dirichlet": Posterior(lambda d, c: d, lambda flat, d: dist.Dirichlet(flat)),
+    "bernoulli": Posterior(lambda d, c: d, lambda flat, d: dist.Bernoulli(flat)),
+    "categorical": Posterior(
+        lambda d, c: d * c, lambda flat, d: dist.Categorical(flat.reshape(*flat.shape[:-1], d, -1))
+    ),
 }
 
 
