@@ -34,7 +34,7 @@ from typing import Any
 import jax
 from absl import flags
 
-from experiments import cli, laboratory, laboratory_tables, problems, workdir
+from experiments import cli, laboratory, laboratory_tables, problems, tables, workdir
 from experiments.problems import Problem
 from vae import plots, plots_gradients
 from vae.estimators import BY_NAME
@@ -208,10 +208,10 @@ def _protocol(problem: Problem, options: flags.FlagValues) -> laboratory.Protoco
     return laboratory.Protocol(draws, reference, options.reference, chunks, *others)
 
 
-def _write(folder: Path, points, objective, found, tables, protocol: laboratory.Protocol) -> None:
-    groups, rows = list(points[0].params), tables[0]
-    for name, table in zip(("results", "layers", "pairs"), tables, strict=True):
-        workdir.write_text(folder / f"{name}.csv", laboratory_tables.to_csv(table))
+def _write(folder: Path, points, objective, found, measured, protocol: laboratory.Protocol) -> None:
+    groups, rows = list(points[0].params), measured[0]
+    for name, table in zip(("results", "layers", "pairs"), measured, strict=True):
+        workdir.write_text(folder / f"{name}.csv", tables.to_csv(table))
     markdown, latex = [], []
     for point in points:
         mine = [row for row, one in zip(rows, found, strict=True) if one.problem is point]
@@ -220,8 +220,8 @@ def _write(folder: Path, points, objective, found, tables, protocol: laboratory.
             truths = " and ".join(dict.fromkeys(row["truth"] for row in mine))
             title = f"{point.name}{place}, {objective}: gradient of {group}; truth: {truths}"
             table = laboratory_tables.cells(mine, group)
-            markdown.append(f"**{title}**\n\n{laboratory_tables.to_markdown(table)}\n")
-            latex.append(laboratory_tables.to_latex(table, title))
+            markdown.append(f"**{title}**\n\n{tables.to_markdown(table)}\n")
+            latex.append(tables.to_latex(table, title))
     note = (
         f"{protocol.draws} draws each; intervals {100 * protocol.confidence:g} %, bootstrap over chunks of"
         " draws; variance is the trace of the covariance; variance x FLOP and x time are relative to the best unbiased;"

@@ -51,6 +51,7 @@ class Problem(NamedTuple):
       context: what an input-dependent baseline may look at, `[*batch, ...]`.
       point: what distinguishes this problem from others of a sweep, {} or {name: number}.
       exact_by: how the oracle knows, for the tables.
+      expected: `expected(params, data)`, the exact value, where it is needed besides its gradient.
     """
 
     name: str
@@ -61,6 +62,7 @@ class Problem(NamedTuple):
     context: PyTree = None
     point: dict[str, float] = {}
     exact_by: str = "closed form"
+    expected: Callable | None = None
 
 
 def of_integrand(name: str, params: dict[str, PyTree], posterior: Callable, f: Callable, context=None) -> Problem:
@@ -137,6 +139,71 @@ def _cost_bound(name: str) -> Callable:
 
 
 _COST_BOUNDS = {name: {"elbo": _cost_bound(name)} for name in COSTS}
+
+
+# A cost under coins, the toy problems of discrete estimators. Minus the cost is maximised.
+
+
+def coins(target: float = 0.45, power: float = 2.0, dimensions: int = 1, batch_size: int = 1) -> Problem:
+    """The mean over D fair coins of -|b - target|^power. A batch repeats it, and so averages over more draws.
+
+    One coin and power 2 is the toy of REBAR (Tucker et al. 2017, arXiv:1703.07370; target 0.45) and of RELAX (Grathwohl
+    et al. 2017, arXiv:1711.00123; 0.49 and 0.499); 128 coins and powers 1.5, 2 and 3 that of ReinMax (Liu et al. 2023,
+    arXiv:2304.08612).
+    """
+    data = {"target": jnp.full(batch_size, target), "power": jnp.full(batch_size, power)}
+    params = {"phi": {"logits": jnp.zeros(dimensions)}}
+    point = {"target": target} if dimensions == 1 else {"power": power}
+    oracle = _oracle(_expected_coins, params, data)
+    return Problem("coins", params, {"elbo": _coins}, data, oracle, data, point, expected=_expected_coins)
+
+
+def _coins(params, data, expect):
+    q = distributions.Bernoulli(_repeated(params["phi"]["logits"], len(data["power"])))
+    cost = lambda z, q: jnp.mean(_power(jnp.abs(z - data["target"][:, None]), data["power"][:, None]), axis=-1)
+    return expect(q, lambda z, q: -cost(z, q), mean)
+
+
+def _expected_coins(params, data):
+    p, t, power = jax.nn.sigmoid(params["phi"]["logits"]), data["target"][0], data["power"][0]
+    return -jnp.mean(p * (1 - t) ** power + (1 - p) * t**power)
+
+
+def _power(distance, power):
+    """distance^power, with a derivative at 0 too, which a relaxed coin can meet."""
+    return jnp.where(distance > 0, jnp.where(distance > 0, distance, 1.0) ** power, 0.0)
+
+
+def three_bits(batch_size: int = 1) -> Problem:
+    """Three coins of one common logit as one categorical variable of eight classes, and the squared distance of the
+    coins to (0.6, 0.51, 0.48) (Kool, van Hoof & Welling 2020, arXiv:2002.06043, section 4.1)."""
+    data = jnp.broadcast_to(_TARGETS, (batch_size, 3))
+    params = {"phi": {"logit": jnp.zeros(())}}
+    oracle = _oracle(_expected_bits, params, data)
+    return Problem("three_bits", params, {"elbo": _three_bits}, data, oracle, data, expected=_expected_bits)
+
+
+_TARGETS = jnp.array([0.6, 0.51, 0.48])
+_BITS = np.indices((2, 2, 2)).reshape(3, 8).T.astype(np.float32)  # [8, 3]
+
+
+def _three_bits(params, data, expect):
+    each = distributions.Bernoulli(_repeated(params["phi"]["logit"], 3))
+    q = distributions.Categorical(_repeated(each.log_prob(_BITS[:, None])[:, 0][None], len(data)))  # [B, 1, 8]
+    return expect(q, lambda z, q: -jnp.sum(jnp.square(z[..., 0, :] @ _BITS - data), axis=-1), mean)
+
+
+def _expected_bits(params, data):
+    p = jax.nn.sigmoid(params["phi"]["logit"])
+    return -jnp.sum(p * jnp.square(1 - data[0]) + (1 - p) * jnp.square(data[0]))
+
+
+def _repeated(leaf, times: int):
+    return jnp.broadcast_to(leaf, (times, *leaf.shape))
+
+
+def _oracle(expected: Callable, params, data) -> Callable:
+    return lambda objective, num_samples: _in_float64(lambda params: jax.grad(expected)(params, data), params)
 
 
 # Bayesian logistic regression
@@ -371,9 +438,11 @@ def _in_float64(gradient: Callable, params: PyTree) -> PyTree:
 
 BY_NAME: dict[str, Callable[..., Problem]] = {
     **{name: partial(gaussian_cost, name) for name in COSTS},
+    "coins": coins,
+    "three_bits": three_bits,
     "logistic_regression": logistic_regression,
     "linear_gaussian": linear_gaussian,
     "rainforth": rainforth,
 }
 # Those that have data, of which --batch_size are looked at.
-SIZED = ("linear_gaussian", "rainforth")
+SIZED = ("linear_gaussian", "rainforth", "coins", "three_bits")

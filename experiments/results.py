@@ -1,11 +1,10 @@
 """Tables of finished runs: one row each with every setting, and the aggregate over seeds, best first."""
 
-import csv
-import io
 import math
 import statistics
 from typing import Any
 
+from experiments import tables
 from experiments.settings import FIELDS
 
 FIGURES = {
@@ -16,16 +15,6 @@ FIGURES = {
     "test_bits_per_dim": "bits/dim",
     "active_units": "active units",
 }
-
-
-def to_csv(results: list[dict[str, Any]]) -> str:
-    """One row a run: every setting, then the figures."""
-    columns = list(dict.fromkeys(key for result in results for key in result))
-    out = io.StringIO()
-    writer = csv.DictWriter(out, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(results)
-    return out.getvalue()
 
 
 def varying(results: list[dict[str, Any]]) -> list[str]:
@@ -89,10 +78,7 @@ def to_markdown(results: list[dict[str, Any]]) -> str:
     if any(row["diverged"] for row in rows):
         for line, extra in zip(table, ["diverged", *(str(row["diverged"]) for row in rows)], strict=True):
             line.append(extra)
-    widths = [max(len(line[i]) for line in table) for i in range(len(table[0]))]
-    lines = ["| " + " | ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)) + " |" for line in table]
-    lines.insert(1, "|" + "|".join("-" * (w + 2) for w in widths) + "|")
-    return "\n".join(lines)
+    return tables.to_markdown(table)
 
 
 def _cell(row: dict[str, Any], key: str) -> str:

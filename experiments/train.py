@@ -19,7 +19,7 @@ import numpy as np
 from absl import flags
 from tqdm import tqdm
 
-from experiments import assess, build, cli, results, settings, workdir
+from experiments import assess, build, cli, results, settings, tables, workdir
 from experiments.settings import Settings
 from experiments.workdir import Recorder, RunFolder
 from vae import checkpoint, train
@@ -166,7 +166,7 @@ def _conclude(path: Path) -> None:
     """The tables and pictures over all runs of the workdir, and what there is to look at."""
     folders = [folder for folder in workdir.all_runs(path) if folder.result()]
     rows = [folder.result() for folder in folders]
-    workdir.write_text(path / "results.csv", results.to_csv(rows))
+    workdir.write_text(path / "results.csv", tables.to_csv(rows))
     table = results.to_markdown(rows)
     workdir.write_text(path / "results.md", table + "\n")
     if len(folders) > 1:

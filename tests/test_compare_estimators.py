@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from absl import flags
 
-from experiments import compare_estimators, laboratory, laboratory_tables, problems
+from experiments import compare_estimators, laboratory, problems, tables
 from vae import distributions
 
 ROOT = Path(__file__).parent.parent
@@ -274,12 +274,12 @@ def test_summed_is_a_sum_a_quadrature_or_nothing():
     [(0.0, "0"), (1234.5, "1234"), (0.01234, "0.0123"), (1.5e-7, "1.50e-7"), (2.5e9, "2.50e9"), (float("nan"), "-")],
 )
 def test_numbers(value, text):
-    assert laboratory_tables.number(value) == text
+    assert tables.number(value) == text
 
 
 def test_errors_decide_the_digits():
-    assert laboratory_tables.plus_minus(1.23456, 0.0234) == "1.235 ± 0.023"
-    assert laboratory_tables.plus_minus(-123.4, 23.4) == "-123 ± 23"
+    assert tables.plus_minus(1.23456, 0.0234) == "1.235 ± 0.023"
+    assert tables.plus_minus(-123.4, 23.4) == "-123 ± 23"
 
 
 @pytest.mark.slow

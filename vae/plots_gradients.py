@@ -157,6 +157,34 @@ def against(rows, groups, x, figure_name, by="estimator"):
     return figure
 
 
+@_styled
+def toy_curves(steps, curves, titles, biased):
+    """Loss and variance of the gradient against steps, for each point of a toy problem.
+
+    curves: {name: {"loss", "variance"}}, each `[points, seeds, steps]`; drawn is the mean over seeds. Biased estimators
+        are dashed. Variances that are but float32's rounding are not drawn. titles: one a point.
+    """
+    figure = Figure(figsize=(WIDTH + 1.2, 4.6), layout="constrained")
+    panels = figure.subplots(2, len(titles), sharex=True, squeeze=False)
+    looks = _styles([{"estimator": name} for name in curves])
+    for i, title in enumerate(titles):
+        loss, variance = panels[:, i]
+        loss.set_title(title, loc="left", fontsize=8.5)
+        rounding = 1e-11 * max(np.max(curve["variance"][i]) for curve in curves.values())
+        for name, (colour, marker) in looks.items():
+            style = {"color": colour, "marker": marker, "markersize": 3.5, "linewidth": 1.1, "label": name}
+            style |= {"linestyle": "--" if name in biased else "-", "markevery": max(1, len(steps) // 8)}
+            loss.plot(steps, curves[name]["loss"][i].mean(axis=0), **style)
+            spread = curves[name]["variance"][i].mean(axis=0)
+            variance.plot(steps, np.where(spread > rounding, spread, np.nan), **style)
+        variance.set(yscale="log", xlabel="step")
+        loss.ticklabel_format(axis="y", useOffset=False)
+    panels[0, 0].set_ylabel("expected loss")
+    panels[1, 0].set_ylabel("variance of the gradient")
+    _legend_outside(figure, panels[0, 0].lines)
+    return figure
+
+
 def _styles(rows, by="estimator"):
     """{name: (colour, marker)}; a marker more for every round of the colours."""
     names = list(dict.fromkeys(row[by] for row in rows))

@@ -1,0 +1,144 @@
+"""The toy problems of discrete estimators, trained with each of them: exact loss, and variance of the gradient.
+
+    python -m experiments.toy_bernoulli                        # one coin, E (b - t)^2, t = 0.45, 0.49, 0.499
+    python -m experiments.toy_bernoulli --toy=polynomial       # 128 coins, powers 1.5, 2, 3
+    python -m experiments.toy_bernoulli --toy=categorical      # three bits as one variable of eight classes
+
+Every estimator, seed and point of a toy runs in one compiled program. The loss is the exact expectation at the
+parameters reached; the variance, its trace, is over fresh draws there with the estimator's own parameters frozen.
+Estimators get the same --num_samples, or the least that they can work with. What they evaluate besides (relaxed and
+conditional samples) is not charged here; `experiments.compare_estimators --problem=coins --budget=evaluations:N` does.
+
+Writes curves.csv, results.csv, results.md and figures/toy.png (and .pdf) into --output.
+"""
+
+import functools
+import itertools
+import math
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from absl import flags
+
+from experiments import cli, laboratory, problems, tables, workdir
+from vae import diagnostics, plots, plots_gradients, train
+from vae.estimators import BY_NAME
+
+TOYS = {
+    "bernoulli": lambda batch: [problems.coins(t, batch_size=batch or 1) for t in (0.45, 0.49, 0.499)],
+    "polynomial": lambda batch: [problems.coins(0.45, p, dimensions=128, batch_size=batch or 64) for p in (1.5, 2, 3)],
+    "categorical": lambda batch: [problems.three_bits(batch or 1)],
+}
+
+
+def define_flags(values: flags.FlagValues) -> None:
+    flags.DEFINE_enum("toy", "bernoulli", list(TOYS), "which one", flag_values=values)
+    flags.DEFINE_list("estimators", None, "names, comma-separated; all that fit by default", flag_values=values)
+    flags.DEFINE_integer("num_samples", 2, "K, or the least of an estimator", lower_bound=1, flag_values=values)
+    flags.DEFINE_integer("batch_size", None, "independent repetitions in a step", lower_bound=1, flag_values=values)
+    flags.DEFINE_integer("steps", 5000, "of Adam", lower_bound=2, flag_values=values)
+    flags.DEFINE_integer("records", 100, "points of a curve", lower_bound=2, flag_values=values)
+    flags.DEFINE_integer("seeds", 5, "runs of each estimator, from seed 0 on", lower_bound=1, flag_values=values)
+    flags.DEFINE_float("learning_rate", 0.01, "of Adam", lower_bound=0.0, flag_values=values)
+    flags.DEFINE_integer("draws", 256, "gradients behind each variance", lower_bound=2, flag_values=values)
+    flags.DEFINE_string("output", None, "folder of the results; by default results/toy-NAME", flag_values=values)
+
+
+def main(options: flags.FlagValues = flags.FLAGS) -> None:
+    with cli.one_sentence():
+        if options.records > options.steps:
+            raise ValueError(f"--records={options.records} is more than the {options.steps} steps")
+        folder = Path(options.output or f"results/toy-{options.toy}")
+        workdir.check_writable(folder)
+        points = TOYS[options.toy](options.batch_size)
+        names = laboratory.choose(points[0], "elbo", options.estimators)
+        program = jax.jit(functools.partial(_all_curves, points, names, options))
+    with laboratory.progress(["compile", "run"], f"{len(names)} estimators") as bar:
+        bar.set_postfix_str("compiling")
+        compiled = program.lower(jnp.arange(options.seeds)).compile()
+        bar.update()
+        bar.set_postfix_str("running")
+        curves = jax.device_get(compiled(jnp.arange(options.seeds)))
+        bar.update()
+    with cli.one_sentence(OSError):
+        _write(folder, points, curves, options)
+
+
+def _all_curves(points, names, options, seeds):
+    """{name: {"loss", "variance"}}, each `[points, seeds, records]`."""
+    data = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(point.data for point in points))
+    found = {}
+    for name in names:
+        run = functools.partial(_curve, points[0], name, options)
+        found[name] = jax.vmap(jax.vmap(run, in_axes=(None, 0)), in_axes=(0, None))(data, seeds)
+    return found
+
+
+def _curve(problem: problems.Problem, name: str, options, data, seed):
+    """One run: `[records]` exact losses and variances of the gradient, after equal numbers of steps each."""
+    estimator = laboratory.make(name, max(options.num_samples, BY_NAME[name].min_samples))
+    bound = problem.bounds["elbo"]
+    objective = lambda apply, params, data, expect: bound(params, data, expect)
+    tx = optax.adam(options.learning_rate)
+    step = train.make_step(None, objective, estimator, tx)
+    gradient = diagnostics.make_gradient(bound, estimator)
+    key_init, key_steps, key_draws = jax.random.split(jax.random.key(seed), 3)
+
+    learned, counted = estimator.init(key_init, laboratory.posteriors(problem._replace(data=data), "elbo")[0][0], data)
+    params = {"model": problem.params, "estimator": learned}
+    start = train.TrainState(params, tx.init(params), counted, jnp.zeros((), jnp.int32))
+
+    def advance(state, _):
+        return step(state, jax.random.fold_in(key_steps, state.step), data)[0], None
+
+    def record(state, _):
+        params = state.params["model"]
+        keys = jax.random.split(jax.random.fold_in(key_draws, state.step), options.draws)
+        draw = lambda key: gradient(params, data, state.params["estimator"], state.estimator_state, data, key)
+        spread = jax.tree.map(lambda leaf: jnp.sum(jnp.var(leaf, axis=0, ddof=1)), jax.vmap(draw)(keys))
+        row = {"loss": -problem.expected(params, data), "variance": sum(jax.tree.leaves(spread))}
+        return jax.lax.scan(advance, state, length=options.steps // options.records)[0], row
+
+    return jax.lax.scan(record, start, length=options.records)[1]
+
+
+def _write(folder: Path, points, curves, options) -> None:
+    steps = np.arange(options.records) * (options.steps // options.records)
+    titles = [", ".join(f"{name} {value:g}" for name, value in point.point.items()) or point.name for point in points]
+    long, last = [], []
+    for (i, title), (name, curve) in itertools.product(enumerate(titles), curves.items()):
+        of, loss, variance = {"point": title, "estimator": name}, curve["loss"][i], curve["variance"][i]
+        for seed, at in np.ndindex(loss.shape):
+            here = {"seed": seed, "step": int(steps[at])}
+            long.append(of | here | {"loss": float(loss[seed, at]), "variance": float(variance[seed, at])})
+        error = loss[:, -1].std(ddof=1) / len(loss) ** 0.5 if len(loss) > 1 else math.nan
+        row = of | {"biased": BY_NAME[name].biased, "final_loss": loss[:, -1].mean().item(), "final_loss_stderr": error}
+        last.append(row | {"first_variance": variance[:, 0].mean().item()})
+    last.sort(key=lambda row: (titles.index(row["point"]), row["final_loss"]))
+    workdir.write_text(folder / "curves.csv", tables.to_csv(long))
+    workdir.write_text(folder / "results.csv", tables.to_csv(last))
+    table = tables.to_markdown([["point", "estimator", "final loss", "variance at the start"], *map(_cells, last)])
+    workdir.write_text(folder / "results.md", table + "\n")
+    biased = {name for name in curves if BY_NAME[name].biased}
+    plots.save(plots_gradients.toy_curves(steps, curves, titles, biased), folder / "figures" / "toy")
+    print(f"{table}\n* biased by its paper; mean ± standard error of {options.seeds} seeds\n")
+    print(f"picture: {folder / 'figures' / 'toy.png'}\nevery number: {folder / 'curves.csv'}, {folder / 'results.csv'}")
+
+
+def _cells(row) -> list[str]:
+    error = row["final_loss_stderr"]
+    loss = f"{row['final_loss']:.6f}" + ("" if math.isnan(error) else f" ± {error:.6f}")
+    return [
+        row["point"],
+        row["estimator"] + (" *" if row["biased"] else ""),
+        loss,
+        tables.number(row["first_variance"]),
+    ]
+
+
+if __name__ == "__main__":
+    define_flags(flags.FLAGS)
+    cli.run(main)

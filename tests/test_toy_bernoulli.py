@@ -1,0 +1,97 @@
+"""The toy problems of discrete estimators: their exact values, and what the entry point makes of them."""
+
+import csv
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from absl import flags
+
+from experiments import laboratory, problems, toy_bernoulli
+from vae import diagnostics
+
+
+def run(*arguments):
+    values = flags.FlagValues()
+    toy_bernoulli.define_flags(values)
+    values(["toy_bernoulli", *arguments])
+    toy_bernoulli.main(values)
+
+
+_TOYS = {
+    "one coin": lambda: problems.coins(0.45),
+    "coins": lambda: problems.coins(0.3, 1.5, dimensions=3, batch_size=2),
+    "three bits": problems.three_bits,
+}
+
+
+@pytest.mark.parametrize("toy", _TOYS)
+def test_the_closed_form_is_the_sum_over_all_states(toy):
+    problem = _TOYS[toy]()
+    logits = jnp.linspace(-0.7, 0.4, jax.tree.leaves(problem.params)[0].size)
+    params = jax.tree.map(lambda leaf: jnp.reshape(logits, leaf.shape), problem.params)
+    q = laboratory.posteriors(problem, "elbo")[0][0]
+    exact = laboratory.make("exact", 1)
+    bound = lambda params: jnp.mean(problem.bounds["elbo"](params, problem.data, _expectation(exact, q)).value)
+    value, gradient = jax.jit(jax.value_and_grad(bound))(params)
+    assert value == pytest.approx(float(problem.expected(params, problem.data)), rel=1e-5)
+    expected = jax.grad(problem.expected)(params, problem.data)
+    np.testing.assert_allclose(jax.tree.leaves(gradient)[0], jax.tree.leaves(expected)[0], rtol=1e-4, atol=1e-6)
+
+
+def _expectation(estimator, q):
+    params, state = estimator.init(jax.random.key(0), q, None)
+    return lambda q, f, reduce: estimator.estimate(params, state, jax.random.key(0), q, f, reduce)
+
+
+def test_the_derivative_at_the_target_is_finite():
+    """A relaxed coin can meet the target itself."""
+    problem = problems.coins(0.5, 1.5)
+    at = lambda z: problems._power(jnp.abs(z - 0.5), problem.data["power"][0])
+    assert jax.grad(at)(0.5) == 0
+
+
+def test_the_oracle_is_the_published_gradient():
+    """At a fair coin (1 - 2 t) / 4 for the cost (b - t)^2 (ESTIMATORS.md C1), here of minus the cost."""
+    oracle = problems.coins(0.45).oracle("elbo", 1)
+    np.testing.assert_allclose(oracle["phi"]["logits"], [-0.025], rtol=1e-6)
+    gradient = diagnostics.make_gradient(problems.coins(0.45).bounds["elbo"], laboratory.make("exact", 1))
+    problem = problems.coins(0.45)
+    found = gradient(problem.params, problem.data, {}, {}, problem.context, jax.random.key(0))
+    np.testing.assert_allclose(found["phi"]["logits"], [-0.025], rtol=1e-5)
+
+
+def test_curves_tables_and_picture(tmp_path, capsys):
+    arguments = ["--estimators=exact,leave_one_out,reinforce", "--steps=400", "--records=8", "--seeds=3", "--draws=512"]
+    run(*arguments, f"--output={tmp_path}")
+    with open(tmp_path / "curves.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 3 * 3 * 3 * 8
+    first = [r for r in rows if r["step"] == "0" and r["point"] == "target 0.45"]
+    np.testing.assert_allclose([float(r["loss"]) for r in first], 0.2525, rtol=1e-5)
+    variance = {
+        n: np.mean([float(r["variance"]) for r in first if r["estimator"] == n]) for n in ("leave_one_out", "exact")
+    }
+    assert variance["leave_one_out"] == pytest.approx(6.25e-4, rel=0.1)
+    assert variance["exact"] < 1e-12
+    loss = lambda name, step: np.mean(
+        [float(r["loss"]) for r in rows if (r["estimator"], r["step"], r["point"]) == (name, step, "target 0.499")]
+    )
+    assert loss("exact", "350") < loss("leave_one_out", "350") < loss("reinforce", "350")
+    assert (tmp_path / "figures" / "toy.png").stat().st_size > 10_000
+    assert "picture:" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--records=50", "--steps=20"], "--records=50 is more than the 20 steps"),
+        (["--estimators=reparam"], "reparam cannot estimate elbo with Bernoulli latents"),
+    ],
+)
+def test_refusals(arguments, sentence, capsys, tmp_path):
+    with pytest.raises(SystemExit) as exit:
+        run(*arguments, f"--output={tmp_path}")
+    assert exit.value.code == 1
+    assert sentence in capsys.readouterr().err
