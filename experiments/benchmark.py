@@ -1,24 +1,28 @@
-"""How fast a training step is, side by side with others in one process, as ratios, which hold on a shared machine too.
+"""How fast training and the laboratory are, side by side in one process, as ratios, which hold on a shared machine too.
 
-    python -m experiments.benchmark                              # everything, about ten minutes on two CPU cores
+    python -m experiments.benchmark                              # everything, about half an hour on two CPU cores
     python -m experiments.benchmark --sections=flops --output=results/benchmark
 
-The net is 784-500-(20+20)-20-500-784, Bernoulli likelihood, Adam 1e-3, float32, on 60000 synthetic binary images.
-Contenders of the section "epoch", each trained over whole epochs, in turn, `--rounds` times:
+epoch       a 784-500-20 VAE trained over whole epochs of 60000 synthetic binary images: this project (make_epoch, flax,
+            optax, the estimator table) against the same training written by hand in plain JAX (one lax.scan), the
+            time that the step's matrix products alone would take at the speed of a 2048^3 product, and numpyro (SVI in
+            a fori_loop) and torch.compile where they are installed
+flops       FLOP of sticking the landing and DReG against the plain pathwise gradient, as XLA counts them
+laboratory  the same net, batch 128: --draws gradients with their moments, figures and bootstrap against as many bare
+            gradients, for each estimator, and the process's largest memory
+toys        a million draws of a Gaussian's quadratic cost in the laboratory, for each estimator
+discrete    a training step of a 784-200 Bernoulli VAE with each estimator against leave_one_out, at equal numbers of
+            evaluations of the bound
 
-    this project     vae.train.make_epoch with flax, optax and the estimator table, as experiments.train runs it
-    bare scan        the same training written by hand in plain JAX: one lax.scan, hand-written Adam and likelihood
-    matmul limit     the time that the step's matrix products alone would take at the measured speed of a 2048^3 product
-    numpyro          SVI in a fori_loop over the epoch (where numpyro is installed)
-    torch.compile    the same net and optimizer in PyTorch (where torch is installed)
-
-Writes benchmark.json and benchmark.md. Times are wall-clock; each ratio is the median over rounds of a round's ratio.
+Writes benchmark.json and benchmark.md. Times are wall-clock, of contenders that take turns --rounds times; each ratio
+is the median over rounds of a round's ratio.
 """
 
-import importlib.util
+import functools
 import json
 import os
 import platform
+import resource
 import statistics
 import sys
 import time
@@ -32,38 +36,40 @@ import optax
 from absl import flags
 from tqdm import tqdm
 
-from experiments import cli
-from vae import estimators, models, objectives, train
+from experiments import cli, contenders, laboratory, problems, tables
+from vae import diagnostics, estimators, models, objectives, train
 
-flags.DEFINE_list("sections", ["epoch", "flops"], "what to measure: epoch, flops")
-flags.DEFINE_list("batch_sizes", ["128", "512"], "images in a step, for the section epoch")
-flags.DEFINE_integer("rounds", 7, "times that every contender runs, in turn", lower_bound=1)
-flags.DEFINE_integer("images", 60000, "training images in an epoch", lower_bound=512)
-flags.DEFINE_string("output", "results/benchmark", "folder of benchmark.json and benchmark.md")
-FLAGS = flags.FLAGS
-
-PIXELS, HIDDEN, LATENT, RATE = 784, 500, 20, 1e-3
-WEIGHTS = 2 * PIXELS * HIDDEN + 3 * HIDDEN * LATENT
+PIXELS = contenders.PIXELS
+# Estimators that cost so many times the cheapest gradient have nothing to hide an overhead behind, and take minutes.
+DEAR = 10
 
 
-def main() -> None:
-    unknown = set(FLAGS.sections) - {"epoch", "flops"}
+def define_flags(values: flags.FlagValues) -> None:
+    flags.DEFINE_list("sections", list(SECTIONS), f"of {', '.join(SECTIONS)}", flag_values=values)
+    flags.DEFINE_list("batch_sizes", ["128", "512"], "images in a step, for the section epoch", flag_values=values)
+    flags.DEFINE_integer("rounds", 7, "times that every contender runs, in turn", lower_bound=1, flag_values=values)
+    flags.DEFINE_integer("images", 60000, "training images in an epoch", lower_bound=512, flag_values=values)
+    flags.DEFINE_integer("draws", 1000, "R of the section laboratory", lower_bound=20, flag_values=values)
+    flags.DEFINE_integer("evaluations", 4, "a gradient, for the section discrete", lower_bound=2, flag_values=values)
+    flags.DEFINE_string("output", "results/benchmark", "folder of the report", flag_values=values)
+
+
+def main(options: flags.FlagValues = flags.FLAGS) -> None:
     with cli.one_sentence():
-        if unknown or not all(size.isdigit() for size in FLAGS.batch_sizes):
-            raise ValueError("--sections takes epoch and flops, --batch_sizes takes integers")
-        Path(FLAGS.output).mkdir(parents=True, exist_ok=True)
-    report, lines = {"machine": machine()}, [f"Machine: {machine()}", ""]
-    if "epoch" in FLAGS.sections:
-        report["epoch"] = [epoch_times(int(size)) for size in FLAGS.batch_sizes]
-        lines += [line for section in report["epoch"] for line in epoch_table(section)]
-    if "flops" in FLAGS.sections:
-        report["flops"] = flop_ratios()
-        lines += ["| gradient, K = 64 | FLOP | of plain IWAE |", "|---|---|---|"]
-        lines += [f"| {n} | {f:.4g} | {f / report['flops']['reparam']:.4f} |" for n, f in report["flops"].items()]
-    text = "\n".join(lines)
-    print(text)
-    (Path(FLAGS.output) / "benchmark.json").write_text(json.dumps(report, indent=2) + "\n")
-    (Path(FLAGS.output) / "benchmark.md").write_text(text + "\n")
+        unknown = set(options.sections) - set(SECTIONS)
+        if unknown or not all(size.isdigit() for size in options.batch_sizes):
+            raise ValueError(f"--sections takes {', '.join(SECTIONS)}; --batch_sizes takes integers")
+        laboratory.cut(options.draws, 10)
+        folder = Path(options.output)
+        folder.mkdir(parents=True, exist_ok=True)
+    report, text = {"machine": machine()}, f"Machine: {machine()}\n"
+    for name in options.sections:
+        report[name], lines = SECTIONS[name](options)
+        print(lines, flush=True)
+        text += f"\n{lines}\n"
+        with cli.one_sentence(OSError):  # after each section: the next may take minutes
+            (folder / "benchmark.json").write_text(json.dumps(report, indent=2) + "\n")
+            (folder / "benchmark.md").write_text(text)
 
 
 def machine() -> str:
@@ -80,111 +86,62 @@ def _read(path: str) -> str:
     return Path(path).read_text() if Path(path).exists() else ""
 
 
-def epoch_times(batch_size: int) -> dict:
-    """Milliseconds a step of every contender, by round, and the medians of the ratios."""
-    images = (np.random.default_rng(0).random((FLAGS.images, PIXELS)) < 0.13).astype(np.uint8)
-    contenders = {"this project": _project, "bare scan": _bare_scan}
-    contenders |= {"numpyro": _numpyro} if importlib.util.find_spec("numpyro") else {}
-    contenders |= {"torch.compile": _torch} if importlib.util.find_spec("torch") else {}
-    steps = FLAGS.images // batch_size
-    runs = {name: make(images, batch_size) for name, make in contenders.items()}
-    runs["matmul limit"], steps_of_limit = _matmul_limit()
+def take_turns(runs: dict[str, Callable], rounds: int, title: str) -> dict[str, np.ndarray]:
+    """Seconds of every run, `[rounds]`, after one that does not count and compiles."""
     for run in runs.values():
         run()
-    times = {name: [] for name in runs}
-    for _ in tqdm(range(FLAGS.rounds), f"batch {batch_size}", disable=not sys.stdout.isatty()):
+    seconds = {name: [] for name in runs}
+    for _ in tqdm(range(rounds), title, leave=False, disable=not sys.stdout.isatty()):
         for name, run in runs.items():
             started = time.perf_counter()
             run()
-            times[name].append(time.perf_counter() - started)
-    flop = 6 * WEIGHTS * batch_size
-    limit = np.array(times.pop("matmul limit")) / steps_of_limit * flop  # seconds a step
-    per_step = {name: np.array(t) / steps for name, t in times.items()} | {"matmul limit": limit}
-    ratio = lambda a, b: statistics.median(per_step[a] / per_step[b])
+            seconds[name].append(time.perf_counter() - started)
+    return {name: np.array(times) for name, times in seconds.items()}
+
+
+def _ratio(a: np.ndarray, b: np.ndarray) -> float:
+    return statistics.median(a / b)
+
+
+def _spread(times: np.ndarray) -> str:
+    return f"{statistics.median(times):.2f} ({min(times):.2f}-{max(times):.2f})"
+
+
+# Sections
+
+
+def epochs(options) -> tuple[list[dict], str]:
+    found = [epoch_times(int(size), options) for size in options.batch_sizes]
+    return found, "\n\n".join(map(epoch_table, found))
+
+
+def epoch_times(batch_size: int, options) -> dict:
+    """Milliseconds a step of every contender, by round, and the medians of the ratios."""
+    images = (np.random.default_rng(0).random((options.images, PIXELS)) < 0.13).astype(np.uint8)
+    steps, flop = len(images) // batch_size, 6 * contenders.WEIGHTS * batch_size
+    runs = {name: make(images, batch_size) for name, make in contenders.available().items()}
+    runs["matmul limit"], flop_of_limit = _matmul_limit()
+    times = take_turns(runs, options.rounds, f"batch {batch_size}")
+    limit = times.pop("matmul limit") / flop_of_limit * flop
+    per_step = {name: t / steps for name, t in times.items()} | {"matmul limit": limit}  # seconds
     return {
         "batch_size": batch_size,
         "matmul_flop": flop,
         "milliseconds": {name: (1e3 * t).tolist() for name, t in per_step.items()},
-        "over_bare_scan": {name: ratio(name, "bare scan") for name in per_step},
-        "of_matmul_limit": {name: ratio("matmul limit", name) for name in per_step},
+        "project_over": {name: _ratio(per_step["this project"], t) for name, t in per_step.items()},
+        "over_bare_scan": {name: _ratio(t, per_step["bare scan"]) for name, t in per_step.items()},
+        "of_matmul_limit": {name: _ratio(limit, t) for name, t in per_step.items()},
     }
 
 
-def epoch_table(section: dict) -> list[str]:
-    lines = [
-        f"| batch {section['batch_size']} | ms a step: median (range) | time over bare scan | of the matmul limit |",
-        "|---|---|---|---|",
-    ]
+def epoch_table(section: dict) -> str:
+    columns = ["ms a step: median (range)", "over the bare scan", "of the matmul limit", "this project over it"]
+    table = [[f"batch {section['batch_size']}", *columns]]
     for name, times in section["milliseconds"].items():
-        spread = f"{statistics.median(times):.2f} ({min(times):.2f}-{max(times):.2f})"
-        share, limit = section["over_bare_scan"][name], section["of_matmul_limit"][name]
-        lines.append(f"| {name} | {spread} | {share:.2f} | {limit:.0%} |")
-    return [*lines, ""]
-
-
-def _blocking(epoch: Callable, state) -> Callable[[], None]:
-    """A run of one epoch that waits for its end and carries the state to the next."""
-    carried = [state]
-
-    def run():
-        carried[0] = jax.block_until_ready(epoch(carried[0]))
-
-    return run
-
-
-def _project(images: np.ndarray, batch_size: int):
-    model = models.make_vae((28, 28, 1), latent_dim=LATENT, hidden=(HIDDEN,))
-    estimator, tx = estimators.BY_NAME["reparam"].make(num_samples=1), optax.adam(RATE)
-    data, key = jnp.asarray(images.reshape(-1, 28, 28, 1)), jax.random.key(0)
-    state = train.make_init(model, estimator, tx, jnp.zeros((batch_size, 28, 28, 1)))(key)
-    update = train.make_step(model.apply, objectives.elbo_analytic(1.0), estimator, tx)
-    step = lambda state, key, x: update(state, key, x.astype(jnp.float32))
-    epoch = jax.jit(train.make_epoch(step, batch_size), donate_argnums=0)
-    return _blocking(lambda state: epoch(state, key, data)[0], state)
-
-
-def _bare_scan(images: np.ndarray, batch_size: int):
-    key = jax.random.key(0)
-    shapes = [(PIXELS, HIDDEN), (HIDDEN, LATENT), (HIDDEN, LATENT), (LATENT, HIDDEN), (HIDDEN, PIXELS)]
-    weights = [jax.random.normal(jax.random.fold_in(key, i), s) * s[0] ** -0.5 for i, s in enumerate(shapes)]
-    params = [(w, jnp.zeros(w.shape[1])) for w in weights]
-    zeros = jax.tree.map(jnp.zeros_like, params)
-    data, steps = jnp.asarray(images), len(images) // batch_size
-
-    @jax.custom_vjp
-    def log_likelihood(logits, x):
-        return jnp.sum(x * logits - jnp.maximum(logits, 0) - jnp.log1p(jnp.exp(-jnp.abs(logits))))
-
-    log_likelihood.defvjp(
-        lambda logits, x: (log_likelihood(logits, x), x - jax.nn.sigmoid(logits)),
-        lambda residual, g: (g * residual, None),
-    )
-
-    def loss(params, x, eps):
-        (w1, b1), (wm, bm), (wv, bv), (w2, b2), (w3, b3) = params
-        h = jax.nn.relu(x @ w1 + b1)
-        mean, log_var = h @ wm + bm, h @ wv + bv
-        z = mean + jnp.exp(0.5 * log_var) * eps
-        logits = jax.nn.relu(z @ w2 + b2) @ w3 + b3
-        kl = 0.5 * jnp.sum(jnp.square(mean) + jnp.exp(log_var) - 1 - log_var)
-        return (kl - log_likelihood(logits, x)) / len(x)
-
-    def step(state, batch):
-        params, m, v, t = state
-        eps = jax.random.normal(jax.random.fold_in(key, t), (batch_size, LATENT))
-        bound, g = jax.value_and_grad(loss)(params, data[batch].astype(jnp.float32), eps)
-        t = t + 1
-        m = jax.tree.map(lambda m, g: 0.9 * m + 0.1 * g, m, g)
-        v = jax.tree.map(lambda v, g: 0.999 * v + 0.001 * g * g, v, g)
-        a, b = 1 / (1 - 0.9**t), 1 / (1 - 0.999**t)
-        params = jax.tree.map(lambda p, m, v: p - RATE * (m * a) / (jnp.sqrt(v * b) + 1e-8), params, m, v)
-        return (params, m, v, t), bound
-
-    def epoch(state):
-        order = jax.random.permutation(jax.random.fold_in(key, state[3]), len(data))
-        return jax.lax.scan(step, state, order[: steps * batch_size].reshape(steps, batch_size))[0]
-
-    return _blocking(jax.jit(epoch, donate_argnums=0), (params, zeros, jax.tree.map(jnp.zeros_like, params), 0.0))
+        ratios = (section[key][name] for key in ("over_bare_scan", "of_matmul_limit", "project_over"))
+        over, share, ours = ratios
+        table.append([name, _spread(times), f"{over:.2f}", f"{share:.0%}", f"{ours:.2f}"])
+    return tables.to_markdown(table)
 
 
 def _matmul_limit(size: int = 2048, repeats: int = 4):
@@ -199,63 +156,14 @@ def _matmul_limit(size: int = 2048, repeats: int = 4):
     return run, 2 * size**3 * repeats
 
 
-def _numpyro(images: np.ndarray, batch_size: int):
-    import numpyro
-    import numpyro.distributions as npd
-    from numpyro.infer import SVI, TraceMeanField_ELBO
-
-    data, steps, key = jnp.asarray(images), len(images) // batch_size, jax.random.key(0)
-    encoder, decoder = models.MLP((HIDDEN,), outputs=2 * LATENT), models.MLP((HIDDEN,), outputs=PIXELS)
-    params = {
-        "encoder": encoder.init(key, jnp.zeros((1, PIXELS))),
-        "decoder": decoder.init(key, jnp.zeros((1, LATENT))),
-    }
-
-    def model(x):
-        weights = numpyro.param("decoder", params["decoder"])
-        with numpyro.plate("batch", len(x)):
-            z = numpyro.sample("z", npd.Normal(jnp.zeros(LATENT), 1.0).to_event(1))
-            numpyro.sample("x", npd.Bernoulli(logits=decoder.apply(weights, z)).to_event(1), obs=x)
-
-    def guide(x):
-        mean, log_var = jnp.split(encoder.apply(numpyro.param("encoder", params["encoder"]), x), 2, axis=-1)
-        with numpyro.plate("batch", len(x)):
-            numpyro.sample("z", npd.Normal(mean, jnp.exp(0.5 * log_var)).to_event(1))
-
-    svi = SVI(model, guide, numpyro.optim.Adam(RATE), TraceMeanField_ELBO())
-
-    @jax.jit
-    def epoch(state):
-        order = jax.random.permutation(state.rng_key, len(data))[: steps * batch_size].reshape(steps, batch_size)
-        return jax.lax.fori_loop(0, steps, lambda i, s: svi.update(s, data[order[i]].astype(jnp.float32))[0], state)
-
-    return _blocking(epoch, svi.init(key, data[:batch_size].astype(jnp.float32)))
-
-
-def _torch(images: np.ndarray, batch_size: int):
-    import torch
-    from torch import nn
-
-    data, steps = torch.from_numpy(images), len(images) // batch_size
-    encoder = nn.Sequential(nn.Linear(PIXELS, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, 2 * LATENT))
-    decoder = nn.Sequential(nn.Linear(LATENT, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, PIXELS))
-    optimizer = torch.optim.Adam([*encoder.parameters(), *decoder.parameters()], RATE, fused=True)
-
-    @torch.compile
-    def loss(x):
-        mean, log_var = encoder(x).chunk(2, -1)
-        z = mean + torch.exp(0.5 * log_var) * torch.randn_like(mean)
-        nll = nn.functional.binary_cross_entropy_with_logits(decoder(z), x, reduction="sum")
-        return (nll + 0.5 * torch.sum(mean**2 + log_var.exp() - 1 - log_var)) / len(x)
-
-    def run():
-        order = torch.randperm(len(data))
-        for i in range(steps):
-            optimizer.zero_grad()
-            loss(data[order[i * batch_size : (i + 1) * batch_size]].float()).backward()
-            optimizer.step()
-
-    return run
+def flops(options) -> tuple[dict[str, float], str]:
+    del options
+    found = flop_ratios()
+    table = [["gradient, K = 64", "FLOP", "of the plain one"]]
+    for name, flop in found.items():
+        plain = found["reparam (elbo)" if "elbo" in name else "reparam"]
+        table.append([name, f"{flop:.4g}", f"{flop / plain:.4f}"])
+    return found, tables.to_markdown(table)
 
 
 def flop_ratios(batch_size: int = 20, num_samples: int = 64) -> dict[str, float]:
@@ -271,12 +179,127 @@ def flop_ratios(batch_size: int = 20, num_samples: int = 64) -> dict[str, float]
             expect = lambda q, f, reduce: estimator.estimate({}, {}, key, q, f, reduce, x)
             return -jnp.mean(objective(model.apply, params, x, expect).value)
 
-        analysis = jax.jit(jax.grad(loss)).lower(params, jax.random.key(0)).compile().cost_analysis()
-        return (analysis[0] if isinstance(analysis, list) else analysis)["flops"]
+        return diagnostics.flops(jax.grad(loss), params, jax.random.key(0))
 
     plain = {"reparam": flop("reparam", objectives.iwae), "dreg": flop("dreg", objectives.iwae)}
     return plain | {f"{name} (elbo)": flop(name, objectives.elbo) for name in ("reparam", "stl")}
 
 
+def laboratory_overhead(options) -> tuple[dict, str]:
+    """Measuring an estimator against making as many gradients, on the net of the section epoch, batch 128."""
+    problem = _vae("normal", hidden=(contenders.HIDDEN,), latent_dim=contenders.LATENT)
+    protocol = _protocol(options.draws, 10)
+    truth = diagnostics.exactly(jax.tree.map(lambda leaf: np.ones(leaf.shape), problem.params))
+    runs, dear, cheapest = {}, [], laboratory.cost(problem, "elbo", "reparam", "flops", 1)
+    for name in laboratory.choose(problem, "elbo", None):
+        case = _case(problem, name, estimators.BY_NAME[name].min_samples)
+        if case.flops > DEAR * cheapest:
+            dear.append(name)
+            continue
+        runs[name] = lambda case=case: laboratory.measure(problem, "elbo", case, protocol, "", truth)
+        runs[f"{name}, bare"] = _bare_gradients(problem, case, options.draws)
+    times = take_turns(runs, options.rounds, "laboratory")
+    ratios = {name: _ratio(times[name], times[f"{name}, bare"]) for name in times if f"{name}, bare" in times}
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    table = [["estimator", f"s for {options.draws} bare gradients", "laboratory over bare"]]
+    table += [[name, _spread(times[f"{name}, bare"]), f"{ratio:.2f}"] for name, ratio in ratios.items()]
+    notes = f"\n\nLargest memory of the process so far: {memory:.0f} MiB."
+    notes += f" Left out as dear: {', '.join(dear)}." if dear else ""
+    found = {"ratios": ratios, "seconds": {n: t.tolist() for n, t in times.items()}, "peak_mebibytes": memory}
+    return found, tables.to_markdown(table) + notes
+
+
+def toys(options) -> tuple[dict[str, float], str]:
+    """Seconds that a million draws of a Gaussian's quadratic cost take in the laboratory, compiled."""
+    problem = problems.gaussian_cost("quadratic")
+    truth, protocol = diagnostics.exactly(problem.oracle("elbo", 1)), _protocol(10**6, 50)
+    cases = [_case(problem, n, estimators.BY_NAME[n].min_samples) for n in laboratory.choose(problem, "elbo", None)]
+    measure = lambda case: laboratory.measure(problem, "elbo", case, protocol, "", truth)
+    times = take_turns({case.name: functools.partial(measure, case) for case in cases}, options.rounds, "toys")
+    table = [["estimator", "s for a million draws"], *([name, _spread(t)] for name, t in times.items())]
+    return {name: t.tolist() for name, t in times.items()}, tables.to_markdown(table)
+
+
+def discrete(options, steps: int = 20) -> tuple[dict, str]:
+    """A training step of each estimator of Bernoulli latents against leave_one_out's, and its FLOP, at equal numbers of
+    evaluations."""
+    problem = _vae("bernoulli", hidden=(), latent_dim=200)
+    budget, runs, flop, left_out = ("evaluations", float(options.evaluations)), {}, {}, []
+    for name in laboratory.choose(problem, "elbo", None):
+        try:
+            k = laboratory.affordable(
+                budget, functools.partial(laboratory.cost, problem, "elbo", name, budget[0]), name
+            )
+        except (ValueError, NotImplementedError) as error:
+            left_out.append(f"Left out: {error}.")
+            continue
+        runs[name], flop[name] = _steps(problem, laboratory.make(name, k), steps)
+    times = take_turns(runs, options.rounds, "discrete")
+    ratios = {name: _ratio(t, times["leave_one_out"]) for name, t in times.items()}
+    found = {name: {"time": r, "flop": flop[name] / flop["leave_one_out"]} for name, r in ratios.items()}
+    columns = ["ms a step: median (range)", "time over leave_one_out", "FLOP over leave_one_out"]
+    table = [[f"estimator, {options.evaluations} evaluations", *columns]]
+    for name in sorted(ratios, key=ratios.get):
+        table.append([name, _spread(1e3 * times[name] / steps), f"{ratios[name]:.2f}", f"{found[name]['flop']:.2f}"])
+    return found, "\n\n".join([tables.to_markdown(table), *left_out])
+
+
+def _vae(posterior: str, batch_size: int = 128, **sizes) -> problems.Problem:
+    """A VAE at its initial parameters on synthetic binary images."""
+    model = models.make_vae((28, 28, 1), posterior=posterior, **sizes)
+    x = (np.random.default_rng(0).random((batch_size, 28, 28, 1)) < 0.13).astype(np.float32)
+    params = jax.jit(model.init)(jax.random.key(0), x, jax.random.key(0))["params"]
+    bound = lambda params, x, expect: objectives.elbo(model.apply, {"params": params}, x, expect)
+    return problems.Problem(posterior, params, {"elbo": bound}, jnp.asarray(x), context=jnp.asarray(x))
+
+
+def _case(problem: problems.Problem, name: str, num_samples: int) -> laboratory.Case:
+    return laboratory.Case(name, num_samples, 0, 0, laboratory.cost(problem, "elbo", name, "flops", num_samples))
+
+
+def _protocol(draws: int, chunks: int) -> laboratory.Protocol:
+    chunks = laboratory.cut(draws, chunks)
+    return laboratory.Protocol(draws, draws, "", chunks, replicates=400, cv_steps=0, seed=0, confidence=0.95, rounds=1)
+
+
+def _bare_gradients(problem: problems.Problem, case: laboratory.Case, draws: int) -> Callable[[], None]:
+    """As many gradients in a scan, each of them made and thrown away."""
+    estimator = laboratory.make(case.name, case.num_samples)
+    gradient = diagnostics.make_gradient(problem.bounds["elbo"], estimator)
+    q = laboratory.posteriors(problem, "elbo")[0][0]
+    learned, counted = estimator.init(jax.random.key(0), q, problem.context)
+
+    arguments = (problem.params, problem.data, learned, counted, problem.context)
+
+    @jax.jit
+    def run(arguments, keys):
+        return jax.lax.scan(lambda _, key: (gradient(*arguments, key), None), arguments[0], keys)[0]
+
+    keys = jax.random.split(jax.random.key(0), draws)
+    return lambda: jax.block_until_ready(run(arguments, keys))
+
+
+def _steps(problem: problems.Problem, estimator: estimators.Estimator, steps: int) -> tuple[Callable, float]:
+    """A run of so many training steps with Adam, and the FLOP of one."""
+    tx, bound = optax.adam(contenders.RATE), problem.bounds["elbo"]
+    step = train.make_step(None, lambda apply, params, x, expect: bound(params, x, expect), estimator, tx)
+    learned, counted = estimator.init(jax.random.key(0), laboratory.posteriors(problem, "elbo")[0][0], problem.context)
+    params = {"model": problem.params, "estimator": learned}
+    state = train.TrainState(params, tx.init(params), counted, jnp.zeros((), jnp.int32))
+    keys = jax.random.split(jax.random.key(0), steps)
+    scan = jax.jit(lambda state: jax.lax.scan(lambda s, key: (step(s, key, problem.data)[0], None), state, keys)[0])
+    flop = diagnostics.flops(lambda state, key: step(state, key, problem.data), state, keys[0])
+    return lambda: jax.block_until_ready(scan(state)), flop
+
+
+SECTIONS: dict[str, Callable] = {
+    "epoch": epochs,
+    "flops": flops,
+    "laboratory": laboratory_overhead,
+    "toys": toys,
+    "discrete": discrete,
+}
+
 if __name__ == "__main__":
+    define_flags(flags.FLAGS)
     cli.run(main)
