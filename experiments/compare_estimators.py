@@ -88,7 +88,11 @@ def define_flags(values: flags.FlagValues) -> None:
         flag_values=values,
     )
     flags.DEFINE_string(
-        "reference", "reparam", "estimator whose mean is the truth where there is no oracle", flag_values=values
+        "reference",
+        None,
+        "estimator whose mean is the truth where there is no oracle; reparam by default, and leave_one_out where there"
+        " is no reparameterization",
+        flag_values=values,
     )
     flags.DEFINE_integer(
         "batch_size",
@@ -119,7 +123,7 @@ def define_flags(values: flags.FlagValues) -> None:
 def main(options: flags.FlagValues = flags.FLAGS) -> None:
     with cli.one_sentence():
         points, objective = _points(options)
-        protocol = _protocol(points[0], options)
+        protocol = _protocol(points[0], objective, options)
         folder = Path(options.output or _default_output(options))
         workdir.check_writable(folder)
         cases = _cases(points[0], objective, options)
@@ -196,16 +200,18 @@ def _cases(problem: Problem, objective: str, options: flags.FlagValues) -> list[
     return cases
 
 
-def _protocol(problem: Problem, options: flags.FlagValues) -> laboratory.Protocol:
+def _protocol(problem: Problem, objective: str, options: flags.FlagValues) -> laboratory.Protocol:
     draws = options.draws or (1000 if options.workdir else 10_000)
     chunks = laboratory.cut(draws, 10 if laboratory.size(problem) > laboratory.LARGE else 50)
     reference = options.reference_draws or 10 * draws
     if reference % chunks or reference < 2 * chunks:
         raise ValueError(f"--reference_draws={reference} must be a multiple of {chunks}")
-    if options.reference not in BY_NAME:
-        raise ValueError(f"--reference={options.reference} is not one of {', '.join(BY_NAME)}")
+    able = laboratory.choose(problem, objective, None)
+    name = options.reference or ("reparam" if "reparam" in able else "leave_one_out")
+    if name not in BY_NAME:
+        raise ValueError(f"--reference={name} is not one of {', '.join(BY_NAME)}")
     others = (options.replicates, options.cv_steps, options.seed, options.confidence, options.rounds)
-    return laboratory.Protocol(draws, reference, options.reference, chunks, *others)
+    return laboratory.Protocol(draws, reference, name, chunks, *others)
 
 
 def _write(folder: Path, points, objective, found, measured, protocol: laboratory.Protocol) -> None:

@@ -298,6 +298,14 @@ class Markov:
         terms = [q.log_prob(layer) for q, layer in zip(self._layers(layers), layers, strict=True)]
         return sum(terms)
 
+    def layer(self, index: int, before: Array | None) -> Any:
+        """The distribution of a layer, in the order of drawing, given a sample `[K, *batch, D]` of the one before."""
+        return self.conditionals[index - 1](self.weights[index - 1], before) if index else self.first
+
+    def continued(self, key: Array, layers: tuple[Array, ...]) -> tuple[Array, ...]:
+        """A whole sample, as `log_prob` takes it, whose first layers in the order of drawing are those given."""
+        return self._order(stop_gradient(self._continue("sample", key, layers)))
+
     def layer_means(self, key: Array, num_samples: int) -> tuple[Array, ...]:
         """E[z_l] of each layer, `[*batch, D_l]`: the first exactly, the others averaged over those before."""
         layers = self._order(self.sample(key, num_samples))
@@ -306,14 +314,18 @@ class Markov:
 
     def _layers(self, layers):
         """The distribution of each layer given the layers before."""
-        return [self.first] + [f(w, z) for f, w, z in zip(self.conditionals, self.weights, layers[:-1], strict=True)]
+        return [self.layer(index, before) for index, before in enumerate((None, *layers[:-1]))]
 
     def _draw(self, method: str, key: Array, num_samples: int):
-        key, *keys = jax.random.split(key, len(self.weights) + 1)
-        layers = [getattr(self.first, method)(key, num_samples)]
-        for conditional, weights, key in zip(self.conditionals, self.weights, keys, strict=True):
-            layers.append(getattr(conditional(weights, layers[-1]), method)(key, 1)[0])
-        return self._order(tuple(layers))
+        key_first, key_rest = jax.random.split(key)
+        first = getattr(self.first, method)(key_first, num_samples)
+        return self._order(self._continue(method, key_rest, (first,)))
+
+    def _continue(self, method: str, key: Array, layers: tuple[Array, ...]) -> tuple[Array, ...]:
+        for index in range(len(layers), len(self.weights) + 1):
+            conditional = self.layer(index, layers[-1])
+            layers = (*layers, getattr(conditional, method)(jax.random.fold_in(key, index), 1)[0])
+        return layers
 
     def _order(self, layers):
         return layers[::-1] if self.descending else layers

@@ -9,6 +9,7 @@ import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
+from vae.distributions import Markov
 from vae.estimators.antithetic import reparam_antithetic
 from vae.estimators.base import (
     Estimate,
@@ -22,6 +23,7 @@ from vae.estimators.base import (
 )
 from vae.estimators.doubly_reparam import dreg, stl
 from vae.estimators.exact import exact
+from vae.estimators.layerwise import layerwise
 from vae.estimators.linear_control import reparam_linear_cv
 from vae.estimators.measure_valued import measure_valued
 from vae.estimators.muprop import muprop
@@ -68,9 +70,17 @@ class Entry(NamedTuple):
 
     def fits(self, q, bound: str) -> bool:
         """Whether it can differentiate `bound` ("elbo" or "iwae") of the latents q, a distribution or its class."""
+        return bound in self.bounds and (self._fits_whole(q) or self.fits_layers(q, bound))
+
+    def fits_layers(self, q, bound: str) -> bool:
+        """Whether q has several stochastic layers, which it can estimate one by one but not at once (`layerwise`)."""
+        each = isinstance(q, Markov) and not self._fits_whole(q) and self._fits_whole(q.first)
+        return each and bound == "elbo" and not self.uses_gradient
+
+    def _fits_whole(self, q) -> bool:
         family = (q if isinstance(q, type) else type(q)).__name__
         reparameterizable = "reparameterizable" in self.latents and getattr(q, "rsample", None) is not None
-        return bound in self.bounds and ("any" in self.latents or reparameterizable or family in self.latents)
+        return "any" in self.latents or reparameterizable or family in self.latents
 
 
 def fitting(q, bound: str) -> list[str]:
@@ -85,7 +95,11 @@ def _guarded(name: str, entry: Entry) -> Entry:
     def make(num_samples: int = max(1, entry.min_samples), **options) -> Estimator:
         if num_samples < entry.min_samples:
             raise ValueError(f"{name} needs num_samples of at least {entry.min_samples}, got {num_samples}")
-        estimator = entry.make(num_samples=num_samples, **options)
+        whole = entry.make(num_samples=num_samples, **options)
+        by_layer = layerwise(whole)
+
+        def init(key, q, context=None):
+            return (by_layer if entry.fits_layers(q, "elbo") else whole).init(key, q, context)
 
         def estimate(params, state, key, q, f, reduce=mean, context=None) -> Estimate:
             bound = "elbo" if reduce is mean else "iwae"
@@ -94,9 +108,10 @@ def _guarded(name: str, entry: Entry) -> Entry:
                     f"{name} cannot estimate the gradient of the {bound} bound with {type(q).__name__} latents; "
                     f"these can: {', '.join(fitting(q, bound))}"
                 )
+            estimator = by_layer if entry.fits_layers(q, bound) else whole
             return estimator.estimate(params, state, key, q, f, reduce, context)
 
-        return Estimator(estimator.init, estimate)
+        return Estimator(init, estimate)
 
     return entry._replace(make=make)
 

@@ -10,6 +10,7 @@ from vae import distributions
 from vae.estimators.base import Estimator, mean, stateless
 
 MAX_EVALUATIONS = 2**22
+CHUNK = 1024
 
 
 def exact(num_samples: int = 1, order: int = 24) -> Estimator:
@@ -26,7 +27,7 @@ def exact(num_samples: int = 1, order: int = 24) -> Estimator:
     def estimate(key, q, f, reduce):
         del key
         z, log_weight = nodes(q, order)  # [N, *batch, D], [N, *batch]
-        values = f(z, q)  # [N, *batch]
+        values = _evaluated(f, z, q)  # [N, *batch]
         tuple_size = 1 if reduce is mean else num_samples
         _refuse_if_large(len(values), tuple_size)
         tuples = np.indices((len(values),) * tuple_size).reshape(tuple_size, -1)  # [K, N^K]
@@ -34,6 +35,15 @@ def exact(num_samples: int = 1, order: int = 24) -> Estimator:
         return jnp.sum(weight * reduce(values[tuples]), axis=0)
 
     return stateless(estimate)
+
+
+def _evaluated(f, z, q) -> jax.Array:
+    """f at all nodes, CHUNK at a time and again in the backward pass: the memory is that of one chunk."""
+    size = max(n for n in range(1, min(CHUNK, len(z)) + 1) if len(z) % n == 0)
+    if size == len(z):
+        return f(z, q)
+    chunks = z.reshape(-1, size, *z.shape[1:])
+    return jax.lax.map(jax.checkpoint(lambda chunk: f(chunk, q)), chunks).reshape(len(z), *q.batch_shape)
 
 
 def nodes(q, order: int = 24):
