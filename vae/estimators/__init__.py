@@ -10,6 +10,8 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from vae.estimators.antithetic import reparam_antithetic
+from vae.estimators.arm import arm, disarm
+from vae.estimators.arms import arms
 from vae.estimators.base import (
     Estimate,
     Estimator,
@@ -20,6 +22,7 @@ from vae.estimators.base import (
     mean,
     scale_cotangent,
 )
+from vae.estimators.coupled_categorical import disarm_iw
 from vae.estimators.doubly_reparam import dreg, stl
 from vae.estimators.exact import exact
 from vae.estimators.linear_control import reparam_linear_cv
@@ -104,6 +107,7 @@ def _guarded(name: str, entry: Entry) -> Entry:
 _ANY, _PATH = ("any",), ("reparameterizable",)
 _BOTH, _ELBO, _IWAE = ("elbo", "iwae"), ("elbo",), ("iwae",)
 _GAUSSIAN, _DISCRETE = ("Normal", "MultivariateNormal"), ("Bernoulli", "Categorical")
+_BITS, _CLASSES = ("Bernoulli",), ("Categorical",)
 
 # name: make, latents, bounds, biased, min_samples, uses_gradient, paper
 _TABLE = {
@@ -130,6 +134,10 @@ _TABLE = {
     "muprop": Entry(
         muprop, (*_GAUSSIAN, *_DISCRETE), _ELBO, False, 1, True, "Gu, Levine, Sutskever & Mnih (2015), arXiv:1511.05176"
     ),
+    "arm": Entry(arm, _BITS, _BOTH, False, 2, False, "Yin & Zhou (2018), arXiv:1807.11143"),
+    "disarm": Entry(disarm, _BITS, _BOTH, False, 2, False, "Dong, Mnih & Tucker (2020), arXiv:2006.10680"),
+    "arms": Entry(arms, _BITS, _ELBO, False, 2, False, "Dimitriev & Zhou (2021), arXiv:2105.14141"),
+    "disarm_iw": Entry(disarm_iw, _CLASSES, _BOTH, False, 2, False, "Dong, Mnih & Tucker (2021), arXiv:2106.08056"),
     "wake_sleep": Entry(wake_sleep, _ANY, _IWAE, True, 2, False, "Bornschein & Bengio (2015), arXiv:1406.2751"),
     "wake_sleep_dreg": Entry(
         wake_sleep_dreg, _PATH, _IWAE, True, 2, True, "Tucker, Lawson, Gu & Maddison (2018), arXiv:1810.04152"
