@@ -26,11 +26,14 @@ from vae.estimators.coupled_categorical import disarm_iw
 from vae.estimators.doubly_reparam import dreg, stl
 from vae.estimators.exact import exact
 from vae.estimators.linear_control import reparam_linear_cv
+from vae.estimators.local_expectation import bitflip, local_expectation
 from vae.estimators.measure_valued import measure_valued
 from vae.estimators.muprop import muprop
 from vae.estimators.quasi import reparam_rqmc
 from vae.estimators.reparam import reparam
 from vae.estimators.score_function import leave_one_out, nvil, reinforce, reinforce_ema
+from vae.estimators.top_k import rao_blackwell_top_k
+from vae.estimators.unordered_set import unordered_set
 from vae.estimators.wake_sleep import wake_sleep, wake_sleep_dreg
 
 __all__ = [
@@ -138,6 +141,16 @@ _TABLE = {
     "disarm": Entry(disarm, _BITS, _BOTH, False, 2, False, "Dong, Mnih & Tucker (2020), arXiv:2006.10680"),
     "arms": Entry(arms, _BITS, _ELBO, False, 2, False, "Dimitriev & Zhou (2021), arXiv:2105.14141"),
     "disarm_iw": Entry(disarm_iw, _CLASSES, _BOTH, False, 2, False, "Dong, Mnih & Tucker (2021), arXiv:2106.08056"),
+    "local_expectation": Entry(
+        local_expectation, _DISCRETE, _ELBO, False, 1, False, "Titsias & Lázaro-Gredilla (2015), arXiv:1503.01494"
+    ),
+    "bitflip": Entry(bitflip, _BITS, _ELBO, False, 1, False, "Kunes et al. (2022), arXiv:2208.06124"),
+    "rao_blackwell_top_k": Entry(
+        rao_blackwell_top_k, _CLASSES, _ELBO, False, 1, False, "Liu et al. (2018), arXiv:1810.04777"
+    ),
+    "unordered_set": Entry(
+        unordered_set, _CLASSES, _ELBO, False, 1, False, "Kool, van Hoof & Welling (2020), arXiv:2002.06043"
+    ),
     "wake_sleep": Entry(wake_sleep, _ANY, _IWAE, True, 2, False, "Bornschein & Bengio (2015), arXiv:1406.2751"),
     "wake_sleep_dreg": Entry(
         wake_sleep_dreg, _PATH, _IWAE, True, 2, True, "Tucker, Lawson, Gu & Maddison (2018), arXiv:1810.04152"
