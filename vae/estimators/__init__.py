@@ -23,6 +23,7 @@ from vae.estimators.base import (
     scale_cotangent,
 )
 from vae.estimators.coupled_categorical import disarm_iw
+from vae.estimators.double_cv import double_cv
 from vae.estimators.doubly_reparam import dreg, stl
 from vae.estimators.exact import exact
 from vae.estimators.linear_control import reparam_linear_cv
@@ -31,6 +32,7 @@ from vae.estimators.measure_valued import measure_valued
 from vae.estimators.muprop import muprop
 from vae.estimators.quasi import reparam_rqmc
 from vae.estimators.reparam import reparam
+from vae.estimators.rodeo import rodeo
 from vae.estimators.score_function import leave_one_out, nvil, reinforce, reinforce_ema
 from vae.estimators.top_k import rao_blackwell_top_k
 from vae.estimators.unordered_set import unordered_set
@@ -141,6 +143,8 @@ _TABLE = {
     "disarm": Entry(disarm, _BITS, _BOTH, False, 2, False, "Dong, Mnih & Tucker (2020), arXiv:2006.10680"),
     "arms": Entry(arms, _BITS, _ELBO, False, 2, False, "Dimitriev & Zhou (2021), arXiv:2105.14141"),
     "disarm_iw": Entry(disarm_iw, _CLASSES, _BOTH, False, 2, False, "Dong, Mnih & Tucker (2021), arXiv:2106.08056"),
+    "double_cv": Entry(double_cv, _DISCRETE, _ELBO, False, 2, True, "Titsias & Shi (2022), arXiv:2111.05300"),
+    "rodeo": Entry(rodeo, _BITS, _ELBO, False, 2, True, "Shi, Zhou, Hwang, Titsias & Mackey (2022), arXiv:2202.09497"),
     "local_expectation": Entry(
         local_expectation, _DISCRETE, _ELBO, False, 1, False, "Titsias & Lázaro-Gredilla (2015), arXiv:1503.01494"
     ),
