@@ -14,7 +14,7 @@ from vae.estimators.base import Estimator, inject, mean, stateless
 
 
 def arm(num_samples: int = 2) -> Estimator:
-    """ARM (Yin & Zhou 2018, arXiv:1807.11143): z from u and partner from 1 - u, the weight is 1/2 - u."""
+    """ARM (Yin & Zhou 2018, arXiv:1807.11143): z from u, its partner from 1 - u, and the weight is 1/2 - u."""
 
     def couple(key, q, n):
         u, z, partner = _antithetic(key, q, n)
@@ -24,8 +24,8 @@ def arm(num_samples: int = 2) -> Estimator:
 
 
 def disarm(num_samples: int = 2) -> Estimator:
-    """DisARM (Dong, Mnih & Tucker 2020, arXiv:2006.10680) = U2G (Yin et al. 2020): ARM with u integrated out, given the
-    pair. On the importance-weighted bound it is their local DisARM."""
+    """DisARM (Dong, Mnih & Tucker 2020, arXiv:2006.10680) = U2G (Yin et al. 2020): ARM with its weight averaged over
+    all u that give the same pair. On the importance-weighted bound it is local DisARM."""
 
     def couple(key, q, n):
         _, z, partner = _antithetic(key, q, n)

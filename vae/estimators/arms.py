@@ -8,8 +8,8 @@ from vae.estimators.base import Estimator, inject, mean, stateless
 
 
 def arms(num_samples: int = 2) -> Estimator:
-    """The sample covariance of f and z, times what it is too small by: for independent samples the factor is 1 and this
-    is leave-one-out, for two it is sigmoid(|logits|) and this is DisARM."""
+    """The sample covariance of f and z, times a ratio that makes up for the opposition. With independent
+    samples and a ratio of 1 it would be leave-one-out; for two, the ratio is sigmoid(|logits|) and it is DisARM."""
 
     def estimate(key, q, f, reduce):
         z = opposed_samples(key, q, num_samples)  # [n, *batch, D]
@@ -29,7 +29,7 @@ def opposed_samples(key: Array, q, n: int) -> Array:
 
 
 def covariance_ratio(q, n: int) -> Array:
-    """p (1 - p) / (p - P(two samples are both 1)), `[*batch, D]`: how much too small the sample covariance is."""
+    """p (1 - p) / (p - P(two samples are both 1)), `[*batch, D]`: q's variance over the sample variance of these."""
     log_rarer = jax.nn.log_sigmoid(-jnp.abs(q.logits))
     both = jnp.maximum(2 - jnp.exp(-log_rarer / (n - 1)), 0) ** (n - 1)  # P(another has the rarer value | one has)
     return jax.nn.sigmoid(jnp.abs(q.logits)) / (1 - both)

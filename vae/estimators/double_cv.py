@@ -14,12 +14,12 @@ from vae.estimators.base import Estimate, Estimator, PyTree, inject, isolated_lo
 
 
 def double_cv(num_samples: int = 2) -> Estimator:
-    """v_k = f_k + alpha slope_k (z_k - mean) in place of f_k, and its score is taken back. The scalar alpha is learned;
-    at 0, where it starts, this is leave-one-out, and at -1 it is exact up to the curvature of f."""
+    """v_k = f_k + alpha slope_k (z_k - mean) in place of f_k, and the score of what was added is taken back. The scalar
+    alpha is learned: at 0 this is leave-one-out; at -1, where it starts, a linear f leaves no variance."""
 
     def init(key, q, context=None):
         del key, q, context
-        return {"alpha": jnp.zeros(())}, {}
+        return {"alpha": -jnp.ones(())}, {}
 
     def estimate(params, state, key, q, f, reduce=mean, context=None) -> Estimate:
         del context
