@@ -11,6 +11,8 @@ from typing import NamedTuple
 
 from vae.distributions import Markov
 from vae.estimators.antithetic import reparam_antithetic
+from vae.estimators.arm import arm, disarm
+from vae.estimators.arms import arms
 from vae.estimators.base import (
     Estimate,
     Estimator,
@@ -21,15 +23,21 @@ from vae.estimators.base import (
     mean,
     scale_cotangent,
 )
+from vae.estimators.coupled_categorical import disarm_iw
+from vae.estimators.double_cv import double_cv
 from vae.estimators.doubly_reparam import dreg, stl
 from vae.estimators.exact import exact
 from vae.estimators.layerwise import layerwise
 from vae.estimators.linear_control import reparam_linear_cv
+from vae.estimators.local_expectation import bitflip, local_expectation
 from vae.estimators.measure_valued import measure_valued
 from vae.estimators.muprop import muprop
 from vae.estimators.quasi import reparam_rqmc
 from vae.estimators.reparam import reparam
+from vae.estimators.rodeo import rodeo
 from vae.estimators.score_function import leave_one_out, nvil, reinforce, reinforce_ema
+from vae.estimators.top_k import rao_blackwell_top_k
+from vae.estimators.unordered_set import unordered_set
 from vae.estimators.wake_sleep import wake_sleep, wake_sleep_dreg
 
 __all__ = [
@@ -119,6 +127,7 @@ def _guarded(name: str, entry: Entry) -> Entry:
 _ANY, _PATH = ("any",), ("reparameterizable",)
 _BOTH, _ELBO, _IWAE = ("elbo", "iwae"), ("elbo",), ("iwae",)
 _GAUSSIAN, _DISCRETE = ("Normal", "MultivariateNormal"), ("Bernoulli", "Categorical")
+_BITS, _CLASSES = ("Bernoulli",), ("Categorical",)
 
 # name: make, latents, bounds, biased, min_samples, uses_gradient, paper
 _TABLE = {
@@ -144,6 +153,22 @@ _TABLE = {
     "vimco": Entry(leave_one_out, _ANY, _IWAE, False, 2, False, "Mnih & Rezende (2016), arXiv:1602.06725"),
     "muprop": Entry(
         muprop, (*_GAUSSIAN, *_DISCRETE), _ELBO, False, 1, True, "Gu, Levine, Sutskever & Mnih (2015), arXiv:1511.05176"
+    ),
+    "arm": Entry(arm, _BITS, _BOTH, False, 2, False, "Yin & Zhou (2018), arXiv:1807.11143"),
+    "disarm": Entry(disarm, _BITS, _BOTH, False, 2, False, "Dong, Mnih & Tucker (2020), arXiv:2006.10680"),
+    "arms": Entry(arms, _BITS, _ELBO, False, 2, False, "Dimitriev & Zhou (2021), arXiv:2105.14141"),
+    "disarm_iw": Entry(disarm_iw, _CLASSES, _BOTH, False, 2, False, "Dong, Mnih & Tucker (2021), arXiv:2106.08056"),
+    "double_cv": Entry(double_cv, _DISCRETE, _ELBO, False, 2, True, "Titsias & Shi (2022), arXiv:2111.05300"),
+    "rodeo": Entry(rodeo, _BITS, _ELBO, False, 2, True, "Shi, Zhou, Hwang, Titsias & Mackey (2022), arXiv:2202.09497"),
+    "local_expectation": Entry(
+        local_expectation, _DISCRETE, _ELBO, False, 1, False, "Titsias & Lázaro-Gredilla (2015), arXiv:1503.01494"
+    ),
+    "bitflip": Entry(bitflip, _BITS, _ELBO, False, 1, False, "Kunes et al. (2022), arXiv:2208.06124"),
+    "rao_blackwell_top_k": Entry(
+        rao_blackwell_top_k, _CLASSES, _ELBO, False, 1, False, "Liu et al. (2018), arXiv:1810.04777"
+    ),
+    "unordered_set": Entry(
+        unordered_set, _CLASSES, _ELBO, False, 1, False, "Kool, van Hoof & Welling (2020), arXiv:2002.06043"
     ),
     "wake_sleep": Entry(wake_sleep, _ANY, _IWAE, True, 2, False, "Bornschein & Bengio (2015), arXiv:1406.2751"),
     "wake_sleep_dreg": Entry(

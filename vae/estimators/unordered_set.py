@@ -1,0 +1,51 @@
+"""The unordered-set estimator (Kool, van Hoof & Welling 2020, arXiv:2002.06043): k classes are drawn without
+replacement, and their weights average over all orders in which they could have come."""
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.lax import stop_gradient
+
+from vae.estimators.base import Estimator, inject, stateless
+from vae.estimators.local_expectation import changed_one_by_one, expected_score
+
+
+def unordered_set(num_samples: int = 1, k: int = 2) -> Estimator:
+    """One dimension at a time, the others as sampled, the first class drawn being the sample: 1 + D (k - 1) evaluations
+    of f a sample. k = C is local expectation."""
+
+    def estimate(key, q, f, reduce):
+        log_probs, classes = jax.nn.log_softmax(stop_gradient(q.logits)), q.logits.shape[-1]
+        if not 2 <= k <= classes:
+            raise ValueError(f"k must be from 2 to the number of classes, {classes}, got {k}")
+        perturbed = log_probs + jax.random.gumbel(key, (num_samples, *q.logits.shape), q.logits.dtype)
+        drawn = jnp.moveaxis(jax.lax.top_k(perturbed, k)[1], -1, 0)  # [k, K, *batch, D]
+        chosen = jax.nn.one_hot(drawn, classes, dtype=log_probs.dtype)  # [k, K, *batch, D, C]
+        z = chosen[0]
+        values = f(z, q)  # [K, *batch]
+        changes = changed_one_by_one(f, q, z, chosen[1:]) - values[..., None]
+        changes = jnp.concatenate([jnp.zeros_like(changes[:1]), changes])  # [k, K, *batch, D]
+        weight, control = set_weights(log_probs, chosen)
+        grad = expected_score(q, chosen, weight * (changes - jnp.sum(control * changes, axis=1)))
+        return reduce(values) + inject(q.logits, grad, len(q.batch_shape))
+
+    return stateless(estimate)
+
+
+def set_weights(log_probs: Array, chosen: Array) -> tuple[Array, Array]:
+    """p(s) R(S, s) `[k, ...]` and p(s') R^{D without s}(S, s') `[k, k, ...]` for S given one-hot, `[k, ..., C]`.
+
+    v of a part of S, given out beforehand, is the probability that the others of S come next, over their p's:
+    v(part) = sum over s of v(part + s), over the probability of what is not in part; v(S) = 1. 2^k parts.
+    """
+    k = len(chosen)
+    log_v = {2**k - 1: jnp.zeros(chosen.shape[1:-1])}
+    for part in reversed(range(2**k - 1)):
+        given = sum((chosen[s] for s in range(k) if part >> s & 1), start=jnp.zeros_like(chosen[0]))
+        log_left = jax.nn.logsumexp(jnp.where(given == 1, -jnp.inf, log_probs), axis=-1)
+        following = jnp.stack([log_v[part | 1 << s] for s in range(k) if not part >> s & 1])
+        log_v[part] = jax.nn.logsumexp(following, axis=0) - log_left
+    weight = jnp.stack([jnp.exp(log_v[1 << s] - log_v[0]) for s in range(k)])
+    own = jnp.exp(jnp.sum(chosen * log_probs, axis=-1))
+    ratio = lambda s, other: own[s] if s == other else jnp.exp(log_v[1 << s | 1 << other] - log_v[1 << s])
+    return weight, jnp.stack([jnp.stack([ratio(s, other) for other in range(k)]) for s in range(k)])
