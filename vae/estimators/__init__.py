@@ -26,8 +26,10 @@ from vae.estimators.linear_control import reparam_linear_cv
 from vae.estimators.measure_valued import measure_valued
 from vae.estimators.muprop import muprop
 from vae.estimators.quasi import reparam_rqmc
+from vae.estimators.relaxed import gumbel_rao, gumbel_softmax, st_gumbel_softmax
 from vae.estimators.reparam import reparam
 from vae.estimators.score_function import leave_one_out, nvil, reinforce, reinforce_ema
+from vae.estimators.straight_through import reinmax, straight_through
 from vae.estimators.wake_sleep import wake_sleep, wake_sleep_dreg
 
 __all__ = [
@@ -130,6 +132,19 @@ _TABLE = {
     "muprop": Entry(
         muprop, (*_GAUSSIAN, *_DISCRETE), _ELBO, False, 1, True, "Gu, Levine, Sutskever & Mnih (2015), arXiv:1511.05176"
     ),
+    "gumbel_softmax": Entry(
+        gumbel_softmax, _DISCRETE, _BOTH, True, 1, True, "Jang, Gu & Poole (2016), arXiv:1611.01144"
+    ),
+    "st_gumbel_softmax": Entry(
+        st_gumbel_softmax, _DISCRETE, _BOTH, True, 1, True, "Jang, Gu & Poole (2016), arXiv:1611.01144"
+    ),
+    "gumbel_rao": Entry(
+        gumbel_rao, _DISCRETE, _BOTH, True, 1, True, "Paulus, Maddison & Krause (2020), arXiv:2010.04838"
+    ),
+    "straight_through": Entry(
+        straight_through, _DISCRETE, _BOTH, True, 1, True, "Bengio, Leonard & Courville (2013), arXiv:1308.3432"
+    ),
+    "reinmax": Entry(reinmax, _DISCRETE, _BOTH, True, 1, True, "Liu, Dong, Liu, Yu & Gao (2023), arXiv:2304.08612"),
     "wake_sleep": Entry(wake_sleep, _ANY, _IWAE, True, 2, False, "Bornschein & Bengio (2015), arXiv:1406.2751"),
     "wake_sleep_dreg": Entry(
         wake_sleep_dreg, _PATH, _IWAE, True, 2, True, "Tucker, Lawson, Gu & Maddison (2018), arXiv:1810.04152"
