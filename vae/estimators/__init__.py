@@ -26,6 +26,7 @@ from vae.estimators.linear_control import reparam_linear_cv
 from vae.estimators.measure_valued import measure_valued
 from vae.estimators.muprop import muprop
 from vae.estimators.quasi import reparam_rqmc
+from vae.estimators.rebar import rebar, relax
 from vae.estimators.relaxed import gumbel_rao, gumbel_softmax, st_gumbel_softmax
 from vae.estimators.reparam import reparam
 from vae.estimators.score_function import leave_one_out, nvil, reinforce, reinforce_ema
@@ -145,6 +146,8 @@ _TABLE = {
         straight_through, _DISCRETE, _BOTH, True, 1, True, "Bengio, Leonard & Courville (2013), arXiv:1308.3432"
     ),
     "reinmax": Entry(reinmax, _DISCRETE, _BOTH, True, 1, True, "Liu, Dong, Liu, Yu & Gao (2023), arXiv:2304.08612"),
+    "rebar": Entry(rebar, _DISCRETE, _ELBO, False, 1, True, "Tucker et al. (2017), arXiv:1703.07370"),
+    "relax": Entry(relax, _DISCRETE, _ELBO, False, 1, True, "Grathwohl et al. (2017), arXiv:1711.00123"),
     "wake_sleep": Entry(wake_sleep, _ANY, _IWAE, True, 2, False, "Bornschein & Bengio (2015), arXiv:1406.2751"),
     "wake_sleep_dreg": Entry(
         wake_sleep_dreg, _PATH, _IWAE, True, 2, True, "Tucker, Lawson, Gu & Maddison (2018), arXiv:1810.04152"
