@@ -33,9 +33,12 @@ from vae.estimators.local_expectation import bitflip, local_expectation
 from vae.estimators.measure_valued import measure_valued
 from vae.estimators.muprop import muprop
 from vae.estimators.quasi import reparam_rqmc
+from vae.estimators.rebar import rebar, relax
+from vae.estimators.relaxed import gumbel_rao, gumbel_softmax, st_gumbel_softmax
 from vae.estimators.reparam import reparam
 from vae.estimators.rodeo import rodeo
 from vae.estimators.score_function import leave_one_out, nvil, reinforce, reinforce_ema
+from vae.estimators.straight_through import reinmax, straight_through
 from vae.estimators.top_k import rao_blackwell_top_k
 from vae.estimators.unordered_set import unordered_set
 from vae.estimators.wake_sleep import wake_sleep, wake_sleep_dreg
@@ -154,6 +157,21 @@ _TABLE = {
     "muprop": Entry(
         muprop, (*_GAUSSIAN, *_DISCRETE), _ELBO, False, 1, True, "Gu, Levine, Sutskever & Mnih (2015), arXiv:1511.05176"
     ),
+    "gumbel_softmax": Entry(
+        gumbel_softmax, _DISCRETE, _BOTH, True, 1, True, "Jang, Gu & Poole (2016), arXiv:1611.01144"
+    ),
+    "st_gumbel_softmax": Entry(
+        st_gumbel_softmax, _DISCRETE, _BOTH, True, 1, True, "Jang, Gu & Poole (2016), arXiv:1611.01144"
+    ),
+    "gumbel_rao": Entry(
+        gumbel_rao, _DISCRETE, _BOTH, True, 1, True, "Paulus, Maddison & Krause (2020), arXiv:2010.04838"
+    ),
+    "straight_through": Entry(
+        straight_through, _DISCRETE, _BOTH, True, 1, True, "Bengio, Leonard & Courville (2013), arXiv:1308.3432"
+    ),
+    "reinmax": Entry(reinmax, _DISCRETE, _BOTH, True, 1, True, "Liu, Dong, Liu, Yu & Gao (2023), arXiv:2304.08612"),
+    "rebar": Entry(rebar, _DISCRETE, _ELBO, False, 1, True, "Tucker et al. (2017), arXiv:1703.07370"),
+    "relax": Entry(relax, _DISCRETE, _ELBO, False, 1, True, "Grathwohl et al. (2017), arXiv:1711.00123"),
     "arm": Entry(arm, _BITS, _BOTH, False, 2, False, "Yin & Zhou (2018), arXiv:1807.11143"),
     "disarm": Entry(disarm, _BITS, _BOTH, False, 2, False, "Dong, Mnih & Tucker (2020), arXiv:2006.10680"),
     "arms": Entry(arms, _BITS, _ELBO, False, 2, False, "Dimitriev & Zhou (2021), arXiv:2105.14141"),

@@ -1,0 +1,80 @@
+"""REBAR and RELAX: a control variate c(x) on the noisy logits x = l + Gumbel noise, whose argmax is z.
+
+  gradient = (f(z) - c(x')) d log q(z) + d c(x) - d c(x'),    x' ~ p(x | z)
+
+x' is differentiated too, through the sampler of the noise given z. Coupled so that x' = x (REBAR's common random
+numbers), x_j moves by dl_j and x'_j by (1 - r_j) dl_j + r_j d logsumexp(l), with r_j = exp(x_j - max x): they differ by
+r_j d log pi_j. So all of it is a weight on each log-probability:
+
+  gradient = sum_j w_j d log pi_j,    w = (f(z) - c(x)) z + r dc/dx.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax.lax import stop_gradient
+
+from vae.estimators.base import Estimate, Estimator, inject, isolated_loss, mean
+from vae.estimators.one_hot import harden, perturb, two_classes
+from vae.estimators.score_function import _Baseline, _features
+
+
+def rebar(num_samples: int = 1) -> Estimator:
+    """REBAR (Tucker et al. 2017, arXiv:1703.07370): c is `scale` times f at the relaxed sample, by the paper's first
+    relaxation. Scale and temperature are learned: `cv_loss` is the square of the whole gradient in the logits."""
+
+    def init(key, q, context=None):
+        del key, q, context
+        return {"scale": jnp.ones(()), "log_temperature": jnp.log(jnp.array(0.5))}, {}
+
+    def control(params, f, relaxed, features):
+        del features
+        return params["scale"] * f(relaxed)
+
+    return _controlled(num_samples, init, control)
+
+
+def relax(num_samples: int = 1, hidden: int = 100) -> Estimator:
+    """RELAX (Grathwohl et al. 2017, arXiv:1711.00123): REBAR's c plus a network of the relaxed sample and the context,
+    one hidden layer of `hidden` tanh units, zero before training."""
+    network = _Baseline(hidden)
+
+    def init(key, q, context=None):
+        scalars, state = rebar().init(key, q, context)
+        return scalars | {"network": network.init(key, _join(q.mean, _features(q, context)))}, state
+
+    def control(params, f, relaxed, features):
+        return params["scale"] * f(relaxed) + network.apply(params["network"], _join(relaxed, features))
+
+    return _controlled(num_samples, init, control)
+
+
+def _controlled(num_samples: int, init: Callable, control: Callable) -> Estimator:
+    """The estimator with c = control(params, f, softmax(x / temperature), features of the context) `[K, *batch]`."""
+
+    def estimate(params, state, key, q, f, reduce=mean, context=None) -> Estimate:
+        frozen, features = stop_gradient(q), _features(q, context)
+        x = perturb(key, frozen, num_samples)  # [K, *batch, D, C]
+        z = harden(x)
+        values = f(z, q)
+        direct = jax.grad(lambda q: jnp.sum(reduce(f(z, q))))(frozen).logits
+        r = jnp.exp(x - jnp.max(x, axis=-1, keepdims=True))
+
+        def gradient(params):
+            relaxed = lambda x: jax.nn.softmax(x / jnp.exp(params["log_temperature"]))
+            c, pullback = jax.vjp(lambda x: control(params, lambda z: f(z, frozen), relaxed(x), features), x)
+            weight = (values - c)[..., None, None] * z + r * pullback(jnp.ones_like(c))[0]
+            return mean(weight - frozen.mean * jnp.sum(weight, axis=-1, keepdims=True))
+
+        squared_norm = lambda params: jnp.mean(jnp.sum(jnp.square(gradient(params) + direct), axis=(-2, -1)))
+        value = reduce(values) + inject(q.logits, gradient(params), len(q.batch_shape))
+        return Estimate(value, isolated_loss(squared_norm, params), state)
+
+    return two_classes(Estimator(init, estimate))
+
+
+def _join(z, features):
+    """z `[..., D, C]` and features `[*batch, F]` to `[..., D C + F]`."""
+    flat = z.reshape(*z.shape[:-2], -1)
+    return jnp.concatenate([flat, jnp.broadcast_to(features, (*flat.shape[:-1], features.shape[-1]))], axis=-1)
