@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from vae.estimators.base import Estimator, inject, mean, stateless
+from vae.estimators.score_function import learning_signal
 
 
 def arm(num_samples: int = 2) -> Estimator:
@@ -52,11 +53,9 @@ def coupled_pairs(couple: Callable, num_samples: int) -> Estimator:
         else:
             z, partner, weight = couple(key, q, num_samples)
             values, opposite = f(z, q), f(partner, q)
-        bound = reduce(values)
-        swapped = jax.vmap(lambda k: reduce(values.at[k].set(opposite[k])))(jnp.arange(num_samples))
-        signal = bound - swapped  # [K, *batch]
+        signal = learning_signal(values, opposite, reduce)  # [K, *batch]
         signal = signal.reshape(signal.shape + (1,) * (weight.ndim - signal.ndim))
-        return bound + inject(q.logits, jnp.sum(signal * weight, axis=0), len(q.batch_shape))
+        return reduce(values) + inject(q.logits, jnp.sum(signal * weight, axis=0), len(q.batch_shape))
 
     return stateless(estimate)
 

@@ -16,8 +16,8 @@ import jax.numpy as jnp
 from jax.lax import stop_gradient
 
 from vae.estimators.base import Estimate, Estimator, inject, isolated_loss, mean
+from vae.estimators.baseline import Baseline, features_of
 from vae.estimators.one_hot import harden, perturb, two_classes
-from vae.estimators.score_function import _Baseline, _features
 
 
 def rebar(num_samples: int = 1) -> Estimator:
@@ -38,11 +38,11 @@ def rebar(num_samples: int = 1) -> Estimator:
 def relax(num_samples: int = 1, hidden: int = 100) -> Estimator:
     """RELAX (Grathwohl et al. 2017, arXiv:1711.00123): REBAR's c plus a network of the relaxed sample and the context,
     one hidden layer of `hidden` tanh units, zero before training."""
-    network = _Baseline(hidden)
+    network = Baseline(hidden)
 
     def init(key, q, context=None):
         scalars, state = rebar().init(key, q, context)
-        return scalars | {"network": network.init(key, _join(q.mean, _features(q, context)))}, state
+        return scalars | {"network": network.init(key, _join(q.mean, features_of(q, context)))}, state
 
     def control(params, f, relaxed, features):
         return params["scale"] * f(relaxed) + network.apply(params["network"], _join(relaxed, features))
@@ -54,7 +54,7 @@ def _controlled(num_samples: int, init: Callable, control: Callable) -> Estimato
     """The estimator with c = control(params, f, softmax(x / temperature), features of the context) `[K, *batch]`."""
 
     def estimate(params, state, key, q, f, reduce=mean, context=None) -> Estimate:
-        frozen, features = stop_gradient(q), _features(q, context)
+        frozen, features = stop_gradient(q), features_of(q, context)
         x = perturb(key, frozen, num_samples)  # [K, *batch, D, C]
         z = harden(x)
         values = f(z, q)

@@ -7,23 +7,27 @@ The direct term, the derivative of f in q with z fixed, is kept: multi-sample bo
 
 from collections.abc import Callable
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.lax import stop_gradient
 
 from vae.estimators.base import Estimate, Estimator, attach, isolated_loss, mean, stateless
+from vae.estimators.baseline import Baseline, features_of
 
 
 def score_surrogate(q, z, values: Array, control: Array, reduce: Callable) -> Array:
     """`reduce(values)` forward; backward the score-function gradient with `control` `[K, *batch]` for each f_k."""
     bound = reduce(values)
-    eye = jnp.eye(values.shape[0], dtype=bool).reshape(len(values), len(values), *[1] * (values.ndim - 1))
-    # [k, j, *batch]: all values, but for the k-th, which is replaced by its control.
-    replaced = jnp.where(eye, control[:, None], values[None])
-    signal = stop_gradient(bound - jax.vmap(reduce)(replaced))  # [K, *batch]
+    signal = stop_gradient(learning_signal(values, control, reduce))  # [K, *batch]
     return attach(bound, bound + jnp.sum(signal * q.log_prob(z), axis=0))
+
+
+def learning_signal(values: Array, control: Array, reduce: Callable) -> Array:
+    """What the reduced f loses when f_k is replaced by its control, for each k, `[K, *batch]`."""
+    eye = jnp.eye(len(values), dtype=bool).reshape(len(values), len(values), *[1] * (values.ndim - 1))
+    replaced = jnp.where(eye, control[:, None], values[None])  # [k, j, *batch]: all f_j but the k-th
+    return reduce(values) - jax.vmap(reduce)(replaced)
 
 
 def _sample_and_evaluate(key, q, f, num_samples):
@@ -78,39 +82,20 @@ def nvil(num_samples: int = 1, decay: float = 0.99, hidden: int = 100) -> Estima
     Without the paper's division by the running standard deviation, which rescales the gradient and so biases it. The
     network, one hidden layer of `hidden` tanh units, is fitted to f by least squares (`cv_loss`).
     """
-    network = _Baseline(hidden)
+    network = Baseline(hidden)
 
     def init(key, q, context=None):
-        return network.init(key, _features(q, context)), _ema_init()
+        return network.init(key, features_of(q, context)), _ema_init()
 
     def estimate(params, state, key, q, f, reduce=mean, context=None) -> Estimate:
         z, values = _sample_and_evaluate(key, q, f, num_samples)
-        centre, features = _ema_read(state, decay), _features(q, context)
+        centre, features = _ema_read(state, decay), features_of(q, context)
         target = stop_gradient(values) - centre
         cv_loss = isolated_loss(lambda p: jnp.mean(jnp.square(target - network.apply(p, features))), params)
         control = jnp.broadcast_to(centre + stop_gradient(network.apply(params, features)), values.shape)
         return Estimate(score_surrogate(q, z, values, control, reduce), cv_loss, _ema_update(state, values, decay))
 
     return Estimator(init, estimate)
-
-
-class _Baseline(nn.Module):
-    """`[*batch, F]` to `[*batch]`; zero before training, so that NVIL starts as the moving average."""
-
-    hidden: int
-
-    @nn.compact
-    def __call__(self, features: Array) -> Array:
-        h = nn.tanh(nn.Dense(self.hidden)(features))
-        return nn.Dense(1, kernel_init=nn.initializers.zeros)(h)[..., 0]
-
-
-def _features(q, context) -> Array:
-    """The context as `[*batch, F]`; a constant where there is none, which leaves a learned constant baseline."""
-    if context is None:
-        return jnp.ones((*q.batch_shape, 1))
-    leaves = [jnp.asarray(c, jnp.float32).reshape(*q.batch_shape, -1) for c in jax.tree.leaves(context)]
-    return stop_gradient(jnp.concatenate(leaves, axis=-1))
 
 
 def _ema_init():
