@@ -1,10 +1,22 @@
 """What every entry point shares: bad input becomes one sentence on stderr and a non-zero exit, never a traceback."""
 
+import hashlib
+import os
+import platform
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
+import jax
 from absl import app, flags, logging
+
+flags.DEFINE_string(
+    "compilation_cache",
+    "auto",
+    "folder of compiled programs, so that the same command starts at once the next time: auto for one in the user's"
+    " cache folder, none to do without; JAX_COMPILATION_CACHE_DIR goes before it",
+)
 
 
 def run(main: Callable[[], None]) -> None:
@@ -14,9 +26,24 @@ def run(main: Callable[[], None]) -> None:
         if len(argv) > 1:
             raise app.UsageError(f"unexpected argument {argv[1]!r}: settings are given as --name=value")
         logging.set_verbosity(logging.WARNING)  # else absl prints the libraries' hundreds of INFO lines
+        _keep_compiled_programs(flags.FLAGS.compilation_cache)
         main()
 
     app.run(without_arguments, flags_parser=_parse)
+
+
+def _keep_compiled_programs(folder: str) -> None:
+    if folder == "none" or "JAX_COMPILATION_CACHE_DIR" in os.environ:
+        return
+    if folder == "auto":
+        # Programs for one processor may not run on another, and a cluster's machines share a home.
+        info = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+        traits = {line for line in info if line.startswith(("flags", "model name"))}
+        kind = hashlib.sha256("".join([platform.machine(), *sorted(traits)]).encode()).hexdigest()[:8]
+        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vae" / f"compiled-{kind}"
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
 def _parse(argv):
