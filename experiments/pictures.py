@@ -26,7 +26,8 @@ def draw_sweep(path, folders: list[RunFolder], names: list[str]) -> None:
     runs, points = [], []
     for folder in folders:
         result = folder.result()
-        label = ", ".join(f"{name}={result[name]}" for name in names) or result["estimator"]
+        speaking = len(names) == 1 and isinstance(result[names[0]], str)  # an estimator's name says what it is
+        label = ", ".join(str(result[n]) if speaking else f"{n}={result[n]}" for n in names) or result["estimator"]
         runs.append({"label": label, "rows": folder.rows(), "seconds": _seconds(folder)})
         if result["status"] == "done":
             values = {key: result[f"test_{key}"] for key in ("rate_nats", "distortion_nats")}

@@ -114,7 +114,7 @@ def compare_runs(runs):
             _plot_seeds(ax, seeds, label=label, color=colour, linestyle=dash)
         ax.set_xlabel({"step": "training step", "seconds": "training time (s)"}[clock])
         ends = [line.get_xdata()[-1] for line in ax.lines if len(line.get_xdata())]
-        if clock == "seconds" and ends and max(ends) > 20 * min(ends) > 0:
+        if clock == "seconds" and ends and max(ends) > 5 * min(ends) > 0:
             ax.set_xscale("log", nonpositive="mask")
     panels[0].set_ylabel("held-out ELBO (nats)")
     low, high = _set_limits(panels[0], [_column(run["rows"], "elbo_nats") for run in runs])
