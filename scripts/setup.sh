@@ -19,7 +19,7 @@ extra=()
 if [ -n "${1:-}" ]; then extra=("jax[$1]"); fi
 [ -x .venv/bin/python ] || "$python" -m venv .venv
 if command -v uv >/dev/null; then
-  uv pip install --quiet --python .venv/bin/python -r requirements.txt "${extra[@]}"
+  uv pip install --quiet --compile-bytecode --python .venv/bin/python -r requirements.txt "${extra[@]}"
 else
   .venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt "${extra[@]}"
 fi

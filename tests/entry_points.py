@@ -11,6 +11,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
+# What entry points import when they first need it: seconds for every case, where the fork has to do it.
+LATE_IMPORTS = ("sklearn.datasets", "experiments.pictures")
+
+
+SMALL = ["--epochs=2", "--hidden=16", "--latent_dim=2", "--eval_samples=4", "--eval_every=1"]
 
 
 class Outcome(NamedTuple):
@@ -23,12 +28,18 @@ def run(module: str, cases: list[list[str]], folder: Path, timeout: float = 600)
     """The outcome of `python -m module *case` for each case, in order, from the repository's root."""
     folder.mkdir(parents=True, exist_ok=True)
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
-    environment["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"  # a third less time to compile
-    environment.pop("XLA_FLAGS", None)
+    flags = environment.get("XLA_FLAGS", "").split()  # those of conftest.py, but for the eight devices
+    environment["XLA_FLAGS"] = " ".join(flag for flag in flags if "device_count" not in flag)
     command = [sys.executable, __file__, module, json.dumps(cases), str(folder)]
     subprocess.run(command, cwd=ROOT, env=environment, check=True, timeout=timeout)
     read = lambda i, name: (folder / f"{i}.{name}").read_text()
     return [Outcome(int(read(i, "code")), read(i, "out"), read(i, "err")) for i in range(len(cases))]
+
+
+def train(folder: Path, *cases: list[str]) -> list[Outcome]:
+    """Small runs of `python -m experiments.train`, without figures unless these are asked for."""
+    plain = lambda case: [] if "--figures" in case else ["--nofigures"]
+    return run("experiments.train", [[*SMALL, *plain(case), *case] for case in cases], folder)
 
 
 def _main(module: str, cases: list[list[str]], folder: Path) -> None:
@@ -36,7 +47,7 @@ def _main(module: str, cases: list[list[str]], folder: Path) -> None:
 
     from experiments import cli
 
-    entry = importlib.import_module(module)
+    entry, *_ = (importlib.import_module(name) for name in (module, *LATE_IMPORTS))
     for i, case in enumerate(cases):
         child = os.fork()
         if child == 0:

@@ -226,6 +226,9 @@ def trained(estimator: Estimator, problem: Problem, reduce: Callable, calls: int
     """Params away from their initial values and a state that has seen other draws: what training hands an estimator."""
     key_params, key_calls = jax.random.split(jax.random.key(11))
     q, context = problem.posterior(problem.phi), problem.theta["x"]
+    shapes = jax.eval_shape(estimator.init, key_params, q, context)
+    if not jax.tree.leaves(shapes):
+        return shapes  # nothing learned and nothing counted
 
     @jax.jit
     def init(key):

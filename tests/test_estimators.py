@@ -92,6 +92,19 @@ def _setting(name, family, bound) -> Setting:
     return Setting(estimator, num_samples, toy, reduce, params, state, jax.jit(run), traces)
 
 
+@functools.cache
+def _jacobians(name, family, bound):
+    """Of cv_loss `[]` and of value `[B]`, each in (params, phi, theta)."""
+    s = _setting(name, family, bound)
+
+    def both(params, phi, theta):
+        q, f = s.problem.posterior(phi), s.problem.integrand(theta)
+        estimate = s.estimator.estimate(params, s.state, jax.random.key(5), q, f, s.reduce, theta["x"])
+        return estimate.cv_loss, estimate.value
+
+    return jax.jit(jax.jacrev(both, (0, 1, 2)))(s.params, s.problem.phi, s.problem.theta)
+
+
 def _assert_same(actual, expected, tolerance=2e-4):
     """Equal up to float32 rounding, relative to the largest entry of each leaf."""
 
@@ -263,29 +276,27 @@ def test_vmap_over_problems_is_a_loop(name, family, bound):
 def test_the_layout_of_the_batch_changes_nothing(name, family, bound):
     """Batches (), (B,), (A, B): the same key gives the same draws, values and gradients."""
     s = _setting(name, family, bound)
+    toys = {shape: s.problem.with_batch(*shape) for shape in [(), (1,), (1, 2)]}
 
-    def run(*shape):
-        toy = s.problem.with_batch(*shape)
-        program = s.run if shape == (2,) else jax.jit(gradient_program(s.estimator, toy, s.reduce, s.params, s.state))
-        (_, value), grads = program(toy.phi, toy.theta, jax.random.key(5))
+    @jax.jit  # one program for all three: most of what it takes is its compilation
+    def run(args, key):
+        programs = [gradient_program(s.estimator, toy, s.reduce, s.params, s.state) for toy in toys.values()]
+        return [program(*arg, key) for program, arg in zip(programs, args, strict=True)]
+
+    found = dict(zip(toys, run([(toy.phi, toy.theta) for toy in toys.values()], jax.random.key(5)), strict=True))
+    found[2,] = s.run(s.problem.phi, s.problem.theta, jax.random.key(5))
+    for shape, ((_, value), _) in found.items():
         assert value.shape == shape
-        return [np.ravel(leaf) for leaf in jax.tree.leaves((value, grads))]
-
-    _assert_same(run(), run(1))
-    _assert_same(run(1, 2), run(2))
+    flat = {shape: [np.ravel(leaf) for leaf in jax.tree.leaves((v, grads))] for shape, ((_, v), grads) in found.items()}
+    _assert_same(flat[()], flat[1,])
+    _assert_same(flat[1, 2], flat[2,])
 
 
 @pytest.mark.parametrize(("name", "family", "bound"), _WITNESSES)
 def test_no_datum_sees_another(name, family, bound):
     """The Jacobian of value[b] in q and x of datum b' is zero: the gradient of a batch is the sum of its data's."""
-    s = _setting(name, family, bound)
-
-    def values(phi, x, key):
-        theta = s.problem.theta | {"x": x}
-        q, f = s.problem.posterior(phi), s.problem.integrand(theta)
-        return s.estimator.estimate(s.params, s.state, key, q, f, s.reduce, x).value
-
-    jacobian = jax.jit(jax.jacrev(values, (0, 1)))(s.problem.phi, s.problem.theta["x"], jax.random.key(5))
+    s, (_, (_, in_phi, in_theta)) = _setting(name, family, bound), _jacobians(name, family, bound)
+    jacobian = in_phi, in_theta["x"]
     for leaf in jax.tree.leaves(jacobian):  # [value b, datum b', ...]
         assert _is_zero((leaf[0, 1], leaf[1, 0]))
     (_, _), (phi, theta) = s.run(s.problem.phi, s.problem.theta, jax.random.key(5))
@@ -296,14 +307,7 @@ def test_no_datum_sees_another(name, family, bound):
 @pytest.mark.parametrize(("name", "family", "bound"), _WITNESSES)
 def test_model_and_control_variate_gradients_do_not_mix(name, family, bound):
     """cv_loss reaches the estimator's own params alone, and the value reaches all but these."""
-    s = _setting(name, family, bound)
-
-    def both(params, phi, theta):
-        q, f = s.problem.posterior(phi), s.problem.integrand(theta)
-        estimate = s.estimator.estimate(params, s.state, jax.random.key(5), q, f, s.reduce, theta["x"])
-        return estimate.cv_loss, jnp.sum(estimate.value)
-
-    of_loss, of_value = jax.jit(jax.jacrev(both, (0, 1, 2)))(s.params, s.problem.phi, s.problem.theta)
+    of_loss, of_value = _jacobians(name, family, bound)
     assert _is_zero(of_loss[1:])
     assert _is_zero(of_value[0])
     assert not _is_zero(of_value[1])
@@ -606,17 +610,12 @@ def test_a_score_gradient_does_not_look_inside_f(name):
     f = lambda z, q: s.problem.log_joint(s.problem.theta, z)
     opaque = lambda z, q: stop_gradient(f(stop_gradient(z), q))
 
-    @functools.partial(jax.jit, static_argnums=0)
-    def gradient(f, phi):
-        def value(phi):
-            q = s.problem.posterior(phi)
-            key, context = jax.random.key(5), s.problem.theta["x"]
-            return jnp.sum(s.estimator.estimate(s.params, s.state, key, q, f, s.reduce, context).value)
+    def value(phi, f):
+        q, key, context = s.problem.posterior(phi), jax.random.key(5), s.problem.theta["x"]
+        return jnp.sum(s.estimator.estimate(s.params, s.state, key, q, f, s.reduce, context).value)
 
-        return jax.grad(value)(phi)
-
-    seen = gradient(f, s.problem.phi)
-    _assert_same(gradient(opaque, s.problem.phi), seen, tolerance=1e-6)
+    seen, unseen = jax.jit(lambda phi: [jax.grad(value)(phi, each) for each in (f, opaque)])(s.problem.phi)
+    _assert_same(unseen, seen, tolerance=1e-6)
     assert not _is_zero(seen)
 
 
@@ -734,10 +733,12 @@ def test_the_table_is_sane(name):
     family = next(family for family in CORE if entry.fits(FAMILIES[family], entry.bounds[0]))
     toy = problem(family)
     q = toy.posterior(toy.phi)
-    params, state = estimator.init(jax.random.key(0), q, None)
-    estimate = jax.jit(
-        lambda key: estimator.estimate(params, state, key, q, toy.integrand(toy.theta), REDUCE[entry.bounds[0]])
-    )(jax.random.key(1))
+
+    def run(key):
+        params, state = estimator.init(key, q, None)
+        return estimator.estimate(params, state, key, q, toy.integrand(toy.theta), REDUCE[entry.bounds[0]])
+
+    estimate = jax.jit(run)(jax.random.key(0))
     assert isinstance(estimate, Estimate)
     assert estimate.value.shape == q.batch_shape
     assert np.all(np.isfinite(estimate.value))

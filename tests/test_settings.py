@@ -14,13 +14,6 @@ from vae import train
 SMALL = ["--hidden=4", "--latent_dim=2", "--layer_hidden=3", "--batch_size=256", "--epochs=2"]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _quick_to_compile():
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 def parse(*argv: str) -> list[settings.Settings]:
     values = flags.FlagValues()
     settings.define_flags(values)
