@@ -11,6 +11,8 @@ from pathlib import Path
 import jax
 from absl import app, flags, logging
 
+from experiments import interrupt
+
 flags.DEFINE_string(
     "compilation_cache",
     "auto",
@@ -26,6 +28,7 @@ def run(main: Callable[[], None]) -> None:
         if len(argv) > 1:
             raise app.UsageError(f"unexpected argument {argv[1]!r}: settings are given as --name=value")
         logging.set_verbosity(logging.WARNING)  # else absl prints the libraries' hundreds of INFO lines
+        interrupt.stop_at_once()
         _keep_compiled_programs(flags.FLAGS.compilation_cache)
         main()
 

@@ -19,7 +19,7 @@ import numpy as np
 from absl import flags
 from tqdm import tqdm
 
-from experiments import assess, build, cli, results, settings, tables, workdir
+from experiments import assess, build, cli, interrupt, results, settings, tables, workdir
 from experiments.settings import Settings
 from experiments.workdir import Recorder, RunFolder
 from vae import checkpoint, train
@@ -113,6 +113,7 @@ def _train(program: build.Program, data: Dataset, runs: list[Settings], folders:
 
     failed_steps = np.where(np.asarray(state.step) == done * steps, 0, np.asarray(state.step) + 1)
     with ExitStack() as stack:
+        watch = stack.enter_context(interrupt.Watch())
         recorders = [stack.enter_context(Recorder(folder, FLAGS.tensorboard)) for folder in folders]
         bar = tqdm(total=run.epochs * steps, initial=done * steps, unit="step", disable=not sys.stdout.isatty())
         for number in range(done + 1, run.epochs + 1):
@@ -131,9 +132,14 @@ def _train(program: build.Program, data: Dataset, runs: list[Settings], folders:
                         row |= {"split": assess.curve_split(data), "bound_nats": metrics["bound"][i].item()}
                         recorder.log(row | bound(_one(state.params["model"], i), x), seconds)
                     recorder.save(number, _one(state, i))
-            if not alive.any():
+            elif watch.asked:
+                for i, recorder in enumerate(recorders):
+                    recorder.save(number, _one(state, i))
+            if watch.asked or not alive.any():
                 break
         bar.close()
+    if watch.asked:
+        interrupt.stop(watch.asked, f" after epoch {number} of {run.epochs}")
     judge = assess.make_judge(program.model, data, run, run.eval_samples)
     sentences = [
         _conclude_run(program, data, r, folder, _one(state, i), failed_steps[i], judge)

@@ -10,6 +10,7 @@
 A sweep's folder holds one such folder a run under runs/, and results.csv, results.md, figures/ over all of them.
 """
 
+import fcntl
 import importlib.metadata
 import json
 import os
@@ -40,14 +41,18 @@ class RunFolder:
     def claim(self, settings: Settings, data: Dataset) -> None:
         """Writes config.json, or finds the one of an earlier start of the same run.
 
+        Until this object is gone or its process is dead, no other process can claim it.
+
         Raises:
-          ValueError: if the folder belongs to a run of other settings or other data.
+          ValueError: if the folder belongs to a run of other settings or other data, or another process trains it.
           OSError: if it cannot be written.
         """
         self.figures.mkdir(parents=True, exist_ok=True)
+        self._lock()
         if (self.path / "config.json").exists():
             found, mine = read_json(self.path / "config.json"), settings.json()
-            differing = [f"{k}={found['settings'].get(k)}" for k in mine if found["settings"].get(k) != mine[k]]
+            theirs = Settings().json() | found["settings"]  # of a run from before there was a setting
+            differing = [f"{k}={theirs[k]}" for k in mine if theirs[k] != mine[k]]
             if differing:
                 raise ValueError(
                     f"--workdir={self.path} holds a run with other settings ({', '.join(differing)}); "
@@ -59,6 +64,21 @@ class RunFolder:
                 )
         else:
             write_json(self.path / "config.json", _config(settings, data))
+
+    def _lock(self) -> None:
+        """The operating system's own lock, which a dead process cannot hold."""
+        self._held = open(self.path / ".lock", "a+")
+        try:
+            fcntl.flock(self._held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._held.seek(0)
+            raise ValueError(
+                f"--workdir={self.path} is being trained by {self._held.read().strip() or 'another process'}; "
+                f"let it finish, or choose another folder"
+            ) from None
+        self._held.truncate(0)
+        self._held.write(f"process {os.getpid()} on {platform.node()}\n")
+        self._held.flush()
 
     def settings(self) -> Settings:
         """The settings of config.json.
@@ -73,7 +93,7 @@ class RunFolder:
     def result(self) -> dict[str, Any] | None:
         """The row of the finished run, None before."""
         path = self.path / "result.json"
-        return read_json(path) if path.exists() else None
+        return Settings().json() | read_json(path) if path.exists() else None
 
     def rows(self, name: str = "metrics.jsonl") -> list[dict[str, Any]]:
         """The rows of a .jsonl file; a half-written last line, the trace of a kill, is left out."""
