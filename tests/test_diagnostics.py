@@ -153,6 +153,24 @@ def test_a_noisy_reference_shrinks_nobody():
     assert report["max_abs_z"] < diagnostics.critical_z(400)
 
 
+def test_rare_events_are_no_bias_and_constants_are():
+    """Right on the average, but moved in one draw of 500; right but for a constant."""
+
+    def draw(key, constant=1.0):
+        key_event, key_noise = jax.random.split(key)
+        rare = jnp.where(jax.random.uniform(key_event, (400,)) < 0.002, 500.0, 0.0)
+        return {
+            "a": {"rare": rare, "steady": 1 + jax.random.normal(key_noise, (10,)), "constant": jnp.array([constant])}
+        }
+
+    truth = diagnostics.exactly({"a": {"rare": np.ones(400), "steady": np.ones(10), "constant": np.ones(1)}})
+    measure = lambda gradient: diagnostics.report(
+        diagnostics.gradient_moments(gradient, jax.random.key(0), 1000, 10, 100, truth), truth
+    )["a"]
+    assert measure(draw)["max_abs_z"] < diagnostics.critical_z(411)
+    assert measure(functools.partial(draw, constant=1.01))["max_abs_z"] > diagnostics.critical_z(411)
+
+
 def test_chunks_must_fit():
     with pytest.raises(ValueError, match="draws=100 must be 7 chunks"):
         diagnostics.gradient_moments(noisy_gradient, jax.random.key(0), 100, 7)

@@ -19,7 +19,8 @@ Of a part with coordinates i, a draw g, its mean E g and the true gradient t:
                 one coordinate, where b = 0, and for two, where the expectation is infinite.
     cosine      E cos(g, t), of a single draw
     scale       E g . t / |t|^2, which is 1 if g is unbiased
-    max_abs_z   max_i |mean g_i - t_i| / standard error
+    max_abs_z   max_i |mean g_i - t_i| / standard error, over the i that vary in every chunk of draws, or in none: what
+                moves in rare draws alone has no normal mean. The bias along t sees it all the same.
 """
 
 import math
@@ -275,8 +276,13 @@ def _leaf_sums(means, squares, truth, truth_stderr, size, rounding) -> dict[str,
     mean, variance = _pool(means, squares, size)
     bias, error = mean - truth, variance / (size * len(means))
     varies, deviation = _deviation(mean, variance)
+    # A coordinate that did not move in some chunk moves in rare draws only (a unit that is seldom active): its mean is
+    # not normal, and its variance unknown while none was seen. One that never moves from a value other than 0 is exact.
+    still = squares == 0
+    judged = ~jnp.any(still, axis=0) | (jnp.all(still, axis=0) & (mean != 0))
+    z = jnp.abs(bias) / jnp.sqrt(error + jnp.square(truth_stderr) + jnp.square(rounding))
     return {
-        "max_abs_z": jnp.max(jnp.abs(bias) / jnp.sqrt(error + jnp.square(truth_stderr) + jnp.square(rounding))),
+        "max_abs_z": jnp.max(jnp.where(judged, z, 0)),
         "bias": jnp.sum(jnp.square(bias)),
         "error": jnp.sum(error),
         "truth": jnp.sum(jnp.square(truth)),
