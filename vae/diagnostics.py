@@ -20,7 +20,8 @@ Of a part with coordinates i, a draw g, its mean E g and the true gradient t:
     cosine      E cos(g, t), of a single draw
     scale       E g . t / |t|^2, which is 1 if g is unbiased
     max_abs_z   max_i |mean g_i - t_i| / standard error, over the i that vary in every chunk of draws, or in none: what
-                moves in rare draws alone has no normal mean. The bias along t sees it all the same.
+                moves in rare draws alone has no normal mean. For the same reason no standard error counts as less than
+                a fiftieth of its layer's. The bias along t sees all of them.
 """
 
 import math
@@ -40,6 +41,8 @@ PyTree = Any
 
 # Sums in float32 carry an error of this part of the whole gradient's norm, whatever the number of draws.
 ROUNDING = 1e-6
+# Of the standard errors of a layer: what moves less than this part of them is rare, and looks more certain than it is.
+FLOOR = 0.02
 FIGURES = ("variance", "snr", "dsnr", "cosine")
 
 
@@ -280,7 +283,8 @@ def _leaf_sums(means, squares, truth, truth_stderr, size, rounding) -> dict[str,
     # not normal, and its variance unknown while none was seen. One that never moves from a value other than 0 is exact.
     still = squares == 0
     judged = ~jnp.any(still, axis=0) | (jnp.all(still, axis=0) & (mean != 0))
-    z = jnp.abs(bias) / jnp.sqrt(error + jnp.square(truth_stderr) + jnp.square(rounding))
+    square = error + jnp.square(truth_stderr)
+    z = jnp.abs(bias) / jnp.sqrt(square + FLOOR**2 * jnp.mean(square) + jnp.square(rounding))
     return {
         "max_abs_z": jnp.max(jnp.where(judged, z, 0)),
         "bias": jnp.sum(jnp.square(bias)),
