@@ -21,7 +21,7 @@ def test_the_commands_run(tmp_path):
     """Each with the flags of the page and, behind them, those that make it short."""
     cases = _commands("experiments.train")
     assert len(cases) >= 6
-    short = ["--epochs=1", "--eval_samples=2", "--nofigures"]
+    short = ["--epochs=1", "--eval_samples=2", "--nofigures", "--hidden=8"]
     cases = [[*case, *short, f"--workdir={tmp_path}/{i}"] for i, case in enumerate(cases)]
     cases = [[word.replace("--data_dir=DIR", f"--data_dir={MNIST}") for word in case] for case in cases]
     if not MNIST.exists():
