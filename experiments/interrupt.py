@@ -4,6 +4,7 @@ Every entry point stops with a sentence that says how to go on. While it trains,
 saves; a second SIGINT does not wait for that.
 """
 
+import os
 import signal
 import sys
 from types import FrameType
@@ -14,15 +15,26 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 def stop_at_once() -> None:
     """From here on each of the signals ends the process, with a sentence and status 128 + its number."""
     for number in SIGNALS:
-        signal.signal(number, lambda number, frame: stop(signal.Signals(number)))
+        signal.signal(number, _stop_at_once)
 
 
-def stop(asked: signal.Signals, when: str = "") -> None:
+def _stop_at_once(number: int, frame: FrameType | None) -> None:
+    del frame
+    _say(signal.Signals(number))
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(128 + number)  # Python's own end would tear the compiler's threads down while they run: it crashes
+
+
+def stop(asked: signal.Signals, when: str) -> None:
     """Says that and how one goes on, and exits."""
-    print(
-        f"stopped by {asked.name}{when}; what is done is kept, and the same command goes on from there", file=sys.stderr
-    )
+    _say(asked, when)
     sys.exit(128 + asked)
+
+
+def _say(asked: signal.Signals, when: str = "") -> None:
+    sentence = f"stopped by {asked.name}{when}; what is done is kept, and the same command goes on from there"
+    print(sentence, file=sys.stderr)
 
 
 class Watch:

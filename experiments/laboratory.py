@@ -23,7 +23,7 @@ MAX_TERMS = 2**16
 # Nets larger than this are measured one draw at a time, and in fewer chunks.
 LARGE = 20_000
 # Of a large net, the directional figures are of every n-th draw.
-DIRECTED_EVERY = 5
+DIRECTED_EVERY = 8
 ADAM = 1e-2
 
 

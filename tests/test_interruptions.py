@@ -78,6 +78,19 @@ def test_a_run_asked_to_stop_saves_and_no_other_disturbs_it(tmp_path):
     assert f"after epoch {done} of 60" in err
 
 
+def test_a_run_asked_to_stop_before_it_trains_says_so_at_once(tmp_path):
+    """Whatever it is at: the interpreter starts, packages are read, XLA compiles."""
+    process = start(tmp_path, RUN)
+    while not all_runs(tmp_path):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.005)
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM, err
+    assert err.startswith("stopped by SIGTERM")
+    assert err.count("\n") == 1
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
 def test_a_run_asked_to_stop_ends_with_the_same_bytes(number, undisturbed, tmp_path):

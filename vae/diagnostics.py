@@ -133,8 +133,8 @@ def gradient_moments(
 
     Args:
       draws: R, a multiple of `chunks`.
-      block: draws made side by side by `vmap`, a divisor of draws / chunks. 1 is right for large nets: reducing over
-        a vmapped axis costs more than their gradients.
+      block: draws made side by side by `vmap`, a divisor of draws / chunks. 1 is right for large nets, whose draws are
+        made one after the other, some between two updates of the moments: reducing over a vmapped axis costs more.
       truth: gives the direction of the directional figures; they are NaN without it.
       directed_every: the directional figures are of every n-th draw, where block is 1: of a net of a million
         parameters they cost a fifth of its gradient.
@@ -142,6 +142,9 @@ def gradient_moments(
     if draws % chunks or (draws // chunks) % block or draws < 2 * chunks:
         raise ValueError(f"{draws=} must be {chunks} chunks of two or more draws, each a multiple of {block=}")
     size = draws // chunks
+    # An update of a large net's moments costs a third of its gradient; so it takes up to 4 draws at once.
+    in_turn = max(n for n in (1, 2, 4) if size % n == 0 and directed_every % n == 0) if block == 1 else 1
+    width = block * in_turn
     shape = jax.eval_shape(gradient, key)
     names = parts(shape)
     direction = None if truth is None else _Direction(truth.gradient, names)
@@ -152,31 +155,32 @@ def gradient_moments(
     def step(carry, start):
         count, mean, square, ratios = carry
         if block == 1:
-            centre = draw(start)
-            spread = jax.tree.map(jnp.zeros_like, centre)
+            several = [draw(start + i) for i in range(in_turn)]
+            centre = jax.tree.map(lambda *g: sum(g) / in_turn, *several)
+            spread = jax.tree.map(lambda c, *g: sum(jnp.square(leaf - c) for leaf in g), centre, *several)
             skip = (count % directed_every) != 0
-            directed = jax.lax.cond(skip, lambda g: ratios, lambda g: _directed(direction, g), centre)
+            directed = jax.lax.cond(skip, lambda g: ratios, lambda g: _directed(direction, g), several[0])
         else:
             g = jax.vmap(draw)(start + jnp.arange(block))
             centre = jax.tree.map(lambda leaf: jnp.mean(leaf, axis=0), g)
             spread = jax.tree.map(lambda leaf, c: jnp.sum(jnp.square(leaf - c), axis=0), g, centre)
             directed = jax.tree.map(lambda r: jnp.mean(r, axis=0), jax.vmap(lambda g: _directed(direction, g))(g))
         # Chan, Golub & LeVeque (1979): two runs of draws become one.
-        total = count + block
+        total = count + width
         delta = jax.tree.map(jnp.subtract, centre, mean)
-        mean = jax.tree.map(lambda m, d: m + d * (block / total), mean, delta)
-        square = jax.tree.map(lambda s, r, d: s + r + jnp.square(d) * (count * block / total), square, spread, delta)
+        mean = jax.tree.map(lambda m, d: m + d * (width / total), mean, delta)
+        square = jax.tree.map(lambda s, r, d: s + r + jnp.square(d) * (count * width / total), square, spread, delta)
         if block == 1:  # the mean of those that were looked at
             seen = (count + directed_every) // directed_every
             ratios = jax.tree.map(lambda r, new: r + jnp.where(skip, 0, new - r) / seen, ratios, directed)
         else:
-            ratios = jax.tree.map(lambda r, new: r + (new - r) * (block / total), ratios, directed)
+            ratios = jax.tree.map(lambda r, new: r + (new - r) * (width / total), ratios, directed)
         return (total, mean, square, ratios), None
 
     def chunk(start):
         zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shape)
         begin = (jnp.zeros(()), zeros, zeros, {name: jnp.zeros(2) for name in names if direction is not None})
-        (_, mean, square, ratios), _ = jax.lax.scan(step, begin, start + block * jnp.arange(size // block))
+        (_, mean, square, ratios), _ = jax.lax.scan(step, begin, start + width * jnp.arange(size // width))
         return mean, square, ratios
 
     mean, square, ratios = jax.lax.map(chunk, size * jnp.arange(chunks))
