@@ -198,7 +198,7 @@ def test_a_workdir_at_each_of_its_checkpoints(tmp_path):
         "--hidden=16",
         "--latent_dim=2",
     ]
-    command += ["--eval_samples=2", f"--workdir={tmp_path / 'run'}"]
+    command += ["--eval_samples=2", "--nofigures", f"--workdir={tmp_path / 'run'}"]
     done = subprocess.run(command, cwd=tmp_path, env=_environment(), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     run(
