@@ -15,6 +15,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import resource
 import shutil
 import subprocess
 import tempfile
@@ -67,6 +68,7 @@ class RunFolder:
 
     def _lock(self) -> None:
         """The operating system's own lock, which a dead process cannot hold."""
+        _allow_open_files(2**16)  # a sweep holds one for each run
         self._held = open(self.path / ".lock", "a+")
         try:
             fcntl.flock(self._held, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -198,6 +200,14 @@ def check_space(workdir: str | Path, needed: int) -> None:
             f"--workdir={workdir} is on a disk with {free / 1e6:.1f} MB left, and checkpoints need {needed / 1e6:.1f}; "
             f"make room or choose another folder"
         )
+
+
+def _allow_open_files(number: int) -> None:
+    """Raises this process's limit of open files towards `number`, as far as the system lets it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = number if hard == resource.RLIM_INFINITY else min(number, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def read_json(path: Path) -> Any:

@@ -3,6 +3,8 @@
 import re
 from pathlib import Path
 
+import pytest
+
 from tests import entry_points, problems
 from vae.estimators import mean
 from vae.estimators.__main__ import table
@@ -17,22 +19,30 @@ def _commands(module: str) -> list[list[str]]:
     return [line.split()[3:] for line in lines if re.match(rf"python -m {module}\b", line)]
 
 
-def test_the_commands_run(tmp_path):
+@pytest.mark.parametrize("kind", ["continuous", "discrete", pytest.param("mnist", marks=pytest.mark.slow)])
+def test_the_commands_run(kind, tmp_path):
     """Each with the flags of the page and, behind them, those that make it short."""
-    cases = _commands("experiments.train")
-    assert len(cases) >= 6
+    cases = [case for case in _commands("experiments.train") if _kind(case) == kind]
+    assert len(cases) >= {"continuous": 5, "discrete": 3, "mnist": 1}[kind]
+    if kind == "mnist" and not MNIST.exists():
+        pytest.skip("needs TFDS's mnist beside the checkout")
     short = ["--epochs=1", "--eval_samples=2", "--nofigures", "--hidden=8"]
     cases = [[*case, *short, f"--workdir={tmp_path}/{i}"] for i, case in enumerate(cases)]
     cases = [[word.replace("--data_dir=DIR", f"--data_dir={MNIST}") for word in case] for case in cases]
-    if not MNIST.exists():
-        cases = [case for case in cases if "--dataset=mnist" not in case]
     cases = [[*case, f"--cache_dir={tmp_path}/cache"] for case in cases]
     outcomes = entry_points.run("experiments.train", cases, tmp_path / "outcomes")
     assert [o.code for o in outcomes] == [0] * len(cases), [o.err for o in outcomes if o.code]
-    again = [[*case, f"--workdir={tmp_path}/0", "--eval_samples=3"] for case in _commands("experiments.evaluate")]
-    assert again
-    outcomes = entry_points.run("experiments.evaluate", again, tmp_path / "evaluated")
-    assert [o.code for o in outcomes] == [0] * len(again), [o.err for o in outcomes]
+    if kind == "continuous":
+        again = [[*case, f"--workdir={tmp_path}/0", "--eval_samples=3"] for case in _commands("experiments.evaluate")]
+        assert again
+        outcomes = entry_points.run("experiments.evaluate", again, tmp_path / "evaluated")
+        assert [o.code for o in outcomes] == [0] * len(again), [o.err for o in outcomes]
+
+
+def _kind(case: list[str]) -> str:
+    if "--dataset=mnist" in case:
+        return "mnist"
+    return "discrete" if any(word.startswith("--posterior=") for word in case) else "continuous"
 
 
 def test_the_table_is_that_of_the_code():
