@@ -41,9 +41,12 @@ def _keep_compiled_programs(folder: str) -> None:
     if folder == "auto":
         # Programs for one processor may not run on another, and a cluster's machines share a home.
         info = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-        traits = {line for line in info if line.startswith(("flags", "model name"))}
+        traits = {line for line in info if line.startswith(("flags", "model name", "Features", "CPU part"))}
         kind = hashlib.sha256("".join([platform.machine(), *sorted(traits)]).encode()).hexdigest()[:8]
-        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vae" / f"compiled-{kind}"
+        home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+        if home.startswith("~"):  # a user without a home
+            return
+        folder = Path(home) / "vae" / f"compiled-{kind}"
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)

@@ -1,7 +1,5 @@
-"""What happens when a run is asked to stop: SIGTERM (a scheduler), SIGINT (Ctrl-C), SIGUSR1 (SLURM before a requeue).
-
-Every entry point stops with a sentence that says how to go on. While it trains, a run first finishes its epoch and
-saves; a second SIGINT does not wait for that.
+"""What happens when an entry point is asked to stop: SIGTERM (a scheduler), SIGINT (Ctrl-C), SIGUSR1 (SLURM, before it
+requeues). It stops with a sentence; a run that trains first finishes its epoch and saves, unless SIGINT comes twice.
 """
 
 import os
@@ -15,26 +13,27 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 def stop_at_once() -> None:
     """From here on each of the signals ends the process, with a sentence and status 128 + its number."""
     for number in SIGNALS:
-        signal.signal(number, _stop_at_once)
+        signal.signal(number, _leave_at_once)
 
 
-def _stop_at_once(number: int, frame: FrameType | None) -> None:
+def _leave_at_once(number: int, frame: FrameType | None) -> None:
+    """Neither by `print`, which may be what was interrupted, nor by Python's own end, which would tear down the
+    compiler's threads while they run."""
     del frame
-    _say(signal.Signals(number))
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(128 + number)  # Python's own end would tear the compiler's threads down while they run: it crashes
+    try:
+        os.write(2, _sentence(signal.Signals(number)).encode())
+    finally:
+        os._exit(128 + number)
 
 
-def stop(asked: signal.Signals, when: str) -> None:
+def leave(asked: signal.Signals, when: str) -> None:
     """Says that and how one goes on, and exits."""
-    _say(asked, when)
+    print(_sentence(asked, when), end="", file=sys.stderr)
     sys.exit(128 + asked)
 
 
-def _say(asked: signal.Signals, when: str = "") -> None:
-    sentence = f"stopped by {asked.name}{when}; what is done is kept, and the same command goes on from there"
-    print(sentence, file=sys.stderr)
+def _sentence(asked: signal.Signals, when: str = "") -> str:
+    return f"stopped by {asked.name}{when}; the same command takes it up again\n"
 
 
 class Watch:

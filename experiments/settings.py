@@ -110,7 +110,8 @@ class Settings:
         return {n: _dashed(v) if isinstance(v, tuple) else v for n, v in dataclasses.asdict(self).items()}
 
     def digest(self) -> str:
-        """Eight hexadecimal digits that name this run among all others; the same when a setting is added later."""
+        """Eight hexadecimal digits that name this run among all others; the same when a setting is added later. For
+        that, defaults must not change."""
         default = Settings().json()
         chosen = {name: value for name, value in self.json().items() if value != default[name]}
         return hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()[:8]

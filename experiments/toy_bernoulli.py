@@ -40,7 +40,9 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_integer("num_samples", 2, "K, or the least of an estimator", lower_bound=1, flag_values=values)
     flags.DEFINE_integer("batch_size", None, "independent repetitions in a step", lower_bound=1, flag_values=values)
     flags.DEFINE_integer("steps", 5000, "of Adam", lower_bound=2, flag_values=values)
-    flags.DEFINE_integer("records", 100, "points of a curve", lower_bound=2, flag_values=values)
+    flags.DEFINE_integer(
+        "records", 101, "points of a curve, first and last step included", lower_bound=2, flag_values=values
+    )
     flags.DEFINE_integer("seeds", 5, "runs of each estimator, from seed 0 on", lower_bound=1, flag_values=values)
     flags.DEFINE_float("learning_rate", 0.01, "of Adam", lower_bound=0.0, flag_values=values)
     flags.DEFINE_integer("draws", 256, "gradients behind each variance", lower_bound=2, flag_values=values)
@@ -49,12 +51,16 @@ def define_flags(values: flags.FlagValues) -> None:
 
 def main(options: flags.FlagValues = flags.FLAGS) -> None:
     with cli.one_sentence():
-        if options.records > options.steps:
-            raise ValueError(f"--records={options.records} is more than the {options.steps} steps")
+        if options.estimators == []:
+            raise ValueError("--estimators is empty; leave it out for all that fit")
+        if options.steps % (options.records - 1):
+            raise ValueError(f"--steps={options.steps} must be a multiple of --records less one, {options.records - 1}")
         folder = Path(options.output or f"results/toy-{options.toy}")
         workdir.check_writable(folder)
         points = TOYS[options.toy](options.batch_size)
         names = laboratory.choose(points[0], "elbo", options.estimators)
+        for name in names:  # refused here rather than when all are compiled
+            laboratory.cost(points[0], "elbo", name, "evaluations", _num_samples(name, options))
         program = jax.jit(functools.partial(_all_curves, points, names, options))
     with laboratory.progress(["compile", "run"], f"{len(names)} estimators") as bar:
         bar.set_postfix_str("compiling")
@@ -79,7 +85,7 @@ def _all_curves(points, names, options, seeds):
 
 def _curve(problem: problems.Problem, name: str, options, data, seed):
     """One run: `[records]` exact losses and variances of the gradient, after equal numbers of steps each."""
-    estimator = laboratory.make(name, max(options.num_samples, BY_NAME[name].min_samples))
+    estimator = laboratory.make(name, _num_samples(name, options))
     bound = problem.bounds["elbo"]
     objective = lambda apply, params, data, expect: bound(params, data, expect)
     tx = optax.adam(options.learning_rate)
@@ -94,19 +100,31 @@ def _curve(problem: problems.Problem, name: str, options, data, seed):
     def advance(state, _):
         return step(state, jax.random.fold_in(key_steps, state.step), data)[0], None
 
-    def record(state, _):
+    def row(state):
         params = state.params["model"]
         keys = jax.random.split(jax.random.fold_in(key_draws, state.step), options.draws)
         draw = lambda key: gradient(params, data, state.params["estimator"], state.estimator_state, data, key)
         spread = jax.tree.map(lambda leaf: jnp.sum(jnp.var(leaf, axis=0, ddof=1)), jax.vmap(draw)(keys))
-        row = {"loss": -problem.expected(params, data), "variance": sum(jax.tree.leaves(spread))}
-        return jax.lax.scan(advance, state, length=options.steps // options.records)[0], row
+        return {"loss": -problem.expected(params, data), "variance": sum(jax.tree.leaves(spread))}
 
-    return jax.lax.scan(record, start, length=options.records)[1]
+    def record(state, _):
+        return jax.lax.scan(advance, state, length=_stride(options))[0], row(state)
+
+    last, rows = jax.lax.scan(record, start, length=options.records - 1)
+    return jax.tree.map(lambda rows, end: jnp.append(rows, end), rows, row(last))
+
+
+def _num_samples(name: str, options) -> int:
+    return max(options.num_samples, BY_NAME[name].min_samples)
+
+
+def _stride(options) -> int:
+    """Steps from one record to the next."""
+    return options.steps // (options.records - 1)
 
 
 def _write(folder: Path, points, curves, options) -> None:
-    steps = np.arange(options.records) * (options.steps // options.records)
+    steps = np.arange(options.records) * _stride(options)
     titles = [", ".join(f"{name} {value:g}" for name, value in point.point.items()) or point.name for point in points]
     long, last = [], []
     for (i, title), (name, curve) in itertools.product(enumerate(titles), curves.items()):

@@ -111,10 +111,14 @@ def _train(program: build.Program, data: Dataset, runs: list[Settings], folders:
     epoch = epoch.lower(state, values, images).compile()
     bound, x = assess.make_bound(program.model), assess.pixels(data, assess.curve_split(data))
 
-    failed_steps = np.where(np.asarray(state.step) == done * steps, 0, np.asarray(state.step) + 1)
+    # A run that failed before is at the start of that epoch, and fails there again; but if nothing is left to train ...
+    failed_steps = np.where(
+        (np.asarray(state.step) == done * steps) | (done < run.epochs), 0, np.asarray(state.step) + 1
+    )
     with ExitStack() as stack:
         watch = stack.enter_context(interrupt.Watch())
         recorders = [stack.enter_context(Recorder(folder, FLAGS.tensorboard)) for folder in folders]
+        number, asked = done, None
         bar = tqdm(total=run.epochs * steps, initial=done * steps, unit="step", disable=not sys.stdout.isatty())
         for number in range(done + 1, run.epochs + 1):
             started = time.perf_counter()
@@ -124,7 +128,7 @@ def _train(program: build.Program, data: Dataset, runs: list[Settings], folders:
             bar.update(steps)
             bar.set_postfix_str(f"epoch {number}/{run.epochs}, bound {_mean(metrics['bound']):.2f} nats")
             failed_steps = np.where(failed_steps == 0, metrics["failed_step"], failed_steps)
-            alive = failed_steps == 0
+            alive, asked = failed_steps == 0, watch.asked
             if number % every == 0 or number == run.epochs or not alive.any():
                 for i, recorder in enumerate(recorders):
                     if alive[i]:
@@ -132,14 +136,14 @@ def _train(program: build.Program, data: Dataset, runs: list[Settings], folders:
                         row |= {"split": assess.curve_split(data), "bound_nats": metrics["bound"][i].item()}
                         recorder.log(row | bound(_one(state.params["model"], i), x), seconds)
                     recorder.save(number, _one(state, i))
-            elif watch.asked:
+            elif asked:
                 for i, recorder in enumerate(recorders):
                     recorder.save(number, _one(state, i))
-            if watch.asked or not alive.any():
+            if asked or not alive.any():
                 break
         bar.close()
     if watch.asked:
-        interrupt.stop(watch.asked, f" after epoch {number} of {run.epochs}")
+        interrupt.leave(watch.asked, f" after epoch {number} of {run.epochs}; all is saved")
     judge = assess.make_judge(program.model, data, run, run.eval_samples)
     sentences = [
         _conclude_run(program, data, r, folder, _one(state, i), failed_steps[i], judge)

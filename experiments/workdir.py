@@ -10,6 +10,8 @@
 A sweep's folder holds one such folder a run under runs/, and results.csv, results.md, figures/ over all of them.
 """
 
+import contextlib
+import errno
 import fcntl
 import importlib.metadata
 import json
@@ -19,6 +21,7 @@ import resource
 import shutil
 import subprocess
 import tempfile
+import warnings
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -78,6 +81,10 @@ class RunFolder:
                 f"--workdir={self.path} is being trained by {self._held.read().strip() or 'another process'}; "
                 f"let it finish, or choose another folder"
             ) from None
+        except OSError as error:
+            if error.errno not in (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK):
+                raise
+            warnings.warn(f"{self.path} is on a file system without locks: start no second run in it", stacklevel=2)
         self._held.truncate(0)
         self._held.write(f"process {os.getpid()} on {platform.node()}\n")
         self._held.flush()
@@ -153,7 +160,8 @@ class Recorder:
 def run_folders(workdir: str | Path, runs: list[Settings], swept: list[str]) -> list[RunFolder]:
     """Where each run lives: the workdir itself for a single run, workdir/runs/... for those of a sweep.
 
-    A sweep's folders end with the digest of their settings: a larger sweep in the same workdir finds them again.
+    A sweep's folders are known by their settings: a larger sweep in the same workdir finds them again, and so does one
+    of a version that has more settings.
 
     Raises:
       ValueError: if a sweep is started in the workdir of a single run.
@@ -164,11 +172,15 @@ def run_folders(workdir: str | Path, runs: list[Settings], swept: list[str]) -> 
     if (workdir / "config.json").exists():
         raise ValueError(f"--workdir={workdir} holds a single run; choose another folder for a sweep")
 
+    known = {}
+    for config in sorted((workdir / "runs").glob("*/config.json")):
+        with contextlib.suppress(KeyError, ValueError):  # of a version that had other settings
+            known[from_json(read_json(config)["settings"])] = config.parent
+
     def folder(run: Settings) -> RunFolder:
-        found = sorted((workdir / "runs").glob(f"*{run.digest()}"))
         settings = run.json()
         name = "_".join([f"{key}={_safe(settings[key])}" for key in swept] + [run.digest()])
-        return RunFolder(found[0] if found else workdir / "runs" / name)
+        return RunFolder(known.get(run, workdir / "runs" / name))
 
     return [folder(run) for run in runs]
 
@@ -207,7 +219,8 @@ def _allow_open_files(number: int) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = number if hard == resource.RLIM_INFINITY else min(number, hard)
     if soft != resource.RLIM_INFINITY and soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        with contextlib.suppress(ValueError, OSError):  # a system may have a limit below its "unlimited"
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def read_json(path: Path) -> Any:

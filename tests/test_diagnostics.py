@@ -169,6 +169,8 @@ def test_rare_events_are_no_bias_and_constants_are():
     )["a"]
     assert measure(draw)["max_abs_z"] < diagnostics.critical_z(411)
     assert measure(functools.partial(draw, constant=1.01))["max_abs_z"] > diagnostics.critical_z(411)
+    lost = lambda key: {"a": {name: leaf * (name != "steady") for name, leaf in draw(key)["a"].items()}}
+    assert measure(lost)["max_abs_z"] > diagnostics.critical_z(411)
 
 
 def test_chunks_must_fit():

@@ -201,4 +201,8 @@ def test_a_layer_above_that_is_not_drawn_anew_is_caught():
 def test_estimators_that_differentiate_are_refused_above_hard_layers():
     refused = [name for name, e in estimators.BY_NAME.items() if e.fits(dist.Bernoulli, "elbo") and name not in _HARD]
     assert "muprop" in refused
-    assert all(estimators.BY_NAME[name].uses_gradient or name == "exact" for name in refused)
+    for name in refused:
+        with pytest.raises(ValueError, match=f"{name} cannot .* Markov latents; these can: .*leave_one_out"):
+            estimators.BY_NAME[name].make().estimate(
+                {}, {}, jax.random.key(0), _hard_posterior(BITS), _hard_weight(BITS)
+            )

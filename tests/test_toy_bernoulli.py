@@ -63,11 +63,11 @@ def test_the_oracle_is_the_published_gradient():
 
 
 def test_curves_tables_and_picture(tmp_path, capsys):
-    arguments = ["--estimators=exact,leave_one_out,reinforce", "--steps=400", "--records=8", "--seeds=3", "--draws=512"]
+    arguments = ["--estimators=exact,leave_one_out,reinforce", "--steps=400", "--records=9", "--seeds=3", "--draws=512"]
     run(*arguments, f"--output={tmp_path}")
     with open(tmp_path / "curves.csv") as file:
         rows = list(csv.DictReader(file))
-    assert len(rows) == 3 * 3 * 3 * 8
+    assert len(rows) == 3 * 3 * 3 * 9
     first = [r for r in rows if r["step"] == "0" and r["point"] == "target 0.45"]
     np.testing.assert_allclose([float(r["loss"]) for r in first], 0.2525, rtol=1e-5)
     variance = {
@@ -78,7 +78,7 @@ def test_curves_tables_and_picture(tmp_path, capsys):
     loss = lambda name, step: np.mean(
         [float(r["loss"]) for r in rows if (r["estimator"], r["step"], r["point"]) == (name, step, "target 0.499")]
     )
-    assert loss("exact", "350") < loss("leave_one_out", "350") < loss("reinforce", "350")
+    assert loss("exact", "400") < loss("leave_one_out", "400") < loss("reinforce", "400")
     assert (tmp_path / "figures" / "toy.png").stat().st_size > 10_000
     assert "picture:" in capsys.readouterr().out
 
@@ -86,7 +86,9 @@ def test_curves_tables_and_picture(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["--records=50", "--steps=20"], "--records=50 is more than the 20 steps"),
+        (["--records=50", "--steps=20"], "--steps=20 must be a multiple of --records less one, 49"),
+        (["--num_samples=3"], "num_samples must be even, got 3"),
+        (["--estimators="], "--estimators is empty"),
         (["--estimators=reparam"], "reparam cannot estimate elbo with Bernoulli latents"),
     ],
 )

@@ -287,6 +287,7 @@ def _leaf_sums(means, squares, truth, truth_stderr, size, rounding) -> dict[str,
     # not normal, and its variance unknown while none was seen. One that never moves from a value other than 0 is exact.
     still = squares == 0
     judged = ~jnp.any(still, axis=0) | (jnp.all(still, axis=0) & (mean != 0))
+    judged |= jnp.all(still) & jnp.all(mean == 0)  # but a whole layer that gets nothing has lost its gradient
     square = error + jnp.square(truth_stderr)
     z = jnp.abs(bias) / jnp.sqrt(square + FLOOR**2 * jnp.mean(square) + jnp.square(rounding))
     return {

@@ -150,7 +150,7 @@ class Prior(nn.Module):
     """The prior of a posterior family: standard normal, standard Laplace, Gamma(1, 1), uniform, fair coins and dice.
 
     Attributes:
-      learned: its parameters are learned, from there on.
+      learned: its parameters are learned, from there on; for families that have a prior of their own.
     """
 
     latent_dim: int
@@ -250,6 +250,11 @@ def make_vae(
         encode, decode = ConvEncoder(hidden, act), ConvDecoder(hidden, image_shape, act)
     else:
         raise ValueError(f"--architecture must be one of {', '.join(ARCHITECTURES)}, got {architecture!r}")
+    if learn_prior and POSTERIORS[posterior].prior:
+        able = ", ".join(name for name, family in POSTERIORS.items() if not family.prior)
+        raise ValueError(
+            f"--learn_prior is not for --posterior={posterior}, whose prior is of another family; for {able}"
+        )
     first, *above = (latent_dim,) if isinstance(latent_dim, int) else latent_dim
     encoder = Encoder(encode, first, posterior, categories, data_mean)
     prior = Prior(above[-1] if above else first, posterior, categories, learn_prior)

@@ -85,7 +85,7 @@ class Entry(NamedTuple):
 
     def fits_layers(self, q, bound: str) -> bool:
         """Whether q has several stochastic layers, which it can estimate one by one but not at once (`layerwise`)."""
-        each = isinstance(q, Markov) and not self._fits_whole(q) and self._fits_whole(q.first)
+        each = isinstance(q, Markov) and not q.descending and not self._fits_whole(q) and self._fits_whole(q.first)
         return each and bound == "elbo" and not self.uses_gradient
 
     def _fits_whole(self, q) -> bool:

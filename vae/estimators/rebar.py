@@ -15,14 +15,16 @@ import jax
 import jax.numpy as jnp
 from jax.lax import stop_gradient
 
-from vae.estimators.base import Estimate, Estimator, inject, isolated_loss, mean
+from vae.estimators.base import Estimate, Estimator, mean
 from vae.estimators.baseline import Baseline, features_of
+from vae.estimators.double_cv import least_variance
 from vae.estimators.one_hot import harden, perturb, two_classes
 
 
 def rebar(num_samples: int = 1) -> Estimator:
     """REBAR (Tucker et al. 2017, arXiv:1703.07370): c is `scale` times f at the relaxed sample, by the paper's first
-    relaxation. Scale and temperature are learned: `cv_loss` is the square of the whole gradient in the logits."""
+    relaxation. Scale and temperature are learned: `cv_loss` is the square of the whole gradient in the logits (of both
+    classes of a Bernoulli latent, so twice that of its one logit)."""
 
     def init(key, q, context=None):
         del key, q, context
@@ -58,7 +60,6 @@ def _controlled(num_samples: int, init: Callable, control: Callable) -> Estimato
         x = perturb(key, frozen, num_samples)  # [K, *batch, D, C]
         z = harden(x)
         values = f(z, q)
-        direct = jax.grad(lambda q: jnp.sum(reduce(f(z, q))))(frozen).logits
         r = jnp.exp(x - jnp.max(x, axis=-1, keepdims=True))
 
         def gradient(params):
@@ -67,9 +68,7 @@ def _controlled(num_samples: int, init: Callable, control: Callable) -> Estimato
             weight = (values - c)[..., None, None] * z + r * pullback(jnp.ones_like(c))[0]
             return mean(weight - frozen.mean * jnp.sum(weight, axis=-1, keepdims=True))
 
-        squared_norm = lambda params: jnp.mean(jnp.sum(jnp.square(gradient(params) + direct), axis=(-2, -1)))
-        value = reduce(values) + inject(q.logits, gradient(params), len(q.batch_shape))
-        return Estimate(value, isolated_loss(squared_norm, params), state)
+        return least_variance(params, state, q, lambda q: reduce(f(z, q)), gradient)
 
     return two_classes(Estimator(init, estimate))
 
