@@ -93,6 +93,7 @@ def test_tables_figures_and_config(quadratic):
     assert "jax" in config["versions"]
 
 
+@pytest.mark.slow
 def test_a_sweep_of_the_cost_parameter(tmp_path):
     run(
         "--problem=cosine",

@@ -78,6 +78,7 @@ def test_a_run_asked_to_stop_saves_and_no_other_disturbs_it(tmp_path):
     assert f"after epoch {done} of 60" in err
 
 
+@pytest.mark.slow
 def test_a_run_asked_to_stop_before_it_trains_says_so_at_once(tmp_path):
     """While XLA compiles, or at the latest when it has."""
     process = start(tmp_path, RUN)
