@@ -1,6 +1,7 @@
 """Evaluates finished runs again from their checkpoints, with as many samples as asked for.
 
     python -m experiments.evaluate --workdir=results/quickstart --eval_samples=5000
+    python -m experiments.evaluate --workdir=DIR --checkpoint=best     # by the validation bound; or an epoch's number
 
 Prints -log p(x), ELBO, rate and distortion of the test set and appends them to evaluations.jsonl in each run's folder.
 """
@@ -18,6 +19,7 @@ from vae import checkpoint
 flags.DEFINE_string("workdir", None, "folder of a run or of a sweep, as experiments.train left it", required=True)
 flags.DEFINE_string("data_dir", None, "folder of prepared TFDS data, or of frey_faces.npz")
 flags.DEFINE_string("cache_dir", None, "folder of decoded data; by default beside the data, or the user's cache folder")
+flags.DEFINE_string("checkpoint", "latest", "latest, best (by the validation bound) or the number of an epoch")
 flags.DEFINE_integer("eval_samples", 5000, "K of the importance-weighted -log p(x)", lower_bound=1)
 flags.DEFINE_bool("figures", False, "also draw the run's pictures again")
 FLAGS = flags.FLAGS
@@ -35,11 +37,11 @@ def main() -> None:
 
 
 def evaluate(folder: RunFolder) -> dict:
-    """The test figures of a run's newest checkpoint, also appended to its evaluations.jsonl."""
+    """The test figures of a run at --checkpoint, also appended to its evaluations.jsonl."""
     run = folder.settings()
     data = build.load_data(run, FLAGS.data_dir, FLAGS.cache_dir)
     folder.claim(run, data)
-    epoch, model, params = restore(folder, run, data)
+    epoch, model, params = restore(folder, run, data, _chosen(folder, FLAGS.checkpoint))
     with jax.default_matmul_precision(run.matmul_precision):
         figures = assess.make_judge(model, data, run, FLAGS.eval_samples)(params)
         if FLAGS.figures:
@@ -48,6 +50,31 @@ def evaluate(folder: RunFolder) -> dict:
             pictures.draw_run(folder, data, model, params)
     folder.append({"epoch": epoch, "eval_samples": FLAGS.eval_samples, **figures}, "evaluations.jsonl")
     return run.json() | {"status": "done", "eval_samples": FLAGS.eval_samples, **figures}
+
+
+def _chosen(folder: RunFolder, name: str) -> int | None:
+    """The epoch of the checkpoint of that name, None for the newest sound one.
+
+    Raises:
+      ValueError: if there is no such checkpoint.
+    """
+    found = checkpoint.steps(folder.checkpoints)
+    if name == "latest":
+        return None
+    if name == "best":
+        epoch = checkpoint.best(found, folder.validation_bounds())
+        if epoch is None:
+            raise ValueError(
+                f"--checkpoint=best is the best by the validation bound, and {folder.path} was trained without a "
+                f"validation split; take --checkpoint=latest, or train with --validation_size"
+            )
+        return epoch
+    if not name.isdecimal() or int(name) not in found:
+        raise ValueError(
+            f"--checkpoint={name} is not in {folder.checkpoints}; take latest, best or one of "
+            f"{', '.join(map(str, found)) or '(none)'}"
+        )
+    return int(name)
 
 
 def restore(folder: RunFolder, run: Settings, data, epoch: int | None = None):

@@ -29,8 +29,13 @@ settings.define_flags()
 flags.DEFINE_string("workdir", None, "folder of the results; by default results/ and a name made from the settings")
 flags.DEFINE_string("data_dir", None, "folder of prepared TFDS data, or of frey_faces.npz")
 flags.DEFINE_string("cache_dir", None, "folder of decoded data; by default beside the data, or the user's cache folder")
+flags.DEFINE_integer("eval_every", 0, "epochs between evaluations; 0 for about 20 in a run", lower_bound=0)
+flags.DEFINE_integer("checkpoint_every", 0, "epochs between checkpoints; 0 for one with each evaluation", lower_bound=0)
 flags.DEFINE_integer(
-    "eval_every", 0, "epochs between evaluations and checkpoints; 0 for about 20 in a run", lower_bound=0
+    "keep",
+    2,
+    "newest checkpoints that stay, and with --validation_size the best of those that were evaluated",
+    lower_bound=2,  # one may be damaged, and the runs of a sweep need one in common
 )
 flags.DEFINE_enum("sweep_mode", "auto", ["auto", "vmap", "map"], "runs of one program: side by side, or one by one")
 flags.DEFINE_bool("figures", True, "draw the pictures of every run; experiments.evaluate --figures draws them later")
@@ -80,9 +85,10 @@ class _Group:
         self.pending = [(r, f) for r, f in zip(self.runs, self.folders, strict=True) if f.result() is None]
 
     def checkpoint_bytes(self) -> int:
-        """What the checkpoints of all runs take: two that are kept and one that is being written."""
+        """What the checkpoints of all runs take: those that are kept, the best, and one that is being written."""
         state = jax.eval_shape(self.program.init, build.arrays(self.run))
-        return 3 * len(self.runs) * sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
+        number = FLAGS.keep + bool(len(self.data.validation)) + 1
+        return number * len(self.runs) * sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
 
     def describe(self) -> str:
         return (
@@ -100,7 +106,8 @@ class _Group:
 
 def _train(program: build.Program, data: Dataset, runs: list[Settings], folders: list[RunFolder]) -> list[str]:
     run, steps = runs[0], program.steps_per_epoch
-    every = FLAGS.eval_every or max(1, run.epochs // 20)
+    eval_every = FLAGS.eval_every or max(1, run.epochs // 20)
+    checkpoint_every = FLAGS.checkpoint_every or eval_every
     values = jax.tree.map(lambda *leaves: jnp.stack(leaves), *map(build.arrays, runs))
     init = jax.jit(train.over_runs(program.init, "map"))
     done, state = _resume(jax.eval_shape(init, values), folders) or (0, init(values))
@@ -117,7 +124,7 @@ def _train(program: build.Program, data: Dataset, runs: list[Settings], folders:
     )
     with ExitStack() as stack:
         watch = stack.enter_context(interrupt.Watch())
-        recorders = [stack.enter_context(Recorder(folder, FLAGS.tensorboard)) for folder in folders]
+        recorders = [stack.enter_context(Recorder(folder, FLAGS.keep, FLAGS.tensorboard)) for folder in folders]
         number, asked = done, None
         bar = tqdm(total=run.epochs * steps, initial=done * steps, unit="step", disable=not sys.stdout.isatty())
         for number in range(done + 1, run.epochs + 1):
@@ -129,14 +136,15 @@ def _train(program: build.Program, data: Dataset, runs: list[Settings], folders:
             bar.set_postfix_str(f"epoch {number}/{run.epochs}, bound {_mean(metrics['bound']):.2f} nats")
             failed_steps = np.where(failed_steps == 0, metrics["failed_step"], failed_steps)
             alive, asked = failed_steps == 0, watch.asked
-            if number % every == 0 or number == run.epochs or not alive.any():
-                for i, recorder in enumerate(recorders):
-                    if alive[i]:
-                        row = {"epoch": number, "step": number * steps, "examples": number * steps * run.batch_size}
-                        row |= {"split": assess.curve_split(data), "bound_nats": metrics["bound"][i].item()}
-                        recorder.log(row | bound(_one(state.params["model"], i), x), seconds)
-                    recorder.save(number, _one(state, i))
-            elif asked:
+            last = number == run.epochs or not alive.any()
+            if last or number % eval_every == 0:
+                for i in np.flatnonzero(alive):
+                    row = {"epoch": number, "step": number * steps, "examples": number * steps * run.batch_size}
+                    row |= {"split": assess.curve_split(data), "bound_nats": metrics["bound"][i].item()}
+                    recorders[i].log(row | bound(_one(state.params["model"], i), x), seconds)
+            if last or asked or number % checkpoint_every == 0:
+                for recorder in recorders:  # all have the one before, so that a kill leaves one that all have
+                    recorder.wait()
                 for i, recorder in enumerate(recorders):
                     recorder.save(number, _one(state, i))
             if asked or not alive.any():
@@ -198,10 +206,10 @@ def _resume(like: train.TrainState, folders: list[RunFolder]) -> tuple[int, trai
         found = [checkpoint.restore(folder.checkpoints, one, at=[number]) for folder in folders]
         if all(found):
             for folder in folders:
-                folder.keep_rows(number)
+                folder.forget_after(number)
             return number, jax.tree.map(lambda *leaves: jnp.stack(leaves), *(state for _, state in found))
     for folder in folders:
-        folder.keep_rows(0)
+        folder.forget_after(0)
     return None
 
 

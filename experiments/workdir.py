@@ -114,8 +114,13 @@ class RunFolder:
                 break
         return rows
 
-    def keep_rows(self, last_epoch: int) -> None:
+    def validation_bounds(self) -> dict[int, float]:
+        """The ELBO of the validation split by epoch, nats; empty where there is no such split."""
+        return {row["epoch"]: row["elbo_nats"] for row in self.rows() if row["split"] == "validation"}
+
+    def forget_after(self, last_epoch: int) -> None:
         """Drops what was written after `last_epoch`, so that a resumed run goes on from there."""
+        checkpoint.drop_after(self.checkpoints, last_epoch)
         for name in ("metrics.jsonl", "timing.jsonl"):
             rows = [row for row in self.rows(name) if row["epoch"] <= last_epoch]
             write_text(self.path / name, "".join(json.dumps(row) + "\n" for row in rows))
@@ -128,12 +133,14 @@ class RunFolder:
 class Recorder:
     """A context that writes a run's evaluations and checkpoints while it is trained."""
 
-    def __init__(self, folder: RunFolder, tensorboard: bool):
-        self.folder, self.tensorboard = folder, tensorboard
+    def __init__(self, folder: RunFolder, keep: int, tensorboard: bool):
+        self.folder, self.keep, self.tensorboard = folder, keep, tensorboard
 
     def __enter__(self):
         self.stack = ExitStack()
-        self._save = self.stack.enter_context(checkpoint.writer(self.folder.checkpoints))
+        self.bounds = self.folder.validation_bounds()
+        writer = checkpoint.writer(self.folder.checkpoints, self.keep, self.bounds)
+        self._save, self.wait = self.stack.enter_context(writer)
         self.events = None
         if self.tensorboard:
             from tensorboardX import SummaryWriter
@@ -146,6 +153,8 @@ class Recorder:
 
     def log(self, row: dict[str, Any], train_seconds: float) -> None:
         """One evaluation: its row, and when it was."""
+        if row["split"] == "validation":
+            self.bounds[row["epoch"]] = row["elbo_nats"]
         self.folder.append(row)
         self.folder.append({"epoch": row["epoch"], "step": row["step"], "train_seconds": train_seconds}, "timing.jsonl")
         for name, value in row.items() if self.events else ():

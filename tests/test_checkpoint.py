@@ -24,7 +24,7 @@ def state():
 def folder(state, tmp_path) -> Path:
     """Checkpoints 1, 2 and 3 of different contents, of which the newest two are kept."""
     path = tmp_path / "a folder, ünd mehr"
-    with checkpoint.writer(path, keep=2) as save:
+    with checkpoint.writer(path, keep=2) as (save, _):
         for step in (1, 2, 3):
             save(step, jax.tree.map(lambda leaf, step=step: leaf + jnp.asarray(step, leaf.dtype), state))
     return path
@@ -44,6 +44,28 @@ def test_the_newest_is_restored_to_the_bit(folder, state):
     _assert_is(checkpoint.restore(folder, state), state, 3)
     like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), state)
     _assert_is(checkpoint.restore(folder, like, at=[2]), state, 2)
+
+
+def test_the_newest_stay_and_the_best(state, tmp_path):
+    bounds = {1: -3.0, 2: -1.0, 4: -2.0, 5: -1.0}
+    with checkpoint.writer(tmp_path, 2, bounds) as (save, _):
+        for step in (1, 2, 3, 4, 5):
+            save(step, state)
+    assert checkpoint.steps(tmp_path) == [2, 4, 5]
+    with checkpoint.writer(tmp_path, 2, bounds) as (save, _):  # a later start, which betters it
+        bounds[6] = 0.0
+        for step in (6, 7, 8):
+            save(step, state)
+    assert checkpoint.steps(tmp_path) == [6, 7, 8]
+    assert checkpoint.best([6, 7, 8], bounds) == 6
+    assert checkpoint.best([7, 8], bounds) is None
+
+
+def test_what_is_newer_than_the_restored_one_is_made_again(folder, state):
+    checkpoint.drop_after(folder, 2)
+    with checkpoint.writer(folder) as (save, _):
+        save(3, state)
+    assert checkpoint.steps(folder) == [2, 3]
 
 
 def _largest_file(folder: Path) -> Path:

@@ -10,6 +10,9 @@ import pytest
 
 from tests import entry_points
 from tests.entry_points import train
+from vae import checkpoint
+
+LONG = ["--epochs=5", "--validation_size=200", "--eval_every=2", "--checkpoint_every=1", "--learning_rate=0.1"]
 
 
 def rows(path: Path) -> list[dict]:
@@ -29,7 +32,7 @@ def runs(tmp_path_factory):
         ["--seed=0,1,2", *sweep[1:]],
         [f"--workdir={folder}/single"],
         [f"--workdir={folder}/map", "--sweep_mode=map", "--seed=0,1"],
-        [f"--workdir={folder}/long", "--epochs=4"],
+        [f"--workdir={folder}/long", *LONG],
     )
     return folder, outcomes
 
@@ -111,13 +114,29 @@ def test_a_run_cut_off_goes_on_to_the_same_bytes(runs, tmp_path):
     cut = tmp_path / "cut"
     shutil.copytree(folder / "long", cut)
     (cut / "result.json").unlink()
-    shutil.rmtree(cut / "checkpoints/4")
+    shutil.rmtree(cut / "checkpoints/5")
     with open(cut / "metrics.jsonl", "a") as file:
-        file.write('{"epoch": 5, "st')
-    [outcome] = train(tmp_path / "outcomes", [f"--workdir={cut}", "--epochs=4"])
+        file.write('{"epoch": 6, "st')
+    [outcome] = train(tmp_path / "outcomes", [f"--workdir={cut}", *LONG])
     assert outcome.code == 0, outcome.err
     for name in ("metrics.jsonl", "result.json"):
         assert (cut / name).read_bytes() == (folder / "long" / name).read_bytes()
+
+
+def test_the_newest_checkpoints_stay_and_the_best_by_the_validation_bound(runs, tmp_path):
+    folder = runs[0] / "long"
+    bounds = {row["epoch"]: row["elbo_nats"] for row in rows(folder / "metrics.jsonl")}
+    best = max(bounds, key=bounds.get)
+    assert list(bounds) == [2, 4, 5]
+    assert set(checkpoint.steps(folder / "checkpoints")) == {best, 4, 5}
+    workdir = f"--workdir={folder}"
+    outcomes = entry_points.run(
+        "experiments.evaluate",
+        [[workdir, "--eval_samples=1", f"--checkpoint={name}"] for name in ("best", "latest", "4")],
+        tmp_path,
+    )
+    assert [outcome.code for outcome in outcomes] == [0, 0, 0], outcomes
+    assert [row["epoch"] for row in rows(folder / "evaluations.jsonl")] == [best, 5, 4]
 
 
 def test_evaluate_again_with_more_samples(runs, tmp_path):

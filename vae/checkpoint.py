@@ -1,10 +1,11 @@
-"""Save and restore a pytree with Orbax: the newest ones are kept, each with a digest of its contents.
+"""Save and restore a pytree with Orbax: the newest ones and the best are kept, each with a digest of its contents.
 
 Orbax itself would restore a flipped byte silently; the digest turns it into the checkpoint before, and a warning.
 """
 
 import errno
 import hashlib
+import shutil
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,15 +19,31 @@ PyTree = Any
 
 
 @contextmanager
-def writer(folder: str | Path, keep: int = 2) -> Iterator[Any]:
-    """A context whose `save(step, state)` writes in the background; the newest `keep` stay.
+def writer(folder: str | Path, keep: int = 2, bounds: dict[int, float] | None = None) -> Iterator[tuple]:
+    """A context of two functions: `save(step, state)` writes in the background, `wait()` until it has.
+
+    Args:
+      folder: is made where it is not there.
+      keep: the newest so many stay, and the best.
+      bounds: by step, of those that may be the best; what the caller adds to it counts from the next `save` on.
 
     Raises:
       OSError: on a full disk; what was saved before is still there.
     """
     import orbax.checkpoint as ocp  # slow to import
 
-    options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True)
+    class Best(ocp.checkpoint_managers.PreservationPolicy):
+        """Orbax's BestN reads bounds from the checkpoints, fails at a damaged one, and warns where there is none."""
+
+        def should_preserve(self, checkpoints, *, context):
+            del context
+            found = [checkpoint.step for checkpoint in checkpoints]
+            return [step == best(found, bounds or {}) for step in found]
+
+    # `max_to_keep` beside a metric would throw away the newest.
+    policies = [ocp.checkpoint_managers.LatestN(keep), Best()]
+    policy = ocp.checkpoint_managers.AnyPreservationPolicy(policies)
+    options = ocp.CheckpointManagerOptions(preservation_policy=policy, create=True)
     try:
         with ocp.CheckpointManager(Path(folder).absolute(), options=options) as manager:
 
@@ -37,7 +54,7 @@ def writer(folder: str | Path, keep: int = 2) -> Iterator[Any]:
                 )
                 manager.save(step, args=items, force=True)
 
-            yield save
+            yield save, manager.wait_until_finished
     except (ValueError, OSError) as error:  # Orbax says it in its own words
         if "No space left" not in str(error):
             raise
@@ -48,6 +65,18 @@ def steps(folder: str | Path) -> list[int]:
     """The steps of the checkpoints in `folder` whose writing was finished, oldest first."""
     path = Path(folder).absolute()
     return sorted(int(p.name) for p in path.iterdir() if p.name.isdigit()) if path.is_dir() else []
+
+
+def best(steps: list[int], bounds: dict[int, float]) -> int | None:
+    """The one of `steps` with the largest bound, the first of equals; None if none has a bound."""
+    return max((step for step in sorted(steps) if step in bounds), key=bounds.get, default=None)
+
+
+def drop_after(folder: str | Path, step: int) -> None:
+    """Removes the checkpoints that are newer than `step`, before the steps after it are made again."""
+    for newer in steps(folder):
+        if newer > step:
+            shutil.rmtree(Path(folder) / str(newer))
 
 
 def restore(folder: str | Path, like: PyTree, at: list[int] | None = None) -> tuple[int, PyTree] | None:
