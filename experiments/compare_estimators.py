@@ -264,9 +264,13 @@ def _config(options: flags.FlagValues, objective: str, protocol: laboratory.Prot
     return {
         "command": "python -m experiments.compare_estimators " + " ".join(sys.argv[1:]),
         "settings": settings | {"objective": objective, **protocol._asdict()},
-        "versions": {name: importlib.metadata.version(name) for name in workdir.PACKAGES},
+        "versions": {
+            "python": platform.python_version(),
+            **{name: importlib.metadata.version(name) for name in workdir.PACKAGES},
+        },
         "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
         "platform": f"{jax.default_backend()}, {platform.machine()}, {os.cpu_count()} cores",
+        "git_commit": workdir.git_commit(),
     }
 
 

@@ -18,16 +18,18 @@ FIGURES = {
 
 
 def varying(results: list[dict[str, Any]]) -> list[str]:
-    """The settings, but the seed, in which the runs differ."""
-    return [name for name in FIELDS if name != "seed" and len({str(r[name]) for r in results}) > 1]
+    """The settings, but the seed, in which the runs differ; and their workdirs, where rows have one."""
+    names = [name for name in (*FIELDS, "workdir") if name != "seed"]
+    return [name for name in names if len({str(r.get(name)) for r in results}) > 1]
 
 
-def aggregate(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def aggregate(results: list[dict[str, Any]], names: list[str] | None = None) -> list[dict[str, Any]]:
     """One row for all seeds of a setting: means and, behind `_se`, standard errors; best first.
 
-    The order is by the validation bound where there is a validation split, else by the test set's -log p(x).
+    The order is by the validation bound where there is a validation split, else by the test set's -log p(x). `names`
+    are those of the settings that distinguish rows, by default all that vary.
     """
-    names = varying(results)
+    names = varying(results) if names is None else names
     groups: dict[tuple, list[dict[str, Any]]] = {}
     for result in results:
         groups.setdefault(tuple(str(result[name]) for name in names), []).append(result)
@@ -74,14 +76,14 @@ def to_markdown(results: list[dict[str, Any]]) -> str:
     if any("validation_elbo_nats" in row for row in rows):
         figures = {"validation_elbo_nats": "validation ELBO"} | figures
     header = [*names, *(["runs"] if several else []), *figures.values()]
-    table = [header, *([_cell(row, n) for n in [*names, *(["runs"] if several else []), *figures]] for row in rows)]
+    table = [header, *([cell(row, n) for n in [*names, *(["runs"] if several else []), *figures]] for row in rows)]
     if any(row["diverged"] for row in rows):
         for line, extra in zip(table, ["diverged", *(str(row["diverged"]) for row in rows)], strict=True):
             line.append(extra)
     return tables.to_markdown(table)
 
 
-def _cell(row: dict[str, Any], key: str) -> str:
+def cell(row: dict[str, Any], key: str) -> str:
     value = row.get(key)
     if value is None:
         return "-"

@@ -8,6 +8,7 @@ Every setting is a flag, and a comma-separated list on any of them is swept; sev
 command again finishes what was cut off and skips what is done.
 """
 
+import shlex
 import sys
 import time
 from contextlib import ExitStack
@@ -196,6 +197,7 @@ def _conclude(path: Path) -> None:
     if len(folders) > 1:
         print(f"          and of each run in {path / 'runs'}/*/figures")
     print(f"table of every run and setting: {path / 'results.csv'}")
+    print(f"all of it on one page: python -m experiments.report --workdir={shlex.quote(str(path))}")
 
 
 def _resume(like: train.TrainState, folders: list[RunFolder]) -> tuple[int, train.TrainState] | None:

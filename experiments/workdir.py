@@ -270,11 +270,11 @@ def _config(settings: Settings, data: Dataset) -> dict[str, Any]:
         },
         "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
         "platform": f"{jax.default_backend()}, {platform.machine()}, {os.cpu_count()} cores",
-        "git_commit": _git_commit(),
+        "git_commit": git_commit(),
     }
 
 
-def _git_commit() -> str:
+def git_commit() -> str:
     """The commit of this code, with a + if the working tree differs from it; empty outside a checkout."""
     git = lambda *args: subprocess.run(
         ["git", *args], cwd=Path(__file__).parent, capture_output=True, text=True, check=True

@@ -1,0 +1,106 @@
+"use strict";
+(() => {
+  const charts = JSON.parse(document.getElementById("charts").textContent);
+  const places = [...document.querySelectorAll("[data-chart]")];
+  const narrow = matchMedia("(max-width: 560px)");
+
+  // "@0", "@ink": names of the style sheet's colours, so that one chart serves light, dark and paper.
+  function colours(style) {
+    const value = (name) => style.getPropertyValue(name).trim();
+    const replace = (part) => {
+      if (typeof part === "string" && /^@\w+$/.test(part)) {
+        return value("--" + (/^@\d$/.test(part) ? "c" : "") + part.slice(1));
+      }
+      if (Array.isArray(part)) return part.map(replace);
+      if (part && typeof part === "object") {
+        return Object.fromEntries(Object.entries(part).map(([key, content]) => [key, replace(content)]));
+      }
+      return part;
+    };
+    return replace;
+  }
+
+  function axis(given, values) {
+    const line = { gridcolor: "@grid", linecolor: "@muted", zerolinecolor: "@grid", zeroline: false };
+    const found = { ...line, automargin: true, ticks: "", exponentformat: "power", ...given };
+    if (found.type === "log") {
+      const shown = values.filter((value) => value > 0);
+      const decades = Math.log10(Math.max(...shown) / Math.min(...shown));
+      found.dtick = decades > 8 ? 2 : decades > 1.5 ? 1 : decades > 0.7 ? "D2" : "D1";
+    }
+    return found;
+  }
+
+  function draw(place, width) {
+    const chart = charts[place.dataset.chart];
+    const style = getComputedStyle(document.documentElement);
+    const pressed = [...place.querySelectorAll(".choices button")].findIndex((b) => b.ariaPressed === "true");
+    const choice = chart.choices[pressed];
+    const small = narrow.matches;
+    const data = chart.data.map((trace, i) => (choice ? { ...trace, x: choice.x[i] } : trace));
+    const legend = chart.data.filter((trace) => trace.name && trace.showlegend !== false).length;
+    const layout = {
+      height: small ? 320 : 380,
+      ...chart.layout,
+      xaxis: axis(
+        { ...chart.layout.xaxis, ...(choice && { title: { text: choice.title } }) },
+        data.flatMap((trace) => trace.x),
+      ),
+      yaxis: axis(
+        chart.layout.yaxis,
+        data.flatMap((trace) => trace.y),
+      ),
+      font: { family: getComputedStyle(document.body).fontFamily, size: small ? 11 : 12, color: "@ink" },
+      paper_bgcolor: "rgba(0,0,0,0)",
+      plot_bgcolor: "rgba(0,0,0,0)",
+      margin: { l: 8, r: 8, t: 24, b: 8 },
+      showlegend: legend > 1,
+      legend: { orientation: "h", yref: "container", y: 0, yanchor: "bottom", x: 0, font: { size: small ? 10 : 12 } },
+      hoverlabel: { bgcolor: "@raised", bordercolor: "@muted", font: { color: "@ink" }, namelength: -1 },
+      hovermode: "closest",
+      dragmode: small ? false : "zoom",
+      ...(width && { width }),
+    };
+    const rows = layout.showlegend ? Math.ceil(legend / (small ? 2 : Math.max(2, Math.floor(place.clientWidth / 190)))) : 0;
+    layout.height += 20 * rows;
+    layout.margin.b = 44 + 20 * rows;
+    const config = { responsive: !width, displaylogo: false, displayModeBar: false };
+    return Plotly.react(place.querySelector(".plot"), colours(style)(data), colours(style)(layout), config);
+  }
+
+  const drawAll = (width) => Promise.all(places.map((place) => draw(place, width)));
+  for (const place of places) {
+    for (const button of place.querySelectorAll(".choices button")) {
+      button.addEventListener("click", () => {
+        for (const other of button.parentElement.children) other.ariaPressed = String(other === button);
+        draw(place);
+      });
+    }
+  }
+  for (const query of [matchMedia("(prefers-color-scheme: dark)"), narrow]) query.addEventListener("change", () => drawAll());
+  addEventListener("beforeprint", () => drawAll(680));
+  addEventListener("afterprint", () => drawAll());
+
+  for (const table of document.querySelectorAll("table.sortable")) {
+    const heads = [...table.tHead.rows[0].cells];
+    heads.forEach((head, column) => {
+      head.querySelector("button").addEventListener("click", () => {
+        const down = head.ariaSort === "ascending";
+        for (const other of heads) other.ariaSort = "none";
+        head.ariaSort = down ? "descending" : "ascending";
+        const rows = [...table.tBodies[0].rows];
+        const key = (row) => row.cells[column].dataset.value ?? row.cells[column].textContent;
+        const numeric = head.classList.contains("number");
+        const empty = (text) => numeric && !Number.isFinite(Number(text));
+        rows.sort((a, b) => {
+          const [first, second] = [key(a), key(b)];
+          if (empty(first) || empty(second)) return empty(first) - empty(second); // what has no number stands last
+          const order = numeric ? first - second : first.localeCompare(second, "en", { numeric: true });
+          return down ? -order : order;
+        });
+        table.tBodies[0].append(...rows);
+      });
+    });
+  }
+  drawAll();
+})();

@@ -1,0 +1,238 @@
+"""The report's interactive charts: rows in, figures of plotly.js out, as plain dicts.
+
+A chart is {"data", "layout"} of plotly's schema and "choices", what its buttons offer: {"label", "title", "x"}, the
+title and the values of the horizontal axis, a list for each trace. Colours are names, "@0" to "@6" of series, "@muted",
+"@grid" and "@paper", which the page's script replaces by the values of its style sheet, light or dark.
+"""
+
+import math
+import statistics
+from itertools import cycle, product
+from typing import Any
+
+from experiments.report_contents import Contents, Laboratory, Run
+
+Chart = dict[str, Any]
+
+COLOURS = [f"@{i}" for i in range(7)]
+# After seven series the colours come again, with another dash and another symbol.
+DASHES = ("solid", "dash", "dot", "dashdot")
+SYMBOLS = ("circle", "square", "diamond", "triangle-up")
+STYLES = [(dash, symbol, colour) for (dash, symbol), colour in product(zip(DASHES, SYMBOLS, strict=True), COLOURS)]
+TITLES = {
+    "step": "steps",
+    "examples": "examples",
+    "seconds": "seconds of training",
+    "flops": "FLOP of one gradient",
+    "num_samples": "K, samples",
+    "cost_parameter": "k, parameter of the cost",
+    "epoch": "epoch of the checkpoint",
+}
+
+
+def bound(contents: Contents) -> Chart | None:
+    """The evaluated ELBO against steps, examples and seconds: each seed a thin line, the mean of all a thick one."""
+    axes = {"step": [], "examples": [], "seconds": []}
+    data, splits = [], set()
+    for (label, runs), (dash, _, colour) in zip(contents.by_label().items(), cycle(STYLES)):
+        runs = [run for run in runs if run.rows]
+        if not runs:
+            continue
+        splits |= {row["split"] for run in runs for row in run.rows}
+        line = {"color": colour, "dash": dash}
+        if len(runs) > 1:
+            for run in runs:
+                thin = {"mode": "lines", "line": line | {"width": 1}, "opacity": 0.35, "hoverinfo": "skip"}
+                data.append({"y": _column(run.rows, "elbo_nats"), "showlegend": False, "legendgroup": label} | thin)
+                _add_axes(axes, [run], len(run.rows))
+        length = min(len(run.rows) for run in runs)
+        mean = [statistics.fmean(run.rows[i]["elbo_nats"] for run in runs) for i in range(length)]
+        seeds = f" (mean of {len(runs)} seeds)" if len(runs) > 1 else ""
+        hover = f"%{{y:.2f}} nats at %{{x:,.4~g}}<extra>{_plain(label)}{seeds}</extra>"
+        thick = {"mode": "lines+markers", "line": line | {"width": 2}, "marker": {"size": 4, "color": colour}}
+        data.append({"y": mean, "name": _plain(label), "legendgroup": label, "hovertemplate": hover} | thick)
+        _add_axes(axes, runs, length)
+    if not data:
+        return None
+    complete = {key: columns for key, columns in axes.items() if None not in columns}
+    span = _span([y for trace in data for y in trace["y"]])
+    layout = {"yaxis": {"title": {"text": f"ELBO, {' and '.join(sorted(splits))} (nats)"}, "range": span}}
+    return _chart(data, layout, [{"label": k, "title": TITLES[k], "x": x} for k, x in complete.items()])
+
+
+def rate_distortion(contents: Contents) -> Chart | None:
+    """Rate and distortion of every finished run; grey lines have equal ELBO."""
+    data, ends = [], []
+    for (label, runs), (_, symbol, colour) in zip(contents.by_label().items(), cycle(STYLES)):
+        rows = [run.row for run in runs if run.row.get("status") == "done"]
+        if not rows:
+            continue
+        x, y = _column(rows, "test_rate_nats"), _column(rows, "test_distortion_nats")
+        ends += zip(x, y, strict=True)
+        hover = "rate %{x:.2f}, distortion %{y:.2f}, ELBO %{customdata[0]:.2f} nats<br>seed %{customdata[1]}"
+        data.append(
+            {"x": x, "y": y, "mode": "markers", "name": _plain(label), "legendgroup": label}
+            | {"marker": {"color": colour, "symbol": symbol, "size": 9, "line": {"color": "@paper", "width": 1}}}
+            | {"customdata": [[row["test_elbo_nats"], row["seed"]] for row in rows]}
+            | {"hovertemplate": f"{hover}<extra>{_plain(label)}</extra>"}
+        )
+    if not data:
+        return None
+    (left, right), (low, high) = (_padded(values) for values in zip(*ends, strict=True))
+    elbos = sorted(-(x + y) for x, y in ends)
+    every = _round_step((right - left + high - low) / 6)
+    contours = []
+    for n in range(math.floor((elbos[0] - (high - low)) / every), math.ceil((elbos[-1] + (right - left)) / every) + 1):
+        total = -n * every  # rate + distortion
+        if left + low < total < right + high:
+            contours.append({"x": [left, right], "y": [total - left, total - right], "mode": "lines"})
+            contours[-1] |= {"line": {"color": "@grid", "width": 1}, "showlegend": False, "hoverinfo": "skip"}
+    layout = {
+        "xaxis": {"title": {"text": "rate, KL(q(z|x) || p(z)) (nats)"}, "range": [left, right]},
+        "yaxis": {"title": {"text": "distortion, -E log p(x|z) (nats)"}, "range": [low, high]},
+        "annotations": [_note(f"grey: equal ELBO, every {every:g} nats")],
+    }
+    return _chart(contours + data, layout)
+
+
+def variance_against_cost(laboratory: Laboratory, rows: list[dict[str, Any]], group: str) -> Chart:
+    """Variance of the gradient with its interval against FLOP and seconds, of one point; hollow: biased."""
+    data, names = [], list(dict.fromkeys(row["estimator"] for row in rows))
+    axes = {"flops": [], "seconds": []}
+    styles = dict(zip(names, cycle(STYLES)))
+    for name in names:
+        mine = [r for r in rows if r["estimator"] == name and r[f"{group}_variance"] > 0 and r["flops"] > 0]
+        if not mine:
+            continue
+        _, symbol, colour = styles[name]
+        hollow = any(row[f"{group}_biased"] for row in mine)
+        hover = "variance %{y:.3g}<br>%{x:.3s} (K = %{customdata})"
+        data.append(
+            {"y": _column(mine, f"{group}_variance"), "error_y": _reach(mine, f"{group}_variance", colour)}
+            | {"customdata": _column(mine, "num_samples"), "hovertemplate": f"{hover}<extra>{_plain(name)}</extra>"}
+            | {"mode": "lines+markers" if len(mine) > 1 else "markers", "name": _plain(name), "line": {"color": colour}}
+            | {"marker": {"color": colour, "symbol": symbol + ("-open" if hollow else ""), "size": 9}}
+        )
+        for key, columns in axes.items():
+            columns.append(_column(mine, key))
+    layout = {"xaxis": {"type": "log"}, "yaxis": {"type": "log", "title": {"text": f"{group}: variance"}}}
+    if any("-open" in trace["marker"]["symbol"] for trace in data):
+        layout["annotations"] = [_note("hollow: found biased")]
+    titles = {"flops": "FLOP", "seconds": "time"}
+    choices = [{"label": titles[k], "title": f"{titles[k]} of one gradient", "x": x} for k, x in axes.items()]
+    return _chart(data, layout, choices)
+
+
+def bias(laboratory: Laboratory, rows: list[dict[str, Any]], group: str) -> Chart | None:
+    """Bias along the true gradient in percent of its norm, with 95 % intervals."""
+    rows = [row for row in rows if math.isfinite(row[f"{group}_bias"] + row[f"{group}_bias_stderr"])][::-1]
+    if not rows:
+        return None
+    several = len({row["num_samples"] for row in rows}) > 1
+    labels = [row["estimator"] + (f", K={row['num_samples']}" if several else "") for row in rows]
+    data = []
+    for biased, name in ((False, "as chance allows"), (True, "biased")):
+        chosen = [i for i, row in enumerate(rows) if bool(row[f"{group}_biased"]) == biased]
+        if not chosen:
+            continue
+        colour = "@1" if biased else "@0"
+        error = {"type": "data", "array": [196 * rows[i][f"{group}_bias_stderr"] for i in chosen], "color": colour}
+        worst = [[rows[i][f"{group}_max_abs_z"], rows[i][f"{group}_critical_z"]] for i in chosen]
+        hover = "%{x:.2f} ± %{error_x.array:.2f} %<br>largest |z| %{customdata[0]:.2f}, chance %{customdata[1]:.2f}"
+        data.append(
+            {"x": [100 * rows[i][f"{group}_bias"] for i in chosen], "y": [_plain(labels[i]) for i in chosen]}
+            | {"mode": "markers", "name": name, "customdata": worst, "error_x": error | {"thickness": 1.2, "width": 3}}
+            | {"marker": {"color": colour, "size": 8, "symbol": "square" if biased else "circle-open"}}
+            | {"hovertemplate": f"{hover}<extra>%{{y}}</extra>"}
+        )
+    layout = {
+        "xaxis": {"title": {"text": f"{group}: bias along the truth (%)"}, "zeroline": True, "zerolinecolor": "@muted"},
+        "yaxis": {"type": "category", "categoryarray": [_plain(l) for l in labels], "tickfont": {"size": 11}},
+        "height": 120 + 22 * len(rows),
+    }
+    return _chart(data, layout)
+
+
+def against(laboratory: Laboratory, group: str, x: str, figure: str) -> Chart:
+    """A figure with its interval against K or against the point of a sweep, a line for each estimator."""
+    others = {"num_samples": laboratory.point}.get(x, "num_samples")
+    rows = laboratory.rows
+    last = max((row[others] for row in rows), default=None) if x == "num_samples" and others else None
+    rows = rows if last is None else [row for row in rows if row[others] == last]
+    several = x != "num_samples" and len({row["num_samples"] for row in rows}) > 1
+    label = lambda row: row["estimator"] + (f", K={row['num_samples']}" if several else "")
+    data = []
+    for name, (dash, symbol, colour) in zip(dict.fromkeys(map(label, rows)), cycle(STYLES)):
+        mine = sorted((row for row in rows if label(row) == name), key=lambda row: row[x])
+        mine = [row for row in mine if math.isfinite(row[f"{group}_{figure}"])]
+        data.append(
+            {"x": _column(mine, x), "y": _column(mine, f"{group}_{figure}"), "mode": "lines+markers"}
+            | {"error_y": _reach(mine, f"{group}_{figure}", colour), "name": _plain(name)}
+            | {"line": {"color": colour, "dash": dash, "width": 1.6}, "marker": {"symbol": symbol, "size": 6}}
+            | {"hovertemplate": f"%{{y:.3g}} at %{{x:.4~g}}<extra>{_plain(name)}</extra>"}
+        )
+    positive = all(value > 0 for trace in data for value in trace["x"])
+    spread = positive and max(max(t["x"], default=1) for t in data) > 8 * min(min(t["x"], default=1) for t in data)
+    title = {"snr": "signal-to-noise ratio", "variance": "variance"}[figure]
+    layout = {
+        "xaxis": {"title": {"text": TITLES.get(x, x)}, "type": "log" if spread else "linear"},
+        "yaxis": {"title": {"text": f"{group}: {title}"}, "type": "log", "exponentformat": "power"},
+    }
+    return _chart(data, layout)
+
+
+def _chart(data: list[dict], layout: dict[str, Any], choices: list[dict[str, Any]] | None = None) -> Chart:
+    data = [{"type": "scatter", **trace} for trace in data]
+    if choices:
+        data = [trace | {"x": x} for trace, x in zip(data, choices[0]["x"], strict=True)]
+        layout = layout | {"xaxis": layout.get("xaxis", {}) | {"title": {"text": choices[0]["title"]}}}
+    return {"data": data, "layout": layout, "choices": choices or []}
+
+
+def _add_axes(axes: dict[str, list], runs: list[Run], length: int) -> None:
+    """The horizontal places of a trace: of one run, or the mean over runs; None where they are not known."""
+    for key, columns in axes.items():
+        known = [run.seconds if key == "seconds" else _column(run.rows, key) for run in runs]
+        columns.append(None if None in known else [statistics.fmean(at[i] for at in known) for i in range(length)])
+
+
+def _column(rows: list[dict[str, Any]], key: str) -> list[Any]:
+    return [row[key] for row in rows]
+
+
+def _reach(rows: list[dict[str, Any]], key: str, colour: str) -> dict[str, Any]:
+    """Error bars from the ends of the rows' intervals."""
+    ends = [(row[key] - row[f"{key}_low"], row[f"{key}_high"] - row[key]) for row in rows]
+    down, up = ([max(0.0, end) if math.isfinite(end) else 0.0 for end in side] for side in zip(*ends, strict=True))
+    style = {"color": colour, "thickness": 1.2, "width": 3}
+    return {"type": "data", "symmetric": False, "array": up, "arrayminus": down} | style
+
+
+def _span(values: list[float]) -> list[float]:
+    """Of a learning curve without its first steep fall: three times the range of its better half, at the most."""
+    values = sorted(value for value in values if math.isfinite(value))
+    low, high = values[0], values[-1]
+    low = max(low, high - 3 * (high - values[len(values) // 2]) - 1e-9)
+    return [low - 0.04 * (high - low), high + 0.06 * (high - low)]
+
+
+def _padded(values) -> tuple[float, float]:
+    low, high = min(values), max(values)
+    pad = 0.15 * (high - low) or 0.5
+    return low - pad, high + pad
+
+
+def _round_step(size: float) -> float:
+    """The 1, 2 or 5 times a power of ten that is nearest below."""
+    power = 10.0 ** math.floor(math.log10(size))
+    return next(step * power for step in (5, 2, 1) if step * power <= size)
+
+
+def _note(text: str) -> dict[str, Any]:
+    place = {"xref": "paper", "yref": "paper", "x": 1, "y": 1, "xanchor": "right", "yanchor": "bottom"}
+    return place | {"text": text, "showarrow": False, "font": {"size": 11, "color": "@muted"}}
+
+
+def _plain(text: str) -> str:
+    """As plotly's text, which reads some tags and %{...}."""
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace("%{", "%&#123;")

@@ -1,0 +1,159 @@
+"""What a report shows, read from workdirs: runs of `experiments.train` and results of `experiments.compare_estimators`.
+
+Nothing is computed here but labels; every number is a row's.
+"""
+
+import csv
+import math
+import shlex
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from experiments import results, settings
+from experiments.workdir import RunFolder, all_runs, read_json
+
+
+class Run(NamedTuple):
+    """One run of training.
+
+    Attributes:
+      row: its line of results.csv, or its settings alone while it is not finished; "workdir" where there are several.
+      seconds: of training, for each of `rows`; None where they were not kept.
+    """
+
+    folder: RunFolder
+    config: dict[str, Any]
+    row: dict[str, Any]
+    rows: list[dict[str, Any]]
+    seconds: list[float] | None
+
+
+class Laboratory(NamedTuple):
+    """One result of `experiments.compare_estimators`: a row for each estimator, K and point."""
+
+    path: Path
+    config: dict[str, Any]
+    rows: list[dict[str, Any]]
+
+    @property
+    def groups(self) -> list[str]:
+        """The groups of parameters that were judged apart."""
+        return [key.removesuffix("_verdict") for key in self.rows[0] if key.endswith("_verdict")]
+
+    @property
+    def point(self) -> str | None:
+        """What the points of a sweep differ in: the column after the problem's name."""
+        return next((key for key in list(self.rows[0])[1:2] if key != "estimator"), None)
+
+
+class Contents(NamedTuple):
+    runs: list[Run]
+    laboratories: list[Laboratory]
+
+    @property
+    def finished(self) -> list[dict[str, Any]]:
+        """The rows of results.csv, of all workdirs."""
+        return [run.row for run in self.runs if "status" in run.row]
+
+    @property
+    def names(self) -> list[str]:
+        """The settings in which runs differ, but for the seed."""
+        return results.varying([run.row for run in self.runs]) if self.runs else []
+
+    def label(self, row: dict[str, Any]) -> str:
+        """What distinguishes a row's settings from those of the others."""
+        if not self.names:
+            return f"{self.runs[0].row['dataset']}, {self.runs[0].row['estimator']}"
+        speaking = len(self.names) == 1 and isinstance(row[self.names[0]], str)  # an estimator's name says what it is
+        return ", ".join(str(row[n]) if speaking else f"{n} {row[n]}" for n in self.names)
+
+    def by_label(self) -> dict[str, list[Run]]:
+        """Runs that differ in the seed alone, together; best first, unfinished ones last."""
+        found: dict[str, list[Run]] = {}
+        if self.finished:
+            found = {self.label(row): [] for row in results.aggregate(self.finished, self.names)}
+        for run in self.runs:
+            found.setdefault(self.label(run.row), []).append(run)
+        return found
+
+
+def read(paths: list[Path]) -> Contents:
+    """Everything that the workdirs hold.
+
+    Raises:
+      ValueError: naming one that holds neither a run nor a laboratory's result.
+    """
+    runs, laboratories = [], []
+    for path in paths:
+        mine = [_run(folder, path if len(paths) > 1 else None) for folder in _trained(path)]
+        found = [_laboratory(config.parent) for config in _laboratories(path)]
+        if not mine and not found:
+            raise ValueError(
+                f"--workdir={path} holds no run and no result of compare_estimators (no config.json); give the folder"
+                " of a trained run, of a sweep or of the laboratory"
+            )
+        runs += mine
+        laboratories += found
+    return Contents(runs, laboratories)
+
+
+def commands(runs: list[Run]) -> list[str]:
+    """Command lines that train these runs: one where they are a product of lists, else one for each."""
+    rows = [dict(items) for items in dict.fromkeys(tuple(run.folder.settings().json().items()) for run in runs)]
+    values = {name: list(dict.fromkeys(str(row[name]) for row in rows)) for name in rows[0]}
+    if math.prod(map(len, values.values())) == len(rows):  # distinct points of a grid, and as many as it has
+        return [_command(values)]
+    return [_command({name: [str(value)] for name, value in row.items()}) for row in rows]
+
+
+def _command(values: dict[str, list[str]]) -> str:
+    default = settings.Settings().json()
+    lower = lambda value: value.lower() if value in ("True", "False") else value
+    flags = [
+        f"--{name}={','.join(map(lower, chosen))}" for name, chosen in values.items() if chosen != [str(default[name])]
+    ]
+    if not all(name == "digits" or name.startswith("npz:") for name in values["dataset"]):
+        flags.append("--data_dir=DIR")
+    return shlex.join(["python", "-m", "experiments.train", *flags])
+
+
+def _trained(path: Path) -> list[RunFolder]:
+    return [folder for folder in all_runs(path) if "data" in read_json(folder.path / "config.json")]
+
+
+def _run(folder: RunFolder, workdir: Path | None) -> Run:
+    rows = folder.rows()
+    clock = {row["step"]: row["train_seconds"] for row in folder.rows("timing.jsonl")}
+    seconds = [clock[row["step"]] for row in rows] if rows and all(row["step"] in clock for row in rows) else None
+    row = folder.result() or folder.settings().json()
+    row |= {"workdir": str(workdir)} if workdir else {}
+    return Run(folder, read_json(folder.path / "config.json"), row, rows, seconds)
+
+
+def _laboratories(path: Path) -> list[Path]:
+    """config.json of the laboratory's results in this folder or one below it."""
+    found = [path / "config.json", *sorted(path.glob("*/config.json"))]
+    return [config for config in found if config.exists() and "command" in read_json(config)]
+
+
+def _laboratory(path: Path) -> Laboratory:
+    try:
+        with open(path / "results.csv", newline="") as file:
+            rows = [{key: _typed(text) for key, text in row.items()} for row in csv.DictReader(file)]
+    except FileNotFoundError:
+        rows = []
+    if not rows:
+        raise ValueError(f"{path} has no rows in results.csv; measure again, or leave the folder out of --workdir")
+    return Laboratory(path, read_json(path / "config.json"), rows)
+
+
+def _typed(text: str) -> Any:
+    """A cell of a CSV file as what was written: empty is NaN."""
+    if text in ("True", "False"):
+        return text == "True"
+    for kind in (int, float):
+        try:
+            return kind(text or "nan")
+        except ValueError:
+            continue
+    return text

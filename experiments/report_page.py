@@ -1,0 +1,332 @@
+"""The report as one HTML file: tables, charts, pictures and what is needed to repeat it; no network, no other file.
+
+Text from rows, settings and paths goes through `escape`. The style sheet and the script stand beside this file.
+"""
+
+import base64
+import json
+import math
+from html import escape
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from experiments import report_charts, results
+from experiments.report_contents import Contents, Laboratory, Run, commands
+from experiments.tables import number, plus_minus
+
+HERE = Path(__file__).parent
+# Of a page; plotly.js takes half of it. Pictures that do not fit are left out, and named.
+MAX_BYTES = 10_000_000
+PICTURES = ("reconstructions", "prior_samples", "interpolations", "latent_plane")
+CAPTIONS = {
+    "reconstructions": "test images above, reconstructions below",
+    "prior_samples": "samples of the prior",
+    "interpolations": "from one test image to another",
+    "latent_plane": "latent plane",
+}
+
+
+class Cell(NamedTuple):
+    """What a cell shows, and what it is sorted by: the row's own number, to its last digit."""
+
+    text: str
+    value: Any = None
+
+
+def page(contents: Contents, title: str) -> str:
+    """The whole file."""
+    from plotly.offline import get_plotlyjs  # and nothing else of it: 5 MB of JavaScript
+
+    charts: list[report_charts.Chart] = []
+    sections = _training(contents, charts) if contents.runs else []
+    for laboratory in contents.laboratories:
+        sections += _laboratory(laboratory, charts)
+    sections.append(("reproduce", "How to repeat it", _reproduce(contents)))
+    head = _head(contents, title)
+    nav = "".join(f'<a href="#{name}">{escape(heading)}</a>' for name, heading, _ in sections)
+    body = "".join(
+        f'<section id="{name}"><h2>{escape(heading)}</h2>{text}</section>' for name, heading, text in sections
+    )
+    parts = [
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">',
+        '<meta name="viewport" content="width=device-width, initial-scale=1">',
+        '<meta name="color-scheme" content="light dark"><link rel="icon" href="data:,">',
+        f"<title>{escape(title)}</title><style>{(HERE / 'report.css').read_text()}</style></head>",
+        f"<body><header>{head}<nav>{nav}</nav></header><main>{body}",
+        "",  # the pictures, which have what is left
+        f'</main><script type="application/json" id="charts">{_json(charts)}</script>',
+        f"<script>{get_plotlyjs()}</script><script>{(HERE / 'report.js').read_text()}</script></body></html>\n",
+    ]
+    left = MAX_BYTES - sum(len(part.encode()) for part in parts)
+    return "".join(parts).replace(_PICTURES_HERE, _pictures(contents, left - 20_000))
+
+
+_PICTURES_HERE = "<!-- pictures -->"
+
+
+def _head(contents: Contents, title: str) -> str:
+    text = f'<p class="kind">Report</p><h1>{escape(title)}</h1>'
+    if contents.finished:
+        text += f"<p>{escape(_heading(contents))}</p>"
+        text += _facts(contents)
+    waiting = len(contents.runs) - len(contents.finished)
+    if waiting:
+        text += (
+            f'<p class="warning">{waiting} of {len(contents.runs)} runs not finished: their curves are shown alone.</p>'
+        )
+    return text
+
+
+def _heading(contents: Contents) -> str:
+    """results.heading, of data that may differ too."""
+    rows = contents.finished
+    differ = {name: sorted({row[name] for row in rows}) for name in ("dataset", "binarization")}
+    return results.heading([rows[0] | {name: ", ".join(values) for name, values in differ.items()}, *rows[1:]])
+
+
+def _facts(contents: Contents) -> str:
+    """The figures of the best setting, large."""
+    best = results.aggregate(contents.finished, contents.names)[0]
+    facts = []
+    for key, name in results.FIGURES.items():
+        if key in best:
+            unit = "nats" if key.endswith("_nats") else ""
+            facts.append(
+                f"<div><dt>{escape(name)}</dt><dd>{_signed(results.cell(best, key))} <small>{unit}</small></dd></div>"
+            )
+    which = f'<p class="of">best: {escape(contents.label(best))}</p>' if contents.names else ""
+    return f'<dl class="facts">{"".join(facts)}</dl>{which}'
+
+
+def _training(contents: Contents, charts: list) -> list[tuple[str, str, str]]:
+    """The sections (anchor, heading, HTML) of trained runs."""
+    sections = [("settings", "Settings", _settings(contents))]
+    if contents.finished:
+        sections.append(("results", "Results", _results(contents)))
+    curves, plane = report_charts.bound(contents), report_charts.rate_distortion(contents)
+    if curves:
+        sections.append(("curves", "Bound along training", _chart(charts, curves, "bound")))
+    if plane:
+        sections.append(("plane", "Rate and distortion", _chart(charts, plane, "rate-distortion")))
+    sections.append(("pictures", "Reconstructions and samples", _PICTURES_HERE))
+    return sections
+
+
+def _settings(contents: Contents) -> str:
+    rows = [run.row for run in contents.runs]
+    names = [*contents.names, *(["seed"] if len({row["seed"] for row in rows}) > 1 else [])]
+    lines = []
+    for name in names:
+        values = sorted({row[name] for row in rows}, key=lambda v: (isinstance(v, str), v))
+        lines.append([Cell(name), Cell(", ".join(map(str, values)))])
+    text = _table(["differs", "values"], lines, "settings", sortable=False) if lines else "<p>One setting.</p>"
+    alike = {name: value for name, value in contents.runs[0].folder.settings().json().items() if name not in names}
+    lines = [[Cell(name), Cell(str(value))] for name, value in alike.items()]
+    shown = _table(["setting", "value"], lines, "alike", sortable=False)
+    summary = f"The {len(lines)} settings that {'all runs share' if names else 'made it'}"
+    return f"{text}<details><summary>{summary}</summary>{shown}</details>"
+
+
+def _results(contents: Contents) -> str:
+    """Means and standard errors over seeds, and behind a fold every row of results.csv."""
+    rows, names = results.aggregate(contents.finished, contents.names), contents.names
+    keys = [*(["validation_elbo_nats"] if any("validation_elbo_nats" in row for row in rows) else []), *results.FIGURES]
+    keys = [key for key in keys if any(key in row for row in rows)]
+    counts = [key for key in ("runs", "diverged") if any(row[key] > (key == "runs") for row in rows)]
+    titles = {"validation_elbo_nats": "validation ELBO"} | results.FIGURES
+    samples = sorted({row["eval_samples"] for row in contents.finished})
+    titles["test_nll_nats"] += f" (K = {', '.join(map(str, samples))})"
+    header = [*names, *counts, *(titles[key] for key in keys)]
+    plain = lambda row, names: [Cell(str(row[name]), row[name]) for name in names]
+    lines = [
+        plain(row, [*names, *counts]) + [Cell(results.cell(row, key), row.get(key)) for key in keys] for row in rows
+    ]
+    text = _table(header, lines, "summary")
+    every = [
+        [Cell(_exact(row.get(key)), row.get(key)) for key in (*names, "seed", "status", "step", *keys)]
+        for row in contents.finished
+    ]
+    whole = _table([*names, "seed", "status", "step", *keys], every, "rows")
+    many = len(every) > 1
+    return text + (
+        f"<details><summary>Each of the {len(every)} runs, as in results.csv</summary>{whole}</details>" if many else ""
+    )
+
+
+def _pictures(contents: Contents, space: int) -> str:
+    """Pictures of one run of each setting, best first, as long as they fit into so many bytes."""
+    text, left_out = [], []
+    for label, runs in contents.by_label().items():
+        run = min(runs, key=lambda run: run.row["seed"])
+        found = [(name, run.folder.figures / f"{name}.png") for name in PICTURES]
+        found = [(name, path.read_bytes()) for name, path in found if path.exists()]
+        size = sum(len(data) for _, data in found) * 4 // 3 + 500 * len(found)
+        if not found or size > space:
+            left_out += [run] if found else []
+            continue
+        space -= size
+        figures = "".join(_picture(name, data) for name, data in found)
+        text.append(
+            f"<h3>{escape(label)} <small>seed {run.row['seed']}</small></h3><div class='pictures'>{figures}</div>"
+        )
+    if left_out:
+        places = ", ".join(str(run.folder.figures) for run in left_out)
+        text.append(f"<p>Not shown, to keep the file small: {escape(places)}</p>")
+    return "".join(text) or "<p>None were drawn; <code>experiments.evaluate --figures</code> draws them.</p>"
+
+
+def _picture(name: str, data: bytes) -> str:
+    source = f"data:image/png;base64,{base64.b64encode(data).decode()}"
+    caption = CAPTIONS[name]
+    return f'<figure><img src="{source}" alt="{caption}" loading="lazy"><figcaption>{caption}</figcaption></figure>'
+
+
+def _laboratory(laboratory: Laboratory, charts: list) -> list[tuple[str, str, str]]:
+    """The section of one result of the laboratory."""
+    point, rows, name = laboratory.point, laboratory.rows, f"laboratory-{len(charts)}"
+    text, last = f"<p>{escape(_protocol(laboratory))}</p>", rows
+    if point:
+        at = max(row[point] for row in rows)
+        last = [row for row in rows if row[point] == at]
+    pairs = {(row["estimator"], row["num_samples"]) for row in rows}
+    several_k = len(pairs) > len({name for name, _ in pairs})
+    for group in laboratory.groups:
+        text += f"<h3>{escape(group)}{f' <small>{escape(point)} {at:g}</small>' if point else ''}</h3>"
+        drawn = [(report_charts.variance_against_cost(laboratory, last, group), "variance against cost")]
+        drawn += [(report_charts.bias(laboratory, last, group), "bias")]
+        if several_k:
+            drawn += [(report_charts.against(laboratory, group, "num_samples", "snr"), "signal-to-noise ratio")]
+        if point and len({row[point] for row in rows}) > 1:
+            drawn += [(report_charts.against(laboratory, group, point, "variance"), f"variance against {point}")]
+        charts_of_group = "".join(_chart(charts, chart, f"{group} {what}") for chart, what in drawn if chart)
+        text += f'<div class="pair">{charts_of_group}</div>{_estimators(laboratory, group)}'
+    heading = f"Gradient quality: {rows[0]['problem']}"
+    return [(name, heading, text)]
+
+
+def _protocol(laboratory: Laboratory) -> str:
+    chosen = laboratory.config["settings"]
+    truths = " and ".join(dict.fromkeys(str(row["truth"]) for row in laboratory.rows))
+    return (
+        f"{laboratory.rows[0]['problem']}, {chosen['objective']}: {chosen['draws']} gradients of each estimator,"
+        f" truth: {truths}; {100 * chosen['confidence']:g} % intervals. Variance is the trace of the covariance;"
+        " * biased by its paper."
+    )
+
+
+def _estimators(laboratory: Laboratory, group: str) -> str:
+    """Every row of the laboratory's results.csv, as far as it is of this group."""
+    of = lambda row, key: row.get(f"{group}_{key}", math.nan)
+    point = laboratory.point if len({row.get(laboratory.point) for row in laboratory.rows}) > 1 else None
+    header = [*([point] if point else []), "estimator", "K", "verdict", "variance", "SNR", "cosine"]
+    header += ["variance × FLOP, to best", "variance × time, to best", "bias along truth (%)", "max |z|", "FLOP", "s"]
+    lines = []
+    for row in laboratory.rows:
+        line = [Cell(f"{row[point]:g}", row[point])] if point else []
+        line += [Cell(row["estimator"] + (" *" if row["declared_biased"] else ""))]
+        line += [Cell(str(row["num_samples"]), row["num_samples"]), Cell(str(of(row, "verdict")))]
+        line += [Cell(_between(row, f"{group}_variance"), of(row, "variance"))]
+        line += [Cell(number(of(row, key)), of(row, key)) for key in ("snr", "cosine")]
+        for key in ("variance_x_flops_to_best", "variance_x_seconds_to_best"):
+            line += [Cell(_between(row, f"{group}_{key}"), of(row, key))]
+        line += [Cell(plus_minus(100 * of(row, "bias"), 100 * of(row, "bias_stderr")), of(row, "bias"))]
+        line += [Cell(number(of(row, "max_abs_z"), 2), of(row, "max_abs_z"))]
+        lines.append(line + [Cell(number(row[key]), row[key]) for key in ("flops", "seconds")])
+    return _table(header, lines, f"estimators {group}")
+
+
+def _between(row: dict[str, Any], key: str) -> str:
+    """A number and its interval."""
+    value, low, high = (row.get(key + end, math.nan) for end in ("", "_low", "_high"))
+    return number(value) if math.isnan(low) else f"{number(value)} [{number(low)}, {number(high)}]"
+
+
+def _reproduce(contents: Contents) -> str:
+    lines = commands(contents.runs) if contents.runs else []
+    lines += [laboratory.config["command"] for laboratory in contents.laboratories]
+    text = f'<pre tabindex="0">{escape(chr(10).join(lines))}</pre>'
+    made: dict[str, list[Run | Laboratory]] = {}
+    for one in [*contents.runs, *contents.laboratories]:
+        made.setdefault(json.dumps(_circumstances(one.config)), []).append(one)
+    for circumstances, members in made.items():
+        facts = [[Cell(key), Cell(value)] for key, value in json.loads(circumstances).items()]
+        if len(made) > 1:
+            text += f"<h3>{len(members)} of {sum(map(len, made.values()))} results</h3>"
+        text += _table(["made with", ""], facts, "circumstances", sortable=False)
+    return text
+
+
+def _circumstances(config: dict[str, Any]) -> dict[str, str]:
+    facts = {key: str(config.get(key) or "not kept") for key in ("git_commit", "device", "platform")}
+    facts |= {name: str(version) for name, version in config["versions"].items()}
+    if "data" in config:
+        data = config["data"]
+        facts["data"] = f"{data['name']}, {data['images']}, sha256 {data['checksum']}"
+    return facts
+
+
+def _table(header: list[str], lines: list[list[Cell]], name: str, sortable: bool = True) -> str:
+    """`name` is the table's label for those who do not see it. Numbers stand right, and sort by their value."""
+    numeric = [_is_numeric([line[i].value for line in lines]) for i in range(len(header))]
+    head = []
+    for title, right in zip(header, numeric, strict=True):
+        kind = ' class="number"' if right else ""
+        content = f'<button type="button">{escape(title)}</button>' if sortable else escape(title)
+        head.append(f'<th scope="col"{kind}{" aria-sort=none" if sortable else ""}>{content}</th>')
+    body = []
+    for line in lines:
+        cells = []
+        for cell, right in zip(line, numeric, strict=True):
+            kind = ' class="number"' if right else ""
+            value = f' data-value="{cell.value!r}"' if right and cell.value is not None else ""
+            text = escape(cell.text)
+            cells.append(f"<td{kind}{value}>{_signed(text) if right else text}</td>")
+        body.append(f"<tr>{''.join(cells)}</tr>")
+    kind = "sortable" if sortable else "plain"
+    return (
+        f'<div class="scroll" tabindex="0"><table class="{kind}" aria-label="{escape(name)}">'
+        f"<thead><tr>{''.join(head)}</tr></thead><tbody>{''.join(body)}</tbody></table></div>"
+    )
+
+
+def _chart(charts: list, chart: report_charts.Chart, name: str) -> str:
+    """The place of a chart, which is added to `charts`, and its buttons."""
+    charts.append(chart)
+    buttons = "".join(
+        f'<button type="button" aria-pressed="{"false" if i else "true"}">{escape(choice["label"])}</button>'
+        for i, choice in enumerate(chart["choices"])
+    )
+    choices = f'<div class="choices" role="group" aria-label="horizontal axis">{buttons}</div>' if buttons else ""
+    place = f'<div class="plot" role="img" aria-label="{escape(name)}"></div>'
+    return f'<div class="chart" data-chart="{len(charts) - 1}">{choices}{place}</div>'
+
+
+def _is_numeric(values: list[Any]) -> bool:
+    """Whether a column is of numbers, some of which may be missing."""
+    there = [value for value in values if value is not None]
+    return bool(there) and all(isinstance(value, int | float) and not isinstance(value, bool) for value in there)
+
+
+def _exact(value: Any) -> str:
+    """A number as results.csv has it."""
+    return "-" if value is None else str(value)
+
+
+def _signed(text: str) -> str:
+    """With the typographer's minus, which is as wide as a plus; exponents too."""
+    return text if text == "-" else text.replace("-", "\N{MINUS SIGN}")
+
+
+def _json(content: Any) -> str:
+    """JSON that no HTML parser takes for a tag."""
+    text = json.dumps(_finite(content), separators=(",", ":"))
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def _finite(content: Any) -> Any:
+    """JavaScript's JSON has no NaN and no infinity: null, which plotly leaves out."""
+    if isinstance(content, dict):
+        return {key: _finite(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_finite(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content

@@ -1,0 +1,356 @@
+"""The report: its numbers are the rows', it needs no other file, it shows no text as markup, and a browser reads it."""
+
+import base64
+import csv
+import dataclasses
+import json
+import shutil
+from html.parser import HTMLParser
+
+import pytest
+from absl import flags
+
+from experiments import compare_estimators, report, report_contents, results, settings
+from experiments.settings import Settings
+
+# One pixel, the smallest PNG there is.
+PNG = base64.b64decode("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNgAAAAAgABSK+kcQAAAABJRU5ErkJggg==")
+VERSIONS = {"python": "3.11", "jax": "0.10.2"}
+
+
+def run(entry, *arguments):
+    values = flags.FlagValues()
+    entry.define_flags(values)
+    values(["", *arguments])
+    entry.main(values)
+
+
+def write_run(folder, run: Settings, shift=0.0, finished=True, picture=PNG):
+    """What experiments.train leaves behind."""
+    (folder / "figures").mkdir(parents=True)
+    data = {"name": run.dataset, "images": {"train": 10}, "checksum": "0" * 64}
+    config = {"settings": run.json(), "data": data, "versions": VERSIONS, "device": "1 x cpu", "platform": "cpu"}
+    (folder / "config.json").write_text(json.dumps(config | {"git_commit": "abc"}))
+    rows = [
+        {"epoch": e, "step": 23 * e, "examples": 1472 * e, "split": "test", "elbo_nats": -25.0 - shift + 3 * e / 100}
+        for e in (1, 10, 100)
+    ]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    times = [{"epoch": row["epoch"], "step": row["step"], "train_seconds": 0.01 * row["epoch"]} for row in rows]
+    (folder / "timing.jsonl").write_text("".join(json.dumps(row) + "\n" for row in times))
+    if finished:
+        figures = {"test_nll_nats": 22.123456 + shift, "test_elbo_nats": -23.1 - shift, "active_units": 8}
+        figures |= {"test_rate_nats": 4.5 + shift, "test_distortion_nats": 18.6}
+        row = run.json() | {"status": "done", "step": 2300, **figures}
+        (folder / "result.json").write_text(json.dumps(row))
+        (folder / "figures/reconstructions.png").write_bytes(picture)
+
+
+def sweep(folder, points, **options):
+    for i, (point, shift) in enumerate(points):
+        write_run(folder / "runs" / str(i), Settings(**point), shift, **options)
+    return folder
+
+
+class Page(HTMLParser):
+    """The tables of a page, cell by cell (text, data-value), its charts, and whatever it would load."""
+
+    def __init__(self, text):
+        super().__init__(convert_charrefs=True)
+        self.tables, self.loads, self.scripts, self.text, self.alerts = {}, [], [], "", 0
+        self._table = self._cell = self._script = None
+        self.feed(text)
+        self.charts = json.loads(self.scripts[0])
+
+    def handle_starttag(self, tag, attributes):
+        attributes = dict(attributes)
+        self.loads += [attributes[name] for name in ("src", "href", "data", "action") if name in attributes]
+        self.alerts += any(name.startswith("on") for name in attributes)
+        if tag == "table":
+            self._table = self.tables.setdefault(attributes["aria-label"], [])
+        if tag == "tr":
+            self._table.append([])
+        if tag in ("td", "th"):
+            self._cell = ["", attributes.get("data-value")]
+        if tag == "script":
+            self._script = []
+
+    def handle_endtag(self, tag):
+        if tag in ("td", "th"):
+            self._table[-1].append(tuple(self._cell))
+            self._cell = None
+        if tag == "script":
+            self.scripts.append("".join(self._script))
+            self._script = None
+
+    def handle_data(self, data):
+        if self._script is not None:
+            self._script.append(data)
+            return
+        self.text += data
+        if self._cell:
+            self._cell[0] += data
+
+
+def read(folder, *arguments):
+    run(report, f"--workdir={folder}", *arguments)
+    return Page((folder / "report.html").read_text())
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory):
+    """Two learning rates of two seeds each."""
+    points = [
+        ({"learning_rate": 1e-3, "seed": 0}, 0.0),
+        ({"learning_rate": 1e-3, "seed": 1}, 0.3),
+        ({"learning_rate": 1e-2, "seed": 0}, -1.0),
+        ({"learning_rate": 1e-2, "seed": 1}, -1.2),
+    ]
+    folder = sweep(tmp_path_factory.mktemp("swept"), points)
+    return folder, read(folder)
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory):
+    """A result of the laboratory: two costs and two K of an estimator."""
+    folder = tmp_path_factory.mktemp("measured")
+    arguments = ["--problem=quadratic", "--estimators=reparam", "--cost_parameter=1,3", "--num_samples=1,4"]
+    run(compare_estimators, *arguments, "--draws=400", "--rounds=3", f"--output={folder}")
+    return folder, read(folder)
+
+
+def test_the_table_says_what_the_rows_say(swept):
+    folder, page = swept
+    rows = [json.loads(path.read_text()) for path in sorted(folder.glob("runs/*/result.json"))]
+    header, *lines = page.tables["rows"]
+    names = [text for text, _ in header]
+    assert len(lines) == len(rows)
+    for row in rows:
+        [line] = [line for line in lines if line[0][0] == str(row["learning_rate"]) and line[1][0] == str(row["seed"])]
+        for name, (text, value) in zip(names, line, strict=True):
+            if isinstance(row[name], str):
+                assert text == row[name]
+            else:
+                assert float(value) == row[name]
+                assert float(text.replace("\N{MINUS SIGN}", "-")) == row[name]
+    means = results.aggregate(rows)
+    assert [line[0][0] for line in page.tables["summary"][1:]] == ["0.01", "0.001"]  # best first
+    for mean, line in zip(means, page.tables["summary"][1:], strict=True):
+        assert line[2][0] == f"{mean['test_nll_nats']:.2f} ± {mean['test_nll_nats_se']:.2f}"
+        assert float(line[2][1]) == mean["test_nll_nats"]
+
+
+def test_the_curves_are_the_rows(swept):
+    folder, page = swept
+    chart = page.charts[0]
+    assert [choice["label"] for choice in chart["choices"]] == ["step", "examples", "seconds"]
+    thick = [i for i, trace in enumerate(chart["data"]) if trace.get("showlegend", True)]
+    assert [chart["data"][i]["name"] for i in thick] == ["learning_rate 0.01", "learning_rate 0.001"]
+    metrics = [
+        [json.loads(line) for line in (folder / f"runs/{i}/metrics.jsonl").read_text().splitlines()] for i in range(4)
+    ]
+    assert chart["data"][0]["y"] == [row["elbo_nats"] for row in metrics[2]]
+    means = [(a["elbo_nats"] + b["elbo_nats"]) / 2 for a, b in zip(metrics[2], metrics[3], strict=True)]
+    assert chart["data"][thick[0]]["y"] == pytest.approx(means)
+    xs = [choice["x"][thick[0]] for choice in chart["choices"]]
+    assert xs == [[23, 230, 2300], [1472, 14720, 147200], pytest.approx([0.01, 0.1, 1.0])]
+    points = [trace for trace in page.charts[1]["data"] if trace.get("mode") == "markers"]
+    assert points[1]["x"] == [4.5, 4.8]
+
+
+def test_charts_are_what_plotly_knows(swept, measured):
+    """Every property by plotly's own schema, with the names of colours replaced by colours."""
+    from plotly.graph_objects import Figure
+
+    def coloured(part):
+        if isinstance(part, dict):
+            return {key: coloured(value) for key, value in part.items()}
+        if isinstance(part, list):
+            return [coloured(value) for value in part]
+        return "#123456" if isinstance(part, str) and part.startswith("@") else part
+
+    for chart in swept[1].charts + measured[1].charts:
+        Figure(coloured({"data": chart["data"], "layout": chart["layout"]}))
+    with pytest.raises(ValueError, match="elephant"):
+        Figure({"data": [{"type": "scatter", "elephant": 1}]})
+
+
+def test_the_laboratorys_rows_are_on_the_page(measured):
+    folder, page = measured
+    with open(folder / "results.csv") as file:
+        rows = list(csv.DictReader(file))
+    header, *lines = page.tables["estimators phi"]
+    column = [text for text, _ in header].index("variance")
+    assert len(lines) == len(rows) == 4
+    for row, line in zip(rows, lines, strict=True):
+        assert float(line[column][1]) == float(row["phi_variance"])
+        assert line[0][1] == row["cost_parameter"]
+        assert line[1][0] == row["estimator"]
+    titles = [chart["layout"]["yaxis"].get("title", {}).get("text") for chart in page.charts]
+    assert titles == ["phi: variance", None, "phi: signal-to-noise ratio", "phi: variance"]
+    assert json.loads((folder / "config.json").read_text())["command"].split()[0] in page.text
+
+
+def test_it_needs_nothing_else_and_is_the_same_again(swept):
+    folder, page = swept
+    assert all(load.startswith(("#", "data:")) for load in page.loads)
+    text = (folder / "report.html").read_bytes()
+    assert len(text) < 10_000_000
+    assert b"@import" not in text.split(b"</style>")[0]
+    assert b"url(" not in text.split(b"</style>")[0]
+    read(folder)
+    assert (folder / "report.html").read_bytes() == text
+
+
+def test_text_is_never_markup(tmp_path):
+    bad = "npz:/tmp/<script>alert(1)</script>\"'&<img src=x onerror=alert(2)>%{y}</title>"
+    folder = tmp_path / "<b onclick=alert(3)>&amp;"
+    sweep(folder, [({"dataset": bad}, 0.0), ({"dataset": "digits"}, 1.0)])
+    page = read(folder)
+    assert page.alerts == 0
+    assert not [load for load in page.loads if not load.startswith(("#", "data:"))]
+    assert len(page.scripts) == 3  # charts, plotly, ours
+    assert bad in page.text
+    assert folder.name in page.text
+    assert "<script>alert" not in (folder / "report.html").read_text()
+
+
+def test_a_page_of_many_pictures_stays_small(tmp_path):
+    large = PNG + b"\0" * 1_500_000
+    folder = sweep(tmp_path, [({"latent_dim": (n,)}, float(n)) for n in (1, 2, 3, 4)], picture=large)
+    page = read(folder)
+    assert (folder / "report.html").stat().st_size < 10_000_000
+    assert sum(load.startswith("data:image") for load in page.loads) == 2
+    assert "Not shown, to keep the file small" in page.text
+    assert str(folder / "runs/3/figures") in page.text
+
+
+def test_same_settings_of_two_workdirs_stay_apart(tmp_path, capsys):
+    for name, shift in (("a", 0.0), ("b", 1.0)):
+        write_run(tmp_path / name, Settings(), shift)
+    run(report, f"--workdir={tmp_path}/a,{tmp_path}/b", f"--output={tmp_path}/both.html")
+    assert "2 runs" in capsys.readouterr().out
+    page = Page((tmp_path / "both.html").read_text())
+    assert [line[0][0] for line in page.tables["summary"][1:]] == [f"{tmp_path}/a", f"{tmp_path}/b"]
+
+
+def test_runs_that_are_not_finished_are_said(tmp_path):
+    sweep(tmp_path, [({"seed": 0}, 0.0)])
+    write_run(tmp_path / "runs/9", Settings(seed=1), finished=False)
+    page = read(tmp_path)
+    assert "1 of 2 runs not finished" in page.text
+    assert len(page.tables["summary"]) == 2
+    shutil.rmtree(tmp_path / "runs/0")
+    assert "summary" not in read(tmp_path).tables
+
+
+def test_the_commands_make_the_same_runs(tmp_path):
+    """One command for a grid; one for each run of what is none. Parsed again, they are the settings."""
+    grid = [Settings(seed=s, learn_prior=p, hidden=h) for s in (0, 1) for p in (False, True) for h in ((), (8, 4))]
+    for wanted, number in ((grid, 1), (grid[:3], 3)):
+        folder = tmp_path / str(number)
+        sweep(folder, [(dataclasses.asdict(one), 0.0) for one in wanted], finished=False)
+        lines = report_contents.commands(report_contents.read([folder]).runs)
+        assert len(lines) == number
+        found = []
+        for line in lines:
+            values = flags.FlagValues()
+            settings.define_flags(values)
+            values(line.split()[2:])
+            found += settings.from_flags(values)
+        assert set(found) == set(wanted)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ([], "give --workdir"),
+        (["--workdir="], "give --workdir"),
+        (["--workdir=nowhere"], "--workdir=nowhere holds no run"),
+        (["--workdir=swept", "--output=swept"], "is a folder"),
+        (["--workdir=empty"], "holds no run"),
+        (["--workdir=broken"], "not valid JSON"),
+        (["--workdir=rowless"], "no rows in results.csv"),
+        (["--workdir=swept", "--output=swept/runs/0/config.json/x.html"], "cannot be written"),
+    ],
+)
+def test_bad_input_is_one_sentence(arguments, sentence, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    sweep(tmp_path / "swept", [({}, 0.0)])
+    for name, text in (("empty", ""), ("broken", "{"), ("rowless", '{"command": "x"}')):
+        (tmp_path / name).mkdir()
+        if text:
+            (tmp_path / name / "config.json").write_text(text)
+    with pytest.raises(SystemExit) as stopped:
+        run(report, *arguments)
+    assert stopped.value.code == 1
+    error = capsys.readouterr().err
+    assert sentence in error
+    assert error.count("\n") == 1
+    assert not list(tmp_path.rglob("*.html"))
+
+
+@pytest.mark.slow
+def test_a_browser_reads_it(swept, measured):
+    """Headless Chromium: no console error, sorting sorts, hovering shows a label, buttons change the axis, the page is
+    no wider than a phone, dark is dark, and paper is light."""
+    executable = shutil.which("chromium") or shutil.which("google-chrome") or shutil.which("chromium-browser")
+    if not executable:
+        pytest.skip("needs Chromium")
+    sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright")
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=executable, args=["--no-sandbox"])
+        for folder, _ in (swept, measured):
+            for width, scheme in ((390, "light"), (1280, "dark")):
+                context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
+                page, problems, requests = context.new_page(), [], []
+                page.on("console", lambda message, into=problems: into.append(message.text))
+                page.on("pageerror", lambda error, into=problems: into.append(str(error)))
+                page.on("request", lambda request, into=requests: into.append(request.url))
+                page.goto((folder / "report.html").as_uri())
+                page.wait_for_selector(".plot .main-svg")
+                assert page.evaluate("document.documentElement.scrollWidth") == width
+                assert page.locator(".plot").count() == page.locator(".plot .cartesianlayer").count()
+                background = page.evaluate("getComputedStyle(document.body).backgroundColor")
+                assert background == ("rgb(255, 255, 255)" if scheme == "light" else "rgb(20, 23, 26)")
+                _sorts(page)
+                _hovers(page)
+                _chooses(page)
+                page.emulate_media(media="print")
+                assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+                assert page.pdf(format="A4").startswith(b"%PDF")
+                assert problems == []
+                assert [url for url in requests if not url.startswith(("file:", "data:", "blob:"))] == []
+                context.close()
+        browser.close()
+
+
+def _sorts(page):
+    table = page.locator("table.sortable").first
+    column = table.locator("th.number").last
+    place = int(column.evaluate("head => head.cellIndex"))
+    for order in (1, -1):
+        column.locator("button").click()
+        values = table.evaluate("(t, i) => [...t.tBodies[0].rows].map(r => Number(r.cells[i].dataset.value))", place)
+        assert values == sorted(values, reverse=order == -1)
+        assert len(values) > 1
+    assert column.get_attribute("aria-sort") == "descending"
+
+
+def _hovers(page):
+    plot = page.locator(".plot").first
+    plot.scroll_into_view_if_needed()
+    box = plot.locator("path.point").first.bounding_box()
+    page.mouse.move(box["x"] - 30, box["y"] - 30)
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2, steps=4)
+    label = plot.locator(".hoverlayer .hovertext")
+    label.first.wait_for(timeout=5000)
+    assert any(word in label.first.text_content() for word in ("nats", "variance"))
+
+
+def _chooses(page):
+    chart = page.locator(".chart").first
+    before = chart.locator(".xtitle").text_content()
+    chart.locator(".choices button").last.click()
+    page.wait_for_function("text => document.querySelector('.chart .xtitle').textContent !== text", arg=before)
+    assert chart.locator(".choices button").last.get_attribute("aria-pressed") == "true"
