@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import jax
 from absl import app, flags, logging
 
 from experiments import interrupt
@@ -47,6 +46,8 @@ def _keep_compiled_programs(folder: str) -> None:
         if home.startswith("~"):  # a user without a home
             return
         folder = Path(home) / "vae" / f"compiled-{kind}"
+    import jax
+
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)

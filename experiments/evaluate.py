@@ -6,15 +6,9 @@
 Prints -log p(x), ELBO, rate and distortion of the test set and appends them to evaluations.jsonl in each run's folder.
 """
 
-from pathlib import Path
-
-import jax
 from absl import flags
 
-from experiments import assess, build, cli, results, workdir
-from experiments.settings import Settings
-from experiments.workdir import RunFolder
-from vae import checkpoint
+from experiments import cli
 
 flags.DEFINE_string("workdir", None, "folder of a run or of a sweep, as experiments.train left it", required=True)
 flags.DEFINE_string("data_dir", None, "folder of prepared TFDS data, or of frey_faces.npz")
@@ -26,69 +20,9 @@ FLAGS = flags.FLAGS
 
 
 def main() -> None:
-    with cli.one_sentence():
-        folders = workdir.all_runs(FLAGS.workdir)
-        if not folders:
-            raise ValueError(
-                f"--workdir={FLAGS.workdir} holds no run (no config.json); give the folder of a trained run"
-            )
-        rows = [evaluate(folder) for folder in folders]
-    print(f"{results.heading(rows)}\n{results.to_markdown(rows)}")
+    from experiments import trained  # jax and what is built on it are not for --help
 
-
-def evaluate(folder: RunFolder) -> dict:
-    """The test figures of a run at --checkpoint, also appended to its evaluations.jsonl."""
-    run = folder.settings()
-    data = build.load_data(run, FLAGS.data_dir, FLAGS.cache_dir)
-    folder.claim(run, data)
-    epoch, model, params = restore(folder, run, data, _chosen(folder, FLAGS.checkpoint))
-    with jax.default_matmul_precision(run.matmul_precision):
-        figures = assess.make_judge(model, data, run, FLAGS.eval_samples)(params)
-        if FLAGS.figures:
-            from experiments import pictures  # matplotlib is slow to import
-
-            pictures.draw_run(folder, data, model, params)
-    folder.append({"epoch": epoch, "eval_samples": FLAGS.eval_samples, **figures}, "evaluations.jsonl")
-    return run.json() | {"status": "done", "eval_samples": FLAGS.eval_samples, **figures}
-
-
-def _chosen(folder: RunFolder, name: str) -> int | None:
-    """The epoch of the checkpoint of that name, None for the newest sound one.
-
-    Raises:
-      ValueError: if there is no such checkpoint.
-    """
-    found = checkpoint.steps(folder.checkpoints)
-    if name == "latest":
-        return None
-    if name == "best":
-        epoch = checkpoint.best(found, folder.validation_bounds())
-        if epoch is None:
-            raise ValueError(
-                f"--checkpoint=best is the best by the validation bound, and {folder.path} was trained without a "
-                f"validation split; take --checkpoint=latest, or train with --validation_size"
-            )
-        return epoch
-    if not name.isdecimal() or int(name) not in found:
-        raise ValueError(
-            f"--checkpoint={name} is not in {folder.checkpoints}; take latest, best or one of "
-            f"{', '.join(map(str, found)) or '(none)'}"
-        )
-    return int(name)
-
-
-def restore(folder: RunFolder, run: Settings, data, epoch: int | None = None):
-    """The epoch, model and its parameters of a checkpoint: the newest sound one, or that of `epoch`.
-
-    Raises:
-      ValueError: if there is none.
-    """
-    program = build.program(run, data)
-    like = jax.eval_shape(program.init, build.arrays(run))
-    found = checkpoint.restore(folder.checkpoints, like, None if epoch is None else [epoch])
-    if found is None:
-        raise ValueError(f"{Path(folder.checkpoints)} holds no checkpoint that can be read; train the run again")
-    return found[0], program.model, found[1].params["model"]
+    trained.evaluate_all(FLAGS.workdir)
 
 
 if __name__ == "__main__":

@@ -9,12 +9,11 @@ import inspect
 import itertools
 import json
 import math
+import pkgutil
 from collections.abc import Iterator
 from typing import Any
 
 from absl import flags
-
-from vae import datasets, estimators, models
 
 MATMUL_PRECISIONS = ("default", "bfloat16", "tensorfloat32", "float32")
 OBJECTIVES = ("elbo_analytic", "elbo", "iwae", "renyi", "thermodynamic")
@@ -22,7 +21,12 @@ SCHEDULES = ("constant", "cosine", "linear")
 
 
 def _setting(default, help, *, choices=None, at_least=None, above=None, array=False):
-    """A field of `Settings`. `array`: runs that differ in it alone share one compiled program."""
+    """A field of `Settings`.
+
+    `choices`: the values that it can have, or "module:name" of the table whose names they are: it is imported where a
+    value is checked, since `--help` shall not wait for jax. `array`: runs that differ in it alone share one compiled
+    program.
+    """
     return dataclasses.field(
         default=default,
         metadata={"help": help, "choices": choices, "at_least": at_least, "above": above, "array": array},
@@ -40,21 +44,21 @@ class Settings:
     binarization: str = _setting(
         "dynamic",
         "of grey pixels: dynamic (drawn anew in every step), static (drawn once), threshold (at one half), none",
-        choices=datasets.BINARIZATIONS,
+        choices="vae.datasets:BINARIZATIONS",
     )
     validation_size: int = _setting(
         0,
         "training images held out; 0 keeps the data set's own split. Without any, curves are of the test set",
         at_least=0,
     )
-    likelihood: str = _setting("bernoulli", "p(x|z) of a pixel", choices=tuple(models.LIKELIHOODS))
-    architecture: str = _setting("mlp", "of encoder and decoder", choices=models.ARCHITECTURES)
+    likelihood: str = _setting("bernoulli", "p(x|z) of a pixel", choices="vae.models:LIKELIHOODS")
+    architecture: str = _setting("mlp", "of encoder and decoder", choices="vae.models:ARCHITECTURES")
     hidden: tuple[int, ...] = _setting(
         (128, 64),
         "widths (mlp) or channels (conv, stride 2) from the image to the latents, joined by dashes; none: a linear map",
         at_least=1,
     )
-    activation: str = _setting("relu", "between layers", choices=tuple(models.ACTIVATIONS))
+    activation: str = _setting("relu", "between layers", choices="vae.models:ACTIVATIONS")
     latent_dim: tuple[int, ...] = _setting(
         (8,),
         "number of latent dimensions; joined by dashes, of several stochastic layers from the image up",
@@ -65,7 +69,7 @@ class Settings:
         "widths between two stochastic layers, joined by dashes, or none; unused with one layer",
         at_least=1,
     )
-    posterior: str = _setting("normal", "family of q(z|x), with its standard prior", choices=tuple(models.POSTERIORS))
+    posterior: str = _setting("normal", "family of q(z|x), with its standard prior", choices="vae.models:POSTERIORS")
     categories: int = _setting(10, "of each latent variable; --posterior=categorical alone", at_least=2)
     learn_prior: bool = _setting(False, "learn the prior's parameters, from the standard prior on")
     data_mean: bool = _setting(
@@ -89,7 +93,7 @@ class Settings:
     free_bits: float = _setting(
         0.0, "nats of KL free to each latent dimension (elbo_analytic); 0 for none", at_least=0, array=True
     )
-    estimator: str = _setting("reparam", "gradient estimator", choices=tuple(estimators.BY_NAME))
+    estimator: str = _setting("reparam", "gradient estimator", choices="vae.estimators:BY_NAME")
     temperature: float = _setting(
         0.0, "of the relaxation, for estimators that have one; 0 for the estimator's own default", at_least=0
     )
@@ -134,11 +138,8 @@ def from_json(settings: dict[str, Any]) -> Settings:
 def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
     """One absl flag for each field of `Settings`, each a comma-separated list."""
     for name, field in FIELDS.items():
-        meta = field.metadata
-        notes = ["one of " + ", ".join(meta["choices"])] if meta["choices"] else []
-        notes += ["sweeps share one program"] if meta["array"] else []
-        text = f"{meta['help']} ({'; '.join(notes)})" if notes else meta["help"]
-        flags.DEFINE(_ListParser(field), name, _text(field.default), text, flag_values, _Serializer())
+        text = field.metadata["help"] + (" (sweeps share one program)" if field.metadata["array"] else "")
+        flags.DEFINE(_ListParser(field), name, (field.default,), text, flag_values, _Serializer())
         flag_values[name].boolean = field.type is bool  # --name and --noname, and still --name=true,false
 
 
@@ -158,6 +159,8 @@ def check(settings: Settings) -> None:
     Raises:
       ValueError: naming the flag and what would work.
     """
+    from vae import estimators
+
     for objective, names in _OPTIONS.items():
         for name in names:
             if settings.objective != objective and getattr(settings, name) != FIELDS[name].default:
@@ -190,6 +193,8 @@ def check(settings: Settings) -> None:
 
 def has_option(estimator: str, option: str) -> bool:
     """Whether the estimator's factory takes this option."""
+    from vae import estimators
+
     return option in inspect.signature(estimators.BY_NAME[estimator].make).parameters
 
 
@@ -221,9 +226,15 @@ class _ListParser(flags.ArgumentParser):
 
     def __init__(self, field: dataclasses.Field):
         self.field = field
-        self.syntactic_help = "a comma-separated list is swept"
+
+    @property
+    def syntactic_help(self):
+        choices = _choices(self.field)
+        return (f"one of {', '.join(choices)}; " if choices else "") + "a comma-separated list is swept"
 
     def parse(self, argument):
+        if isinstance(argument, tuple):  # the default
+            return argument
         elements = [element.strip() for element in str(argument).split(",")]
         if not all(elements):
             raise ValueError(f"an empty element in {argument!r}; give one value or several joined by single commas")
@@ -236,6 +247,12 @@ class _ListParser(flags.ArgumentParser):
 class _Serializer(flags.ArgumentSerializer):
     def serialize(self, value):
         return ",".join(map(_text, value))
+
+
+def _choices(field: dataclasses.Field) -> tuple[str, ...]:
+    """What the field's value is one of; nothing where it is free."""
+    choices = field.metadata["choices"] or ()
+    return tuple(pkgutil.resolve_name(choices) if isinstance(choices, str) else choices)
 
 
 def _dashed(numbers: tuple[int, ...]) -> str:
@@ -259,7 +276,7 @@ def _parse(field: dataclasses.Field, text: str):
             raise ValueError(f"{text!r} is not a positive integer, nor several joined by single dashes")
         return tuple(_number(field, part, int) for part in text.split("-"))
     if field.type is str:
-        choices = field.metadata["choices"]
+        choices = _choices(field)
         if choices and text not in choices:
             raise ValueError(f"{text!r} is not one of {', '.join(choices)}")
         return text

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
-# What entry points import when they first need it: seconds for every case, where the fork has to do it.
-LATE_IMPORTS = ("sklearn.datasets", "experiments.pictures")
+# What entry points import when they need it: seconds for every case, where the fork has to do it.
+LATE_IMPORTS = ("sklearn.datasets", "experiments.pictures", "experiments.training", "experiments.trained")
 
 
 SMALL = ["--epochs=2", "--hidden=16", "--latent_dim=2", "--eval_samples=4", "--eval_every=1"]

@@ -1,10 +1,16 @@
 """What the entry points share."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import jax
 import pytest
 
 from experiments import cli
 
+ROOT = Path(__file__).resolve().parents[1]
+COMMANDS = ("evaluate", "train")
 SETTINGS = ("compilation_cache_dir", "persistent_cache_min_compile_time_secs", "persistent_cache_min_entry_size_bytes")
 
 
@@ -36,3 +42,21 @@ def test_compiled_programs_are_not_kept(folder_in_use, monkeypatch):
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "/elsewhere")
     cli._keep_compiled_programs("auto")
     assert folder_in_use() is None
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_does_not_wait_for_jax(command):
+    """Nor for what is built on it: the import of jax alone takes most of a second."""
+    module = f"experiments.{command}"
+    program = f"""
+import runpy, sys
+sys.argv = [{module!r}, "--help"]
+try:
+    runpy.run_module({module!r}, run_name="__main__", alter_sys=True)
+finally:
+    print("imported:", *{{"jax", "flax", "numpy", "matplotlib"}} & set(sys.modules))
+"""
+    shown = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+    assert shown.returncode == 1, shown.stderr  # absl's, of --help
+    assert "flags:" in shown.stdout
+    assert shown.stdout.splitlines()[-1] == "imported:"
