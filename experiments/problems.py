@@ -130,6 +130,9 @@ def gaussian_cost(name: str, k: float | None = None, location: float = 1.0, scal
     return Problem(name, params, _COST_BOUNDS[name], jnp.asarray(k), oracle, point={"cost_parameter": k})
 
 
+quadratic, exponential, cosine = (partial(gaussian_cost, name) for name in ("quadratic", "exponential", "cosine"))
+
+
 def _cost_bound(name: str) -> Callable:
     def bound(params, k, expect):
         q = distributions.Normal(params["phi"]["mean"], 2 * jnp.log(params["phi"]["scale"]))
@@ -434,15 +437,3 @@ def _in_float64(gradient: Callable, params: PyTree) -> PyTree:
     with jax.enable_x64(True):
         found = gradient(jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), params))
         return jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), found)
-
-
-BY_NAME: dict[str, Callable[..., Problem]] = {
-    **{name: partial(gaussian_cost, name) for name in COSTS},
-    "coins": coins,
-    "three_bits": three_bits,
-    "logistic_regression": logistic_regression,
-    "linear_gaussian": linear_gaussian,
-    "rainforth": rainforth,
-}
-# Those that have data, of which --batch_size are looked at.
-SIZED = ("linear_gaussian", "rainforth", "coins", "three_bits")

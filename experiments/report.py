@@ -12,7 +12,7 @@ from pathlib import Path
 
 from absl import flags
 
-from experiments import cli, report_contents, report_page, workdir
+from experiments import cli
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -21,6 +21,8 @@ def define_flags(values: flags.FlagValues) -> None:
 
 
 def main(options: flags.FlagValues = flags.FLAGS) -> None:
+    from experiments import report_contents, report_page, workdir  # jax is not for --help
+
     with cli.one_sentence():
         if not options.workdir:
             raise ValueError("give --workdir, one folder or several joined by commas")

@@ -10,12 +10,12 @@ import pytest
 from jax.flatten_util import ravel_pytree
 from jax.lax import stop_gradient
 
-from experiments import gradient_flow
+from experiments import gradient_graph
 from vae import distributions as dist
 from vae import models, objectives
 from vae.estimators.base import Estimate
 
-BEFORE, AFTER = gradient_flow.SAMPLERS.values()
+BEFORE, AFTER = gradient_graph.SAMPLERS.values()
 THROUGH_Z = {("mu", "z"), ("log_var", "z"), ("eps", "z")}
 EDGES = THROUGH_Z | {
     *(("phi", "mu"), ("phi", "log_var"), ("mu", "KL"), ("log_var", "KL"), ("z", "reconstruction")),
@@ -29,14 +29,14 @@ def one_datum():
     key_x, key_params, key_z = jax.random.split(jax.random.key(3), 3)
     x = jax.random.uniform(key_x, (1, 4, 4, 1))
     params = model.init(key_params, x, key_z)
-    measure = lambda sampler: gradient_flow.measure(model, params, x, key_z, sampler)
+    measure = lambda sampler: gradient_graph.measure(model, params, x, key_z, sampler)
     return SimpleNamespace(
         model=model, params=params, x=x, key=key_z, measure=measure, before=measure(BEFORE), after=measure(AFTER)
     )
 
 
 def styles(graph):
-    return {(row["source"], row["target"]): gradient_flow.arrival(row) for row in gradient_flow.edge_rows(graph)}
+    return {(row["source"], row["target"]): gradient_graph.arrival(row) for row in gradient_graph.edge_rows(graph)}
 
 
 def decode(vae, z):
@@ -136,7 +136,7 @@ def test_another_sampler_gives_another_picture(one_datum, sampler, blocked):
 
 
 def test_the_files_hold_what_is_measured(tmp_path, capsys):
-    gradient_flow.run(str(tmp_path / "new"), seed=8)
+    gradient_graph.run(str(tmp_path / "new"), seed=8)
     folder = tmp_path / "new"
     assert sorted(p.name for p in folder.iterdir()) == [f"gradient_flow.{kind}" for kind in ("json", "pdf", "png")]
     panels = json.loads((folder / "gradient_flow.json").read_text())["panels"]
@@ -150,6 +150,6 @@ def test_the_files_hold_what_is_measured(tmp_path, capsys):
 def test_a_folder_that_cannot_be_made_is_one_sentence(tmp_path, capsys):
     (tmp_path / "file").write_text("")
     with pytest.raises(SystemExit) as stopped:
-        gradient_flow.run(str(tmp_path / "file"), seed=0)
+        gradient_graph.run(str(tmp_path / "file"), seed=0)
     assert stopped.value.code == 1
     assert capsys.readouterr().err.count("\n") == 1

@@ -1,0 +1,202 @@
+"""What `python -m experiments.compare_estimators` asks of the laboratory, and the files that it leaves."""
+
+import functools
+import hashlib
+import importlib.metadata
+import itertools
+import json
+import math
+import os
+import platform
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+from absl import flags
+
+from experiments import cli, laboratory, laboratory_tables, problems, tables, workdir
+from experiments.compare_estimators import PROBLEMS, define_flags
+from experiments.problems import Problem
+from vae import plots, plots_gradients
+from vae.estimators import BY_NAME
+
+
+def compare(options: flags.FlagValues) -> None:
+    """Measures, tabulates, draws; bad input is one sentence and exit 1."""
+    with cli.one_sentence():
+        points, objective = _points(options)
+        protocol = _protocol(points[0], objective, options)
+        folder = Path(options.output or _default_output(options))
+        workdir.check_writable(folder)
+        cases = _cases(points[0], objective, options)
+        found = laboratory.measure_all(points, objective, cases, protocol)
+        seconds = laboratory.time_all(points[0], objective, cases, protocol)
+        rows, layers, pairs = laboratory_tables.tabulate(found, cases, seconds, protocol.confidence)
+        _write(folder, points, objective, found, (rows, layers, pairs), protocol)
+        workdir.write_json(folder / "config.json", _config(options, objective, protocol))
+
+
+def _points(options: flags.FlagValues) -> tuple[list[Problem], str]:
+    """The problems to measure at, which differ in parameters and data alone, and the objective."""
+    if options.workdir and options.problem:
+        raise ValueError("--workdir and --problem name two problems; give one of them")
+    name = options.problem or "quadratic"
+    costs = options.cost_parameter
+    if costs is not None and (options.workdir or PROBLEMS.get(name) != "cost_parameter"):
+        raise ValueError(f"--cost_parameter is k of {_taking('cost_parameter')}; leave it out for other problems")
+    sized = {} if options.batch_size is None else {"batch_size": options.batch_size}
+    if sized and not options.workdir and PROBLEMS.get(name) != "batch_size":
+        raise ValueError(f"--batch_size is for --workdir, {_taking('batch_size')}; leave it out for {name}")
+    if options.workdir:
+        points = problems.of_workdir(
+            options.workdir, options.objective, options.split, options.batch_size, options.data_dir, options.cache_dir
+        )
+    elif ":" in name:
+        points = [problems.of_user(name)]
+    elif name not in PROBLEMS:
+        raise ValueError(f"--problem={name} is none of {', '.join(PROBLEMS)}, nor module:function")
+    elif costs is not None:
+        points = [getattr(problems, name)(k) for k in sorted({_number("cost_parameter", k, float) for k in costs})]
+    else:
+        points = [getattr(problems, name)(**sized)]
+    objective = options.objective or next(iter(points[0].bounds))
+    if objective not in points[0].bounds:
+        able = ", ".join(points[0].bounds)
+        raise ValueError(f"--objective={objective} is not an objective of {points[0].name}; it has {able}")
+    return points, objective
+
+
+def _taking(flag: str) -> str:
+    """The problems that take this flag."""
+    return ", ".join(name for name in PROBLEMS if PROBLEMS[name] == flag)
+
+
+def _cases(problem: Problem, objective: str, options: flags.FlagValues) -> list[laboratory.Case]:
+    """Every estimator with every K, or with the K that the budget buys; says what was left out."""
+    asked = options.estimators is not None
+    names = laboratory.choose(problem, objective, options.estimators)
+    samples = sorted({_number("num_samples", k, int) for k in options.num_samples})
+    if samples[0] < 1:
+        raise ValueError(f"--num_samples must be 1 or more, got {samples[0]}")
+    budget = laboratory.parse_budget(options.budget)
+    if budget and samples != [1]:
+        raise ValueError("--budget decides K itself; leave out --num_samples")
+    cases, left_out = [], []
+    with laboratory.progress([None] * len(names) * (1 if budget else len(samples)), "costs") as bar:
+        for (slot, wanted), name in itertools.product(enumerate([None] if budget else samples), names):
+            bar.update()
+            try:
+                if budget:
+                    k = laboratory.affordable(
+                        budget, functools.partial(laboratory.cost, problem, objective, name, budget[0]), name
+                    )
+                else:
+                    k = max(wanted, BY_NAME[name].min_samples)
+                evaluations, flops = (
+                    laboratory.cost(problem, objective, name, kind, k) for kind in ("evaluations", "flops")
+                )
+                cases.append(laboratory.Case(name, k, slot, int(evaluations), flops))
+            except (ValueError, NotImplementedError) as error:
+                if asked:
+                    raise
+                left_out.append(f"left out: {error}")
+    for sentence in left_out + [f"the budget buys {c.name} K={c.num_samples}" for c in cases if budget]:
+        print(sentence)
+    if not cases:
+        raise ValueError("no estimator is left to measure")
+    return cases
+
+
+def _protocol(problem: Problem, objective: str, options: flags.FlagValues) -> laboratory.Protocol:
+    draws = options.draws or (1000 if options.workdir else 10_000)
+    chunks = laboratory.cut(draws, 10 if laboratory.size(problem) > laboratory.LARGE else 50)
+    reference = options.reference_draws or 10 * draws
+    if reference % chunks or reference < 2 * chunks:
+        raise ValueError(f"--reference_draws={reference} must be a multiple of {chunks}")
+    able = laboratory.choose(problem, objective, None)
+    name = options.reference or ("reparam" if "reparam" in able else "leave_one_out")
+    if name not in BY_NAME:
+        raise ValueError(f"--reference={name} is not one of {', '.join(BY_NAME)}")
+    others = (options.replicates, options.cv_steps, options.seed, options.confidence, options.rounds)
+    return laboratory.Protocol(draws, reference, name, chunks, *others)
+
+
+def _write(folder: Path, points, objective, found, measured, protocol: laboratory.Protocol) -> None:
+    groups, rows = list(points[0].params), measured[0]
+    for name, table in zip(("results", "layers", "pairs"), measured, strict=True):
+        workdir.write_text(folder / f"{name}.csv", tables.to_csv(table))
+    markdown, latex = [], []
+    for point in points:
+        mine = [row for row, one in zip(rows, found, strict=True) if one.problem is point]
+        for group in groups:
+            place = "".join(f", {key}={value:g}" for key, value in point.point.items())
+            truths = " and ".join(dict.fromkeys(row["truth"] for row in mine))
+            title = f"{point.name}{place}, {objective}: gradient of {group}; truth: {truths}"
+            table = laboratory_tables.cells(mine, group)
+            markdown.append(f"**{title}**\n\n{tables.to_markdown(table)}\n")
+            latex.append(tables.to_latex(table, title))
+    note = (
+        f"{protocol.draws} draws each; intervals {100 * protocol.confidence:g} %, bootstrap over chunks of"
+        " draws; variance is the trace of the covariance; variance x FLOP and x time are relative to the best unbiased;"
+        " the verdict is on variance x FLOP; * biased by its paper"
+    )
+    workdir.write_text(folder / "results.md", "\n".join([*markdown, note, ""]))
+    workdir.write_text(folder / "results.tex", "\n\n".join(latex) + "\n")
+    _draw(folder / "figures", points, found, rows)
+    print("\n".join([*markdown, note, ""]))
+    print(f"figures: {', '.join(str(p) for p in sorted((folder / 'figures').glob('*.png')))}")
+    print(f"every number: {folder / 'results.csv'}; by layer: layers.csv; every pair: pairs.csv; LaTeX: results.tex")
+
+
+def _draw(folder: Path, points, found, rows) -> None:
+    groups, several = list(points[0].params), len({row["num_samples"] for row in rows}) > 1
+    label = lambda row: f"{row['estimator']}, K={row['num_samples']}" if several else row["estimator"]
+    for point in points:
+        mine = [r | {"label": label(r)} for r, one in zip(rows, found, strict=True) if one.problem is point]
+        place = "".join(f"_{key}={value:g}" for key, value in point.point.items()) if len(points) > 1 else ""
+        plots.save(plots_gradients.bias_forest(mine, groups), folder / f"bias{place}")
+        plots.save(plots_gradients.variance_against_cost(mine, groups), folder / f"variance_cost{place}")
+        if len({one.case.slot for one in found}) > 1:
+            plots.save(plots_gradients.against(mine, groups, "num_samples", "snr"), folder / f"snr{place}")
+    if len(points) > 1:
+        [name] = points[0].point
+        rows = [row | {"label": label(row)} for row in rows]
+        plots.save(plots_gradients.against(rows, groups, name, "variance", by="label"), folder / f"variance_{name}")
+
+
+def _config(options: flags.FlagValues, objective: str, protocol: laboratory.Protocol) -> dict[str, Any]:
+    names = flags.FlagValues()
+    define_flags(names)
+    settings = {name: options[name].value for name in names if name in options}
+    return {
+        "command": "python -m experiments.compare_estimators " + " ".join(sys.argv[1:]),
+        "settings": settings | {"objective": objective, **protocol._asdict()},
+        "versions": {
+            "python": platform.python_version(),
+            **{name: importlib.metadata.version(name) for name in workdir.PACKAGES},
+        },
+        "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
+        "platform": f"{jax.default_backend()}, {platform.machine()}, {os.cpu_count()} cores",
+        "git_commit": workdir.git_commit(),
+    }
+
+
+def _number(flag: str, text: str, kind: type):
+    try:
+        value = kind(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise ValueError(f"--{flag}: {text!r} is not {'an integer' if kind is int else 'a number'}")
+    return value
+
+
+def _default_output(options: flags.FlagValues) -> str:
+    """A name that the same command finds again."""
+    names = flags.FlagValues()
+    define_flags(names)
+    flags_given = [f"{name}={options[name].value}" for name in sorted(names) if name != "output"]
+    digest = hashlib.sha256(json.dumps(flags_given).encode()).hexdigest()[:8]
+    name = Path(options.workdir).name if options.workdir else (options.problem or "quadratic").replace(":", "-")
+    return f"results/compare-{name}-{digest}"

@@ -1,0 +1,126 @@
+"""The training of the toy problems of `python -m experiments.toy_bernoulli`, with every estimator in one program."""
+
+import functools
+import itertools
+import math
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from absl import flags
+
+from experiments import cli, laboratory, problems, tables, workdir
+from experiments.toy_bernoulli import TOYS
+from vae import diagnostics, plots, plots_gradients, train
+from vae.estimators import BY_NAME
+
+
+def train_all(options: flags.FlagValues) -> None:
+    """Trains, tabulates, draws; bad input is one sentence and exit 1."""
+    with cli.one_sentence():
+        if options.estimators == []:
+            raise ValueError("--estimators is empty; leave it out for all that fit")
+        if options.steps % (options.records - 1):
+            raise ValueError(f"--steps={options.steps} must be a multiple of --records less one, {options.records - 1}")
+        folder = Path(options.output or f"results/toy-{options.toy}")
+        workdir.check_writable(folder)
+        points = TOYS[options.toy](problems, options.batch_size)
+        names = laboratory.choose(points[0], "elbo", options.estimators)
+        for name in names:  # refused here rather than when all are compiled
+            laboratory.cost(points[0], "elbo", name, "evaluations", _num_samples(name, options))
+        program = jax.jit(functools.partial(_all_curves, points, names, options))
+    with laboratory.progress(["compile", "run"], f"{len(names)} estimators") as bar:
+        bar.set_postfix_str("compiling")
+        compiled = program.lower(jnp.arange(options.seeds)).compile()
+        bar.update()
+        bar.set_postfix_str("running")
+        curves = jax.device_get(compiled(jnp.arange(options.seeds)))
+        bar.update()
+    with cli.one_sentence(OSError):
+        _write(folder, points, curves, options)
+
+
+def _all_curves(points, names, options, seeds):
+    """{name: {"loss", "variance"}}, each `[points, seeds, records]`."""
+    data = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(point.data for point in points))
+    found = {}
+    for name in names:
+        run = functools.partial(_curve, points[0], name, options)
+        found[name] = jax.vmap(jax.vmap(run, in_axes=(None, 0)), in_axes=(0, None))(data, seeds)
+    return found
+
+
+def _curve(problem: problems.Problem, name: str, options, data, seed):
+    """One run: `[records]` exact losses and variances of the gradient, after equal numbers of steps each."""
+    estimator = laboratory.make(name, _num_samples(name, options))
+    bound = problem.bounds["elbo"]
+    objective = lambda apply, params, data, expect: bound(params, data, expect)
+    tx = optax.adam(options.learning_rate)
+    step = train.make_step(None, objective, estimator, tx)
+    gradient = diagnostics.make_gradient(bound, estimator)
+    key_init, key_steps, key_draws = jax.random.split(jax.random.key(seed), 3)
+
+    learned, counted = estimator.init(key_init, laboratory.posteriors(problem._replace(data=data), "elbo")[0][0], data)
+    params = {"model": problem.params, "estimator": learned}
+    start = train.TrainState(params, tx.init(params), counted, jnp.zeros((), jnp.int32))
+
+    def advance(state, _):
+        return step(state, jax.random.fold_in(key_steps, state.step), data)[0], None
+
+    def row(state):
+        params = state.params["model"]
+        keys = jax.random.split(jax.random.fold_in(key_draws, state.step), options.draws)
+        draw = lambda key: gradient(params, data, state.params["estimator"], state.estimator_state, data, key)
+        spread = jax.tree.map(lambda leaf: jnp.sum(jnp.var(leaf, axis=0, ddof=1)), jax.vmap(draw)(keys))
+        return {"loss": -problem.expected(params, data), "variance": sum(jax.tree.leaves(spread))}
+
+    def record(state, _):
+        return jax.lax.scan(advance, state, length=_stride(options))[0], row(state)
+
+    last, rows = jax.lax.scan(record, start, length=options.records - 1)
+    return jax.tree.map(lambda rows, end: jnp.append(rows, end), rows, row(last))
+
+
+def _num_samples(name: str, options) -> int:
+    return max(options.num_samples, BY_NAME[name].min_samples)
+
+
+def _stride(options) -> int:
+    """Steps from one record to the next."""
+    return options.steps // (options.records - 1)
+
+
+def _write(folder: Path, points, curves, options) -> None:
+    steps = np.arange(options.records) * _stride(options)
+    titles = [", ".join(f"{name} {value:g}" for name, value in point.point.items()) or point.name for point in points]
+    long, last = [], []
+    for (i, title), (name, curve) in itertools.product(enumerate(titles), curves.items()):
+        of, loss, variance = {"point": title, "estimator": name}, curve["loss"][i], curve["variance"][i]
+        for seed, at in np.ndindex(loss.shape):
+            here = {"seed": seed, "step": int(steps[at])}
+            long.append(of | here | {"loss": float(loss[seed, at]), "variance": float(variance[seed, at])})
+        error = loss[:, -1].std(ddof=1) / len(loss) ** 0.5 if len(loss) > 1 else math.nan
+        row = of | {"biased": BY_NAME[name].biased, "final_loss": loss[:, -1].mean().item(), "final_loss_stderr": error}
+        last.append(row | {"first_variance": variance[:, 0].mean().item()})
+    last.sort(key=lambda row: (titles.index(row["point"]), row["final_loss"]))
+    workdir.write_text(folder / "curves.csv", tables.to_csv(long))
+    workdir.write_text(folder / "results.csv", tables.to_csv(last))
+    table = tables.to_markdown([["point", "estimator", "final loss", "variance at the start"], *map(_cells, last)])
+    workdir.write_text(folder / "results.md", table + "\n")
+    biased = {name for name in curves if BY_NAME[name].biased}
+    plots.save(plots_gradients.toy_curves(steps, curves, titles, biased), folder / "figures" / "toy")
+    print(f"{table}\n* biased by its paper; mean ± standard error of {options.seeds} seeds\n")
+    print(f"picture: {folder / 'figures' / 'toy.png'}\nevery number: {folder / 'curves.csv'}, {folder / 'results.csv'}")
+
+
+def _cells(row) -> list[str]:
+    error = row["final_loss_stderr"]
+    loss = f"{row['final_loss']:.6f}" + ("" if math.isnan(error) else f" ± {error:.6f}")
+    return [
+        row["point"],
+        row["estimator"] + (" *" if row["biased"] else ""),
+        loss,
+        tables.number(row["first_variance"]),
+    ]
