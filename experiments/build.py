@@ -65,6 +65,7 @@ def model(run: Settings, data: datasets.Dataset) -> models.VAE:
         categories=run.categories,
         learn_prior=run.learn_prior,
         data_mean=datasets.mean_image(data) if run.data_mean else (),
+        compute_dtype=run.compute_dtype,
     )
 
 

@@ -16,6 +16,7 @@ from typing import Any
 from absl import flags
 
 MATMUL_PRECISIONS = ("default", "bfloat16", "tensorfloat32", "float32")
+COMPUTE_DTYPES = ("float32", "bfloat16")
 OBJECTIVES = ("elbo_analytic", "elbo", "iwae", "renyi", "thermodynamic")
 SCHEDULES = ("constant", "cosine", "linear")
 
@@ -108,6 +109,11 @@ class Settings:
         500, "K of the importance-weighted -log p(x) of the finished model on the test set", at_least=1
     )
     matmul_precision: str = _setting("default", "of matrix products; matters on GPU and TPU", choices=MATMUL_PRECISIONS)
+    compute_dtype: str = _setting(
+        "float32",
+        "of the networks' layers; parameters, log-densities and bounds are float32 in any case",
+        choices=COMPUTE_DTYPES,
+    )
 
     def json(self) -> dict[str, Any]:
         """The settings as JSON knows them, in the order of this class."""

@@ -44,7 +44,7 @@ def define_flags(values: flags.FlagValues) -> None:
 def main(options: flags.FlagValues = flags.FLAGS) -> None:
     from experiments import toys  # jax and what is built on it are not for --help
 
-    toys.train(options)
+    toys.train_all(options)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,7 @@
 """Networks: every shape, every posterior, every likelihood, by the numbers that come out of them."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -53,6 +55,43 @@ def test_every_image_shape(shape, architecture):
     assert np.all(q.mean[0] != q.mean[1])
     assert np.all(np.abs(logits[0, 0] - logits[1:, 0]).max(axis=-1) > 1e-3)
     np.testing.assert_allclose(logits[0, 1], logits[1, 0], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("posterior", "architecture"), [("normal", "conv"), *((name, "mlp") for name in models.POSTERIORS)]
+)
+def test_layers_compute_in_bfloat16_and_all_else_in_float32(posterior, architecture):
+    layers = (3, 2) if posterior in ("normal", "bernoulli", "categorical") else 3
+    sizes = {"latent_dim": layers, "hidden": (6, 5), "layer_hidden": (4,), "architecture": architecture}
+    model = models.make_vae((8, 8, 1), posterior=posterior, compute_dtype="bfloat16", **sizes)
+    key, x = jax.random.key(0), _images((8, 8, 1))
+
+    def terms(params):
+        q = model.apply(params, x, method="encode")
+        z = q.sample(key, K)
+        return q, z, q.log_prob(z), model.apply(params, x, z, method="log_joint")
+
+    params = jax.eval_shape(lambda: model.init(key, x, key))
+    with jax.numpy_dtype_promotion("strict"):
+        program, results = jax.make_jaxpr(terms, return_shape=True)(params)
+    assert {leaf.dtype for leaf in jax.tree.leaves((params, results))} == {jnp.dtype("float32")}
+    made = re.findall(r":(\w+)\[[\d,]*\] = (\w+)", str(program))
+    products = {dtype for dtype, operation in made if operation in ("dot_general", "conv_general_dilated")}
+    assert products == ({"bf16"} if posterior != "full_covariance" else {"bf16", "f32"})  # L eps, of the distribution
+    assert not {operation for dtype, operation in made if dtype == "bf16"} & {"log", "exp", "log1p", "reduce_sum"}
+
+
+def test_bfloat16_moves_outputs_by_its_rounding():
+    """Eight bits of mantissa: half a percent of each product, a few of them in a row."""
+    x, z = _images((8, 8, 1)), np.random.default_rng(1).normal(size=(K, B, D)).astype(np.float32)
+    narrow, wide = (
+        models.make_vae((8, 8, 1), latent_dim=D, hidden=(6, 5), compute_dtype=dtype)
+        for dtype in ("bfloat16", "float32")
+    )
+    params = _params(wide, x)
+    ours, theirs = (model.apply(params, z, method="decode").logits for model in (narrow, wide))
+    scale = np.abs(theirs).max()
+    assert 1e-4 < np.abs(ours - theirs).max() / scale < 0.03
 
 
 def test_conv_decoder_reaches_every_pixel():

@@ -160,3 +160,14 @@ def test_evaluate_again_with_more_samples(runs, tmp_path):
     assert "6 runs" in sweep.out
     assert none.code == 1
     assert "config.json" in none.err
+
+
+@pytest.mark.slow
+def test_bfloat16_trains_to_the_bound_of_float32(tmp_path):
+    settings = ["--compute_dtype=float32,bfloat16", "--epochs=60", "--hidden=128-64", "--latent_dim=8"]
+    [outcome] = train(tmp_path / "outcomes", [f"--workdir={tmp_path}/runs", *settings, "--eval_samples=100"])
+    assert outcome.code == 0, outcome.err
+    results = [json.loads(path.read_text()) for path in tmp_path.glob("runs/runs/*/result.json")]
+    bounds = {result["compute_dtype"]: result["test_elbo_nats"] for result in results}
+    assert set(bounds) == {"float32", "bfloat16"}
+    assert 0 < abs(bounds["float32"] - bounds["bfloat16"]) < 0.5

@@ -5,6 +5,9 @@
     q = model.apply(params, x, method="encode")  # q(z|x), a distribution of batch_shape [B]
 
 Images x are `[B, H, W, C]` in [0, 1]; samples z `[K, B, D]`; all log-densities are in nats, summed over the event.
+
+Networks compute in their `dtype` (None: that of their inputs), as Flax's layers do; parameters, and from the networks'
+outputs on the distributions, are float32 at least.
 """
 
 import math
@@ -15,6 +18,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.typing import DTypeLike
 
 from vae import distributions as dist
 
@@ -78,6 +82,7 @@ class Encoder(nn.Module):
       family: a key of `POSTERIORS`.
       categories: of each latent variable of a categorical posterior; unused by others.
       data_mean: the mean image, flat, which is subtracted from x; empty for none.
+      dtype: of the linear map.
     """
 
     network: nn.Module
@@ -85,13 +90,15 @@ class Encoder(nn.Module):
     family: str = "normal"
     categories: int = 10
     data_mean: tuple[float, ...] = ()
+    dtype: DTypeLike | None = None
 
     @nn.compact
     def __call__(self, x: Array):
         x = x - jnp.reshape(jnp.asarray(self.data_mean, x.dtype), x.shape[1:]) if self.data_mean else x
         family = POSTERIORS[self.family]
         outputs = family.outputs(self.latent_dim, self.categories)
-        return family.build(nn.Dense(outputs, name="parameters")(self.network(x)), self.latent_dim)
+        parameters = nn.Dense(outputs, dtype=self.dtype, name="parameters")(self.network(x))
+        return family.build(_at_least_float32(parameters), self.latent_dim)
 
 
 class Chain(nn.Module):
@@ -135,7 +142,7 @@ class Decoder(nn.Module):
     @nn.compact
     def __call__(self, z: Array):
         z = z[0] if isinstance(z, tuple) else z
-        pixels = self.network(z.reshape(*z.shape[:2], -1))
+        pixels = _at_least_float32(self.network(z.reshape(*z.shape[:2], -1)))
         if self.data_mean:
             mean = jnp.asarray(self.data_mean, pixels.dtype)
             pixels = pixels + jnp.log(mean) - jnp.log1p(-mean)
@@ -175,6 +182,7 @@ class MLP(nn.Module):
     activation: Callable = nn.relu
     outputs: int | None = None
     event_ndim: int = 1
+    dtype: DTypeLike | None = None
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
@@ -182,8 +190,8 @@ class MLP(nn.Module):
         # One axis of rows: the gradient of a product over two axes is slower by a twentieth, even if one has length 1.
         h = x.reshape(math.prod(lead), -1)
         for i, width in enumerate(self.hidden):
-            h = self.activation(nn.Dense(width, name=f"hidden_{i}")(h))
-        h = h if self.outputs is None else nn.Dense(self.outputs, name="outputs")(h)
+            h = self.activation(nn.Dense(width, dtype=self.dtype, name=f"hidden_{i}")(h))
+        h = h if self.outputs is None else nn.Dense(self.outputs, dtype=self.dtype, name="outputs")(h)
         return h.reshape(*lead, -1)
 
 
@@ -192,11 +200,12 @@ class ConvEncoder(nn.Module):
 
     channels: Sequence[int]
     activation: Callable = nn.relu
+    dtype: DTypeLike | None = None
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         for i, width in enumerate(self.channels):
-            x = self.activation(nn.Conv(width, (3, 3), strides=2, name=f"conv_{i}")(x))
+            x = self.activation(nn.Conv(width, (3, 3), strides=2, dtype=self.dtype, name=f"conv_{i}")(x))
         return x.reshape(x.shape[0], -1)
 
 
@@ -206,18 +215,20 @@ class ConvDecoder(nn.Module):
     channels: Sequence[int]
     image_shape: tuple[int, int, int]
     activation: Callable = nn.relu
+    dtype: DTypeLike | None = None
 
     @nn.compact
     def __call__(self, z: Array) -> Array:
         height, width, colours = self.image_shape
         sizes = [(-(-height // 2**i), -(-width // 2**i)) for i in range(len(self.channels) + 1)][::-1]
         (rows, columns), channels = sizes[0], self.channels[::-1]
-        h = self.activation(nn.Dense(rows * columns * channels[0], name="project")(z))
+        h = self.activation(nn.Dense(rows * columns * channels[0], dtype=self.dtype, name="project")(z))
         h = h.reshape(-1, rows, columns, channels[0])
         for i, size in enumerate(sizes[1:]):
             last = i == len(sizes) - 2
             features = colours if last else channels[i + 1]
-            h = nn.ConvTranspose(features, (3, 3), strides=(2, 2), name=f"deconv_{i}")(h)[:, : size[0], : size[1]]
+            deconvolve = nn.ConvTranspose(features, (3, 3), strides=(2, 2), dtype=self.dtype, name=f"deconv_{i}")
+            h = deconvolve(h)[:, : size[0], : size[1]]
             h = h if last else self.activation(h)
         return h.reshape(*z.shape[:-1], -1)
 
@@ -235,19 +246,24 @@ def make_vae(
     categories: int = 10,
     learn_prior: bool = False,
     data_mean: Sequence[float] = (),
+    compute_dtype: str = "float32",
 ) -> VAE:
     """The VAE that the experiments' flags describe. `hidden` are widths of layers (mlp) or channels (conv), from the
     image to the latents; the decoder mirrors them. Several latent dimensions make as many stochastic layers, from the
     image upwards, with `layer_hidden` widths between two of them. `levels` are the grey levels of the discretized
     logistic, `categories` those of each categorical latent variable. `data_mean`, one number a pixel, centres the
-    encoder's inputs and the decoder's outputs."""
+    encoder's inputs and the decoder's outputs. `compute_dtype` is that of the layers' products and activations."""
     act, pixels, data_mean = ACTIVATIONS[activation], math.prod(image_shape), tuple(data_mean)
+    dtype = None if compute_dtype == "float32" else jnp.dtype(compute_dtype)
     if architecture == "mlp":
-        encode, decode = MLP(hidden, act, event_ndim=3), MLP(hidden[::-1], act, outputs=pixels)
+        encode, decode = (
+            MLP(hidden, act, event_ndim=3, dtype=dtype),
+            MLP(hidden[::-1], act, outputs=pixels, dtype=dtype),
+        )
     elif architecture == "conv" and not hidden:
         raise ValueError("--architecture=conv needs at least one layer in --hidden")
     elif architecture == "conv":
-        encode, decode = ConvEncoder(hidden, act), ConvDecoder(hidden, image_shape, act)
+        encode, decode = ConvEncoder(hidden, act, dtype), ConvDecoder(hidden, image_shape, act, dtype)
     else:
         raise ValueError(f"--architecture must be one of {', '.join(ARCHITECTURES)}, got {architecture!r}")
     if learn_prior and POSTERIORS[posterior].prior:
@@ -256,14 +272,20 @@ def make_vae(
             f"--learn_prior is not for --posterior={posterior}, whose prior is of another family; for {able}"
         )
     first, *above = (latent_dim,) if isinstance(latent_dim, int) else latent_dim
-    encoder = Encoder(encode, first, posterior, categories, data_mean)
+    encoder = Encoder(encode, first, posterior, categories, data_mean, dtype)
     prior = Prior(above[-1] if above else first, posterior, categories, learn_prior)
     if above:
         event_ndim = 2 if posterior == "categorical" else 1
-        between = lambda size: Encoder(MLP(layer_hidden, act, event_ndim=event_ndim), size, posterior, categories)
+        network = MLP(layer_hidden, act, event_ndim=event_ndim, dtype=dtype)
+        between = lambda size: Encoder(network.clone(), size, posterior, categories, dtype=dtype)
         encoder = Chain(encoder, tuple(between(size) for size in above))
         prior = Chain(prior, tuple(between(size) for size in [first, *above[:-1]][::-1]), descending=True)
     return VAE(encoder, Decoder(decode, likelihood, levels, data_mean), prior)
+
+
+def _at_least_float32(outputs: Array) -> Array:
+    """Of a network in a narrower format; wider ones stay."""
+    return outputs.astype(jnp.float32) if jnp.finfo(outputs.dtype).bits < 32 else outputs
 
 
 def _split(flat: Array, size: int) -> list[Array]:
