@@ -30,6 +30,12 @@ flags.DEFINE_integer(
 flags.DEFINE_enum("sweep_mode", "auto", ["auto", "vmap", "map"], "runs of one program: side by side, or one by one")
 flags.DEFINE_bool("figures", True, "draw the pictures of every run; experiments.evaluate --figures draws them later")
 flags.DEFINE_bool("tensorboard", False, "write TensorBoard event files as well")
+flags.DEFINE_string(
+    "profile_steps",
+    None,
+    "a:b, of steps from 1 on: trace the epochs that hold them with jax.profiler, into profile/ of the run's folder (the"
+    " first one's, where several share a program)",
+)
 FLAGS = flags.FLAGS
 
 

@@ -15,6 +15,7 @@ from absl import flags
 from tqdm import tqdm
 
 from experiments import assess, build, cli, interrupt, results, settings, tables, workdir
+from experiments.profiling import Profile
 from experiments.settings import Settings
 from experiments.workdir import Recorder, RunFolder
 from vae import checkpoint, train
@@ -59,6 +60,9 @@ class _Group:
         self.data = build.load_data(self.run, FLAGS.data_dir, FLAGS.cache_dir)
         with jax.default_matmul_precision(self.run.matmul_precision):
             self.program = build.program(self.run, self.data)
+        self.profile = Profile(
+            FLAGS.profile_steps, self.folders[0].path / "profile", self.program.steps_per_epoch, self.run.epochs
+        )
 
     def claim(self) -> None:
         """Makes the runs' folders, and finds those that are not finished."""
@@ -80,13 +84,15 @@ class _Group:
 
     def train(self) -> list[str]:
         """Trains and judges the pending runs; one sentence for each that diverged."""
-        if not self.pending:
-            return []
-        with jax.default_matmul_precision(self.run.matmul_precision):
-            return _train(self.program, self.data, *map(list, zip(*self.pending, strict=True)))
+        with self.profile, jax.default_matmul_precision(self.run.matmul_precision):
+            if not self.pending:
+                return []
+            return _train(self.program, self.data, *map(list, zip(*self.pending, strict=True)), self.profile)
 
 
-def _train(program: build.Program, data: Dataset, runs: list[Settings], folders: list[RunFolder]) -> list[str]:
+def _train(
+    program: build.Program, data: Dataset, runs: list[Settings], folders: list[RunFolder], profile: Profile
+) -> list[str]:
     run, steps = runs[0], program.steps_per_epoch
     eval_every = FLAGS.eval_every or max(1, run.epochs // 20)
     checkpoint_every = FLAGS.checkpoint_every or eval_every
@@ -111,8 +117,9 @@ def _train(program: build.Program, data: Dataset, runs: list[Settings], folders:
         bar = tqdm(total=run.epochs * steps, initial=done * steps, unit="step", disable=not sys.stdout.isatty())
         for number in range(done + 1, run.epochs + 1):
             started = time.perf_counter()
-            state, metrics = epoch(state, values, images)
-            metrics = jax.device_get(metrics)
+            with profile.epoch(number):
+                state, metrics = epoch(state, values, images)
+                metrics = jax.device_get(metrics)
             seconds += time.perf_counter() - started
             bar.update(steps)
             bar.set_postfix_str(f"epoch {number}/{run.epochs}, bound {_mean(metrics['bound']):.2f} nats")

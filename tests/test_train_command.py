@@ -32,7 +32,7 @@ def runs(tmp_path_factory):
         ["--seed=0,1,2", *sweep[1:]],
         [f"--workdir={folder}/single"],
         [f"--workdir={folder}/map", "--sweep_mode=map", "--seed=0,1"],
-        [f"--workdir={folder}/long", *LONG],
+        [f"--workdir={folder}/long", *LONG, "--profile_steps=30:60"],
     )
     return folder, outcomes
 
@@ -160,6 +160,14 @@ def test_evaluate_again_with_more_samples(runs, tmp_path):
     assert "6 runs" in sweep.out
     assert none.code == 1
     assert "config.json" in none.err
+
+
+def test_the_epochs_that_hold_the_steps_are_traced(runs):
+    """Steps 30 to 60 of 23 an epoch."""
+    folder, outcomes = runs
+    assert f"trace of epochs 2 to 3, for TensorBoard or ui.perfetto.dev: {folder}/long/profile" in outcomes[-1].out
+    [trace] = (folder / "long/profile").glob("plugins/profile/*/*.xplane.pb")
+    assert trace.stat().st_size > 1000
 
 
 @pytest.mark.slow

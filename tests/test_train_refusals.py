@@ -68,6 +68,9 @@ def bad(tmp_path_factory):
         f"--workdir={folder}/file": (str(folder / "file"),),
         f"--workdir={folder}/file/below": (str(folder / "file"),),
         f"--workdir={folder}/other": ("other settings",),
+        "--profile_steps=5": ("--profile_steps", "1:100"),
+        "--profile_steps=0:5": ("--profile_steps", "1:46"),
+        "--profile_steps=40:47": ("--profile_steps", "1:46"),
         "--no_such_flag=1": ("no_such_flag",),
         "epochs=3": ("epochs=3",),
     }
