@@ -2,6 +2,7 @@
 each of them leaves in the workdir. The flags are that command's.
 """
 
+import functools
 import shlex
 import sys
 import time
@@ -12,13 +13,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import flags
+from jax.sharding import Mesh
 from tqdm import tqdm
 
 from experiments import assess, build, cli, interrupt, results, settings, tables, workdir
 from experiments.profiling import Profile
 from experiments.settings import Settings
 from experiments.workdir import Recorder, RunFolder
-from vae import checkpoint, train
+from vae import checkpoint, mesh, train
 from vae.datasets import Dataset
 
 FLAGS = flags.FLAGS
@@ -96,20 +98,24 @@ def _train(
     run, steps = runs[0], program.steps_per_epoch
     eval_every = FLAGS.eval_every or max(1, run.epochs // 20)
     checkpoint_every = FLAGS.checkpoint_every or eval_every
-    values = jax.tree.map(lambda *leaves: jnp.stack(leaves), *map(build.arrays, runs))
-    init = jax.jit(train.over_runs(program.init, "map"))
-    done, state = _resume(jax.eval_shape(init, values), folders) or (0, init(values))
+    devices = mesh.make(len(runs), run.batch_size)
+    if jax.device_count() > 1:
+        print(mesh.describe(devices, len(runs), run.batch_size))
+    values = mesh.over_runs_of(devices, jax.tree.map(lambda *leaves: jnp.stack(leaves), *map(build.arrays, runs)))
+    init = jax.jit(train.over_runs(program.init, "map", over=devices))
+    done, state = _resume(jax.eval_shape(init, values), folders, devices) or (0, init(values))
     seconds = max((row["train_seconds"] for f in folders for row in f.rows("timing.jsonl")), default=0.0)
 
-    images = jnp.asarray(data.train)
-    epoch = jax.jit(train.over_runs(program.epoch, _mode(state), shared=1), donate_argnums=0)
+    images = mesh.everywhere(devices, data.train)
+    mode = _mode(state, devices)
+    epoch = jax.jit(train.over_runs(program.epoch, mode, shared=1, over=devices), donate_argnums=0)
     epoch = epoch.lower(state, values, images).compile()
+    one = functools.partial(mesh.run_of, devices)
     bound, x = assess.make_bound(program.model), assess.pixels(data, assess.curve_split(data))
 
     # A run that failed before is at the start of that epoch, and fails there again; but if nothing is left to train ...
-    failed_steps = np.where(
-        (np.asarray(state.step) == done * steps) | (done < run.epochs), 0, np.asarray(state.step) + 1
-    )
+    step = mesh.fetch(devices, state.step)
+    failed_steps = np.where((step == done * steps) | (done < run.epochs), 0, step + 1)
     with ExitStack() as stack:
         watch = stack.enter_context(interrupt.Watch())
         recorders = [stack.enter_context(Recorder(folder, FLAGS.keep, FLAGS.tensorboard)) for folder in folders]
@@ -119,7 +125,7 @@ def _train(
             started = time.perf_counter()
             with profile.epoch(number):
                 state, metrics = epoch(state, values, images)
-                metrics = jax.device_get(metrics)
+                metrics = mesh.fetch(devices, metrics)
             seconds += time.perf_counter() - started
             bar.update(steps)
             bar.set_postfix_str(f"epoch {number}/{run.epochs}, bound {_mean(metrics['bound']):.2f} nats")
@@ -130,12 +136,12 @@ def _train(
                 for i in np.flatnonzero(alive):
                     row = {"epoch": number, "step": number * steps, "examples": number * steps * run.batch_size}
                     row |= {"split": assess.curve_split(data), "bound_nats": metrics["bound"][i].item()}
-                    recorders[i].log(row | bound(_one(state.params["model"], i), x), seconds)
+                    recorders[i].log(row | bound(one(state.params["model"], i), x), seconds)
             if last or asked or number % checkpoint_every == 0:
                 for recorder in recorders:  # all have the one before, so that a kill leaves one that all have
                     recorder.wait()
                 for i, recorder in enumerate(recorders):
-                    recorder.save(number, _one(state, i))
+                    recorder.save(number, one(state, i))
             if asked or not alive.any():
                 break
         bar.close()
@@ -143,7 +149,7 @@ def _train(
         interrupt.leave(watch.asked, f" after epoch {number} of {run.epochs}; all is saved")
     judge = assess.make_judge(program.model, data, run, run.eval_samples)
     sentences = [
-        _conclude_run(program, data, r, folder, _one(state, i), failed_steps[i], judge)
+        _conclude_run(program, data, r, folder, one(state, i), failed_steps[i], judge)
         for i, (r, folder) in enumerate(zip(runs, folders, strict=True))
     ]
     return [sentence for sentence in sentences if sentence]
@@ -188,7 +194,7 @@ def _conclude(path: Path) -> None:
     print(f"all of it on one page: python -m experiments.report --workdir={shlex.quote(str(path))}")
 
 
-def _resume(like: train.TrainState, folders: list[RunFolder]) -> tuple[int, train.TrainState] | None:
+def _resume(like: train.TrainState, folders: list[RunFolder], devices: Mesh) -> tuple[int, train.TrainState] | None:
     """The epoch and the state of all runs at the newest checkpoint that all of them have."""
     one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), like)
     common = set.intersection(*(set(checkpoint.steps(folder.checkpoints)) for folder in folders))
@@ -197,27 +203,24 @@ def _resume(like: train.TrainState, folders: list[RunFolder]) -> tuple[int, trai
         if all(found):
             for folder in folders:
                 folder.forget_after(number)
-            return number, jax.tree.map(lambda *leaves: jnp.stack(leaves), *(state for _, state in found))
+            state = jax.tree.map(lambda *leaves: np.stack(leaves), *(state for _, state in found))
+            return number, mesh.over_runs_of(devices, state)
     for folder in folders:
         folder.forget_after(0)
     return None
 
 
-def _mode(state: train.TrainState) -> str:
+def _mode(state: train.TrainState, devices: Mesh) -> str:
     """How runs share a program: side by side wherever one alone would leave the device idle."""
     if FLAGS.sweep_mode != "auto":
         return FLAGS.sweep_mode
     runs = len(state.step)
     parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params)) // runs
     small = parameters < SMALL_NETWORK
-    return "vmap" if runs > 1 and (small or jax.default_backend() != "cpu") else "map"
+    return "vmap" if runs > devices.shape["run"] and (small or jax.default_backend() != "cpu") else "map"
 
 
 def _mean(bounds: np.ndarray) -> float:
     """Over the runs that are finite; NaN if none is."""
     finite = bounds[np.isfinite(bounds)]
     return finite.mean() if len(finite) else np.nan
-
-
-def _one(tree, i: int):
-    return jax.tree.map(lambda leaf: leaf[i], tree)

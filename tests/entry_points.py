@@ -24,22 +24,23 @@ class Outcome(NamedTuple):
     err: str
 
 
-def run(module: str, cases: list[list[str]], folder: Path, timeout: float = 600) -> list[Outcome]:
+def run(module: str, cases: list[list[str]], folder: Path, timeout: float = 600, devices: int = 1) -> list[Outcome]:
     """The outcome of `python -m module *case` for each case, in order, from the repository's root."""
     folder.mkdir(parents=True, exist_ok=True)
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
-    flags = environment.get("XLA_FLAGS", "").split()  # those of conftest.py, but for the eight devices
-    environment["XLA_FLAGS"] = " ".join(flag for flag in flags if "device_count" not in flag)
+    flags = environment.get("XLA_FLAGS", "").split()  # those of conftest.py, but for its number of devices
+    flags = [flag for flag in flags if "device_count" not in flag]
+    environment["XLA_FLAGS"] = " ".join([*flags, f"--xla_force_host_platform_device_count={devices}"])
     command = [sys.executable, __file__, module, json.dumps(cases), str(folder)]
     subprocess.run(command, cwd=ROOT, env=environment, check=True, timeout=timeout)
     read = lambda i, name: (folder / f"{i}.{name}").read_text()
     return [Outcome(int(read(i, "code")), read(i, "out"), read(i, "err")) for i in range(len(cases))]
 
 
-def train(folder: Path, *cases: list[str]) -> list[Outcome]:
+def train(folder: Path, *cases: list[str], devices: int = 1) -> list[Outcome]:
     """Small runs of `python -m experiments.train`, without figures unless these are asked for."""
     plain = lambda case: [] if "--figures" in case else ["--nofigures"]
-    return run("experiments.train", [[*SMALL, *plain(case), *case] for case in cases], folder)
+    return run("experiments.train", [[*SMALL, *plain(case), *case] for case in cases], folder, devices=devices)
 
 
 def _main(module: str, cases: list[list[str]], folder: Path) -> None:

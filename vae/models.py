@@ -21,6 +21,7 @@ from jax import Array
 from jax.typing import DTypeLike
 
 from vae import distributions as dist
+from vae import mesh
 
 
 class VAE(nn.Module):
@@ -186,13 +187,14 @@ class MLP(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        lead = x.shape[: x.ndim - self.event_ndim]
+        def of_rows(h):
+            h = h.reshape(len(h), -1)
+            for i, width in enumerate(self.hidden):
+                h = self.activation(nn.Dense(width, dtype=self.dtype, name=f"hidden_{i}")(h))
+            return h if self.outputs is None else nn.Dense(self.outputs, dtype=self.dtype, name="outputs")(h)
+
         # One axis of rows: the gradient of a product over two axes is slower by a twentieth, even if one has length 1.
-        h = x.reshape(math.prod(lead), -1)
-        for i, width in enumerate(self.hidden):
-            h = self.activation(nn.Dense(width, dtype=self.dtype, name=f"hidden_{i}")(h))
-        h = h if self.outputs is None else nn.Dense(self.outputs, dtype=self.dtype, name="outputs")(h)
-        return h.reshape(*lead, -1)
+        return mesh.by_rows(of_rows, x, x.ndim - self.event_ndim)
 
 
 class ConvEncoder(nn.Module):
@@ -223,14 +225,18 @@ class ConvDecoder(nn.Module):
         sizes = [(-(-height // 2**i), -(-width // 2**i)) for i in range(len(self.channels) + 1)][::-1]
         (rows, columns), channels = sizes[0], self.channels[::-1]
         h = self.activation(nn.Dense(rows * columns * channels[0], dtype=self.dtype, name="project")(z))
-        h = h.reshape(-1, rows, columns, channels[0])
-        for i, size in enumerate(sizes[1:]):
-            last = i == len(sizes) - 2
-            features = colours if last else channels[i + 1]
-            deconvolve = nn.ConvTranspose(features, (3, 3), strides=(2, 2), dtype=self.dtype, name=f"deconv_{i}")
-            h = deconvolve(h)[:, : size[0], : size[1]]
-            h = h if last else self.activation(h)
-        return h.reshape(*z.shape[:-1], -1)
+
+        def of_rows(h):
+            h = h.reshape(len(h), rows, columns, channels[0])
+            for i, size in enumerate(sizes[1:]):
+                last = i == len(sizes) - 2
+                features = colours if last else channels[i + 1]
+                deconvolve = nn.ConvTranspose(features, (3, 3), strides=(2, 2), dtype=self.dtype, name=f"deconv_{i}")
+                h = deconvolve(h)[:, : size[0], : size[1]]
+                h = h if last else self.activation(h)
+            return h.reshape(len(h), -1)
+
+        return mesh.by_rows(of_rows, h, h.ndim - 1)
 
 
 def make_vae(

@@ -16,7 +16,9 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import Array
+from jax.sharding import Mesh
 
+from vae import mesh
 from vae.estimators.base import Estimator
 
 PyTree = Any
@@ -98,7 +100,7 @@ def make_epoch(step: Callable, batch_size: int) -> Callable[[TrainState, Array, 
         rows = data.reshape(len(data), -1)  # of which a gather is faster than of images
 
         def body(state, batch):
-            x = rows[batch].reshape(batch_size, *data.shape[1:])
+            x = mesh.split_batch(rows[batch].reshape(batch_size, *data.shape[1:]))
             return step(state, jax.random.fold_in(key_steps, state.step), x)
 
         state, metrics = jax.lax.scan(body, start, batches)
@@ -112,10 +114,11 @@ def make_epoch(step: Callable, batch_size: int) -> Callable[[TrainState, Array, 
     return epoch
 
 
-def over_runs(function: Callable, mode: str, shared: int = 0) -> Callable:
+def over_runs(function: Callable, mode: str, shared: int = 0, over: Mesh | None = None) -> Callable:
     """`function` over a leading axis of runs, in one program: side by side ("vmap") or one after the other ("map").
 
-    The last `shared` arguments are the same for every run.
+    The last `shared` arguments are the same for every run. With a mesh (`vae.mesh.make`) each device has its own part
+    of the runs, or of their batches.
     """
 
     def mapped(*args):
@@ -124,7 +127,7 @@ def over_runs(function: Callable, mode: str, shared: int = 0) -> Callable:
             return jax.vmap(lambda *own: function(*own, *common))(*own)
         return jax.lax.map(lambda own: function(*own, *common), own)
 
-    return mapped
+    return mapped if over is None else mesh.shard(mapped, over, shared)
 
 
 def all_finite(tree: PyTree) -> Array:

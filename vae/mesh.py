@@ -1,0 +1,135 @@
+"""How runs and batches lie over devices: the one file that knows meshes.
+
+    mesh = make(runs, batch_size)                              axes `run` and `data`, over all devices
+    epoch = jax.jit(train.over_runs(epoch, "vmap", shared=1, over=mesh), donate_argnums=0)
+    state, metrics = epoch(over_runs_of(mesh, state), over_runs_of(mesh, values), everywhere(mesh, images))
+    run_of(mesh, state, 3)                                     one run, on one device
+    fetch(mesh, metrics)                                       all runs, as numpy
+
+Runs do not speak to each other. A batch is split inside of the step, and XLA adds what its parts must exchange, one sum
+of gradients a step. Keys and the order of the data are global, so the numbers are those of one device, up to the order
+in which they are summed. On one device a mesh is nothing: the compiled program is the one without it.
+"""
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+PyTree = Any
+
+
+def make(runs: int, batch_size: int, devices: list[jax.Device] | None = None) -> Mesh:
+    """A mesh for so many runs with batches of `batch_size` images, over `devices` (all by default).
+
+    `run` takes the most devices that divide the runs; each of these shares its batches with the most that divide
+    `batch_size`, as far as there are any left. The rest stay idle.
+    """
+    devices = jax.devices() if devices is None else devices
+    over_run = _largest_divisor(runs, len(devices))
+    over_data = _largest_divisor(batch_size, len(devices) // over_run)
+    shape, used = (over_run, over_data), devices[: over_run * over_data]
+    return jax.make_mesh(shape, ("run", "data"), axis_types=(AxisType.Auto, AxisType.Auto), devices=used)
+
+
+def _largest_divisor(number: int, at_most: int) -> int:
+    return max(n for n in range(1, at_most + 1) if number % n == 0)
+
+
+def describe(mesh: Mesh, runs: int, batch_size: int) -> str:
+    """What each device does, in a line."""
+    devices, idle = jax.device_count(), jax.device_count() - mesh.size
+    run, data = mesh.shape["run"], mesh.shape["data"]
+    share = f"{runs // run} of {runs} run{'s' if runs > 1 else ''}"
+    share += f", {batch_size // data} of {batch_size} images of each batch" if data > 1 else ""
+    rest = f"; {idle} idle, since neither runs nor batch divide by more" if idle else ""
+    return f"{devices} devices, on each: {share}{rest}"
+
+
+def over_runs_of(mesh: Mesh, tree: PyTree) -> PyTree:
+    """Arrays whose leading axis is of runs, laid over `run`."""
+    return _place(mesh, tree, P("run"))
+
+
+def everywhere(mesh: Mesh, tree: PyTree) -> PyTree:
+    """Arrays of which every device has a copy."""
+    return _place(mesh, tree, P())
+
+
+def _place(mesh: Mesh, tree: PyTree, spec: P) -> PyTree:
+    if mesh.size == 1:
+        return jax.tree.map(jnp.asarray, tree)
+    sharding = NamedSharding(mesh, spec)
+
+    def place(leaf):
+        leaf = np.asarray(leaf)
+        return jax.make_array_from_callback(leaf.shape, sharding, lambda index: leaf[index])
+
+    return jax.tree.map(place, tree)
+
+
+def run_of(mesh: Mesh, tree: PyTree, i: int) -> PyTree:
+    """Run i of arrays laid over `run`, whole, on one device."""
+    if mesh.size == 1:
+        return jax.tree.map(lambda leaf: leaf[i], tree)
+    return jax.tree.map(lambda leaf: leaf.addressable_data(0), _pick(mesh)(tree, i))
+
+
+def fetch(mesh: Mesh, tree: PyTree) -> PyTree:
+    """Arrays of all runs, as numpy."""
+    return jax.device_get(tree) if mesh.size == 1 else jax.device_get(_gather(mesh)(tree))
+
+
+@functools.cache
+def _pick(mesh: Mesh) -> Callable:
+    pick = lambda tree, i: jax.tree.map(lambda leaf: leaf[i], tree)
+    return jax.jit(pick, out_shardings=NamedSharding(mesh, P()))
+
+
+@functools.cache
+def _gather(mesh: Mesh) -> Callable:
+    return jax.jit(lambda tree: tree, out_shardings=NamedSharding(mesh, P()))
+
+
+def shard(function: Callable, mesh: Mesh, shared: int) -> Callable:
+    """`function` on each device's own runs: the leading axes of arguments and results are laid over `run`, but for the
+    last `shared` arguments, which are everywhere."""
+    if mesh.size == 1:
+        return function
+
+    def sharded(*args):
+        specs = (P("run"),) * (len(args) - shared) + (P(),) * shared
+        # Without `data` among the axis_names, what lies over it is XLA's to divide.
+        each = jax.shard_map(
+            function, mesh=mesh, in_specs=specs, out_specs=P("run"), axis_names={"run"}, check_vma=False
+        )
+        return each(*args)
+
+    return sharded
+
+
+def split_batch(x: Array) -> Array:
+    """x `[B, ...]` with its batch laid over `data`, in a function given to `shard`; elsewhere x as it is."""
+    return jax.lax.with_sharding_constraint(x, P("data")) if _splits_batches() else x
+
+
+def by_rows(function: Callable, x: Array, lead: int) -> Array:
+    """`function` `[rows, *event]` to `[rows, ...]` of x `[..., B, *event]`, whose first `lead` axes become one of rows.
+
+    Where batches are split, B is the major part of that axis: as the minor one it would be gathered on every device.
+    """
+    batch = lead - 1 if lead and _splits_batches() else 0
+    x = jnp.moveaxis(x, batch, 0)
+    out = function(x.reshape(math.prod(x.shape[:lead]), *x.shape[lead:]))
+    return jnp.moveaxis(out.reshape(*x.shape[:lead], *out.shape[1:]), 0, batch)
+
+
+def _splits_batches() -> bool:
+    return jax.sharding.get_abstract_mesh().shape.get("data", 1) > 1
