@@ -91,14 +91,21 @@ def objective(run: Settings, values: dict[str, Array], epoch: Array):
 
 def optimizer(run: Settings, values: dict[str, Array], total_steps: int) -> optax.GradientTransformation:
     """Adam with the run's schedule and clipping."""
-    peak = values["learning_rate"]
-    schedule = {
-        "constant": lambda: peak,
-        "cosine": lambda: optax.cosine_decay_schedule(peak, total_steps),
-        "linear": lambda: optax.linear_schedule(peak, 0.0, total_steps),
-    }[run.schedule]()
-    adam = optax.adam(schedule)
+    adam = optax.adam(learning_rate(run, values["learning_rate"], total_steps))
     return optax.chain(optax.clip_by_global_norm(values["clip_norm"]), adam) if run.clip_norm else adam
+
+
+def learning_rate(run: Settings, peak: Array, total_steps: int):
+    """The run's schedule, a function of the step, or the constant."""
+    if run.schedule == "constant":
+        return peak
+    if run.schedule == "cosine":
+        return optax.cosine_decay_schedule(peak, total_steps)
+    if run.schedule == "linear":
+        return optax.linear_schedule(peak, 0.0, total_steps)
+    # Burda, Grosse & Salakhutdinov (2015), section 5: stage i = 0, ..., 7 has 3^i epochs at 10^(-i/7) of the peak.
+    ends = {total_steps // run.epochs * (3**i // 2): 10 ** (-1 / 7) for i in range(1, 8)}
+    return optax.piecewise_constant_schedule(peak, ends)
 
 
 def program(run: Settings, data: datasets.Dataset) -> Program:

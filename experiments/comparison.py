@@ -9,6 +9,7 @@ import math
 import os
 import platform
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from vae.estimators import BY_NAME
 def compare(options: flags.FlagValues) -> None:
     """Measures, tabulates, draws; bad input is one sentence and exit 1."""
     with cli.one_sentence():
+        started = time.perf_counter()
         points, objective = _points(options)
         protocol = _protocol(points[0], objective, options)
         folder = Path(options.output or _default_output(options))
@@ -34,7 +36,8 @@ def compare(options: flags.FlagValues) -> None:
         seconds = laboratory.time_all(points[0], objective, cases, protocol)
         rows, layers, pairs = laboratory_tables.tabulate(found, cases, seconds, protocol.confidence)
         _write(folder, points, objective, found, (rows, layers, pairs), protocol)
-        workdir.write_json(folder / "config.json", _config(options, objective, protocol))
+        config = _config(options, objective, protocol) | {"seconds": round(time.perf_counter() - started, 1)}
+        workdir.write_json(folder / "config.json", config)
 
 
 def _points(options: flags.FlagValues) -> tuple[list[Problem], str]:

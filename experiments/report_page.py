@@ -261,7 +261,8 @@ def _circumstances(config: dict[str, Any]) -> dict[str, str]:
     facts |= {name: str(version) for name, version in config["versions"].items()}
     if "data" in config:
         data = config["data"]
-        facts["data"] = f"{data['name']}, {data['images']}, sha256 {data['checksum']}"
+        images = ", ".join(f"{split} {number}" for split, number in data["images"].items())
+        facts["data"] = f"{data['name']}: {images} images, sha256 {data['checksum']}"
     return facts
 
 

@@ -18,7 +18,7 @@ from absl import flags
 MATMUL_PRECISIONS = ("default", "bfloat16", "tensorfloat32", "float32")
 COMPUTE_DTYPES = ("float32", "bfloat16")
 OBJECTIVES = ("elbo_analytic", "elbo", "iwae", "renyi", "thermodynamic")
-SCHEDULES = ("constant", "cosine", "linear")
+SCHEDULES = ("constant", "cosine", "linear", "stages")
 
 
 def _setting(default, help, *, choices=None, at_least=None, above=None, array=False):
@@ -100,7 +100,12 @@ class Settings:
     )
     num_samples: int = _setting(1, "K, samples of z for each image and step", at_least=1)
     learning_rate: float = _setting(1e-3, "of Adam, at its peak", above=0, array=True)
-    schedule: str = _setting("constant", "of the learning rate over the whole run, to zero", choices=SCHEDULES)
+    schedule: str = _setting(
+        "constant",
+        "of the learning rate: cosine and linear fall to zero over the whole run; stages, the IWAE paper's, are of 1,"
+        " 3, 9, ... epochs, each 10^(1/7) lower than the one before",
+        choices=SCHEDULES,
+    )
     clip_norm: float = _setting(0.0, "largest global norm of the gradient; 0 for no clipping", at_least=0, array=True)
     batch_size: int = _setting(64, "images in a step", at_least=1)
     epochs: int = _setting(200, "passes over the training images", at_least=1)

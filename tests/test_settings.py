@@ -152,3 +152,14 @@ def test_bits_per_dim_of_a_uniform_mass():
     assert build.bits_per_dim(64 * np.log(256), data, "discretized_logistic") == pytest.approx(8)
     # A Gaussian density of height 1 on [0, 1] is one of 1 / 16 on the 17 levels' own scale.
     assert build.bits_per_dim(0.0, data, "gaussian") == pytest.approx(4)
+
+
+def test_the_stages_are_the_papers():
+    """arXiv:1509.00519, section 5: 3^i passes at 1e-3 * 10^(-i / 7), i = 0 to 7, which are 3280 passes."""
+    [run] = parse("--schedule=stages", "--epochs=3280")
+    rate = build.learning_rate(run, 1e-3, 3280 * 5)
+    expected = [1e-3 * 10 ** (-i / 7) for i in range(8) for _ in range(3**i)]
+    assert len(expected) == 3280
+    for epoch in (0, 1, 3, 4, 12, 13, 1092, 1093, 3279):
+        for step in (5 * epoch, 5 * epoch + 4):
+            assert rate(step) == pytest.approx(expected[epoch], rel=1e-5)

@@ -48,6 +48,7 @@ __all__ = [
     "Entry",
     "Estimate",
     "Estimator",
+    "add",
     "attach",
     "fitting",
     "inject",
@@ -195,3 +196,14 @@ _TABLE = {
     "exact": Entry(exact, (*_GAUSSIAN, *_DISCRETE), _BOTH, False, 1, True, "a finite sum"),
 }
 BY_NAME: dict[str, Entry] = {name: _guarded(name, entry) for name, entry in _TABLE.items()}
+
+
+def add(name: str, entry: Entry) -> None:
+    """Puts an estimator of another package into the table, so that flags and the laboratory know it.
+
+    Raises:
+      ValueError: if the name is taken.
+    """
+    if name in BY_NAME:
+        raise ValueError(f"there is an estimator called {name} already; choose another name")
+    BY_NAME[name] = _guarded(name, entry)

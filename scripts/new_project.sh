@@ -1,0 +1,210 @@
+#!/usr/bin/env bash
+# Starts a paper's project: a folder of its own with one estimator, one experiment, one script and their tests. It depends
+# on this checkout and touches none of it.
+#
+#   bash scripts/new_project.sh NAME [DIR]        the folder is DIR, by default NAME beside this checkout
+#
+# NAME is a Python name in lower case, of the package and of its estimator. What is in the new folder works at once:
+# its tests pass, and its estimator is an estimator of --estimator and of the laboratory.
+set -euo pipefail
+
+fail() {
+  echo "new_project.sh: $1" >&2
+  exit 1
+}
+
+[[ $# -eq 1 || $# -eq 2 ]] || fail "give a name and perhaps a folder: bash scripts/new_project.sh NAME [DIR]"
+name=$1
+code=$(cd "$(dirname "$0")/.." && pwd)
+[[ $name =~ ^[a-z][a-z0-9_]*$ ]] || fail "'$name' is no Python name in lower case, such as my_estimator"
+case $name in
+  vae | experiments | tests | scripts | and | as | assert | async | await | break | class | continue | def | del | elif | \
+    else | except | finally | for | from | global | if | import | in | is | lambda | nonlocal | not | or | pass | raise | \
+    return | try | while | with | yield | jax | flax | optax | numpy | absl | pytest)
+    fail "'$name' is a word of Python or a package of this project, so choose another name" ;;
+esac
+! grep -q "^    \"$name\": Entry(" "$code/vae/estimators/__init__.py" ||
+  fail "there is an estimator called $name already, so choose another name"
+folder=${2:-$code/../$name}
+[[ ! -e $folder ]] || fail "$folder is there already and is left as it is, so give another DIR"
+mkdir -p "$folder" 2> /dev/null || fail "$folder cannot be made, so give another DIR"
+folder=$(cd "$folder" && pwd)
+back=$(realpath --relative-to="$folder" "$code")
+mkdir "$folder/$name" "$folder/scripts" "$folder/tests"
+
+# The text on stdin with @NAME@ and @CODE@ replaced, into a file of the new folder.
+write() {
+  local text
+  text=$(cat)
+  text=${text//@NAME@/$name}
+  printf '%s\n' "${text//@CODE@/$back}" > "$folder/$1"
+}
+
+write README.md << 'END'
+# @NAME@
+
+One estimator (`@NAME@/estimator.py`), one experiment (`@NAME@/experiment.py`), one script with its expected numbers
+(`scripts/reproduce.sh`), and their tests. The library is the checkout at @CODE@; another is named by `VAE=...` for the script
+and by `pythonpath` in pyproject.toml for the tests.
+
+    bash scripts/reproduce.sh
+    @CODE@/.venv/bin/python -m pytest
+END
+
+write pyproject.toml << 'END'
+[project]
+name = "@NAME@"
+version = "0.1.0"
+requires-python = ">=3.11"
+
+[tool.pytest.ini_options]
+testpaths = ["tests"]
+pythonpath = [".", "@CODE@"]
+addopts = "-q --strict-markers"
+filterwarnings = ["error"]
+END
+
+printf '__pycache__/\n.pytest_cache/\n/results/\n' > "$folder/.gitignore"
+
+write "$name/__init__.py" << 'END'
+"""@NAME@. To import it puts its estimator into the library's table."""
+
+from @NAME@.estimator import @NAME@
+from vae import estimators
+
+estimators.add(
+    "@NAME@", estimators.Entry(@NAME@, ("Normal", "Bernoulli"), ("elbo", "iwae"), False, 1, False, "You (2027), arXiv:....")
+)
+END
+
+write "$name/estimator.py" << 'END'
+"""The score function with f at the mean of q as control: one more evaluation, nothing to learn. Replace it by yours."""
+
+import jax.numpy as jnp
+from jax.lax import stop_gradient
+from vae.estimators.base import Estimator, stateless
+from vae.estimators.score_function import score_surrogate
+
+
+def @NAME@(num_samples: int = 1) -> Estimator:
+    def estimate(key, q, f, reduce):
+        z = q.sample(key, num_samples)  # [K, *batch, D]
+        values = f(z, q)  # [K, *batch]
+        control = jnp.broadcast_to(f(stop_gradient(q.mean)[None], q), values.shape)
+        return score_surrogate(q, z, values, control, reduce)
+
+    return stateless(estimate)
+END
+
+write "$name/experiment.py" << 'END'
+"""The estimator in the laboratory, against those that it should be better than.
+
+    python -m @NAME@.experiment --problem=linear_gaussian --estimators=@NAME@,reinforce,reparam
+
+Every flag of experiments.compare_estimators; `python -m experiments.report --workdir=...` shows what it writes.
+"""
+
+import @NAME@  # noqa: F401  (its estimator goes into the table)
+from absl import flags
+from experiments import cli, compare_estimators
+
+if __name__ == "__main__":
+    compare_estimators.define_flags(flags.FLAGS)
+    cli.run(compare_estimators.main)
+END
+
+write scripts/reproduce.sh << 'END'
+#!/usr/bin/env bash
+# The gradient of a linear-Gaussian VAE, whose truth is known, by @NAME@ and by what it should be better than.
+#
+#   bash scripts/reproduce.sh            10000 gradients each; a minute on two CPU cores
+#   bash scripts/reproduce.sh --quick    200 gradients each: TRUNCATED, half a minute
+#
+# Expected: no bias, and for the encoder about a fifth of the plain score function's variance.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+code="${VAE:-@CODE@}"
+bash "$code/scripts/setup.sh"
+output=results/linear_gaussian draws=10000
+if [ "${1:-}" = "--quick" ]; then
+  echo "TRUNCATED: 200 gradients in place of 10000"
+  output=results/linear_gaussian_quick draws=200
+fi
+export PYTHONPATH=".:$code"
+"$code/.venv/bin/python" -m @NAME@.experiment --problem=linear_gaussian --estimators=@NAME@,reinforce,reparam \
+  --draws="$draws" --output="$output"
+"$code/.venv/bin/python" -m experiments.report --workdir="$output"
+END
+
+write tests/test_estimator.py << 'END'
+"""@NAME@ against the exact gradient, sized by its standard error, with a control that must fail."""
+
+import jax
+import jax.numpy as jnp
+import @NAME@  # noqa: F401
+import numpy as np
+import pytest
+from vae import distributions, estimators
+
+DRAWS = 2**15
+PARAMETERS = {
+    "Normal": {"mean": jnp.array([0.4, -0.3]), "log_var": jnp.array([-0.5, 0.2])},
+    "Bernoulli": {"logits": jnp.array([0.4, -0.7, 0.1])},
+}
+
+
+def gradient(name, family, parameters, key, num_samples, shift=0.0):
+    """The gradient of E f, where f depends on q as the ELBO does; `shift` is a bug."""
+    make = getattr(distributions, family)
+    estimator = estimators.BY_NAME[name].make(num_samples=num_samples)
+
+    def value(parameters):
+        f = lambda z, q: jnp.sum(jnp.sin(z + 0.3) * z, axis=-1) - q.log_prob(z)
+        return estimator.estimate({}, {}, key, make(**parameters), f).value + shift * jnp.sum(jax.tree.leaves(parameters)[0])
+
+    return jax.grad(value)(parameters)
+
+
+def worst(family, shift=0.0):
+    """The largest deviation of the mean gradient from the exact one in standard errors."""
+    parameters = PARAMETERS[family]
+    keys = jax.random.split(jax.random.key(0), DRAWS)
+    draw = jax.jit(jax.vmap(lambda key: gradient("@NAME@", family, parameters, key, 2, shift)))
+    exact = gradient("exact", family, parameters, keys[0], 1)
+    deviations = []
+    for found, truth in zip(jax.tree.leaves(draw(keys)), jax.tree.leaves(exact), strict=True):
+        error = np.std(found, axis=0) / np.sqrt(DRAWS)
+        assert np.linalg.norm(error) < 0.05 * np.linalg.norm(truth)
+        deviations.append(np.max(np.abs(np.mean(found, axis=0) - truth) / error))
+    return max(deviations)
+
+
+@pytest.mark.parametrize("family", PARAMETERS)
+def test_it_is_unbiased(family):
+    assert worst(family) < 4.5
+    assert worst(family, shift=0.2) > 4.5
+END
+
+write tests/test_experiment.py << 'END'
+"""The experiment's rows, in process."""
+
+import csv
+
+import @NAME@  # noqa: F401
+from absl import flags
+from experiments import compare_estimators
+
+
+def test_the_laboratory_knows_it(tmp_path):
+    values = flags.FlagValues()
+    compare_estimators.define_flags(values)
+    arguments = ["--problem=quadratic", "--estimators=@NAME@,reinforce", "--draws=2000", "--rounds=3"]
+    values(["@NAME@", *arguments, f"--output={tmp_path}"])
+    compare_estimators.main(values)
+    with open(tmp_path / "results.csv") as file:
+        rows = {row["estimator"]: row for row in csv.DictReader(file)}
+    assert rows["@NAME@"]["phi_biased"] == "False"
+    assert float(rows["@NAME@"]["phi_variance"]) < float(rows["reinforce"]["phi_variance"])
+END
+
+echo "$folder: bash scripts/reproduce.sh; $back/.venv/bin/python -m pytest"

@@ -1,0 +1,28 @@
+#!/usr/bin/env bash
+# Sticking the landing (Roeder et al. 2017, arXiv:1703.09194) and DReG (Tucker et al. 2018, arXiv:1810.04152) against the
+# plain pathwise gradient: the variance of the encoder's gradient at ten checkpoints of a VAE on the digits.
+#
+#   bash scripts/reproduce_variance_along_training.sh            2000 gradients each; about 5 minutes on two CPU cores
+#   bash scripts/reproduce_variance_along_training.sh --quick    40 epochs, 200 gradients each: TRUNCATED, a minute
+#
+# Expected: both are below the plain gradient, more so as the posterior gets better.
+# Writes results/along_training/{elbo,iwae}/: the run, and of the laboratory variance/results.csv,
+# variance/figures/variance_epoch.png, report.html.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+bash scripts/setup.sh
+output=results/along_training epochs=200 draws=2000
+if [ "${1:-}" = "--quick" ]; then
+  echo "TRUNCATED: 40 epochs in place of 200, 200 gradients in place of 2000"
+  output=results/along_training_quick epochs=40 draws=200
+fi
+# OBJECTIVE K ESTIMATORS
+measure() {
+  .venv/bin/python -m experiments.train --objective="$1" --num_samples="$2" --epochs="$epochs" --keep=10 \
+    --eval_every=$((epochs / 10)) --workdir="$output/$1"
+  .venv/bin/python -m experiments.compare_estimators --workdir="$output/$1" --num_samples="$2" --estimators="$3" \
+    --draws="$draws" --batch_size=32 --output="$output/$1/variance"
+  .venv/bin/python -m experiments.report --workdir="$output/$1"
+}
+measure elbo 1 reparam,stl
+measure iwae 8 reparam,dreg

@@ -1,0 +1,106 @@
+"""scripts/new_project.sh: a folder that works at once, and no other that is touched."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def new_project(*arguments):
+    command = ["bash", str(ROOT / "scripts/new_project.sh"), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+
+
+@pytest.mark.parametrize(
+    ("name", "word"),
+    [
+        ("", "no Python name"),
+        ("My-Paper", "no Python name"),
+        ("../up", "no Python name"),
+        ("1st", "no Python name"),
+        ("lambda", "a word of Python"),
+        ("vae", "a word of Python or a package"),
+        ("relax", "an estimator called relax already"),
+    ],
+)
+def test_bad_names_are_refused_in_one_sentence(name, word, tmp_path):
+    done = new_project(name, tmp_path / "project")
+    assert done.returncode == 1
+    assert word in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert not (tmp_path / "project").exists()
+
+
+def test_what_is_there_is_left(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    for there in (tmp_path, tmp_path / "file", tmp_path / "file/below"):
+        done = new_project("my_estimator", there)
+        assert done.returncode == 1
+        assert done.stderr.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+    assert (tmp_path / "file").read_text() == "mine"
+    assert new_project().returncode == 1
+
+
+@pytest.mark.slow
+def test_the_new_project_works(tmp_path):
+    before = subprocess.run(["git", "status", "--porcelain"], cwd=ROOT, capture_output=True, text=True, check=True)
+    folder = tmp_path / "a folder"
+    done = new_project("my_estimator", folder)
+    assert done.returncode == 0, done.stderr
+    files = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+    assert files == {
+        ".gitignore",
+        "README.md",
+        "pyproject.toml",
+        "my_estimator/__init__.py",
+        "my_estimator/estimator.py",
+        "my_estimator/experiment.py",
+        "scripts/reproduce.sh",
+        "tests/test_estimator.py",
+        "tests/test_experiment.py",
+    }
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    tests = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+    tested = subprocess.run(
+        tests, cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=600
+    )
+    assert tested.returncode == 0, tested.stdout
+    assert "3 passed" in tested.stdout
+    command = ["-m", "my_estimator.experiment", "--problem=linear_gaussian", "--draws=200", "--rounds=3"]
+    experiment = subprocess.run(
+        [sys.executable, *command, "--estimators=my_estimator,reinforce", "--output=results"],
+        cwd=folder,
+        env=environment | {"PYTHONPATH": f".:{ROOT}"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=600,
+    )
+    assert experiment.returncode == 0, experiment.stderr
+    assert "my_estimator" in (folder / "results/results.csv").read_text()
+    train = [sys.executable, "-c", "import my_estimator; from experiments import cli, train; cli.run(train.main)"]
+    small = [
+        "--estimator=my_estimator",
+        "--objective=elbo",
+        "--epochs=1",
+        "--hidden=8",
+        "--eval_samples=2",
+        "--nofigures",
+    ]
+    trained = subprocess.run(
+        [*train, *small, "--workdir=trained"],
+        cwd=folder,
+        env=environment | {"PYTHONPATH": f".:{ROOT}"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=600,
+    )
+    assert trained.returncode == 0, trained.stderr
+    after = subprocess.run(["git", "status", "--porcelain"], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert after.stdout == before.stdout

@@ -1,0 +1,104 @@
+"""The README's table of published and obtained numbers is that of the rows, and the rows are what scripts left."""
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from experiments import published, tables
+from experiments.settings import Settings
+from tests.test_report import write_run
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def test_the_readmes_table_is_that_of_the_rows():
+    text = published.README.read_text()
+    rows = published.read_rows()
+    assert rows
+    assert published.in_readme(text, rows) == text
+    for row in rows:
+        assert (ROOT / "scripts" / row["script"].split()[0]).exists()
+        assert "TRUNCATED" in row["result"] or "--quick" not in row["script"]
+
+
+def test_every_claim_is_named_once_and_its_script_writes_there():
+    assert len({claim.result for claim in published.CLAIMS}) == len(published.CLAIMS)
+    for claim in published.CLAIMS:
+        script = (ROOT / "scripts" / claim.script.split()[0]).read_text()
+        assert f"output=results/{claim.folder.split('/')[0]} " in script
+
+
+def test_rows_are_what_was_left(tmp_path, capsys):
+    for i in range(3):
+        choices = {"binarization": "static", "dataset": "mnist", "seed": i}
+        write_run(tmp_path / f"flax_vae/runs/{i}", Settings(**choices), shift=0.1 * i)
+    before = [dict.fromkeys(published.COLUMNS, "x") | {"result": published.CLAIMS[-1].result}]
+    row, kept = published.collect(tmp_path, before)
+    assert row["obtained"] == "23.20 ± 0.06 (3 seeds) nats"
+    assert row["data"] == "mnist, static"
+    assert row["commit"] == "abc"
+    assert row["minutes"] == "0.017"
+    assert kept == before[0]
+    (tmp_path / "iwae").mkdir()
+    assert published.collect(tmp_path, before) == [row, kept]
+    assert "holds no run" in capsys.readouterr().out
+
+
+def test_rows_of_the_laboratory(tmp_path):
+    head = {
+        "settings": {"draws": 100},
+        "platform": "cpu, x86_64, 2 cores",
+        "git_commit": "0123456789+",
+        "seconds": 90.0,
+    }
+    _write_laboratory(
+        tmp_path / "costs/quadratic",
+        head,
+        [
+            {
+                "problem": "quadratic",
+                "cost_parameter": k,
+                "estimator": name,
+                "num_samples": 1,
+                "phi_variance": 10 * k**2,
+            }
+            | {"phi_variance_low": 9 * k**2, "phi_variance_high": 11 * k**2, "phi_verdict": "best"}
+            for k in (-3.0, 1.0)
+            for name in ("reparam", "reinforce")
+        ],
+    )
+    _write_laboratory(
+        tmp_path / "snr",
+        head,
+        [
+            {"problem": "rainforth", "estimator": name, "num_samples": k, "phi_snr": k**power, "theta_snr": k**0.5}
+            | {"phi_verdict": "best"}
+            for k in (1, 4, 16)
+            for name, power in (("reparam", -0.5), ("dreg", 0.4))
+        ],
+    )
+    rows = published.collect(tmp_path, [])
+    assert [row["obtained"] for row in rows] == ["+0.50", "-0.50", "+0.40", *["90.00 [81.00, 99.00]"] * 2]
+    assert [row["K"] for row in rows] == ["1 to 16"] * 3 + ["1"] * 2
+    assert {row["minutes"] for row in rows} == {"1.5"}
+    assert {row["commit"] for row in rows} == {"0123456+"}
+    assert {row["machine"] for row in rows} == {"cpu, 2 cores"}
+
+
+def _write_laboratory(folder, config, rows):
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps(config | {"command": "python"}))
+    (folder / "results.csv").write_text(tables.to_csv(rows))
+
+
+@pytest.mark.parametrize("script", sorted((ROOT / "scripts").glob("reproduce_*.sh")), ids=lambda path: path.name)
+def test_scripts_say_what_to_expect(script):
+    text = script.read_text()
+    assert subprocess.run(["bash", "-n", str(script)], check=False).returncode == 0
+    head = text.split("set -euo pipefail")[0]
+    for word in ("Expected", "--quick", "TRUNCATED", "results/", f"bash scripts/{script.name}"):
+        assert word in head, word
+    assert any(word in head for word in ("minute", "hour", "day"))
+    assert 'echo "TRUNCATED' in text
