@@ -19,6 +19,8 @@ COLOURS = [f"@{i}" for i in range(7)]
 DASHES = ("solid", "dash", "dot", "dashdot")
 SYMBOLS = ("circle", "square", "diamond", "triangle-up")
 STYLES = [(dash, symbol, colour) for (dash, symbol), colour in product(zip(DASHES, SYMBOLS, strict=True), COLOURS)]
+# Names in a legend, best first; the others speak when they are touched.
+NAMED = 24
 TITLES = {
     "step": "steps",
     "examples": "examples",
@@ -34,7 +36,7 @@ def bound(contents: Contents) -> Chart | None:
     """The evaluated ELBO against steps, examples and seconds: each seed a thin line, the mean of all a thick one."""
     axes = {"step": [], "examples": [], "seconds": []}
     data, splits = [], set()
-    for (label, runs), (dash, _, colour) in zip(contents.by_label().items(), cycle(STYLES)):
+    for i, ((label, runs), (dash, _, colour)) in enumerate(zip(contents.by_label().items(), cycle(STYLES))):
         runs = [run for run in runs if run.rows]
         if not runs:
             continue
@@ -46,11 +48,12 @@ def bound(contents: Contents) -> Chart | None:
                 data.append({"y": _column(run.rows, "elbo_nats"), "showlegend": False, "legendgroup": label} | thin)
                 _add_axes(axes, [run], len(run.rows))
         length = min(len(run.rows) for run in runs)
-        mean = [statistics.fmean(run.rows[i]["elbo_nats"] for run in runs) for i in range(length)]
+        mean = [statistics.fmean(run.rows[n]["elbo_nats"] for run in runs) for n in range(length)]
         seeds = f" (mean of {len(runs)} seeds)" if len(runs) > 1 else ""
         hover = f"%{{y:.2f}} nats at %{{x:,.4~g}}<extra>{_plain(label)}{seeds}</extra>"
         thick = {"mode": "lines+markers", "line": line | {"width": 2}, "marker": {"size": 4, "color": colour}}
-        data.append({"y": mean, "name": _plain(label), "legendgroup": label, "hovertemplate": hover} | thick)
+        named = {"name": _plain(label), "legendgroup": label, "showlegend": i < NAMED}
+        data.append({"y": mean, "hovertemplate": hover} | named | thick)
         _add_axes(axes, runs, length)
     if not data:
         return None
@@ -71,7 +74,7 @@ def rate_distortion(contents: Contents) -> Chart | None:
         ends += zip(x, y, strict=True)
         hover = "rate %{x:.2f}, distortion %{y:.2f}, ELBO %{customdata[0]:.2f} nats<br>seed %{customdata[1]}"
         data.append(
-            {"x": x, "y": y, "mode": "markers", "name": _plain(label), "legendgroup": label}
+            {"x": x, "y": y, "mode": "markers", "name": _plain(label), "showlegend": len(data) < NAMED}
             | {"marker": {"color": colour, "symbol": symbol, "size": 9, "line": {"color": "@paper", "width": 1}}}
             | {"customdata": [[row["test_elbo_nats"], row["seed"]] for row in rows]}
             | {"hovertemplate": f"{hover}<extra>{_plain(label)}</extra>"}
@@ -208,9 +211,11 @@ def _reach(rows: list[dict[str, Any]], key: str, colour: str) -> dict[str, Any]:
     return {"type": "data", "symmetric": False, "array": up, "arrayminus": down} | style
 
 
-def _span(values: list[float]) -> list[float]:
+def _span(values: list[float]) -> list[float] | None:
     """Of a learning curve without its first steep fall: three times the range of its better half, at the most."""
     values = sorted(value for value in values if math.isfinite(value))
+    if not values:
+        return None
     low, high = values[0], values[-1]
     low = max(low, high - 3 * (high - values[len(values) // 2]) - 1e-9)
     return [low - 0.04 * (high - low), high + 0.06 * (high - low)]

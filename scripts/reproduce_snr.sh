@@ -3,7 +3,7 @@
 # (Tucker et al. 2018, arXiv:1810.04152): the signal-to-noise ratio of the gradient against K, near the optimum of a
 # linear-Gaussian model of 20 dimensions.
 #
-#   bash scripts/reproduce_snr.sh            K = 1 to 256, 10000 gradients each; about 2 minutes on two CPU cores
+#   bash scripts/reproduce_snr.sh            K = 1 to 256, 10000 gradients each; about 5 minutes on two CPU cores
 #   bash scripts/reproduce_snr.sh --quick    K = 1 to 64, 1000 gradients each: TRUNCATED, half a minute
 #
 # Expected: the SNR grows with the square root of K for theta (slope +0.5 of the logarithms), falls with it for phi with
@@ -12,7 +12,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 bash scripts/setup.sh
-output=results/snr length=(--num_samples=1,4,16,64,256 --draws=10000)
+output=results/snr length=(--num_samples=1,4,16,64,256 --draws=10000 --reference_draws=20000)
 if [ "${1:-}" = "--quick" ]; then
   echo "TRUNCATED: 1000 gradients in place of 10000, K up to 64 in place of 256"
   output=results/snr_quick length=(--num_samples=1,4,16,64 --draws=1000)

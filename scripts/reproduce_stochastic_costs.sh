@@ -3,13 +3,14 @@
 # pathwise and measure-valued gradients of E f(z), z ~ N(1, 1), against the parameter k of the cost f (its figures 2 to
 # 4), and for Bayesian logistic regression (its section 9).
 #
-#   bash scripts/reproduce_stochastic_costs.sh            about 3 minutes on two CPU cores
+#   bash scripts/reproduce_stochastic_costs.sh            about 5 minutes on two CPU cores
 #   bash scripts/reproduce_stochastic_costs.sh --quick    1000 gradients each in place of 10000: TRUNCATED, 2 minutes
 #
 # Expected for (z - k)^2, variances of the gradients in mean and scale together with m = 1 - k, in closed form: pathwise
-# 4 m^2 + 12, score 3 m^4 + 74 m^2 + 89. So the score function is far above the pathwise gradient everywhere; for cos(k z)
-# it is below from some k on, since its variance is bounded, and that of the pathwise gradient grows with k^2. For
-# exp(-k z^2) all are close. For the logistic regression the score function is orders of magnitude above both.
+# 4 m^2 + 12, score 3 m^4 + 74 m^2 + 89; the measure-valued one is below or near the pathwise one. For cos(k z) and
+# exp(-k z^2) the score function is far above the pathwise gradient for small k and below it from k = 1 to 2 on, since its
+# variance is bounded as the cost is, and the slope of the cost grows with k. For the logistic regression the score function
+# is orders of magnitude above both.
 # Writes results/costs/{quadratic,exponential,cosine,logistic_regression}/ and results/costs/report.html.
 set -euo pipefail
 cd "$(dirname "$0")/.."

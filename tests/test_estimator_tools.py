@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from vae import distributions, estimators
 from vae.estimators import attach, inject, isolated_loss, log_mean_exp, mean, scale_cotangent
 
 A = jnp.array([0.5, -1.0, 2.0])
@@ -119,3 +120,17 @@ def test_reductions():
     np.testing.assert_allclose(mean(values), [jnp.log(3.0) / 2, 1e4], rtol=1e-6)
     np.testing.assert_allclose(log_mean_exp(values), [jnp.log(2.0), 1e4], rtol=1e-6)
     np.testing.assert_allclose(log_mean_exp(-jnp.inf + jnp.zeros((3, 1))), [-jnp.inf])
+
+
+def test_an_estimator_of_another_package_is_guarded_as_all_are(monkeypatch):
+    monkeypatch.setattr(estimators, "BY_NAME", dict(estimators.BY_NAME))
+    entry = estimators.Entry(estimators.BY_NAME["leave_one_out"].make, ("Bernoulli",), ("elbo",), False, 2, False, "")
+    estimators.add("mine", entry)
+    with pytest.raises(ValueError, match="mine needs num_samples of at least 2"):
+        estimators.BY_NAME["mine"].make(num_samples=1)
+    q = distributions.Normal(jnp.zeros(2), jnp.zeros(2))
+    with pytest.raises(ValueError, match="mine"):
+        estimators.BY_NAME["mine"].make(num_samples=2).estimate({}, {}, jax.random.key(0), q, lambda z, q: z[..., 0])
+    with pytest.raises(ValueError, match="an estimator called mine already"):
+        estimators.add("mine", entry)
+    assert "mine" in estimators.fitting(distributions.Bernoulli, "elbo")

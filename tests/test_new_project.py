@@ -65,7 +65,7 @@ def test_the_new_project_works(tmp_path):
         "tests/test_experiment.py",
     }
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-    tests = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+    tests = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", f"--basetemp={tmp_path}/pytest"]
     tested = subprocess.run(
         tests, cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=600
     )
