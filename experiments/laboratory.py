@@ -1,6 +1,9 @@
 """The laboratory's measuring: the cost, the moments, the truth and the time of every estimator on a problem."""
 
+import contextlib
+import ctypes
 import functools
+import itertools
 import math
 import sys
 from typing import Any, NamedTuple
@@ -163,18 +166,17 @@ def cost(problem: Problem, objective: str, name: str, kind: str, num_samples: in
     """Evaluations of f for one datum, or FLOP of all, of one gradient."""
     estimator, bound = make(name, num_samples), problem.bounds[objective]
     learned, counted = _initial(problem, objective, estimator)
+    arguments = (problem.params, problem.data, learned, counted, problem.context)
     if kind == "flops":
-        gradient = diagnostics.make_gradient(bound, estimator)
-        arguments = (problem.params, problem.data, learned, counted, problem.context, jax.random.key(0))
-        return diagnostics.flops(gradient, *arguments)
+        return diagnostics.flops(diagnostics.make_gradient(bound, estimator), *arguments, jax.random.key(0))
 
-    def value(watch, key):
+    def value(watch, key, params, data, learned, counted, context):
         def expect(q, f, reduce):
-            return estimator.estimate(learned, counted, key, q, watch(f), reduce, problem.context)
+            return estimator.estimate(learned, counted, key, q, watch(f), reduce, context)
 
-        return bound(problem.params, problem.data, expect).value
+        return bound(params, data, expect).value
 
-    return diagnostics.evaluations(value, jax.random.key(0))
+    return diagnostics.evaluations(value, jax.random.key(0), *arguments)
 
 
 def _initial(problem: Problem, objective: str, estimator: Estimator):
@@ -197,26 +199,50 @@ def cut(draws: int, most: int) -> int:
 
 def measure_all(points: list[Problem], objective: str, cases: list[Case], protocol: Protocol) -> list[Found]:
     """Every case at every point, each point's against the truth there."""
-    found, bar = [], progress([None] * (len(points) * len(cases)))
-    with bar:
-        for problem in points:
-            single = {bound for _, bound in posteriors(problem, objective)} == {"elbo"}
-            truths: dict[int, tuple[str, Truth]] = {}
-            for case in cases:
+    single = {bound for _, bound in posteriors(points[0], objective)} == {"elbo"}
+    of = lambda case: 1 if single else case.num_samples  # the mean over K samples has one gradient, whatever K
+    with progress([None] * len(points) * (len({of(case) for case in cases}) + len(cases))) as bar:
+        truths: dict[tuple[int, int], tuple[str, Truth]] = {}
+        for k, (i, problem) in itertools.product(dict.fromkeys(map(of, cases)), enumerate(points)):
+            bar.set_postfix_str(f"the truth, K={k}")
+            truths[i, k] = find_truth(problem, objective, k, protocol)
+            bar.update()
+        found = {}
+        for case in cases:
+            release(points[0])
+            for i, problem in enumerate(points):
                 bar.set_postfix_str(f"{case.name}, K={case.num_samples}")
-                k = 1 if single else case.num_samples  # the mean over K samples has one gradient, whatever K
-                if k not in truths:
-                    truths[k] = find_truth(problem, objective, k, protocol)
-                found.append(measure(problem, objective, case, protocol, *truths[k]))
+                found[i, case] = measure(problem, objective, case, protocol, *truths[i, of(case)])
                 bar.update()
-    return found
+    release(points[0])
+    return [found[i, case] for i in range(len(points)) for case in cases]
+
+
+def release(problem: Problem) -> None:
+    """Gives back the memory of what was compiled for a large net, tens of MB for each program. Small problems keep
+    theirs, which are soon used again."""
+    if size(problem) > LARGE:
+        jax.clear_caches()
+        _trim(problem)
+
+
+def _trim(problem: Problem) -> None:
+    """Gives back what the compiler has freed and the C library would keep for itself: hundreds of MB."""
+    if size(problem) > LARGE:
+        with contextlib.suppress(OSError, AttributeError):  # glibc has it
+            ctypes.CDLL(None).malloc_trim(0)
 
 
 def measure(problem: Problem, objective: str, case: Case, protocol: Protocol, source: str, truth: Truth) -> Found:
     """Bias, variance and the other figures of one estimator at one point."""
     learned, counted = train(problem, objective, make(case.name, case.num_samples), protocol)
-    moments = _moments(problem, objective, case, protocol, protocol.draws, truth, learned, counted)
+    _trim(problem)
+    moments = jax.block_until_ready(
+        _moments(problem, objective, case, protocol, protocol.draws, truth, learned, counted)
+    )
+    _trim(problem)
     figures = jax.device_get(_report(moments, truth))
+    _trim(problem)
     replicates = jax.device_get(_bootstrap(moments, jax.random.key(protocol.seed), protocol.replicates))
     figures = {part: {key: finite(value) for key, value in row.items()} for part, row in figures.items()}
     return Found(case, problem, source, figures, replicates, protocol.chunks)
@@ -235,7 +261,7 @@ def _moments(problem, objective, case, protocol, draws, truth, learned, counted,
     return program((problem.params, problem.data, learned, counted, problem.context), key, truth)
 
 
-@functools.cache
+@functools.lru_cache(1)  # the one in use
 def _moments_program(bound, name: str, num_samples: int, draws: int, chunks: int, block: int, directed_every: int):
     gradient = diagnostics.make_gradient(bound, make(name, num_samples))
 
@@ -264,22 +290,27 @@ def train(problem: Problem, objective: str, estimator: Estimator, protocol: Prot
         return learned, counted
     tx = optax.adam(ADAM)
 
-    def step(carry, key):
-        learned, counted, opt_state = carry
+    @jax.jit
+    def run(carry, keys, params, data, context):
+        def step(carry, key):
+            learned, counted, opt_state = carry
 
-        def loss(learned):
-            def expect(q, f, reduce):
-                return estimator.estimate(learned, counted, key, q, f, reduce, problem.context)
+            def loss(learned):
+                def expect(q, f, reduce):
+                    return estimator.estimate(learned, counted, key, q, f, reduce, context)
 
-            estimate = problem.bounds[objective](problem.params, problem.data, expect)
-            return estimate.cv_loss, estimate.state
+                estimate = problem.bounds[objective](params, data, expect)
+                return estimate.cv_loss, estimate.state
 
-        grads, counted_next = jax.grad(loss, has_aux=True)(learned)
-        updates, opt_state = tx.update(grads, opt_state)
-        return (optax.apply_updates(learned, updates), counted_next, opt_state), None
+            grads, counted_next = jax.grad(loss, has_aux=True)(learned)
+            updates, opt_state = tx.update(grads, opt_state)
+            return (optax.apply_updates(learned, updates), counted_next, opt_state), None
+
+        return jax.lax.scan(step, carry, keys)[0]
 
     keys = jax.random.split(jax.random.fold_in(jax.random.key(protocol.seed), 2), protocol.cv_steps)
-    return jax.jit(lambda *carry: jax.lax.scan(step, carry, keys)[0])(learned, counted, tx.init(learned))[:2]
+    carry = (learned, counted, tx.init(learned))
+    return run(carry, keys, problem.params, problem.data, problem.context)[:2]
 
 
 def find_truth(problem: Problem, objective: str, num_samples: int, protocol: Protocol) -> tuple[str, Truth]:
@@ -351,6 +382,7 @@ def time_all(problem: Problem, objective: str, cases: list[Case], protocol: Prot
             )
         )
         jax.block_until_ready(program(arguments, 1))
+        _trim(problem)
         once = diagnostics.interleaved_seconds([lambda p=program, a=arguments: p(a, 1)], 3).min()
         steps = max(1, math.ceil(0.03 / once))
         programs.append(functools.partial(program, arguments, steps))

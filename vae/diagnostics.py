@@ -389,10 +389,10 @@ def flops(function: Callable, *args) -> float:
     return float(analysis["flops"])
 
 
-def evaluations(value: Callable[[Callable, Array], PyTree], key: Array) -> int:
+def evaluations(value: Callable[..., PyTree], key: Array, *args) -> int:
     """At how many z, of one datum, an estimator evaluates f for one gradient.
 
-    `value(watch, key)` runs the estimator on `watch(f)`. It is run three times and looked at: a second call at the same
+    `value(watch, key, *args)` runs the estimator on `watch(f)`. It is run three times and looked at: a second call at the same
     z, as DReG's, is removed by XLA and not counted; discrete samples that coincide by chance are counted.
     """
     calls: set[bytes] = set()
@@ -411,11 +411,11 @@ def evaluations(value: Callable[[Callable, Array], PyTree], key: Array) -> int:
 
         return watched
 
-    run, found = jax.jit(lambda key: value(watch, key)), []
+    run, found = jax.jit(lambda key, *args: value(watch, key, *args)), []
     for key_run in jax.random.split(key, 3):
         calls.clear()
         rows.clear()
-        jax.block_until_ready(run(key_run))
+        jax.block_until_ready(run(key_run, *args))
         jax.effects_barrier()
         found.append(sum(rows))
     return max(found)
