@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from experiments.settings import ARRAYS, Settings
+from experiments.settings import ARRAYS, Settings, has_option
 from vae import datasets, estimators, models, objectives, train
 
 
@@ -18,12 +18,14 @@ class Program(NamedTuple):
 
     Attributes:
       model: the linen VAE.
+      judged: the same for figures and pictures: of relaxed latents, the one with the discrete latents they stand for.
       init: `init(arrays) -> TrainState`.
       epoch: `epoch(state, arrays, data) -> (state, metrics)` over data `[N, H, W, C]` in their own dtype.
       steps_per_epoch: updates in an epoch.
     """
 
     model: models.VAE
+    judged: models.VAE
     init: Any
     epoch: Any
     steps_per_epoch: int
@@ -50,8 +52,9 @@ def load_data(run: Settings, data_dir: str | None, cache_dir: str | None = None)
     return data
 
 
-def model(run: Settings, data: datasets.Dataset) -> models.VAE:
-    """The VAE of the run for images of this data set."""
+def model(run: Settings, data: datasets.Dataset, judged: bool = False) -> models.VAE:
+    """The VAE of the run for images of this data set; `judged`: with the latents that a relaxation stands for."""
+    hard = models.POSTERIORS[run.posterior].hard
     return models.make_vae(
         data.train.shape[1:],
         latent_dim=run.latent_dim,
@@ -60,18 +63,19 @@ def model(run: Settings, data: datasets.Dataset) -> models.VAE:
         architecture=run.architecture,
         activation=run.activation,
         likelihood=run.likelihood,
-        posterior=run.posterior,
+        posterior=hard if hard and judged else run.posterior,
         levels=data.levels,
         categories=run.categories,
         learn_prior=run.learn_prior,
         data_mean=datasets.mean_image(data) if run.data_mean else (),
         compute_dtype=run.compute_dtype,
+        temperature=run.temperature if hard and not judged else 0.0,
     )
 
 
 def estimator(run: Settings) -> estimators.Estimator:
     """The gradient estimator of the run."""
-    options = {"temperature": run.temperature} if run.temperature else {}
+    options = {"temperature": run.temperature} if run.temperature and has_option(run.estimator, "temperature") else {}
     return estimators.BY_NAME[run.estimator].make(num_samples=run.num_samples, **options)
 
 
@@ -140,7 +144,7 @@ def program(run: Settings, data: datasets.Dataset) -> Program:
     values = arrays(run)
     state = jax.eval_shape(init, values)
     jax.eval_shape(epoch, state, values, jax.ShapeDtypeStruct(data.train.shape, data.train.dtype))
-    return Program(vae, init, epoch, steps_per_epoch)
+    return Program(vae, model(run, data, judged=True), init, epoch, steps_per_epoch)
 
 
 def _check_estimator(run: Settings, vae: models.VAE, x: Array) -> None:

@@ -71,7 +71,7 @@ class Settings:
         at_least=1,
     )
     posterior: str = _setting("normal", "family of q(z|x), with its standard prior", choices="vae.models:POSTERIORS")
-    categories: int = _setting(10, "of each latent variable; --posterior=categorical alone", at_least=2)
+    categories: int = _setting(10, "of each latent variable; --posterior=categorical and concrete alone", at_least=2)
     learn_prior: bool = _setting(False, "learn the prior's parameters, from the standard prior on")
     data_mean: bool = _setting(
         False,
@@ -96,7 +96,7 @@ class Settings:
     )
     estimator: str = _setting("reparam", "gradient estimator", choices="vae.estimators:BY_NAME")
     temperature: float = _setting(
-        0.0, "of the relaxation, for estimators that have one; 0 for the estimator's own default", at_least=0
+        0.0, "of the relaxation, for estimators and posteriors that have one; 0 for their own default", at_least=0
     )
     num_samples: int = _setting(1, "K, samples of z for each image and step", at_least=1)
     learning_rate: float = _setting(1e-3, "of Adam, at its peak", above=0, array=True)
@@ -170,7 +170,7 @@ def check(settings: Settings) -> None:
     Raises:
       ValueError: naming the flag and what would work.
     """
-    from vae import estimators
+    from vae import estimators, models
 
     for objective, names in _OPTIONS.items():
         for name in names:
@@ -187,12 +187,14 @@ def check(settings: Settings) -> None:
         raise ValueError("--likelihood=discretized_logistic is for grey pixels; choose --binarization=none")
     if settings.architecture == "conv" and not settings.hidden:
         raise ValueError("--architecture=conv needs at least one layer; --hidden=none is for --architecture=mlp")
-    if settings.posterior != "categorical" and settings.categories != FIELDS["categories"].default:
+    if settings.posterior not in ("categorical", "concrete") and settings.categories != FIELDS["categories"].default:
         raise ValueError("--categories changes categorical latents alone; leave it out or take --posterior=categorical")
     tempered = [name for name in estimators.BY_NAME if has_option(name, "temperature")]
-    if settings.temperature and settings.estimator not in tempered:
+    relaxed = [name for name, posterior in models.POSTERIORS.items() if posterior.hard]
+    if settings.temperature and settings.estimator not in tempered and settings.posterior not in relaxed:
         raise ValueError(
-            f"--estimator={settings.estimator} has no --temperature; leave it out or take {', '.join(tempered)}"
+            f"--estimator={settings.estimator} has no --temperature; leave it out or take {', '.join(tempered)}, "
+            f"or --posterior={' or '.join(relaxed)}"
         )
     entry = estimators.BY_NAME[settings.estimator]
     if settings.num_samples < entry.min_samples:

@@ -65,7 +65,7 @@ def _chosen(folder: RunFolder, name: str) -> int | None:
 
 
 def restore(folder: RunFolder, run: Settings, data, epoch: int | None = None):
-    """The epoch, model and its parameters of a checkpoint: the newest sound one, or that of `epoch`.
+    """The epoch, the model to be judged and its parameters of a checkpoint: the newest sound one, or that of `epoch`.
 
     Raises:
       ValueError: if there is none.
@@ -75,4 +75,4 @@ def restore(folder: RunFolder, run: Settings, data, epoch: int | None = None):
     found = checkpoint.restore(folder.checkpoints, like, None if epoch is None else [epoch])
     if found is None:
         raise ValueError(f"{Path(folder.checkpoints)} holds no checkpoint that can be read; train the run again")
-    return found[0], program.model, found[1].params["model"]
+    return found[0], program.judged, found[1].params["model"]

@@ -111,7 +111,7 @@ def _train(
     epoch = jax.jit(train.over_runs(program.epoch, mode, shared=1, over=devices), donate_argnums=0)
     epoch = epoch.lower(state, values, images).compile()
     one = functools.partial(mesh.run_of, devices)
-    bound, x = assess.make_bound(program.model), assess.pixels(data, assess.curve_split(data))
+    bound, x = assess.make_bound(program.judged), assess.pixels(data, assess.curve_split(data))
 
     # A run that failed before is at the start of that epoch, and fails there again; but if nothing is left to train ...
     step = mesh.fetch(devices, state.step)
@@ -147,7 +147,7 @@ def _train(
         bar.close()
     if watch.asked:
         interrupt.leave(watch.asked, f" after epoch {number} of {run.epochs}; all is saved")
-    judge = assess.make_judge(program.model, data, run, run.eval_samples)
+    judge = assess.make_judge(program.judged, data, run, run.eval_samples)
     sentences = [
         _conclude_run(program, data, r, folder, one(state, i), failed_steps[i], judge)
         for i, (r, folder) in enumerate(zip(runs, folders, strict=True))
@@ -164,7 +164,7 @@ def _conclude_run(program, data, run, folder: RunFolder, state: train.TrainState
         if FLAGS.figures:
             from experiments import pictures  # matplotlib is slow to import
 
-            pictures.draw_run(folder, data, program.model, params)
+            pictures.draw_run(folder, data, program.judged, params)
         row |= judge(params)
         if len(data.validation):
             row["validation_elbo_nats"] = folder.rows()[-1]["elbo_nats"]

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.stats as st
-from scipy.special import expit
+from scipy.special import expit, gamma
 
 from vae import distributions as dist
 
@@ -66,6 +66,14 @@ MEMBERS = {
         dist.Categorical(_draw(30, BATCH, DIM, CLASSES, scale=0.3)),
         dist.Categorical(_draw(31, BATCH, DIM, CLASSES, scale=1.2)),
     ),
+    "BinaryConcrete": (
+        dist.BinaryConcrete(_draw(36, BATCH, DIM), 0.7),
+        dist.BinaryConcrete(_draw(37, BATCH, DIM), 0.9),
+    ),
+    "ExpConcrete": (
+        dist.ExpConcrete(_draw(38, BATCH, DIM, CLASSES), 0.7),
+        dist.ExpConcrete(_draw(39, BATCH, DIM, CLASSES), 0.9),
+    ),
     "DiscretizedLogistic": (
         dist.DiscretizedLogistic(_draw(32, BATCH, DIM, scale=0.2, shift=0.5), _draw(33, BATCH, DIM, shift=-2), LEVELS),
         dist.DiscretizedLogistic(
@@ -94,6 +102,8 @@ def _frozen(q):
             return st.beta(np.exp(leaf["log_alpha"]), np.exp(leaf["log_beta"]))
         case "Bernoulli":
             return st.bernoulli(expit(leaf["logits"]))
+        case "BinaryConcrete":
+            return st.logistic(leaf["logits"] / q.temperature, 1 / q.temperature)
 
 
 def _scipy_log_prob(q, z):
@@ -117,6 +127,10 @@ def _scipy_log_prob(q, z):
             return np.log(upper - np.where(z < half, 0, continuous.cdf(z - half))).sum(-1)
         case dist.Bernoulli():
             return _frozen(q).logpmf(z).sum(-1)
+        case dist.ExpConcrete():  # by the density on the simplex, and the change of variables to log ratios
+            a, x, t, n = np.exp(f64(q.logits)), np.exp(z), q.temperature, CLASSES
+            density = gamma(n) * t ** (n - 1) * np.prod(a * x ** (-t - 1), -1) / np.sum(a * x**-t, -1) ** n
+            return np.log(density * np.prod(x, -1)).sum(-1)
     return _frozen(q).logpdf(z).sum(-1)
 
 
@@ -178,7 +192,10 @@ def test_samples_pass_kolmogorov_smirnov_or_chi_square(name):
 
 @pytest.mark.parametrize("name", [name for name in FAMILIES if name != "DiscretizedLogistic"])
 def test_mean_is_that_of_the_samples(name):
-    scores, error = _z_score(f64(_answers(name)["z"]), f64(MEMBERS[name][0].mean))
+    z = f64(_answers(name)["z"])
+    if name in ("BinaryConcrete", "ExpConcrete"):  # whose mean is that of the discrete variable they stand for
+        z = z > 0 if name == "BinaryConcrete" else z == z.max(-1, keepdims=True)
+    scores, error = _z_score(f64(z), f64(MEMBERS[name][0].mean))
     assert scores.max() < 4.5
     assert error.max() < 0.03
 
@@ -192,6 +209,8 @@ def _p_value(q, z):
     elif isinstance(q, dist.Dirichlet):
         a = np.exp(f64(q.log_concentration))
         cdf = st.beta(a, a.sum(-1, keepdims=True) - a).cdf(z)
+    elif isinstance(q, dist.ExpConcrete):
+        return _chi_square(dist.Categorical(q.logits), f64(z == z.max(-1, keepdims=True)))
     elif isinstance(q, dist.Bernoulli | dist.Categorical | dist.DiscretizedLogistic):
         return _chi_square(q, z)
     else:
@@ -393,6 +412,14 @@ def test_kl_to_itself_is_zero_and_a_minimum(name):
     value, grads = _answers(name)["to itself"]
     for leaf in (value, *jax.tree.leaves(grads)):
         np.testing.assert_allclose(leaf, 0, atol=5e-6)
+
+
+def test_two_classes_are_a_bit():
+    """ExpConcrete of two classes is BinaryConcrete of the difference of their logits; far out too."""
+    logits = np.float32([[0.3, -1.1], [20.0, -20.0]])
+    bits, classes = dist.BinaryConcrete(logits[:, 0] - logits[:, 1], 0.5), dist.ExpConcrete(logits, 0.5)
+    z = jax.nn.log_sigmoid(jnp.float32([[[1.5, -1.5], [60.0, -60.0]], [[-0.4, 0.4], [90.0, -90.0]]]))
+    np.testing.assert_allclose(classes.log_prob(z), bits.log_prob(z[..., 0] - z[..., 1]), rtol=1e-5)
 
 
 @pytest.mark.parametrize(("q", "p"), [("StudentT", "Normal"), ("Laplace", "Normal"), ("Normal", "MultivariateNormal")])

@@ -61,7 +61,7 @@ def test_every_image_shape(shape, architecture):
     ("posterior", "architecture"), [("normal", "conv"), *((name, "mlp") for name in models.POSTERIORS)]
 )
 def test_layers_compute_in_bfloat16_and_all_else_in_float32(posterior, architecture):
-    layers = (3, 2) if posterior in ("normal", "bernoulli", "categorical") else 3
+    layers = (3, 2) if posterior in ("normal", "bernoulli", "categorical", "concrete") else 3
     sizes = {"latent_dim": layers, "hidden": (6, 5), "layer_hidden": (4,), "architecture": architecture}
     model = models.make_vae((8, 8, 1), posterior=posterior, compute_dtype="bfloat16", **sizes)
     key, x = jax.random.key(0), _images((8, 8, 1))
@@ -188,24 +188,28 @@ def test_every_posterior_trains(family):
 @pytest.mark.parametrize("family", sorted(models.POSTERIORS))
 def test_a_posterior_of_zeros_is_the_prior(family):
     """But for Student's t, which has no prior of its own family."""
-    outputs, build, _ = models.POSTERIORS[family]
+    outputs, build, *_ = models.POSTERIORS[family]
     q = build(np.zeros((B, outputs(3, 4)), np.float32), 3)
     prior = jax.jit(models.Prior(3, family, categories=4).apply)({})
     assert (q.batch_shape, prior.batch_shape) == ((B,), ())
     if family == "student_t":
         np.testing.assert_allclose(np.exp(q.log_df), np.exp(2.0), rtol=1e-6)
         return
-    np.testing.assert_allclose(jax.jit(dist.kl)(q, prior), np.zeros(B), atol=1e-5)
     learned = models.Prior(3, family, categories=4, learned=True)
     params = learned.init(jax.random.key(0))
-    if family != "full_covariance":  # no closed form between two of them
-        np.testing.assert_allclose(jax.jit(dist.kl)(q, learned.apply(params)), np.zeros(B), atol=1e-5)
+    if models.POSTERIORS[family].hard:  # no closed form
+        z = q.sample(jax.random.key(1), 5)
+        np.testing.assert_array_equal(q.log_prob(z), np.broadcast_to(prior.log_prob(z), (5, B)))
+    else:
+        np.testing.assert_allclose(jax.jit(dist.kl)(q, prior), np.zeros(B), atol=1e-5)
+        if family != "full_covariance":  # no closed form between two of them
+            np.testing.assert_allclose(jax.jit(dist.kl)(q, learned.apply(params)), np.zeros(B), atol=1e-5)
     moved = jax.jit(learned.apply)(jax.tree.map(lambda leaf: leaf + 0.3 * np.arange(leaf.size), params))
     assert any(np.any(leaf != like) for leaf, like in zip(*map(jax.tree.leaves, (moved, prior)), strict=True))
 
 
 def test_full_covariance_is_built_of_all_its_outputs():
-    outputs, build, _ = models.POSTERIORS["full_covariance"]
+    outputs, build, *_ = models.POSTERIORS["full_covariance"]
     flat = jnp.asarray(np.random.default_rng(0).normal(size=(B, outputs(3, 1))), jnp.float32)
     q = build(flat, 3)
     np.testing.assert_array_equal(q.mean, flat[:, :3])
@@ -277,3 +281,34 @@ def test_without_hidden_layers_both_maps_are_linear():
     encode = lambda x: model.apply(params, x, method="encode").mean
     np.testing.assert_allclose(encode(3 * x) - encode(2 * x), encode(x) - encode(0 * x), atol=1e-5)
     assert set(params["params"]["decoder"]["network"]) == {"outputs"}
+
+
+def test_relaxed_bits_have_a_bound_on_log_p_and_harden():
+    """One latent, so that log p(x) is an integral: the relaxed bound is below it, by a KL that vanishes with K. Read as
+    bits, the same parameters are a Bernoulli model."""
+    sizes = {"latent_dim": 1, "hidden": (), "learn_prior": True}
+    relaxed = models.make_vae((2, 2, 1), posterior="binary_concrete", temperature=0.4, **sizes)
+    x = _images((2, 2, 1), batch=3)
+    params = jax.tree.map(lambda leaf: leaf + 0.7, _params(relaxed, x))
+    q = relaxed.apply(params, x, method="encode")
+    assert (q.temperature, relaxed.apply(params, method="prior_distribution").temperature) == (0.4, 0.4)
+
+    z = jnp.linspace(-80, 80, 40_001)[:, None, None]  # [K, B=1, D=1]
+    terms = relaxed.apply(params, x, jnp.broadcast_to(z, (len(z), 3, 1)), method="log_joint")
+    log_p = jax.nn.logsumexp(terms, axis=0) + np.log(160 / 40_000)
+    z = q.sample(jax.random.key(0), 200_000)
+    weights = relaxed.apply(params, x, z, method="log_joint") - q.log_prob(z)
+    gap, error = jnp.mean(weights, axis=0) - log_p, jnp.std(weights, axis=0) / np.sqrt(len(weights))
+    assert np.all(gap < -10 * error)
+    ratio = jnp.exp(weights - log_p)
+    assert np.all(np.abs(jnp.mean(ratio, axis=0) - 1) < 4.5 * jnp.std(ratio, axis=0) / np.sqrt(len(ratio)))
+
+    hard = models.make_vae((2, 2, 1), posterior="bernoulli", **sizes)
+    bits = hard.apply(params, x, method="encode")
+    np.testing.assert_array_equal(bits.logits, q.logits)
+    far = np.float32([[[-1e4]] * 3, [[1e4]] * 3])  # the logits of a relaxed bit that is one
+    np.testing.assert_allclose(
+        relaxed.apply(params, x, far, method="log_likelihood"),
+        hard.apply(params, x, far > 0, method="log_likelihood"),
+        rtol=1e-6,
+    )

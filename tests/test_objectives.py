@@ -218,7 +218,7 @@ def test_free_bits_are_counted_by_dimension_on_the_average_over_the_batch():
 
 
 def _posterior(family, seed=0, latent_dim=3, batch=4):
-    outputs, build, _ = models.POSTERIORS[family]
+    outputs, build, *_ = models.POSTERIORS[family]
     flat = np.random.default_rng(seed).normal(size=(batch, outputs(latent_dim, 3)))
     prior = models.Prior(latent_dim, family, categories=3).apply
     return jax.jit(lambda flat: (build(flat, latent_dim), prior({})))(np.float32(0.5 * flat))

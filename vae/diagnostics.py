@@ -392,8 +392,8 @@ def flops(function: Callable, *args) -> float:
 def evaluations(value: Callable[..., PyTree], key: Array, *args) -> int:
     """At how many z, of one datum, an estimator evaluates f for one gradient.
 
-    `value(watch, key, *args)` runs the estimator on `watch(f)`. It is run three times and looked at: a second call at the same
-    z, as DReG's, is removed by XLA and not counted; discrete samples that coincide by chance are counted.
+    `value(watch, key, *args)` runs the estimator on `watch(f)`. It is run three times and looked at: a second call at
+    the same z, as DReG's, is removed by XLA and not counted; discrete samples that coincide by chance are counted.
     """
     calls: set[bytes] = set()
     rows: list[int] = []

@@ -7,6 +7,7 @@ Because a family is a pytree, `jax.lax.stop_gradient(q)`, `jax.vmap` and `jax.tr
 has a fixed distribution also have `from_noise`, the map from that noise to the sample: the reparameterization trick.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -231,6 +232,68 @@ class Categorical:
 
     def log_prob(self, z: Array) -> Array:
         return jnp.sum(z * jax.nn.log_softmax(self.logits, axis=-1), axis=(-2, -1))
+
+
+@_family
+class BinaryConcrete(_LocationScale):
+    """The binary Concrete distribution of a relaxed bit, by the bit's logits `[*batch, D]` and a temperature (Maddison,
+    Mnih & Teh 2016, arXiv:1611.00712).
+
+    Samples are the *logits* of the relaxed bit, a logistic variable: the relaxed bit itself rounds to 0 or 1, where its
+    density is infinite. Networks read `sigmoid(z)`.
+    """
+
+    logits: Array
+    temperature: float = field(default=2 / 3, metadata={"static": True})
+    noise = staticmethod(jax.random.logistic)
+
+    @property
+    def mean(self) -> Array:
+        """P(z > 0), that of the bit."""
+        return jax.nn.sigmoid(self.logits)
+
+    def from_noise(self, eps: Array) -> Array:
+        """z = (logits + eps) / temperature, for standard logistic eps `[K, *batch, D]`."""
+        return (self.logits + eps) / self.temperature
+
+    def log_prob(self, z: Array) -> Array:
+        location, scale = self.logits / self.temperature, 1 / self.temperature
+        return jnp.sum(stats.logistic.logpdf(z, location, scale), axis=-1)
+
+
+@_family
+class ExpConcrete(_Reparameterizable):
+    """The Concrete distribution of D relaxed one-hot variables of C classes, by logits `[*batch, D, C]` and a
+    temperature (Maddison, Mnih & Teh 2016, arXiv:1611.00712, appendix C.3).
+
+    Samples are the *logarithms* of the relaxed variable, which itself rounds to 0 and 1. Networks read `exp(z)`.
+    """
+
+    logits: Array
+    temperature: float = field(default=2 / 3, metadata={"static": True})
+
+    @property
+    def batch_shape(self) -> tuple[int, ...]:
+        return self.logits.shape[:-2]
+
+    @property
+    def mean(self) -> Array:
+        """The probability that a class is the largest, that of the one-hot variable."""
+        return jax.nn.softmax(self.logits, axis=-1)
+
+    def from_noise(self, eps: Array) -> Array:
+        """z = log softmax((logits + eps) / temperature), for standard Gumbel eps `[K, *batch, D, C]`."""
+        return jax.nn.log_softmax((self.logits + eps) / self.temperature, axis=-1)
+
+    def rsample(self, key: Array, num_samples: int) -> Array:
+        return self.from_noise(jax.random.gumbel(key, (num_samples, *self.logits.shape), self.logits.dtype))
+
+    def log_prob(self, z: Array) -> Array:
+        """With respect to the log ratios of all classes to the last: the differences of z's coordinates."""
+        classes = self.logits.shape[-1]
+        x = self.logits - self.temperature * z
+        constant = math.lgamma(classes) + (classes - 1) * math.log(self.temperature)
+        return jnp.sum(constant + jnp.sum(x, -1) - classes * jax.nn.logsumexp(x, -1), axis=-1)
 
 
 @_family

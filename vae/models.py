@@ -10,6 +10,7 @@ Networks compute in their `dtype` (None: that of their inputs), as Flax's layers
 outputs on the distributions, are float32 at least.
 """
 
+import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -84,6 +85,8 @@ class Encoder(nn.Module):
       categories: of each latent variable of a categorical posterior; unused by others.
       data_mean: the mean image, flat, which is subtracted from x; empty for none.
       dtype: of the linear map.
+      temperature: of a relaxed family; 0 for the family's own.
+      above: x is a sample of the family, from the layer below, and not an image.
     """
 
     network: nn.Module
@@ -92,14 +95,17 @@ class Encoder(nn.Module):
     categories: int = 10
     data_mean: tuple[float, ...] = ()
     dtype: DTypeLike | None = None
+    temperature: float = 0.0
+    above: bool = False
 
     @nn.compact
     def __call__(self, x: Array):
         x = x - jnp.reshape(jnp.asarray(self.data_mean, x.dtype), x.shape[1:]) if self.data_mean else x
         family = POSTERIORS[self.family]
+        x = family.read(x) if self.above else x
         outputs = family.outputs(self.latent_dim, self.categories)
         parameters = nn.Dense(outputs, dtype=self.dtype, name="parameters")(self.network(x))
-        return family.build(_at_least_float32(parameters), self.latent_dim)
+        return _at(self.temperature, family.build(_at_least_float32(parameters), self.latent_dim))
 
 
 class Chain(nn.Module):
@@ -133,16 +139,18 @@ class Decoder(nn.Module):
       likelihood: a key of `LIKELIHOODS`. The Gaussian and the discretized logistic learn one log-scale a pixel.
       data_mean: the mean image in (0, 1), flat, whose logits are added to the network's outputs, as if its last bias
         began there; empty for none.
+      read: what the network sees of z.
     """
 
     network: nn.Module
     likelihood: str = "bernoulli"
     levels: int = 256
     data_mean: tuple[float, ...] = ()
+    read: Callable[[Array], Array] = lambda z: z
 
     @nn.compact
     def __call__(self, z: Array):
-        z = z[0] if isinstance(z, tuple) else z
+        z = self.read(z[0] if isinstance(z, tuple) else z)
         pixels = _at_least_float32(self.network(z.reshape(*z.shape[:2], -1)))
         if self.data_mean:
             mean = jnp.asarray(self.data_mean, pixels.dtype)
@@ -159,20 +167,23 @@ class Prior(nn.Module):
 
     Attributes:
       learned: its parameters are learned, from there on; for families that have a prior of their own.
+      temperature: of a relaxed family; 0 for the family's own.
     """
 
     latent_dim: int
     family: str = "normal"
     categories: int = 10
     learned: bool = False
+    temperature: float = 0.0
 
     @nn.compact
     def __call__(self):
         family = POSTERIORS[self.family]
         flat = jnp.zeros(family.outputs(self.latent_dim, self.categories))
         if self.learned:
-            return family.build(self.param("parameters", nn.initializers.zeros, flat.shape), self.latent_dim)
-        return (family.prior or family.build)(flat, self.latent_dim)
+            flat = self.param("parameters", nn.initializers.zeros, flat.shape)
+            return _at(self.temperature, family.build(flat, self.latent_dim))
+        return _at(self.temperature, (family.prior or family.build)(flat, self.latent_dim))
 
 
 class MLP(nn.Module):
@@ -253,12 +264,14 @@ def make_vae(
     learn_prior: bool = False,
     data_mean: Sequence[float] = (),
     compute_dtype: str = "float32",
+    temperature: float = 0.0,
 ) -> VAE:
     """The VAE that the experiments' flags describe. `hidden` are widths of layers (mlp) or channels (conv), from the
     image to the latents; the decoder mirrors them. Several latent dimensions make as many stochastic layers, from the
     image upwards, with `layer_hidden` widths between two of them. `levels` are the grey levels of the discretized
     logistic, `categories` those of each categorical latent variable. `data_mean`, one number a pixel, centres the
-    encoder's inputs and the decoder's outputs. `compute_dtype` is that of the layers' products and activations."""
+    encoder's inputs and the decoder's outputs. `compute_dtype` is that of the layers' products and activations,
+    `temperature` that of relaxed latents in posterior and prior, 0 for the family's own."""
     act, pixels, data_mean = ACTIVATIONS[activation], math.prod(image_shape), tuple(data_mean)
     dtype = None if compute_dtype == "float32" else jnp.dtype(compute_dtype)
     if architecture == "mlp":
@@ -278,20 +291,26 @@ def make_vae(
             f"--learn_prior is not for --posterior={posterior}, whose prior is of another family; for {able}"
         )
     first, *above = (latent_dim,) if isinstance(latent_dim, int) else latent_dim
-    encoder = Encoder(encode, first, posterior, categories, data_mean, dtype)
-    prior = Prior(above[-1] if above else first, posterior, categories, learn_prior)
+    encoder = Encoder(encode, first, posterior, categories, data_mean, dtype, temperature)
+    prior = Prior(above[-1] if above else first, posterior, categories, learn_prior, temperature)
     if above:
-        event_ndim = 2 if posterior == "categorical" else 1
+        event_ndim = 2 if posterior in ("categorical", "concrete") else 1
         network = MLP(layer_hidden, act, event_ndim=event_ndim, dtype=dtype)
-        between = lambda size: Encoder(network.clone(), size, posterior, categories, dtype=dtype)
+        options = {"dtype": dtype, "temperature": temperature, "above": True}
+        between = lambda size: Encoder(network.clone(), size, posterior, categories, **options)
         encoder = Chain(encoder, tuple(between(size) for size in above))
         prior = Chain(prior, tuple(between(size) for size in [first, *above[:-1]][::-1]), descending=True)
-    return VAE(encoder, Decoder(decode, likelihood, levels, data_mean), prior)
+    return VAE(encoder, Decoder(decode, likelihood, levels, data_mean, POSTERIORS[posterior].read), prior)
 
 
 def _at_least_float32(outputs: Array) -> Array:
     """Of a network in a narrower format; wider ones stay."""
     return outputs.astype(jnp.float32) if jnp.finfo(outputs.dtype).bits < 32 else outputs
+
+
+def _at(temperature: float, family):
+    """The family at that temperature; as it is for 0."""
+    return dataclasses.replace(family, temperature=temperature) if temperature else family
 
 
 def _split(flat: Array, size: int) -> list[Array]:
@@ -323,11 +342,15 @@ class Posterior(NamedTuple):
       outputs: `outputs(D, categories)`, the length of the flat vector that holds the parameters of D latents.
       build: `build(flat [*batch, outputs], D)`, the distribution.
       prior: the same of the prior, for a vector of zeros; None where that is `build` itself.
+      read: what networks see of a sample.
+      hard: of a relaxation, the family of the same parameters that it stands for and is judged as.
     """
 
     outputs: Callable[[int, int], int]
     build: Callable
     prior: Callable | None = None
+    read: Callable = lambda z: z
+    hard: str | None = None
 
 
 def _pairs(family) -> Posterior:
@@ -346,6 +369,15 @@ POSTERIORS: dict[str, Posterior] = {
     "bernoulli": Posterior(lambda d, c: d, lambda flat, d: dist.Bernoulli(flat)),
     "categorical": Posterior(
         lambda d, c: d * c, lambda flat, d: dist.Categorical(flat.reshape(*flat.shape[:-1], d, -1))
+    ),
+    "binary_concrete": Posterior(
+        lambda d, c: d, lambda flat, d: dist.BinaryConcrete(flat), read=nn.sigmoid, hard="bernoulli"
+    ),
+    "concrete": Posterior(
+        lambda d, c: d * c,
+        lambda flat, d: dist.ExpConcrete(flat.reshape(*flat.shape[:-1], d, -1)),
+        read=jnp.exp,
+        hard="categorical",
     ),
 }
 

@@ -3,8 +3,8 @@ noise.
 
 f is differentiated through z and, in its argument q, directly; so is log q(z), which f subtracts and which is linear in
 z. At a hard z its direct derivative is the score, of mean zero. At a relaxed z it is no density of z: the relaxed value
-is differentiated exactly, but is no bound on log p(x). Evaluate with hard samples. (A bound has a relaxed latent, with
-Concrete densities in q and p: a family of distributions for `reparam`, not an estimator.)
+is differentiated exactly, but is no bound on log p(x). Evaluate with hard samples. (A valid relaxed bound has Concrete
+densities in q and p: those are families of distributions for `reparam`, BinaryConcrete and ExpConcrete.)
 """
 
 import jax
