@@ -42,6 +42,11 @@ def _load(dataset: str, binarization: str, validation_size: int, data_dir: str |
     return datasets.fix_binarization(datasets.load(dataset, data_dir, validation_size, cache_dir), binarization)
 
 
+def forget_data() -> None:
+    """Lets go of the data sets that `load_data` keeps for the next run."""
+    _load.cache_clear()
+
+
 def load_data(run: Settings, data_dir: str | None, cache_dir: str | None = None) -> datasets.Dataset:
     """The data set with its held-out splits binarized as the run says, checked against the run's other settings."""
     data = _load(run.dataset, run.binarization, run.validation_size, data_dir, cache_dir)

@@ -202,6 +202,7 @@ def measure_all(points: list[Problem], objective: str, cases: list[Case], protoc
     single = {bound for _, bound in posteriors(points[0], objective)} == {"elbo"}
     of = lambda case: 1 if single else case.num_samples  # the mean over K samples has one gradient, whatever K
     with progress([None] * len(points) * (len({of(case) for case in cases}) + len(cases))) as bar:
+        release(points[0])
         truths: dict[tuple[int, int], tuple[str, Truth]] = {}
         for k, (i, problem) in itertools.product(dict.fromkeys(map(of, cases)), enumerate(points)):
             bar.set_postfix_str(f"the truth, K={k}")
@@ -324,10 +325,12 @@ def find_truth(problem: Problem, objective: str, num_samples: int, protocol: Pro
     num_samples = max(num_samples, BY_NAME[name].min_samples)
     case = Case(name, num_samples, 0, 0, cost(problem, objective, name, "flops", num_samples))
     learned, counted = train(problem, objective, make(name, num_samples), protocol)
+    _trim(problem)
     moments = _moments(problem, objective, case, protocol, protocol.reference_draws, None, learned, counted, stream=1)
-    return f"mean of {protocol.reference_draws:,} draws of {name}, K={num_samples}", jax.jit(diagnostics.reference)(
-        moments
-    )
+    jax.block_until_ready(moments)
+    _trim(problem)
+    truth = jax.jit(diagnostics.reference)(moments)
+    return f"mean of {protocol.reference_draws:,} draws of {name}, K={num_samples}", truth
 
 
 def summed(problem: Problem, objective: str, num_samples: int):

@@ -406,6 +406,7 @@ def of_workdir(
     run = run if objective is None else _with_objective(run, objective)
     program = build.program(run, data)
     apply = program.model.apply  # not the program, which would keep the whole data set in memory
+    build.forget_data()
 
     def bound(groups, data, expect):
         chosen = build.objective(run, values, data["epoch"])
