@@ -19,6 +19,9 @@ flags.DEFINE_string(
     " cache folder, none to do without; JAX_COMPILATION_CACHE_DIR goes before it",
 )
 
+# Flags of entry points that memory grows with, the likeliest first.
+HUNGRY = ("num_samples", "batch_size", "batch_sizes", "hidden", "draws", "eval_samples", "seeds", "images")
+
 
 def run(main: Callable[[], None]) -> None:
     """`app.run(main)`, refusing stray positional arguments, which are mostly a forgotten `--` or a space in a list."""
@@ -27,9 +30,12 @@ def run(main: Callable[[], None]) -> None:
         if len(argv) > 1:
             raise app.UsageError(f"unexpected argument {argv[1]!r}: settings are given as --name=value")
         logging.set_verbosity(logging.WARNING)  # else absl prints the libraries' hundreds of INFO lines
+        # Orbax logs with a traceback what it raises as well, and warns of what a kill left behind.
+        logging.get_absl_logger().addFilter(lambda record: "orbax" not in Path(record.pathname).parts)
         interrupt.stop_at_once()
         _keep_compiled_programs(flags.FLAGS.compilation_cache)
-        main()
+        with _enough_memory():
+            main()
 
     app.run(without_arguments, flags_parser=_parse)
 
@@ -75,6 +81,20 @@ def one_sentence(*kinds: type[Exception]) -> Iterator[None]:
         if isinstance(error, OSError) and error.strerror:
             stop(f"{error.strerror}{f': {error.filename}' if error.filename else ''}")
         stop(str(error))
+
+
+@contextmanager
+def _enough_memory() -> Iterator[None]:
+    """Says which flags help where the device's memory, or the host's, does not suffice."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:  # jax's own is a RuntimeError
+        if not isinstance(error, MemoryError) and "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        smaller = [f"--{name}" for name in HUNGRY if name in flags.FLAGS]
+        runs = "; --sweep_mode=map trains runs one after the other" if "sweep_mode" in flags.FLAGS else ""
+        reason = (str(error).strip().splitlines() or ["no more"])[0].removeprefix("RESOURCE_EXHAUSTED: ").rstrip(".")
+        stop(f"memory does not suffice ({reason}); a smaller {' or '.join(smaller)} needs less{runs}")
 
 
 def stop(sentence: str) -> None:

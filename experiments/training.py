@@ -171,7 +171,7 @@ def _conclude_run(program, data, run, folder: RunFolder, state: train.TrainState
     workdir.write_json(folder.path / "result.json", row)
     if not finished:
         last = f"the state of epoch {step // program.steps_per_epoch} is kept there"
-        return f"{folder.path}: the loss or its gradient was not finite at step {failed_step}, {last}"
+        return f"{folder.path}: the loss, or the gradient before it, was not finite at step {failed_step}, {last}"
     return None
 
 

@@ -1,8 +1,9 @@
-"""Runs an entry point many times for one import of its packages: each case is a fork of a process that has them.
+"""Runs entry points many times for one import of their packages: each call is a fork of a process that has them.
 
-A fork before jax has made its first array is safe, and saves some seconds a case.
+A fork before jax has made its first array is safe, and saves some seconds a call.
 """
 
+import importlib
 import json
 import os
 import subprocess
@@ -11,8 +12,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
-# What entry points import when they need it: seconds for every case, where the fork has to do it.
-LATE_IMPORTS = ("sklearn.datasets", "experiments.pictures", "experiments.training", "experiments.trained")
+# What entry points share, and what they import when they need it: seconds for every call, where the fork has to do it.
+IMPORTS = ("sklearn.datasets", "experiments.pictures", "experiments.training", "experiments.trained")
 
 
 SMALL = ["--epochs=2", "--hidden=16", "--latent_dim=2", "--eval_samples=4", "--eval_every=1"]
@@ -24,42 +25,71 @@ class Outcome(NamedTuple):
     err: str
 
 
-def run(module: str, cases: list[list[str]], folder: Path, timeout: float = 600, devices: int = 1) -> list[Outcome]:
+class Call(NamedTuple):
+    """`python -m module *arguments`, in a process where `fault` of `faults.py` has been brought about."""
+
+    module: str
+    arguments: list[str]
+    fault: str = ""
+
+
+def run(module: str, cases: list[list[str]], folder: Path, devices: int = 1) -> list[Outcome]:
     """The outcome of `python -m module *case` for each case, in order, from the repository's root."""
+    return run_all([Call(module, case) for case in cases], folder, devices)
+
+
+def run_all(calls: list[Call], folder: Path, devices: int = 1, timeout: float = 600) -> list[Outcome]:
+    """The outcomes of calls of any entry points, in order."""
     folder.mkdir(parents=True, exist_ok=True)
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
     flags = environment.get("XLA_FLAGS", "").split()  # those of conftest.py, but for its number of devices
     flags = [flag for flag in flags if "device_count" not in flag]
     environment["XLA_FLAGS"] = " ".join([*flags, f"--xla_force_host_platform_device_count={devices}"])
-    command = [sys.executable, __file__, module, json.dumps(cases), str(folder)]
+    command = [sys.executable, __file__, json.dumps(calls), str(folder)]
     subprocess.run(command, cwd=ROOT, env=environment, check=True, timeout=timeout)
     read = lambda i, name: (folder / f"{i}.{name}").read_text()
-    return [Outcome(int(read(i, "code")), read(i, "out"), read(i, "err")) for i in range(len(cases))]
+    return [Outcome(int(read(i, "code")), read(i, "out"), read(i, "err")) for i in range(len(calls))]
+
+
+def training(*arguments: str, fault: str = "") -> Call:
+    """A small run of `python -m experiments.train`, without figures unless these are asked for."""
+    plain = [] if "--figures" in arguments else ["--nofigures"]
+    return Call("experiments.train", [*SMALL, *plain, *arguments], fault)
 
 
 def train(folder: Path, *cases: list[str], devices: int = 1) -> list[Outcome]:
-    """Small runs of `python -m experiments.train`, without figures unless these are asked for."""
-    plain = lambda case: [] if "--figures" in case else ["--nofigures"]
-    return run("experiments.train", [[*SMALL, *plain(case), *case] for case in cases], folder, devices=devices)
+    """The outcomes of small runs."""
+    return run_all([training(*case) for case in cases], folder, devices)
 
 
-def _main(module: str, cases: list[list[str]], folder: Path) -> None:
-    import importlib
-
-    from experiments import cli
-
-    entry, *_ = (importlib.import_module(name) for name in (module, *LATE_IMPORTS))
-    for i, case in enumerate(cases):
+def _main(calls: list[Call], folder: Path) -> None:
+    for name in IMPORTS:
+        importlib.import_module(name)
+    for i, call in enumerate(calls):
         child = os.fork()
         if child == 0:
             for name, descriptor in (("out", 1), ("err", 2)):
                 os.dup2(os.open(folder / f"{i}.{name}", os.O_CREAT | os.O_WRONLY | os.O_TRUNC), descriptor)
-            sys.argv = [module, *case]
-            cli.run(entry.main)
+            _enter(call)
             os._exit(0)
         _, status = os.waitpid(child, 0)
         (folder / f"{i}.code").write_text(str(os.waitstatus_to_exitcode(status)))
 
 
+def _enter(call: Call) -> None:
+    from absl import flags
+
+    from experiments import cli
+    from tests import faults
+
+    entry = importlib.import_module(call.module)
+    if hasattr(entry, "define_flags"):
+        entry.define_flags(flags.FLAGS)
+    if call.fault:
+        getattr(faults, call.fault)()
+    sys.argv = [call.module, *call.arguments]
+    cli.run(entry.main)
+
+
 if __name__ == "__main__":
-    _main(sys.argv[1], json.loads(sys.argv[2]), Path(sys.argv[3]))
+    _main([Call(*call) for call in json.loads(sys.argv[1])], Path(sys.argv[2]))

@@ -1,5 +1,7 @@
 """What is restored is what was saved, to the bit; what is damaged is not restored."""
 
+import shutil
+import warnings
 from pathlib import Path
 
 import jax
@@ -82,8 +84,6 @@ def test_a_flipped_byte_gives_the_one_before_and_a_warning(folder, state):
     _assert_is(found, state, 2)
 
 
-# Orbax leaves the coroutines of a failed read behind.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_truncated_file_gives_the_one_before_and_a_warning(folder, state):
     path = _largest_file(folder / "3")
     path.write_bytes(path.read_bytes()[:100])
@@ -101,3 +101,25 @@ def test_another_configuration_is_refused_by_the_name_of_the_leaf(folder, state)
     other = state._replace(params={**state.params, "estimator": {"new": jnp.zeros(3)}})
     with pytest.raises(ValueError, match="another configuration"):
         checkpoint.restore(folder, other)
+
+
+@pytest.mark.slow
+def test_whatever_file_is_damaged_what_is_restored_is_right(folder, state, tmp_path):
+    """Emptied, halved, one bit changed, or gone: the newest checkpoint to the bit, or the one before."""
+    flipped = lambda content: (
+        content[: len(content) // 2] + bytes([content[len(content) // 2] ^ 1]) + content[len(content) // 2 + 1 :]
+    )
+    damages = [lambda content: b"", lambda content: content[: len(content) // 2], flipped, None]
+    restored = []
+    for path in [p.relative_to(folder) for p in (folder / "3").rglob("*") if p.is_file() and p.stat().st_size]:
+        for damage in damages:
+            copy = shutil.copytree(folder, tmp_path / "copy")
+            (copy / path).unlink() if damage is None else (copy / path).write_bytes(damage((copy / path).read_bytes()))
+            with warnings.catch_warnings(record=True) as told:
+                warnings.simplefilter("always")
+                found = checkpoint.restore(copy, state)
+            _assert_is(found, state, found[0])
+            assert len(told) == (found[0] == 2), path
+            restored.append(found[0])
+            shutil.rmtree(copy)
+    assert set(restored) == {2, 3}

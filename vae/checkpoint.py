@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import jax
 import numpy as np
@@ -96,6 +97,7 @@ def restore(folder: str | Path, like: PyTree, at: list[int] | None = None) -> tu
     for step in reversed(steps(folder) if at is None else sorted(at)):
         path = Path(folder).absolute() / str(step)
         try:
+            _read_through(path / "state")
             with ocp.CheckpointManager(path.parent) as manager:
                 items = manager.restore(step, args=arguments)
         except Exception as error:  # Orbax, tensorstore and the file system each raise their own kinds.
@@ -107,6 +109,15 @@ def restore(folder: str | Path, like: PyTree, at: list[int] | None = None) -> tu
             continue
         return step, _as(like, items.state, path)
     return None
+
+
+def _read_through(path: Path) -> None:
+    """Raises here what cannot be read: where Orbax meets it, reads that it left behind print a traceback each."""
+    import tensorstore
+
+    store = tensorstore.KvStore.open({"driver": "ocdbt", "base": f"file://{quote(str(path))}/"}).result()
+    for key in store.list().result():
+        store.read(key).result()
 
 
 def _named_leaves(tree: PyTree) -> dict[str, Any]:

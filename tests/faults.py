@@ -1,0 +1,63 @@
+"""What goes wrong while a run is trained: each function brings it about in its process (`entry_points.Call.fault`)."""
+
+import itertools
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from absl import flags
+
+from experiments import build
+from experiments.workdir import RunFolder
+
+
+def disk_fills_up() -> None:
+    """At the fourth evaluation somebody else takes what is left on the disk of the workdir."""
+    append, calls = RunFolder.append, itertools.count()
+
+    def filling(self, *arguments):
+        if next(calls) == 6:
+            try:
+                with open(f"{flags.FLAGS.workdir}/../filler", "wb", buffering=0) as file:
+                    while True:
+                        file.write(bytes(4096))
+            except OSError:
+                pass
+        append(self, *arguments)
+
+    RunFolder.append = filling
+
+
+def gradient_of_seed_1_is_nan_at_step_30() -> None:
+    make = build.optimizer
+
+    def optimizer(run, values, total_steps):
+        def update(gradients, count, params=None):
+            del params
+            bad = (values["seed"] == 1) & (count == 29)
+            return jax.tree.map(lambda leaf: jnp.where(bad, jnp.nan, leaf), gradients), count + 1
+
+        broken = optax.GradientTransformation(lambda params: jnp.zeros((), jnp.int32), update)
+        return optax.chain(broken, make(run, values, total_steps))
+
+    build.optimizer = optimizer
+
+
+def clock_goes_backwards() -> None:
+    """A minute with every look at it."""
+    now, looks = time.time(), itertools.count()
+    time.time = lambda: now - 60.0 * next(looks)
+    time.time_ns = lambda: int(1e9 * time.time())
+
+
+def an_array_is_larger_than_memory() -> None:
+    """As NumPy says it, when the data are loaded."""
+    load = build.load_data
+
+    def large(*arguments):
+        np.zeros(2**50)
+        return load(*arguments)
+
+    build.load_data = large
