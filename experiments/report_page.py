@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from experiments import report_charts, results
+from experiments.laboratory_tables import between
 from experiments.report_contents import Contents, Laboratory, Run, commands
 from experiments.tables import number, plus_minus
 
@@ -225,20 +226,14 @@ def _estimators(laboratory: Laboratory, group: str) -> str:
         line = [Cell(f"{row[point]:g}", row[point])] if point else []
         line += [Cell(row["estimator"] + (" *" if row["declared_biased"] else ""))]
         line += [Cell(str(row["num_samples"]), row["num_samples"]), Cell(str(of(row, "verdict")))]
-        line += [Cell(_between(row, f"{group}_variance"), of(row, "variance"))]
+        line += [Cell(between(row, f"{group}_variance"), of(row, "variance"))]
         line += [Cell(number(of(row, key)), of(row, key)) for key in ("snr", "cosine")]
         for key in ("variance_x_flops_to_best", "variance_x_seconds_to_best"):
-            line += [Cell(_between(row, f"{group}_{key}"), of(row, key))]
+            line += [Cell(between(row, f"{group}_{key}"), of(row, key))]
         line += [Cell(plus_minus(100 * of(row, "bias"), 100 * of(row, "bias_stderr")), of(row, "bias"))]
         line += [Cell(number(of(row, "max_abs_z"), 2), of(row, "max_abs_z"))]
         lines.append(line + [Cell(number(row[key]), row[key]) for key in ("flops", "seconds")])
     return _table(header, lines, f"estimators {group}")
-
-
-def _between(row: dict[str, Any], key: str) -> str:
-    """A number and its interval."""
-    value, low, high = (row.get(key + end, math.nan) for end in ("", "_low", "_high"))
-    return number(value) if math.isnan(low) else f"{number(value)} [{number(low)}, {number(high)}]"
 
 
 def _reproduce(contents: Contents) -> str:
