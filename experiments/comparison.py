@@ -32,7 +32,7 @@ def compare(options: flags.FlagValues) -> None:
         folder = Path(options.output or _default_output(options))
         workdir.check_writable(folder)
         cases = _cases(points[0], objective, options)
-        found = laboratory.measure_all(points, objective, cases, protocol)
+        found = laboratory.measure_all(points, objective, cases, protocol, folder / "kept")
         seconds = laboratory.time_all(points[0], objective, cases, protocol)
         rows, layers, pairs = laboratory_tables.tabulate(found, cases, seconds, protocol.confidence)
         _write(folder, points, objective, found, (rows, layers, pairs), protocol)

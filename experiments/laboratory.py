@@ -6,6 +6,7 @@ import functools
 import itertools
 import math
 import sys
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -14,6 +15,7 @@ import numpy as np
 import optax
 from tqdm import tqdm
 
+from experiments import kept
 from experiments.problems import Problem
 from vae import diagnostics
 from vae.diagnostics import Truth
@@ -197,8 +199,11 @@ def cut(draws: int, most: int) -> int:
     raise ValueError(f"--draws={draws} cannot be cut into {chunks} equal chunks; take {max(20, -(-draws // 10) * 10)}")
 
 
-def measure_all(points: list[Problem], objective: str, cases: list[Case], protocol: Protocol) -> list[Found]:
-    """Every case at every point, each point's against the truth there."""
+def measure_all(
+    points: list[Problem], objective: str, cases: list[Case], protocol: Protocol, folder: Path | None = None
+) -> list[Found]:
+    """Every case at every point, each point's against the truth there. What is found is kept in `folder`, and what was
+    found before is taken from there."""
     single = {bound for _, bound in posteriors(points[0], objective)} == {"elbo"}
     of = lambda case: 1 if single else case.num_samples  # the mean over K samples has one gradient, whatever K
     with progress([None] * len(points) * (len({of(case) for case in cases}) + len(cases))) as bar:
@@ -206,14 +211,14 @@ def measure_all(points: list[Problem], objective: str, cases: list[Case], protoc
         truths: dict[tuple[int, int], tuple[str, Truth]] = {}
         for k, (i, problem) in itertools.product(dict.fromkeys(map(of, cases)), enumerate(points)):
             bar.set_postfix_str(f"the truth, K={k}")
-            truths[i, k] = find_truth(problem, objective, k, protocol)
+            truths[i, k] = find_truth(problem, objective, k, protocol, folder)
             bar.update()
         found = {}
         for case in cases:
             release(points[0])
             for i, problem in enumerate(points):
                 bar.set_postfix_str(f"{case.name}, K={case.num_samples}")
-                found[i, case] = measure(problem, objective, case, protocol, *truths[i, of(case)])
+                found[i, case] = _recalled(folder, problem, objective, case, protocol, *truths[i, of(case)])
                 bar.update()
     release(points[0])
     return [found[i, case] for i in range(len(points)) for case in cases]
@@ -232,6 +237,36 @@ def _trim(problem: Problem) -> None:
     if size(problem) > LARGE:
         with contextlib.suppress(OSError, AttributeError):  # glibc has it
             ctypes.CDLL(None).malloc_trim(0)
+
+
+def _recalled(folder: Path | None, problem, objective, case: Case, protocol, source: str, truth: Truth) -> Found:
+    """`measure`, unless it was done before."""
+
+    def find():
+        found = measure(problem, objective, case, protocol, source, truth)
+        return {"figures": found.figures, "replicates": found.replicates}
+
+    known = kept.recall(folder, _digest(problem, objective, case, protocol, truth) if folder else "", find)
+    return Found(case, problem, source, known["figures"], known["replicates"], protocol.chunks)
+
+
+def _digest(problem: Problem, objective: str, case: Case, protocol: Protocol, truth: Truth | None = None) -> str:
+    """Of all that a measurement of this case depends on; without a truth, that of the reference."""
+    estimator = make(case.name, case.num_samples)
+
+    def all_of_it(params, data, context, learned, counted, truth):
+        def value_and_loss(params, learned):
+            def expect(q, f, reduce):
+                return estimator.estimate(learned, counted, jax.random.key(0), q, f, reduce, context)
+
+            estimate = problem.bounds[objective](params, data, expect)
+            return jnp.mean(estimate.value) + estimate.cv_loss
+
+        return jax.grad(value_and_loss, argnums=(0, 1))(params, learned), truth
+
+    initial = _initial(problem, objective, estimator)
+    of = (case.name, case.num_samples, protocol._replace(rounds=0, confidence=0.0))
+    return kept.digest_of(all_of_it, problem.params, problem.data, problem.context, *initial, truth, of=of)
 
 
 def measure(problem: Problem, objective: str, case: Case, protocol: Protocol, source: str, truth: Truth) -> Found:
@@ -314,8 +349,11 @@ def train(problem: Problem, objective: str, estimator: Estimator, protocol: Prot
     return run(carry, keys, problem.params, problem.data, problem.context)[:2]
 
 
-def find_truth(problem: Problem, objective: str, num_samples: int, protocol: Protocol) -> tuple[str, Truth]:
-    """What the gradient really is, and how that is known: an oracle, a sum over all states, or many other draws."""
+def find_truth(
+    problem: Problem, objective: str, num_samples: int, protocol: Protocol, folder: Path | None = None
+) -> tuple[str, Truth]:
+    """What the gradient really is, and how that is known: an oracle, a sum over all states, or many other draws, which
+    are kept in `folder`."""
     gradient = problem.oracle(objective, num_samples)
     if gradient is not None:
         return f"exact ({problem.exact_by})", diagnostics.exactly(gradient)
@@ -324,12 +362,22 @@ def find_truth(problem: Problem, objective: str, num_samples: int, protocol: Pro
     name = choose(problem, objective, [protocol.reference])[0]
     num_samples = max(num_samples, BY_NAME[name].min_samples)
     case = Case(name, num_samples, 0, 0, cost(problem, objective, name, "flops", num_samples))
-    learned, counted = train(problem, objective, make(name, num_samples), protocol)
-    _trim(problem)
-    moments = _moments(problem, objective, case, protocol, protocol.reference_draws, None, learned, counted, stream=1)
-    jax.block_until_ready(moments)
-    _trim(problem)
-    truth = jax.jit(diagnostics.reference)(moments)
+
+    def find():
+        learned, counted = train(problem, objective, make(name, num_samples), protocol)
+        _trim(problem)
+        draws = protocol.reference_draws
+        moments = _moments(problem, objective, case, protocol, draws, None, learned, counted, stream=1)
+        jax.block_until_ready(moments)
+        _trim(problem)
+        truth = jax.jit(diagnostics.reference)(moments)
+        numbered = lambda tree: {str(i): leaf for i, leaf in enumerate(jax.tree.leaves(tree))}
+        return {"gradient": numbered(truth.gradient), "stderr": numbered(truth.stderr), "along": truth.along}
+
+    found = kept.recall(folder, _digest(problem, objective, case, protocol) if folder else "", find)
+    tree = lambda name: jax.tree.unflatten(jax.tree.structure(problem.params), in_order(found[name]))
+    in_order = lambda leaves: [jnp.asarray(leaves[str(i)]) for i in range(len(leaves))]
+    truth = Truth(tree("gradient"), tree("stderr"), found["along"])
     return f"mean of {protocol.reference_draws:,} draws of {name}, K={num_samples}", truth
 
 

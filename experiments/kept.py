@@ -1,0 +1,75 @@
+"""What a long measurement has found so far, so that the same command goes on where it was cut off.
+
+A value is kept under a digest of all that it depends on, so one that no longer holds is not found again. Files are
+msgpack behind a checksum, written all or nothing; one that cannot be read counts as not there.
+"""
+
+import functools
+import hashlib
+import importlib.metadata
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from flax import serialization
+
+import vae
+from experiments.workdir import PACKAGES
+
+CHECKSUM = 32  # bytes
+
+
+def recall(folder: Path | None, digest: str, find: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """`find()`, a dict of numbers, strings, arrays and such dicts: read from `folder` where it was found before, else
+    kept there. Without a folder nothing is kept."""
+    if folder is None:
+        return find()
+    path = folder / digest
+    if (known := _read(path)) is not None:
+        return known
+    found = find()
+    payload = serialization.msgpack_serialize(jax.device_get(found))
+    folder.mkdir(exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        temporary.write_bytes(hashlib.sha256(payload).digest() + payload)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return found
+
+
+def digest_of(function: Callable, *args, of: tuple = ()) -> str:
+    """Sixteen hexadecimal digits that change with what `function(*args)` computes, with the arguments' values, with
+    `of`, and with this code, its libraries and its device."""
+    jaxpr, _ = jax.make_jaxpr(function, return_shape=True)(*args)
+    # The values that the function holds are constants of the jaxpr, and functions in it are printed with addresses.
+    text = re.sub(r"0x[0-9a-f]+", "", str(jaxpr))
+    digest = hashlib.sha256(f"{text}{of}{_surroundings()}".encode())
+    for leaf in jax.tree.leaves((args, jaxpr.consts)):
+        leaf = jax.random.key_data(leaf) if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf
+        digest.update(np.asarray(leaf).tobytes())
+    return digest.hexdigest()[:16]
+
+
+@functools.cache
+def _surroundings() -> str:
+    sources = hashlib.sha256()
+    for folder in (Path(vae.__file__).parent, Path(__file__).parent):
+        for path in sorted(folder.rglob("*.py")):
+            sources.update(path.read_bytes())
+    versions = [importlib.metadata.version(name) for name in PACKAGES]
+    return f"{sources.hexdigest()} {versions} {jax.devices()[0].device_kind} {os.environ.get('XLA_FLAGS', '')}"
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    if not path.exists():
+        return None
+    content = path.read_bytes()
+    if hashlib.sha256(content[CHECKSUM:]).digest() != content[:CHECKSUM]:
+        return None
+    return serialization.msgpack_restore(content[CHECKSUM:])
