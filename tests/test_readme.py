@@ -4,8 +4,11 @@ import re
 from pathlib import Path
 
 import pytest
+from absl import flags
 
+from experiments import settings
 from tests import entry_points, problems
+from vae import estimators
 from vae.estimators import mean
 from vae.estimators.__main__ import table
 
@@ -19,7 +22,18 @@ def _commands(module: str) -> list[list[str]]:
     return [line.split()[3:] for line in lines if re.match(rf"python -m {module}\b", line)]
 
 
-@pytest.mark.parametrize("kind", ["continuous", "discrete", pytest.param("mnist", marks=pytest.mark.slow)])
+def test_the_commands_settings_are_sound():
+    """Every training command of the page: known flags, and settings that go together."""
+    for case in _commands("experiments.train"):
+        values = flags.FlagValues()
+        settings.define_flags(values)
+        values(["train", *(word for word in case if not word.startswith(("--workdir", "--data_dir")))])
+        for run in settings.from_flags(values):
+            assert run.estimator in estimators.BY_NAME
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["continuous", "discrete", "mnist"])
 def test_the_commands_run(kind, tmp_path):
     """Each with the flags of the page and, behind them, those that make it short."""
     cases = [case for case in _commands("experiments.train") if _kind(case) == kind]
