@@ -3,6 +3,7 @@
     python -m experiments.train                                            # digits, one run
     python -m experiments.train --seed=0,1,2 --learning_rate=1e-3,3e-4     # six runs in one compiled program
     python -m experiments.train --dataset=mnist --data_dir=DIR --hidden=500 --latent_dim=20 --batch_size=128 --epochs=10
+    python -m experiments.train --estimator=reparam,stl --objective=elbo --launcher=slurm  # two programs, a job each
 
 Every setting is a flag, and a comma-separated list on any of them is swept; several lists give their product. The same
 command again finishes what was cut off and skips what is done.
@@ -36,6 +37,16 @@ flags.DEFINE_string(
     "a:b, of steps from 1 on: trace the epochs that hold them with jax.profiler, into profile/ of the run's folder (the"
     " first one's, where several share a program)",
 )
+flags.DEFINE_enum(
+    "launcher", "local", ["local", "slurm"], "train here, or submit each program as a job of a SLURM array"
+)
+flags.DEFINE_string("slurm_partition", None, "of the jobs; by default the cluster's own")
+flags.DEFINE_string("slurm_account", None, "that the jobs are charged to, on clusters that ask for one")
+flags.DEFINE_integer("slurm_time", 1440, "minutes of a job; it then saves, is requeued and goes on", lower_bound=5)
+flags.DEFINE_integer("slurm_cpus", 4, "cores of a job", lower_bound=1)
+flags.DEFINE_integer("slurm_gpus", 0, "GPUs of a job", lower_bound=0)
+flags.DEFINE_float("slurm_mem_gb", 8.0, "memory of a job", lower_bound=0.1)
+flags.DEFINE_integer("program", 0, "of a sweep, from 1 on: train this one alone, as its jobs do", lower_bound=0)
 FLAGS = flags.FLAGS
 
 
@@ -44,7 +55,11 @@ def main() -> None:
         runs = settings.from_flags(FLAGS)
     from experiments import training  # jax and what is built on it are not for --help
 
-    training.train_all(runs, Path(FLAGS.workdir or _default_workdir(runs)))
+    path = Path(FLAGS.workdir or _default_workdir(runs))
+    if FLAGS.launcher == "slurm":
+        training.submit_all(runs, path)
+    else:
+        training.train_all(runs, path)
 
 
 def _default_workdir(runs: list[Settings]) -> Path:

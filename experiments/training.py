@@ -16,7 +16,7 @@ from absl import flags
 from jax.sharding import Mesh
 from tqdm import tqdm
 
-from experiments import assess, build, cli, interrupt, results, settings, tables, workdir
+from experiments import assess, build, cli, interrupt, launch, results, settings, tables, workdir
 from experiments.profiling import Profile
 from experiments.settings import Settings
 from experiments.workdir import Recorder, RunFolder
@@ -36,29 +36,62 @@ def train_all(runs: list[Settings], path: Path) -> None:
     """
     with cli.one_sentence():
         workdir.check_writable(path)
-        groups = [_Group(group, path, runs) for group in settings.programs(runs)]
+        programs = list(settings.programs(runs))
+        if FLAGS.program > len(programs):
+            raise ValueError(f"--program={FLAGS.program} does not exist, the sweep has {len(programs)}")
+        chosen = range(len(programs)) if FLAGS.program == 0 else [FLAGS.program - 1]
+        groups = [_Group(programs[i], path, runs) for i in chosen]
         workdir.check_space(path, sum(group.checkpoint_bytes() for group in groups))
         for group in groups:
             group.claim()
     diverged = []
     with cli.one_sentence(OSError):
-        for i, group in enumerate(groups):
-            if group.pending and len(groups) > 1:
-                print(f"program {i + 1} of {len(groups)}, runs: {len(group.pending)}, {group.describe()}")
+        for i, group in zip(chosen, groups, strict=True):
+            if group.pending and len(programs) > 1:
+                print(f"program {i + 1} of {len(programs)}, runs: {len(group.pending)}, {group.describe()}")
             diverged += group.train()
-        _conclude(path)
+        _conclude(path, runs)
     if diverged:
         cli.stop("; ".join(diverged) + "; try a smaller --learning_rate or --clip_norm=1")
+
+
+def submit_all(runs: list[Settings], path: Path) -> None:
+    """Submits each program that is not finished as a job, which is this command with the program's number, and returns.
+
+    Exits with one sentence on bad input, before anything is submitted.
+    """
+    with cli.one_sentence():
+        workdir.check_writable(path)
+        folders = workdir.run_folders(path, runs, _swept(runs))
+        finished = {run for run, folder in zip(runs, folders, strict=True) if folder.result()}
+        command = [sys.executable, "-m", "experiments.train", *sys.argv[1:]]
+        command += ["--launcher=local", f"--workdir={path.resolve()}"]
+        programs, commands = list(settings.programs(runs)), {}
+        for number, group in enumerate(programs, 1):
+            if not finished.issuperset(group):
+                title = f"program {number} of {len(programs)}, {_Group(group, path, runs).describe()}"
+                commands[title] = [*command, f"--program={number}"]
+        parameters = {
+            "timeout_min": FLAGS.slurm_time,
+            "cpus_per_task": FLAGS.slurm_cpus,
+            "gpus_per_node": FLAGS.slurm_gpus or None,
+            "mem_gb": FLAGS.slurm_mem_gb,
+            "slurm_partition": FLAGS.slurm_partition,
+            "slurm_account": FLAGS.slurm_account,
+        }
+        launch.submit_missing(commands, path / "slurm", parameters)
+    if not commands:
+        _conclude(path, runs)
 
 
 class _Group:
     """Runs that share a compiled program; made before any of them is trained, so that bad input costs no work."""
 
     def __init__(self, runs: list[Settings], path: Path, all_runs: list[Settings]):
-        swept = [name for name in settings.FIELDS if len({getattr(run, name) for run in all_runs}) > 1]
-        found = workdir.run_folders(path, all_runs, swept)
+        self.swept = _swept(all_runs)
+        found = workdir.run_folders(path, all_runs, self.swept)
         self.runs, self.folders = runs, [found[all_runs.index(run)] for run in runs]
-        self.swept, self.run = swept, runs[0]
+        self.run = runs[0]
         self.data = build.load_data(self.run, FLAGS.data_dir, FLAGS.cache_dir)
         with jax.default_matmul_precision(self.run.matmul_precision):
             self.program = build.program(self.run, self.data)
@@ -175,23 +208,32 @@ def _conclude_run(program, data, run, folder: RunFolder, state: train.TrainState
     return None
 
 
-def _conclude(path: Path) -> None:
-    """The tables and pictures over all runs of the workdir, and what there is to look at."""
-    folders = [folder for folder in workdir.all_runs(path) if folder.result()]
-    rows = [folder.result() for folder in folders]
-    workdir.write_text(path / "results.csv", tables.to_csv(rows))
-    table = results.to_markdown(rows)
-    workdir.write_text(path / "results.md", table + "\n")
-    if len(folders) > 1:
-        from experiments import pictures
+def _conclude(path: Path, runs: list[Settings]) -> None:
+    """The tables and pictures over all runs of the workdir, and what there is to look at.
 
-        pictures.draw_sweep(path / "figures", folders, results.varying(rows))
+    Jobs that end at the same time take turns, so that the last one sees all results; it draws, if `runs` are all there.
+    """
+    with workdir.alone(path):
+        folders = [folder for folder in workdir.all_runs(path) if folder.result()]
+        rows = [folder.result() for folder in folders]
+        workdir.write_text(path / "results.csv", tables.to_csv(rows))
+        table = results.to_markdown(rows)
+        workdir.write_text(path / "results.md", table + "\n")
+        if len(folders) > 1 and all(folder.result() for folder in workdir.run_folders(path, runs, _swept(runs))):
+            from experiments import pictures
+
+            pictures.draw_sweep(path / "figures", folders, results.varying(rows))
     print(f"\n{results.heading(rows)}\n{table}\n")
     print(f"pictures: {', '.join(str(p) for p in sorted((path / 'figures').glob('*.png')))}")
     if len(folders) > 1:
         print(f"          and of each run in {path / 'runs'}/*/figures")
     print(f"table of every run and setting: {path / 'results.csv'}")
     print(f"all of it on one page: python -m experiments.report --workdir={shlex.quote(str(path))}")
+
+
+def _swept(runs: list[Settings]) -> list[str]:
+    """The settings in which the runs differ."""
+    return [name for name in settings.FIELDS if len({getattr(run, name) for run in runs}) > 1]
 
 
 def _resume(like: train.TrainState, folders: list[RunFolder], devices: Mesh) -> tuple[int, train.TrainState] | None:

@@ -22,6 +22,7 @@ import shutil
 import subprocess
 import tempfile
 import warnings
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,9 @@ from vae import checkpoint, train
 from vae.datasets import Dataset
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tensorflow-datasets", "absl-py")
+
+# What a file system without locks says.
+WITHOUT_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)
 
 
 class RunFolder:
@@ -82,7 +86,7 @@ class RunFolder:
                 f"let it finish, or choose another folder"
             ) from None
         except OSError as error:
-            if error.errno not in (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK):
+            if error.errno not in WITHOUT_LOCKS:
                 raise
             warnings.warn(f"{self.path} is on a file system without locks: start no second run in it", stacklevel=2)
         self._held.truncate(0)
@@ -221,6 +225,18 @@ def check_space(workdir: str | Path, needed: int) -> None:
             f"--workdir={workdir} is on a disk with {free / 1e6:.1f} MB left, and checkpoints need {needed / 1e6:.1f}; "
             f"make room or choose another folder"
         )
+
+
+@contextlib.contextmanager
+def alone(workdir: str | Path) -> Iterator[None]:
+    """A context in which one process of a workdir's is at a time; others wait."""
+    with open(Path(workdir) / ".results.lock", "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError as error:
+            if error.errno not in WITHOUT_LOCKS:
+                raise
+        yield
 
 
 def _allow_open_files(number: int) -> None:

@@ -1,0 +1,110 @@
+"""A sweep on a cluster: each of its programs is a job of one SLURM array, submitted by submitit.
+
+A job is a command line: that of the submission with the number of its program added; submitit, which pickles what it is
+given, gets its words and nothing else. A job that is preempted or reaches its time saves, is requeued, and the same
+command line takes it up again.
+"""
+
+import contextlib
+import os
+import shlex
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+# Seconds before the end of a job's time at which it is told to save: an epoch must be shorter.
+SAVING_SECONDS = 120
+# How often a job may reach its time and be requeued; it is the run that ends it.
+MAX_REQUEUES = 1000
+
+
+class Command:
+    """A command line as submitit calls it: in a process of its own, which is told to save before a requeue."""
+
+    def __init__(self, words: list[str]):
+        self.words = words
+
+    def __call__(self) -> None:
+        self._process = subprocess.Popen(self.words)
+        status = self._process.wait()
+        if status == 128 + signal.SIGUSR1:
+            time.sleep(30)  # the signal was to all of the job, and so is on its way to `checkpoint`
+        if status:
+            raise RuntimeError(f"exit status {status}")
+
+    def checkpoint(self):
+        """What submitit submits again. It calls this in a signal handler, where `Popen.wait` would wait for itself."""
+        import submitit
+
+        with contextlib.suppress(ProcessLookupError, ChildProcessError):
+            os.kill(self._process.pid, signal.SIGUSR1)
+            os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOWAIT)
+        return submitit.helpers.DelayedSubmission(Command(self.words))
+
+
+def submit_missing(commands: dict[str, list[str]], folder: Path, parameters: dict[str, Any]) -> None:
+    """Submits the command lines, by their titles, that no job of `folder` has that is queued or running; says which.
+
+    Raises:
+      ValueError: as `submit`.
+    """
+    from experiments import workdir  # jax is for the job's command, not for this file in its job
+
+    record = folder / "jobs.json"
+    known = workdir.read_json(record) if record.exists() else {}
+    waiting = _queued() if known else set()
+    missing = {}
+    for title, words in commands.items():
+        job = known.get(shlex.join(words))
+        if job in waiting:
+            print(f"{title}: job {job} is queued or running")
+        else:
+            missing[title] = words
+    if not missing:
+        return
+    jobs = submit(list(missing.values()), folder, parameters)
+    for (title, words), job in zip(missing.items(), jobs, strict=True):
+        known[shlex.join(words)] = job.job_id
+        print(f"{title}: job {job.job_id}")
+    workdir.write_json(record, known)
+    print(f"what the jobs print: {folder}/*_log.out and *_log.err; the same command again says what is left")
+
+
+def submit(commands: list[list[str]], folder: Path, parameters: dict[str, Any], cluster: str = "slurm") -> list:
+    """Submits the command lines as one array and returns its `submitit.Job`s; what they print goes into `folder`.
+
+    `parameters` are those of `submitit.AutoExecutor`. `cluster="local"` starts them here, for tests.
+
+    Raises:
+      ValueError: if there is no submitit or no cluster, or if it refuses the jobs.
+    """
+    os.environ["SUBMITIT_PREEMPT_SIGNAL"] = "USR1"  # what interrupt.py listens to; read where submitit is imported
+    try:
+        import submitit
+    except ImportError:
+        raise ValueError("--launcher=slurm needs submitit, so install it: pip install submitit") from None
+    try:
+        executor = submitit.AutoExecutor(folder, cluster=cluster, **{f"{cluster}_max_num_timeout": MAX_REQUEUES})
+        executor.update_parameters(**parameters, **{f"{cluster}_signal_delay_s": SAVING_SECONDS})
+        with executor.batch():
+            jobs = [executor.submit(Command(words)) for words in commands]
+    except (RuntimeError, submitit.core.utils.FailedJobError) as error:
+        raise ValueError(f"--launcher=slurm: {_last_line(error)}") from None
+    return jobs
+
+
+def _queued() -> set[str]:
+    """The ids of all jobs that SLURM has queued or runs, those of arrays as ARRAY_INDEX."""
+    try:
+        command = ["squeue", "--noheader", "--array", "--format=%i"]
+        return set(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split())
+    except OSError:
+        raise ValueError("--launcher=slurm needs SLURM's commands, and there is no squeue") from None
+    except subprocess.CalledProcessError as error:
+        raise ValueError(f"--launcher=slurm: {_last_line(error.stderr)}") from None
+
+
+def _last_line(error: Any) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[-1]

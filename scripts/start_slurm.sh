@@ -1,0 +1,79 @@
+#!/usr/bin/env bash
+# A SLURM of this machine alone, for trying --launcher=slurm: munge, the controller and one node, as root, without systemd.
+#
+#   apt-get install slurm-wlm munge
+#   export SLURM_CONF=$(bash scripts/start_slurm.sh DIR)        DIR holds its configuration, state and logs
+#   bash scripts/start_slurm.sh DIR stop
+#
+# One partition, "debug", with all cores and most of the memory; jobs that are preempted or lose their node are requeued.
+set -euo pipefail
+
+fail() {
+  echo "start_slurm.sh: $1" >&2
+  exit 1
+}
+
+[[ $# -eq 1 || ($# -eq 2 && $2 == stop) ]] || fail "give a folder, and perhaps the word stop: bash scripts/start_slurm.sh DIR [stop]"
+mkdir -p "$1"
+dir=$(cd "$1" && pwd)
+export SLURM_CONF="$dir/slurm.conf"
+
+if [[ ${2:-} == stop ]]; then
+  for name in slurmd slurmctld munged; do
+    [[ ! -f $dir/$name.pid ]] || kill "$(cat "$dir/$name.pid")" 2> /dev/null || true
+  done
+  exit 0
+fi
+
+for program in munged slurmctld slurmd sbatch srun; do
+  command -v "$program" > /dev/null || fail "there is no $program, so install the packages slurm-wlm and munge"
+done
+[[ $(id -u) == 0 ]] || fail "the daemons must be started by root"
+
+# A socket and a key of its own, so that a munge that runs already is left alone.
+[[ -f $dir/munge.key ]] || (umask 077 && head -c 128 /dev/urandom > "$dir/munge.key")
+munged --force --key-file="$dir/munge.key" --socket="$dir/munge.socket" --pid-file="$dir/munged.pid" \
+  --log-file="$dir/munged.log" --seed-file="$dir/munged.seed" 2> "$dir/munged.err" || fail "$(tail -n 1 "$dir/munged.err")"
+
+free_port() {
+  python3 -c 'import socket; s = socket.socket(); s.bind(("", 0)); print(s.getsockname()[1])'
+}
+memory=$(($(awk '/MemTotal/ {print $2}' /proc/meminfo) * 9 / 10240))
+mkdir -p "$dir/state" "$dir/spool"
+cat > "$SLURM_CONF" << CONF
+ClusterName=local
+SlurmctldHost=$(hostname -s)
+SlurmctldPort=$(free_port)
+SlurmdPort=$(free_port)
+AuthType=auth/munge
+AuthInfo=socket=$dir/munge.socket,cred_expire=20  # a requeued job waits as long
+CredType=cred/munge
+SlurmUser=root
+SlurmctldPidFile=$dir/slurmctld.pid
+SlurmdPidFile=$dir/slurmd.pid
+SlurmctldLogFile=$dir/slurmctld.log
+SlurmdLogFile=$dir/slurmd.log
+StateSaveLocation=$dir/state
+SlurmdSpoolDir=$dir/spool
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+AccountingStorageType=accounting_storage/none
+JobAcctGatherType=jobacct_gather/none
+SlurmdParameters=config_overrides
+SelectType=select/cons_tres
+SelectTypeParameters=CR_Core_Memory
+ReturnToService=2
+MpiDefault=none
+SchedulerParameters=sched_interval=1,batch_sched_delay=0
+KillWait=10
+NodeName=$(hostname -s) NodeAddr=127.0.0.1 CPUs=$(nproc) RealMemory=$memory State=UNKNOWN
+PartitionName=debug Nodes=ALL Default=YES MaxTime=INFINITE State=UP
+CONF
+slurmctld -c > "$dir/slurmctld.out" 2>&1 || fail "$(tail -n 1 "$dir/slurmctld.out")"
+slurmd > "$dir/slurmd.out" 2>&1 || fail "$(tail -n 1 "$dir/slurmd.out")"
+for _ in $(seq 60); do
+  [[ $(sinfo --noheader --format=%T 2> /dev/null) != idle ]] || break
+  sleep 0.5
+done
+[[ $(sinfo --noheader --format=%T) == idle ]] || fail "the node does not come up: $(tail -n 1 "$dir/slurmd.log")"
+echo "$SLURM_CONF"

@@ -1,0 +1,139 @@
+"""Sweeps as jobs: what is refused, submitit's own local executor, and a real SLURM of this machine."""
+
+import importlib.util
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from experiments import launch
+from experiments.workdir import all_runs
+from tests.test_interruptions import ROOT, contents
+
+SWEEP = ["--hidden=16,8", "--seed=0,1", "--latent_dim=2", "--eval_samples=2", "--nofigures", "--eval_every=1000"]
+LONG = [*SWEEP, "--epochs=20000"]
+
+needs_submitit = pytest.mark.skipif(not importlib.util.find_spec("submitit"), reason="submitit is not installed")
+
+
+def environment() -> dict[str, str]:
+    flags = os.environ["XLA_FLAGS"].replace("device_count=8", "device_count=1")
+    return {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
+
+
+def command(folder: Path, *arguments: str) -> list[str]:
+    return [sys.executable, "-m", "experiments.train", *arguments, f"--workdir={folder}"]
+
+
+def train(folder: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess:
+    everything = {**environment(), **variables}
+    return subprocess.run(command(folder, *arguments), cwd=ROOT, env=everything, capture_output=True, text=True)
+
+
+def await_rows(folder: Path, programs: int = 2, rows: int = 2) -> None:
+    """Until the runs of all programs have so many evaluations and a checkpoint."""
+    deadline = time.monotonic() + 300
+    while len([run for run in all_runs(folder) if len(run.rows()) >= rows]) < 2 * programs:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_without_submitit_or_slurm_it_is_one_sentence(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "submitit", None)
+    with pytest.raises(ValueError, match="pip install submitit"):
+        launch.submit([["true"]], tmp_path, {})
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(ValueError, match="there is no squeue"):
+        launch._queued()
+
+
+@needs_submitit
+def test_without_a_cluster_it_is_one_sentence(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(ValueError, match="srun"):
+        launch.submit([["true"]], tmp_path, {})
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("undisturbed")
+    outcome = train(folder, *LONG)
+    assert outcome.returncode == 0, outcome.stderr
+    return contents(folder)
+
+
+@pytest.mark.slow
+@needs_submitit
+def test_jobs_of_the_local_executor_save_and_go_on(undisturbed, tmp_path, monkeypatch):
+    for name, value in environment().items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.chdir(ROOT)
+    words = [command(tmp_path, *LONG, f"--program={number}") for number in (1, 2)]
+    jobs = launch.submit(words, tmp_path / "jobs", {"timeout_min": 30}, cluster="local")
+    await_rows(tmp_path)
+    for task in children(jobs[1]._process.pid):  # as submitit's controller does when the time is over
+        os.kill(task, signal.SIGUSR1)
+    for job in jobs:
+        job.result()
+    assert contents(tmp_path) == undisturbed
+    assert "stopped by SIGUSR1 after epoch" in jobs[1].stderr()
+    assert (tmp_path / "figures/compare_runs.png").exists()
+
+
+def children(process: int) -> list[int]:
+    return [int(number) for number in Path(f"/proc/{process}/task/{process}/children").read_text().split()]
+
+
+@pytest.fixture(scope="module")
+def slurm(tmp_path_factory):
+    """The environment of a SLURM with one node."""
+    if missing := [name for name in ("munged", "slurmctld", "slurmd", "sbatch") if not shutil.which(name)]:
+        pytest.skip(f"SLURM is not installed: no {', '.join(missing)} (Debian's slurm-wlm and munge)")
+    if os.geteuid():
+        pytest.skip("SLURM's daemons must be started by root")
+    folder, script = tmp_path_factory.mktemp("slurm"), ROOT / "scripts/start_slurm.sh"
+    started = subprocess.run(["bash", script, folder], capture_output=True, text=True)
+    assert started.returncode == 0, started.stderr
+    yield {"SLURM_CONF": started.stdout.strip()}
+    subprocess.run(["bash", script, folder, "stop"], check=True)
+
+
+@pytest.mark.slow
+@needs_submitit
+def test_a_sweep_as_an_array_of_slurm_that_is_requeued(undisturbed, slurm, tmp_path):
+    """One job by `scontrol requeue`, as after a preemption; the other by what SLURM sends when its time is over."""
+    at = [*LONG, "--launcher=slurm", "--slurm_cpus=1", "--slurm_mem_gb=2"]
+    scontrol = lambda *words: subprocess.run(words, env={**os.environ, **slurm}, check=True)
+    refused = train(tmp_path, *at, "--slurm_partition=nowhere", **slurm)
+    assert refused.returncode == 1
+    assert "partition" in refused.stderr
+    assert len(refused.stderr.splitlines()) == 1
+
+    submitted = train(tmp_path, *at, **slurm)
+    assert submitted.returncode == 0, submitted.stderr
+    jobs = list(json.loads((tmp_path / "slurm/jobs.json").read_text()).values())
+    assert [job.split("_")[1] for job in jobs] == ["0", "1"]
+    await_rows(tmp_path)
+    again = train(tmp_path, *at, **slurm)
+    assert f"program 2 of 2, hidden=8: job {jobs[1]} is queued or running" in again.stdout
+    scontrol("scontrol", "requeue", jobs[0])
+    scontrol("scancel", "--signal=USR1", jobs[1])
+    deadline = time.monotonic() + 600
+    while any(run.result() is None for run in all_runs(tmp_path)) or not (tmp_path / "figures").exists():
+        assert time.monotonic() < deadline, log(tmp_path)
+        time.sleep(1)
+    assert contents(tmp_path) == undisturbed, log(tmp_path)
+    assert "stopped by SIGTERM after epoch" in log(tmp_path)
+    assert "stopped by SIGUSR1 after epoch" in log(tmp_path)
+    finished = train(tmp_path, *at, **slurm)
+    assert "4 runs" in finished.stdout
+
+
+def log(folder: Path) -> str:
+    return "\n".join(path.read_text() for path in sorted((folder / "slurm").glob("*log*")))
