@@ -2,6 +2,7 @@
 
 import functools
 import math
+import os
 from typing import Any, NamedTuple
 
 import jax
@@ -12,6 +13,9 @@ from jax import Array
 from experiments.settings import ARRAYS, Settings, has_option
 from vae import datasets, estimators, models, objectives, train
 
+# Of the memory, what training images may take; several processes of one host may share it.
+RESIDENT = 0.25
+
 
 class Program(NamedTuple):
     """One compiled program's worth of training: pure functions of array-valued settings, `arrays` below.
@@ -21,6 +25,7 @@ class Program(NamedTuple):
       judged: the same for figures and pictures: of relaxed latents, the one with the discrete latents they stand for.
       init: `init(arrays) -> TrainState`.
       epoch: `epoch(state, arrays, data) -> (state, metrics)` over data `[N, H, W, C]` in their own dtype.
+      order, chunk: what `vae.streaming.make_epoch` makes of one run's epoch, where the data are not on the device.
       steps_per_epoch: updates in an epoch.
     """
 
@@ -28,6 +33,8 @@ class Program(NamedTuple):
     judged: models.VAE
     init: Any
     epoch: Any
+    order: Any
+    chunk: Any
     steps_per_epoch: int
 
 
@@ -38,8 +45,11 @@ def arrays(run: Settings) -> dict[str, Array]:
 
 
 @functools.cache
-def _load(dataset: str, binarization: str, validation_size: int, data_dir: str | None, cache_dir: str | None):
-    return datasets.fix_binarization(datasets.load(dataset, data_dir, validation_size, cache_dir), binarization)
+def _load(
+    dataset: str, binarization: str, validation_size: int, data_dir: str | None, cache_dir: str | None, max_bytes: float
+):
+    data = datasets.load(dataset, data_dir, validation_size, cache_dir, max_bytes)
+    return datasets.fix_binarization(data, binarization)
 
 
 def forget_data() -> None:
@@ -47,14 +57,30 @@ def forget_data() -> None:
     _load.cache_clear()
 
 
-def load_data(run: Settings, data_dir: str | None, cache_dir: str | None = None) -> datasets.Dataset:
+def load_data(
+    run: Settings, data_dir: str | None, cache_dir: str | None = None, streaming: str = "auto"
+) -> datasets.Dataset:
     """The data set with its held-out splits binarized as the run says, checked against the run's other settings."""
-    data = _load(run.dataset, run.binarization, run.validation_size, data_dir, cache_dir)
+    size = max_bytes(streaming)
+    data = _load(run.dataset, run.binarization, run.validation_size, data_dir, cache_dir, size)
     if run.batch_size > len(data.train):
         raise ValueError(f"--batch_size={run.batch_size} is larger than the {len(data.train)} training images")
     if run.likelihood == "discretized_logistic" and data.levels == 0:
         raise ValueError("--likelihood=discretized_logistic needs grey levels; save uint8 images or take gaussian")
     return data
+
+
+def max_bytes(streaming: str) -> float:
+    """How large the training images may be to lie in the device's memory, and in the host's before.
+
+    `streaming`: on (not at all), off (without a limit), auto (a part of both memories; states and activations need the
+    rest).
+    """
+    if streaming != "auto":
+        return 0 if streaming == "on" else math.inf
+    device = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit", math.inf)
+    host = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return RESIDENT * min(device, host)
 
 
 def model(run: Settings, data: datasets.Dataset, judged: bool = False) -> models.VAE:
@@ -134,7 +160,7 @@ def program(run: Settings, data: datasets.Dataset) -> Program:
     def init(values) -> train.TrainState:
         return train.make_init(vae, estimate, optimizer(run, values, run.epochs * steps_per_epoch), x)(keys(values)[0])
 
-    def epoch(state, values, images):
+    def make_step(values):
         tx = optimizer(run, values, run.epochs * steps_per_epoch)
 
         def step(state, key, batch):
@@ -144,12 +170,21 @@ def program(run: Settings, data: datasets.Dataset) -> Program:
             bound = objective(run, values, state.step / steps_per_epoch)
             return train.make_step(vae.apply, bound, estimate, tx)(state, key_step, x)
 
-        return train.make_epoch(step, run.batch_size)(state, keys(values)[1], images)
+        return step
+
+    def epoch(state, values, images):
+        return train.make_epoch(make_step(values), run.batch_size)(state, keys(values)[1], images)
+
+    def order(values, step):
+        return train.make_order(len(data.train), run.batch_size)(keys(values)[1], step)
+
+    def chunk(state, values, batches):
+        return train.make_chunk(make_step(values))(state, keys(values)[1], batches)
 
     values = arrays(run)
     state = jax.eval_shape(init, values)
     jax.eval_shape(epoch, state, values, jax.ShapeDtypeStruct(data.train.shape, data.train.dtype))
-    return Program(vae, model(run, data, judged=True), init, epoch, steps_per_epoch)
+    return Program(vae, model(run, data, judged=True), init, epoch, order, chunk, steps_per_epoch)
 
 
 def _check_estimator(run: Settings, vae: models.VAE, x: Array) -> None:

@@ -28,6 +28,13 @@ flags.DEFINE_integer(
     "newest checkpoints that stay, and with --validation_size the best of those that were evaluated",
     lower_bound=2,  # one may be damaged, and the runs of a sweep need one in common
 )
+flags.DEFINE_enum(
+    "streaming",
+    "auto",
+    ["auto", "on", "off"],
+    "read training images from the disk or the host's memory while training: where they would fill the device's, always,"
+    " never",
+)
 flags.DEFINE_enum("sweep_mode", "auto", ["auto", "vmap", "map"], "runs of one program: side by side, or one by one")
 flags.DEFINE_bool("figures", True, "draw the pictures of every run; experiments.evaluate --figures draws them later")
 flags.DEFINE_bool("tensorboard", False, "write TensorBoard event files as well")

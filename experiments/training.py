@@ -20,7 +20,7 @@ from experiments import assess, build, cli, interrupt, launch, results, settings
 from experiments.profiling import Profile
 from experiments.settings import Settings
 from experiments.workdir import Recorder, RunFolder
-from vae import checkpoint, mesh, train
+from vae import checkpoint, mesh, streaming, train
 from vae.datasets import Dataset
 
 FLAGS = flags.FLAGS
@@ -92,7 +92,7 @@ class _Group:
         found = workdir.run_folders(path, all_runs, self.swept)
         self.runs, self.folders = runs, [found[all_runs.index(run)] for run in runs]
         self.run = runs[0]
-        self.data = build.load_data(self.run, FLAGS.data_dir, FLAGS.cache_dir)
+        self.data = build.load_data(self.run, FLAGS.data_dir, FLAGS.cache_dir, FLAGS.streaming)
         with jax.default_matmul_precision(self.run.matmul_precision):
             self.program = build.program(self.run, self.data)
         self.profile = Profile(
@@ -139,10 +139,13 @@ def _train(
     done, state = _resume(jax.eval_shape(init, values), folders, devices) or (0, init(values))
     seconds = max((row["train_seconds"] for f in folders for row in f.rows("timing.jsonl")), default=0.0)
 
-    images = mesh.everywhere(devices, data.train)
     mode = _mode(state, devices)
-    epoch = jax.jit(train.over_runs(program.epoch, mode, shared=1, over=devices), donate_argnums=0)
-    epoch = epoch.lower(state, values, images).compile()
+    if data.train.nbytes > build.max_bytes(FLAGS.streaming):
+        epoch = streaming.make_epoch(program.order, program.chunk, data.train, mode, devices)
+    else:
+        images = mesh.everywhere(devices, data.train)
+        epoch = jax.jit(train.over_runs(program.epoch, mode, shared=1, over=devices), donate_argnums=0)
+        epoch = functools.partial(_with, epoch.lower(state, values, images).compile(), images)
     one = functools.partial(mesh.run_of, devices)
     bound, x = assess.make_bound(program.judged), assess.pixels(data, assess.curve_split(data))
 
@@ -157,7 +160,7 @@ def _train(
         for number in range(done + 1, run.epochs + 1):
             started = time.perf_counter()
             with profile.epoch(number):
-                state, metrics = epoch(state, values, images)
+                state, metrics = epoch(state, values)
                 metrics = mesh.fetch(devices, metrics)
             seconds += time.perf_counter() - started
             bar.update(steps)
@@ -250,6 +253,10 @@ def _resume(like: train.TrainState, folders: list[RunFolder], devices: Mesh) -> 
     for folder in folders:
         folder.forget_after(0)
     return None
+
+
+def _with(epoch, images, state: train.TrainState, values) -> tuple[train.TrainState, dict]:
+    return epoch(state, values, images)
 
 
 def _mode(state: train.TrainState, devices: Mesh) -> str:

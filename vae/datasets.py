@@ -11,6 +11,7 @@ nothing here unpickles. Every split that is drawn here comes from one fixed seed
 
 import hashlib
 import io
+import math
 import os
 from pathlib import Path
 from typing import NamedTuple
@@ -19,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vae.tfds_images import SPLITS, load_prepared, reason
+from vae.tfds_images import SPLITS, OnDisk, load_prepared, reason
 
 BINARIZATIONS = ("none", "dynamic", "static", "threshold")
 DIGITS_LEVELS = 17  # scikit-learn's digits count the black pixels of 4x4 blocks: 0..16
@@ -31,7 +32,7 @@ class Dataset(NamedTuple):
     """Images [N, H, W, C] in three splits: uint8 in 0..levels-1, or (levels == 0) float32 in [0, 1]."""
 
     name: str
-    train: np.ndarray
+    train: np.ndarray | OnDisk  # the latter where it is too large to be in memory
     validation: np.ndarray  # [0, H, W, C] where there is none
     test: np.ndarray
     levels: int  # number of grey levels: 17 for digits, 2 for binary images, 256 for others, 0 for continuous ones
@@ -43,13 +44,15 @@ def load(
     data_dir: str | os.PathLike | None = None,
     validation_size: int = 0,
     cache_dir: str | os.PathLike | None = None,
+    max_bytes: float = math.inf,
 ) -> Dataset:
     """The data set called `name` (see the top of this file).
 
     `data_dir` holds the prepared files; a TFDS set's decoded images are kept beside them, or in `cache_dir`, or, where
     the files are read-only, in the user's cache folder. `validation_size` training images become the validation split,
     chosen by a fixed shuffle; 0 keeps what the set has. A set without a test split gives a tenth of its training images
-    to it, by the same shuffle.
+    to it, by the same shuffle. Training images of a TFDS set that take more than `max_bytes` stay on disk; their
+    checksum is of the prepared files.
 
     Raises ValueError or FileNotFoundError: one sentence that names the flag and what would work.
     """
@@ -60,7 +63,7 @@ def load(
     elif name.startswith("npz:"):
         splits = _npz(name)
     else:
-        splits = load_prepared(name, data_dir, cache_dir)
+        splits = load_prepared(name, data_dir, cache_dir, max_bytes)
     train, test = splits["train"], splits.get("test")
     if test is None:
         if len(train) < 2:
@@ -85,8 +88,11 @@ def binarize(key: jax.Array, x: jax.Array | np.ndarray) -> jax.Array:
 
 def mean_image(dataset: Dataset, margin: float = 1e-3) -> tuple[float, ...]:
     """Each pixel's mean over the training images, flat, kept `margin` away from 0 and 1, where there is no logit."""
-    white = max(dataset.levels - 1, 1)
-    mean = dataset.train.reshape(len(dataset.train), -1).mean(axis=0, dtype=np.float64) / white
+    white, pieces = max(dataset.levels - 1, 1), [dataset.train]
+    if isinstance(dataset.train, OnDisk):
+        pieces = (dataset.train[start : start + 1000] for start in range(0, len(dataset.train), 1000))
+    mean = sum(piece.reshape(len(piece), -1).sum(axis=0, dtype=np.float64) for piece in pieces)
+    mean = mean / len(dataset.train) / white
     return tuple(np.clip(mean, margin, 1 - margin).tolist())
 
 
@@ -103,6 +109,11 @@ def fix_binarization(dataset: Dataset, binarization: str, seed: int = 0) -> Data
         return dataset
     white = max(dataset.levels - 1, 1)
     splits = [dataset.train, dataset.validation, dataset.test]
+    if binarization != "dynamic" and isinstance(dataset.train, OnDisk):
+        raise ValueError(
+            f"--binarization={binarization} is of training images in memory, and those of --dataset={dataset.name} "
+            "stay on the disk; take dynamic, or --streaming=off"
+        )
     for i in (1, 2) if binarization == "dynamic" else (0, 1, 2):
         if binarization == "threshold":
             ink = splits[i] >= white / 2
@@ -119,24 +130,29 @@ def _draw(rng: np.random.Generator, images: np.ndarray, levels: int) -> np.ndarr
     return rng.integers(0, levels - 1, images.shape, dtype=np.uint8) < images
 
 
-def _levels(*splits: np.ndarray) -> int:
-    """Images that hold nothing but 0 and 1 have 2 levels, other uint8 images 256, continuous ones 0."""
+def _levels(*splits: np.ndarray | OnDisk) -> int:
+    """Images that hold nothing but 0 and 1 have 2 levels, other uint8 images 256, continuous ones 0. What is on disk is
+    taken to be as the others are."""
     if splits[0].dtype != np.uint8:
         return 0
-    return 2 if max(images.max(initial=0) for images in splits) <= 1 else 256
+    here = [images for images in splits if not isinstance(images, OnDisk)]
+    return 2 if max(images.max(initial=0) for images in here) <= 1 else 256
 
 
-def _sha256(*arrays: np.ndarray) -> str:
+def _sha256(*arrays: np.ndarray | OnDisk) -> str:
     digest = hashlib.sha256()
     for array in arrays:
         digest.update(f"{array.dtype.str}{array.shape}".encode())
-        digest.update(np.ascontiguousarray(array).data)
+        digest.update(array.fingerprint() if isinstance(array, OnDisk) else np.ascontiguousarray(array).data)
     return digest.hexdigest()
 
 
-def _shuffle_and_cut(images: np.ndarray, *sizes: int) -> list[np.ndarray]:
-    """Pieces of the given sizes, and the rest, of the images in a fixed random order."""
+def _shuffle_and_cut(images: np.ndarray | OnDisk, *sizes: int) -> list[np.ndarray | OnDisk]:
+    """Pieces of the given sizes, and the rest, of the images in a fixed random order; on disk the first piece alone."""
     order = np.random.default_rng(SPLIT_SEED).permutation(len(images))
+    if isinstance(images, OnDisk):
+        first, *others = (images.subset(piece) for piece in np.split(order, np.cumsum(sizes)))
+        return [first, *(other.decoded() for other in others)]
     return np.split(images[order], np.cumsum(sizes))
 
 

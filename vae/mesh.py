@@ -75,6 +75,35 @@ def _place(mesh: Mesh, tree: PyTree, spec: P) -> PyTree:
     return jax.tree.map(place, tree)
 
 
+def parts_of_batches(mesh: Mesh, runs: int, batch_size: int) -> list[tuple[slice, slice]]:
+    """What this process's devices have of batches `[runs, B, ...]`: slices of the runs and of B, each part once."""
+    where = NamedSharding(mesh, P("run", "data")).addressable_devices_indices_map((runs, batch_size))
+    return [
+        (slice(*run), slice(*batch)) for run, batch in sorted({_bounds(i, runs, batch_size) for i in where.values()})
+    ]
+
+
+def batches_of_parts(mesh: Mesh, parts: list[np.ndarray], shape: tuple[int, int]) -> Array:
+    """Batches `[runs, steps, B, ...]` from this process's parts of them, in the order of `parts_of_batches`; `shape` is
+    (runs, B)."""
+    if mesh.size == 1:
+        return jnp.asarray(parts[0])
+    keys = [(part[0].start, part[1].start) for part in parts_of_batches(mesh, *shape)]
+    found = dict(zip(keys, parts, strict=True))
+
+    def part(index):
+        (run, _), (batch, _) = _bounds((index[0], index[2]), *shape)
+        return found[run, batch]
+
+    whole = (shape[0], parts[0].shape[1], shape[1], *parts[0].shape[3:])
+    return jax.make_array_from_callback(whole, NamedSharding(mesh, P("run", None, "data")), part)
+
+
+def _bounds(index: tuple[slice, ...], *sizes: int) -> tuple[tuple[int, int], ...]:
+    """Start and stop of each slice."""
+    return tuple(part.indices(size)[:2] for part, size in zip(index, sizes, strict=True))
+
+
 def run_of(mesh: Mesh, tree: PyTree, i: int) -> PyTree:
     """Run i of arrays laid over `run`, whole, on one device."""
     if mesh.size == 1:

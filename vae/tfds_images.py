@@ -1,7 +1,8 @@
 """Image sets of TFDS from their prepared files, without tensorflow and without a network.
 
 `load_prepared` decodes each split once (MNIST: ten seconds) and keeps it as `<name>-<fingerprint>-<split>.npy`: an
-ordinary .npy with its sha256 after the last byte, so that a damaged one is noticed, said and built again.
+ordinary .npy with its sha256 after the last byte, so that a damaged one is noticed, said and built again. A training
+split that is too large to be kept is `OnDisk` and decoded where it is read.
 """
 
 import difflib
@@ -9,13 +10,16 @@ import hashlib
 import io
 import json
 import logging
+import math
 import os
 import re
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+from tqdm import tqdm
 
 SPLITS = ("train", "validation", "test")
 OTHER_NAMES = ("digits", "frey_faces", "npz:PATH")  # what datasets.load knows besides TFDS
@@ -24,25 +28,73 @@ DECODE_CHUNK = 1000  # images a call
 logger = logging.getLogger(__name__)
 
 
+class OnDisk:
+    """Images of one split, uint8 [N, H, W, C], or those of them at `indices`: what is read is decoded, and not kept."""
+
+    dtype = np.dtype(np.uint8)
+
+    def __init__(self, name: str, folder: Path, split: str, indices: np.ndarray | None = None):
+        self.name, self.folder, self.split = name, folder, split
+        with _one_sentence(name, folder, split):
+            self._source, shape = _open(folder, split)
+        if shape is None:
+            raise _not_images(name)
+        self._indices = np.arange(len(self._source)) if indices is None else indices
+        self.shape = (len(self._indices), *shape)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    @property
+    def nbytes(self) -> int:
+        """What the decoded images would take."""
+        return math.prod(self.shape)
+
+    def __getitem__(self, indices: np.ndarray | slice) -> np.ndarray:
+        with _one_sentence(self.name, self.folder, self.split):
+            records = self._source.__getitems__(self._indices[indices].tolist())
+            return np.array([record["image"] for record in records], np.uint8).reshape(-1, *self.shape[1:])
+
+    def subset(self, indices: np.ndarray) -> "OnDisk":
+        """The images at `indices`, which are not read."""
+        return OnDisk(self.name, self.folder, self.split, self._indices[indices])
+
+    def decoded(self) -> np.ndarray:
+        """All of them in memory."""
+        images = np.zeros(self.shape, np.uint8)
+        with tqdm(total=len(self), desc=f"decoding {self.name} {self.split}", unit=" images", disable=None) as progress:
+            for start in range(0, len(self), DECODE_CHUNK):
+                read = self[start : start + DECODE_CHUNK]
+                images[start : start + len(read)] = read
+                progress.update(len(read))
+        return images
+
+    def fingerprint(self) -> bytes:
+        """Tells these images from others, by the prepared files and not by what they hold."""
+        which = hashlib.sha256(self._indices.tobytes()).hexdigest()
+        return f"{_fingerprint(self.folder)} {self.split} {which}".encode()
+
+
 def load_prepared(
-    name: str, data_dir: str | os.PathLike | None, cache_dir: str | os.PathLike | None
-) -> dict[str, np.ndarray]:
+    name: str, data_dir: str | os.PathLike | None, cache_dir: str | os.PathLike | None, max_bytes: float = math.inf
+) -> dict[str, np.ndarray | OnDisk]:
     """Those of train, validation and test that the set has, uint8 [N, H, W, C].
 
     `name` is TFDS's, `name[/config][:version]`. It is looked for in `data_dir` and in
-    its subfolder tensorflow_datasets.
+    its subfolder tensorflow_datasets. A train split of more than `max_bytes` stays `OnDisk`.
     """
     folder = _prepared_folder(name, data_dir)
     names = _split_names(name, folder)
     stem = f"{re.sub('[/:]', '-', name)}-{_fingerprint(folder)}"
     caches = [Path(cache_dir).expanduser()] if cache_dir else [folder, _user_cache()]
-    return {
-        split: _cached(
-            [cache / f"{stem}-{split}.npy" for cache in caches], lambda split=split: _decode(name, folder, split)
-        )
-        for split in SPLITS
-        if split in names
-    }
+    found = {}
+    for split in (split for split in SPLITS if split in names):
+        paths = [cache / f"{stem}-{split}.npy" for cache in caches]
+        if split == "train" and max_bytes < math.inf and (images := OnDisk(name, folder, split)).nbytes > max_bytes:
+            found[split] = images
+        else:
+            found[split] = _cached(paths, lambda split=split: OnDisk(name, folder, split).decoded())
+    return found
 
 
 def reason(error: Exception) -> str:
@@ -126,29 +178,28 @@ def _fingerprint(folder: Path) -> str:
     return digest.hexdigest()[:12]
 
 
-def _decode(name: str, folder: Path, split: str) -> np.ndarray:
-    """All images of one split, uint8 [N, H, W, C]."""
-    import tensorflow_datasets as tfds
-    from tqdm import tqdm
-
+@contextmanager
+def _one_sentence(name: str, folder: Path, split: str) -> Iterator[None]:
+    """Whatever TFDS, array_record and Pillow raise on a damaged file, which nobody lists, as a ValueError."""
     try:
-        builder = tfds.builder_from_directory(folder, file_format="array_record")
-        shape = _image_shape(builder.info.features)
-        if shape is not None:
-            source = builder.as_data_source(split=split)
-            images = np.zeros((len(source), *shape), np.uint8)
-            with tqdm(total=len(source), desc=f"decoding {name} {split}", unit=" images", disable=None) as progress:
-                for start in range(0, len(source), DECODE_CHUNK):
-                    records = source.__getitems__(range(start, min(start + DECODE_CHUNK, len(source))))
-                    images[start : start + len(records)] = [record["image"] for record in records]
-                    progress.update(len(records))
-            return images
-    except Exception as error:  # nobody lists all that TFDS, array_record and Pillow raise on a damaged file
+        yield
+    except Exception as error:
         raise ValueError(
             f"--dataset={name}: the {split} images in {folder} cannot be decoded ({reason(error)}), so prepare the set "
             f"in another folder by {_command(name)} and give --data_dir=DIR"
         ) from error
-    raise ValueError(
+
+
+def _open(folder: Path, split: str):
+    """TFDS's data source of one split, and the shape of its images, None where they have none that is fixed."""
+    import tensorflow_datasets as tfds
+
+    builder = tfds.builder_from_directory(folder, file_format="array_record")
+    return builder.as_data_source(split=split), _image_shape(builder.info.features)
+
+
+def _not_images(name: str) -> ValueError:
+    return ValueError(
         f"--dataset={name} has no uint8 images of one fixed shape under the key image, so take another set, or save "
         "its images as arrays and load them by --dataset=npz:PATH"
     )

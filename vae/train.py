@@ -91,27 +91,58 @@ def make_epoch(step: Callable, batch_size: int) -> Callable[[TrainState, Array, 
     """
 
     def epoch(start: TrainState, key: Array, data: Array):
-        steps = len(data) // batch_size
-        if not steps:
-            raise ValueError(f"batch_size={batch_size} is larger than the {len(data)} images")
-        key_order, key_steps = jax.random.split(key)
-        order = jax.random.permutation(jax.random.fold_in(key_order, start.step // steps), len(data))
-        batches = order[: steps * batch_size].reshape(steps, batch_size)
+        order = make_order(len(data), batch_size)(key, start.step)
         rows = data.reshape(len(data), -1)  # of which a gather is faster than of images
-
-        def body(state, batch):
-            x = mesh.split_batch(rows[batch].reshape(batch_size, *data.shape[1:]))
-            return step(state, jax.random.fold_in(key_steps, state.step), x)
-
-        state, metrics = jax.lax.scan(body, start, batches)
-        # Checked once an epoch: in every step it would cost a tenth of the time. A gradient that is not finite shows in
-        # the bound of the step after, or in the last state.
-        failed = ~jnp.append(jnp.isfinite(metrics["bound"]), all_finite(state))
-        failed_step = jnp.where(jnp.any(failed), start.step + 1 + jnp.minimum(jnp.argmax(failed), steps - 1), 0)
-        state = jax.tree.map(lambda new, old: jnp.where(failed_step == 0, new, old), state, start)
-        return state, {**jax.tree.map(jnp.mean, metrics), "failed_step": failed_step}
+        images = lambda batch: rows[batch].reshape(batch_size, *data.shape[1:])
+        return conclude(start, *make_chunk(step, images)(start, key, order))
 
     return epoch
+
+
+def make_order(size: int, batch_size: int) -> Callable[[Array, Array], Array]:
+    """`order(key, step) -> [steps, batch_size]`: which of `size` images each step of that step's epoch sees.
+
+    Raises:
+      ValueError: if there are fewer images than in a batch.
+    """
+    steps = size // batch_size
+    if not steps:
+        raise ValueError(f"batch_size={batch_size} is larger than the {size} images")
+
+    def order(key: Array, step: Array) -> Array:
+        key_order, _ = jax.random.split(key)
+        order = jax.random.permutation(jax.random.fold_in(key_order, step // steps), size)
+        return order[: steps * batch_size].reshape(steps, batch_size)
+
+    return order
+
+
+def make_chunk(step: Callable, images: Callable[[Array], Array] = lambda batch: batch) -> Callable:
+    """`chunk(state, key, batches) -> (state, metrics)`: consecutive steps of an epoch, metrics `[T]` of each.
+
+    `batches` `[T, B, ...]` are images, or what `images` makes images of.
+    """
+
+    def chunk(state: TrainState, key: Array, batches: Array):
+        _, key_steps = jax.random.split(key)
+
+        def body(state, batch):
+            return step(state, jax.random.fold_in(key_steps, state.step), mesh.split_batch(images(batch)))
+
+        return jax.lax.scan(body, state, batches)
+
+    return chunk
+
+
+def conclude(start: TrainState, state: TrainState, metrics: dict[str, Array]) -> tuple[TrainState, dict[str, Array]]:
+    """What an epoch returns, from its first and last state and the metrics `[steps]` of each of its steps."""
+    steps = len(metrics["bound"])
+    # Checked once an epoch: in every step it would cost a tenth of the time. A gradient that is not finite shows in
+    # the bound of the step after, or in the last state.
+    failed = ~jnp.append(jnp.isfinite(metrics["bound"]), all_finite(state))
+    failed_step = jnp.where(jnp.any(failed), start.step + 1 + jnp.minimum(jnp.argmax(failed), steps - 1), 0)
+    state = jax.tree.map(lambda new, old: jnp.where(failed_step == 0, new, old), state, start)
+    return state, {**jax.tree.map(jnp.mean, metrics), "failed_step": failed_step}
 
 
 def over_runs(function: Callable, mode: str, shared: int = 0, over: Mesh | None = None) -> Callable:
