@@ -32,8 +32,8 @@ flags.DEFINE_enum(
     "streaming",
     "auto",
     ["auto", "on", "off"],
-    "read training images from the disk or the host's memory while training: where they would fill the device's, always,"
-    " never",
+    "leave the training images on the disk or in the host's memory and read them while training: where they would fill"
+    " the device's memory, always, never",
 )
 flags.DEFINE_enum("sweep_mode", "auto", ["auto", "vmap", "map"], "runs of one program: side by side, or one by one")
 flags.DEFINE_bool("figures", True, "draw the pictures of every run; experiments.evaluate --figures draws them later")

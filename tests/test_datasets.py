@@ -428,12 +428,37 @@ def test_a_set_without_test_split_gives_it_a_tenth(prepared, tmp_path):
     assert rows(data.train, data.test) == rows(some_images(30))
 
 
+def test_a_training_split_that_is_too_large_stays_on_disk(prepared, tmp_path):
+    here, there = (
+        load("faces", prepared, 100, cache_dir=tmp_path, max_bytes=size) for size in (2100 * 20, 2100 * 20 - 1)
+    )
+    assert isinstance(here.train, np.ndarray)
+    assert not isinstance(there.train, np.ndarray)
+    assert (there.train.shape, there.train.dtype, len(there.train)) == (here.train.shape, np.uint8, 2000)
+    order = np.random.default_rng(0).permutation(2000)
+    np.testing.assert_array_equal(there.train[order], here.train[order])
+    np.testing.assert_array_equal(there.train[5:9], here.train[5:9])
+    np.testing.assert_array_equal(there.validation, here.validation)
+    assert datasets.mean_image(there) == datasets.mean_image(here)
+    assert there.checksum != load("faces", prepared, cache_dir=tmp_path, max_bytes=0).checksum
+    dynamic = fix_binarization(there, "dynamic")
+    assert dynamic.train is there.train
+    np.testing.assert_array_equal(dynamic.test, fix_binarization(here, "dynamic").test)
+    with pytest.raises(ValueError, match="take dynamic, or --streaming=off"):
+        fix_binarization(there, "static")
+
+
+def test_of_a_set_on_disk_a_tenth_is_decoded_for_the_test(prepared, tmp_path):
+    data = load("untested", prepared, cache_dir=tmp_path, max_bytes=0)
+    assert rows(data.train[np.arange(27)], data.test) == rows(some_images(30))
+
+
 def test_decoded_images_are_cached_and_the_cache_is_an_ordinary_npy(prepared, tmp_path, monkeypatch):
     first = load("faces", prepared, cache_dir=tmp_path)
     (file,) = tmp_path.glob("faces-*-train.npy")
     np.testing.assert_array_equal(np.load(file, allow_pickle=False), first.train)
     assert not list(tmp_path.glob("*.tmp"))
-    monkeypatch.setattr(tfds_images, "_decode", lambda *args: pytest.fail("decoded twice"))
+    monkeypatch.setattr(tfds_images.OnDisk, "decoded", lambda self: pytest.fail("decoded twice"))
     assert load("faces", prepared, cache_dir=tmp_path).checksum == first.checksum
 
 

@@ -53,7 +53,10 @@ class OnDisk:
     def __getitem__(self, indices: np.ndarray | slice) -> np.ndarray:
         with _one_sentence(self.name, self.folder, self.split):
             records = self._source.__getitems__(self._indices[indices].tolist())
-            return np.array([record["image"] for record in records], np.uint8).reshape(-1, *self.shape[1:])
+            images = np.zeros((len(records), *self.shape[1:]), np.uint8)
+            for image, record in zip(images, records, strict=True):
+                image[:] = record["image"]
+            return images
 
     def subset(self, indices: np.ndarray) -> "OnDisk":
         """The images at `indices`, which are not read."""

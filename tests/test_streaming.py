@@ -1,0 +1,102 @@
+"""Images that are read while the device works: the same batches, the same run, the same end."""
+
+import json
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests.entry_points import ROOT, train
+from vae import mesh, streaming
+from vae import train as training
+
+IMAGES = np.random.default_rng(0).integers(0, 256, (40, 3, 2, 1), dtype=np.uint8)
+RUNS, STEPS, BATCH = 2, 5, 8
+MNIST = ROOT.parent / "shared/data"
+
+
+@pytest.mark.parametrize(("devices", "size"), [(1, None), (1, 2), (2, 3), (8, 5)])
+def test_batches_are_the_images_of_the_order(devices, size):
+    over = mesh.make(RUNS, BATCH, jax.devices()[:devices])
+    order = np.stack([np.random.default_rng(seed).permutation(40).reshape(STEPS, BATCH) for seed in range(RUNS)])
+    chunks = list(streaming.chunks(IMAGES, order, over, size))
+    lengths = [chunk.shape[1] for chunk in chunks]
+    assert lengths == {None: [5], 2: [2, 2, 1], 3: [3, 2], 5: [5]}[size]
+    assert {chunk.sharding.num_devices for chunk in chunks} == {devices}
+    np.testing.assert_array_equal(np.concatenate(chunks, axis=1), IMAGES[order])
+
+
+def test_a_process_reads_what_its_devices_have():
+    over = mesh.make(RUNS, BATCH, jax.devices()[:8])
+    parts = mesh.parts_of_batches(over, RUNS, BATCH)
+    assert [(run.start, batch.start, batch.stop) for run, batch in parts] == [
+        (run, start, start + 2) for run in range(RUNS) for start in range(0, BATCH, 2)
+    ]
+
+
+def _step(state, key, x):
+    """Not finite from the image on that is all 255."""
+    x = x.astype(jnp.float32).reshape(len(x), -1)
+    weight = 0.5 * state.params + jnp.mean(x, axis=0) + 0.01 * jax.random.normal(key, x.shape[1:])
+    bound = jnp.where(jnp.any(jnp.all(x == 255, axis=1)), jnp.nan, jnp.sum(weight))
+    return state._replace(params=weight, step=state.step + 1), {"bound": bound}
+
+
+@pytest.mark.parametrize("bad", [False, True])
+def test_an_epoch_is_that_of_images_on_the_device(bad, monkeypatch):
+    images = IMAGES.copy()
+    images[7] = 255 if bad else images[7]
+    monkeypatch.setattr(streaming, "CHUNK_BYTES", RUNS * BATCH * images[0].nbytes * 2)  # chunks of 2, 2 and 1 steps
+    over = mesh.make(RUNS, BATCH, jax.devices()[:1])
+    key = lambda seed: jax.random.key(seed)
+    order = lambda seed, step: training.make_order(len(images), BATCH)(key(seed), step)
+    chunk = lambda state, seed, batches: training.make_chunk(_step)(state, key(seed), batches)
+    whole = lambda state, seed, data: training.make_epoch(_step, BATCH)(state, key(seed), data)
+    streamed = streaming.make_epoch(order, chunk, images, "map", over)
+    resident = jax.jit(training.over_runs(whole, "map", shared=1))
+    seeds = jnp.arange(RUNS)
+    ours = theirs = training.TrainState(jnp.ones((RUNS, 6)), (), (), jnp.zeros(RUNS, jnp.int32))
+    for _ in range(2):
+        ours, metrics = streamed(ours, seeds)
+        theirs, expected = resident(theirs, seeds, images)
+        assert np.all(metrics["failed_step"] > 0) == bad
+        for a, b in zip(jax.tree.leaves((ours, metrics)), jax.tree.leaves((theirs, expected)), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-6)
+    assert np.all(ours.step == (0 if bad else 2 * STEPS))
+
+
+def _rows(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def _same(ours, theirs):
+    for a, b in zip(_rows(ours), _rows(theirs), strict=True):
+        assert a == {name: pytest.approx(v, rel=1e-5) if isinstance(v, float) else v for name, v in b.items()}
+
+
+@pytest.mark.slow
+def test_a_streamed_run_is_the_run_and_goes_on_to_the_same_bytes(tmp_path):
+    folders = [tmp_path / name for name in ("off", "on", "cut")]
+    run = ["--epochs=3", "--checkpoint_every=1"]
+    outcomes = train(tmp_path / "a", *([*run, f"--workdir={f}", f"--streaming={f.name}"] for f in folders[:2]))
+    shutil.copytree(folders[1], folders[2])
+    (folders[2] / "result.json").unlink()
+    shutil.rmtree(folders[2] / "checkpoints/3")
+    outcomes += train(tmp_path / "b", [*run, f"--workdir={folders[2]}", "--streaming=on"])
+    assert [outcome.code for outcome in outcomes] == [0] * 3, [outcome.err for outcome in outcomes]
+    assert len(_rows(folders[1])) == 3
+    _same(folders[1], folders[0])
+    for name in ("metrics.jsonl", "result.json"):
+        assert (folders[2] / name).read_bytes() == (folders[1] / name).read_bytes()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not MNIST.exists(), reason="needs TFDS's mnist beside the checkout")
+def test_mnist_from_the_disk_is_mnist_from_memory(tmp_path):
+    run = ["--dataset=mnist", f"--data_dir={MNIST}", f"--cache_dir={tmp_path}/cache", "--epochs=1", "--batch_size=100"]
+    folders = [tmp_path / name for name in ("off", "on")]
+    outcomes = train(tmp_path / "a", *([*run, f"--workdir={f}", f"--streaming={f.name}"] for f in folders))
+    assert [outcome.code for outcome in outcomes] == [0] * 2, [outcome.err for outcome in outcomes]
+    _same(folders[1], folders[0])
