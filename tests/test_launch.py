@@ -16,8 +16,8 @@ from experiments import launch
 from experiments.workdir import all_runs
 from tests.test_interruptions import ROOT, contents
 
-SWEEP = ["--hidden=16,8", "--seed=0,1", "--latent_dim=2", "--eval_samples=2", "--nofigures", "--eval_every=60"]
-LONG = [*SWEEP, "--epochs=1200"]
+SWEEP = ["--hidden=16,8", "--seed=0,1", "--latent_dim=2", "--eval_samples=2", "--nofigures", "--eval_every=12"]
+LONG = [*SWEEP, "--epochs=240"]
 
 needs_submitit = pytest.mark.skipif(not importlib.util.find_spec("submitit"), reason="submitit is not installed")
 
