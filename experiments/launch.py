@@ -87,7 +87,7 @@ def submit(commands: list[list[str]], folder: Path, parameters: dict[str, Any], 
         raise ValueError("--launcher=slurm needs submitit, so install it: pip install submitit") from None
     try:
         executor = submitit.AutoExecutor(folder, cluster=cluster, **{f"{cluster}_max_num_timeout": MAX_REQUEUES})
-        executor.update_parameters(**parameters, **{f"{cluster}_signal_delay_s": SAVING_SECONDS})
+        executor.update_parameters(**parameters, slurm_signal_delay_s=SAVING_SECONDS)
         with executor.batch():
             jobs = [executor.submit(Command(words)) for words in commands]
     except (RuntimeError, submitit.core.utils.FailedJobError) as error:
