@@ -6,6 +6,7 @@ command line takes it up again.
 """
 
 import contextlib
+import io
 import os
 import shlex
 import signal
@@ -88,7 +89,7 @@ def submit(commands: list[list[str]], folder: Path, parameters: dict[str, Any], 
     try:
         executor = submitit.AutoExecutor(folder, cluster=cluster, **{f"{cluster}_max_num_timeout": MAX_REQUEUES})
         executor.update_parameters(**parameters, slurm_signal_delay_s=SAVING_SECONDS)
-        with executor.batch():
+        with contextlib.redirect_stderr(io.StringIO()), executor.batch():  # sbatch's words, which the error has again
             jobs = [executor.submit(Command(words)) for words in commands]
     except (RuntimeError, submitit.core.utils.FailedJobError) as error:
         raise ValueError(f"--launcher=slurm: {_last_line(error)}") from None
@@ -107,4 +108,5 @@ def _queued() -> set[str]:
 
 
 def _last_line(error: Any) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[-1]
+    """Of what a command said, without its name."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[-1].removeprefix("sbatch: error: ")
