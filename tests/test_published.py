@@ -28,7 +28,9 @@ def test_every_claim_is_named_once_and_its_script_writes_there():
     assert len({claim.result for claim in published.CLAIMS}) == len(published.CLAIMS)
     for claim in published.CLAIMS:
         script = (ROOT / "scripts" / claim.script.split()[0]).read_text()
-        assert re.search(rf"output=results/{claim.folder.split('/')[0]}\b", script)
+        folder = claim.folder.split("/")[0].removesuffix("_quick")
+        assert re.search(rf"output=results/{folder}\b", script)
+        assert "_quick" in script
 
 
 def test_rows_are_what_was_left(tmp_path, capsys):
@@ -48,6 +50,13 @@ def test_rows_are_what_was_left(tmp_path, capsys):
     assert "holds no run" in capsys.readouterr().out
     superseded = before[0] | {"result": f"{row['result']}, TRUNCATED"}
     assert published.collect(tmp_path, [superseded, *before]) == [row, kept]
+
+
+def test_rows_of_an_order(tmp_path):
+    for i, (name, shift) in enumerate([("relax", 0.0), ("disarm", 0.7), ("relax", 0.2)]):
+        write_run(tmp_path / f"reinmax/runs/{i}", Settings(estimator=name, seed=i), shift)
+    [row] = published.collect(tmp_path, [])
+    assert row["obtained"] == "relax -23.20, disarm -23.80"
 
 
 def test_rows_of_the_laboratory(tmp_path):
