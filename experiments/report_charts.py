@@ -98,7 +98,7 @@ def rate_distortion(contents: Contents) -> Chart | None:
     return _chart(contours + data, layout)
 
 
-def variance_against_cost(laboratory: Laboratory, rows: list[dict[str, Any]], group: str) -> Chart:
+def variance_against_cost(rows: list[dict[str, Any]], group: str) -> Chart | None:
     """Variance of the gradient with its interval against FLOP and seconds, of one point; hollow: biased."""
     data, names = [], list(dict.fromkeys(row["estimator"] for row in rows))
     axes = {"flops": [], "seconds": []}
@@ -118,6 +118,8 @@ def variance_against_cost(laboratory: Laboratory, rows: list[dict[str, Any]], gr
         )
         for key, columns in axes.items():
             columns.append(_column(mine, key))
+    if not data:
+        return None
     layout = {"xaxis": {"type": "log"}, "yaxis": {"type": "log", "title": {"text": f"{group}: variance"}}}
     if any("-open" in trace["marker"]["symbol"] for trace in data):
         layout["annotations"] = [_note("hollow: found biased")]
@@ -126,13 +128,12 @@ def variance_against_cost(laboratory: Laboratory, rows: list[dict[str, Any]], gr
     return _chart(data, layout, choices)
 
 
-def bias(laboratory: Laboratory, rows: list[dict[str, Any]], group: str) -> Chart | None:
+def bias(rows: list[dict[str, Any]], group: str) -> Chart | None:
     """Bias along the true gradient in percent of its norm, with 95 % intervals."""
     rows = [row for row in rows if math.isfinite(row[f"{group}_bias"] + row[f"{group}_bias_stderr"])][::-1]
     if not rows:
         return None
-    several = len({row["num_samples"] for row in rows}) > 1
-    labels = [row["estimator"] + (f", K={row['num_samples']}" if several else "") for row in rows]
+    labels = _labels(rows)
     data = []
     for biased, name in ((False, "as chance allows"), (True, "biased")):
         chosen = [i for i, row in enumerate(rows) if bool(row[f"{group}_biased"]) == biased]
@@ -156,30 +157,31 @@ def bias(laboratory: Laboratory, rows: list[dict[str, Any]], group: str) -> Char
     return _chart(data, layout)
 
 
-def against(laboratory: Laboratory, group: str, x: str, figure: str) -> Chart:
-    """A figure with its interval against K or against the point of a sweep, a line for each estimator."""
-    others = {"num_samples": laboratory.point}.get(x, "num_samples")
-    rows = laboratory.rows
-    last = max((row[others] for row in rows), default=None) if x == "num_samples" and others else None
-    rows = rows if last is None else [row for row in rows if row[others] == last]
-    several = x != "num_samples" and len({row["num_samples"] for row in rows}) > 1
-    label = lambda row: row["estimator"] + (f", K={row['num_samples']}" if several else "")
-    data = []
-    for name, (dash, symbol, colour) in zip(dict.fromkeys(map(label, rows)), cycle(STYLES)):
-        mine = sorted((row for row in rows if label(row) == name), key=lambda row: row[x])
-        mine = [row for row in mine if math.isfinite(row[f"{group}_{figure}"])]
+def against(laboratory: Laboratory, group: str, x: str, figure: str) -> Chart | None:
+    """A figure with its interval against K, at the last point, or against the point; a line for each estimator."""
+    rows, key = laboratory.rows, f"{group}_{figure}"
+    if x == "num_samples" and laboratory.point:
+        last = max(row[laboratory.point] for row in rows)
+        rows = [row for row in rows if row[laboratory.point] == last]
+    rows = [row for row in rows if row[key] > 0 and math.isfinite(row[key])]
+    if not rows:
+        return None
+    data, labels = [], [row["estimator"] for row in rows] if x == "num_samples" else _labels(rows)
+    for name, (dash, symbol, colour) in zip(dict.fromkeys(labels), cycle(STYLES)):
+        mine = [row for row, label in zip(rows, labels, strict=True) if label == name]
+        mine.sort(key=lambda row: row[x])
         data.append(
-            {"x": _column(mine, x), "y": _column(mine, f"{group}_{figure}"), "mode": "lines+markers"}
-            | {"error_y": _reach(mine, f"{group}_{figure}", colour), "name": _plain(name)}
+            {"x": _column(mine, x), "y": _column(mine, key), "mode": "lines+markers"}
+            | {"error_y": _reach(mine, key, colour), "name": _plain(name)}
             | {"line": {"color": colour, "dash": dash, "width": 1.6}, "marker": {"symbol": symbol, "size": 6}}
             | {"hovertemplate": f"%{{y:.3g}} at %{{x:.4~g}}<extra>{_plain(name)}</extra>"}
         )
-    positive = all(value > 0 for trace in data for value in trace["x"])
-    spread = positive and max(max(t["x"], default=1) for t in data) > 8 * min(min(t["x"], default=1) for t in data)
+    places = _column(rows, x)
+    spread = min(places) > 0 and max(places) > 8 * min(places)
     title = {"snr": "signal-to-noise ratio", "variance": "variance"}[figure]
     layout = {
         "xaxis": {"title": {"text": TITLES.get(x, x)}, "type": "log" if spread else "linear"},
-        "yaxis": {"title": {"text": f"{group}: {title}"}, "type": "log", "exponentformat": "power"},
+        "yaxis": {"title": {"text": f"{group}: {title}"}, "type": "log"},
     }
     return _chart(data, layout)
 
@@ -197,6 +199,12 @@ def _add_axes(axes: dict[str, list], runs: list[Run], length: int) -> None:
     for key, columns in axes.items():
         known = [run.seconds if key == "seconds" else _column(run.rows, key) for run in runs]
         columns.append(None if None in known else [statistics.fmean(at[i] for at in known) for i in range(length)])
+
+
+def _labels(rows: list[dict[str, Any]]) -> list[str]:
+    """The estimators' names, with K where one is there with several."""
+    several = len({(row["estimator"], row["num_samples"]) for row in rows}) > len({row["estimator"] for row in rows})
+    return [row["estimator"] + (f", K={row['num_samples']}" if several else "") for row in rows]
 
 
 def _column(rows: list[dict[str, Any]], key: str) -> list[Any]:

@@ -40,8 +40,9 @@ def page(contents: Contents, title: str) -> str:
 
     charts: list[report_charts.Chart] = []
     sections = _training(contents, charts) if contents.runs else []
-    for laboratory in contents.laboratories:
-        sections += _laboratory(laboratory, charts)
+    for i, laboratory in enumerate(contents.laboratories):
+        heading = f"Gradient quality: {laboratory.rows[0]['problem']}"
+        sections.append((f"laboratory-{i}", heading, _laboratory(laboratory, charts)))
     sections.append(("reproduce", "How to repeat it", _reproduce(contents)))
     head = _head(contents, title)
     nav = "".join(f'<a href="#{name}">{escape(heading)}</a>' for name, heading, _ in sections)
@@ -182,9 +183,9 @@ def _picture(name: str, data: bytes) -> str:
     return f'<figure><img src="{source}" alt="{caption}" loading="lazy"><figcaption>{caption}</figcaption></figure>'
 
 
-def _laboratory(laboratory: Laboratory, charts: list) -> list[tuple[str, str, str]]:
+def _laboratory(laboratory: Laboratory, charts: list) -> str:
     """The section of one result of the laboratory."""
-    point, rows, name = laboratory.point, laboratory.rows, f"laboratory-{len(charts)}"
+    point, rows = laboratory.point, laboratory.rows
     text, last = f"<p>{escape(_protocol(laboratory))}</p>", rows
     if point:
         at = max(row[point] for row in rows)
@@ -193,16 +194,15 @@ def _laboratory(laboratory: Laboratory, charts: list) -> list[tuple[str, str, st
     several_k = len(pairs) > len({name for name, _ in pairs})
     for group in laboratory.groups:
         text += f"<h3>{escape(group)}{f' <small>{escape(point)} {at:g}</small>' if point else ''}</h3>"
-        drawn = [(report_charts.variance_against_cost(laboratory, last, group), "variance against cost")]
-        drawn += [(report_charts.bias(laboratory, last, group), "bias")]
+        drawn = [(report_charts.variance_against_cost(last, group), "variance against cost")]
+        drawn += [(report_charts.bias(last, group), "bias")]
         if several_k:
             drawn += [(report_charts.against(laboratory, group, "num_samples", "snr"), "signal-to-noise ratio")]
         if point and len({row[point] for row in rows}) > 1:
             drawn += [(report_charts.against(laboratory, group, point, "variance"), f"variance against {point}")]
         charts_of_group = "".join(_chart(charts, chart, f"{group} {what}") for chart, what in drawn if chart)
         text += f'<div class="pair">{charts_of_group}</div>{_estimators(laboratory, group)}'
-    heading = f"Gradient quality: {rows[0]['problem']}"
-    return [(name, heading, text)]
+    return text
 
 
 def _protocol(laboratory: Laboratory) -> str:

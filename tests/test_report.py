@@ -10,7 +10,7 @@ from html.parser import HTMLParser
 import pytest
 from absl import flags
 
-from experiments import compare_estimators, report, report_contents, results, settings
+from experiments import compare_estimators, report, report_contents, results, settings, tables
 from experiments.settings import Settings
 
 # One pixel, the smallest PNG there is.
@@ -189,6 +189,20 @@ def test_the_laboratorys_rows_are_on_the_page(measured):
     titles = [chart["layout"]["yaxis"].get("title", {}).get("text") for chart in page.charts]
     assert titles == ["phi: variance", None, "phi: signal-to-noise ratio", "phi: variance"]
     assert json.loads((folder / "config.json").read_text())["command"].split()[0] in page.text
+
+
+def test_rows_without_a_figure_have_no_chart(measured, tmp_path):
+    """Nothing varies, or nothing is known of the bias: the table says so, and no chart is empty."""
+    folder = tmp_path / "still"
+    shutil.copytree(measured[0], folder)
+    with open(folder / "results.csv") as file:
+        rows = list(csv.DictReader(file))
+    for row in rows:
+        row |= {"phi_variance": 0.0, "phi_snr": "", "phi_bias": ""}
+    (folder / "results.csv").write_text(tables.to_csv(rows))
+    page = read(folder)
+    assert page.charts == []
+    assert len(page.tables["estimators phi"]) == 1 + len(rows)
 
 
 def test_it_needs_nothing_else_and_is_the_same_again(swept):
