@@ -13,7 +13,7 @@ from pathlib import Path
 
 from absl import flags
 
-from experiments import cli, settings
+from experiments import cli, multihost, settings
 from experiments.settings import Settings
 
 settings.define_flags()
@@ -54,12 +54,27 @@ flags.DEFINE_integer("slurm_cpus", 4, "cores of a job", lower_bound=1)
 flags.DEFINE_integer("slurm_gpus", 0, "GPUs of a job", lower_bound=0)
 flags.DEFINE_float("slurm_mem_gb", 8.0, "memory of a job", lower_bound=0.1)
 flags.DEFINE_integer("program", 0, "of a sweep, from 1 on: train this one alone, as its jobs do", lower_bound=0)
+flags.DEFINE_bool(
+    "multihost",
+    None,
+    "train together with the other processes that run this command; by default where SLURM, a TPU pod or Open MPI says"
+    " that there are some. Elsewhere set JAX_COORDINATOR_ADDRESS=HOST:PORT, JAX_NUM_PROCESSES and JAX_PROCESS_ID",
+)
 FLAGS = flags.FLAGS
 
 
 def main() -> None:
     with cli.one_sentence():
         runs = settings.from_flags(FLAGS)
+        if FLAGS.multihost and FLAGS.launcher == "slurm":
+            raise ValueError("--launcher=slurm submits jobs of one process; for several, run this command by srun")
+    if FLAGS.multihost or (FLAGS.multihost is None and multihost.is_one_of_several()):
+        with cli.one_sentence():
+            multihost.run(lambda: _train(runs))
+    _train(runs)
+
+
+def _train(runs: list[Settings]) -> None:
     from experiments import training  # jax and what is built on it are not for --help
 
     path = Path(FLAGS.workdir or _default_workdir(runs))

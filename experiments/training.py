@@ -5,6 +5,7 @@ each of them leaves in the workdir. The flags are that command's.
 import functools
 import shlex
 import sys
+import tempfile
 import time
 from contextlib import ExitStack
 from pathlib import Path
@@ -16,10 +17,10 @@ from absl import flags
 from jax.sharding import Mesh
 from tqdm import tqdm
 
-from experiments import assess, build, cli, interrupt, launch, results, settings, tables, workdir
+from experiments import assess, build, cli, interrupt, launch, multihost, results, settings, tables, workdir
 from experiments.profiling import Profile
 from experiments.settings import Settings
-from experiments.workdir import Recorder, RunFolder
+from experiments.workdir import Recorder, RunFolder, Silent
 from vae import checkpoint, mesh, streaming, train
 from vae.datasets import Dataset
 
@@ -34,6 +35,13 @@ def train_all(runs: list[Settings], path: Path) -> None:
 
     Exits with one sentence on bad input, before any training, and on runs that diverged, when all is done.
     """
+    with ExitStack() as stack:
+        if not multihost.is_first():  # what it writes, a few small files, is thrown away
+            path = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        _train_all(runs, path)
+
+
+def _train_all(runs: list[Settings], path: Path) -> None:
     with cli.one_sentence():
         workdir.check_writable(path)
         programs = list(settings.programs(runs))
@@ -103,7 +111,8 @@ class _Group:
         """Makes the runs' folders, and finds those that are not finished."""
         for run, folder in zip(self.runs, self.folders, strict=True):
             folder.claim(run, self.data)
-        self.pending = [(r, f) for r, f in zip(self.runs, self.folders, strict=True) if f.result() is None]
+        unfinished = multihost.from_first(np.array([folder.result() is None for folder in self.folders]))
+        self.pending = [(self.runs[i], self.folders[i]) for i in np.flatnonzero(unfinished)]
 
     def checkpoint_bytes(self) -> int:
         """What the checkpoints of all runs take: those that are kept, the best, and one that is being written."""
@@ -154,7 +163,8 @@ def _train(
     failed_steps = np.where((step == done * steps) | (done < run.epochs), 0, step + 1)
     with ExitStack() as stack:
         watch = stack.enter_context(interrupt.Watch())
-        recorders = [stack.enter_context(Recorder(folder, FLAGS.keep, FLAGS.tensorboard)) for folder in folders]
+        recorder = functools.partial(Recorder, keep=FLAGS.keep, tensorboard=FLAGS.tensorboard)
+        recorders = [stack.enter_context((recorder if multihost.is_first() else Silent)(folder)) for folder in folders]
         number, asked = done, None
         bar = tqdm(total=run.epochs * steps, initial=done * steps, unit="step", disable=not sys.stdout.isatty())
         for number in range(done + 1, run.epochs + 1):
@@ -166,7 +176,7 @@ def _train(
             bar.update(steps)
             bar.set_postfix_str(f"epoch {number}/{run.epochs}, bound {_mean(metrics['bound']):.2f} nats")
             failed_steps = np.where(failed_steps == 0, metrics["failed_step"], failed_steps)
-            alive, asked = failed_steps == 0, watch.asked
+            alive, asked = failed_steps == 0, multihost.asked_of_any(watch.asked)
             last = number == run.epochs or not alive.any()
             if last or number % eval_every == 0:
                 for i in np.flatnonzero(alive):
@@ -181,8 +191,8 @@ def _train(
             if asked or not alive.any():
                 break
         bar.close()
-    if watch.asked:
-        interrupt.leave(watch.asked, f" after epoch {number} of {run.epochs}; all is saved")
+    if asked := multihost.asked_of_any(watch.asked or asked):
+        interrupt.leave(asked, f" after epoch {number} of {run.epochs}; all is saved")
     judge = assess.make_judge(program.judged, data, run, run.eval_samples)
     sentences = [
         _conclude_run(program, data, r, folder, one(state, i), failed_steps[i], judge)
@@ -197,7 +207,7 @@ def _conclude_run(program, data, run, folder: RunFolder, state: train.TrainState
     finished = step == run.epochs * program.steps_per_epoch
     row = run.json() | {"status": "done" if finished else "diverged", "step": step if finished else failed_step.item()}
     if finished:
-        if FLAGS.figures:
+        if FLAGS.figures and multihost.is_first():
             from experiments import pictures  # matplotlib is slow to import
 
             pictures.draw_run(folder, data, program.judged, params)
@@ -243,16 +253,16 @@ def _resume(like: train.TrainState, folders: list[RunFolder], devices: Mesh) -> 
     """The epoch and the state of all runs at the newest checkpoint that all of them have."""
     one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), like)
     common = set.intersection(*(set(checkpoint.steps(folder.checkpoints)) for folder in folders))
-    for number in sorted(common, reverse=True):
-        found = [checkpoint.restore(folder.checkpoints, one, at=[number]) for folder in folders]
+    number, state = 0, jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), like)
+    for candidate in sorted(common, reverse=True):
+        found = [checkpoint.restore(folder.checkpoints, one, at=[candidate]) for folder in folders]
         if all(found):
-            for folder in folders:
-                folder.forget_after(number)
-            state = jax.tree.map(lambda *leaves: np.stack(leaves), *(state for _, state in found))
-            return number, mesh.over_runs_of(devices, state)
+            number, state = candidate, jax.tree.map(lambda *leaves: np.stack(leaves), *(state for _, state in found))
+            break
+    number = int(multihost.from_first(np.int32(number)))
     for folder in folders:
-        folder.forget_after(0)
-    return None
+        folder.forget_after(number)
+    return (number, mesh.over_runs_of(devices, multihost.from_first(state))) if number else None
 
 
 def _with(epoch, images, state: train.TrainState, values) -> tuple[train.TrainState, dict]:

@@ -170,6 +170,28 @@ class Recorder:
         self._save(epoch, state)
 
 
+class Silent:
+    """A recorder that writes nothing: that of a process beside the first."""
+
+    def __init__(self, folder: RunFolder):
+        del folder
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
+        return None
+
+    def log(self, row: dict[str, Any], train_seconds: float) -> None:
+        del row, train_seconds
+
+    def save(self, epoch: int, state: train.TrainState) -> None:
+        del epoch, state
+
+    def wait(self) -> None:
+        pass
+
+
 def run_folders(workdir: str | Path, runs: list[Settings], swept: list[str]) -> list[RunFolder]:
     """Where each run lives: the workdir itself for a single run, workdir/runs/... for those of a sweep.
 

@@ -44,7 +44,8 @@ def writer(folder: str | Path, keep: int = 2, bounds: dict[int, float] | None = 
     # `max_to_keep` beside a metric would throw away the newest.
     policies = [ocp.checkpoint_managers.LatestN(keep), Best()]
     policy = ocp.checkpoint_managers.AnyPreservationPolicy(policies)
-    options = ocp.CheckpointManagerOptions(preservation_policy=policy, create=True)
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    options = ocp.CheckpointManagerOptions(preservation_policy=policy, **_alone())
     try:
         with ocp.CheckpointManager(Path(folder).absolute(), options=options) as manager:
 
@@ -98,7 +99,7 @@ def restore(folder: str | Path, like: PyTree, at: list[int] | None = None) -> tu
         path = Path(folder).absolute() / str(step)
         try:
             _read_through(path / "state")
-            with ocp.CheckpointManager(path.parent) as manager:
+            with ocp.CheckpointManager(path.parent, options=ocp.CheckpointManagerOptions(**_alone())) as manager:
                 items = manager.restore(step, args=arguments)
         except Exception as error:  # Orbax, tensorstore and the file system each raise their own kinds.
             reason = type(error).__name__
@@ -118,6 +119,17 @@ def _read_through(path: Path) -> None:
     store = tensorstore.KvStore.open({"driver": "ocdbt", "base": f"file://{quote(str(path))}/"}).result()
     for key in store.list().result():
         store.read(key).result()
+
+
+def _alone() -> dict[str, Any]:
+    """Orbax's option that keeps it from waiting for other processes, where there are any."""
+    import orbax.checkpoint as ocp
+
+    if jax.process_count() == 1:
+        return {}
+    me = jax.process_index()
+    alone = ocp.options.MultiprocessingOptions(primary_host=me, active_processes={me})
+    return {"multiprocessing_options": alone, "create": False}
 
 
 def _named_leaves(tree: PyTree) -> dict[str, Any]:

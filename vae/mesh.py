@@ -30,17 +30,20 @@ def make(runs: int, batch_size: int, devices: list[jax.Device] | None = None) ->
     """A mesh for so many runs with batches of `batch_size` images, over `devices` (all by default).
 
     `run` takes the most devices that divide the runs; each of these shares its batches with the most that divide
-    `batch_size`, as far as there are any left. The rest stay idle.
+    `batch_size`, as far as there are any left. The rest stay idle. Of several processes each gives as many devices, and
+    where runs and batch allow that for no number, each does all the work with its own.
     """
     devices = jax.devices() if devices is None else devices
-    over_run = _largest_divisor(runs, len(devices))
-    over_data = _largest_divisor(batch_size, len(devices) // over_run)
-    shape, used = (over_run, over_data), devices[: over_run * over_data]
+    owners = sorted({device.process_index for device in devices})
+    divisors = lambda number: [n for n in range(1, len(devices) + 1) if number % n == 0]
+    shapes = [(run, data) for run in divisors(runs) for data in divisors(batch_size) if run * data <= len(devices)]
+    shapes = [shape for shape in shapes if math.prod(shape) % len(owners) == 0]
+    if not shapes:
+        return make(runs, batch_size, jax.local_devices())
+    shape = max(shapes)
+    each = math.prod(shape) // len(owners)
+    used = [device for owner in owners for device in [d for d in devices if d.process_index == owner][:each]]
     return jax.make_mesh(shape, ("run", "data"), axis_types=(AxisType.Auto, AxisType.Auto), devices=used)
-
-
-def _largest_divisor(number: int, at_most: int) -> int:
-    return max(n for n in range(1, at_most + 1) if number % n == 0)
 
 
 def describe(mesh: Mesh, runs: int, batch_size: int) -> str:
@@ -113,7 +116,9 @@ def run_of(mesh: Mesh, tree: PyTree, i: int) -> PyTree:
 
 def fetch(mesh: Mesh, tree: PyTree) -> PyTree:
     """Arrays of all runs, as numpy."""
-    return jax.device_get(tree) if mesh.size == 1 else jax.device_get(_gather(mesh)(tree))
+    if mesh.size == 1:
+        return jax.device_get(tree)
+    return jax.tree.map(lambda leaf: np.asarray(leaf.addressable_data(0)), _gather(mesh)(tree))
 
 
 @functools.cache
