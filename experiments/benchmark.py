@@ -7,6 +7,8 @@ epoch       a 784-500-20 VAE trained over whole epochs of 60000 synthetic binary
             optax, the estimator table) against the same training written by hand in plain JAX (one lax.scan), the
             time that the step's matrix products alone would take at the speed of a 2048^3 product, and numpyro (SVI in
             a fori_loop) and torch.compile where they are installed
+sweep       so many runs in one program, side by side (vmap) or one after the other (map), against the same runs each on
+            its own: the digits' and MNIST's networks at both batch sizes, and a 784-200-200-50 IWAE, K = 50, batch 20
 flops       FLOP of sticking the landing and DReG against the plain pathwise gradient, as XLA counts them
 laboratory  the same net, batch 128: --draws gradients with their moments, figures and bootstrap against as many bare
             gradients, for each estimator, and the process's largest memory
@@ -28,6 +30,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -47,6 +50,7 @@ DEAR = 10
 def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_list("sections", list(SECTIONS), f"of {', '.join(SECTIONS)}", flag_values=values)
     flags.DEFINE_list("batch_sizes", ["128", "512"], "images in a step, for the section epoch", flag_values=values)
+    flags.DEFINE_list("runs", ["1", "8", "32", "128"], "runs in a program, for the section sweep", flag_values=values)
     flags.DEFINE_integer("rounds", 7, "times that every contender runs, in turn", lower_bound=1, flag_values=values)
     flags.DEFINE_integer("images", 60000, "training images in an epoch", lower_bound=512, flag_values=values)
     flags.DEFINE_integer("draws", 1000, "R of the section laboratory", lower_bound=20, flag_values=values)
@@ -57,8 +61,8 @@ def define_flags(values: flags.FlagValues) -> None:
 def main(options: flags.FlagValues = flags.FLAGS) -> None:
     with cli.one_sentence():
         unknown = set(options.sections) - set(SECTIONS)
-        if unknown or not all(size.isdigit() for size in options.batch_sizes):
-            raise ValueError(f"--sections takes {', '.join(SECTIONS)}; --batch_sizes takes integers")
+        if unknown or not all(size.isdigit() for size in options.batch_sizes + options.runs):
+            raise ValueError(f"--sections takes {', '.join(SECTIONS)}; --batch_sizes and --runs take integers")
         laboratory.cut(options.draws, 10)
         folder = Path(options.output)
         folder.mkdir(parents=True, exist_ok=True)
@@ -154,6 +158,93 @@ def _matmul_limit(size: int = 2048, repeats: int = 4):
             jax.block_until_ready(product(a))
 
     return run, 2 * size**3 * repeats
+
+
+class _Network(NamedTuple):
+    """What a sweep trains: a model, its bound, and the multiply-adds of a forward pass for an image."""
+
+    name: str
+    model: models.VAE
+    objective: Callable
+    batch_sizes: tuple[int, ...]
+    num_samples: int
+    shape: tuple[int, int, int]
+    encoder: int
+    decoder: int
+
+    def flop(self, batch_size: int) -> int:
+        """Of the matrix products of a step."""
+        return 6 * batch_size * (self.encoder + self.num_samples * self.decoder)
+
+
+def _networks(batch_sizes: tuple[int, ...]) -> list[_Network]:
+    bound, digits, mnist = objectives.elbo_analytic(1.0), (8, 8, 1), (28, 28, 1)
+    small = models.make_vae(digits, latent_dim=8, hidden=(128, 64))
+    large = models.make_vae(mnist, latent_dim=contenders.LATENT, hidden=(contenders.HIDDEN,))
+    iwae = models.make_vae(mnist, latent_dim=50, hidden=(200, 200), activation="tanh")
+    half = 784 * 200 + 200 * 200
+    return [
+        _Network("digits", small, bound, batch_sizes, 1, digits, 64 * 128 + 128 * 64 + 64 * 16, 8 * 64 + 2 * 64 * 128),
+        _Network("MNIST", large, bound, batch_sizes, 1, mnist, 784 * 500 + 500 * 40, 20 * 500 + 500 * 784),
+        _Network("IWAE, K = 50", iwae, objectives.iwae, (20,), 50, mnist, half + 200 * 100, half + 200 * 50),
+    ]
+
+
+def sweep(options) -> tuple[list[dict], str]:
+    found = []
+    for network in _networks(tuple(map(int, options.batch_sizes))):
+        for batch_size in network.batch_sizes:
+            found += [sweep_times(network, batch_size, int(runs), options.rounds) for runs in options.runs]
+    columns = ["runs", "images/s one by one: median (range)", "of the matmul peak", "vmap (range)", "map (range)"]
+    table = [["network, batch", *columns, "GFLOP a step"]]
+    for row in found:
+        ratios = [_spread(np.array(row["over_one_by_one"][mode])) for mode in ("vmap", "map")]
+        rates, share = np.array(row["images_per_second"]["one by one"]), row["of_matmul_peak"]["one by one"]
+        rate = f"{statistics.median(rates):.0f} ({min(rates):.0f}-{max(rates):.0f})"
+        name = f"{row['network']}, {row['batch_size']}"
+        table.append([name, str(row["runs"]), rate, f"{share:.0%}", *ratios, f"{row['matmul_flop'] / 1e9:.3g}"])
+    return found, tables.to_markdown(table)
+
+
+def sweep_times(network: _Network, batch_size: int, runs: int, rounds: int) -> dict:
+    """Images a second of `runs` runs, by round, and by how many times a shared program is faster than one for each."""
+    steps = max(2, 64 // runs)
+    images = np.random.default_rng(0).random((steps * batch_size, *network.shape)) < 0.3
+    data, keys = jnp.asarray(images, jnp.uint8), jax.random.split(jax.random.key(0), runs)
+    estimator, tx = estimators.BY_NAME["reparam"].make(num_samples=network.num_samples), optax.adam(contenders.RATE)
+    update = train.make_step(network.model.apply, network.objective, estimator, tx)
+    init = train.make_init(network.model, estimator, tx, jnp.zeros((batch_size, *network.shape)))
+    epoch = train.make_epoch(lambda state, key, x: update(state, key, x.astype(jnp.float32)), batch_size)
+    start = jax.jit(train.over_runs(init, "map"))
+
+    def together(mode: str) -> Callable[[], None]:
+        program = jax.jit(train.over_runs(epoch, mode, shared=1), donate_argnums=0)
+        return contenders.blocking(lambda state: program(state, keys, data)[0], start(keys))
+
+    alone = jax.jit(epoch, donate_argnums=0)
+    states = [jax.tree.map(lambda leaf, i=i: leaf[i], start(keys)) for i in range(runs)]
+    one_by_one = lambda states: [
+        jax.block_until_ready(alone(state, key, data)[0]) for state, key in zip(states, keys, strict=True)
+    ]
+    contestants = {
+        "one by one": contenders.blocking(one_by_one, states),
+        "vmap": together("vmap"),
+        "map": together("map"),
+    }
+    product, flop_of_product = _matmul_limit()
+    title = f"{network.name}, batch {batch_size}, {runs} runs"
+    times = take_turns(contestants | {"product": product}, rounds, title)
+    peak = flop_of_product / times.pop("product")
+    flop = network.flop(batch_size)
+    return {
+        "network": network.name,
+        "batch_size": batch_size,
+        "runs": runs,
+        "matmul_flop": flop,
+        "images_per_second": {name: (runs * len(data) / t).tolist() for name, t in times.items()},
+        "over_one_by_one": {name: (times["one by one"] / t).tolist() for name, t in times.items()},
+        "of_matmul_peak": {name: statistics.median(flop * runs * steps / t / peak) for name, t in times.items()},
+    }
 
 
 def flops(options) -> tuple[dict[str, float], str]:
@@ -294,6 +385,7 @@ def _steps(problem: problems.Problem, estimator: estimators.Estimator, steps: in
 
 SECTIONS: dict[str, Callable] = {
     "epoch": epochs,
+    "sweep": sweep,
     "flops": flops,
     "laboratory": laboratory_overhead,
     "toys": toys,

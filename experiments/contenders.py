@@ -18,7 +18,7 @@ PIXELS, HIDDEN, LATENT, RATE = 784, 500, 20, 1e-3
 WEIGHTS = 2 * PIXELS * HIDDEN + 3 * HIDDEN * LATENT
 
 
-def _blocking(epoch: Callable, state) -> Callable[[], None]:
+def blocking(epoch: Callable, state) -> Callable[[], None]:
     """A run of one epoch that waits for its end and carries the state to the next."""
     carried = [state]
 
@@ -36,7 +36,7 @@ def _project(images: np.ndarray, batch_size: int):
     update = train.make_step(model.apply, objectives.elbo_analytic(1.0), estimator, tx)
     step = lambda state, key, x: update(state, key, x.astype(jnp.float32))
     epoch = jax.jit(train.make_epoch(step, batch_size), donate_argnums=0)
-    return _blocking(lambda state: epoch(state, key, data)[0], state)
+    return blocking(lambda state: epoch(state, key, data)[0], state)
 
 
 def _bare_scan(images: np.ndarray, batch_size: int):
@@ -80,7 +80,7 @@ def _bare_scan(images: np.ndarray, batch_size: int):
         order = jax.random.permutation(jax.random.fold_in(key, state[3]), len(data))
         return jax.lax.scan(step, state, order[: steps * batch_size].reshape(steps, batch_size))[0]
 
-    return _blocking(jax.jit(epoch, donate_argnums=0), (params, zeros, jax.tree.map(jnp.zeros_like, params), 0.0))
+    return blocking(jax.jit(epoch, donate_argnums=0), (params, zeros, jax.tree.map(jnp.zeros_like, params), 0.0))
 
 
 def _numpyro(images: np.ndarray, batch_size: int):
@@ -113,7 +113,7 @@ def _numpyro(images: np.ndarray, batch_size: int):
         order = jax.random.permutation(state.rng_key, len(data))[: steps * batch_size].reshape(steps, batch_size)
         return jax.lax.fori_loop(0, steps, lambda i, s: svi.update(s, data[order[i]].astype(jnp.float32))[0], state)
 
-    return _blocking(epoch, svi.init(key, data[:batch_size].astype(jnp.float32)))
+    return blocking(epoch, svi.init(key, data[:batch_size].astype(jnp.float32)))
 
 
 def _torch(images: np.ndarray, batch_size: int):
