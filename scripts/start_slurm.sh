@@ -19,6 +19,11 @@ dir=$(cd "$1" && pwd)
 export SLURM_CONF="$dir/slurm.conf"
 
 if [[ ${2:-} == stop ]]; then
+  timeout 5 scancel --partition=debug 2> /dev/null || true
+  for _ in $(seq 40); do  # a job whose daemons are gone would stay for ever
+    [[ -n $(timeout 5 squeue --noheader 2> /dev/null || true) ]] || break
+    sleep 0.5
+  done
   for name in slurmd slurmctld munged; do
     [[ ! -f $dir/$name.pid ]] || kill "$(cat "$dir/$name.pid")" 2> /dev/null || true
   done

@@ -70,6 +70,8 @@ def bad(tmp_path_factory):
         "--profile_steps=5": ("--profile_steps", "1:100"),
         "--profile_steps=0:5": ("--profile_steps", "1:46"),
         "--profile_steps=40:47": ("--profile_steps", "1:46"),
+        "--slurm_cpus=2": ("--slurm_cpus", "--launcher=slurm"),
+        "--program=2": ("--program=2", "1"),
         "--no_such_flag=1": ("no_such_flag",),
         "epochs=3": ("epochs=3",),
     }
