@@ -154,7 +154,16 @@ def _train(
     else:
         images = mesh.everywhere(devices, data.train)
         epoch = jax.jit(train.over_runs(program.epoch, mode, shared=1, over=devices), donate_argnums=0)
-        epoch = functools.partial(_with, epoch.lower(state, values, images).compile(), images)
+        compiled = epoch.lower(state, values, images).compile()
+        needed, free = mesh.memory(devices, compiled)
+        if len(runs) > 1 and multihost.from_first(np.array(needed > free)):
+            sizes = f"{needed / 1e9:.1f} GB, and {free / 1e9:.1f} are free"
+            print(f"{len(runs)} runs at once need {sizes}: first one half, then the other")
+            del state, values, images, compiled, epoch
+            half = len(runs) // 2
+            first = _train(program, data, runs[:half], folders[:half], profile)
+            return first + _train(program, data, runs[half:], folders[half:], profile)
+        epoch = functools.partial(_with, compiled, images)
     one = functools.partial(mesh.run_of, devices)
     bound, x = assess.make_bound(program.judged), assess.pixels(data, assess.curve_split(data))
 

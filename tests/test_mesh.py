@@ -3,6 +3,8 @@
 import csv
 import json
 import shutil
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -144,5 +146,46 @@ def test_the_command_on_eight_devices_and_back_to_one(trained, tmp_path):
     _same(eight, folder / "one")
     _same(tmp_path / "moved", folder / "one")
     tables = [csv.DictReader((tmp_path / f"sweep{n}/results.csv").read_text().splitlines()) for n in (1, 8)]
+    for ours, theirs in zip(*tables, strict=True):
+        assert float(ours["test_nll_nats"]) == pytest.approx(float(theirs["test_nll_nats"]), rel=1e-4)
+
+
+def test_memory_is_what_the_program_needs_and_what_is_free():
+    over = mesh.make(1, 1, jax.devices()[:1])
+    compiled = jax.jit(lambda x: jnp.sin(x) @ jnp.cos(x)).lower(jnp.zeros((500, 500))).compile()
+    needed, free = mesh.memory(over, compiled)
+    assert 1e6 <= needed <= 1e7  # the result alone takes 1 MB
+    assert free > 1e7
+    assert mesh.memory(mesh.make(8, 1), compiled)[1] == pytest.approx(free / 8, rel=0.2)
+
+
+# Runs the command where eight runs at once do not fit.
+TIGHT = """
+import sys
+from experiments import cli, train
+from vae import mesh
+measure = mesh.memory
+mesh.memory = lambda over, compiled: (measure(over, compiled)[0], FREE)
+sys.argv = ["train", *ARGUMENTS]
+cli.run(train.main)
+"""
+
+
+@pytest.mark.slow
+def test_runs_that_do_not_fit_are_trained_in_groups(tmp_path):
+    arguments = [*entry_points.SMALL, "--nofigures", "--seed=0,1,2,3", "--sweep_mode=vmap", "--hidden=64"]
+
+    def train_with(free, name):
+        code = TIGHT.replace("FREE", str(free)).replace("ARGUMENTS", repr([*arguments, f"--workdir={tmp_path}/{name}"]))
+        done = subprocess.run([sys.executable, "-c", code], cwd=entry_points.ROOT, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    assert "first one half" not in train_with(1e12, "wide")
+    assert train_with(0, "tight").count("first one half, then the other") == 3  # down to single runs
+    tables = [
+        list(csv.DictReader((tmp_path / name / "results.csv").read_text().splitlines())) for name in ("wide", "tight")
+    ]
+    assert len(tables[0]) == 4
     for ours, theirs in zip(*tables, strict=True):
         assert float(ours["test_nll_nats"]) == pytest.approx(float(theirs["test_nll_nats"]), rel=1e-4)

@@ -14,6 +14,7 @@ in which they are summed. On one device a mesh is nothing: the compiled program 
 import functools
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -130,6 +131,20 @@ def _pick(mesh: Mesh) -> Callable:
 @functools.cache
 def _gather(mesh: Mesh) -> Callable:
     return jax.jit(lambda tree: tree, out_shardings=NamedSharding(mesh, P()))
+
+
+def memory(mesh: Mesh, compiled: jax.stages.Compiled) -> tuple[int, float]:
+    """Bytes that a compiled program takes on each device beside its arguments, and those that are free there."""
+    sizes = compiled.memory_analysis()
+    needed = sizes.temp_size_in_bytes + sizes.output_size_in_bytes - sizes.alias_size_in_bytes
+    stats = mesh.local_devices[0].memory_stats() or {}
+    if "bytes_limit" in stats:
+        return needed, stats["bytes_limit"] - stats["bytes_in_use"]
+    try:  # devices of the processor share the host's memory
+        lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+        return needed, 1024 * int(lines["MemAvailable"].split()[0]) / len(mesh.local_devices)
+    except (OSError, KeyError):
+        return needed, math.inf
 
 
 def shard(function: Callable, mesh: Mesh, shared: int) -> Callable:
