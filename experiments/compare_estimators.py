@@ -98,6 +98,13 @@ def define_flags(values: flags.FlagValues) -> None:
         lower_bound=1,
         flag_values=values,
     )
+    flags.DEFINE_float(
+        "temperature",
+        0.0,
+        "of the estimators that have one; 0 for the run's with --workdir, or the estimator's own",
+        lower_bound=0.0,
+        flag_values=values,
+    )
     flags.DEFINE_enum("split", "test", ["train", "validation", "test"], "images for --workdir", flag_values=values)
     flags.DEFINE_integer(
         "cv_steps",

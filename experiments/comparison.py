@@ -63,6 +63,8 @@ def _points(options: flags.FlagValues) -> tuple[list[Problem], str]:
         points = [getattr(problems, name)(k) for k in sorted({_number("cost_parameter", k, float) for k in costs})]
     else:
         points = [getattr(problems, name)(**sized)]
+    if options.temperature:
+        points = [point._replace(temperature=options.temperature) for point in points]
     objective = options.objective or next(iter(points[0].bounds))
     if objective not in points[0].bounds:
         able = ", ".join(points[0].bounds)

@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from experiments import kept
 from experiments.problems import Problem
+from experiments.settings import has_option
 from vae import diagnostics
 from vae.diagnostics import Truth
 from vae.estimators import BY_NAME, Estimate, Estimator, mean
@@ -160,13 +161,15 @@ def affordable(budget: tuple[str, float], cost, name: str) -> int:
 
 
 @functools.cache
-def make(name: str, num_samples: int) -> Estimator:
-    return BY_NAME[name].make(num_samples=num_samples)
+def make(name: str, num_samples: int, temperature: float = 0.0) -> Estimator:
+    """The estimator of that name; a temperature is for those that have one, and 0 is their own."""
+    options = {"temperature": temperature} if temperature and has_option(name, "temperature") else {}
+    return BY_NAME[name].make(num_samples=num_samples, **options)
 
 
 def cost(problem: Problem, objective: str, name: str, kind: str, num_samples: int) -> float:
     """Evaluations of f for one datum, or FLOP of all, of one gradient."""
-    estimator, bound = make(name, num_samples), problem.bounds[objective]
+    estimator, bound = make(name, num_samples, problem.temperature), problem.bounds[objective]
     learned, counted = _initial(problem, objective, estimator)
     arguments = (problem.params, problem.data, learned, counted, problem.context)
     if kind == "flops":
@@ -252,7 +255,7 @@ def _recalled(folder: Path | None, problem, objective, case: Case, protocol, sou
 
 def _digest(problem: Problem, objective: str, case: Case, protocol: Protocol, truth: Truth | None = None) -> str:
     """Of all that a measurement of this case depends on; without a truth, that of the reference."""
-    estimator = make(case.name, case.num_samples)
+    estimator = make(case.name, case.num_samples, problem.temperature)
 
     def all_of_it(params, data, context, learned, counted, truth):
         def value_and_loss(params, learned):
@@ -265,13 +268,13 @@ def _digest(problem: Problem, objective: str, case: Case, protocol: Protocol, tr
         return jax.grad(value_and_loss, argnums=(0, 1))(params, learned), truth
 
     initial = _initial(problem, objective, estimator)
-    of = (case.name, case.num_samples, protocol._replace(rounds=0, confidence=0.0))
+    of = (case.name, case.num_samples, problem.temperature, protocol._replace(rounds=0, confidence=0.0))
     return kept.digest_of(all_of_it, problem.params, problem.data, problem.context, *initial, truth, of=of)
 
 
 def measure(problem: Problem, objective: str, case: Case, protocol: Protocol, source: str, truth: Truth) -> Found:
     """Bias, variance and the other figures of one estimator at one point."""
-    learned, counted = train(problem, objective, make(case.name, case.num_samples), protocol)
+    learned, counted = train(problem, objective, make(case.name, case.num_samples, problem.temperature), protocol)
     _trim(problem)
     moments = jax.block_until_ready(
         _moments(problem, objective, case, protocol, protocol.draws, truth, learned, counted)
@@ -292,14 +295,15 @@ def _moments(problem, objective, case, protocol, draws, truth, learned, counted,
     block = _block(draws // protocol.chunks, case.flops, size(problem))
     every = DIRECTED_EVERY if size(problem) > LARGE else 1
     bound = problem.bounds[objective]
-    program = _moments_program(bound, case.name, case.num_samples, draws, protocol.chunks, block, every)
+    estimator = make(case.name, case.num_samples, problem.temperature)
+    program = _moments_program(bound, estimator, draws, protocol.chunks, block, every)
     key = jax.random.fold_in(jax.random.key(protocol.seed), stream)
     return program((problem.params, problem.data, learned, counted, problem.context), key, truth)
 
 
 @functools.lru_cache(1)  # the one in use
-def _moments_program(bound, name: str, num_samples: int, draws: int, chunks: int, block: int, directed_every: int):
-    gradient = diagnostics.make_gradient(bound, make(name, num_samples))
+def _moments_program(bound, estimator: Estimator, draws: int, chunks: int, block: int, directed_every: int):
+    gradient = diagnostics.make_gradient(bound, estimator)
 
     @jax.jit
     def moments(arguments, key, truth):
@@ -364,7 +368,7 @@ def find_truth(
     case = Case(name, num_samples, 0, 0, cost(problem, objective, name, "flops", num_samples))
 
     def find():
-        learned, counted = train(problem, objective, make(name, num_samples), protocol)
+        learned, counted = train(problem, objective, make(name, num_samples, problem.temperature), protocol)
         _trim(problem)
         draws = protocol.reference_draws
         moments = _moments(problem, objective, case, protocol, draws, None, learned, counted, stream=1)
@@ -423,7 +427,7 @@ def time_all(problem: Problem, objective: str, cases: list[Case], protocol: Prot
     """Seconds of one gradient of each case in each round, `[cases, rounds]`."""
     programs, counts = [], []
     for case in progress(cases, "timing"):
-        estimator = make(case.name, case.num_samples)
+        estimator = make(case.name, case.num_samples, problem.temperature)
         gradient = diagnostics.make_gradient(problem.bounds[objective], estimator)
         block = _block(protocol.draws // protocol.chunks, case.flops, size(problem))
         arguments = (problem.params, problem.data, *_initial(problem, objective, estimator), problem.context)

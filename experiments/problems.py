@@ -52,6 +52,7 @@ class Problem(NamedTuple):
       point: what distinguishes this problem from others of a sweep, {} or {name: number}.
       exact_by: how the oracle knows, for the tables.
       expected: `expected(params, data)`, the exact value, where it is needed besides its gradient.
+      temperature: of the estimators that have one; 0 for their own.
     """
 
     name: str
@@ -63,6 +64,7 @@ class Problem(NamedTuple):
     point: dict[str, float] = {}
     exact_by: str = "closed form"
     expected: Callable | None = None
+    temperature: float = 0.0
 
 
 def of_integrand(name: str, params: dict[str, PyTree], posterior: Callable, f: Callable, context=None) -> Problem:
@@ -420,7 +422,9 @@ def of_workdir(
         groups = jax.tree.map(jnp.asarray, restored[1].params["model"]["params"])
         groups = {name: groups[name] for name in sorted(groups, key=lambda n: (n != "encoder", n))}
         at = {"x": x, "epoch": jnp.asarray(float(epoch))}
-        problems.append(Problem(run.dataset, groups, bounds, at, context=x, point={"epoch": epoch}))
+        point = {"epoch": epoch}
+        problem = Problem(run.dataset, groups, bounds, at, context=x, point=point, temperature=run.temperature)
+        problems.append(problem)
     if not problems:
         raise ValueError(f"--workdir={path}: none of its checkpoints can be read")
     return problems

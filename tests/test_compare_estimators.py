@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from absl import flags
 
 from experiments import compare_estimators, laboratory, problems, tables
 from vae import distributions
+from vae.estimators import BY_NAME
 
 ROOT = Path(__file__).parent.parent
 
@@ -115,9 +117,11 @@ def test_a_sweep_of_the_cost_parameter(tmp_path):
 
 
 USERS = """
+import jax
 import jax.numpy as jnp
 from experiments import problems
 from vae import distributions
+from vae.estimators import BY_NAME
 
 def problem():
     params = {"phi": {"logits": jnp.array([0.3, -0.8, 1.0])}, "theta": {"w": jnp.array([1.0, 2.0, -1.0])}}
@@ -306,3 +310,12 @@ def test_rainforth_slopes(tmp_path):
     assert slope("reparam", "theta") == pytest.approx(0.5, abs=0.1)
     assert slope("reparam", "phi.b") == pytest.approx(-0.5, abs=0.1)
     assert slope("dreg", "phi") > 0.3
+
+
+def test_the_temperature_reaches_the_estimators_that_have_one():
+    q, cubed = distributions.Bernoulli(jnp.array([0.3, -1.0])), lambda z, q: jnp.sum(z, axis=-1) ** 3
+    value = lambda estimator: float(estimator.estimate({}, {}, jax.random.key(0), q, cubed).value)
+    warm = laboratory.make("gumbel_softmax", 1, 3.0)
+    assert value(warm) == value(BY_NAME["gumbel_softmax"].make(num_samples=1, temperature=3.0))
+    assert value(warm) != value(laboratory.make("gumbel_softmax", 1))
+    assert value(laboratory.make("reinforce", 1, 3.0)) == value(laboratory.make("reinforce", 1))
