@@ -39,7 +39,7 @@ import optax
 from absl import flags
 from tqdm import tqdm
 
-from experiments import cli, contenders, laboratory, problems, tables
+from experiments import cli, contenders, laboratory, problems, tables, workdir
 from vae import diagnostics, estimators, models, objectives, train
 
 PIXELS = contenders.PIXELS
@@ -60,12 +60,15 @@ def define_flags(values: flags.FlagValues) -> None:
 
 def main(options: flags.FlagValues = flags.FLAGS) -> None:
     with cli.one_sentence():
-        unknown = set(options.sections) - set(SECTIONS)
-        if unknown or not all(size.isdigit() for size in options.batch_sizes + options.runs):
-            raise ValueError(f"--sections takes {', '.join(SECTIONS)}; --batch_sizes and --runs take integers")
+        if not options.sections or set(options.sections) - set(SECTIONS):
+            raise ValueError(f"--sections takes {', '.join(SECTIONS)}")
+        for name in ("batch_sizes", "runs"):
+            numbers = options[name].value
+            if not numbers or not all(number.isdecimal() and int(number) for number in numbers):
+                raise ValueError(f"--{name} takes positive integers")
         laboratory.cut(options.draws, 10)
         folder = Path(options.output)
-        folder.mkdir(parents=True, exist_ok=True)
+        workdir.check_writable(folder, "output")
     report, text = {"machine": machine()}, f"Machine: {machine()}\n"
     for name in options.sections:
         report[name], lines = SECTIONS[name](options)

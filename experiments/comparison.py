@@ -30,7 +30,7 @@ def compare(options: flags.FlagValues) -> None:
         points, objective = _points(options)
         protocol = _protocol(points[0], objective, options)
         folder = Path(options.output or _default_output(options))
-        workdir.check_writable(folder)
+        workdir.check_writable(folder, "output")
         cases = _cases(points[0], objective, options)
         found = laboratory.measure_all(points, objective, cases, protocol, folder / "kept")
         seconds = laboratory.time_all(points[0], objective, cases, protocol)
@@ -46,6 +46,11 @@ def _points(options: flags.FlagValues) -> tuple[list[Problem], str]:
         raise ValueError("--workdir and --problem name two problems; give one of them")
     name = options.problem or "quadratic"
     costs = options.cost_parameter
+    for flag in ("cost_parameter", "num_samples", "estimators"):
+        if options[flag].value == []:
+            raise ValueError(f"--{flag} is empty; leave it out for its default")
+    if math.isnan(options.confidence):
+        raise ValueError("--confidence is not a number")
     if costs is not None and (options.workdir or PROBLEMS.get(name) != "cost_parameter"):
         raise ValueError(f"--cost_parameter is k of {_taking('cost_parameter')}; leave it out for other problems")
     sized = {} if options.batch_size is None else {"batch_size": options.batch_size}

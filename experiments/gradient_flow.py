@@ -16,6 +16,18 @@ from absl import flags
 from experiments import cli
 
 
+def define_flags(values: flags.FlagValues) -> None:
+    flags.DEFINE_string(
+        "output",
+        "results/gradient_flow",
+        "folder of gradient_flow.png, .pdf and .json, made if absent",
+        flag_values=values,
+    )
+    flags.DEFINE_integer(
+        "seed", 8, "seed of the weights and of eps", lower_bound=0, upper_bound=2**32 - 1, flag_values=values
+    )
+
+
 def main() -> None:
     from experiments import gradient_graph  # jax and what is built on it are not for --help
 
@@ -23,8 +35,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string(
-        "output", "results/gradient_flow", "folder of gradient_flow.png, .pdf and .json, made if absent"
-    )
-    flags.DEFINE_integer("seed", 8, "seed of the weights and of eps", lower_bound=0, upper_bound=2**32 - 1)
+    define_flags(flags.FLAGS)
     cli.run(main)

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
-from experiments import cli
+from experiments import cli, workdir
 from vae import datasets, models, objectives, plots
 from vae.estimators.base import Estimate
 
@@ -217,6 +217,8 @@ def _draw_edge(ax, row: dict, boxes: dict[str, FancyBboxPatch]):
 
 def run(output: str, seed: int) -> None:
     """Measures, draws, writes, and says where the gradient went."""
+    with cli.one_sentence():
+        workdir.check_writable(output, "output")
     digits = datasets.load("digits")
     x = jnp.asarray(datasets.pixels(digits.test[:1], digits.levels))
     model = models.make_vae(x.shape[1:], latent_dim=1, hidden=(16,), activation="tanh")

@@ -91,8 +91,10 @@ def of_user(path: str) -> Problem:
         raise ValueError(f"--problem={path} cannot be imported: {error}; give module:function") from None
     finally:
         sys.path.pop(0)
-    if not callable(make) or any(p.default is p.empty for p in inspect.signature(make).parameters.values()):
-        raise ValueError(f"--problem={path} cannot be called as it is; give a function without arguments")
+    try:
+        inspect.signature(make).bind()
+    except (TypeError, ValueError):  # needs arguments, or is no function, or one that does not say what it needs
+        raise ValueError(f"--problem={path} cannot be called as it is; give a function without arguments") from None
     problem = make()
     if not isinstance(problem, Problem):
         raise ValueError(f"--problem={path} returned a {type(problem).__name__}, not an experiments.problems.Problem")

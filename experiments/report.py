@@ -33,7 +33,7 @@ def main(options: flags.FlagValues = flags.FLAGS) -> None:
         output = Path(options.output or paths[0] / "report.html")
         if output.is_dir():
             raise ValueError(f"--output={output} is a folder; give the name of a file")
-        workdir.check_writable(output.parent)
+        workdir.check_writable(output.parent, "output")
         workdir.write_text(output, text)
     shown = [f"{len(contents.runs)} runs"] * bool(contents.runs)
     shown += [f"{len(contents.laboratories)} results of the laboratory"] * bool(contents.laboratories)

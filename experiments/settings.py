@@ -142,7 +142,14 @@ ARRAYS = tuple(name for name, field in FIELDS.items() if field.metadata["array"]
 
 
 def from_json(settings: dict[str, Any]) -> Settings:
-    """The inverse of `Settings.json`."""
+    """The inverse of `Settings.json`.
+
+    Raises:
+      ValueError: naming a setting that is not known, or what is wrong with its value.
+    """
+    for name in settings:
+        if name not in FIELDS:
+            raise ValueError(f"there is no setting {name}")
     return Settings(**{name: _parse(FIELDS[name], str(value)) for name, value in settings.items()})
 
 

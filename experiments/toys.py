@@ -22,10 +22,12 @@ def train_all(options: flags.FlagValues) -> None:
     with cli.one_sentence():
         if options.estimators == []:
             raise ValueError("--estimators is empty; leave it out for all that fit")
+        if not 0 < options.learning_rate < math.inf:
+            raise ValueError(f"--learning_rate={options.learning_rate} is not a number above 0")
         if options.steps % (options.records - 1):
             raise ValueError(f"--steps={options.steps} must be a multiple of --records less one, {options.records - 1}")
         folder = Path(options.output or f"results/toy-{options.toy}")
-        workdir.check_writable(folder)
+        workdir.check_writable(folder, "output")
         points = TOYS[options.toy](problems, options.batch_size)
         names = laboratory.choose(points[0], "elbo", options.estimators)
         for name in names:  # refused here rather than when all are compiled

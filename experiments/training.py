@@ -145,7 +145,9 @@ def _train(
         print(mesh.describe(devices, len(runs), run.batch_size))
     values = mesh.over_runs_of(devices, jax.tree.map(lambda *leaves: jnp.stack(leaves), *map(build.arrays, runs)))
     init = jax.jit(train.over_runs(program.init, "map", over=devices))
-    done, state = _resume(jax.eval_shape(init, values), folders, devices) or (0, init(values))
+    with cli.one_sentence():
+        found = _resume(jax.eval_shape(init, values), folders, devices)
+    done, state = found or (0, init(values))
     seconds = max((row["train_seconds"] for f in folders for row in f.rows("timing.jsonl")), default=0.0)
 
     mode = _mode(state, devices)

@@ -58,15 +58,14 @@ class RunFolder:
         self.figures.mkdir(parents=True, exist_ok=True)
         self._lock()
         if (self.path / "config.json").exists():
-            found, mine = read_json(self.path / "config.json"), settings.json()
-            theirs = Settings().json() | found["settings"]  # of a run from before there was a setting
+            mine, theirs = settings.json(), self.settings().json()
             differing = [f"{k}={theirs[k]}" for k in mine if theirs[k] != mine[k]]
             if differing:
                 raise ValueError(
                     f"--workdir={self.path} holds a run with other settings ({', '.join(differing)}); "
                     f"choose another --workdir, or delete this one"
                 )
-            if found["data"]["checksum"] != data.checksum:
+            if self.config()["data"].get("checksum") != data.checksum:
                 raise ValueError(
                     f"--workdir={self.path} holds a run on other data than {data.name} is now; choose another"
                 )
@@ -93,15 +92,31 @@ class RunFolder:
         self._held.write(f"process {os.getpid()} on {platform.node()}\n")
         self._held.flush()
 
-    def settings(self) -> Settings:
-        """The settings of config.json.
+    def config(self) -> dict[str, Any]:
+        """What config.json holds.
 
         Raises:
-          ValueError: if there is none.
+          ValueError: if there is none, or it is not that of a run.
         """
-        if not (self.path / "config.json").exists():
+        path = self.path / "config.json"
+        if not path.exists():
             raise ValueError(f"--workdir={self.path} holds no run (no config.json); give the folder of a trained run")
-        return from_json(read_json(self.path / "config.json")["settings"])
+        config = read_json(path)
+        if not all(isinstance(config.get(part), dict) for part in ("settings", "data")):
+            raise ValueError(f"{path} is not that of a run; restore it, or choose another --workdir")
+        return config
+
+    def settings(self) -> Settings:
+        """The settings of config.json; those that it does not name, because they came later, at their defaults.
+
+        Raises:
+          ValueError: if there is none, or one that is not known here.
+        """
+        found = self.config()["settings"]
+        try:
+            return from_json(found)
+        except ValueError as error:
+            raise ValueError(f"{self.path / 'config.json'} is of another version or was changed: {error}") from None
 
     def result(self) -> dict[str, Any] | None:
         """The row of the finished run, None before."""
@@ -109,29 +124,45 @@ class RunFolder:
         return Settings().json() | read_json(path) if path.exists() else None
 
     def rows(self, name: str = "metrics.jsonl") -> list[dict[str, Any]]:
-        """The rows of a .jsonl file; a half-written last line, the trace of a kill, is left out."""
+        """The rows of a .jsonl file; a half-written last line, the trace of a kill, is left out.
+
+        Raises:
+          ValueError: naming another line that is not a row.
+        """
         path, rows = self.path / name, []
-        for line in path.read_text().splitlines() if path.exists() else []:
+        lines = path.read_bytes().splitlines() if path.exists() else []
+        for number, line in enumerate(lines, 1):
             try:
-                rows.append(json.loads(line))
-            except json.JSONDecodeError:
-                break
+                row = json.loads(line)
+            except ValueError:
+                if number == len(lines):
+                    break
+                row = None
+            if not (isinstance(row, dict) and "epoch" in row):
+                raise ValueError(f"{path}: line {number} is not a row; restore the file, or choose another --workdir")
+            rows.append(row)
         return rows
 
     def validation_bounds(self) -> dict[int, float]:
         """The ELBO of the validation split by epoch, nats; empty where there is no such split."""
-        return {row["epoch"]: row["elbo_nats"] for row in self.rows() if row["split"] == "validation"}
+        return {row["epoch"]: row["elbo_nats"] for row in self.rows() if row.get("split") == "validation"}
 
     def forget_after(self, last_epoch: int) -> None:
         """Drops what was written after `last_epoch`, so that a resumed run goes on from there."""
         checkpoint.drop_after(self.checkpoints, last_epoch)
         for name in ("metrics.jsonl", "timing.jsonl"):
-            rows = [row for row in self.rows(name) if row["epoch"] <= last_epoch]
-            write_text(self.path / name, "".join(json.dumps(row) + "\n" for row in rows))
+            self._rewrite([row for row in self.rows(name) if row["epoch"] <= last_epoch], name)
 
     def append(self, row: dict[str, Any], name: str = "metrics.jsonl") -> None:
-        with open(self.path / name, "a") as file:
+        """One more row, behind the last whole one."""
+        path = self.path / name
+        if not _ends_whole(path):
+            self._rewrite(self.rows(name), name)
+        with open(path, "a") as file:
             file.write(json.dumps(row) + "\n")
+
+    def _rewrite(self, rows: list[dict[str, Any]], name: str) -> None:
+        write_text(self.path / name, "".join(json.dumps(row) + "\n" for row in rows))
 
 
 class Recorder:
@@ -209,8 +240,8 @@ def run_folders(workdir: str | Path, runs: list[Settings], swept: list[str]) -> 
 
     known = {}
     for config in sorted((workdir / "runs").glob("*/config.json")):
-        with contextlib.suppress(KeyError, ValueError):  # of a version that had other settings
-            known[from_json(read_json(config)["settings"])] = config.parent
+        with contextlib.suppress(ValueError):  # of a version that had other settings
+            known[from_json(RunFolder(config.parent).config()["settings"])] = config.parent
 
     def folder(run: Settings) -> RunFolder:
         settings = run.json()
@@ -228,15 +259,15 @@ def all_runs(workdir: str | Path) -> list[RunFolder]:
     return [RunFolder(path.parent) for path in sorted(workdir.glob("runs/*/config.json"))]
 
 
-def check_writable(workdir: str | Path) -> None:
-    """Raises ValueError, before any work is lost, if nothing can be written to the workdir."""
+def check_writable(workdir: str | Path, flag: str = "workdir") -> None:
+    """Raises ValueError, before any work is lost, if nothing can be written to the folder that --`flag` names."""
     try:
         Path(workdir).mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=workdir) as file:
             file.write(b"\0" * 65536)
             file.flush()
     except OSError as error:
-        raise ValueError(f"--workdir={workdir} cannot be written ({error.strerror}); choose another folder") from None
+        raise ValueError(f"--{flag}={workdir} cannot be written ({error.strerror}); choose another folder") from None
 
 
 def check_space(workdir: str | Path, needed: int) -> None:
@@ -270,11 +301,28 @@ def _allow_open_files(number: int) -> None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
-def read_json(path: Path) -> Any:
+def _ends_whole(path: Path) -> bool:
+    """Whether the file ends with a line, or is empty or not there."""
+    if not path.exists() or not path.stat().st_size:
+        return True
+    with open(path, "rb") as file:
+        file.seek(-1, os.SEEK_END)
+        return file.read() == b"\n"
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """What a JSON file of ours holds.
+
+    Raises:
+      ValueError: if it is damaged.
+    """
     try:
-        return json.loads(path.read_text())
-    except json.JSONDecodeError:
+        content = json.loads(path.read_bytes())
+    except ValueError:
         raise ValueError(f"{path} is not valid JSON; restore it, or choose another --workdir") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} holds no named values; restore it, or choose another --workdir")
+    return content
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -3,6 +3,7 @@
 A fork before jax has made its first array is safe, and saves some seconds a call.
 """
 
+import gc
 import importlib
 import json
 import os
@@ -14,6 +15,7 @@ from typing import NamedTuple
 ROOT = Path(__file__).resolve().parents[1]
 # What entry points share, and what they import when they need it: seconds for every call, where the fork has to do it.
 IMPORTS = ("sklearn.datasets", "experiments.pictures", "experiments.training", "experiments.trained")
+IMPORTS += ("experiments.comparison", "experiments.toys", "experiments.gradient_graph", "experiments.report_page")
 
 
 SMALL = ["--epochs=2", "--hidden=16", "--latent_dim=2", "--eval_samples=4", "--eval_every=1"]
@@ -65,6 +67,7 @@ def train(folder: Path, *cases: list[str], devices: int = 1) -> list[Outcome]:
 def _main(calls: list[Call], folder: Path) -> None:
     for name in IMPORTS:
         importlib.import_module(name)
+    gc.freeze()  # else each child's collections copy all that is shared
     for i, call in enumerate(calls):
         child = os.fork()
         if child == 0:
@@ -88,7 +91,14 @@ def _enter(call: Call) -> None:
     if call.fault:
         getattr(faults, call.fault)()
     sys.argv = [call.module, *call.arguments]
-    cli.run(entry.main)
+    try:
+        cli.run(entry.main)
+    except SystemExit as error:
+        if not error.code:
+            raise
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(error.code)  # what was refused has nothing to end, and taking an interpreter down takes half a second
 
 
 if __name__ == "__main__":

@@ -104,6 +104,8 @@ def test_another_configuration_is_refused_by_the_name_of_the_leaf(folder, state)
 
 
 @pytest.mark.slow
+# Orbax leaves the coroutines of a failed read behind.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_whatever_file_is_damaged_what_is_restored_is_right(folder, state, tmp_path):
     """Emptied, halved, one bit changed, or gone: the newest checkpoint to the bit, or the one before."""
     flipped = lambda content: (

@@ -219,10 +219,10 @@ def _read_npz(name: str, path: Path) -> dict[str, np.ndarray]:
         with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
             keys = file.files
             if "images" in keys:
-                return {"train": file["images"]}
+                return {"train": _array(file, "images")}
             for prefix in ("", "x_"):
                 if {f"{prefix}train", f"{prefix}test"} <= set(keys):
-                    return {split: file[prefix + split] for split in SPLITS if prefix + split in keys}
+                    return {split: _array(file, prefix + split) for split in SPLITS if prefix + split in keys}
     except Exception as error:  # nobody lists all that NumPy and zipfile raise on a damaged file
         raise ValueError(
             f"--dataset={name}: the file cannot be read as .npz ({reason(error)}), so write it by "
@@ -232,6 +232,13 @@ def _read_npz(name: str, path: Path) -> dict[str, np.ndarray]:
         f"--dataset={name}: the file holds {', '.join(keys[:8]) or 'nothing'}, and must hold train and test (and "
         "perhaps validation), or x_train and x_test, or images"
     )
+
+
+def _array(file: np.lib.npyio.NpzFile, key: str) -> np.ndarray:
+    array = file[key]
+    if not isinstance(array, np.ndarray):  # NumPy hands out the bytes of a member that is no .npy
+        raise ValueError(f"its {key} is no array")
+    return array
 
 
 def _images(where: str, array: np.ndarray) -> np.ndarray:
