@@ -10,7 +10,7 @@ import pytest
 from experiments import cli
 
 ROOT = Path(__file__).resolve().parents[1]
-COMMANDS = {file.stem for file in (ROOT / "experiments").glob("*.py") if "__main__" in file.read_text()} - {"benchmark"}
+COMMANDS = {file.stem for file in (ROOT / "experiments").glob("*.py") if "__main__" in file.read_text()}
 SETTINGS = ("compilation_cache_dir", "persistent_cache_min_compile_time_secs", "persistent_cache_min_entry_size_bytes")
 
 
@@ -60,3 +60,9 @@ finally:
     assert shown.returncode == 1, shown.stderr  # absl's, of --help
     assert "flags:" in shown.stdout
     assert shown.stdout.splitlines()[-1] == "imported:"
+
+
+def test_the_benchmark_has_the_sections_that_its_flags_name():
+    from experiments import benchmark, speed
+
+    assert tuple(speed.FUNCTIONS) == benchmark.SECTIONS
