@@ -65,7 +65,9 @@ class RunFolder:
                     f"--workdir={self.path} holds a run with other settings ({', '.join(differing)}); "
                     f"choose another --workdir, or delete this one"
                 )
-            if self.config()["data"].get("checksum") != data.checksum:
+            # One trained with its images on disk may go on with them in memory: either checksum will do.
+            theirs = {self.config()["data"].get(name) for name in ("checksum", "files_checksum")}
+            if theirs.isdisjoint({data.checksum, data.files_checksum} - {""}):
                 raise ValueError(
                     f"--workdir={self.path} holds a run on other data than {data.name} is now; choose another"
                 )
@@ -346,6 +348,7 @@ def _config(settings: Settings, data: Dataset) -> dict[str, Any]:
         "data": {
             "name": data.name,
             "checksum": data.checksum,
+            **({"files_checksum": data.files_checksum} if data.files_checksum else {}),
             "images": {name: len(images) for name, images in splits.items()},
             "shape": list(data.train.shape[1:]),
             "grey_levels": data.levels,

@@ -441,7 +441,10 @@ def test_a_training_split_that_is_too_large_stays_on_disk(prepared, tmp_path):
     np.testing.assert_array_equal(there.validation, here.validation)
     assert datasets.mean_image(there) == datasets.mean_image(here)
     assert there.checksum != load("faces", prepared, cache_dir=tmp_path, max_bytes=0).checksum
+    assert there.checksum == there.files_checksum == here.files_checksum != here.checksum
     dynamic = fix_binarization(there, "dynamic")
+    assert dynamic.checksum == fix_binarization(here, "dynamic").files_checksum != there.checksum
+    assert fix_binarization(here, "static").files_checksum == ""
     assert dynamic.train is there.train
     np.testing.assert_array_equal(dynamic.test, fix_binarization(here, "dynamic").test)
     with pytest.raises(ValueError, match="take dynamic, or --streaming=off"):
@@ -450,6 +453,7 @@ def test_a_training_split_that_is_too_large_stays_on_disk(prepared, tmp_path):
 
 def test_of_a_set_on_disk_a_tenth_is_decoded_for_the_test(prepared, tmp_path):
     data = load("untested", prepared, cache_dir=tmp_path, max_bytes=0)
+    assert data.checksum == load("untested", prepared, cache_dir=tmp_path).files_checksum
     assert rows(data.train[np.arange(27)], data.test) == rows(some_images(30))
 
 

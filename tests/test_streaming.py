@@ -8,8 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from experiments.settings import Settings
+from experiments.workdir import RunFolder
 from tests.entry_points import ROOT, train
-from vae import mesh, streaming
+from vae import datasets, mesh, streaming
 from vae import train as training
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (40, 3, 2, 1), dtype=np.uint8)
@@ -74,6 +76,24 @@ def _rows(folder):
 def _same(ours, theirs):
     for a, b in zip(_rows(ours), _rows(theirs), strict=True):
         assert a == {name: pytest.approx(v, rel=1e-5) if isinstance(v, float) else v for name, v in b.items()}
+
+
+def test_a_run_goes_on_wherever_its_images_are(tmp_path):
+    here = datasets.load("digits")._replace(files_checksum="files")
+    there = here._replace(checksum="files")
+
+    def claim(name, data):
+        folder = RunFolder(tmp_path / name)
+        try:
+            folder.claim(Settings(), data)
+        finally:
+            folder._held.close()
+
+    for first, then in ((here, there), (there, here)):
+        claim(first.checksum, first)
+        claim(first.checksum, then)
+        with pytest.raises(ValueError, match="other data"):
+            claim(first.checksum, here._replace(checksum="pixels", files_checksum=""))
 
 
 @pytest.mark.slow

@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vae.tfds_images import SPLITS, OnDisk, load_prepared, reason
+from vae.tfds_images import SPLITS, OnDisk, fingerprint, load_prepared, reason
 
 BINARIZATIONS = ("none", "dynamic", "static", "threshold")
 DIGITS_LEVELS = 17  # scikit-learn's digits count the black pixels of 4x4 blocks: 0..16
@@ -36,7 +36,9 @@ class Dataset(NamedTuple):
     validation: np.ndarray  # [0, H, W, C] where there is none
     test: np.ndarray
     levels: int  # number of grey levels: 17 for digits, 2 for binary images, 256 for others, 0 for continuous ones
-    checksum: str  # sha256 of all three splits: their dtypes, shapes and bytes
+    checksum: str  # sha256 of all three splits: their dtypes, shapes and bytes; for a train split on disk, of its files
+    files: bytes = b""  # of a TFDS set: tells which images of which prepared files the train split has
+    files_checksum: str = ""  # of a TFDS set: what `checksum` is with training images on disk, wherever they are
 
 
 def load(
@@ -51,11 +53,11 @@ def load(
     `data_dir` holds the prepared files; a TFDS set's decoded images are kept beside them, or in `cache_dir`, or, where
     the files are read-only, in the user's cache folder. `validation_size` training images become the validation split,
     chosen by a fixed shuffle; 0 keeps what the set has. A set without a test split gives a tenth of its training images
-    to it, by the same shuffle. Training images of a TFDS set that take more than `max_bytes` stay on disk; their
-    checksum is of the prepared files.
+    to it, by the same shuffle. Training images of a TFDS set that take more than `max_bytes` stay on disk.
 
-    Raises ValueError or FileNotFoundError: one sentence that names the flag and what would work.
+    Raises ValueError or OSError: one sentence that names the flag and what would work.
     """
+    prepared = False
     if name == "digits":
         splits = _digits()
     elif name == "frey_faces":
@@ -63,15 +65,21 @@ def load(
     elif name.startswith("npz:"):
         splits = _npz(name)
     else:
-        splits = load_prepared(name, data_dir, cache_dir, max_bytes)
+        splits, prepared = load_prepared(name, data_dir, cache_dir, max_bytes), True
     train, test = splits["train"], splits.get("test")
+    indices = np.arange(len(train))  # goes through all that train goes through
     if test is None:
         if len(train) < 2:
             raise ValueError(f"--dataset={name} has one image, and training and testing need at least one each")
-        train, test = _shuffle_and_cut(train, len(train) - max(1, len(train) // 10))
-    train, validation = _hold_out(name, train, splits.get("validation", train[:0]), validation_size)
+        size = len(train) - max(1, len(train) // 10)
+        train, test = _shuffle_and_cut(train, size)
+        indices, _ = _shuffle_and_cut(indices, size)
+    validation = splits.get("validation", train[:0])
+    indices, _ = _hold_out(name, indices, validation, validation_size)
+    train, validation = _hold_out(name, train, validation, validation_size)
+    files = fingerprint(name, data_dir, "train", indices) if prepared else b""
     levels = DIGITS_LEVELS if name == "digits" else _levels(train, validation, test)
-    return Dataset(name, train, validation, test, levels, _sha256(train, validation, test))
+    return _dataset(name, [train, validation, test], levels, files)
 
 
 def pixels(images: jax.Array | np.ndarray, levels: int) -> jax.Array | np.ndarray:
@@ -120,7 +128,7 @@ def fix_binarization(dataset: Dataset, binarization: str, seed: int = 0) -> Data
         else:
             ink = _draw(np.random.default_rng((seed, i)), splits[i], dataset.levels)
         splits[i] = ink.astype(splits[i].dtype) * white
-    return Dataset(dataset.name, *splits, dataset.levels, _sha256(*splits))
+    return _dataset(dataset.name, splits, dataset.levels, dataset.files if binarization == "dynamic" else b"")
 
 
 def _draw(rng: np.random.Generator, images: np.ndarray, levels: int) -> np.ndarray:
@@ -139,11 +147,19 @@ def _levels(*splits: np.ndarray | OnDisk) -> int:
     return 2 if max(images.max(initial=0) for images in here) <= 1 else 256
 
 
-def _sha256(*arrays: np.ndarray | OnDisk) -> str:
+def _dataset(name: str, splits: list[np.ndarray | OnDisk], levels: int, files: bytes) -> Dataset:
+    train, *others = splits
+    files_checksum = _sha256(train, *others, files=files) if files else ""
+    checksum = files_checksum if isinstance(train, OnDisk) else _sha256(train, *others)
+    return Dataset(name, *splits, levels, checksum, files, files_checksum)
+
+
+def _sha256(*arrays: np.ndarray | OnDisk, files: bytes = b"") -> str:
+    """Of dtypes, shapes and bytes; of the first array, `files` instead of its bytes where they are given."""
     digest = hashlib.sha256()
-    for array in arrays:
+    for i, array in enumerate(arrays):
         digest.update(f"{array.dtype.str}{array.shape}".encode())
-        digest.update(array.fingerprint() if isinstance(array, OnDisk) else np.ascontiguousarray(array).data)
+        digest.update(files if files and i == 0 else np.ascontiguousarray(array).data)
     return digest.hexdigest()
 
 

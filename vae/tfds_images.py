@@ -72,11 +72,6 @@ class OnDisk:
                 progress.update(len(read))
         return images
 
-    def fingerprint(self) -> bytes:
-        """Tells these images from others, by the prepared files and not by what they hold."""
-        which = hashlib.sha256(self._indices.tobytes()).hexdigest()
-        return f"{_fingerprint(self.folder)} {self.split} {which}".encode()
-
 
 def load_prepared(
     name: str, data_dir: str | os.PathLike | None, cache_dir: str | os.PathLike | None, max_bytes: float = math.inf
@@ -98,6 +93,12 @@ def load_prepared(
         else:
             found[split] = _cached(paths, lambda split=split: OnDisk(name, folder, split).decoded())
     return found
+
+
+def fingerprint(name: str, data_dir: str | os.PathLike | None, split: str, indices: np.ndarray) -> bytes:
+    """Tells the images at `indices` of a split from others, by the prepared files and not by what they hold."""
+    which = hashlib.sha256(indices.tobytes()).hexdigest()
+    return f"{_fingerprint(_prepared_folder(name, data_dir))} {split} {which}".encode()
 
 
 def reason(error: Exception) -> str:
