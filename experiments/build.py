@@ -2,7 +2,6 @@
 
 import functools
 import math
-import os
 from typing import Any, NamedTuple
 
 import jax
@@ -11,7 +10,7 @@ import optax
 from jax import Array
 
 from experiments.settings import ARRAYS, Settings, has_option
-from vae import datasets, estimators, models, objectives, train
+from vae import datasets, estimators, host_memory, models, objectives, train
 
 # Of the memory, what training images may take; several processes of one host may share it.
 RESIDENT = 0.25
@@ -52,9 +51,19 @@ def _load(
     return datasets.fix_binarization(data, binarization)
 
 
+_mean_images: dict[str, tuple[float, ...]] = {}  # by checksum: of images on disk each takes a decoding of all of them
+
+
+def _mean_image(data: datasets.Dataset) -> tuple[float, ...]:
+    if data.checksum not in _mean_images:
+        _mean_images[data.checksum] = datasets.mean_image(data)
+    return _mean_images[data.checksum]
+
+
 def forget_data() -> None:
     """Lets go of the data sets that `load_data` keeps for the next run."""
     _load.cache_clear()
+    _mean_images.clear()
 
 
 def load_data(
@@ -79,8 +88,7 @@ def max_bytes(streaming: str) -> float:
     if streaming != "auto":
         return 0 if streaming == "on" else math.inf
     device = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit", math.inf)
-    host = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return RESIDENT * min(device, host)
+    return RESIDENT * min(device, host_memory.limit())
 
 
 def model(run: Settings, data: datasets.Dataset, judged: bool = False) -> models.VAE:
@@ -98,7 +106,7 @@ def model(run: Settings, data: datasets.Dataset, judged: bool = False) -> models
         levels=data.levels,
         categories=run.categories,
         learn_prior=run.learn_prior,
-        data_mean=datasets.mean_image(data) if run.data_mean else (),
+        data_mean=_mean_image(data) if run.data_mean else (),
         compute_dtype=run.compute_dtype,
         temperature=run.temperature if hard and not judged else 0.0,
     )

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from experiments import build
 from experiments.settings import Settings
 from experiments.workdir import RunFolder
 from tests.entry_points import ROOT, train
@@ -94,6 +95,17 @@ def test_a_run_goes_on_wherever_its_images_are(tmp_path):
         claim(first.checksum, then)
         with pytest.raises(ValueError, match="other data"):
             claim(first.checksum, here._replace(checksum="pixels", files_checksum=""))
+
+
+def test_the_mean_image_is_found_once_for_a_data_set(monkeypatch):
+    build.forget_data()
+    found = []
+    monkeypatch.setattr(datasets, "mean_image", lambda data: found.append(data) or (0.5,) * 64)
+    run = Settings(data_mean=True)
+    for _ in range(2):
+        build.model(run, build.load_data(run, None), judged=True)
+    assert len(found) == 1
+    build.forget_data()
 
 
 @pytest.mark.slow

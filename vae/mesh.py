@@ -14,7 +14,6 @@ in which they are summed. On one device a mesh is nothing: the compiled program 
 import functools
 import math
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -23,6 +22,8 @@ import numpy as np
 from jax import Array
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
+
+from vae import host_memory
 
 PyTree = Any
 
@@ -140,11 +141,7 @@ def memory(mesh: Mesh, compiled: jax.stages.Compiled) -> tuple[int, float]:
     stats = mesh.local_devices[0].memory_stats() or {}
     if "bytes_limit" in stats:
         return needed, stats["bytes_limit"] - stats["bytes_in_use"]
-    try:  # devices of the processor share the host's memory
-        lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
-        return needed, 1024 * int(lines["MemAvailable"].split()[0]) / len(mesh.local_devices)
-    except (OSError, KeyError):
-        return needed, math.inf
+    return needed, host_memory.free() / len(mesh.local_devices)  # devices of the processor share it
 
 
 def shard(function: Callable, mesh: Mesh, shared: int) -> Callable:
