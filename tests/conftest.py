@@ -24,6 +24,10 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
 
+# Files whose tests all look at what one long fixture did.
+WHOLE = ("tests/test_bad_input.py", "tests/test_faults.py", "tests/test_train_command.py")
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
     """Tests that share fixtures and compiled programs go to one worker: those of one file whose parameters begin with
@@ -36,6 +40,8 @@ def pytest_xdist_make_scheduler(config, log):
     class _Groups(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
             file, _, test = nodeid.partition("::")
+            if file in WHOLE:
+                return file
             word = re.search(r"\[-*(\w+)", test)
             return f"{file} {word[1] if word else ''}"
 

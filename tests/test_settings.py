@@ -1,5 +1,6 @@
 """Flags, settings and the programs made of them."""
 
+import contextlib
 import json
 
 import jax
@@ -7,6 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from absl import flags
+from hypothesis import given
+from hypothesis import settings as examples
+from hypothesis import strategies as st
 
 from experiments import build, settings
 from vae import train
@@ -163,3 +167,45 @@ def test_the_stages_are_the_papers():
     for epoch in (0, 1, 3, 4, 12, 13, 1092, 1093, 3279):
         for step in (5 * epoch, 5 * epoch + 4):
             assert rate(step) == pytest.approx(expected[epoch], rel=1e-5)
+
+
+# --- any flags
+
+
+def _values(field) -> st.SearchStrategy:
+    """What a field may be, by its own bounds."""
+    least, above = field.metadata["at_least"], field.metadata["above"]
+    whole = st.integers(least or 0, 2**31 - 1)
+    if field.type == tuple[int, ...]:
+        return st.lists(whole, min_size=1, max_size=3).map(tuple)
+    if field.type is bool:
+        return st.booleans()
+    if field.type is int:
+        return whole
+    if field.type is float:
+        return st.floats(0, 1e30, exclude_min=above is not None)
+    choices = settings._choices(field)
+    return st.sampled_from(choices) if choices else st.text("abz:/._- é", min_size=1).map(str.strip).filter(len)
+
+
+ANY_SETTINGS = st.builds(settings.Settings, **{name: _values(field) for name, field in settings.FIELDS.items()})
+
+
+@examples(max_examples=40, deadline=None)
+@given(ANY_SETTINGS)
+def test_any_settings_come_back_from_flags_and_from_json(run):
+    values = flags.FlagValues()
+    settings.define_flags(values)
+    values(["program", *(f"--{name}={settings._text(getattr(run, name))}" for name in settings.FIELDS)])
+    assert {name: values[name].value for name in settings.FIELDS} == {n: (getattr(run, n),) for n in settings.FIELDS}
+    assert settings.from_json(json.loads(json.dumps(run.json()))) == run
+
+
+@examples(max_examples=60, deadline=None)
+@given(st.sampled_from(list(settings.FIELDS)), st.text(max_size=20))
+def test_any_text_is_a_value_or_refused(name, text):
+    values = flags.FlagValues()
+    settings.define_flags(values)
+    with contextlib.suppress(flags.Error, ValueError):  # what cli.run makes one sentence of
+        values(["program", f"--{name}={text}"])
+        assert settings.from_flags(values)
