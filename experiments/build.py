@@ -204,6 +204,11 @@ def _check_estimator(run: Settings, vae: models.VAE, x: Array) -> None:
             f"--estimator={run.estimator} does not suit --posterior={run.posterior} with --objective={run.objective}; "
             f"these do: {', '.join(able)}"
         )
+    if estimators.BY_NAME[run.estimator].needs_log_q and run.objective == "elbo_analytic":
+        raise ValueError(
+            f"--estimator={run.estimator} with --objective=elbo_analytic, whose KL has no samples, is reparam; take "
+            f"--objective=elbo"
+        )
 
 
 def bits_per_dim(nats: float, data: datasets.Dataset, likelihood: str) -> float:

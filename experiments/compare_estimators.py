@@ -16,8 +16,9 @@ beyond what chance allows (0.01 %, by Bonferroni over coordinates). Two estimato
 bootstrap interval of the ratio of their variance x FLOP excludes 1. Intervals are of each pair alone.
 
 Writes into --output: results.csv (a row for each estimator and K), layers.csv, pairs.csv, results.md, results.tex,
-config.json and figures/; and, as they are found, into kept/ the figures of each estimator, from which the same command,
-or one with more estimators, goes on. In the tables * marks estimators that their papers call biased.
+config.json and figures/; and, as they are found, into kept/ the figures of each estimator, from which the same command
+goes on, and one with more estimators and the same --output. In the tables * marks estimators that their papers call
+biased.
 """
 
 from absl import flags

@@ -19,6 +19,7 @@ from absl import flags
 from experiments import cli, laboratory, laboratory_tables, problems, tables, workdir
 from experiments.compare_estimators import PROBLEMS, define_flags
 from experiments.problems import Problem
+from experiments.settings import has_option
 from vae import plots, plots_gradients
 from vae.estimators import BY_NAME
 
@@ -36,7 +37,9 @@ def compare(options: flags.FlagValues) -> None:
         seconds = laboratory.time_all(points[0], objective, cases, protocol)
         rows, layers, pairs = laboratory_tables.tabulate(found, cases, seconds, protocol.confidence)
         _write(folder, points, objective, found, (rows, layers, pairs), protocol)
-        config = _config(options, objective, protocol) | {"seconds": round(time.perf_counter() - started, 1)}
+        config = _config(options, objective, points[0].temperature, protocol) | {
+            "seconds": round(time.perf_counter() - started, 1)
+        }
         workdir.write_json(folder / "config.json", config)
 
 
@@ -69,6 +72,9 @@ def _points(options: flags.FlagValues) -> tuple[list[Problem], str]:
     else:
         points = [getattr(problems, name)(**sized)]
     if options.temperature:
+        tempered = [name for name in BY_NAME if has_option(name, "temperature")]
+        if options.estimators is not None and not set(tempered) & set(options.estimators):
+            raise ValueError(f"--temperature is for {', '.join(tempered)}; leave it out, or name one in --estimators")
         points = [point._replace(temperature=options.temperature) for point in points]
     objective = options.objective or next(iter(points[0].bounds))
     if objective not in points[0].bounds:
@@ -175,13 +181,15 @@ def _draw(folder: Path, points, found, rows) -> None:
         plots.save(plots_gradients.against(rows, groups, name, "variance", by="label"), folder / f"variance_{name}")
 
 
-def _config(options: flags.FlagValues, objective: str, protocol: laboratory.Protocol) -> dict[str, Any]:
+def _config(
+    options: flags.FlagValues, objective: str, temperature: float, protocol: laboratory.Protocol
+) -> dict[str, Any]:
     names = flags.FlagValues()
     define_flags(names)
     settings = {name: options[name].value for name in names if name in options}
     return {
         "command": "python -m experiments.compare_estimators " + " ".join(sys.argv[1:]),
-        "settings": settings | {"objective": objective, **protocol._asdict()},
+        "settings": settings | {"objective": objective, "temperature": temperature, **protocol._asdict()},
         "versions": {
             "python": platform.python_version(),
             **{name: importlib.metadata.version(name) for name in workdir.PACKAGES},

@@ -82,6 +82,8 @@ def choose(problem: Problem, objective: str, names: list[str] | None) -> list[st
     """
     calls = posteriors(problem, objective)
     fits = [name for name in BY_NAME if all(BY_NAME[name].fits(q, bound) for q, bound in calls)]
+    if objective == "elbo_analytic":
+        fits = [name for name in fits if not BY_NAME[name].needs_log_q]
     if names is None:
         return [name for name in fits if name != ORACLE]
     names = list(dict.fromkeys(name.strip() for name in names))

@@ -64,7 +64,7 @@ def run(main: Callable[[], None]) -> None:
             traceback.print_exc()
     sys.stdout.flush()
     sys.stderr.flush()
-    if status == 0:
+    if status == 0 or _ended:
         import jax
 
         jax.distributed.shutdown()  # waits for the others
@@ -75,7 +75,7 @@ def _arguments() -> dict[str, Any]:
     names = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
     address, number, index = map(os.environ.get, names)
     if address is None or number is None and index is None:
-        if address is None and not is_one_of_several():
+        if not is_one_of_several():
             raise ValueError(f"--multihost needs {', '.join(names)} in the environment, or a cluster that jax knows")
         return {}
     if not (":" in address and str(number).isdigit() and str(index).isdigit() and int(index) < int(number)):
@@ -151,6 +151,20 @@ def from_first(tree: Any) -> Any:
         return np.frombuffer(np.asarray(sent, np.uint8).tobytes(), leaf.dtype).reshape(leaf.shape)
 
     return jax.tree.map(send, tree)
+
+
+_ended = False
+
+
+def wait_for_all() -> None:
+    """Returns when every process has come to this last point of its work, so that none leaves one that still writes."""
+    global _ended
+    import jax
+    from jax.experimental import multihost_utils
+
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices("the end")
+        _ended = True
 
 
 def asked_of_any(asked: signal.Signals | None) -> signal.Signals | None:

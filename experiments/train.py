@@ -68,6 +68,10 @@ def main() -> None:
         runs = settings.from_flags(FLAGS)
         if FLAGS.multihost and FLAGS.launcher == "slurm":
             raise ValueError("--launcher=slurm submits jobs of one process; for several, run this command by srun")
+        if FLAGS.program and FLAGS.launcher == "slurm":
+            raise ValueError(
+                "--program is one job's; --launcher=slurm submits all that are not finished, so leave it out"
+            )
         of_jobs = [name for name in FLAGS if name.startswith("slurm_") and FLAGS[name].present]
         if of_jobs and FLAGS.launcher != "slurm" and not FLAGS.program:  # a job has the flags of its submission
             raise ValueError(f"--{of_jobs[0]} is of jobs; leave it out or take --launcher=slurm")

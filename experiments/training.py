@@ -49,16 +49,19 @@ def _train_all(runs: list[Settings], path: Path) -> None:
             raise ValueError(f"--program={FLAGS.program} does not exist, the sweep has {len(programs)}")
         chosen = range(len(programs)) if FLAGS.program == 0 else [FLAGS.program - 1]
         groups = [_Group(programs[i], path, runs) for i in chosen]
-        workdir.check_space(path, sum(group.checkpoint_bytes() for group in groups))
         for group in groups:
             group.claim()
+        if multihost.is_first():
+            workdir.check_space(path, sum(group.checkpoint_bytes() for group in groups))
     diverged = []
     with cli.one_sentence(OSError):
         for i, group in zip(chosen, groups, strict=True):
             if group.pending and len(programs) > 1:
                 print(f"program {i + 1} of {len(programs)}, runs: {len(group.pending)}, {group.describe()}")
             diverged += group.train()
-        _conclude(path, runs)
+        if multihost.is_first():
+            _conclude(path, runs)
+        multihost.wait_for_all()
     if diverged:
         cli.stop("; ".join(diverged) + "; try a smaller --learning_rate or --clip_norm=1")
 
@@ -115,10 +118,12 @@ class _Group:
         self.pending = [(self.runs[i], self.folders[i]) for i in np.flatnonzero(unfinished)]
 
     def checkpoint_bytes(self) -> int:
-        """What the checkpoints of all runs take: those that are kept, the best, and one that is being written."""
+        """What the checkpoints of the pending runs take beside those that are there: those that are kept, the best,
+        and one that is being written."""
         state = jax.eval_shape(self.program.init, build.arrays(self.run))
         number = FLAGS.keep + bool(len(self.data.validation)) + 1
-        return number * len(self.runs) * sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
+        wanted = [max(0, number - len(checkpoint.steps(folder.checkpoints))) for _, folder in self.pending]
+        return sum(wanted) * sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
 
     def describe(self) -> str:
         return (
@@ -129,9 +134,21 @@ class _Group:
     def train(self) -> list[str]:
         """Trains and judges the pending runs; one sentence for each that diverged."""
         with self.profile, jax.default_matmul_precision(self.run.matmul_precision):
-            if not self.pending:
-                return []
-            return _train(self.program, self.data, *map(list, zip(*self.pending, strict=True)), self.profile)
+            sentences = []
+            for part in self._parts():
+                sentences += _train(self.program, self.data, *map(list, zip(*part, strict=True)), self.profile)
+            return sentences
+
+    def _parts(self) -> list[list[tuple[Settings, RunFolder]]]:
+        """The pending runs by where they go on: those that began together, and those that a larger sweep adds, which
+        would take the others back to the start."""
+        steps = [set(checkpoint.steps(folder.checkpoints)) for _, folder in self.pending]
+        begun = [(folder.path / "metrics.jsonl").exists() for _, folder in self.pending]
+        trained = [found for found, b in zip(steps, begun, strict=True) if b]
+        apart = trained and not set.intersection(*trained) and max(map(len, trained)) > 1
+        newest = [max(found, default=0) if apart else 0 for found in steps]
+        keys = multihost.from_first(np.array([n if b else -1 for n, b in zip(newest, begun, strict=True)], np.int64))
+        return [[self.pending[i] for i in np.flatnonzero(keys == key)] for key in sorted(set(keys.tolist()))[::-1]]
 
 
 def _train(
@@ -145,13 +162,9 @@ def _train(
         print(mesh.describe(devices, len(runs), run.batch_size))
     values = mesh.over_runs_of(devices, jax.tree.map(lambda *leaves: jnp.stack(leaves), *map(build.arrays, runs)))
     init = jax.jit(train.over_runs(program.init, "map", over=devices))
-    with cli.one_sentence():
-        found = _resume(jax.eval_shape(init, values), folders, devices)
-    done, state = found or (0, init(values))
-    seconds = max((row["train_seconds"] for f in folders for row in f.rows("timing.jsonl")), default=0.0)
-
+    state = init(values)
     mode = _mode(state, devices)
-    if data.train.nbytes > build.max_bytes(FLAGS.streaming):
+    if multihost.from_first(np.array(data.train.nbytes > build.max_bytes(FLAGS.streaming))):
         epoch = streaming.make_epoch(program.order, program.chunk, data.train, mode, devices)
     else:
         images = mesh.everywhere(devices, data.train)
@@ -166,6 +179,10 @@ def _train(
             first = _train(program, data, runs[:half], folders[:half], profile)
             return first + _train(program, data, runs[half:], folders[half:], profile)
         epoch = functools.partial(_with, compiled, images)
+    with cli.one_sentence():
+        found = _resume(jax.eval_shape(init, values), folders, devices)
+    done, state = found or (0, state)
+    seconds = max((row["train_seconds"] for f in folders for row in f.rows("timing.jsonl")), default=0.0)
     one = functools.partial(mesh.run_of, devices)
     bound, x = assess.make_bound(program.judged), assess.pixels(data, assess.curve_split(data))
 
@@ -203,12 +220,14 @@ def _train(
                 break
         bar.close()
     if asked := multihost.asked_of_any(watch.asked or asked):
+        multihost.wait_for_all()
         interrupt.leave(asked, f" after epoch {number} of {run.epochs}; all is saved")
     judge = assess.make_judge(program.judged, data, run, run.eval_samples)
-    sentences = [
-        _conclude_run(program, data, r, folder, one(state, i), failed_steps[i], judge)
-        for i, (r, folder) in enumerate(zip(runs, folders, strict=True))
-    ]
+    sentences = []
+    for i, (r, folder) in enumerate(zip(runs, folders, strict=True)):
+        final = one(state, i)
+        if multihost.is_first():
+            sentences.append(_conclude_run(program, data, r, folder, final, failed_steps[i], judge))
     return [sentence for sentence in sentences if sentence]
 
 
@@ -218,7 +237,7 @@ def _conclude_run(program, data, run, folder: RunFolder, state: train.TrainState
     finished = step == run.epochs * program.steps_per_epoch
     row = run.json() | {"status": "done" if finished else "diverged", "step": step if finished else failed_step.item()}
     if finished:
-        if FLAGS.figures and multihost.is_first():
+        if FLAGS.figures:
             from experiments import pictures  # matplotlib is slow to import
 
             pictures.draw_run(folder, data, program.judged, params)
@@ -272,6 +291,8 @@ def _resume(like: train.TrainState, folders: list[RunFolder], devices: Mesh) -> 
             break
     number = int(multihost.from_first(np.int32(number)))
     for folder in folders:
+        if common and not number:  # the fault may be the disk's, or pass
+            folder.set_checkpoints_aside()
         folder.forget_after(number)
     return (number, mesh.over_runs_of(devices, multihost.from_first(state))) if number else None
 

@@ -155,6 +155,13 @@ class RunFolder:
         for name in ("metrics.jsonl", "timing.jsonl"):
             self._rewrite([row for row in self.rows(name) if row["epoch"] <= last_epoch], name)
 
+    def set_checkpoints_aside(self) -> None:
+        """Keeps checkpoints of which none could be read as they are, in a folder of their own, out of the way."""
+        aside = self.path / "checkpoints.unreadable"
+        shutil.rmtree(aside, ignore_errors=True)
+        if self.checkpoints.exists():
+            self.checkpoints.rename(aside)
+
     def append(self, row: dict[str, Any], name: str = "metrics.jsonl") -> None:
         """One more row, behind the last whole one."""
         path = self.path / name

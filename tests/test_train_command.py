@@ -179,3 +179,24 @@ def test_bfloat16_trains_to_the_bound_of_float32(tmp_path):
     bounds = {result["compute_dtype"]: result["test_elbo_nats"] for result in results}
     assert set(bounds) == {"float32", "bfloat16"}
     assert 0 < abs(bounds["float32"] - bounds["bfloat16"]) < 0.5
+
+
+@pytest.mark.slow
+def test_a_larger_sweep_takes_nobody_back(tmp_path):
+    """A sweep that was cut off goes on from where it was when a seed is added, and ends with the same bytes."""
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    length = ["--epochs=4", "--checkpoint_every=1"]
+    train(
+        tmp_path / "first", [*length, "--seed=0,1", f"--workdir={whole}"], [*length, "--seed=0,1", f"--workdir={cut}"]
+    )
+    for folder in (cut / "runs").iterdir():
+        (folder / "result.json").unlink()
+        shutil.rmtree(folder / "checkpoints/4")
+    kept = {folder.name: (folder / "checkpoints/3").stat().st_ino for folder in (cut / "runs").iterdir()}
+    [again] = train(tmp_path / "second", [*length, "--seed=0,1,2", f"--workdir={cut}"])
+    assert again.code == 0, again.err
+    for name, inode in kept.items():
+        assert (cut / "runs" / name / "checkpoints/3").stat().st_ino == inode  # not made anew
+        for file in ("metrics.jsonl", "result.json", "checkpoints/4/digest/metadata"):
+            assert (cut / "runs" / name / file).read_bytes() == (whole / "runs" / name / file).read_bytes()
+    assert len(list((cut / "runs").iterdir())) == 3

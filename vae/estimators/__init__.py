@@ -70,6 +70,7 @@ class Entry(NamedTuple):
       min_samples: the least num_samples that it can work with.
       uses_gradient: whether it differentiates f with respect to z.
       paper: "Authors (year), arXiv:NNNN.NNNNN".
+      needs_log_q: f must hold log q(z): with the KL in closed form it is another estimator under its own name.
     """
 
     make: Callable[..., Estimator]
@@ -79,6 +80,7 @@ class Entry(NamedTuple):
     min_samples: int
     uses_gradient: bool
     paper: str
+    needs_log_q: bool = False
 
     def fits(self, q, bound: str) -> bool:
         """Whether it can differentiate `bound` ("elbo" or "iwae") of the latents q, a distribution or its class."""
@@ -136,7 +138,7 @@ _BITS, _CLASSES = ("Bernoulli",), ("Categorical",)
 # name: make, latents, bounds, biased, min_samples, uses_gradient, paper
 _TABLE = {
     "reparam": Entry(reparam, _PATH, _BOTH, False, 1, True, "Kingma & Welling (2013), arXiv:1312.6114"),
-    "stl": Entry(stl, _PATH, _ELBO, False, 1, True, "Roeder, Wu & Duvenaud (2017), arXiv:1703.09194"),
+    "stl": Entry(stl, _PATH, _ELBO, False, 1, True, "Roeder, Wu & Duvenaud (2017), arXiv:1703.09194", True),
     "dreg": Entry(dreg, _PATH, _IWAE, False, 1, True, "Tucker, Lawson, Gu & Maddison (2018), arXiv:1810.04152"),
     "reparam_antithetic": Entry(
         reparam_antithetic, _GAUSSIAN, _ELBO, False, 2, True, "Wu, Goodman & Ermon (2019), arXiv:1810.02555"
