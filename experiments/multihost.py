@@ -10,6 +10,7 @@ that waits for it and says in a sentence what happened.
 
 import ctypes
 import os
+import re
 import signal
 import sys
 import threading
@@ -24,6 +25,10 @@ LOST = (
     "error: lost the connection to another process of this run, which was killed or stopped (its own output may say"
     " why); the same command for all of them takes the run up again\n"
 )
+
+
+# What jax's runtime logs on its way to the error that is told of.
+_RUNTIME_WARNING = re.compile(rb"^[IW]\d{4} [\d:.]+ +\d+ \w+\.cc:\d+\] .*\n", re.MULTILINE)
 
 
 def is_one_of_several() -> bool:
@@ -108,7 +113,7 @@ def _wait(child: int, reader: int) -> None:
                 if b"JAX distributed service detected fatal errors" in text:
                     lost.set()
                 if not lost.is_set():
-                    os.write(2, text)
+                    os.write(2, _RUNTIME_WARNING.sub(b"", text))
 
     copying = threading.Thread(target=copy)
     copying.start()

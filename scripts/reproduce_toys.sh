@@ -6,8 +6,10 @@
 #   bash scripts/reproduce_toys.sh            5000 steps, 5 seeds; about 10 minutes on two CPU cores
 #   bash scripts/reproduce_toys.sh --quick    500 steps, 2 seeds: TRUNCATED, 5 minutes, most of them of the compiler
 #
-# Expected: REBAR and RELAX reach the optimum (for t = 0.45 a loss of 0.2025) before REINFORCE and MuProp, and still do at
-# t = 0.499, where these are lost. The relaxations stay above it. ReinMax is exact in the mean for power 2.
+# Expected (REBAR's and RELAX's papers have both reach the optimum first): what uses both values of f (local_expectation,
+# arm, disarm, leave_one_out) is there at once, for t = 0.45 at a loss of 0.2025. Here RELAX is ahead of REINFORCE at
+# t = 0.49 and 0.499, and REBAR, whose control is the relaxed f alone, is not: near t = 1/2 the least variance that its
+# scale and temperature can give is REINFORCE's. The relaxations stay above. ReinMax is exact in the mean for power 2.
 # Writes results/toys/{bernoulli,polynomial,categorical}/: curves.csv, results.csv, figures/toy.png.
 set -euo pipefail
 cd "$(dirname "$0")/.."
