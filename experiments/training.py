@@ -43,12 +43,12 @@ def train_all(runs: list[Settings], path: Path) -> None:
 
 def _train_all(runs: list[Settings], path: Path) -> None:
     with cli.one_sentence():
-        workdir.check_writable(path)
         programs = list(settings.programs(runs))
         if FLAGS.program > len(programs):
             raise ValueError(f"--program={FLAGS.program} does not exist, the sweep has {len(programs)}")
         chosen = range(len(programs)) if FLAGS.program == 0 else [FLAGS.program - 1]
         groups = [_Group(programs[i], path, runs) for i in chosen]
+        workdir.check_writable(path)
         for group in groups:
             group.claim()
         if multihost.is_first():
@@ -267,7 +267,8 @@ def _conclude(path: Path, runs: list[Settings]) -> None:
 
             pictures.draw_sweep(path / "figures", folders, results.varying(rows))
     print(f"\n{results.heading(rows)}\n{table}\n")
-    print(f"pictures: {', '.join(str(p) for p in sorted((path / 'figures').glob('*.png')))}")
+    if drawn := sorted((path / "figures").glob("*.png")):
+        print(f"pictures: {', '.join(map(str, drawn))}")
     if len(folders) > 1:
         print(f"          and of each run in {path / 'runs'}/*/figures")
     print(f"table of every run and setting: {path / 'results.csv'}")
