@@ -18,6 +18,10 @@ mkdir -p "$1"
 dir=$(cd "$1" && pwd)
 export SLURM_CONF="$dir/slurm.conf"
 
+runs() {  # whether the daemon of that name, and no process that has its number since, lives
+  [[ -s $dir/$1.pid && $(cat "/proc/$(cat "$dir/$1.pid")/comm" 2> /dev/null) == "$1" ]]
+}
+
 if [[ ${2:-} == stop ]]; then
   timeout 5 scancel --partition=debug 2> /dev/null || true
   for _ in $(seq 40); do  # a job whose daemons are gone would stay for ever
@@ -25,7 +29,7 @@ if [[ ${2:-} == stop ]]; then
     sleep 0.5
   done
   for name in slurmd slurmctld munged; do
-    [[ ! -f $dir/$name.pid ]] || kill "$(cat "$dir/$name.pid")" 2> /dev/null || true
+    ! runs "$name" || kill "$(cat "$dir/$name.pid")" 2> /dev/null || true
   done
   exit 0
 fi
@@ -34,6 +38,9 @@ for program in munged slurmctld slurmd sbatch srun; do
   command -v "$program" > /dev/null || fail "there is no $program, so install the packages slurm-wlm and munge"
 done
 [[ $(id -u) == 0 ]] || fail "the daemons must be started by root"
+for name in slurmd slurmctld munged; do
+  ! runs "$name" || fail "$name runs already in $dir, so use it (SLURM_CONF=$SLURM_CONF), or stop it first: bash scripts/start_slurm.sh $1 stop"
+done
 
 # A socket and a key of its own, so that a munge that runs already is left alone.
 [[ -f $dir/munge.key ]] || (umask 077 && head -c 128 /dev/urandom > "$dir/munge.key")
