@@ -20,7 +20,6 @@ from experiments import cli, laboratory, laboratory_tables, problems, tables, wo
 from experiments.compare_estimators import PROBLEMS, define_flags
 from experiments.problems import Problem
 from experiments.settings import has_option
-from vae import plots, plots_gradients
 from vae.estimators import BY_NAME
 
 
@@ -166,6 +165,8 @@ def _write(folder: Path, points, objective, found, measured, protocol: laborator
 
 
 def _draw(folder: Path, points, found, rows) -> None:
+    from vae import plots, plots_gradients  # matplotlib takes memory that the measuring wants
+
     groups, several = list(points[0].params), len({row["num_samples"] for row in rows}) > 1
     label = lambda row: f"{row['estimator']}, K={row['num_samples']}" if several else row["estimator"]
     for point in points:

@@ -248,7 +248,7 @@ def _recalled(folder: Path | None, problem, objective, case: Case, protocol, sou
     """`measure`, unless it was done before."""
 
     def find():
-        found = measure(problem, objective, case, protocol, source, truth)
+        found = measure(problem, objective, case, protocol, source, truth, once=True)
         return {"figures": found.figures, "replicates": found.replicates}
 
     known = kept.recall(folder, _digest(problem, objective, case, protocol, truth) if folder else "", find)
@@ -274,16 +274,20 @@ def _digest(problem: Problem, objective: str, case: Case, protocol: Protocol, tr
     return kept.digest_of(all_of_it, problem.params, problem.data, problem.context, *initial, truth, of=of)
 
 
-def measure(problem: Problem, objective: str, case: Case, protocol: Protocol, source: str, truth: Truth) -> Found:
-    """Bias, variance and the other figures of one estimator at one point."""
+def measure(
+    problem: Problem, objective: str, case: Case, protocol: Protocol, source: str, truth: Truth, once: bool = False
+) -> Found:
+    """Bias, variance and the other figures of one estimator at one point. `once`: a large net's programs are given back
+    one after the other, at the price of compiling them again the next time."""
+    tidy = release if once else _trim
     learned, counted = train(problem, objective, make(case.name, case.num_samples, problem.temperature), protocol)
-    _trim(problem)
+    tidy(problem)
     moments = jax.block_until_ready(
         _moments(problem, objective, case, protocol, protocol.draws, truth, learned, counted)
     )
-    _trim(problem)
+    tidy(problem)
     figures = jax.device_get(_report(moments, truth))
-    _trim(problem)
+    tidy(problem)
     replicates = jax.device_get(_bootstrap(moments, jax.random.key(protocol.seed), protocol.replicates))
     figures = {part: {key: finite(value) for key, value in row.items()} for part, row in figures.items()}
     return Found(case, problem, source, figures, replicates, protocol.chunks)
