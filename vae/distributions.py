@@ -212,11 +212,8 @@ class Bernoulli:
         return jnp.sum(z * self.logits - jax.nn.softplus(self.logits), axis=-1)
 
 
-@_family
-class Categorical:
-    """D independent categorical variables of C classes by logits `[*batch, D, C]`; samples are one-hot."""
-
-    logits: Array
+class _OfClasses:
+    """What families by logits `[*batch, D, C]` share; `mean` is the probability of each class."""
 
     @property
     def batch_shape(self) -> tuple[int, ...]:
@@ -225,6 +222,13 @@ class Categorical:
     @property
     def mean(self) -> Array:
         return jax.nn.softmax(self.logits, axis=-1)
+
+
+@_family
+class Categorical(_OfClasses):
+    """D independent categorical variables of C classes by logits `[*batch, D, C]`; samples are one-hot."""
+
+    logits: Array
 
     def sample(self, key: Array, num_samples: int) -> Array:
         index = jax.random.categorical(key, self.logits, shape=(num_samples, *self.logits.shape[:-1]))
@@ -262,24 +266,16 @@ class BinaryConcrete(_LocationScale):
 
 
 @_family
-class ExpConcrete(_Reparameterizable):
+class ExpConcrete(_OfClasses, _Reparameterizable):
     """The Concrete distribution of D relaxed one-hot variables of C classes, by logits `[*batch, D, C]` and a
     temperature (Maddison, Mnih & Teh 2016, arXiv:1611.00712, appendix C.3).
 
-    Samples are the *logarithms* of the relaxed variable, which itself rounds to 0 and 1. Networks read `exp(z)`.
+    Samples are the *logarithms* of the relaxed variable, which itself rounds to 0 and 1. Networks read `exp(z)`. `mean`
+    is the probability that a class is the largest, that of the one-hot variable.
     """
 
     logits: Array
     temperature: float = field(default=2 / 3, metadata={"static": True})
-
-    @property
-    def batch_shape(self) -> tuple[int, ...]:
-        return self.logits.shape[:-2]
-
-    @property
-    def mean(self) -> Array:
-        """The probability that a class is the largest, that of the one-hot variable."""
-        return jax.nn.softmax(self.logits, axis=-1)
 
     def from_noise(self, eps: Array) -> Array:
         """z = log softmax((logits + eps) / temperature), for standard Gumbel eps `[K, *batch, D, C]`."""
