@@ -90,14 +90,21 @@ def _facts(contents: Contents) -> str:
     """The figures of the best setting, large."""
     best = results.aggregate(contents.finished, contents.names)[0]
     facts = []
-    for key, name in results.FIGURES.items():
-        if key in best:
+    for key, name in _titles(contents).items():
+        if key in best and key in results.FIGURES:
             unit = "nats" if key.endswith("_nats") else ""
             facts.append(
                 f"<div><dt>{escape(name)}</dt><dd>{_signed(results.cell(best, key))} <small>{unit}</small></dd></div>"
             )
     which = f'<p class="of">best: {escape(contents.label(best))}</p>' if contents.names else ""
     return f'<dl class="facts">{"".join(facts)}</dl>{which}'
+
+
+def _titles(contents: Contents) -> dict[str, str]:
+    """What the figures are called, with the K of -log p(x)."""
+    samples = sorted({row["eval_samples"] for row in contents.finished})
+    nll = f"{results.FIGURES['test_nll_nats']} (K = {', '.join(map(str, samples))})"
+    return {"validation_elbo_nats": "validation ELBO"} | results.FIGURES | {"test_nll_nats": nll}
 
 
 def _training(contents: Contents, charts: list) -> list[tuple[str, str, str]]:
@@ -132,12 +139,9 @@ def _settings(contents: Contents) -> str:
 def _results(contents: Contents) -> str:
     """Means and standard errors over seeds, and behind a fold every row of results.csv."""
     rows, names = results.aggregate(contents.finished, contents.names), contents.names
-    keys = [*(["validation_elbo_nats"] if any("validation_elbo_nats" in row for row in rows) else []), *results.FIGURES]
-    keys = [key for key in keys if any(key in row for row in rows)]
+    titles = _titles(contents)
+    keys = [key for key in titles if any(key in row for row in rows)]
     counts = [key for key in ("runs", "diverged") if any(row[key] > (key == "runs") for row in rows)]
-    titles = {"validation_elbo_nats": "validation ELBO"} | results.FIGURES
-    samples = sorted({row["eval_samples"] for row in contents.finished})
-    titles["test_nll_nats"] += f" (K = {', '.join(map(str, samples))})"
     header = [*names, *counts, *(titles[key] for key in keys)]
     plain = lambda row, names: [Cell(str(row[name]), row[name]) for name in names]
     lines = [

@@ -138,6 +138,8 @@ def test_the_table_says_what_the_rows_say(swept):
     for mean, line in zip(means, page.tables["summary"][1:], strict=True):
         assert line[2][0] == f"{mean['test_nll_nats']:.2f} ± {mean['test_nll_nats_se']:.2f}"
         assert float(line[2][1]) == mean["test_nll_nats"]
+    headline = (folder / "report.html").read_text().split('class="facts"')[1].split("</dl>")[0]
+    assert f"(K = {rows[0]['eval_samples']})" in headline
 
 
 def test_the_curves_are_the_rows(swept):
