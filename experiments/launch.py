@@ -8,15 +8,17 @@ command line takes it up again.
 import contextlib
 import io
 import os
-import shlex
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-# Seconds before the end of a job's time at which it is told to save: an epoch must be shorter.
+# Seconds before the end of a job's time at which it is told to save.
 SAVING_SECONDS = 120
+# How long it may take for that; it is then killed, which leaves time for the requeue.
+PATIENCE_SECONDS = 90
 # How often a job may reach its time and be requeued; it is the run that ends it.
 MAX_REQUEUES = 1000
 
@@ -39,14 +41,32 @@ class Command:
         """What submitit submits again. It calls this in a signal handler, where `Popen.wait` would wait for itself."""
         import submitit
 
+        child, ended = self._process.pid, os.WEXITED | os.WNOWAIT
+        deadline = time.monotonic() + PATIENCE_SECONDS
         with contextlib.suppress(ProcessLookupError, ChildProcessError):
-            os.kill(self._process.pid, signal.SIGUSR1)
-            os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOWAIT)
+            os.kill(child, signal.SIGUSR1)
+            while not os.waitid(os.P_PID, child, ended | os.WNOHANG):
+                if time.monotonic() > deadline:
+                    late = (
+                        f"no end of the epoch within {PATIENCE_SECONDS} seconds: killed, to go on from the checkpoint"
+                    )
+                    print(f"{late} before", file=sys.stderr, flush=True)
+                    os.kill(child, signal.SIGKILL)
+                    os.waitid(os.P_PID, child, ended)
+                time.sleep(0.1)
         return submitit.helpers.DelayedSubmission(Command(self.words))
 
 
-def submit_missing(commands: dict[str, list[str]], folder: Path, parameters: dict[str, Any]) -> None:
-    """Submits the command lines, by their titles, that no job of `folder` has that is queued or running; says which.
+class Job(NamedTuple):
+    """A program of a sweep: `digest` says what is trained, and so is the same whatever flags of other kinds it has."""
+
+    title: str
+    digest: str
+    words: list[str]
+
+
+def submit_missing(jobs: list[Job], folder: Path, parameters: dict[str, Any]) -> None:
+    """Submits those of the jobs that were not submitted from `folder` or are no longer queued or running; says which.
 
     Raises:
       ValueError: as `submit`.
@@ -56,19 +76,20 @@ def submit_missing(commands: dict[str, list[str]], folder: Path, parameters: dic
     record = folder / "jobs.json"
     known = workdir.read_json(record) if record.exists() else {}
     waiting = _queued() if known else set()
-    missing = {}
-    for title, words in commands.items():
-        job = known.get(shlex.join(words))
-        if job in waiting:
-            print(f"{title}: job {job} is queued or running")
+    missing = []
+    for job in jobs:
+        if known.get(job.digest) in waiting:
+            print(
+                f"{job.title}: job {known[job.digest]} is queued or running, with the flags that it was submitted with"
+            )
         else:
-            missing[title] = words
+            missing.append(job)
     if not missing:
         return
-    jobs = submit(list(missing.values()), folder, parameters)
-    for (title, words), job in zip(missing.items(), jobs, strict=True):
-        known[shlex.join(words)] = job.job_id
-        print(f"{title}: job {job.job_id}")
+    submitted = submit([job.words for job in missing], folder, parameters)
+    for job, of_slurm in zip(missing, submitted, strict=True):
+        known[job.digest] = of_slurm.job_id
+        print(f"{job.title}: job {of_slurm.job_id}")
     workdir.write_json(record, known)
     print(f"what the jobs print: {folder}/*_log.out and *_log.err; the same command again says what is left")
 

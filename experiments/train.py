@@ -49,7 +49,13 @@ flags.DEFINE_enum(
 )
 flags.DEFINE_string("slurm_partition", None, "of the jobs; by default the cluster's own")
 flags.DEFINE_string("slurm_account", None, "that the jobs are charged to, on clusters that ask for one")
-flags.DEFINE_integer("slurm_time", 1440, "minutes of a job; it then saves, is requeued and goes on", lower_bound=5)
+flags.DEFINE_integer(
+    "slurm_time",
+    1440,
+    "minutes of a job; it then saves, is requeued and goes on. Where an epoch takes more than 90 seconds it goes on"
+    " from its last checkpoint, so let --checkpoint_every be well within a job",
+    lower_bound=5,
+)
 flags.DEFINE_integer("slurm_cpus", 4, "cores of a job", lower_bound=1)
 flags.DEFINE_integer("slurm_gpus", 0, "GPUs of a job", lower_bound=0)
 flags.DEFINE_float("slurm_mem_gb", 8.0, "memory of a job", lower_bound=0.1)

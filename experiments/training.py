@@ -77,11 +77,11 @@ def submit_all(runs: list[Settings], path: Path) -> None:
         finished = {run for run, folder in zip(runs, folders, strict=True) if folder.result()}
         command = [sys.executable, "-m", "experiments.train", *sys.argv[1:]]
         command += ["--launcher=local", f"--workdir={path.resolve()}"]
-        programs, commands = list(settings.programs(runs)), {}
+        programs, jobs = list(settings.programs(runs)), []
         for number, group in enumerate(programs, 1):
             if not finished.issuperset(group):
                 title = f"program {number} of {len(programs)}, {_Group(group, path, runs).describe()}"
-                commands[title] = [*command, f"--program={number}"]
+                jobs.append(launch.Job(title, settings.digest_of(group), [*command, f"--program={number}"]))
         parameters = {
             "timeout_min": FLAGS.slurm_time,
             "cpus_per_task": FLAGS.slurm_cpus,
@@ -90,8 +90,8 @@ def submit_all(runs: list[Settings], path: Path) -> None:
             "slurm_partition": FLAGS.slurm_partition,
             "slurm_account": FLAGS.slurm_account,
         }
-        launch.submit_missing(commands, path / "slurm", parameters)
-    if not commands:
+        launch.submit_missing(jobs, path / "slurm", parameters)
+    if not jobs:
         _conclude(path, runs)
 
 

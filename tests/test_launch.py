@@ -1,6 +1,5 @@
 """Sweeps as jobs: what is refused, submitit's own local executor, and a real SLURM of this machine."""
 
-import importlib.util
 import json
 import os
 import shutil
@@ -9,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -19,7 +19,14 @@ from tests.test_interruptions import ROOT, contents
 SWEEP = ["--hidden=16,8", "--seed=0,1", "--latent_dim=2", "--eval_samples=2", "--nofigures", "--eval_every=20"]
 LONG = [*SWEEP, "--epochs=400"]
 
-needs_submitit = pytest.mark.skipif(not importlib.util.find_spec("submitit"), reason="submitit is not installed")
+needs_submitit = pytest.mark.usefixtures("submitit")
+
+
+@pytest.fixture(scope="module")
+def submitit():
+    """Imported before a test has a stderr of its own: it sets logging up, which ends absl's handler, and that closes a
+    stream that is not `sys.stderr` then."""
+    pytest.importorskip("submitit")
 
 
 def environment() -> dict[str, str]:
@@ -58,6 +65,37 @@ def test_without_a_cluster_it_is_one_sentence(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(ValueError, match="srun"):
         launch.submit([["true"]], tmp_path, {})
+
+
+@needs_submitit
+@pytest.mark.parametrize("saves", [True, False])
+def test_a_job_is_requeued_whether_or_not_it_saves_in_time(saves, monkeypatch, capfd):
+    monkeypatch.setattr(launch, "PATIENCE_SECONDS", 60 if saves else 0.5)
+    script = f"trap '{'exit 138' if saves else ''}' USR1; echo ready; while true; do sleep 0.05; done"
+    job = launch.Command(["bash", "-c", script])
+    with subprocess.Popen(job.words, stdout=subprocess.PIPE, text=True) as process:
+        job._process = process
+        assert process.stdout.readline() == "ready\n"
+        assert job.checkpoint().function.words == job.words
+        assert process.wait() == (138 if saves else -signal.SIGKILL)
+        assert job.checkpoint().function.words == job.words  # it has ended already
+    assert ("from the checkpoint before" in capfd.readouterr().err) != saves
+
+
+def test_a_queued_job_is_known_by_what_it_trains(monkeypatch, tmp_path, capsys):
+    submitted = []
+
+    def submit(commands, folder, parameters):
+        submitted.append(commands)
+        return [SimpleNamespace(job_id=f"7_{i}") for i in range(len(commands))]
+
+    monkeypatch.setattr(launch, "submit", submit)
+    monkeypatch.setattr(launch, "_queued", lambda: {"7_0"})
+    for minutes in (5, 10):
+        words = ["train", f"--slurm_time={minutes}"]
+        launch.submit_missing([launch.Job("first", "12", words), launch.Job("second", "34", words)], tmp_path, {})
+    assert submitted == [[["train", "--slurm_time=5"]] * 2, [["train", "--slurm_time=10"]]]
+    assert "first: job 7_0 is queued or running" in capsys.readouterr().out
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +157,7 @@ def test_a_sweep_as_an_array_of_slurm_that_is_requeued(undisturbed, slurm, tmp_p
     assert submitted.returncode == 0, submitted.stderr
     jobs = list(json.loads((tmp_path / "slurm/jobs.json").read_text()).values())
     assert [job.split("_")[1] for job in jobs] == ["0", "1"]
-    again = train(tmp_path, *at, **slurm)
+    again = train(tmp_path, *at, "--slurm_time=600", "--keep=3", **slurm)
     await_rows(tmp_path)
     assert f"program 2 of 2, hidden=8: job {jobs[1]} is queued or running" in again.stdout
     scontrol("scontrol", "requeue", jobs[0])
