@@ -2,18 +2,15 @@
 
 import functools
 import hashlib
-import importlib.metadata
 import itertools
 import json
 import math
-import os
-import platform
+import shlex
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
-import jax
 from absl import flags
 
 from experiments import cli, laboratory, laboratory_tables, problems, tables, workdir
@@ -189,15 +186,9 @@ def _config(
     define_flags(names)
     settings = {name: options[name].value for name in names if name in options}
     return {
-        "command": "python -m experiments.compare_estimators " + " ".join(sys.argv[1:]),
+        "command": shlex.join(["python", "-m", "experiments.compare_estimators", *sys.argv[1:]]),
         "settings": settings | {"objective": objective, "temperature": temperature, **protocol._asdict()},
-        "versions": {
-            "python": platform.python_version(),
-            **{name: importlib.metadata.version(name) for name in workdir.PACKAGES},
-        },
-        "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
-        "platform": f"{jax.default_backend()}, {platform.machine()}, {os.cpu_count()} cores",
-        "git_commit": workdir.git_commit(),
+        **workdir.circumstances(),
     }
 
 

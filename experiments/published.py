@@ -189,6 +189,30 @@ def bias(group: str, estimator: str) -> Callable:
     return read
 
 
+def toy(point: str, figure: str, estimators: tuple[str, ...]) -> Callable:
+    """The final loss or the variance at the start of some estimators at a point of a toy problem, least first."""
+
+    def read(path: Path) -> dict[str, str]:
+        from experiments import report_contents
+
+        [found] = report_contents.read([path]).toys
+        rows = [row for row in found.rows if row["point"] == point and row["estimator"] in estimators]
+        rows.sort(key=lambda row: row[figure])
+        error = lambda row: row.get(f"{figure}_stderr", math.nan)
+        precise = lambda row: f"{row[figure]:.5f} ± {error(row):.5f}"
+        shown = lambda row: tables.number(row[figure]) if math.isnan(error(row)) else precise(row)
+        chosen = found.config["settings"]
+        return {
+            "obtained": ", ".join(f"{row['estimator']} {shown(row)}" for row in rows),
+            "K": str(chosen["num_samples"]),
+            "data": f"{chosen['toy']} toy, {chosen['steps']} steps, {chosen['seeds']} seeds",
+            "precision": "float32",
+            **_made(found.config, found.config["seconds"] / 60),
+        }
+
+    return read
+
+
 def _laboratory(path: Path, estimator: str):
     from experiments import report_contents
 
@@ -229,7 +253,7 @@ def _iwae(objective: str, layers: int, samples: int, published: str) -> Claim:
 
 
 _SNR, _COSTS, _ALONG = "reproduce_snr.sh", "reproduce_stochastic_costs.sh", "reproduce_variance_along_training.sh"
-_FREY, _REINMAX = "reproduce_frey_faces.sh", "reproduce_reinmax.sh"
+_FREY, _REINMAX, _TOYS = "reproduce_frey_faces.sh", "reproduce_reinmax.sh", "reproduce_toys.sh"
 _WHOLE = [
     Claim(
         "flax's VAE example, MNIST, 10 epochs: -ELBO",
@@ -266,6 +290,37 @@ _WHOLE = [
         _SNR,
         "snr",
         slope("phi", "dreg"),
+    ),
+    *(
+        Claim(
+            f"one coin, E (b - {target:g})^2, after training: loss",
+            f"rebar and relax near the optimum, {target**2:.4f}, before reinforce, {paper}",
+            _TOYS,
+            "toys/bernoulli",
+            toy(f"target {target:g}", "final_loss", ("rebar", "relax", "reinforce")),
+        )
+        for target, paper in ((0.45, "arXiv:1703.07370"), (0.499, "arXiv:1711.00123"))
+    ),
+    *(
+        Claim(
+            f"128 coins, power {power:g}, after training: loss",
+            "reinmax as good as the exact gradient, the others behind, arXiv:2304.08612",
+            _TOYS,
+            "toys/polynomial",
+            toy(
+                f"power {power:g}",
+                "final_loss",
+                ("local_expectation", "reinmax", "st_gumbel_softmax", "straight_through"),
+            ),
+        )
+        for power in (1.5, 2, 3)
+    ),
+    Claim(
+        "three bits as one of eight classes: variance at the start",
+        "unordered_set below leave_one_out below reinforce, arXiv:2002.06043",
+        _TOYS,
+        "toys/categorical",
+        toy("three_bits", "first_variance", ("unordered_set", "leave_one_out", "reinforce")),
     ),
     Claim(
         "variance of the gradient of E (z + 3)^2: pathwise",

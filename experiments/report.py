@@ -1,4 +1,4 @@
-"""One HTML file that shows runs, sweeps and results of the laboratory; it needs no network and no other file.
+"""One HTML file of runs, sweeps, results of the laboratory and toy problems; it needs no network and no other file.
 
     python -m experiments.report --workdir=results/quickstart
     python -m experiments.report --workdir=results/a,results/b --output=report.html
@@ -37,6 +37,7 @@ def main(options: flags.FlagValues = flags.FLAGS) -> None:
         workdir.write_text(output, text)
     shown = [f"{len(contents.runs)} runs"] * bool(contents.runs)
     shown += [f"{len(contents.laboratories)} results of the laboratory"] * bool(contents.laboratories)
+    shown += [f"{len(contents.toys)} toy problems"] * bool(contents.toys)
     print(f"{output}: {' and '.join(shown)}, {output.stat().st_size / 1e6:.1f} MB")
 
 

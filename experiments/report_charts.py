@@ -7,10 +7,11 @@ title and the values of the horizontal axis, a list for each trace. Colours are 
 
 import math
 import statistics
+from collections import defaultdict
 from itertools import cycle, product
 from typing import Any
 
-from experiments.report_contents import Contents, Laboratory, Run
+from experiments.report_contents import Contents, Laboratory, Run, Toy
 
 Chart = dict[str, Any]
 
@@ -184,6 +185,40 @@ def against(laboratory: Laboratory, group: str, x: str, figure: str) -> Chart | 
         "yaxis": {"title": {"text": f"{group}: {title}"}, "type": "log"},
     }
     return _chart(data, layout)
+
+
+def toy(toy: Toy, point: str, figure: str) -> Chart | None:
+    """The loss or the gradient's variance against steps, mean over seeds, at one point; a dash for each family of
+    estimators, a colour for each of its members."""
+    families: dict[str, list[str]] = {}
+    for name, family in sorted({(row["estimator"], row["family"]) for row in toy.rows}):
+        families.setdefault(family, []).append(name)
+    dashes = dict(zip(families, cycle(DASHES)))
+    columns: dict[str, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for row in toy.curves:
+        if row["point"] == point:
+            columns[row["estimator"]][row["step"]].append(row[figure])
+    top = max((value for steps in columns.values() for values in steps.values() for value in values), default=0)
+    data = []
+    for row in toy.rows:
+        if row["point"] != point:
+            continue
+        name, family, steps = row["estimator"], row["family"], columns[row["estimator"]]
+        means = [statistics.fmean(values) for values in steps.values()]
+        if figure == "variance":  # what is but float32's rounding is not drawn
+            means = [mean if mean > 1e-11 * top else None for mean in means]
+        colour = COLOURS[families[family].index(name) % len(COLOURS)]
+        data.append(
+            {"x": list(steps), "y": means, "mode": "lines", "name": _plain(name)}
+            | {"line": {"color": colour, "dash": dashes[family], "width": 1.8}}
+            | {"hovertemplate": f"%{{y:.4~g}} at step %{{x}}<extra>{_plain(name)} ({_plain(family)})</extra>"}
+        )
+    title = {"loss": "expected loss", "variance": "variance of the gradient"}[figure]
+    layout = {"xaxis": {"title": {"text": TITLES["step"]}}, "yaxis": {"title": {"text": title}}}
+    if figure == "variance":
+        layout["yaxis"]["type"] = "log"
+    styles = ", ".join(f"{dash}: {family}" for family, dash in dashes.items())
+    return _chart(data, layout | {"annotations": [_note(_plain(styles))]})
 
 
 def _chart(data: list[dict], layout: dict[str, Any], choices: list[dict[str, Any]] | None = None) -> Chart:

@@ -1,4 +1,5 @@
-"""What a report shows, read from workdirs: runs of `experiments.train` and results of `experiments.compare_estimators`.
+"""What a report shows, read from workdirs: runs of `experiments.train`, results of `experiments.compare_estimators` and
+of `experiments.toy_bernoulli`.
 
 Nothing is computed here but labels; every number is a row's.
 """
@@ -46,9 +47,19 @@ class Laboratory(NamedTuple):
         return next((key for key in list(self.rows[0])[1:2] if key != "estimator"), None)
 
 
+class Toy(NamedTuple):
+    """One result of `experiments.toy_bernoulli`: a row for each point and estimator; its curves, one for each step."""
+
+    path: Path
+    config: dict[str, Any]
+    rows: list[dict[str, Any]]
+    curves: list[dict[str, Any]]
+
+
 class Contents(NamedTuple):
     runs: list[Run]
     laboratories: list[Laboratory]
+    toys: list[Toy]
 
     @property
     def finished(self) -> list[dict[str, Any]]:
@@ -83,18 +94,19 @@ def read(paths: list[Path]) -> Contents:
     Raises:
       ValueError: naming one that holds neither a run nor a laboratory's result.
     """
-    runs, laboratories = [], []
+    runs, laboratories, toys = [], [], []
     for path in paths:
         mine = [_run(folder, path if len(paths) > 1 else None) for folder in _trained(path)]
-        found = [_laboratory(config.parent) for config in _laboratories(path)]
+        found = [_measured(config.parent) for config in _measurements(path)]
         if not mine and not found:
             raise ValueError(
-                f"--workdir={path} holds no run and no result of compare_estimators (no config.json); give the folder"
-                " of a trained run, of a sweep or of the laboratory"
+                f"--workdir={path} holds no run and no result of compare_estimators or toy_bernoulli (no config.json);"
+                " give the folder of a trained run, of a sweep, of the laboratory or of a toy problem"
             )
         runs += mine
-        laboratories += found
-    return Contents(runs, laboratories)
+        laboratories += [one for one in found if isinstance(one, Laboratory)]
+        toys += [one for one in found if isinstance(one, Toy)]
+    return Contents(runs, laboratories, toys)
 
 
 def commands(runs: list[Run]) -> list[str]:
@@ -130,21 +142,34 @@ def _run(folder: RunFolder, workdir: Path | None) -> Run:
     return Run(folder, read_json(folder.path / "config.json"), row, rows, seconds)
 
 
-def _laboratories(path: Path) -> list[Path]:
-    """config.json of the laboratory's results in this folder or one below it."""
+def _measurements(path: Path) -> list[Path]:
+    """config.json of the laboratory's and the toys' results in this folder or one below it."""
     found = [path / "config.json", *sorted(path.glob("*/config.json"))]
     return [config for config in found if config.exists() and "command" in read_json(config)]
 
 
-def _laboratory(path: Path) -> Laboratory:
-    try:
-        with open(path / "results.csv", newline="") as file:
+def _measured(path: Path) -> Laboratory | Toy:
+    config, rows = read_json(path / "config.json"), _rows(path / "results.csv")
+    if "toy" in config.get("settings", {}):
+        return Toy(path, config, rows, _rows(path / "curves.csv"))
+    return Laboratory(path, config, rows)
+
+
+def _rows(path: Path) -> list[dict[str, Any]]:
+    """The rows of a CSV file.
+
+    Raises:
+      ValueError: if there is none.
+    """
+    rows = []
+    if path.exists():
+        with open(path, newline="") as file:
             rows = [{key: _typed(text) for key, text in row.items()} for row in csv.DictReader(file)]
-    except FileNotFoundError:
-        rows = []
     if not rows:
-        raise ValueError(f"{path} has no rows in results.csv; measure again, or leave the folder out of --workdir")
-    return Laboratory(path, read_json(path / "config.json"), rows)
+        raise ValueError(
+            f"{path.parent} has no rows in {path.name}; measure again, or leave the folder out of --workdir"
+        )
+    return rows
 
 
 def _typed(text: str) -> Any:

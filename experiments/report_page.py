@@ -6,13 +6,14 @@ Text from rows, settings and paths goes through `escape`. The style sheet and th
 import base64
 import json
 import math
+from collections import Counter
 from html import escape
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from experiments import report_charts, results
 from experiments.laboratory_tables import between
-from experiments.report_contents import Contents, Laboratory, Run, commands
+from experiments.report_contents import Contents, Laboratory, Run, Toy, commands
 from experiments.tables import number, plus_minus
 
 HERE = Path(__file__).parent
@@ -43,6 +44,9 @@ def page(contents: Contents, title: str) -> str:
     for i, laboratory in enumerate(contents.laboratories):
         heading = f"Gradient quality: {laboratory.rows[0]['problem']}"
         sections.append((f"laboratory-{i}", heading, _laboratory(laboratory, charts)))
+    for i, toy in enumerate(contents.toys):
+        heading = f"Toy problem: {toy.config['settings']['toy']}"
+        sections.append((f"toy-{i}", heading, _toy(toy, charts)))
     sections.append(("reproduce", "How to repeat it", _reproduce(contents)))
     head = _head(contents, title)
     nav = "".join(f'<a href="#{name}">{escape(heading)}</a>' for name, heading, _ in sections)
@@ -70,7 +74,12 @@ def _head(contents: Contents, title: str) -> str:
     text = f'<p class="kind">Report</p><h1>{escape(title)}</h1>'
     if contents.finished:
         text += f"<p>{escape(_heading(contents))}</p>"
-        text += _facts(contents)
+        of = {(row["dataset"], row["binarization"], row["likelihood"]) for row in contents.finished}
+        text += _facts(contents) if len(of) == 1 else ""  # nats of other pixels are no better and no worse
+    for laboratory in contents.laboratories:
+        text += f"<p>{escape(_protocol(laboratory))}</p>{_won(laboratory)}"
+    for toy in contents.toys:
+        text += f"<p>{escape(_toy_protocol(toy))}</p>{_reached(toy)}"
     waiting = len(contents.runs) - len(contents.finished)
     if waiting:
         text += (
@@ -93,11 +102,39 @@ def _facts(contents: Contents) -> str:
     for key, name in _titles(contents).items():
         if key in best and key in results.FIGURES:
             unit = "nats" if key.endswith("_nats") else ""
-            facts.append(
-                f"<div><dt>{escape(name)}</dt><dd>{_signed(results.cell(best, key))} <small>{unit}</small></dd></div>"
-            )
+            facts.append((name, _signed(results.cell(best, key)), unit))
     which = f'<p class="of">best: {escape(contents.label(best))}</p>' if contents.names else ""
-    return f'<dl class="facts">{"".join(facts)}</dl>{which}'
+    return _large(facts) + which
+
+
+def _won(laboratory: Laboratory) -> str:
+    """Which estimator was best for each group of parameters, or how often where there are several points or K."""
+    facts = []
+    for group in laboratory.groups:
+        best = Counter(row["estimator"] for row in laboratory.rows if row[f"{group}_verdict"] == "best")
+        shown = ", ".join(f"{name} ({n} of {best.total()})" for name, n in best.most_common())
+        facts.append((f"{group}: least variance × FLOP", next(iter(best)) if len(best) == 1 else shown or "-", ""))
+    return _large(facts)
+
+
+def _reached(toy: Toy) -> str:
+    """Which estimators reached the least loss at each point."""
+    facts = []
+    for point in dict.fromkeys(row["point"] for row in toy.rows):
+        rows = [row for row in toy.rows if row["point"] == point]
+        least = f"{min(row['final_loss'] for row in rows):.6f}"
+        first = [row["estimator"] for row in rows if f"{row['final_loss']:.6f}" == least]
+        facts.append((f"{point}: least loss", least, ", ".join(first)))
+    return _large(facts)
+
+
+def _large(facts: list[tuple[str, str, str]]) -> str:
+    """Names, figures and units, as a line of large figures."""
+    lines = (
+        f"<div><dt>{escape(name)}</dt><dd>{escape(figure)} <small>{escape(unit)}</small></dd></div>"
+        for name, figure, unit in facts
+    )
+    return f'<dl class="facts">{"".join(lines)}</dl>'
 
 
 def _titles(contents: Contents) -> dict[str, str]:
@@ -190,7 +227,7 @@ def _picture(name: str, data: bytes) -> str:
 def _laboratory(laboratory: Laboratory, charts: list) -> str:
     """The section of one result of the laboratory."""
     point, rows = laboratory.point, laboratory.rows
-    text, last = f"<p>{escape(_protocol(laboratory))}</p>", rows
+    text, last = f"<p>{_READING}</p>", rows
     if point:
         at = max(row[point] for row in rows)
         last = [row for row in rows if row[point] == at]
@@ -214,9 +251,11 @@ def _protocol(laboratory: Laboratory) -> str:
     truths = " and ".join(dict.fromkeys(str(row["truth"]) for row in laboratory.rows))
     return (
         f"{laboratory.rows[0]['problem']}, {chosen['objective']}: {chosen['draws']} gradients of each estimator,"
-        f" truth: {truths}; {100 * chosen['confidence']:g} % intervals. Variance is the trace of the covariance;"
-        " * biased by its paper."
+        f" truth: {truths}; {100 * chosen['confidence']:g} % intervals."
     )
+
+
+_READING = "Variance is the trace of the covariance; * biased by its paper."
 
 
 def _estimators(laboratory: Laboratory, group: str) -> str:
@@ -240,12 +279,36 @@ def _estimators(laboratory: Laboratory, group: str) -> str:
     return _table(header, lines, f"estimators {group}")
 
 
+def _toy(toy: Toy, charts: list) -> str:
+    """The section of one toy problem."""
+    text = ""
+    for point in dict.fromkeys(row["point"] for row in toy.rows):
+        header, lines = ["estimator", "works with", "final loss", "variance at the start"], []
+        for row in (row for row in toy.rows if row["point"] == point):
+            loss, error = row["final_loss"], row["final_loss_stderr"]
+            shown = f"{loss:.6f}" + ("" if math.isnan(error) else f" ± {error:.6f}")
+            lines.append([Cell(row["estimator"]), Cell(row["family"]), Cell(shown, loss)])
+            lines[-1].append(Cell(number(row["first_variance"]), row["first_variance"]))
+        drawn = [(report_charts.toy(toy, point, figure), figure) for figure in ("loss", "variance")]
+        text += f"<h3>{escape(point)}</h3>" + "".join(_chart(charts, c, f"{what}, {point}") for c, what in drawn if c)
+        text += _table(header, lines, f"toy {point}")
+    return text
+
+
+def _toy_protocol(toy: Toy) -> str:
+    chosen = toy.config["settings"]
+    return (
+        f"Toy problem {chosen['toy']}: {chosen['steps']} steps of Adam with each estimator, exact losses, mean ±"
+        f" standard error of {chosen['seeds']} seeds; K = {chosen['num_samples']} or an estimator's least."
+    )
+
+
 def _reproduce(contents: Contents) -> str:
     lines = commands(contents.runs) if contents.runs else []
-    lines += [laboratory.config["command"] for laboratory in contents.laboratories]
+    lines += [one.config["command"] for one in [*contents.laboratories, *contents.toys]]
     text = f'<pre tabindex="0">{escape(chr(10).join(lines))}</pre>'
-    made: dict[str, list[Run | Laboratory]] = {}
-    for one in [*contents.runs, *contents.laboratories]:
+    made: dict[str, list[Run | Laboratory | Toy]] = {}
+    for one in [*contents.runs, *contents.laboratories, *contents.toys]:
         made.setdefault(json.dumps(_circumstances(one.config)), []).append(one)
     for circumstances, members in made.items():
         facts = [[Cell(key), Cell(value)] for key, value in json.loads(circumstances).items()]

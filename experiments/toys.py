@@ -3,7 +3,11 @@
 import functools
 import itertools
 import math
+import shlex
+import sys
+import time
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,13 +16,17 @@ import optax
 from absl import flags
 
 from experiments import cli, laboratory, problems, tables, workdir
-from experiments.toy_bernoulli import TOYS
+from experiments.toy_bernoulli import TOYS, define_flags
 from vae import diagnostics, plots, plots_gradients, train
 from vae.estimators import BY_NAME
+
+# What estimators work with: columns of the picture.
+FAMILIES = SCORE, VALUES, SLOPE, BIASED = "score function", "f at chosen states", "f and df/dz", "biased"
 
 
 def train_all(options: flags.FlagValues) -> None:
     """Trains, tabulates, draws; bad input is one sentence and exit 1."""
+    started = time.perf_counter()
     with cli.one_sentence():
         if options.estimators == []:
             raise ValueError("--estimators is empty; leave it out for all that fit")
@@ -42,6 +50,8 @@ def train_all(options: flags.FlagValues) -> None:
         bar.update()
     with cli.one_sentence(OSError):
         _write(folder, points, curves, options)
+        seconds = round(time.perf_counter() - started, 1)
+        workdir.write_json(folder / "config.json", _config(options) | workdir.circumstances() | {"seconds": seconds})
 
 
 def _all_curves(points, names, options, seeds):
@@ -104,17 +114,35 @@ def _write(folder: Path, points, curves, options) -> None:
             here = {"seed": seed, "step": int(steps[at])}
             long.append(of | here | {"loss": float(loss[seed, at]), "variance": float(variance[seed, at])})
         error = loss[:, -1].std(ddof=1) / len(loss) ** 0.5 if len(loss) > 1 else math.nan
-        row = of | {"biased": BY_NAME[name].biased, "final_loss": loss[:, -1].mean().item(), "final_loss_stderr": error}
+        row = of | {"family": _family(name), "final_loss": loss[:, -1].mean().item(), "final_loss_stderr": error}
         last.append(row | {"first_variance": variance[:, 0].mean().item()})
     last.sort(key=lambda row: (titles.index(row["point"]), row["final_loss"]))
     workdir.write_text(folder / "curves.csv", tables.to_csv(long))
     workdir.write_text(folder / "results.csv", tables.to_csv(last))
     table = tables.to_markdown([["point", "estimator", "final loss", "variance at the start"], *map(_cells, last)])
     workdir.write_text(folder / "results.md", table + "\n")
-    biased = {name for name in curves if BY_NAME[name].biased}
-    plots.save(plots_gradients.toy_curves(steps, curves, titles, biased), folder / "figures" / "toy")
+    families = {family: [name for name in BY_NAME if name in curves and _family(name) == family] for family in FAMILIES}
+    families = {family: names for family, names in families.items() if names}
+    plots.save(plots_gradients.toy_curves(steps, curves, titles, families), folder / "figures" / "toy")
     print(f"{table}\n* biased by its paper; mean ± standard error of {options.seeds} seeds\n")
     print(f"picture: {folder / 'figures' / 'toy.png'}\nevery number: {folder / 'curves.csv'}, {folder / 'results.csv'}")
+
+
+def _family(name: str) -> str:
+    """What an estimator works with, as the table of estimators has it."""
+    entry = BY_NAME[name]
+    if entry.biased or entry.uses_gradient:
+        return BIASED if entry.biased else SLOPE
+    return SCORE if "any" in entry.latents else VALUES
+
+
+def _config(options) -> dict[str, Any]:
+    names = flags.FlagValues()
+    define_flags(names)
+    return {
+        "command": shlex.join(["python", "-m", "experiments.toy_bernoulli", *sys.argv[1:]]),
+        "settings": {name: options[name].value for name in names},
+    }
 
 
 def _cells(row) -> list[str]:
@@ -122,7 +150,7 @@ def _cells(row) -> list[str]:
     loss = f"{row['final_loss']:.6f}" + ("" if math.isnan(error) else f" ± {error:.6f}")
     return [
         row["point"],
-        row["estimator"] + (" *" if row["biased"] else ""),
+        row["estimator"] + (" *" if row["family"] == BIASED else ""),
         loss,
         tables.number(row["first_variance"]),
     ]

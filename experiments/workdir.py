@@ -360,6 +360,13 @@ def _config(settings: Settings, data: Dataset) -> dict[str, Any]:
             "shape": list(data.train.shape[1:]),
             "grey_levels": data.levels,
         },
+        **circumstances(),
+    }
+
+
+def circumstances() -> dict[str, Any]:
+    """What numbers depend on besides settings and data: versions, device and commit."""
+    return {
         "versions": {
             "python": platform.python_version(),
             **{name: importlib.metadata.version(name) for name in PACKAGES},

@@ -10,7 +10,7 @@
 # arm, disarm, leave_one_out) is there at once, for t = 0.45 at a loss of 0.2025. Here RELAX is ahead of REINFORCE at
 # t = 0.49 and 0.499, and REBAR, whose control is the relaxed f alone, is not: near t = 1/2 the least variance that its
 # scale and temperature can give is REINFORCE's. The relaxations stay above. ReinMax is exact in the mean for power 2.
-# Writes results/toys/{bernoulli,polynomial,categorical}/: curves.csv, results.csv, figures/toy.png.
+# Writes results/toys/{bernoulli,polynomial,categorical}/: curves.csv, results.csv, figures/toy.png; results/toys/report.html.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 bash scripts/setup.sh
@@ -22,3 +22,4 @@ fi
 for toy in bernoulli polynomial categorical; do
   .venv/bin/python -m experiments.toy_bernoulli --toy="$toy" --output="$output/$toy" "${length[@]}"
 done
+.venv/bin/python -m experiments.report --workdir="$output"

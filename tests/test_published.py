@@ -100,6 +100,22 @@ def test_rows_of_the_laboratory(tmp_path):
     assert {row["machine"] for row in rows} == {"cpu, 2 cores"}
 
 
+def test_rows_of_a_toy(tmp_path):
+    head = {"settings": {"toy": "bernoulli", "steps": 500, "seeds": 2, "num_samples": 2}, "platform": "cpu, 2 cores"}
+    folder = tmp_path / "toys_quick/bernoulli"
+    found = [
+        {"point": f"target {target}", "estimator": name, "family": "x", "final_loss": loss, "final_loss_stderr": 1e-3}
+        for target in (0.45, 0.499)
+        for name, loss in (("reinforce", 0.25), ("arm", 0.2), ("relax", 0.24))
+    ]
+    _write_laboratory(folder, head | {"git_commit": "0123456789", "seconds": 90.0}, found)
+    (folder / "curves.csv").write_text("point,estimator,seed,step,loss,variance\nx,arm,0,0,1.0,1.0\n")
+    rows = published.collect(tmp_path, [])
+    assert [row["obtained"] for row in rows] == ["relax 0.24000 ± 0.00100, reinforce 0.25000 ± 0.00100"] * 2
+    assert rows[0]["data"] == "bernoulli toy, 500 steps, 2 seeds"
+    assert rows[0]["script"] == "reproduce_toys.sh --quick"
+
+
 def _write_laboratory(folder, config, rows):
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps(config | {"command": "python"}))

@@ -1,9 +1,11 @@
 """README.md is true: its commands run, its table is the code's, its worked estimator is one."""
 
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
+import yaml
 from absl import flags
 
 from experiments import settings
@@ -78,3 +80,14 @@ def test_the_worked_estimator_is_short_and_unbiased():
     for family in ("Normal", "Bernoulli"):
         exact = problems.oracle(family, "elbo", 2)
         problems.assert_unbiased(estimator, problems.problem(family), mean, exact)
+
+
+def test_the_citation_is_one():
+    """What the schema of CITATION.cff 1.2.0 requires, names without placeholders, and the package's own version."""
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert citation["cff-version"] == "1.2.0"
+    assert all(citation[name] for name in ("message", "title"))
+    assert citation["type"] == "software"
+    assert all(set(author) == {"name"} for author in citation["authors"])
+    assert citation["version"] == tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    assert not re.search("example|TODO|placeholder", str(citation))

@@ -191,6 +191,7 @@ def test_the_laboratorys_rows_are_on_the_page(measured):
     titles = [chart["layout"]["yaxis"].get("title", {}).get("text") for chart in page.charts]
     assert titles == ["phi: variance", None, "phi: signal-to-noise ratio", "phi: variance"]
     assert json.loads((folder / "config.json").read_text())["command"].split()[0] in page.text
+    assert "phi: least variance × FLOPreparam" in page.text
 
 
 def test_rows_without_a_figure_have_no_chart(measured, tmp_path):
@@ -248,6 +249,12 @@ def test_same_settings_of_two_workdirs_stay_apart(tmp_path, capsys):
     assert "2 runs" in capsys.readouterr().out
     page = Page((tmp_path / "both.html").read_text())
     assert [line[0][0] for line in page.tables["summary"][1:]] == [f"{tmp_path}/a", f"{tmp_path}/b"]
+
+
+def test_other_data_have_no_common_best(tmp_path):
+    page = read(sweep(tmp_path, [({"binarization": "static"}, 0.0), ({"binarization": "dynamic"}, 1.0)]))
+    assert "best:" not in page.text
+    assert "dynamic, static binarization" in page.text
 
 
 def test_runs_that_are_not_finished_are_said(tmp_path):

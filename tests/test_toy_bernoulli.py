@@ -9,7 +9,8 @@ import pytest
 from absl import flags
 
 from experiments import laboratory, problems, toy_bernoulli
-from vae import diagnostics
+from tests import test_report
+from vae import diagnostics, plots_gradients
 
 
 def run(*arguments):
@@ -81,6 +82,35 @@ def test_curves_tables_and_picture(tmp_path, capsys):
     assert loss("exact", "400") < loss("leave_one_out", "400") < loss("reinforce", "400")
     assert (tmp_path / "figures" / "toy.png").stat().st_size > 10_000
     assert "picture:" in capsys.readouterr().out
+
+    page = test_report.read(tmp_path)
+    with open(tmp_path / "results.csv") as file:
+        last = list(csv.DictReader(file))
+    shown = [line for point in ("0.45", "0.49", "0.499") for line in page.tables[f"toy target {point}"][1:]]
+    assert [(line[0][0], float(line[2][1])) for line in shown] == [
+        (r["estimator"], float(r["final_loss"])) for r in last
+    ]
+    losses = {trace["name"]: trace["y"] for trace in page.charts[4]["data"]}
+    assert losses["reinforce"][-1] == pytest.approx(loss("reinforce", "400"))
+    assert [trace["y"] for trace in page.charts[5]["data"] if trace["name"] == "exact"] == [[None] * 9]
+    assert "python -m experiments.toy_bernoulli" in page.text
+
+
+def test_the_picture_has_a_column_for_each_family():
+    steps, names = np.arange(5), ("reinforce", "arm", "disarm")
+    curves = {name: {key: np.ones((2, 3, 5)) for key in ("loss", "variance")} for name in names}
+    curves["arm"]["loss"][1] = [[1, 2, 3, 4, 5]] * 3
+    families = {"score": ["reinforce"], "coupled": ["arm", "disarm"]}
+    axes = plots_gradients.toy_curves(steps, curves, ["easy", "hard"], families).axes
+    assert len(axes) == (1 + 2 * 2) * 2
+    assert [[text.get_text() for text in ax.get_legend().get_texts()] for ax in axes[:2]] == [
+        ["reinforce"],
+        ["arm", "disarm"],
+    ]
+    hard = axes[5]
+    coloured = [line for line in hard.lines if line.get_marker() != "None"]
+    assert [list(line.get_ydata()) for line in coloured] == [[1, 2, 3, 4, 5], [1] * 5]
+    assert axes[4].get_ylabel() == "expected loss\nhard"
 
 
 @pytest.mark.parametrize(

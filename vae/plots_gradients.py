@@ -158,30 +158,45 @@ def against(rows, groups, x, figure_name, by="estimator"):
 
 
 @_styled
-def toy_curves(steps, curves, titles, biased):
-    """Loss and variance of the gradient against steps, for each point of a toy problem.
+def toy_curves(steps, curves, titles, families):
+    """Loss and variance of the gradient against steps, a column for each family of estimators and two rows for each
+    point of a toy problem; in grey the losses of the other families.
 
-    curves: {name: {"loss", "variance"}}, each `[points, seeds, steps]`; drawn is the mean over seeds. Biased estimators
-        are dashed. Variances that are but float32's rounding are not drawn. titles: one a point.
+    curves: {name: {"loss", "variance"}}, each `[points, seeds, steps]`; drawn is the mean over seeds, of variances
+        where it is more than float32's rounding. titles: one a point. families: {title: names}, which hold every curve.
     """
-    figure = Figure(figsize=(WIDTH + 1.2, 4.6), layout="constrained")
-    panels = figure.subplots(2, len(titles), sharex=True, squeeze=False)
-    looks = _styles([{"estimator": name} for name in curves])
+    count = len(titles)
+    figure = Figure(figsize=(WIDTH + 1.2, 1.1 + 2.3 * count), layout="constrained")
+    heights = [0.75, *[1] * 2 * count]
+    keys, *panels = figure.subplots(
+        1 + 2 * count, len(families), sharex=True, sharey="row", squeeze=False, height_ratios=heights
+    )
+    for column, (family, names) in enumerate(families.items()):
+        looks = _styles([{"estimator": name} for name in names])
+        for i in range(count):
+            loss, variance = panels[i][column], panels[count + i][column]
+            rounding = 1e-11 * max(np.max(curve["variance"][i]) for curve in curves.values())
+            for name in curves.keys() - looks.keys():
+                loss.plot(steps, curves[name]["loss"][i].mean(axis=0), color="#DDDDDD", linewidth=0.7, zorder=1)
+            every = max(len(looks), len(steps) // 6)
+            for place, (name, (colour, marker)) in enumerate(looks.items()):
+                style = {"color": colour, "marker": marker, "markersize": 3, "linewidth": 1.1}
+                style |= {"markevery": (place * every // len(looks), every)}  # side by side where curves are one
+                loss.plot(steps, curves[name]["loss"][i].mean(axis=0), **style)
+                spread = curves[name]["variance"][i].mean(axis=0)
+                variance.plot(steps, np.where(spread > rounding, spread, np.nan), **style)
+            variance.set_yscale("log")
+            loss.ticklabel_format(axis="y", useOffset=False)
+        panels[-1][column].set_xlabel("step")
+        keys[column].axis("off")
+        handles = [
+            Line2D([], [], color=c, marker=m, markersize=4, linewidth=1.1, label=n) for n, (c, m) in looks.items()
+        ]
+        corner = {"loc": "upper left", "bbox_to_anchor": (-0.05, 1), "alignment": "left", "borderpad": 0}
+        keys[column].legend(handles=handles, title=family, title_fontproperties={"weight": "bold"}, **corner)
     for i, title in enumerate(titles):
-        loss, variance = panels[:, i]
-        loss.set_title(title, loc="left", fontsize=8.5)
-        rounding = 1e-11 * max(np.max(curve["variance"][i]) for curve in curves.values())
-        for name, (colour, marker) in looks.items():
-            style = {"color": colour, "marker": marker, "markersize": 3.5, "linewidth": 1.1, "label": name}
-            style |= {"linestyle": "--" if name in biased else "-", "markevery": max(1, len(steps) // 8)}
-            loss.plot(steps, curves[name]["loss"][i].mean(axis=0), **style)
-            spread = curves[name]["variance"][i].mean(axis=0)
-            variance.plot(steps, np.where(spread > rounding, spread, np.nan), **style)
-        variance.set(yscale="log", xlabel="step")
-        loss.ticklabel_format(axis="y", useOffset=False)
-    panels[0, 0].set_ylabel("expected loss")
-    panels[1, 0].set_ylabel("variance of the gradient")
-    _legend_outside(figure, panels[0, 0].lines)
+        panels[i][0].set_ylabel(f"expected loss\n{title}")
+        panels[count + i][0].set_ylabel(f"variance\n{title}")
     return figure
 
 

@@ -195,7 +195,7 @@ _TABLE = {
     "wake_sleep_dreg": Entry(
         wake_sleep_dreg, _PATH, _IWAE, True, 2, True, "Tucker, Lawson, Gu & Maddison (2018), arXiv:1810.04152"
     ),
-    "exact": Entry(exact, (*_GAUSSIAN, *_DISCRETE), _BOTH, False, 1, True, "a finite sum"),
+    "exact": Entry(exact, (*_GAUSSIAN, *_DISCRETE), _BOTH, False, 1, True, "a sum over all states, or quadrature"),
 }
 BY_NAME: dict[str, Entry] = {name: _guarded(name, entry) for name, entry in _TABLE.items()}
 

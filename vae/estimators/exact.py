@@ -1,4 +1,4 @@
-"""Oracles under the estimators' own contract: the expectation as a finite sum, differentiated as it stands."""
+"""Oracles under the estimators' own contract: a sum over states or quadrature nodes, differentiated as it stands."""
 
 import math
 
