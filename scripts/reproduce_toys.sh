@@ -8,8 +8,9 @@
 #
 # Expected (REBAR's and RELAX's papers have both reach the optimum first): what uses both values of f (local_expectation,
 # arm, disarm, leave_one_out) is there at once, for t = 0.45 at a loss of 0.2025. Here RELAX is ahead of REINFORCE at
-# t = 0.49 and 0.499, and REBAR, whose control is the relaxed f alone, is not: near t = 1/2 the least variance that its
-# scale and temperature can give is REINFORCE's. The relaxations stay above. ReinMax is exact in the mean for power 2.
+# every t, REBAR at 0.45 and 0.49: its control is the relaxed f alone, and at a fair coin and t = 0.499 no scale and
+# temperature give less variance than REINFORCE's, since f at the mean is nearly 0. The relaxations stay above. ReinMax is
+# exact in the mean for power 2.
 # Writes results/toys/{bernoulli,polynomial,categorical}/: curves.csv, results.csv, figures/toy.png; results/toys/report.html.
 set -euo pipefail
 cd "$(dirname "$0")/.."

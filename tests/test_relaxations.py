@@ -6,12 +6,14 @@ import numpy as np
 import optax
 import pytest
 from jax.lax import stop_gradient
+from jax.scipy.special import logit
 from problems import MAX_Z, assert_unbiased, differentiate_exactly, measure, oracle, problem
 
 from vae.distributions import Bernoulli, Categorical
 from vae.estimators import BY_NAME, attach, log_mean_exp, mean
 from vae.estimators.base import stateless
 from vae.estimators.one_hot import harden, perturb, perturb_given, two_classes
+from vae.estimators.rebar import relax_towards_mean
 
 HARD = ("st_gumbel_softmax", "gumbel_rao", "straight_through", "reinmax")
 DISCRETE = ("Bernoulli", "Categorical")
@@ -248,9 +250,9 @@ def test_what_is_learned_minimizes_the_square_of_the_whole_gradient(name, family
     np.testing.assert_allclose(cv_loss, classes * jnp.sum(jnp.square(gradient.logits)) / 2, rtol=1e-4)
 
 
-def _trained_variance(name, t, steps=300):
-    """Of one draw's gradient on one Bernoulli of p = 1/2, f = (b - t)^2, before and after training on cv_loss."""
-    q, f = Bernoulli(jnp.zeros(1)), lambda z, q: jnp.sum(jnp.square(z - t), axis=-1)
+def _trained_variance(name, t, p=0.5, steps=300):
+    """Of one draw's gradient on one Bernoulli of mean p, f = (b - t)^2, before and after training on cv_loss."""
+    q, f = Bernoulli(logit(jnp.array([p]))), lambda z, q: jnp.sum(jnp.square(z - t), axis=-1)
     estimator, tx = BY_NAME[name].make(num_samples=1), optax.adam(0.02)
     before, state = estimator.init(jax.random.key(0), q, None)
 
@@ -268,9 +270,9 @@ def _trained_variance(name, t, steps=300):
     return [_gradients(estimator, q, f, 2**16, params=params).var() for params in (before, after)]
 
 
-def _reinforce_variance(t):
-    """ESTIMATORS.md C1."""
-    return 0.125 * ((1 - t) ** 4 + t**4) - ((1 - 2 * t) / 4) ** 2
+def _reinforce_variance(t, p=0.5):
+    """In closed form."""
+    return p * (1 - p) * ((1 - p) * (1 - t) ** 4 + p * t**4) - ((1 - 2 * t) * p * (1 - p)) ** 2
 
 
 @pytest.mark.parametrize(("name", "t"), [("rebar", 0.1), ("relax", 0.499)])
@@ -285,3 +287,17 @@ def test_rebar_learns_to_do_without_a_control_that_does_not_help():
     before, after = _trained_variance("rebar", 0.499)
     assert before > 1.2 * _reinforce_variance(0.499)
     np.testing.assert_allclose(after, _reinforce_variance(0.499), rtol=0.02)
+
+
+def test_rebar_learns_that_f_at_the_mean_says_what_f_is():
+    """At p = 0.1 the warm relaxation is q's mean, whose f is a baseline; the first one's is at 1/2, where f is 0."""
+    _, after = _trained_variance("rebar", 0.499, p=0.1, steps=1000)
+    assert after < 0.1 * _reinforce_variance(0.499, p=0.1)
+
+
+@pytest.mark.parametrize("logits", [[[0.4, 0.0]], [[-1.2, 0.3, 0.8]]])
+def test_relaxed_samples_go_from_hard_ones_to_the_mean(logits):
+    q = Categorical(jnp.array(logits))
+    x = perturb(jax.random.key(0), q, 100)
+    np.testing.assert_allclose(relax_towards_mean(x, q.logits, 1e-4), harden(x), atol=1e-3)
+    np.testing.assert_allclose(relax_towards_mean(x, q.logits, 1e4), jnp.broadcast_to(q.mean, x.shape), atol=2e-3)

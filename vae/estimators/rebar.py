@@ -7,6 +7,8 @@ numbers), x_j moves by dl_j and x'_j by (1 - r_j) dl_j + r_j d logsumexp(l), wit
 r_j d log pi_j. So all of it is a weight on each log-probability:
 
   gradient = sum_j w_j d log pi_j,    w = (f(z) - c(x)) z + r dc/dx.
+
+What c depends on beside x, be it l itself, is the same in c(x) and c(x') and cancels.
 """
 
 from collections.abc import Callable
@@ -22,9 +24,9 @@ from vae.estimators.one_hot import harden, perturb, two_classes
 
 
 def rebar(num_samples: int = 1) -> Estimator:
-    """REBAR (Tucker et al. 2017, arXiv:1703.07370): c is `scale` times f at the relaxed sample, by the paper's first
-    relaxation. Scale and temperature are learned: `cv_loss` is the square of the whole gradient in the logits (of both
-    classes of a Bernoulli latent, so twice that of its one logit)."""
+    """REBAR (Tucker et al. 2017, arXiv:1703.07370): c is `scale` times f at the relaxed sample. Scale and temperature
+    are learned: `cv_loss` is the square of the whole gradient in the logits (of both classes of a Bernoulli latent, so
+    twice that of its one logit)."""
 
     def init(key, q, context=None):
         del key, q, context
@@ -53,7 +55,7 @@ def relax(num_samples: int = 1, hidden: int = 100) -> Estimator:
 
 
 def _controlled(num_samples: int, init: Callable, control: Callable) -> Estimator:
-    """The estimator with c = control(params, f, softmax(x / temperature), features of the context) `[K, *batch]`."""
+    """The estimator with c = control(params, f, relaxed x, features of the context) `[K, *batch]`."""
 
     def estimate(params, state, key, q, f, reduce=mean, context=None) -> Estimate:
         frozen, features = stop_gradient(q), features_of(q, context)
@@ -63,7 +65,7 @@ def _controlled(num_samples: int, init: Callable, control: Callable) -> Estimato
         r = jnp.exp(x - jnp.max(x, axis=-1, keepdims=True))
 
         def gradient(params):
-            relaxed = lambda x: jax.nn.softmax(x / jnp.exp(params["log_temperature"]))
+            relaxed = lambda x: relax_towards_mean(x, frozen.logits, jnp.exp(params["log_temperature"]))
             c, pullback = jax.vjp(lambda x: control(params, lambda z: f(z, frozen), relaxed(x), features), x)
             weight = (values - c)[..., None, None] * z + r * pullback(jnp.ones_like(c))[0]
             return mean(weight - frozen.mean * jnp.sum(weight, axis=-1, keepdims=True))
@@ -71,6 +73,13 @@ def _controlled(num_samples: int, init: Callable, control: Callable) -> Estimato
         return least_variance(params, state, q, lambda q: reduce(f(z, q)), gradient)
 
     return two_classes(Estimator(init, estimate))
+
+
+def relax_towards_mean(x, logits, temperature):
+    """Perturbed logits `[..., D, C]` to the simplex, by REBAR's second relaxation, that of its experiments: the hard
+    sample as the temperature falls to 0, and q's mean, where softmax(x / temperature) has the uniform one, as it
+    grows."""
+    return jax.nn.softmax((x + temperature**2 / (1 + temperature) * logits) / temperature)
 
 
 def _join(z, features):
