@@ -27,6 +27,7 @@
       const shown = values.filter((value) => value > 0);
       const decades = Math.log10(Math.max(...shown) / Math.min(...shown));
       found.dtick = decades > 8 ? 2 : decades > 1.5 ? 1 : decades > 0.7 ? "D2" : "D1";
+      if (decades <= 1.5) found.tickformat = Math.min(...shown) < 1 ? "~g" : "~s"; // else plotly names digits without their power
     }
     return found;
   }
@@ -43,7 +44,7 @@
       height: small ? 320 : 380,
       ...chart.layout,
       xaxis: axis(
-        { ...chart.layout.xaxis, ...(choice && { title: { text: choice.title } }) },
+        { exponentformat: "SI", ...chart.layout.xaxis, ...(choice && { title: { text: choice.title } }) },
         data.flatMap((trace) => trace.x),
       ),
       yaxis: axis(

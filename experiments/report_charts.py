@@ -177,11 +177,13 @@ def against(laboratory: Laboratory, group: str, x: str, figure: str) -> Chart | 
             | {"line": {"color": colour, "dash": dash, "width": 1.6}, "marker": {"symbol": symbol, "size": 6}}
             | {"hovertemplate": f"%{{y:.3g}} at %{{x:.4~g}}<extra>{_plain(name)}</extra>"}
         )
-    places = _column(rows, x)
-    spread = min(places) > 0 and max(places) > 8 * min(places)
+    places = sorted(set(_column(rows, x)))
+    spread = places[0] > 0 and places[-1] > 8 * places[0]
+    ticks = {"tickmode": "array", "tickvals": places, "ticktext": [f"{place:g}" for place in places]}
     title = {"snr": "signal-to-noise ratio", "variance": "variance"}[figure]
     layout = {
-        "xaxis": {"title": {"text": TITLES.get(x, x)}, "type": "log" if spread else "linear"},
+        "xaxis": {"title": {"text": TITLES.get(x, x)}, "type": "log" if spread else "linear"}
+        | (ticks if len(places) <= 10 else {}),
         "yaxis": {"title": {"text": f"{group}: {title}"}, "type": "log"},
     }
     return _chart(data, layout)
@@ -190,10 +192,7 @@ def against(laboratory: Laboratory, group: str, x: str, figure: str) -> Chart | 
 def toy(toy: Toy, point: str, figure: str) -> Chart | None:
     """The loss or the gradient's variance against steps, mean over seeds, at one point; a dash for each family of
     estimators, a colour for each of its members."""
-    families: dict[str, list[str]] = {}
-    for name, family in sorted({(row["estimator"], row["family"]) for row in toy.rows}):
-        families.setdefault(family, []).append(name)
-    dashes = dict(zip(families, cycle(DASHES)))
+    families, dashes = toy_families(toy), toy_dashes(toy)
     columns: dict[str, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
     for row in toy.curves:
         if row["point"] == point:
@@ -217,8 +216,20 @@ def toy(toy: Toy, point: str, figure: str) -> Chart | None:
     layout = {"xaxis": {"title": {"text": TITLES["step"]}}, "yaxis": {"title": {"text": title}}}
     if figure == "variance":
         layout["yaxis"]["type"] = "log"
-    styles = ", ".join(f"{dash}: {family}" for family, dash in dashes.items())
-    return _chart(data, layout | {"annotations": [_note(_plain(styles))]})
+    return _chart(data, layout)
+
+
+def toy_families(toy: Toy) -> dict[str, list[str]]:
+    """The estimators of each family."""
+    families: dict[str, list[str]] = {}
+    for name, family in sorted({(row["estimator"], row["family"]) for row in toy.rows}):
+        families.setdefault(family, []).append(name)
+    return families
+
+
+def toy_dashes(toy: Toy) -> dict[str, str]:
+    """How the curves of each family are dashed."""
+    return dict(zip(toy_families(toy), cycle(DASHES)))
 
 
 def _chart(data: list[dict], layout: dict[str, Any], choices: list[dict[str, Any]] | None = None) -> Chart:

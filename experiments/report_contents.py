@@ -5,7 +5,6 @@ Nothing is computed here but labels; every number is a row's.
 """
 
 import csv
-import math
 import shlex
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -110,19 +109,23 @@ def read(paths: list[Path]) -> Contents:
 
 
 def commands(runs: list[Run]) -> list[str]:
-    """Command lines that train these runs: one where they are a product of lists, else one for each."""
-    rows = [dict(items) for items in dict.fromkeys(tuple(run.folder.settings().json().items()) for run in runs)]
-    values = {name: list(dict.fromkeys(str(row[name]) for row in rows)) for name in rows[0]}
-    if math.prod(map(len, values.values())) == len(rows):  # distinct points of a grid, and as many as it has
-        return [_command(values)]
-    return [_command({name: [str(value)] for name, value in row.items()}) for row in rows]
+    """Command lines that train these runs: one where they are a product of lists, else one for each such part."""
+    rows = [{name: (str(value),) for name, value in run.folder.settings().json().items()} for run in runs]
+    rows = [dict(items) for items in dict.fromkeys(tuple(row.items()) for row in rows)]
+    for name in rows[0]:  # what differs in this setting alone becomes one list
+        merged: dict[tuple, dict[str, tuple[str, ...]]] = {}
+        for row in rows:
+            alike = tuple((key, value) for key, value in row.items() if key != name)
+            merged[alike] = row | {name: merged.get(alike, {name: ()})[name] + row[name]}
+        rows = list(merged.values())
+    return [_command(row) for row in rows]
 
 
-def _command(values: dict[str, list[str]]) -> str:
+def _command(values: dict[str, tuple[str, ...]]) -> str:
     default = settings.Settings().json()
     lower = lambda value: value.lower() if value in ("True", "False") else value
     flags = [
-        f"--{name}={','.join(map(lower, chosen))}" for name, chosen in values.items() if chosen != [str(default[name])]
+        f"--{name}={','.join(map(lower, chosen))}" for name, chosen in values.items() if chosen != (str(default[name]),)
     ]
     if not all(name == "digits" or name.startswith("npz:") for name in values["dataset"]):
         flags.append("--data_dir=DIR")

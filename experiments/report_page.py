@@ -221,7 +221,7 @@ def _pictures(contents: Contents, space: int) -> str:
 def _picture(name: str, data: bytes) -> str:
     source = f"data:image/png;base64,{base64.b64encode(data).decode()}"
     caption = CAPTIONS[name]
-    return f'<figure><img src="{source}" alt="{caption}" loading="lazy"><figcaption>{caption}</figcaption></figure>'
+    return f'<figure><img src="{source}" alt="{caption}" decoding="async"><figcaption>{caption}</figcaption></figure>'
 
 
 def _laboratory(laboratory: Laboratory, charts: list) -> str:
@@ -248,7 +248,7 @@ def _laboratory(laboratory: Laboratory, charts: list) -> str:
 
 def _protocol(laboratory: Laboratory) -> str:
     chosen = laboratory.config["settings"]
-    truths = " and ".join(dict.fromkeys(str(row["truth"]) for row in laboratory.rows))
+    truths = " and ".join(dict.fromkeys(str(row["truth"]).split(", K=")[0] for row in laboratory.rows))
     return (
         f"{laboratory.rows[0]['problem']}, {chosen['objective']}: {chosen['draws']} gradients of each estimator,"
         f" truth: {truths}; {100 * chosen['confidence']:g} % intervals."
@@ -281,7 +281,8 @@ def _estimators(laboratory: Laboratory, group: str) -> str:
 
 def _toy(toy: Toy, charts: list) -> str:
     """The section of one toy problem."""
-    text = ""
+    dashes = report_charts.toy_dashes(toy)
+    text = f"<p>Lines: {escape(', '.join(f'{family} {dash}' for family, dash in dashes.items()))}.</p>"
     for point in dict.fromkeys(row["point"] for row in toy.rows):
         header, lines = ["estimator", "works with", "final loss", "variance at the start"], []
         for row in (row for row in toy.rows if row["point"] == point):
@@ -306,7 +307,8 @@ def _toy_protocol(toy: Toy) -> str:
 def _reproduce(contents: Contents) -> str:
     lines = commands(contents.runs) if contents.runs else []
     lines += [one.config["command"] for one in [*contents.laboratories, *contents.toys]]
-    text = f'<pre tabindex="0">{escape(chr(10).join(lines))}</pre>'
+    words = "\n".join(" ".join(f"<span>{escape(word)}</span>" for word in line.split(" ")) for line in lines)
+    text = f'<pre tabindex="0">{words}</pre>'
     made: dict[str, list[Run | Laboratory | Toy]] = {}
     for one in [*contents.runs, *contents.laboratories, *contents.toys]:
         made.setdefault(json.dumps(_circumstances(one.config)), []).append(one)
