@@ -221,7 +221,7 @@ def _pictures(contents: Contents, space: int) -> str:
 def _picture(name: str, data: bytes) -> str:
     source = f"data:image/png;base64,{base64.b64encode(data).decode()}"
     caption = CAPTIONS[name]
-    return f'<figure><img src="{source}" alt="{caption}" decoding="async"><figcaption>{caption}</figcaption></figure>'
+    return f'<figure><img src="{source}" alt="{caption}"><figcaption>{caption}</figcaption></figure>'
 
 
 def _laboratory(laboratory: Laboratory, charts: list) -> str:
