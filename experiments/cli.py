@@ -61,7 +61,12 @@ def _keep_compiled_programs(folder: str) -> None:
 
 def _parse(argv):
     try:
-        return flags.FLAGS(argv)
+        rest = flags.FLAGS(argv)
+        for name in flags.FLAGS:
+            value = flags.FLAGS[name].value
+            if isinstance(value, int) and abs(value) >= 2**31:
+                raise flags.IllegalFlagValueError(f"flag --{name}={value}: does not fit into 32 bits")
+        return rest
     except flags.Error as error:
         hint = "" if "--help" in argv else "; --helpfull lists every flag"
         stop(f"{error}{hint}")
@@ -98,6 +103,10 @@ def _enough_memory() -> Iterator[None]:
 
 
 def stop(sentence: str) -> None:
-    """Says what is wrong on stderr and exits with status 1."""
-    print(f"error: {' '.join(sentence.split())}", file=sys.stderr)
+    """Says what is wrong on stderr and exits with status 1.
+
+    Names of files and what stands in them go into a sentence as they are, and nothing of them commands the terminal.
+    """
+    sentence = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in " ".join(sentence.split()))
+    print(f"error: {sentence}", file=sys.stderr)
     sys.exit(1)

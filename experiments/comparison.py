@@ -13,7 +13,7 @@ from typing import Any
 
 from absl import flags
 
-from experiments import cli, laboratory, laboratory_tables, problems, tables, workdir
+from experiments import cli, laboratory, laboratory_tables, problems, tables, untrusted, workdir
 from experiments.compare_estimators import PROBLEMS, define_flags
 from experiments.problems import Problem
 from experiments.settings import has_option
@@ -28,6 +28,7 @@ def compare(options: flags.FlagValues) -> None:
         protocol = _protocol(points[0], objective, options)
         folder = Path(options.output or _default_output(options))
         workdir.check_writable(folder, "output")
+        untrusted.refuse_links(folder)
         cases = _cases(points[0], objective, options)
         found = laboratory.measure_all(points, objective, cases, protocol, folder / "kept")
         seconds = laboratory.time_all(points[0], objective, cases, protocol)
@@ -197,8 +198,10 @@ def _number(flag: str, text: str, kind: type):
         value = kind(text)
     except ValueError:
         value = math.nan
-    if not math.isfinite(value):
+    if isinstance(value, float) and not math.isfinite(value):
         raise ValueError(f"--{flag}: {text!r} is not {'an integer' if kind is int else 'a number'}")
+    if abs(value) >= 2**31:
+        raise ValueError(f"--{flag}: {text} does not fit into 32 bits")
     return value
 
 

@@ -24,7 +24,7 @@ def define_flags(values: flags.FlagValues) -> None:
         flag_values=values,
     )
     flags.DEFINE_integer(
-        "seed", 8, "seed of the weights and of eps", lower_bound=0, upper_bound=2**32 - 1, flag_values=values
+        "seed", 8, "seed of the weights and of eps", lower_bound=0, upper_bound=2**31 - 1, flag_values=values
     )
 
 

@@ -85,7 +85,10 @@ def _arguments() -> dict[str, Any]:
         return {}
     if not (":" in address and str(number).isdigit() and str(index).isdigit() and int(index) < int(number)):
         raise ValueError(f"{', '.join(names)} must be HOST:PORT, a number, and an index below it")
-    return {"coordinator_address": address, "num_processes": int(number), "process_id": int(index)}
+    found = {"coordinator_address": address, "num_processes": int(number), "process_id": int(index)}
+    if address.rsplit(":", 1)[0] in ("localhost", "127.0.0.1"):  # jax's own default is every address of the machine
+        found["coordinator_bind_address"] = f"127.0.0.1:{address.rsplit(':', 1)[1]}"
+    return found
 
 
 def _join(arguments: dict[str, Any]) -> None:

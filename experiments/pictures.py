@@ -28,6 +28,7 @@ def draw_sweep(path, folders: list[RunFolder], names: list[str]) -> None:
         result = folder.result()
         speaking = len(names) == 1 and isinstance(result[names[0]], str)  # an estimator's name says what it is
         label = ", ".join(str(result[n]) if speaking else f"{n}={result[n]}" for n in names) or result["estimator"]
+        label = label.replace("$", r"\$")  # which would begin a formula
         runs.append({"label": label, "rows": folder.rows(), "seconds": _seconds(folder)})
         if result["status"] == "done":
             values = {key: result[f"test_{key}"] for key in ("rate_nats", "distortion_nats")}

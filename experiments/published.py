@@ -103,7 +103,7 @@ def trained(figure: str, unit: str = "nats", sign: int = 1, units: bool = False,
     the active units in brackets."""
 
     def read(path: Path) -> dict[str, str]:
-        from experiments import report_contents
+        from experiments import report_contents, results
 
         contents = report_contents.read([path])
         runs = [run for run in contents.runs if all(str(run.row[key]) == str(value) for key, value in chosen.items())]
@@ -111,10 +111,8 @@ def trained(figure: str, unit: str = "nats", sign: int = 1, units: bool = False,
         if not runs:
             raise ValueError(f"{path} has no finished run with {chosen}; run the script again")
         values, row, config = [sign * run.row[figure] for run in runs], runs[0].row, runs[0].config
-        error = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else math.nan
-        obtained = f"{statistics.fmean(values):.2f}" + (
-            f" ± {error:.2f} ({len(values)} seeds)" if len(values) > 1 else ""
-        )
+        mean, error = results.mean_and_error(values)
+        obtained = f"{mean:.2f}" + (f" ± {error:.2f} ({len(values)} seeds)" if len(values) > 1 else "")
         if units:
             obtained += f" ({statistics.fmean(run.row['active_units'] for run in runs):.0f} units)"
         samples = (

@@ -6,12 +6,12 @@ title and the values of the horizontal axis, a list for each trace. Colours are 
 """
 
 import math
-import statistics
 from collections import defaultdict
 from itertools import cycle, product
 from typing import Any
 
 from experiments.report_contents import Contents, Laboratory, Run, Toy
+from experiments.results import mean_and_error
 
 Chart = dict[str, Any]
 
@@ -49,7 +49,7 @@ def bound(contents: Contents) -> Chart | None:
                 data.append({"y": _column(run.rows, "elbo_nats"), "showlegend": False, "legendgroup": label} | thin)
                 _add_axes(axes, [run], len(run.rows))
         length = min(len(run.rows) for run in runs)
-        mean = [statistics.fmean(run.rows[n]["elbo_nats"] for run in runs) for n in range(length)]
+        mean = [mean_and_error([run.rows[n]["elbo_nats"] for run in runs])[0] for n in range(length)]
         seeds = f" (mean of {len(runs)} seeds)" if len(runs) > 1 else ""
         hover = f"%{{y:.2f}} nats at %{{x:,.4~g}}<extra>{_plain(label)}{seeds}</extra>"
         thick = {"mode": "lines+markers", "line": line | {"width": 2}, "marker": {"size": 4, "color": colour}}
@@ -69,6 +69,7 @@ def rate_distortion(contents: Contents) -> Chart | None:
     data, ends = [], []
     for (label, runs), (_, symbol, colour) in zip(contents.by_label().items(), cycle(STYLES)):
         rows = [run.row for run in runs if run.row.get("status") == "done"]
+        rows = [row for row in rows if math.isfinite(row["test_rate_nats"] + row["test_distortion_nats"])]
         if not rows:
             continue
         x, y = _column(rows, "test_rate_nats"), _column(rows, "test_distortion_nats")
@@ -203,7 +204,7 @@ def toy(toy: Toy, point: str, figure: str) -> Chart | None:
         if row["point"] != point:
             continue
         name, family, steps = row["estimator"], row["family"], columns[row["estimator"]]
-        means = [statistics.fmean(values) for values in steps.values()]
+        means = [mean_and_error(values)[0] for values in steps.values()]
         if figure == "variance":  # what is but float32's rounding is not drawn
             means = [mean if mean > 1e-11 * top else None for mean in means]
         colour = COLOURS[families[family].index(name) % len(COLOURS)]
@@ -244,7 +245,7 @@ def _add_axes(axes: dict[str, list], runs: list[Run], length: int) -> None:
     """The horizontal places of a trace: of one run, or the mean over runs; None where they are not known."""
     for key, columns in axes.items():
         known = [run.seconds if key == "seconds" else _column(run.rows, key) for run in runs]
-        columns.append(None if None in known else [statistics.fmean(at[i] for at in known) for i in range(length)])
+        columns.append(None if None in known else [mean_and_error([at[i] for at in known])[0] for i in range(length)])
 
 
 def _labels(rows: list[dict[str, Any]]) -> list[str]:

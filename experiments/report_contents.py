@@ -9,7 +9,7 @@ import shlex
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from experiments import results, settings
+from experiments import results, settings, untrusted
 from experiments.workdir import RunFolder, all_runs, read_json
 
 
@@ -142,7 +142,7 @@ def _run(folder: RunFolder, workdir: Path | None) -> Run:
     seconds = [clock[row["step"]] for row in rows] if rows and all(row["step"] in clock for row in rows) else None
     row = folder.result() or folder.settings().json()
     row |= {"workdir": str(workdir)} if workdir else {}
-    return Run(folder, read_json(folder.path / "config.json"), row, rows, seconds)
+    return Run(folder, folder.config(), row, rows, seconds)
 
 
 def _measurements(path: Path) -> list[Path]:
@@ -153,9 +153,11 @@ def _measurements(path: Path) -> list[Path]:
 
 def _measured(path: Path) -> Laboratory | Toy:
     config, rows = read_json(path / "config.json"), _rows(path / "results.csv")
-    if "toy" in config.get("settings", {}):
-        return Toy(path, config, rows, _rows(path / "curves.csv"))
-    return Laboratory(path, config, rows)
+    if untrusted.is_laboratory(config, rows):
+        return Laboratory(path, config, rows)
+    if (path / "curves.csv").exists() and untrusted.is_toy(config, rows, curves := _rows(path / "curves.csv")):
+        return Toy(path, config, rows, curves)
+    raise ValueError(f"{path} does not hold what the laboratory or a toy problem leaves; leave it out of --workdir")
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:
@@ -166,8 +168,11 @@ def _rows(path: Path) -> list[dict[str, Any]]:
     """
     rows = []
     if path.exists():
-        with open(path, newline="") as file:
-            rows = [{key: _typed(text) for key, text in row.items()} for row in csv.DictReader(file)]
+        try:
+            with open(path, newline="") as file:
+                rows = [{key: _typed(text) for key, text in row.items()} for row in csv.DictReader(file)]
+        except (csv.Error, ValueError, TypeError):  # no text, or lines that are longer than the header
+            raise ValueError(f"{path} is no table; restore it, or leave the folder out of --workdir") from None
     if not rows:
         raise ValueError(
             f"{path.parent} has no rows in {path.name}; measure again, or leave the folder out of --workdir"

@@ -6,6 +6,7 @@ Text from rows, settings and paths goes through `escape`. The style sheet and th
 import base64
 import json
 import math
+import shlex
 from collections import Counter
 from html import escape
 from pathlib import Path
@@ -209,9 +210,8 @@ def _pictures(contents: Contents, space: int) -> str:
             continue
         space -= size
         figures = "".join(_picture(name, data) for name, data in found)
-        text.append(
-            f"<h3>{escape(label)} <small>seed {run.row['seed']}</small></h3><div class='pictures'>{figures}</div>"
-        )
+        heading = f"{escape(label)} <small>seed {escape(str(run.row['seed']))}</small>"
+        text.append(f"<h3>{heading}</h3><div class='pictures'>{figures}</div>")
     if left_out:
         places = ", ".join(str(run.folder.figures) for run in left_out)
         text.append(f"<p>Not shown, to keep the file small: {escape(places)}</p>")
@@ -306,7 +306,7 @@ def _toy_protocol(toy: Toy) -> str:
 
 def _reproduce(contents: Contents) -> str:
     lines = commands(contents.runs) if contents.runs else []
-    lines += [one.config["command"] for one in [*contents.laboratories, *contents.toys]]
+    lines += [_quoted(one.config["command"]) for one in [*contents.laboratories, *contents.toys]]
     words = "\n".join(" ".join(f"<span>{escape(word)}</span>" for word in line.split(" ")) for line in lines)
     text = f'<pre tabindex="0">{words}</pre>'
     made: dict[str, list[Run | Laboratory | Toy]] = {}
@@ -318,6 +318,14 @@ def _reproduce(contents: Contents) -> str:
             text += f"<h3>{len(members)} of {sum(map(len, made.values()))} results</h3>"
         text += _table(["made with", ""], facts, "circumstances", sortable=False)
     return text
+
+
+def _quoted(command: str) -> str:
+    """A command line in which a shell sees nothing but words, whoever wrote it."""
+    try:
+        return shlex.join(shlex.split(command))
+    except ValueError:  # a quotation without an end
+        return shlex.quote(command)
 
 
 def _circumstances(config: dict[str, Any]) -> dict[str, str]:

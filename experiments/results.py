@@ -41,16 +41,22 @@ def aggregate(results: list[dict[str, Any]], names: list[str] | None = None) -> 
         for key in [*FIGURES, "validation_elbo_nats"]:
             values = [m[key] for m in finished if m.get(key) is not None]
             if values:
-                row[key] = statistics.fmean(values)
-                row[f"{key}_se"] = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else math.nan
+                row[key], row[f"{key}_se"] = mean_and_error(values)
         rows.append(row)
     return sorted(rows, key=_badness)
 
 
+def mean_and_error(values: list[float]) -> tuple[float, float]:
+    """The mean and its standard error; NaN for the error of one value, and of values that are not all finite."""
+    if not all(map(math.isfinite, values)):
+        return sum(values) / len(values), math.nan
+    several = len(values) > 1
+    return statistics.fmean(values), statistics.stdev(values) / math.sqrt(len(values)) if several else math.nan
+
+
 def _badness(row: dict[str, Any]) -> float:
-    if "validation_elbo_nats" in row:
-        return -row["validation_elbo_nats"]
-    return row.get("test_nll_nats", math.inf)
+    badness = -row["validation_elbo_nats"] if "validation_elbo_nats" in row else row.get("test_nll_nats", math.inf)
+    return math.inf if math.isnan(badness) else badness
 
 
 def heading(results: list[dict[str, Any]]) -> str:

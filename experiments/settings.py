@@ -299,6 +299,8 @@ def _parse(field: dataclasses.Field, text: str):
         choices = _choices(field)
         if choices and text not in choices:
             raise ValueError(f"{text!r} is not one of {', '.join(choices)}")
+        if not text.isprintable():
+            raise ValueError(f"{text!r} cannot be printed")
         return text
     return _number(field, text, field.type)
 
@@ -309,7 +311,7 @@ def _number(field: dataclasses.Field, text: str, kind: type):
     except ValueError:
         raise ValueError(f"{text!r} is not {'an integer' if kind is int else 'a number'}") from None
     at_least, above = field.metadata["at_least"], field.metadata["above"]
-    if not math.isfinite(number):
+    if kind is float and not math.isfinite(number):
         raise ValueError(f"{text!r} is not a finite number")
     if at_least is not None and number < at_least:
         raise ValueError(f"{text} is below {at_least}")

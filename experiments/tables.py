@@ -3,23 +3,34 @@
 import csv
 import io
 import math
+import re
 from typing import Any
+
+_FORMULA = re.compile(r"[=@\t\r]|[+-].*[(|!]")
 
 
 def to_csv(rows: list[dict[str, Any]]) -> str:
-    """One line a row; what a row lacks or cannot say (None, NaN) is empty."""
+    """One line a row; what a row lacks or cannot say (None, NaN) is empty.
+
+    Text that a spreadsheet would take for a formula begins with its sign for text, an apostrophe.
+    """
     columns = list(dict.fromkeys(key for row in rows for key in row))
-    blank = lambda value: "" if value is None or (isinstance(value, float) and math.isnan(value)) else value
+
+    def cell(value):
+        if value is None or (isinstance(value, float) and math.isnan(value)):
+            return ""
+        return f"'{value}" if isinstance(value, str) and _FORMULA.match(value) else value
+
     out = io.StringIO()
     writer = csv.DictWriter(out, columns, restval="", lineterminator="\n")
     writer.writeheader()
-    writer.writerows({key: blank(value) for key, value in row.items()} for row in rows)
+    writer.writerows({key: cell(value) for key, value in row.items()} for row in rows)
     return out.getvalue()
 
 
 def to_markdown(table: list[list[str]]) -> str:
     """A header and lines, the columns aligned."""
-    table = [[cell.replace("|z|", "abs z") for cell in line] for line in table]
+    table = [[cell.replace("|z|", "abs z").replace("|", r"\|") for cell in line] for line in table]
     widths = [max(len(line[i]) for line in table) for i in range(len(table[0]))]
     lines = ["| " + " | ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)) + " |" for line in table]
     lines.insert(1, "|" + "|".join("-" * (w + 2) for w in widths) + "|")

@@ -15,7 +15,7 @@ import numpy as np
 import optax
 from absl import flags
 
-from experiments import cli, laboratory, problems, tables, workdir
+from experiments import cli, laboratory, problems, tables, untrusted, workdir
 from experiments.toy_bernoulli import TOYS, define_flags
 from vae import diagnostics, plots, plots_gradients, train
 from vae.estimators import BY_NAME
@@ -36,6 +36,7 @@ def train_all(options: flags.FlagValues) -> None:
             raise ValueError(f"--steps={options.steps} must be a multiple of --records less one, {options.records - 1}")
         folder = Path(options.output or f"results/toy-{options.toy}")
         workdir.check_writable(folder, "output")
+        untrusted.refuse_links(folder)
         points = TOYS[options.toy](problems, options.batch_size)
         names = laboratory.choose(points[0], "elbo", options.estimators)
         for name in names:  # refused here rather than when all are compiled

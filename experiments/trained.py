@@ -5,7 +5,7 @@ from pathlib import Path
 import jax
 from absl import flags
 
-from experiments import assess, build, cli, results, workdir
+from experiments import assess, build, cli, results, untrusted, workdir
 from experiments.settings import Settings
 from experiments.workdir import RunFolder
 from vae import checkpoint
@@ -16,6 +16,7 @@ FLAGS = flags.FLAGS
 def evaluate_all(path: str) -> None:
     """Prints the table of all runs in the workdir `path`, at --checkpoint; bad input is one sentence and exit 1."""
     with cli.one_sentence():
+        untrusted.refuse_links(path)
         folders = workdir.all_runs(path)
         if not folders:
             raise ValueError(f"--workdir={path} holds no run (no config.json); give the folder of a trained run")

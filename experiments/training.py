@@ -17,7 +17,7 @@ from absl import flags
 from jax.sharding import Mesh
 from tqdm import tqdm
 
-from experiments import assess, build, cli, interrupt, launch, multihost, results, settings, tables, workdir
+from experiments import assess, build, cli, interrupt, launch, multihost, results, settings, tables, untrusted, workdir
 from experiments.profiling import Profile
 from experiments.settings import Settings
 from experiments.workdir import Recorder, RunFolder, Silent
@@ -49,6 +49,7 @@ def _train_all(runs: list[Settings], path: Path) -> None:
         chosen = range(len(programs)) if FLAGS.program == 0 else [FLAGS.program - 1]
         groups = [_Group(programs[i], path, runs) for i in chosen]
         workdir.check_writable(path)
+        untrusted.refuse_links(path)
         for group in groups:
             group.claim()
         if multihost.is_first():
@@ -73,6 +74,7 @@ def submit_all(runs: list[Settings], path: Path) -> None:
     """
     with cli.one_sentence():
         workdir.check_writable(path)
+        untrusted.refuse_links(path)
         folders = workdir.run_folders(path, runs, _swept(runs))
         finished = {run for run, folder in zip(runs, folders, strict=True) if folder.result()}
         command = [sys.executable, "-m", "experiments.train", *sys.argv[1:]]

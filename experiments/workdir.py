@@ -29,6 +29,7 @@ from typing import Any
 
 import jax
 
+from experiments import untrusted
 from experiments.settings import Settings, from_json
 from vae import checkpoint, train
 from vae.datasets import Dataset
@@ -104,7 +105,7 @@ class RunFolder:
         if not path.exists():
             raise ValueError(f"--workdir={self.path} holds no run (no config.json); give the folder of a trained run")
         config = read_json(path)
-        if not all(isinstance(config.get(part), dict) for part in ("settings", "data")):
+        if not untrusted.is_config(config):
             raise ValueError(f"{path} is not that of a run; restore it, or choose another --workdir")
         return config
 
@@ -121,9 +122,19 @@ class RunFolder:
             raise ValueError(f"{self.path / 'config.json'} is of another version or was changed: {error}") from None
 
     def result(self) -> dict[str, Any] | None:
-        """The row of the finished run, None before."""
+        """The row of the finished run, None before; settings that it does not name, because they came later, at their
+        defaults.
+
+        Raises:
+          ValueError: if it is not that of a run.
+        """
         path = self.path / "result.json"
-        return Settings().json() | read_json(path) if path.exists() else None
+        if not path.exists():
+            return None
+        try:
+            return untrusted.result(read_json(path))
+        except ValueError as error:
+            raise ValueError(f"{path} {error}; restore it, or choose another --workdir") from None
 
     def rows(self, name: str = "metrics.jsonl") -> list[dict[str, Any]]:
         """The rows of a .jsonl file; a half-written last line, the trace of a kill, is left out.
@@ -132,17 +143,14 @@ class RunFolder:
           ValueError: naming another line that is not a row.
         """
         path, rows = self.path / name, []
-        lines = path.read_bytes().splitlines() if path.exists() else []
-        for number, line in enumerate(lines, 1):
+        *lines, unended = (path.read_bytes() if path.exists() else b"").split(b"\n")
+        for number, line in enumerate([*lines, unended] if _is_json(unended) else lines, 1):
             try:
-                row = json.loads(line)
-            except ValueError:
-                if number == len(lines):
-                    break
-                row = None
-            if not (isinstance(row, dict) and "epoch" in row):
-                raise ValueError(f"{path}: line {number} is not a row; restore the file, or choose another --workdir")
-            rows.append(row)
+                rows.append(untrusted.row(line, name))
+            except ValueError as error:
+                raise ValueError(
+                    f"{path}: line {number} {error}; restore the file, or choose another --workdir"
+                ) from None
         return rows
 
     def validation_bounds(self) -> dict[int, float]:
@@ -270,6 +278,8 @@ def all_runs(workdir: str | Path) -> list[RunFolder]:
 
 def check_writable(workdir: str | Path, flag: str = "workdir") -> None:
     """Raises ValueError, before any work is lost, if nothing can be written to the folder that --`flag` names."""
+    if not str(workdir).isprintable():  # nor be named in a table or on a page
+        raise ValueError(f"--{flag}={workdir} cannot be printed; choose another name")
     try:
         Path(workdir).mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=workdir) as file:
@@ -319,6 +329,14 @@ def _ends_whole(path: Path) -> bool:
         return file.read() == b"\n"
 
 
+def _is_json(line: bytes) -> bool:
+    try:
+        json.loads(line)
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """What a JSON file of ours holds.
 
@@ -327,7 +345,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """
     try:
         content = json.loads(path.read_bytes())
-    except ValueError:
+    except (ValueError, RecursionError):
         raise ValueError(f"{path} is not valid JSON; restore it, or choose another --workdir") from None
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds no named values; restore it, or choose another --workdir")

@@ -30,6 +30,10 @@ folder=${2:-$code/../$name}
 mkdir -p "$folder" 2> /dev/null || fail "$folder cannot be made, so give another DIR"
 folder=$(cd "$folder" && pwd)
 back=$(realpath --relative-to="$folder" "$code")
+[[ $back != *[\"\$\`\\$'\n']* ]] || {
+  rmdir "$folder"
+  fail "the way from $folder to this checkout holds a character that shells and TOML read as their own, so give another DIR"
+}
 mkdir "$folder/$name" "$folder/scripts" "$folder/tests"
 
 # The text on stdin with @NAME@ and @CODE@ replaced, into a file of the new folder.
@@ -37,7 +41,7 @@ write() {
   local text
   text=$(cat)
   text=${text//@NAME@/$name}
-  printf '%s\n' "${text//@CODE@/$back}" > "$folder/$1"
+  printf '%s\n' "${text//@CODE@/"$back"}" > "$folder/$1"  # quoted, or bash 5.2 reads & in it
 }
 
 write README.md << 'END'
@@ -48,7 +52,7 @@ One estimator (`@NAME@/estimator.py`), one experiment (`@NAME@/experiment.py`), 
 and by `pythonpath` in pyproject.toml for the tests.
 
     bash scripts/reproduce.sh
-    @CODE@/.venv/bin/python -m pytest
+    "@CODE@/.venv/bin/python" -m pytest
 END
 
 write pyproject.toml << 'END'
@@ -123,7 +127,8 @@ write scripts/reproduce.sh << 'END'
 # Expected: no bias, and for the encoder about a fifth of the plain score function's variance.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-code="${VAE:-@CODE@}"
+code="@CODE@"
+code="${VAE:-$code}"
 bash "$code/scripts/setup.sh"
 output=results/linear_gaussian draws=10000
 if [ "${1:-}" = "--quick" ]; then
@@ -207,4 +212,4 @@ def test_the_laboratory_knows_it(tmp_path):
     assert float(rows["@NAME@"]["phi_variance"]) < float(rows["reinforce"]["phi_variance"])
 END
 
-echo "$folder: bash scripts/reproduce.sh; $back/.venv/bin/python -m pytest"
+echo "$folder: bash scripts/reproduce.sh; \"$back/.venv/bin/python\" -m pytest"

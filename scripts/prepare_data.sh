@@ -40,7 +40,7 @@ mkdir -p "$dir" 2> /dev/null && [[ -w $dir ]] || fail "the folder $dir cannot be
 dir=$(cd "$dir" && pwd)
 
 # Of several processes that prepare the same set at once, the first one works; the others wait and find it done.
-exec 9> "$dir/.prepare-${name//[\/:]/-}.lock"
+exec 9>> "$dir/.prepare-${name//[\/:]/-}.lock"
 flock --nonblock 9 || {
   echo "prepare_data.sh: another process prepares $name in $dir, waiting for it" >&2
   flock 9

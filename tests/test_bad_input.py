@@ -5,6 +5,7 @@ sentence holds. All cases share one process's imports; nothing is trained.
 """
 
 import json
+import shutil
 import zipfile
 from pathlib import Path
 
@@ -57,6 +58,8 @@ CASES = {
     "train --hidden=0": ("hidden",),
     "train --seed=0,,1": ("seed", "empty"),
     "train --seed=-1": ("seed",),
+    f"train --seed=1{'0' * 400}": ("seed", "32 bits"),
+    f"train --eval_every=1{'0' * 30}": ("eval_every", "32 bits"),
     "train --learning_rate=0": ("learning_rate", "above 0"),
     "train --learning_rate=nan": ("learning_rate", "finite"),
     "train --learning_rate=inf": ("learning_rate", "finite"),
@@ -104,6 +107,11 @@ CASES = {
     "train --workdir={}/no_result": ("result.json", "not valid JSON"),
     "train --workdir={}/torn": ("metrics.jsonl", "line 1"),
     "train --workdir={}/other_net": ("another configuration",),
+    "train --workdir={}/linked": ("metrics.jsonl is a symbolic link",),
+    "train --workdir={}/linked_lock": (".lock is a symbolic link",),
+    "train --workdir={}/\x1b[31m": ("cannot be printed", "\\x1b[31m"),
+    "train --workdir={}/hostile_result": ("result.json holds what is no figure",),
+    "train --workdir={}/named_code": ("config.json", "'os:system' is not one of"),
     "evaluate": ("--workdir",),
     "evaluate --workdir=": ("workdir",),
     "evaluate --workdir={}/nowhere": ("config.json",),
@@ -121,6 +129,9 @@ CASES = {
     "evaluate --workdir={}/newer": ("config.json", "cannot_be_known"),
     "evaluate --workdir={}/no_checkpoint": ("no checkpoint",),
     "evaluate --workdir={}/other_net": ("another configuration",),
+    "evaluate --workdir={}/linked_rows": ("evaluations.jsonl is a symbolic link",),
+    "evaluate --workdir={}/linked_lock": (".lock is a symbolic link",),
+    "evaluate --workdir={}/linked_checkpoints": ("checkpoints is a symbolic link",),
     # the laboratory
     "compare_estimators --problem=cubic": ("--problem=cubic", "quadratic"),
     "compare_estimators --problem=nowhere:f": ("nowhere",),
@@ -146,6 +157,7 @@ CASES = {
     "compare_estimators --cost_parameter=": ("cost_parameter",),
     "compare_estimators --problem=coins --cost_parameter=1": ("cost_parameter",),
     "compare_estimators --batch_size=4": ("--batch_size",),
+    f"compare_estimators --num_samples=1{'0' * 400}": ("num_samples", "32 bits"),
     "compare_estimators --draws=19": ("draws",),
     "compare_estimators --draws=23": ("--draws=23",),
     "compare_estimators --reference_draws=7": ("--reference_draws=7",),
@@ -153,6 +165,7 @@ CASES = {
     "compare_estimators --confidence=1": ("confidence",),
     "compare_estimators --confidence=nan": ("confidence",),
     "compare_estimators --output={}/file": ("{}/file",),
+    "compare_estimators --output={}/linked_kept": ("kept is a symbolic link",),
     # the toys, the picture, the report
     "toy_bernoulli --toy=gaussian": ("toy",),
     "toy_bernoulli --estimators=": ("--estimators",),
@@ -176,6 +189,7 @@ CASES = {
     "report --workdir={}/list": ("config.json",),
     "report --workdir={}/newer": ("config.json", "cannot_be_known"),
     "report --workdir={}/torn": ("metrics.jsonl", "line 1"),
+    "report --workdir={}/hostile_result": ("result.json holds what is no figure",),
     "benchmark --sections=speed": ("--sections",),
     "benchmark --sections=": ("--sections",),
     "benchmark --batch_sizes=0": ("--batch_sizes",),
@@ -190,6 +204,14 @@ CASES = {
     "report stray": ("'stray'",),
     "gradient_flow stray": ("'stray'",),
     "benchmark stray": ("'stray'",),
+}
+# What a workdir of somebody else may lead to, were its links followed.
+LINKS = {
+    "linked": ("metrics.jsonl", "precious"),
+    "linked_lock": (".lock", "precious"),
+    "linked_rows": ("evaluations.jsonl", "precious"),
+    "linked_checkpoints": ("checkpoints", "precious_folder"),
+    "linked_kept": ("kept", "precious_folder"),
 }
 SETTINGS = ["--hidden=16", "--latent_dim=2", "--epochs=2", "--eval_samples=4"]
 
@@ -230,12 +252,15 @@ def write_workdirs(folder: Path) -> None:
         "other_data": {"config.json": _changed(good, "data", checksum="0")},
         "no_json": {"config.json": '{"settings": '},
         "list": {"config.json": "[]"},
-        "hostile": {"config.json": _changed(good, "settings", dataset="npz:/dev/zero\n../../x", latent_dim="2; rm")},
+        "hostile": {"config.json": _changed(good, "settings", dataset="npz:/dev/zero;../../x", latent_dim="2; rm")},
         "newer": {"config.json": _changed(good, "settings", cannot_be_known=1)},
         "no_result": {"result.json": '{"status"'},
         "torn": {"metrics.jsonl": 'garbage\n{"epoch": 2}\n'},
+        "hostile_result": {"result.json": json.dumps({"status": "diverged", "<script>": "=cmd()"})},
+        "named_code": {"config.json": _changed(good, "settings", estimator="os:system")},
         "no_checkpoint": {},
         "other_net": {},
+        **dict.fromkeys(LINKS, {}),
     }
     for name, files in changes.items():
         (folder / name).mkdir()
@@ -244,6 +269,12 @@ def write_workdirs(folder: Path) -> None:
         if name != "no_checkpoint":
             with checkpoint.writer(folder / name / "checkpoints") as (save, _):
                 save(2, other if name == "other_net" else state)
+    (folder / "precious").write_text('{"epoch": 1}\n')
+    (folder / "precious_folder/7").mkdir(parents=True)
+    for name, (link, target) in LINKS.items():
+        shutil.rmtree(folder / name / link, ignore_errors=True)
+        (folder / name / link).unlink(missing_ok=True)
+        (folder / name / link).symlink_to(folder / target)
 
 
 def _shapes(run: settings.Settings, data):

@@ -466,7 +466,7 @@ def test_decoded_images_are_cached_and_the_cache_is_an_ordinary_npy(prepared, tm
     assert load("faces", prepared, cache_dir=tmp_path).checksum == first.checksum
 
 
-@pytest.mark.parametrize("harm", ["flip", "cut", "empty", "other array", "text"])
+@pytest.mark.parametrize("harm", ["flip", "cut", "empty", "header", "other array", "text"])
 def test_a_damaged_cache_is_noticed_said_and_built_again(prepared, tmp_path, caplog, harm):
     first = load("faces", prepared, cache_dir=tmp_path)
     (file,) = tmp_path.glob("faces-*-train.npy")
@@ -475,11 +475,28 @@ def test_a_damaged_cache_is_noticed_said_and_built_again(prepared, tmp_path, cap
     other = io.BytesIO()
     np.save(other, first.test)
     harmed = {"flip": content, "cut": content[:-9], "empty": b"", "other array": other.getvalue(), "text": b"hello"}
+    harmed["header"] = file.read_bytes().replace(b"(2100, 5, 4, 1)", b"(1050, 5, 8, 1)", 1)
+    assert harmed[harm] != file.read_bytes()
     file.write_bytes(harmed[harm])
     with caplog.at_level(logging.WARNING):
         assert load("faces", prepared, cache_dir=tmp_path).checksum == first.checksum
     assert f"the cache {file} cannot be used" in caplog.text
     np.testing.assert_array_equal(np.load(file, allow_pickle=False), first.train)
+
+
+def test_a_cache_that_cannot_be_read_is_said_and_the_images_load(prepared, tmp_path, caplog, monkeypatch):
+    first = load("faces", prepared, cache_dir=tmp_path)
+    read = Path.read_bytes
+
+    def forbidden(path):
+        if path.name.startswith("faces-"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return read(path)
+
+    monkeypatch.setattr(Path, "read_bytes", forbidden)  # root may read whatever it wants
+    assert load("faces", prepared, cache_dir=tmp_path).checksum == first.checksum
+    assert "Permission denied" in caplog.text
+    assert caplog.text.count("cannot be used") == 2  # train and test
 
 
 def test_the_cache_lies_beside_the_data_or_where_they_are_read_only_in_the_users_cache(tmp_path, monkeypatch):

@@ -116,7 +116,8 @@ def test_when_one_is_asked_to_stop_both_save_and_a_restart_goes_on(undisturbed, 
 
 @pytest.mark.slow
 def test_what_process_0_refuses_ends_the_others_too(tmp_path):
-    (tmp_path / "config.json").write_text(json.dumps({"settings": {"seed": 5}, "data": {"checksum": ""}}))
+    data = {"name": "digits", "checksum": "", "images": {}}
+    (tmp_path / "config.json").write_text(json.dumps({"settings": {"seed": 5}, "data": data, "versions": {}}))
     outcomes = [end(process, timeout=120) for process in start(tmp_path)]
     assert [code for code, _, _ in outcomes] == [1, 1]
     assert "holds a run with other settings" in outcomes[0][2]

@@ -5,6 +5,7 @@ Orbax itself would restore a flipped byte silently; the digest turns it into the
 
 import errno
 import hashlib
+import re
 import shutil
 import warnings
 from collections.abc import Iterator
@@ -66,7 +67,8 @@ def writer(folder: str | Path, keep: int = 2, bounds: dict[int, float] | None = 
 def steps(folder: str | Path) -> list[int]:
     """The steps of the checkpoints in `folder` whose writing was finished, oldest first."""
     path = Path(folder).absolute()
-    return sorted(int(p.name) for p in path.iterdir() if p.name.isdigit()) if path.is_dir() else []
+    names = [p.name for p in path.iterdir()] if path.is_dir() else []
+    return sorted(int(name) for name in names if re.fullmatch("0|[1-9][0-9]{0,8}", name))
 
 
 def best(steps: list[int], bounds: dict[int, float]) -> int | None:

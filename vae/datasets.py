@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vae import host_memory
 from vae.tfds_images import SPLITS, OnDisk, fingerprint, load_prepared, reason
 
 BINARIZATIONS = ("none", "dynamic", "static", "threshold")
@@ -235,10 +236,10 @@ def _read_npz(name: str, path: Path) -> dict[str, np.ndarray]:
         with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
             keys = file.files
             if "images" in keys:
-                return {"train": _array(file, "images")}
+                return _arrays(file, {"train": "images"})
             for prefix in ("", "x_"):
                 if {f"{prefix}train", f"{prefix}test"} <= set(keys):
-                    return {split: _array(file, prefix + split) for split in SPLITS if prefix + split in keys}
+                    return _arrays(file, {split: prefix + split for split in SPLITS if prefix + split in keys})
     except Exception as error:  # nobody lists all that NumPy and zipfile raise on a damaged file
         raise ValueError(
             f"--dataset={name}: the file cannot be read as .npz ({reason(error)}), so write it by "
@@ -250,11 +251,17 @@ def _read_npz(name: str, path: Path) -> dict[str, np.ndarray]:
     )
 
 
-def _array(file: np.lib.npyio.NpzFile, key: str) -> np.ndarray:
-    array = file[key]
-    if not isinstance(array, np.ndarray):  # NumPy hands out the bytes of a member that is no .npy
-        raise ValueError(f"its {key} is no array")
-    return array
+def _arrays(file: np.lib.npyio.NpzFile, keys: dict[str, str]) -> dict[str, np.ndarray]:
+    """The members that `keys` names; what would fill the memory is not unpacked."""
+    members = {member.filename.removesuffix(".npy"): member for member in file.zip.infolist()}
+    unpacked = sum(members[key].file_size for key in keys.values())
+    if unpacked > (free := host_memory.free()):
+        raise ValueError(f"its arrays are of {unpacked / 1e9:.1f} GB, and {free / 1e9:.1f} of memory are free")
+    arrays = {split: file[key] for split, key in keys.items()}
+    for split, array in arrays.items():
+        if not isinstance(array, np.ndarray):  # NumPy hands out the bytes of a member that is no .npy
+            raise ValueError(f"its {keys[split]} is no array")
+    return arrays
 
 
 def _images(where: str, array: np.ndarray) -> np.ndarray:

@@ -198,8 +198,22 @@ def _open(folder: Path, split: str):
     """TFDS's data source of one split, and the shape of its images, None where they have none that is fixed."""
     import tensorflow_datasets as tfds
 
+    _check_features(json.loads((folder / "features.json").read_text()))
     builder = tfds.builder_from_directory(folder, file_format="array_record")
     return builder.as_data_source(split=split), _image_shape(builder.info.features)
+
+
+def _check_features(described: object) -> None:
+    """TFDS imports whatever module features.json names a class of, so none but its own may stand there."""
+    if isinstance(described, str) and described.lstrip().startswith(("{", "[")):  # TFDS reads JSON inside of JSON
+        described = json.loads(described)
+    named = described if isinstance(described, dict) else {}
+    for key in ("pythonClassName", "python_class_name", "type"):
+        name = named.get(key, "")
+        if isinstance(name, str) and "." in name and not name.startswith("tensorflow_datasets."):
+            raise ValueError(f"features.json names a class that is not of TFDS, {name!r}")
+    for piece in named.values() if named else described if isinstance(described, list) else ():
+        _check_features(piece)
 
 
 def _not_images(name: str) -> ValueError:
