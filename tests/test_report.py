@@ -342,6 +342,9 @@ def test_a_browser_reads_it(swept, measured):
                 page.emulate_media(media="print")
                 assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
                 assert page.pdf(format="A4").startswith(b"%PDF")
+                page.set_viewport_size({"width": 720, "height": 900})  # about A4
+                page.evaluate("dispatchEvent(new Event('beforeprint'))")
+                page.wait_for_function("document.documentElement.scrollWidth == 720", timeout=10_000)
                 assert problems == []
                 assert [url for url in requests if not url.startswith(("file:", "data:", "blob:"))] == []
                 context.close()
