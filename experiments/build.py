@@ -24,7 +24,7 @@ class Program(NamedTuple):
       judged: the same for figures and pictures: of relaxed latents, the one with the discrete latents they stand for.
       init: `init(arrays) -> TrainState`.
       epoch: `epoch(state, arrays, data) -> (state, metrics)` over data `[N, H, W, C]` in their own dtype.
-      order, chunk: what `vae.streaming.make_epoch` makes of one run's epoch, where the data are not on the device.
+      order, chunk: what `vae.streaming.Epoch` makes an epoch of all runs of, where the data are not on the device.
       steps_per_epoch: updates in an epoch.
     """
 

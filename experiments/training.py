@@ -2,32 +2,22 @@
 each of them leaves in the workdir. The flags are that command's.
 """
 
-import functools
 import shlex
 import sys
 import tempfile
-import time
 from contextlib import ExitStack
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from absl import flags
-from jax.sharding import Mesh
-from tqdm import tqdm
 
-from experiments import assess, build, cli, interrupt, launch, multihost, results, settings, tables, untrusted, workdir
+from experiments import build, cli, epochs, launch, multihost, results, settings, tables, untrusted, workdir
 from experiments.profiling import Profile
 from experiments.settings import Settings
-from experiments.workdir import Recorder, RunFolder, Silent
-from vae import checkpoint, mesh, streaming, train
-from vae.datasets import Dataset
+from vae import checkpoint
 
 FLAGS = flags.FLAGS
-
-# Below this many parameters a network does not fill a CPU core, and runs side by side are faster than one by one.
-SMALL_NETWORK = 200_000
 
 
 def train_all(runs: list[Settings], path: Path) -> None:
@@ -54,12 +44,14 @@ def _train_all(runs: list[Settings], path: Path) -> None:
             group.claim()
         if multihost.is_first():
             workdir.check_space(path, sum(group.checkpoint_bytes() for group in groups))
+        parts = [(i + 1, group, part) for i, group in zip(chosen, groups, strict=True) for part in group.parts()]
     diverged = []
     with cli.one_sentence(OSError):
-        for i, group in zip(chosen, groups, strict=True):
-            if group.pending and len(programs) > 1:
-                print(f"program {i + 1} of {len(programs)}, runs: {len(group.pending)}, {group.describe()}")
-            diverged += group.train()
+        for number, group, part in parts:
+            if len(programs) > 1:
+                print(f"program {number} of {len(programs)}, runs: {len(part.runs)}, {group.describe()}")
+            with group.profile:
+                diverged += epochs.train(epochs.prepare(part), group.profile)
         if multihost.is_first():
             _conclude(path, runs)
         multihost.wait_for_all()
@@ -106,6 +98,8 @@ class _Group:
         self.runs, self.folders = runs, [found[all_runs.index(run)] for run in runs]
         self.run = runs[0]
         self.data = build.load_data(self.run, FLAGS.data_dir, FLAGS.cache_dir, FLAGS.streaming)
+        size = np.array(self.data.train.nbytes > build.max_bytes(FLAGS.streaming))
+        self.streamed = bool(multihost.from_first(size))
         with jax.default_matmul_precision(self.run.matmul_precision):
             self.program = build.program(self.run, self.data)
         self.profile = Profile(
@@ -133,15 +127,7 @@ class _Group:
             or "all settings alike"
         )
 
-    def train(self) -> list[str]:
-        """Trains and judges the pending runs; one sentence for each that diverged."""
-        with self.profile, jax.default_matmul_precision(self.run.matmul_precision):
-            sentences = []
-            for part in self._parts():
-                sentences += _train(self.program, self.data, *map(list, zip(*part, strict=True)), self.profile)
-            return sentences
-
-    def _parts(self) -> list[list[tuple[Settings, RunFolder]]]:
+    def parts(self) -> list[epochs.Part]:
         """The pending runs by where they go on: those that began together, and those that a larger sweep adds, which
         would take the others back to the start."""
         steps = [set(checkpoint.steps(folder.checkpoints)) for _, folder in self.pending]
@@ -150,107 +136,11 @@ class _Group:
         apart = trained and not set.intersection(*trained) and max(map(len, trained)) > 1
         newest = [max(found, default=0) if apart else 0 for found in steps]
         keys = multihost.from_first(np.array([n if b else -1 for n, b in zip(newest, begun, strict=True)], np.int64))
-        return [[self.pending[i] for i in np.flatnonzero(keys == key)] for key in sorted(set(keys.tolist()))[::-1]]
+        return [self._part(np.flatnonzero(keys == key)) for key in sorted(set(keys.tolist()))[::-1]]
 
-
-def _train(
-    program: build.Program, data: Dataset, runs: list[Settings], folders: list[RunFolder], profile: Profile
-) -> list[str]:
-    run, steps = runs[0], program.steps_per_epoch
-    eval_every = FLAGS.eval_every or max(1, run.epochs // 20)
-    checkpoint_every = FLAGS.checkpoint_every or eval_every
-    devices = mesh.make(len(runs), run.batch_size)
-    if jax.device_count() > 1:
-        print(mesh.describe(devices, len(runs), run.batch_size))
-    values = mesh.over_runs_of(devices, jax.tree.map(lambda *leaves: jnp.stack(leaves), *map(build.arrays, runs)))
-    init = jax.jit(train.over_runs(program.init, "map", over=devices))
-    state = init(values)
-    mode = _mode(state, devices)
-    if multihost.from_first(np.array(data.train.nbytes > build.max_bytes(FLAGS.streaming))):
-        epoch = streaming.make_epoch(program.order, program.chunk, data.train, mode, devices)
-    else:
-        images = mesh.everywhere(devices, data.train)
-        epoch = jax.jit(train.over_runs(program.epoch, mode, shared=1, over=devices), donate_argnums=0)
-        compiled = epoch.lower(state, values, images).compile()
-        needed, free = mesh.memory(devices, compiled)
-        if len(runs) > 1 and multihost.from_first(np.array(needed > free)):
-            sizes = f"{needed / 1e9:.1f} GB, and {free / 1e9:.1f} are free"
-            print(f"{len(runs)} runs at once need {sizes}: first one half, then the other")
-            del state, values, images, compiled, epoch
-            half = len(runs) // 2
-            first = _train(program, data, runs[:half], folders[:half], profile)
-            return first + _train(program, data, runs[half:], folders[half:], profile)
-        epoch = functools.partial(_with, compiled, images)
-    with cli.one_sentence():
-        found = _resume(jax.eval_shape(init, values), folders, devices)
-    done, state = found or (0, state)
-    seconds = max((row["train_seconds"] for f in folders for row in f.rows("timing.jsonl")), default=0.0)
-    one = functools.partial(mesh.run_of, devices)
-    bound, x = assess.make_bound(program.judged), assess.pixels(data, assess.curve_split(data))
-
-    # A run that failed before is at the start of that epoch, and fails there again; but if nothing is left to train ...
-    step = mesh.fetch(devices, state.step)
-    failed_steps = np.where((step == done * steps) | (done < run.epochs), 0, step + 1)
-    with ExitStack() as stack:
-        watch = stack.enter_context(interrupt.Watch())
-        recorder = functools.partial(Recorder, keep=FLAGS.keep, tensorboard=FLAGS.tensorboard)
-        recorders = [stack.enter_context((recorder if multihost.is_first() else Silent)(folder)) for folder in folders]
-        number, asked = done, None
-        bar = tqdm(total=run.epochs * steps, initial=done * steps, unit="step", disable=not sys.stdout.isatty())
-        for number in range(done + 1, run.epochs + 1):
-            started = time.perf_counter()
-            with profile.epoch(number):
-                state, metrics = epoch(state, values)
-                metrics = mesh.fetch(devices, metrics)
-            seconds += time.perf_counter() - started
-            bar.update(steps)
-            bar.set_postfix_str(f"epoch {number}/{run.epochs}, bound {_mean(metrics['bound']):.2f} nats")
-            failed_steps = np.where(failed_steps == 0, metrics["failed_step"], failed_steps)
-            alive, asked = failed_steps == 0, multihost.asked_of_any(watch.asked)
-            last = number == run.epochs or not alive.any()
-            if last or number % eval_every == 0:
-                for i in np.flatnonzero(alive):
-                    row = {"epoch": number, "step": number * steps, "examples": number * steps * run.batch_size}
-                    row |= {"split": assess.curve_split(data), "bound_nats": metrics["bound"][i].item()}
-                    recorders[i].log(row | bound(one(state.params["model"], i), x), seconds)
-            if last or asked or number % checkpoint_every == 0:
-                for recorder in recorders:  # all have the one before, so that a kill leaves one that all have
-                    recorder.wait()
-                for i, recorder in enumerate(recorders):
-                    recorder.save(number, one(state, i))
-            if asked or not alive.any():
-                break
-        bar.close()
-    if asked := multihost.asked_of_any(watch.asked or asked):
-        multihost.wait_for_all()
-        interrupt.leave(asked, f" after epoch {number} of {run.epochs}; all is saved")
-    judge = assess.make_judge(program.judged, data, run, run.eval_samples)
-    sentences = []
-    for i, (r, folder) in enumerate(zip(runs, folders, strict=True)):
-        final = one(state, i)
-        if multihost.is_first():
-            sentences.append(_conclude_run(program, data, r, folder, final, failed_steps[i], judge))
-    return [sentence for sentence in sentences if sentence]
-
-
-def _conclude_run(program, data, run, folder: RunFolder, state: train.TrainState, failed_step, judge) -> str | None:
-    """Writes the figures, as numbers and as pictures, of a finished run; or one sentence on where it diverged."""
-    step, params = int(state.step), state.params["model"]
-    finished = step == run.epochs * program.steps_per_epoch
-    row = run.json() | {"status": "done" if finished else "diverged", "step": step if finished else failed_step.item()}
-    if finished:
-        if FLAGS.figures:
-            from experiments import pictures  # matplotlib is slow to import
-
-            pictures.draw_run(folder, data, program.judged, params)
-        row |= judge(params)
-        if len(data.validation):
-            row["validation_elbo_nats"] = folder.rows()[-1]["elbo_nats"]
-    workdir.write_json(folder.path / "result.json", row)
-    if not finished:
-        last = f"the state of epoch {step // program.steps_per_epoch} is kept there"
-        return f"{folder.path}: the loss, or the gradient before it, was not finite at step {failed_step}, {last}"
-    return None
+    def _part(self, which: np.ndarray) -> epochs.Part:
+        runs, folders = map(list, zip(*(self.pending[i] for i in which), strict=True))
+        return epochs.Part(self.program, self.data, self.streamed, runs, folders)
 
 
 def _conclude(path: Path, runs: list[Settings]) -> None:
@@ -280,41 +170,3 @@ def _conclude(path: Path, runs: list[Settings]) -> None:
 def _swept(runs: list[Settings]) -> list[str]:
     """The settings in which the runs differ."""
     return [name for name in settings.FIELDS if len({getattr(run, name) for run in runs}) > 1]
-
-
-def _resume(like: train.TrainState, folders: list[RunFolder], devices: Mesh) -> tuple[int, train.TrainState] | None:
-    """The epoch and the state of all runs at the newest checkpoint that all of them have."""
-    one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), like)
-    common = set.intersection(*(set(checkpoint.steps(folder.checkpoints)) for folder in folders))
-    number, state = 0, jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), like)
-    for candidate in sorted(common, reverse=True):
-        found = [checkpoint.restore(folder.checkpoints, one, at=[candidate]) for folder in folders]
-        if all(found):
-            number, state = candidate, jax.tree.map(lambda *leaves: np.stack(leaves), *(state for _, state in found))
-            break
-    number = int(multihost.from_first(np.int32(number)))
-    for folder in folders:
-        if common and not number:  # the fault may be the disk's, or pass
-            folder.set_checkpoints_aside()
-        folder.forget_after(number)
-    return (number, mesh.over_runs_of(devices, multihost.from_first(state))) if number else None
-
-
-def _with(epoch, images, state: train.TrainState, values) -> tuple[train.TrainState, dict]:
-    return epoch(state, values, images)
-
-
-def _mode(state: train.TrainState, devices: Mesh) -> str:
-    """How runs share a program: side by side wherever one alone would leave the device idle."""
-    if FLAGS.sweep_mode != "auto":
-        return FLAGS.sweep_mode
-    runs = len(state.step)
-    parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params)) // runs
-    small = parameters < SMALL_NETWORK
-    return "vmap" if runs > devices.shape["run"] and (small or jax.default_backend() != "cpu") else "map"
-
-
-def _mean(bounds: np.ndarray) -> float:
-    """Over the runs that are finite; NaN if none is."""
-    finite = bounds[np.isfinite(bounds)]
-    return finite.mean() if len(finite) else np.nan

@@ -2,6 +2,7 @@
 
 import itertools
 import time
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,7 @@ from absl import flags
 
 from experiments import build
 from experiments.workdir import RunFolder
+from vae import streaming
 
 
 def disk_fills_up() -> None:
@@ -61,3 +63,18 @@ def an_array_is_larger_than_memory() -> None:
         return load(*arguments)
 
     build.load_data = large
+
+
+def training_images_are_damaged_in_epoch_3() -> None:
+    """While they are read from the disk."""
+    train, epochs = streaming.Epoch.__call__, itertools.count(1)
+
+    def damaged(self, *arguments):
+        if next(epochs) == 3:
+            for path in Path(flags.FLAGS.data_dir).rglob("*-train.array_record*"):
+                with open(path, "r+b") as file:
+                    file.seek(1000)
+                    file.write(bytes(5000))
+        return train(self, *arguments)
+
+    streaming.Epoch.__call__ = damaged

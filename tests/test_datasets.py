@@ -1,5 +1,6 @@
 """Data sets: exact contents, exact splits, exact binarization, and a sentence for everything that cannot be loaded."""
 
+import errno
 import hashlib
 import io
 import json
@@ -29,7 +30,7 @@ KEY = jax.random.key(0)
 
 def refusal(name, *args, **kwargs):
     """The one sentence with which `load` refuses; it must name the flag."""
-    with pytest.raises((ValueError, FileNotFoundError)) as caught:
+    with pytest.raises((ValueError, OSError)) as caught:
         load(name, *args, **kwargs)
     return one_sentence(caught.value)
 
@@ -583,6 +584,28 @@ def test_damaged_prepared_files_are_refused(tmp_path, harm):
         (folder / "features.json").write_text(features.replace('"5"', '"6"'))
     sentence = refusal("tiny", tmp_path)
     assert "prepare the set in another folder" in sentence
+
+
+def test_images_that_are_damaged_later_are_one_sentence_and_what_the_system_says_is_its_own(tmp_path, monkeypatch):
+    folder = tmp_path / "tiny" / "1.0.0"
+    write_tfds(folder, {"train": some_images(40), "test": some_images(2)})
+    images = load("tiny", tmp_path, max_bytes=0).train
+    np.testing.assert_array_equal(images[:2], some_images(40)[:2])
+    with open(folder / "tiny-train.array_record-00000-of-00001", "r+b") as shard:
+        shard.seek(1000)
+        shard.write(bytes(3000))
+    with pytest.raises(OSError, match="cannot be read") as caught:
+        images[np.arange(40)]
+    assert caught.value.errno is None
+    assert "so mend the files, or prepare the set in another folder" in one_sentence(caught.value)
+
+    class Gone:
+        def __getitems__(self, indices):
+            raise OSError(errno.ESTALE, "Stale file handle")
+
+    monkeypatch.setattr(images, "_source", Gone())
+    with pytest.raises(OSError, match=r"^\[Errno 116\] Stale file handle$"):
+        images[np.arange(2)]
 
 
 def idx_md5(images, split):

@@ -172,8 +172,10 @@ cli.run(train.main)
 
 
 @pytest.mark.slow
-def test_runs_that_do_not_fit_are_trained_in_groups(tmp_path):
+@pytest.mark.parametrize("streaming", ["off", "on"])
+def test_runs_that_do_not_fit_are_trained_in_groups(streaming, tmp_path):
     arguments = [*entry_points.SMALL, "--nofigures", "--seed=0,1,2,3", "--sweep_mode=vmap", "--hidden=64"]
+    arguments.append(f"--streaming={streaming}")
 
     def train_with(free, name):
         code = TIGHT.replace("FREE", str(free)).replace("ARGUMENTS", repr([*arguments, f"--workdir={tmp_path}/{name}"]))

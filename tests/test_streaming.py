@@ -1,5 +1,6 @@
 """Images that are read while the device works: the same batches, the same run, the same end."""
 
+import errno
 import json
 import shutil
 
@@ -11,8 +12,11 @@ import pytest
 from experiments import build
 from experiments.settings import Settings
 from experiments.workdir import RunFolder
-from tests.entry_points import ROOT, train
-from vae import datasets, mesh, streaming
+from tests.entry_points import ROOT, run_all, train
+from tests.entry_points import training as call
+from tests.test_datasets import some_images, write_tfds
+from tests.test_faults import assert_one_sentence
+from vae import checkpoint, datasets, mesh, streaming
 from vae import train as training
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (40, 3, 2, 1), dtype=np.uint8)
@@ -48,7 +52,7 @@ def _step(state, key, x):
 
 
 @pytest.mark.parametrize("bad", [False, True])
-def test_an_epoch_is_that_of_images_on_the_device(bad, monkeypatch):
+def test_an_epoch_is_that_of_images_on_the_device(bad, monkeypatch, caplog):
     images = IMAGES.copy()
     images[7] = 255 if bad else images[7]
     monkeypatch.setattr(streaming, "CHUNK_BYTES", RUNS * BATCH * images[0].nbytes * 2)  # chunks of 2, 2 and 1 steps
@@ -57,17 +61,63 @@ def test_an_epoch_is_that_of_images_on_the_device(bad, monkeypatch):
     order = lambda seed, step: training.make_order(len(images), BATCH)(key(seed), step)
     chunk = lambda state, seed, batches: training.make_chunk(_step)(state, key(seed), batches)
     whole = lambda state, seed, data: training.make_epoch(_step, BATCH)(state, key(seed), data)
-    streamed = streaming.make_epoch(order, chunk, images, "map", over)
-    resident = jax.jit(training.over_runs(whole, "map", shared=1))
+    state = training.TrainState(jnp.ones((RUNS, 6)), (), (), jnp.zeros(RUNS, jnp.int32))
     seeds = jnp.arange(RUNS)
-    ours = theirs = training.TrainState(jnp.ones((RUNS, 6)), (), (), jnp.zeros(RUNS, jnp.int32))
+    streamed = streaming.Epoch(order, chunk, images, "map", over, state, seeds)
+    resident = jax.jit(training.over_runs(whole, "map", shared=1))
+    ours = theirs = state
     for _ in range(2):
-        ours, metrics = streamed(ours, seeds)
+        with jax.log_compiles():
+            ours, metrics = streamed(ours, seeds, images)
+        assert not caplog.text  # all was compiled before, so that its time is not the epoch's
         theirs, expected = resident(theirs, seeds, images)
         assert np.all(metrics["failed_step"] > 0) == bad
         for a, b in zip(jax.tree.leaves((ours, metrics)), jax.tree.leaves((theirs, expected)), strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-6)
     assert np.all(ours.step == (0 if bad else 2 * STEPS))
+
+
+def test_memory_is_that_of_two_chunks_as_well():
+    over, images = mesh.make(1, BATCH, jax.devices()[:1]), np.zeros((STEPS * BATCH, 100, 100, 1), np.uint8)
+    order = lambda _, step: training.make_order(len(images), BATCH)(jax.random.key(0), step)
+    chunk = lambda state, _, batches: (state._replace(step=state.step + 5), {"bound": jnp.zeros(len(batches))})
+    state = training.TrainState(jax.ShapeDtypeStruct((1, 1000, 1000), jnp.float32), (), (), jnp.zeros(1, jnp.int32))
+    needed, free = streaming.Epoch(order, chunk, images, "map", over, state, jnp.zeros(1)).memory()
+    assert 2 * images.nbytes + 4e6 < needed < 2.2 * images.nbytes + 8.1e6  # and of one or two states
+    assert needed < free
+
+
+def test_what_cannot_be_read_is_raised_where_the_batches_are_taken():
+    class Images(np.ndarray):
+        def __getitem__(self, indices):
+            raise OSError("they are damaged") if 7 in indices else OSError(errno.EIO, "Input/output error", "/mnt")
+
+    over = mesh.make(1, 1, jax.devices()[:1])
+    for order, sentence in (([3, 4], "Input/output error: '/mnt'"), ([7, 8], "they are damaged")):
+        with pytest.raises(OSError, match=sentence):
+            list(streaming.chunks(IMAGES.view(Images), np.array(order).reshape(1, 2, 1), over))
+
+
+@pytest.mark.slow
+def test_images_that_are_damaged_in_mid_stream_are_one_sentence_and_mended_go_on(tmp_path):
+    """In epoch 3; the only checkpoint would be that of epoch 4."""
+    files, workdirs = tmp_path / "data/tiny/1.0.0", [tmp_path / name for name in ("undisturbed", "damaged")]
+    write_tfds(files, {"train": some_images(200), "test": some_images(20)})
+    shard = files / "tiny-train.array_record-00000-of-00001"
+    content = shard.read_bytes()
+    run = ["--dataset=tiny", f"--data_dir={tmp_path}/data", "--streaming=on", "--epochs=4", "--checkpoint_every=4"]
+    first = [call(*run, f"--workdir={folder}") for folder in workdirs]
+    first[1] = first[1]._replace(fault="training_images_are_damaged_in_epoch_3")
+    undisturbed, damaged = run_all(first, tmp_path / "first")
+    assert undisturbed.code == 0, undisturbed.err
+    assert_one_sentence(damaged, f"the train images in {files} cannot be read", "mend the files")
+    assert checkpoint.steps(workdirs[1] / "checkpoints") == [2]
+    assert not (workdirs[1] / "result.json").exists()
+    shard.write_bytes(content)
+    [again] = run_all([call(*run, f"--workdir={workdirs[1]}")], tmp_path / "second")
+    assert (again.code, again.err) == (0, "")
+    for name in ("metrics.jsonl", "result.json", "checkpoints/4/digest/metadata"):
+        assert (workdirs[1] / name).read_bytes() == (workdirs[0] / name).read_bytes()
 
 
 def _rows(folder):

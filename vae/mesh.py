@@ -27,6 +27,8 @@ from vae import host_memory
 
 PyTree = Any
 
+_BATCHES = P("run", None, "data")
+
 
 def make(runs: int, batch_size: int, devices: list[jax.Device] | None = None) -> Mesh:
     """A mesh for so many runs with batches of `batch_size` images, over `devices` (all by default).
@@ -59,21 +61,23 @@ def describe(mesh: Mesh, runs: int, batch_size: int) -> str:
 
 
 def over_runs_of(mesh: Mesh, tree: PyTree) -> PyTree:
-    """Arrays whose leading axis is of runs, laid over `run`."""
+    """Arrays whose leading axis is of runs, laid over `run`; of their shapes (`jax.eval_shape`) the shapes laid so."""
     return _place(mesh, tree, P("run"))
 
 
 def everywhere(mesh: Mesh, tree: PyTree) -> PyTree:
-    """Arrays of which every device has a copy."""
+    """Arrays of which every device has a copy; of shapes the shapes of such."""
     return _place(mesh, tree, P())
 
 
 def _place(mesh: Mesh, tree: PyTree, spec: P) -> PyTree:
-    if mesh.size == 1:
-        return jax.tree.map(jnp.asarray, tree)
     sharding = NamedSharding(mesh, spec)
 
     def place(leaf):
+        if isinstance(leaf, jax.ShapeDtypeStruct):
+            return leaf if mesh.size == 1 else leaf.update(sharding=sharding)
+        if mesh.size == 1:
+            return jnp.asarray(leaf)
         leaf = np.asarray(leaf)
         return jax.make_array_from_callback(leaf.shape, sharding, lambda index: leaf[index])
 
@@ -92,7 +96,7 @@ def batches_of_parts(mesh: Mesh, parts: list[np.ndarray], shape: tuple[int, int]
     """Batches `[runs, steps, B, ...]` from this process's parts of them, in the order of `parts_of_batches`; `shape` is
     (runs, B)."""
     if mesh.size == 1:
-        return jnp.asarray(parts[0])
+        return jax.device_put(parts[0])
     keys = [(part[0].start, part[1].start) for part in parts_of_batches(mesh, *shape)]
     found = dict(zip(keys, parts, strict=True))
 
@@ -101,7 +105,12 @@ def batches_of_parts(mesh: Mesh, parts: list[np.ndarray], shape: tuple[int, int]
         return found[run, batch]
 
     whole = (shape[0], parts[0].shape[1], shape[1], *parts[0].shape[3:])
-    return jax.make_array_from_callback(whole, NamedSharding(mesh, P("run", None, "data")), part)
+    return jax.make_array_from_callback(whole, NamedSharding(mesh, _BATCHES), part)
+
+
+def shape_of_batches(mesh: Mesh, shape: tuple[int, ...], dtype: np.dtype) -> jax.ShapeDtypeStruct:
+    """Of batches `[runs, steps, B, ...]` as `batches_of_parts` makes them."""
+    return jax.ShapeDtypeStruct(shape, dtype, sharding=NamedSharding(mesh, _BATCHES) if mesh.size > 1 else None)
 
 
 def _bounds(index: tuple[slice, ...], *sizes: int) -> tuple[tuple[int, int], ...]:

@@ -1,12 +1,14 @@
 """Training images that stay on the disk or in the host's memory, and come to the device in chunks of steps.
 
-    epoch = make_epoch(order, chunk, images, "map", mesh)          state, metrics = epoch(state, values)
+    epoch = Epoch(order, chunk, images, "map", mesh, state, values)          compiled
+    state, metrics = epoch(state, values, images)
 
 The order is that of training from the device's memory (`train.make_order`), a pure function of (seed, step): a streamed
 run is the same run, and resumes like it. Grain's threads read and decode ahead, while the device works on the chunk
 before; each process reads what its own devices have of each batch.
 """
 
+import math
 import os
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -21,30 +23,56 @@ from vae import mesh, train
 
 CHUNK_BYTES = 2**28  # of images on the device at once, twice
 
+PyTree = Any
 
-def make_epoch(order: Callable, chunk: Callable, images: Any, mode: str, over: Mesh) -> Callable:
-    """`epoch(state, values) -> (state, metrics)` over all runs, as `train.make_epoch`'s under `train.over_runs`.
+
+class Epoch:
+    """`epoch(state, values, images) -> (state, metrics)` over all runs, compiled: what `train.make_epoch`'s is under
+    `train.over_runs`.
 
     Args:
       order: `order(values, step) -> [steps, B]`, one run's indices of images in the epoch of that step.
       chunk: `chunk(state, values, batches [T, B, H, W, C]) -> (state, metrics [T])`, one run's next T steps.
-      images: what `images[indices]` gives `[len(indices), H, W, C]` of.
+      images: what `images[indices]` gives `[len(indices), H, W, C]` of; here only their shape and dtype are read.
       mode, over: as in `train.over_runs`.
+      state, values: of all runs, or their shapes as `mesh.over_runs_of` makes them.
     """
-    order = jax.jit(train.over_runs(order, "vmap", over=over))
-    chunk = jax.jit(train.over_runs(chunk, mode, over=over))
-    conclude = jax.jit(train.over_runs(train.conclude, "vmap", over=over))
 
-    def epoch(start, values):
+    def __init__(
+        self, order: Callable, chunk: Callable, images: Any, mode: str, over: Mesh, state: PyTree, values: Any
+    ):
+        self.over = over
+        order = jax.jit(train.over_runs(order, "vmap", over=over))
+        chunk = jax.jit(train.over_runs(chunk, mode, over=over))
+        conclude = jax.jit(train.over_runs(_conclude, "vmap", over=over))
+        runs, steps, batch_size = jax.eval_shape(order, values, state.step).shape
+        self.size = _steps_of_chunk(images, runs, steps, batch_size)
+        sizes = [min(self.size, steps - start) for start in range(0, steps, self.size)]
+        shape = lambda size: (runs, size, batch_size, *images.shape[1:])
+        batches = {size: mesh.shape_of_batches(over, shape(size), images.dtype) for size in set(sizes)}
+        self.chunk_bytes = math.prod(shape(self.size)) * images.dtype.itemsize // over.size  # on each device
+        metrics = {size: jax.eval_shape(chunk, state, values, batches[size])[1] for size in batches}
+        metrics = mesh.over_runs_of(over, [metrics[size] for size in sizes])
+        self.order = order.lower(values, state.step).compile()
+        self.chunks = {size: chunk.lower(state, values, batches[size]).compile() for size in batches}
+        self.conclude = conclude.lower(state, state, metrics).compile()
+
+    def __call__(self, start: train.TrainState, values: Any, images: Any) -> tuple[train.TrainState, dict[str, Array]]:
         state, found = start, []
-        for batches in chunks(images, mesh.fetch(over, order(values, start.step)), over):
-            state, metrics = chunk(state, values, batches)
+        order = mesh.fetch(self.over, self.order(values, start.step))
+        for batches in chunks(images, order, self.over, self.size):
+            state, metrics = self.chunks[batches.shape[1]](state, values, batches)
             if found:
                 jax.block_until_ready(found[-1])  # so that no third chunk comes to the device
             found.append(metrics)
-        return conclude(start, state, jax.tree.map(lambda *leaves: jnp.concatenate(leaves, axis=1), *found))
+        return self.conclude(start, state, found)
 
-    return epoch
+    def memory(self) -> tuple[int, float]:
+        """As `mesh.memory`: with two chunks, one that is worked on and one that is read, and with the epoch's first
+        state, which stays until its end."""
+        compiled = self.chunks[self.size]
+        needed, free = mesh.memory(self.over, compiled)
+        return needed + compiled.memory_analysis().argument_size_in_bytes + self.chunk_bytes, free
 
 
 def chunks(images: Any, order: np.ndarray, over: Mesh, size: int | None = None) -> Iterator[Array]:
@@ -53,13 +81,22 @@ def chunks(images: Any, order: np.ndarray, over: Mesh, size: int | None = None) 
     import grain
 
     runs, steps, batch_size = order.shape
-    image = images[np.zeros(1, int)]
-    size = size or max(1, min(steps, CHUNK_BYTES // (runs * batch_size * image.nbytes)))
+    size = size or _steps_of_chunk(images, runs, steps, batch_size)
     parts = mesh.parts_of_batches(over, runs, batch_size)
     source = grain.MapDataset.source(_Steps(images, [order[run, :, batch] for run, batch in parts]))
     options = grain.ReadOptions(num_threads=min(16, os.cpu_count() or 1), prefetch_buffer_size=size)
     for read in source.to_iter_dataset(options).batch(size, drop_remainder=False):
         yield mesh.batches_of_parts(over, [part.swapaxes(0, 1) for part in read], (runs, batch_size))
+
+
+def _steps_of_chunk(images: Any, runs: int, steps: int, batch_size: int) -> int:
+    image = math.prod(images.shape[1:]) * images.dtype.itemsize
+    return max(1, min(steps, CHUNK_BYTES // (runs * batch_size * image)))
+
+
+def _conclude(start: PyTree, state: PyTree, metrics: list[dict[str, Array]]) -> tuple[PyTree, dict[str, Array]]:
+    """`train.conclude` with the metrics `[T]` of each chunk."""
+    return train.conclude(start, state, jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *metrics))
 
 
 class _Steps:

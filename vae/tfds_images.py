@@ -184,13 +184,16 @@ def _fingerprint(folder: Path) -> str:
 
 @contextmanager
 def _one_sentence(name: str, folder: Path, split: str) -> Iterator[None]:
-    """Whatever TFDS, array_record and Pillow raise on a damaged file, which nobody lists, as a ValueError."""
+    """Whatever TFDS, array_record and Pillow raise on a damaged file, which nobody lists, as an OSError of no errno;
+    what the system itself says (a mount that is gone, no memory left) stays as it is."""
     try:
         yield
     except Exception as error:
-        raise ValueError(
-            f"--dataset={name}: the {split} images in {folder} cannot be decoded ({reason(error)}), so prepare the set "
-            f"in another folder by {_command(name)} and give --data_dir=DIR"
+        if isinstance(error, MemoryError) or getattr(error, "errno", None):
+            raise
+        raise OSError(
+            f"--dataset={name}: the {split} images in {folder} cannot be read ({reason(error)}), so mend the files, or "
+            f"prepare the set in another folder by {_command(name)} and give --data_dir=DIR"
         ) from error
 
 
