@@ -10,13 +10,15 @@
 # (the papers', whose lengths are ten times this): rodeo, relax, rebar and arms before double_cv and disarm, before
 # leave_one_out; reinmax before st_gumbel_softmax. vimco climbs the multi-sample bound, so that its ELBO is no better and its
 # -log p(x) is. The rows of Dong et al. 2020 (arXiv:2006.10680) and Shi et al. 2022 (arXiv:2202.09497).
-# Writes results/discrete_vae_*/: results.md, figures/compare_runs.png (the bound against steps and seconds), report.html.
+# Last, the laboratory holds all estimators against each other at equal budgets, with the parameters of leave_one_out.
+# Writes results/discrete_vae_*/: results.md, figures/compare_runs.png (the bound against steps and seconds),
+# gradients_evaluations/ and gradients_flops/ (results.csv, figures/), report.html.
 set -euo pipefail
 usage="usage: bash scripts/reproduce_discrete_vae.sh DIR [linear | nonlinear] [--quick]"
 data="${1:?$usage}"
 data="$(cd "$data" && pwd)"
 cd "$(dirname "$0")/.."
-network=(--hidden=none) output=results/discrete_vae_linear length=(--epochs=100 --seed=0,1,2 --learning_rate=1e-4)
+draws=1000 network=(--hidden=none) output=results/discrete_vae_linear length=(--epochs=100 --seed=0,1,2 --learning_rate=1e-4)
 for word in "${@:2}"; do
   case "$word" in
     linear) ;;
@@ -33,7 +35,7 @@ for word in "${@:2}"; do
 done
 if [ "${*: -1}" = "--quick" ]; then
   echo "TRUNCATED: 5000 steps of one seed at 10 times the learning rate; its order is not the papers' claim"
-  length=(--epochs=5 --eval_every=1 --seed=0 --learning_rate=1e-3) output+=_quick
+  length=(--epochs=5 --eval_every=1 --seed=0 --learning_rate=1e-3) draws=100 output+=_quick
 fi
 bash scripts/setup.sh
 # OBJECTIVE ESTIMATORS
@@ -44,4 +46,13 @@ train() {
 }
 train elbo leave_one_out,disarm,arms,double_cv,rodeo,rebar,relax,st_gumbel_softmax,reinmax
 train iwae vimco
+# BUDGET, of one gradient, with the parameters that leave_one_out has found
+measure() {
+  .venv/bin/python -m experiments.compare_estimators --workdir="${runs[0]}" --data_dir="$data" --batch_size=32 \
+    --draws="$draws" --budget="$1" --output="$output/gradients_${1%:*}" \
+    --estimators=leave_one_out,disarm,arms,double_cv,rodeo,rebar,relax,muprop,nvil,reinforce,st_gumbel_softmax,reinmax,gumbel_rao,straight_through,gumbel_softmax
+}
+runs=("$output"/runs/estimator=leave_one_out*)
+measure evaluations:8
+measure flops:1.6e8
 .venv/bin/python -m experiments.report --workdir="$output"
