@@ -26,7 +26,8 @@
     if (found.type === "log") {
       const shown = values.filter((value) => value > 0);
       const decades = Math.log10(Math.max(...shown) / Math.min(...shown));
-      found.dtick = decades > 8 ? 2 : decades > 1.5 ? 1 : decades > 0.7 ? "D2" : "D1";
+      if (decades > 1) found.dtick = decades > 8 ? 2 : decades > 1.5 ? 1 : "D2"; // within a decade plotly knows better
+      if (decades < 0.3) found.range ??= [-0.3, 0.3].map((air, i) => Math.log10([Math.min, Math.max][i](...shown)) + air);
       if (decades <= 1.5) found.tickformat = Math.min(...shown) < 1 ? "~g" : "~s"; // else plotly names digits without their power
     }
     return found;

@@ -179,7 +179,9 @@ def against(laboratory: Laboratory, group: str, x: str, figure: str) -> Chart | 
             | {"hovertemplate": f"%{{y:.3g}} at %{{x:.4~g}}<extra>{_plain(name)}</extra>"}
         )
     places = sorted(set(_column(rows, x)))
-    spread = places[0] > 0 and places[-1] > 8 * places[0]
+    steps = [b - a for a, b in zip(places, places[1:], strict=False)]
+    even = len(steps) > 1 and max(steps) - min(steps) < 1e-6 * max(steps)  # epochs
+    spread = places[0] > 0 and places[-1] > 8 * places[0] and not even
     ticks = {"tickmode": "array", "tickvals": places, "ticktext": [f"{place:g}" for place in places]}
     title = {"snr": "signal-to-noise ratio", "variance": "variance"}[figure]
     layout = {

@@ -3,7 +3,7 @@
 # (Tucker et al. 2018, arXiv:1810.04152): the signal-to-noise ratio of the gradient against K, near the optimum of a
 # linear-Gaussian model of 20 dimensions.
 #
-#   bash scripts/reproduce_snr.sh            K = 4 to 256, 50000 gradients each; 9 minutes of CPU time
+#   bash scripts/reproduce_snr.sh            K = 4 to 256, 50000 gradients each, of which 10000 took 3 minutes of CPU time
 #   bash scripts/reproduce_snr.sh --quick    K = 4 to 64, 1000 gradients each: TRUNCATED, half a minute of CPU time
 #
 # Expected: the SNR grows with the square root of K for theta (slope +0.5 of the logarithms), falls with it for phi with

@@ -116,7 +116,8 @@ def variance_against_cost(rows, groups):
 
 @_styled
 def against(rows, groups, x, figure_name, by="estimator"):
-    """A figure (its `TITLES` name) against x = row[x], both logarithmic where positive, one line for each row[by].
+    """A figure (its `TITLES` name) against x = row[x], one line for each row[by]; both logarithmic where positive, but
+    for an x in even steps, such as epochs.
 
     Bands are intervals. For the signal-to-noise ratio against K, dotted lines have the slopes +1/2 and -1/2.
     """
@@ -134,9 +135,9 @@ def against(rows, groups, x, figure_name, by="estimator"):
             )
             ax.plot(place, value, color=colour, marker=marker, markersize=3.5, linewidth=1.1, label=name)
             ax.fill_between(place, low, high, color=colour, alpha=0.2, linewidth=0)
-        if all(row[x] > 0 for row in rows):
+        places = sorted({row[x] for row in rows})
+        if places[0] > 0 and not _even(places):
             ax.set_xscale("log", base=2 if x == "num_samples" else 10)
-            places = sorted({row[x] for row in rows})
             if len(places) <= 8:
                 ax.xaxis.set_major_locator(NullLocator())
                 ax.set_xticks(places, [f"{p:g}" for p in places])
@@ -198,6 +199,12 @@ def toy_curves(steps, curves, titles, families):
         panels[i][0].set_ylabel(f"expected loss\n{title}")
         panels[count + i][0].set_ylabel(f"variance\n{title}")
     return figure
+
+
+def _even(places):
+    """Whether three or more places are in even steps."""
+    steps = np.diff(places)
+    return len(places) > 2 and bool(np.allclose(steps, steps[0]))
 
 
 def _styles(rows, by="estimator"):
