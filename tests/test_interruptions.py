@@ -3,6 +3,7 @@
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -52,6 +53,17 @@ def contents(folder: Path) -> dict[str, object]:
     return found
 
 
+def listening(pid: int) -> list[str]:
+    """The addresses at which a process listens, as the kernel writes them."""
+    links = [os.readlink(path) for path in Path(f"/proc/{pid}/fd").iterdir() if path.is_symlink()]
+    found = []
+    for kind in ("tcp", "tcp6", "udp", "udp6"):
+        lines = [line.split() for line in Path(f"/proc/net/{kind}").read_text().splitlines()[1:]]
+        waiting = [line for line in lines if line[3] == ("0A" if "tcp" in kind else "07")]  # LISTEN, unconnected
+        found += [line[1] for line in waiting if f"socket:[{line[9]}]" in links]
+    return found
+
+
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
     folder = tmp_path_factory.mktemp("undisturbed")
@@ -60,9 +72,12 @@ def undisturbed(tmp_path_factory):
 
 
 def test_a_run_asked_to_stop_saves_and_no_other_disturbs_it(tmp_path):
-    process = start(tmp_path, RUN)
+    process = start(tmp_path, [*RUN, "--tensorboard"])
     await_rows(process, tmp_path, 3)
     process.send_signal(signal.SIGSTOP)  # so that it is still there when the other comes
+    assert listening(process.pid) == []
+    with socket.create_server(("127.0.0.1", 0)):
+        assert len(listening(os.getpid())) == 1  # the control
     other = start(tmp_path, RUN)
     _, refusal = other.communicate(timeout=120)
     assert other.returncode == 1

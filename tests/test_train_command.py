@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from experiments import report_contents, workdir
+from experiments.workdir import RunFolder
 from tests import entry_points
 from tests.entry_points import train
 from vae import checkpoint
@@ -108,19 +110,57 @@ def test_a_finished_run_is_not_trained_again(runs):
     assert "-log p(x)" in outcomes[4].out
 
 
-def test_a_run_cut_off_goes_on_to_the_same_bytes(runs, tmp_path):
-    """What a kill leaves behind: checkpoints, rows beyond them, half a line; no result."""
+@pytest.fixture(scope="module")
+def cut(runs, tmp_path_factory):
+    """What a kill leaves behind: checkpoints, rows beyond them, half a line in each file of rows; no result."""
     folder, _ = runs
-    cut = tmp_path / "cut"
-    shutil.copytree(folder / "long", cut)
-    (cut / "result.json").unlink()
-    shutil.rmtree(cut / "checkpoints/5")
-    with open(cut / "metrics.jsonl", "a") as file:
-        file.write('{"epoch": 6, "st')
+    copy = tmp_path_factory.mktemp("cut") / "run"
+    shutil.copytree(folder / "long", copy)
+    (copy / "result.json").unlink()
+    (copy / ".result.json.4711").write_text('{"status": "do')  # a write that did not come to its end
+    shutil.rmtree(copy / "checkpoints/5")
+    for name in ("metrics.jsonl", "timing.jsonl", "evaluations.jsonl"):
+        with open(copy / name, "a") as file:
+            file.write('{"epoch": 6, "st')
+    return copy
+
+
+def test_half_a_line_is_no_row_for_any_reader(runs, cut, tmp_path):
+    folder, _ = runs
+    copy = shutil.copytree(cut, tmp_path / "copy")
+    [evaluated] = entry_points.run("experiments.evaluate", [[f"--workdir={copy}", "--eval_samples=1"]], tmp_path / "a")
+    [report] = entry_points.run("experiments.report", [[f"--workdir={copy}"]], tmp_path / "b")
+    for outcome in (evaluated, report):
+        assert (outcome.code, outcome.err) == (0, "")
+    [*_, row] = rows(copy / "evaluations.jsonl")  # the half is gone, and the new one stands behind whole ones
+    assert row["epoch"] == 4
+    for name in ("metrics.jsonl", "timing.jsonl"):
+        assert (copy / name).read_bytes() == (folder / "long" / name).read_bytes() + b'{"epoch": 6, "st'
+        assert len(RunFolder(copy).rows(name)) == 3
+    assert len(report_contents.read([copy]).runs[0].seconds) == 3
+
+
+def test_a_run_cut_off_goes_on_to_the_same_bytes(runs, cut, tmp_path):
+    folder, _ = runs
     [outcome] = train(tmp_path / "outcomes", [f"--workdir={cut}", *LONG])
     assert outcome.code == 0, outcome.err
     for name in ("metrics.jsonl", "result.json"):
         assert (cut / name).read_bytes() == (folder / "long" / name).read_bytes()
+    of_timing = lambda path: [(row["epoch"], row["step"]) for row in rows(path / "timing.jsonl")]
+    assert of_timing(cut) == of_timing(folder / "long")
+
+
+def test_a_write_that_fails_leaves_what_was_there(tmp_path, monkeypatch):
+    """result.json and the like are the old or the new, whenever the process dies."""
+    workdir.write_json(tmp_path / "result.json", {"old": 1})
+    for where in ("write_text", "replace"):
+        with monkeypatch.context() as patched:
+            fail = lambda *args, **options: (_ for _ in ()).throw(OSError(28, "No space left on device"))
+            patched.setattr(*((Path, "write_text") if where == "write_text" else (workdir.os, "replace")), fail)
+            with pytest.raises(OSError, match="No space"):
+                workdir.write_json(tmp_path / "result.json", {"new": 1})
+        assert workdir.read_json(tmp_path / "result.json") == {"old": 1}
+        assert [path.name for path in tmp_path.iterdir()] == ["result.json"]
 
 
 def test_the_newest_checkpoints_stay_and_the_best_by_the_validation_bound(runs, tmp_path):
