@@ -45,7 +45,7 @@ def _train_all(runs: list[Settings], path: Path) -> None:
         if multihost.is_first():
             workdir.check_space(path, sum(group.checkpoint_bytes() for group in groups))
         parts = [(i + 1, group, part) for i, group in zip(chosen, groups, strict=True) for part in group.parts()]
-    diverged = []
+    diverged = [sentence for group in groups for sentence in group.diverged]
     with cli.one_sentence(OSError):
         for number, group, part in parts:
             if len(programs) > 1:
@@ -107,10 +107,16 @@ class _Group:
         )
 
     def claim(self) -> None:
-        """Makes the runs' folders, and finds those that are not finished."""
+        """Makes the runs' folders, and finds those that are not finished, and those that diverged before."""
         for run, folder in zip(self.runs, self.folders, strict=True):
             folder.claim(run, self.data)
-        unfinished = multihost.from_first(np.array([folder.result() is None for folder in self.folders]))
+        results = [folder.result() for folder in self.folders]
+        self.diverged = [
+            f"{folder.path}: not finite at step {row['step']} when it was trained; delete it to train it again"
+            for folder, row in zip(self.folders, results, strict=True)
+            if row and row["status"] == "diverged"
+        ]
+        unfinished = multihost.from_first(np.array([row is None for row in results]))
         self.pending = [(self.runs[i], self.folders[i]) for i in np.flatnonzero(unfinished)]
 
     def checkpoint_bytes(self) -> int:

@@ -95,7 +95,9 @@ def _calls(folder: Path, disks: dict[str, Path | None]):
         (disks["full"] / "filler").unlink()
         finished = {path.name for path in (workdirs["full"] / "checkpoints").iterdir()}
         again.append("full")
-    second = run_all([training(f"--workdir={workdirs[name]}", LENGTH) for name in again], folder / "again")
+    second = [training(f"--workdir={workdirs[name]}", LENGTH) for name in again]
+    again.append("gradient")
+    second = run_all([*second, training(f"--workdir={workdirs['gradient']}", *cases["gradient"])], folder / "again")
     assert not disks["full"] or any(name.isdigit() for name in finished)
     return workdirs, outcomes, dict(zip(again, second, strict=True))
 
@@ -140,11 +142,12 @@ def test_a_clock_that_goes_backwards_changes_nothing(calls):
 
 
 def test_what_is_not_finite_stops_its_run_and_no_other(calls):
-    workdirs, outcomes, _ = calls
+    workdirs, outcomes, again = calls
     sweep = outcomes["gradient"]
     assert_one_sentence(sweep, "seed=1", "not finite at step 31", "the state of epoch 1", "--clip_norm")
     assert_one_sentence(outcomes["loss"], str(workdirs["loss"]), "not finite at step", "--clip_norm")
     assert "diverged" in sweep.out
+    assert_one_sentence(again["gradient"], "seed=1", "not finite at step 31 when it was trained; delete it")
     rows = [json.loads(path.read_text()) for path in workdirs["gradient"].glob("runs/*/result.json")]
     assert {row["seed"]: row["status"] for row in rows} == {0: "done", 1: "diverged", 2: "done"}
     assert json.loads((workdirs["loss"] / "result.json").read_text())["status"] == "diverged"

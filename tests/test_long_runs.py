@@ -14,8 +14,8 @@ from vae import checkpoint
 # 100 steps in an epoch; an evaluation and a checkpoint every fifth.
 RUN = ["--validation_size=100", "--batch_size=14", "--hidden=4", "--latent_dim=2", "--eval_samples=2"]
 RUN += ["--eval_every=5", "--checkpoint_every=5", "--tensorboard"]
-# What the last quarter's most may have above the second's, since an allocator's pages and a checkpoint's files come and
-# go: 16 kB an epoch, and a fifth of a file or thread a checkpoint, are found.
+# What the last quarter's most may have above the second's, in megabytes, files and threads: an allocator's pages and a
+# checkpoint's files come and go. In 1000 epochs 16 kB an epoch is found, and one file or thread in twelve checkpoints.
 SPREAD = 8
 
 
