@@ -13,7 +13,7 @@ from typing import Any
 
 from absl import flags
 
-from experiments import cli, laboratory, laboratory_tables, problems, tables, untrusted, workdir
+from experiments import candidates, cli, laboratory, laboratory_tables, problems, tables, untrusted, workdir
 from experiments.compare_estimators import PROBLEMS, define_flags
 from experiments.problems import Problem
 from experiments.settings import has_option
@@ -85,14 +85,14 @@ def _taking(flag: str) -> str:
     return ", ".join(name for name in PROBLEMS if PROBLEMS[name] == flag)
 
 
-def _cases(problem: Problem, objective: str, options: flags.FlagValues) -> list[laboratory.Case]:
+def _cases(problem: Problem, objective: str, options: flags.FlagValues) -> list[candidates.Case]:
     """Every estimator with every K, or with the K that the budget buys; says what was left out."""
     asked = options.estimators is not None
-    names = laboratory.choose(problem, objective, options.estimators)
+    names = candidates.choose(problem, objective, options.estimators)
     samples = sorted({_number("num_samples", k, int) for k in options.num_samples})
     if samples[0] < 1:
         raise ValueError(f"--num_samples must be 1 or more, got {samples[0]}")
-    budget = laboratory.parse_budget(options.budget)
+    budget = candidates.parse_budget(options.budget)
     if budget and samples != [1]:
         raise ValueError("--budget decides K itself; leave out --num_samples")
     cases, left_out = [], []
@@ -101,15 +101,15 @@ def _cases(problem: Problem, objective: str, options: flags.FlagValues) -> list[
             bar.update()
             try:
                 if budget:
-                    k = laboratory.affordable(
-                        budget, functools.partial(laboratory.cost, problem, objective, name, budget[0]), name
+                    k = candidates.affordable(
+                        budget, functools.partial(candidates.cost, problem, objective, name, budget[0]), name
                     )
                 else:
                     k = max(wanted, BY_NAME[name].min_samples)
                 evaluations, flops = (
-                    laboratory.cost(problem, objective, name, kind, k) for kind in ("evaluations", "flops")
+                    candidates.cost(problem, objective, name, kind, k) for kind in ("evaluations", "flops")
                 )
-                cases.append(laboratory.Case(name, k, slot, int(evaluations), flops))
+                cases.append(candidates.Case(name, k, slot, int(evaluations), flops))
             except (ValueError, NotImplementedError) as error:
                 if asked:
                     raise
@@ -127,7 +127,7 @@ def _protocol(problem: Problem, objective: str, options: flags.FlagValues) -> la
     reference = options.reference_draws or 10 * draws
     if reference % chunks or reference < 2 * chunks:
         raise ValueError(f"--reference_draws={reference} must be a multiple of {chunks}")
-    able = laboratory.choose(problem, objective, None)
+    able = candidates.choose(problem, objective, None)
     name = options.reference or ("reparam" if "reparam" in able else "leave_one_out")
     if name not in BY_NAME:
         raise ValueError(f"--reference={name} is not one of {', '.join(BY_NAME)}")

@@ -1,4 +1,4 @@
-"""The laboratory's measuring: the cost, the moments, the truth and the time of every estimator on a problem."""
+"""The laboratory's measuring: the moments, the truth and the time of every estimator on a problem."""
 
 import contextlib
 import ctypes
@@ -7,7 +7,7 @@ import itertools
 import math
 import sys
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,15 +15,14 @@ import numpy as np
 import optax
 from tqdm import tqdm
 
-from experiments import kept
+from experiments import candidates, kept
+from experiments.candidates import Case
 from experiments.problems import Problem
-from experiments.settings import has_option
 from vae import diagnostics
 from vae.diagnostics import Truth
-from vae.estimators import BY_NAME, Estimate, Estimator, mean
+from vae.estimators import BY_NAME, Estimator
 from vae.estimators.exact import nodes
 
-ORACLE = "exact"
 # A quadrature or an enumeration is taken for the truth up to so many terms.
 MAX_TERMS = 2**16
 # Nets larger than this are measured one draw at a time, and in fewer chunks.
@@ -31,22 +30,6 @@ LARGE = 20_000
 # Of a large net, the directional figures are of every n-th draw.
 DIRECTED_EVERY = 8
 ADAM = 1e-2
-
-
-class Case(NamedTuple):
-    """One estimator with its K, ready to be measured.
-
-    Attributes:
-      slot: which of --num_samples this is; estimators of one slot are compared.
-      evaluations: of f, of one datum, for one gradient.
-      flops: of one compiled gradient of all parameters.
-    """
-
-    name: str
-    num_samples: int
-    slot: int
-    evaluations: int
-    flops: float
 
 
 class Found(NamedTuple):
@@ -74,123 +57,6 @@ class Protocol(NamedTuple):
     rounds: int
 
 
-def choose(problem: Problem, objective: str, names: list[str] | None) -> list[str]:
-    """The names, checked; without any, all that fit but the oracle.
-
-    Raises:
-      ValueError: naming one that is unknown or does not fit, and what would.
-    """
-    calls = posteriors(problem, objective)
-    fits = [name for name in BY_NAME if all(BY_NAME[name].fits(q, bound) for q, bound in calls)]
-    if objective == "elbo_analytic":
-        fits = [name for name in fits if not BY_NAME[name].needs_log_q]
-    if names is None:
-        return [name for name in fits if name != ORACLE]
-    names = list(dict.fromkeys(name.strip() for name in names))
-    for name in names:
-        if name not in BY_NAME:
-            raise ValueError(f"--estimators: {name!r} is not one of {', '.join(BY_NAME)}")
-        if name not in fits:
-            family = type(calls[0][0]).__name__
-            raise ValueError(
-                f"--estimators: {name} cannot estimate {objective} with {family} latents; these can: {', '.join(fits)}"
-            )
-    return names
-
-
-def posteriors(problem: Problem, objective: str) -> list[tuple[Any, str]]:
-    """What the objective hands to `expect`: each q, and "elbo" or "iwae" for its reduction."""
-    calls = []
-
-    def expect(q, f, reduce):
-        calls.append((q, "elbo" if reduce is mean else "iwae"))
-        return Estimate(jnp.zeros(q.batch_shape), jnp.zeros(()), {})
-
-    problem.bounds[objective](problem.params, problem.data, expect)
-    return calls
-
-
-def parse_budget(text: str | None) -> tuple[str, float] | None:
-    """("evaluations" or "flops", N) from the flag.
-
-    Raises:
-      ValueError: with an example of what it should be.
-    """
-    if text is None:
-        return None
-    kind, _, amount = text.partition(":")
-    try:
-        value = float(amount)
-    except ValueError:
-        value = math.nan
-    if kind not in ("evaluations", "flops") or not value > 0 or math.isinf(value):
-        raise ValueError(f"--budget={text} is neither evaluations:N nor flops:N; for example --budget=evaluations:8")
-    return kind, value
-
-
-def affordable(budget: tuple[str, float], cost, name: str) -> int:
-    """The largest K whose `cost(K)` is within the budget, for a cost that grows with K; K may be refused (odd ones).
-
-    Raises:
-      ValueError: if the least K costs more.
-    """
-    kind, amount = budget
-
-    def within(k):
-        """Whether K, or the K below it where K itself is refused, is within the budget."""
-        try:
-            return cost(k) <= amount
-        except ValueError:
-            if k <= least:
-                raise
-            return within(k - 1)
-
-    least = BY_NAME[name].min_samples
-    if not within(least):
-        raise ValueError(f"--budget={kind}:{amount:g} does not buy {name} its least K={least}, {cost(least):g} {kind}")
-    low, high = least, 2 * least + 1
-    while within(high):
-        low, high = high, 2 * high
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if within(middle) else (low, middle)
-    while True:  # down from one that was refused
-        try:
-            cost(low)
-            return low
-        except ValueError:
-            low -= 1
-
-
-@functools.cache
-def make(name: str, num_samples: int, temperature: float = 0.0) -> Estimator:
-    """The estimator of that name; a temperature is for those that have one, and 0 is their own."""
-    options = {"temperature": temperature} if temperature and has_option(name, "temperature") else {}
-    return BY_NAME[name].make(num_samples=num_samples, **options)
-
-
-def cost(problem: Problem, objective: str, name: str, kind: str, num_samples: int) -> float:
-    """Evaluations of f for one datum, or FLOP of all, of one gradient."""
-    estimator, bound = make(name, num_samples, problem.temperature), problem.bounds[objective]
-    learned, counted = _initial(problem, objective, estimator)
-    arguments = (problem.params, problem.data, learned, counted, problem.context)
-    if kind == "flops":
-        return diagnostics.flops(diagnostics.make_gradient(bound, estimator), *arguments, jax.random.key(0))
-
-    def value(watch, key, params, data, learned, counted, context):
-        def expect(q, f, reduce):
-            return estimator.estimate(learned, counted, key, q, watch(f), reduce, context)
-
-        return bound(params, data, expect).value
-
-    return diagnostics.evaluations(value, jax.random.key(0), *arguments)
-
-
-def _initial(problem: Problem, objective: str, estimator: Estimator):
-    q = posteriors(problem, objective)[0][0]
-    return estimator.init(jax.random.key(0), q, problem.context)
-
-
 def cut(draws: int, most: int) -> int:
     """The number of equal chunks, from 10 to `most`, of two draws or more.
 
@@ -209,7 +75,7 @@ def measure_all(
 ) -> list[Found]:
     """Every case at every point, each point's against the truth there. What is found is kept in `folder`, and what was
     found before is taken from there."""
-    single = {bound for _, bound in posteriors(points[0], objective)} == {"elbo"}
+    single = {bound for _, bound in candidates.posteriors(points[0], objective)} == {"elbo"}
     of = lambda case: 1 if single else case.num_samples  # the mean over K samples has one gradient, whatever K
     with progress([None] * len(points) * (len({of(case) for case in cases}) + len(cases))) as bar:
         release(points[0])
@@ -257,7 +123,7 @@ def _recalled(folder: Path | None, problem, objective, case: Case, protocol, sou
 
 def _digest(problem: Problem, objective: str, case: Case, protocol: Protocol, truth: Truth | None = None) -> str:
     """Of all that a measurement of this case depends on; without a truth, that of the reference."""
-    estimator = make(case.name, case.num_samples, problem.temperature)
+    estimator = candidates.make(case.name, case.num_samples, problem.temperature)
 
     def all_of_it(params, data, context, learned, counted, truth):
         def value_and_loss(params, learned):
@@ -269,7 +135,7 @@ def _digest(problem: Problem, objective: str, case: Case, protocol: Protocol, tr
 
         return jax.grad(value_and_loss, argnums=(0, 1))(params, learned), truth
 
-    initial = _initial(problem, objective, estimator)
+    initial = candidates.initial(problem, objective, estimator)
     of = (case.name, case.num_samples, problem.temperature, protocol._replace(rounds=0, confidence=0.0))
     return kept.digest_of(all_of_it, problem.params, problem.data, problem.context, *initial, truth, of=of)
 
@@ -280,7 +146,8 @@ def measure(
     """Bias, variance and the other figures of one estimator at one point. `once`: a large net's programs are given back
     one after the other, at the price of compiling them again the next time."""
     tidy = release if once else _trim
-    learned, counted = train(problem, objective, make(case.name, case.num_samples, problem.temperature), protocol)
+    estimator = candidates.make(case.name, case.num_samples, problem.temperature)
+    learned, counted = train(problem, objective, estimator, protocol)
     tidy(problem)
     moments = jax.block_until_ready(
         _moments(problem, objective, case, protocol, protocol.draws, truth, learned, counted)
@@ -301,7 +168,7 @@ def _moments(problem, objective, case, protocol, draws, truth, learned, counted,
     block = _block(draws // protocol.chunks, case.flops, size(problem))
     every = DIRECTED_EVERY if size(problem) > LARGE else 1
     bound = problem.bounds[objective]
-    estimator = make(case.name, case.num_samples, problem.temperature)
+    estimator = candidates.make(case.name, case.num_samples, problem.temperature)
     program = _moments_program(bound, estimator, draws, protocol.chunks, block, every)
     key = jax.random.fold_in(jax.random.key(protocol.seed), stream)
     return program((problem.params, problem.data, learned, counted, problem.context), key, truth)
@@ -331,7 +198,7 @@ def size(problem: Problem) -> int:
 
 def train(problem: Problem, objective: str, estimator: Estimator, protocol: Protocol):
     """(learned, counted): what the estimator learns by Adam on its cv_loss, and what it counts, with q fixed."""
-    learned, counted = _initial(problem, objective, estimator)
+    learned, counted = candidates.initial(problem, objective, estimator)
     if not jax.tree.leaves((learned, counted)) or not protocol.cv_steps:
         return learned, counted
     tx = optax.adam(ADAM)
@@ -369,12 +236,12 @@ def find_truth(
         return f"exact ({problem.exact_by})", diagnostics.exactly(gradient)
     if (found := summed(problem, objective, num_samples)) is not None:
         return f"exact ({found[0]})", diagnostics.exactly(found[1])
-    name = choose(problem, objective, [protocol.reference])[0]
+    name = candidates.choose(problem, objective, [protocol.reference])[0]
     num_samples = max(num_samples, BY_NAME[name].min_samples)
-    case = Case(name, num_samples, 0, 0, cost(problem, objective, name, "flops", num_samples))
+    case = Case(name, num_samples, 0, 0, candidates.cost(problem, objective, name, "flops", num_samples))
 
     def find():
-        learned, counted = train(problem, objective, make(name, num_samples, problem.temperature), protocol)
+        learned, counted = train(problem, objective, candidates.make(name, num_samples, problem.temperature), protocol)
         _trim(problem)
         draws = protocol.reference_draws
         moments = _moments(problem, objective, case, protocol, draws, None, learned, counted, stream=1)
@@ -393,13 +260,13 @@ def find_truth(
 
 def summed(problem: Problem, objective: str, num_samples: int):
     """(how, gradient) by the sum over all states, or quadratures of two orders that agree; None where neither can."""
-    calls = posteriors(problem, objective)
-    if not all(BY_NAME[ORACLE].fits(q, bound) for q, bound in calls):
+    calls = candidates.posteriors(problem, objective)
+    if not all(BY_NAME[candidates.ORACLE].fits(q, bound) for q, bound in calls):
         return None
     gradients = []
     orders = _orders(calls[0][0], 1 if calls[0][1] == "elbo" else num_samples)
     for order in orders:
-        estimator = BY_NAME[ORACLE].make(num_samples=num_samples, order=order)
+        estimator = BY_NAME[candidates.ORACLE].make(num_samples=num_samples, order=order)
         gradient = diagnostics.make_gradient(problem.bounds[objective], estimator)
         with jax.enable_x64(True):
             double = lambda leaf: jnp.asarray(leaf, jnp.float64 if jnp.issubdtype(leaf.dtype, jnp.floating) else None)
@@ -433,10 +300,10 @@ def time_all(problem: Problem, objective: str, cases: list[Case], protocol: Prot
     """Seconds of one gradient of each case in each round, `[cases, rounds]`."""
     programs, counts = [], []
     for case in progress(cases, "timing"):
-        estimator = make(case.name, case.num_samples, problem.temperature)
+        estimator = candidates.make(case.name, case.num_samples, problem.temperature)
         gradient = diagnostics.make_gradient(problem.bounds[objective], estimator)
         block = _block(protocol.draws // protocol.chunks, case.flops, size(problem))
-        arguments = (problem.params, problem.data, *_initial(problem, objective, estimator), problem.context)
+        arguments = (problem.params, problem.data, *candidates.initial(problem, objective, estimator), problem.context)
         program = jax.jit(
             lambda arguments, steps, gradient=gradient, block=block: diagnostics.repeated(
                 functools.partial(gradient, *arguments), jax.random.key(0), steps, block

@@ -5,7 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from experiments.laboratory import Case, Found, finite
+from experiments.candidates import Case
+from experiments.laboratory import Found, finite
 from experiments.tables import number, plus_minus
 from vae import diagnostics
 from vae.estimators import BY_NAME

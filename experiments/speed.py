@@ -19,7 +19,7 @@ import optax
 from absl import flags
 from tqdm import tqdm
 
-from experiments import cli, contenders, laboratory, problems, tables, workdir
+from experiments import candidates, cli, contenders, laboratory, problems, tables, workdir
 from experiments.benchmark import SECTIONS
 from vae import diagnostics, estimators, models, objectives, train
 
@@ -258,8 +258,8 @@ def laboratory_overhead(options) -> tuple[dict, str]:
     problem = _vae("normal", hidden=(contenders.HIDDEN,), latent_dim=contenders.LATENT)
     protocol = _protocol(options.draws, 10)
     truth = diagnostics.exactly(jax.tree.map(lambda leaf: np.ones(leaf.shape), problem.params))
-    runs, dear, cheapest = {}, [], laboratory.cost(problem, "elbo", "reparam", "flops", 1)
-    for name in laboratory.choose(problem, "elbo", None):
+    runs, dear, cheapest = {}, [], candidates.cost(problem, "elbo", "reparam", "flops", 1)
+    for name in candidates.choose(problem, "elbo", None):
         case = _case(problem, name, estimators.BY_NAME[name].min_samples)
         if case.flops > DEAR * cheapest:
             dear.append(name)
@@ -281,7 +281,7 @@ def toys(options) -> tuple[dict[str, float], str]:
     """Seconds that a million draws of a Gaussian's quadratic cost take in the laboratory, compiled."""
     problem = problems.gaussian_cost("quadratic")
     truth, protocol = diagnostics.exactly(problem.oracle("elbo", 1)), _protocol(10**6, 50)
-    cases = [_case(problem, n, estimators.BY_NAME[n].min_samples) for n in laboratory.choose(problem, "elbo", None)]
+    cases = [_case(problem, n, estimators.BY_NAME[n].min_samples) for n in candidates.choose(problem, "elbo", None)]
     measure = lambda case: laboratory.measure(problem, "elbo", case, protocol, "", truth)
     times = take_turns({case.name: functools.partial(measure, case) for case in cases}, options.rounds, "toys")
     table = [["estimator", "s for a million draws"], *([name, _spread(t)] for name, t in times.items())]
@@ -293,15 +293,15 @@ def discrete(options, steps: int = 20) -> tuple[dict, str]:
     evaluations."""
     problem = _vae("bernoulli", hidden=(), latent_dim=200)
     budget, runs, flop, left_out = ("evaluations", float(options.evaluations)), {}, {}, []
-    for name in laboratory.choose(problem, "elbo", None):
+    for name in candidates.choose(problem, "elbo", None):
         try:
-            k = laboratory.affordable(
-                budget, functools.partial(laboratory.cost, problem, "elbo", name, budget[0]), name
+            k = candidates.affordable(
+                budget, functools.partial(candidates.cost, problem, "elbo", name, budget[0]), name
             )
         except (ValueError, NotImplementedError) as error:
             left_out.append(f"Left out: {error}.")
             continue
-        runs[name], flop[name] = _steps(problem, laboratory.make(name, k), steps)
+        runs[name], flop[name] = _steps(problem, candidates.make(name, k), steps)
     times = take_turns(runs, options.rounds, "discrete")
     ratios = {name: _ratio(t, times["leave_one_out"]) for name, t in times.items()}
     found = {name: {"time": r, "flop": flop[name] / flop["leave_one_out"]} for name, r in ratios.items()}
@@ -321,8 +321,8 @@ def _vae(posterior: str, batch_size: int = 128, **sizes) -> problems.Problem:
     return problems.Problem(posterior, params, {"elbo": bound}, jnp.asarray(x), context=jnp.asarray(x))
 
 
-def _case(problem: problems.Problem, name: str, num_samples: int) -> laboratory.Case:
-    return laboratory.Case(name, num_samples, 0, 0, laboratory.cost(problem, "elbo", name, "flops", num_samples))
+def _case(problem: problems.Problem, name: str, num_samples: int) -> candidates.Case:
+    return candidates.Case(name, num_samples, 0, 0, candidates.cost(problem, "elbo", name, "flops", num_samples))
 
 
 def _protocol(draws: int, chunks: int) -> laboratory.Protocol:
@@ -330,11 +330,11 @@ def _protocol(draws: int, chunks: int) -> laboratory.Protocol:
     return laboratory.Protocol(draws, draws, "", chunks, replicates=400, cv_steps=0, seed=0, confidence=0.95, rounds=1)
 
 
-def _bare_gradients(problem: problems.Problem, case: laboratory.Case, draws: int) -> Callable[[], None]:
+def _bare_gradients(problem: problems.Problem, case: candidates.Case, draws: int) -> Callable[[], None]:
     """As many gradients in a scan, each of them made and thrown away."""
-    estimator = laboratory.make(case.name, case.num_samples)
+    estimator = candidates.make(case.name, case.num_samples)
     gradient = diagnostics.make_gradient(problem.bounds["elbo"], estimator)
-    q = laboratory.posteriors(problem, "elbo")[0][0]
+    q = candidates.posteriors(problem, "elbo")[0][0]
     learned, counted = estimator.init(jax.random.key(0), q, problem.context)
 
     arguments = (problem.params, problem.data, learned, counted, problem.context)
@@ -351,7 +351,7 @@ def _steps(problem: problems.Problem, estimator: estimators.Estimator, steps: in
     """A run of so many training steps with Adam, and the FLOP of one."""
     tx, bound = optax.adam(contenders.RATE), problem.bounds["elbo"]
     step = train.make_step(None, lambda apply, params, x, expect: bound(params, x, expect), estimator, tx)
-    learned, counted = estimator.init(jax.random.key(0), laboratory.posteriors(problem, "elbo")[0][0], problem.context)
+    learned, counted = estimator.init(jax.random.key(0), candidates.posteriors(problem, "elbo")[0][0], problem.context)
     params = {"model": problem.params, "estimator": learned}
     state = train.TrainState(params, tx.init(params), counted, jnp.zeros((), jnp.int32))
     keys = jax.random.split(jax.random.key(0), steps)

@@ -15,7 +15,7 @@ import numpy as np
 import optax
 from absl import flags
 
-from experiments import cli, laboratory, problems, tables, untrusted, workdir
+from experiments import candidates, cli, laboratory, problems, tables, untrusted, workdir
 from experiments.toy_bernoulli import TOYS, define_flags
 from vae import diagnostics, plots, plots_gradients, train
 from vae.estimators import BY_NAME
@@ -38,9 +38,9 @@ def train_all(options: flags.FlagValues) -> None:
         workdir.check_writable(folder, "output")
         untrusted.refuse_links(folder)
         points = TOYS[options.toy](problems, options.batch_size)
-        names = laboratory.choose(points[0], "elbo", options.estimators)
+        names = candidates.choose(points[0], "elbo", options.estimators)
         for name in names:  # refused here rather than when all are compiled
-            laboratory.cost(points[0], "elbo", name, "evaluations", _num_samples(name, options))
+            candidates.cost(points[0], "elbo", name, "evaluations", _num_samples(name, options))
         program = jax.jit(functools.partial(_all_curves, points, names, options))
     with laboratory.progress(["compile", "run"], f"{len(names)} estimators") as bar:
         bar.set_postfix_str("compiling")
@@ -67,7 +67,7 @@ def _all_curves(points, names, options, seeds):
 
 def _curve(problem: problems.Problem, name: str, options, data, seed):
     """One run: `[records]` exact losses and variances of the gradient, after equal numbers of steps each."""
-    estimator = laboratory.make(name, _num_samples(name, options))
+    estimator = candidates.make(name, _num_samples(name, options))
     bound = problem.bounds["elbo"]
     objective = lambda apply, params, data, expect: bound(params, data, expect)
     tx = optax.adam(options.learning_rate)
@@ -75,7 +75,7 @@ def _curve(problem: problems.Problem, name: str, options, data, seed):
     gradient = diagnostics.make_gradient(bound, estimator)
     key_init, key_steps, key_draws = jax.random.split(jax.random.key(seed), 3)
 
-    learned, counted = estimator.init(key_init, laboratory.posteriors(problem._replace(data=data), "elbo")[0][0], data)
+    learned, counted = estimator.init(key_init, candidates.posteriors(problem._replace(data=data), "elbo")[0][0], data)
     params = {"model": problem.params, "estimator": learned}
     start = train.TrainState(params, tx.init(params), counted, jnp.zeros((), jnp.int32))
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from absl import flags
 
-from experiments import compare_estimators, laboratory, problems, tables
+from experiments import candidates, compare_estimators, laboratory, problems, tables
 from vae import distributions
 from vae.estimators import BY_NAME
 
@@ -232,26 +232,26 @@ def test_a_workdir_at_each_of_its_checkpoints(tmp_path):
 
 def test_affordable_is_the_largest_k_within_the_budget():
     linear = lambda k: 3.0 + 2.0 * k
-    assert laboratory.affordable(("flops", 103.0), linear, "reparam") == 50
-    assert laboratory.affordable(("flops", 102.9), linear, "reparam") == 49
-    assert laboratory.affordable(("flops", 5.0), linear, "reparam") == 1
+    assert candidates.affordable(("flops", 103.0), linear, "reparam") == 50
+    assert candidates.affordable(("flops", 102.9), linear, "reparam") == 49
+    assert candidates.affordable(("flops", 5.0), linear, "reparam") == 1
 
     def even(k):
         if k % 2:
             raise ValueError("must be even")
         return float(k)
 
-    assert laboratory.affordable(("evaluations", 9.0), even, "reparam_antithetic") == 8
+    assert candidates.affordable(("evaluations", 9.0), even, "reparam_antithetic") == 8
     with pytest.raises(ValueError, match="its least K=2"):
-        laboratory.affordable(("evaluations", 1.0), float, "leave_one_out")
+        candidates.affordable(("evaluations", 1.0), float, "leave_one_out")
 
 
 def test_budgets_count_the_same_f_for_all():
     """With 12 evaluations each, all take 12 samples; FLOP buys about as many of a cheap estimator's."""
     problem = problems.gaussian_cost("quadratic")
     for name in ("reparam", "reparam_antithetic", "reinforce"):
-        cost = lambda k, name=name: laboratory.cost(problem, "elbo", name, "evaluations", k)
-        assert laboratory.affordable(("evaluations", 13.0), cost, name) == (12 if "anti" in name else 13)
+        cost = lambda k, name=name: candidates.cost(problem, "elbo", name, "evaluations", k)
+        assert candidates.affordable(("evaluations", 13.0), cost, name) == (12 if "anti" in name else 13)
 
 
 def test_cut():
@@ -315,7 +315,7 @@ def test_rainforth_slopes(tmp_path):
 def test_the_temperature_reaches_the_estimators_that_have_one():
     q, cubed = distributions.Bernoulli(jnp.array([0.3, -1.0])), lambda z, q: jnp.sum(z, axis=-1) ** 3
     value = lambda estimator: float(estimator.estimate({}, {}, jax.random.key(0), q, cubed).value)
-    warm = laboratory.make("gumbel_softmax", 1, 3.0)
+    warm = candidates.make("gumbel_softmax", 1, 3.0)
     assert value(warm) == value(BY_NAME["gumbel_softmax"].make(num_samples=1, temperature=3.0))
-    assert value(warm) != value(laboratory.make("gumbel_softmax", 1))
-    assert value(laboratory.make("reinforce", 1, 3.0)) == value(laboratory.make("reinforce", 1))
+    assert value(warm) != value(candidates.make("gumbel_softmax", 1))
+    assert value(candidates.make("reinforce", 1, 3.0)) == value(candidates.make("reinforce", 1))

@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import kept, laboratory, problems
+from experiments import candidates, kept, laboratory, problems
 
 PROTOCOL = laboratory.Protocol(100, 200, "reparam", 10, 20, 5, 0, 0.95, 3)
-CASES = [laboratory.Case(name, 1, 0, 1, 1e3) for name in ("reparam", "nvil")]
+CASES = [candidates.Case(name, 1, 0, 1, 1e3) for name in ("reparam", "nvil")]
 PROBLEM = problems.quadratic()._replace(oracle=lambda objective, num_samples: None)  # so that there is a reference
 
 

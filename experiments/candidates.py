@@ -1,0 +1,148 @@
+"""Which estimators a problem admits, how many samples a budget buys, and what one gradient then costs."""
+
+import functools
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from experiments.problems import Problem
+from experiments.settings import has_option
+from vae import diagnostics
+from vae.estimators import BY_NAME, Estimate, Estimator, mean
+
+ORACLE = "exact"
+
+
+class Case(NamedTuple):
+    """One estimator with its K, ready to be measured.
+
+    Attributes:
+      slot: which of --num_samples this is; estimators of one slot are compared.
+      evaluations: of f, of one datum, for one gradient.
+      flops: of one compiled gradient of all parameters.
+    """
+
+    name: str
+    num_samples: int
+    slot: int
+    evaluations: int
+    flops: float
+
+
+def choose(problem: Problem, objective: str, names: list[str] | None) -> list[str]:
+    """The names, checked; without any, all that fit but the oracle.
+
+    Raises:
+      ValueError: naming one that is unknown or does not fit, and what would.
+    """
+    calls = posteriors(problem, objective)
+    fits = [name for name in BY_NAME if all(BY_NAME[name].fits(q, bound) for q, bound in calls)]
+    if objective == "elbo_analytic":
+        fits = [name for name in fits if not BY_NAME[name].needs_log_q]
+    if names is None:
+        return [name for name in fits if name != ORACLE]
+    names = list(dict.fromkeys(name.strip() for name in names))
+    for name in names:
+        if name not in BY_NAME:
+            raise ValueError(f"--estimators: {name!r} is not one of {', '.join(BY_NAME)}")
+        if name not in fits:
+            family = type(calls[0][0]).__name__
+            raise ValueError(
+                f"--estimators: {name} cannot estimate {objective} with {family} latents; these can: {', '.join(fits)}"
+            )
+    return names
+
+
+def posteriors(problem: Problem, objective: str) -> list[tuple[Any, str]]:
+    """What the objective hands to `expect`: each q, and "elbo" or "iwae" for its reduction."""
+    calls = []
+
+    def expect(q, f, reduce):
+        calls.append((q, "elbo" if reduce is mean else "iwae"))
+        return Estimate(jnp.zeros(q.batch_shape), jnp.zeros(()), {})
+
+    problem.bounds[objective](problem.params, problem.data, expect)
+    return calls
+
+
+def parse_budget(text: str | None) -> tuple[str, float] | None:
+    """("evaluations" or "flops", N) from the flag.
+
+    Raises:
+      ValueError: with an example of what it should be.
+    """
+    if text is None:
+        return None
+    kind, _, amount = text.partition(":")
+    try:
+        value = float(amount)
+    except ValueError:
+        value = math.nan
+    if kind not in ("evaluations", "flops") or not value > 0 or math.isinf(value):
+        raise ValueError(f"--budget={text} is neither evaluations:N nor flops:N; for example --budget=evaluations:8")
+    return kind, value
+
+
+def affordable(budget: tuple[str, float], cost, name: str) -> int:
+    """The largest K whose `cost(K)` is within the budget, for a cost that grows with K; K may be refused (odd ones).
+
+    Raises:
+      ValueError: if the least K costs more.
+    """
+    kind, amount = budget
+
+    def within(k):
+        """Whether K, or the K below it where K itself is refused, is within the budget."""
+        try:
+            return cost(k) <= amount
+        except ValueError:
+            if k <= least:
+                raise
+            return within(k - 1)
+
+    least = BY_NAME[name].min_samples
+    if not within(least):
+        raise ValueError(f"--budget={kind}:{amount:g} does not buy {name} its least K={least}, {cost(least):g} {kind}")
+    low, high = least, 2 * least + 1
+    while within(high):
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if within(middle) else (low, middle)
+    while True:  # down from one that was refused
+        try:
+            cost(low)
+            return low
+        except ValueError:
+            low -= 1
+
+
+@functools.cache
+def make(name: str, num_samples: int, temperature: float = 0.0) -> Estimator:
+    """The estimator of that name; a temperature is for those that have one, and 0 is their own."""
+    options = {"temperature": temperature} if temperature and has_option(name, "temperature") else {}
+    return BY_NAME[name].make(num_samples=num_samples, **options)
+
+
+def cost(problem: Problem, objective: str, name: str, kind: str, num_samples: int) -> float:
+    """Evaluations of f for one datum, or FLOP of all, of one gradient."""
+    estimator, bound = make(name, num_samples, problem.temperature), problem.bounds[objective]
+    learned, counted = initial(problem, objective, estimator)
+    arguments = (problem.params, problem.data, learned, counted, problem.context)
+    if kind == "flops":
+        return diagnostics.flops(diagnostics.make_gradient(bound, estimator), *arguments, jax.random.key(0))
+
+    def value(watch, key, params, data, learned, counted, context):
+        def expect(q, f, reduce):
+            return estimator.estimate(learned, counted, key, q, watch(f), reduce, context)
+
+        return bound(params, data, expect).value
+
+    return diagnostics.evaluations(value, jax.random.key(0), *arguments)
+
+
+def initial(problem: Problem, objective: str, estimator: Estimator):
+    q = posteriors(problem, objective)[0][0]
+    return estimator.init(jax.random.key(0), q, problem.context)
