@@ -32,12 +32,20 @@ def run(main: Callable[[], None]) -> None:
         logging.set_verbosity(logging.WARNING)  # else absl prints the libraries' hundreds of INFO lines
         # Orbax logs with a traceback what it raises as well, and warns of what a kill left behind.
         logging.get_absl_logger().addFilter(lambda record: "orbax" not in Path(record.pathname).parts)
+        sys.unraisablehook = _without_orphans
         interrupt.stop_at_once()
         _keep_compiled_programs(flags.FLAGS.compilation_cache)
         with _enough_memory():
             main()
 
     app.run(without_arguments, flags_parser=_parse)
+
+
+def _without_orphans(unraisable) -> None:
+    """Where one write of a checkpoint fails, what Orbax had begun beside it finds that nobody waits for it any more,
+    and each would print a traceback beside the sentence."""
+    if unraisable.object is not None or str(unraisable.exc_value) != "Event loop is closed":
+        sys.__unraisablehook__(unraisable)
 
 
 def _keep_compiled_programs(folder: str) -> None:

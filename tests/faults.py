@@ -1,6 +1,7 @@
 """What goes wrong while a run is trained: each function brings it about in its process (`entry_points.Call.fault`)."""
 
 import itertools
+import threading
 import time
 from pathlib import Path
 
@@ -16,17 +17,24 @@ from vae import streaming
 
 
 def disk_fills_up() -> None:
-    """At the fourth evaluation somebody else takes what is left on the disk of the workdir."""
+    """From the fourth evaluation on somebody else takes what is left on the disk of the workdir, and what old
+    checkpoints give back."""
     append, calls = RunFolder.append, itertools.count()
+
+    def fill(full: threading.Event):
+        with open(f"{flags.FLAGS.workdir}/../filler", "wb", buffering=0) as file:
+            while True:
+                try:
+                    file.write(bytes(4096))
+                except OSError:
+                    full.set()
+                    time.sleep(1e-4)
 
     def filling(self, *arguments):
         if next(calls) == 6:
-            try:
-                with open(f"{flags.FLAGS.workdir}/../filler", "wb", buffering=0) as file:
-                    while True:
-                        file.write(bytes(4096))
-            except OSError:
-                pass
+            full = threading.Event()
+            threading.Thread(target=fill, args=[full], daemon=True).start()
+            full.wait()
         append(self, *arguments)
 
     RunFolder.append = filling
