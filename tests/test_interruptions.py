@@ -93,6 +93,29 @@ def test_a_run_asked_to_stop_saves_and_no_other_disturbs_it(tmp_path):
     assert f"after epoch {done} of 60" in err
 
 
+# A run in the middle of an epoch that does not end.
+BUSY = """
+import os, signal
+from experiments import interrupt
+interrupt.stop_at_once()
+with interrupt.Watch() as watch:
+    for number in NUMBERS:
+        os.kill(os.getpid(), number)
+        print(watch.asked.name, flush=True)
+"""
+
+
+@pytest.mark.parametrize(("numbers", "code"), [([2, 2], 130), ([15, 2, 2], 130), ([2, 15, 10], 0)])
+def test_a_second_ctrl_c_leaves_at_once(numbers, code):
+    """And so does the first one behind another signal; no other signal does."""
+    command = [sys.executable, "-c", BUSY.replace("NUMBERS", repr(numbers))]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == code
+    first = signal.Signals(numbers[0]).name
+    assert done.stdout.splitlines() == [first] * (3 if code == 0 else 1)
+    assert done.stderr == ("" if code == 0 else "stopped by SIGINT; the same command takes it up again\n")
+
+
 @pytest.mark.slow
 def test_a_run_asked_to_stop_before_it_trains_says_so_at_once(tmp_path):
     """While XLA compiles, or at the latest when it has."""

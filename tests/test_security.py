@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 from absl import flags
 
-from experiments import cli, report_contents, report_page, settings, tables, train, untrusted
+from experiments import cli, multihost, report_contents, report_page, settings, tables, train, untrusted
 from experiments.launch import Command
 from experiments.settings import Settings
 from experiments.workdir import RunFolder, run_folders
@@ -151,6 +151,17 @@ def test_a_prepared_data_set_names_no_code(inside, hostile, tmp_path):
     (folder / "features.json").write_text(json.dumps(features))
     with pytest.raises(OSError, match="not of TFDS, 'hostile_module.Handler'"):
         datasets.load("tiny", tmp_path / "data")
+
+
+@pytest.mark.parametrize(
+    ("host", "bound"), [("localhost", "127.0.0.1:99"), ("127.0.0.1", "127.0.0.1:99"), ("there", None)]
+)
+def test_processes_of_one_machine_meet_on_it_alone(host, bound, monkeypatch):
+    """Only --multihost listens, and then where the user says that the others are."""
+    address = {"JAX_COORDINATOR_ADDRESS": f"{host}:99", "JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": "0"}
+    for name, value in address.items():
+        monkeypatch.setenv(name, value)
+    assert multihost._arguments().get("coordinator_bind_address") == bound
 
 
 # --- nothing outside of the folder
