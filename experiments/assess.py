@@ -1,5 +1,6 @@
 """The figures of a trained model on one split, for training's evaluations, its end, and `experiments.evaluate`."""
 
+import functools
 import sys
 
 import jax
@@ -26,6 +27,8 @@ def pixels(data: datasets.Dataset, split: str) -> jax.Array:
     return jnp.asarray(datasets.pixels(getattr(data, split), data.levels))
 
 
+# Kept for the next caller: a run's curves and its end share the program, and so do runs that differ in their estimator.
+@functools.lru_cache(maxsize=4)
 def make_bound(model: models.VAE):
     """`bound(params, x) -> dict` of ELBO, rate, distortion (nats an image, means over x) and active units; jitted."""
 
@@ -44,6 +47,7 @@ def make_bound(model: models.VAE):
     return row
 
 
+@functools.lru_cache(maxsize=4)
 def make_nll(model: models.VAE, num_samples: int, slice_size: int = 500):
     """`nll(params, x) -> nats`, the importance-weighted -log p(x) of K = num_samples, with a progress bar."""
 

@@ -2,12 +2,14 @@
 The flags are those of `python -m experiments.train`.
 """
 
+import collections
 import functools
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -34,18 +36,53 @@ class Part(NamedTuple):
     """Runs of one program that train together.
 
     Attributes:
+      title: printed when its turn comes; empty for none.
       streamed: whether their training images are read while they train, and not before.
     """
 
+    title: str
     program: build.Program
     data: Dataset
     streamed: bool
     runs: list[Settings]
     folders: list[RunFolder]
+    profile: Profile
 
     def halves(self) -> list["Part"]:
         half = len(self.runs) // 2
-        return [self._replace(runs=self.runs[at], folders=self.folders[at]) for at in (slice(half), slice(half, None))]
+        halves = [(self.runs[at], self.folders[at]) for at in (slice(half), slice(half, None))]
+        return [self._replace(title="", runs=runs, folders=folders) for runs, folders in halves]
+
+
+def train_all(parts: list[Part]) -> list[str]:
+    """Trains and judges one part after the other; one sentence for each run that diverged.
+
+    While a part is judged, the next one's program compiles in a thread: not while runs train, whose seconds are
+    compared, nor for an accelerator, on which the compiler measures kernels.
+    """
+    waiting, sentences, compiling = collections.deque(parts), [], None
+    ahead = jax.default_backend() == "cpu" and jax.process_count() == 1
+    with ThreadPoolExecutor(1) as thread:
+        while waiting:
+            part = waiting.popleft()
+            if part.title:
+                print(part.title)
+            compiled, compiling = compiling.result() if compiling else prepare(part), None
+            needed, free = compiled.memory()
+            if len(part.runs) > 1 and multihost.from_first(np.array(needed > free)):
+                sizes = f"{needed / 1e9:.1f} GB, and {free / 1e9:.1f} are free"
+                print(f"{len(part.runs)} runs at once need {sizes}: first one half, then the other")
+                waiting.extendleft(reversed(part.halves()))
+                continue
+            precision = part.runs[0].matmul_precision
+            with part.profile, jax.default_matmul_precision(precision):
+                trained = _train(compiled)
+            if ahead and waiting:
+                compiling = thread.submit(prepare, waiting[0])
+            with jax.default_matmul_precision(precision):
+                sentences += _judge(part, compiled.devices, *trained)
+            del compiled, trained
+    return sentences
 
 
 class Compiled(NamedTuple):
@@ -54,14 +91,16 @@ class Compiled(NamedTuple):
     Attributes:
       devices: where it trains.
       values: the array-valued settings of all runs.
-      init: `init(values) -> state` of all runs.
+      shape: of the state of all runs.
+      init: `init(values) -> state`.
       epoch: `epoch(state, values, images) -> (state, metrics)`.
-      memory: bytes that an epoch takes on each device beside its arguments, and those that are free there.
+      memory: bytes that an epoch takes on each device, and those that are free there.
     """
 
     part: Part
     devices: Mesh
     values: dict[str, jax.Array]
+    shape: training.TrainState
     init: Callable
     epoch: Callable
     memory: Callable[[], tuple[int, float]]
@@ -79,11 +118,11 @@ def prepare(part: Part) -> Compiled:
         init, mode = init.lower(values).compile(), _mode(state, devices)
         if part.streamed:
             epoch = streaming.Epoch(program.order, program.chunk, images, mode, devices, state, values)
-            return Compiled(part, devices, values, init, epoch, epoch.memory)
-        shape = mesh.everywhere(devices, jax.ShapeDtypeStruct(images.shape, images.dtype))
+            return Compiled(part, devices, values, state, init, epoch, epoch.memory)
+        like = mesh.everywhere(devices, jax.ShapeDtypeStruct(images.shape, images.dtype))
         epoch = jax.jit(training.over_runs(program.epoch, mode, shared=1, over=devices), donate_argnums=0)
-        epoch = epoch.lower(state, values, shape).compile()
-        return Compiled(part, devices, values, init, epoch, functools.partial(mesh.memory, devices, epoch))
+        epoch = epoch.lower(state, values, like).compile()
+        return Compiled(part, devices, values, state, init, epoch, functools.partial(mesh.memory, devices, epoch))
 
 
 def _mode(state: training.TrainState, devices: Mesh) -> str:
@@ -96,35 +135,8 @@ def _mode(state: training.TrainState, devices: Mesh) -> str:
     return "vmap" if runs > devices.shape["run"] and (small or jax.default_backend() != "cpu") else "map"
 
 
-def train(compiled: Compiled, profile: Profile) -> list[str]:
-    """Trains and judges the runs; one sentence for each that diverged."""
-    part, devices = compiled.part, compiled.devices
-    program, data, run = part.program, part.data, part.runs[0]
-    if jax.device_count() > 1:
-        print(mesh.describe(devices, len(part.runs), run.batch_size))
-    with jax.default_matmul_precision(run.matmul_precision):
-        state = compiled.init(compiled.values)
-        images = data.train if part.streamed else mesh.everywhere(devices, data.train)
-        needed, free = compiled.memory()
-        if len(part.runs) > 1 and multihost.from_first(np.array(needed > free)):
-            sizes = f"{needed / 1e9:.1f} GB, and {free / 1e9:.1f} are free"
-            print(f"{len(part.runs)} runs at once need {sizes}: first one half, then the other")
-            del compiled, state, images
-            return [sentence for half in part.halves() for sentence in train(prepare(half), profile)]
-        with cli.one_sentence():
-            done, state = _resume(state, part.folders, devices) or (0, state)
-        state, failed_steps = _epochs(compiled, profile, state, images, done)
-        judge = assess.make_judge(program.judged, data, run, run.eval_samples)
-        sentences = []
-        for i, (r, folder) in enumerate(zip(part.runs, part.folders, strict=True)):
-            final = mesh.run_of(devices, state, i)
-            if multihost.is_first():
-                sentences.append(_conclude(part, r, folder, final, failed_steps[i], judge))
-        return [sentence for sentence in sentences if sentence]
-
-
-def _epochs(compiled: Compiled, profile: Profile, state: training.TrainState, images: Any, done: int):
-    """The epochs after the first `done`: the last state, and for each run the step at which it diverged, or 0.
+def _train(compiled: Compiled) -> tuple[training.TrainState, np.ndarray]:
+    """The last state of all runs, and for each the step at which it diverged, or 0.
 
     Exits, when all is saved, where the process is asked to stop.
 
@@ -133,6 +145,11 @@ def _epochs(compiled: Compiled, profile: Profile, state: training.TrainState, im
     """
     part, devices = compiled.part, compiled.devices
     run, data, steps = part.runs[0], part.data, part.program.steps_per_epoch
+    if jax.device_count() > 1:
+        print(mesh.describe(devices, len(part.runs), run.batch_size))
+    with cli.one_sentence():
+        done, state = _resume(compiled, part.folders)
+    images = data.train if part.streamed else mesh.everywhere(devices, data.train)
     eval_every = FLAGS.eval_every or max(1, run.epochs // 20)
     checkpoint_every = FLAGS.checkpoint_every or eval_every
     seconds = max((row["train_seconds"] for f in part.folders for row in f.rows("timing.jsonl")), default=0.0)
@@ -159,7 +176,7 @@ def _epochs(compiled: Compiled, profile: Profile, state: training.TrainState, im
         for number in range(done + 1, run.epochs + 1):
             started = time.perf_counter()
             try:
-                with profile.epoch(number):
+                with part.profile.epoch(number):
                     state, metrics = compiled.epoch(state, compiled.values, images)
                     metrics = mesh.fetch(devices, metrics)
             except OSError:  # of images that are read meanwhile
@@ -189,15 +206,13 @@ def _epochs(compiled: Compiled, profile: Profile, state: training.TrainState, im
     return state, failed_steps
 
 
-def _resume(
-    like: training.TrainState, folders: list[RunFolder], devices: Mesh
-) -> tuple[int, training.TrainState] | None:
-    """The epoch and the state of all runs at the newest checkpoint that all of them have."""
-    one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), like)
+def _resume(compiled: Compiled, folders: list[RunFolder]) -> tuple[int, training.TrainState]:
+    """The epoch and the state of all runs at the newest checkpoint that all of them have; or at the start."""
+    like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), compiled.shape)
     common = set.intersection(*(set(checkpoint.steps(folder.checkpoints)) for folder in folders))
-    number, state = 0, jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), like)
+    number, state = 0, jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), compiled.shape)
     for candidate in sorted(common, reverse=True):
-        found = [checkpoint.restore(folder.checkpoints, one, at=[candidate]) for folder in folders]
+        found = [checkpoint.restore(folder.checkpoints, like, at=[candidate]) for folder in folders]
         if all(found):
             number, state = candidate, jax.tree.map(lambda *leaves: np.stack(leaves), *(state for _, state in found))
             break
@@ -206,7 +221,20 @@ def _resume(
         if common and not number:  # the fault may be the disk's, or pass
             folder.set_checkpoints_aside()
         folder.forget_after(number)
-    return (number, mesh.over_runs_of(devices, multihost.from_first(state))) if number else None
+    if not number:
+        return 0, compiled.init(compiled.values)
+    return number, mesh.over_runs_of(compiled.devices, multihost.from_first(state))
+
+
+def _judge(part: Part, devices: Mesh, state: training.TrainState, failed_steps: np.ndarray) -> list[str]:
+    """Writes the results of all runs; one sentence for each that diverged."""
+    judge = assess.make_judge(part.program.judged, part.data, part.runs[0], part.runs[0].eval_samples)
+    sentences = []
+    for i, (run, folder) in enumerate(zip(part.runs, part.folders, strict=True)):
+        final = mesh.run_of(devices, state, i)
+        if multihost.is_first():
+            sentences.append(_conclude(part, run, folder, final, failed_steps[i], judge))
+    return [sentence for sentence in sentences if sentence]
 
 
 def _conclude(part: Part, run: Settings, folder: RunFolder, state, failed_step, judge) -> str | None:

@@ -44,14 +44,12 @@ def _train_all(runs: list[Settings], path: Path) -> None:
             group.claim()
         if multihost.is_first():
             workdir.check_space(path, sum(group.checkpoint_bytes() for group in groups))
-        parts = [(i + 1, group, part) for i, group in zip(chosen, groups, strict=True) for part in group.parts()]
+        parts = []
+        for i, group in zip(chosen, groups, strict=True):
+            parts += group.parts(f"program {i + 1} of {len(programs)}, " if len(programs) > 1 else "")
     diverged = [sentence for group in groups for sentence in group.diverged]
     with cli.one_sentence(OSError):
-        for number, group, part in parts:
-            if len(programs) > 1:
-                print(f"program {number} of {len(programs)}, runs: {len(part.runs)}, {group.describe()}")
-            with group.profile:
-                diverged += epochs.train(epochs.prepare(part), group.profile)
+        diverged += epochs.train_all(parts)
         if multihost.is_first():
             _conclude(path, runs)
         multihost.wait_for_all()
@@ -133,20 +131,21 @@ class _Group:
             or "all settings alike"
         )
 
-    def parts(self) -> list[epochs.Part]:
+    def parts(self, number: str) -> list[epochs.Part]:
         """The pending runs by where they go on: those that began together, and those that a larger sweep adds, which
-        would take the others back to the start."""
+        would take the others back to the start. `number`, the program's, is empty where it is the only one."""
         steps = [set(checkpoint.steps(folder.checkpoints)) for _, folder in self.pending]
         begun = [(folder.path / "metrics.jsonl").exists() for _, folder in self.pending]
         trained = [found for found, b in zip(steps, begun, strict=True) if b]
         apart = trained and not set.intersection(*trained) and max(map(len, trained)) > 1
         newest = [max(found, default=0) if apart else 0 for found in steps]
         keys = multihost.from_first(np.array([n if b else -1 for n, b in zip(newest, begun, strict=True)], np.int64))
-        return [self._part(np.flatnonzero(keys == key)) for key in sorted(set(keys.tolist()))[::-1]]
+        return [self._part(np.flatnonzero(keys == key), number) for key in sorted(set(keys.tolist()))[::-1]]
 
-    def _part(self, which: np.ndarray) -> epochs.Part:
+    def _part(self, which: np.ndarray, number: str) -> epochs.Part:
         runs, folders = map(list, zip(*(self.pending[i] for i in which), strict=True))
-        return epochs.Part(self.program, self.data, self.streamed, runs, folders)
+        title = number and f"{number}runs: {len(runs)}, {self.describe()}"
+        return epochs.Part(title, self.program, self.data, self.streamed, runs, folders, self.profile)
 
 
 def _conclude(path: Path, runs: list[Settings]) -> None:

@@ -144,9 +144,10 @@ def _gather(mesh: Mesh) -> Callable:
 
 
 def memory(mesh: Mesh, compiled: jax.stages.Compiled) -> tuple[int, float]:
-    """Bytes that a compiled program takes on each device beside its arguments, and those that are free there."""
+    """Bytes that a compiled program takes on each device, with its arguments, and those that are free there."""
     sizes = compiled.memory_analysis()
-    needed = sizes.temp_size_in_bytes + sizes.output_size_in_bytes - sizes.alias_size_in_bytes
+    needed = sizes.argument_size_in_bytes + sizes.temp_size_in_bytes
+    needed += sizes.output_size_in_bytes - sizes.alias_size_in_bytes
     stats = mesh.local_devices[0].memory_stats() or {}
     if "bytes_limit" in stats:
         return needed, stats["bytes_limit"] - stats["bytes_in_use"]

@@ -50,7 +50,8 @@ class Epoch:
         sizes = [min(self.size, steps - start) for start in range(0, steps, self.size)]
         shape = lambda size: (runs, size, batch_size, *images.shape[1:])
         batches = {size: mesh.shape_of_batches(over, shape(size), images.dtype) for size in set(sizes)}
-        self.chunk_bytes = math.prod(shape(self.size)) * images.dtype.itemsize // over.size  # on each device
+        of_state = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state)) // over.shape["run"]
+        self.beside = of_state + math.prod(shape(self.size)) * images.dtype.itemsize // over.size
         metrics = {size: jax.eval_shape(chunk, state, values, batches[size])[1] for size in batches}
         metrics = mesh.over_runs_of(over, [metrics[size] for size in sizes])
         self.order = order.lower(values, state.step).compile()
@@ -68,11 +69,9 @@ class Epoch:
         return self.conclude(start, state, found)
 
     def memory(self) -> tuple[int, float]:
-        """As `mesh.memory`: with two chunks, one that is worked on and one that is read, and with the epoch's first
-        state, which stays until its end."""
-        compiled = self.chunks[self.size]
-        needed, free = mesh.memory(self.over, compiled)
-        return needed + compiled.memory_analysis().argument_size_in_bytes + self.chunk_bytes, free
+        """As `mesh.memory`: of a chunk, with the one that is read meanwhile, and the epoch's first state, kept."""
+        needed, free = mesh.memory(self.over, self.chunks[self.size])
+        return needed + self.beside, free
 
 
 def chunks(images: Any, order: np.ndarray, over: Mesh, size: int | None = None) -> Iterator[Array]:
