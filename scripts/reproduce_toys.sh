@@ -3,7 +3,7 @@
 # Grathwohl et al. 2017, arXiv:1711.00123), 128 coins and powers 1.5, 2, 3 (ReinMax, Liu et al. 2023, arXiv:2304.08612),
 # three bits as one variable of eight classes (Kool et al. 2020, arXiv:2002.06043); trained with every estimator.
 #
-#   bash scripts/reproduce_toys.sh            5000 steps, 5 seeds; about 10 minutes on two CPU cores
+#   bash scripts/reproduce_toys.sh            5000 steps, 5 seeds; one coin: 2 minutes of CPU time
 #   bash scripts/reproduce_toys.sh --quick    500 steps, 2 seeds: TRUNCATED, 5 minutes, most of them of the compiler
 #
 # Expected (REBAR's and RELAX's papers have both reach the optimum first): what uses both values of f (local_expectation,

@@ -6,8 +6,8 @@
 #   bash scripts/reproduce_variance_along_training.sh --quick    40 epochs, 200 gradients each: TRUNCATED, a minute
 #
 # Expected: both are below the plain gradient, and would be nothing at the true posterior. Sticking the landing has a fifth
-# of the plain variance at epoch 20 and a quarter at 200, DReG with K = 8 an eighth and a sixth: the gap between ELBO and
-# log p(x) stays at half a nat, and the posterior with it as far from the true one.
+# of the plain variance at epoch 20 and a quarter at 200 (the gap between ELBO and log p(x) stays at half a nat, and the
+# posterior with it as far from the true one), DReG with K = 8 an eighth and a sixth.
 # Writes results/along_training/{elbo,iwae}/: the run, and of the laboratory variance/results.csv,
 # variance/figures/variance_epoch.png, report.html.
 set -euo pipefail
