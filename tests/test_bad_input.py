@@ -137,7 +137,7 @@ CASES = {
     "compare_estimators --problem=nowhere:f": ("nowhere",),
     "compare_estimators --problem=json:f": ("json",),
     "compare_estimators --problem=json:loads": ("without arguments",),
-    "compare_estimators --problem=time:time": ("--problem=time:time", "without arguments"),
+    "compare_estimators --problem=time:time": ("--problem=time:time",),
     "compare_estimators --problem=quadratic --workdir={}/run": ("two problems",),
     "compare_estimators --workdir={}": ("config.json",),
     "compare_estimators --workdir={}/no_checkpoint": ("no checkpoint",),
