@@ -200,7 +200,7 @@ def _number(flag: str, text: str, kind: type):
         value = math.nan
     if isinstance(value, float) and not math.isfinite(value):
         raise ValueError(f"--{flag}: {text!r} is not {'an integer' if kind is int else 'a number'}")
-    if abs(value) >= 2**31:
+    if kind is int and abs(value) >= 2**31:
         raise ValueError(f"--{flag}: {text} does not fit into 32 bits")
     return value
 

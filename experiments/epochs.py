@@ -175,14 +175,14 @@ def _train(compiled: Compiled) -> tuple[training.TrainState, np.ndarray]:
         bar = tqdm(total=run.epochs * steps, initial=done * steps, unit="step", disable=not sys.stdout.isatty())
         for number in range(done + 1, run.epochs + 1):
             started = time.perf_counter()
-            try:
-                with part.profile.epoch(number):
+            with part.profile.epoch(number):
+                try:
                     state, metrics = compiled.epoch(state, compiled.values, images)
                     metrics = mesh.fetch(devices, metrics)
-            except OSError:  # of images that are read meanwhile
-                if saved < number - 1 and jax.process_count() == 1:  # the others are in the epoch, and cannot help
-                    save(number - 1)
-                raise
+                except OSError:  # of images that are read meanwhile
+                    if saved < number - 1 and jax.process_count() == 1:  # the others are in the epoch, and cannot help
+                        save(number - 1)
+                    raise
             seconds += time.perf_counter() - started
             bar.update(steps)
             bar.set_postfix_str(f"epoch {number}/{run.epochs}, bound {_mean(metrics['bound']):.2f} nats")

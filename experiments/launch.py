@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 SAVING_SECONDS = 120
 # How long it may take for that; it is then killed, which leaves time for the requeue.
 PATIENCE_SECONDS = 90
+STUCK = "no checkpoint in a whole job: not requeued; lower --checkpoint_every, or raise --slurm_time"
 # How often a job may reach its time and be requeued; it is the run that ends it.
 MAX_REQUEUES = 1000
 
@@ -30,6 +31,7 @@ class Command:
         self.words = words
 
     def __call__(self) -> None:
+        self._before = self._checkpoints()
         self._process = subprocess.Popen(self.words)
         status = self._process.wait()
         if status == 128 + signal.SIGUSR1:
@@ -38,7 +40,8 @@ class Command:
             raise RuntimeError(f"exit status {status}")
 
     def checkpoint(self):
-        """What submitit submits again. It calls this in a signal handler, where `Popen.wait` would wait for itself."""
+        """What submitit submits again, or None where a whole job came to no checkpoint, as the next one would. It is
+        called in a signal handler, where `Popen.wait` would wait for itself."""
         import submitit
 
         child, ended = self._process.pid, os.WEXITED | os.WNOWAIT
@@ -53,8 +56,16 @@ class Command:
                     print(f"{late} before", file=sys.stderr, flush=True)
                     os.kill(child, signal.SIGKILL)
                     os.waitid(os.P_PID, child, ended)
+                    if self._checkpoints() == self._before:
+                        print(STUCK, file=sys.stderr, flush=True)
+                        return None
                 time.sleep(0.1)
         return submitit.helpers.DelayedSubmission(Command(self.words))
+
+    def _checkpoints(self) -> set[Path]:
+        """Of all runs in the workdir."""
+        folders = [word.removeprefix("--workdir=") for word in self.words if word.startswith("--workdir=")]
+        return {path for folder in folders for path in Path(folder).glob("**/checkpoints/*")}
 
 
 class Job(NamedTuple):

@@ -15,7 +15,8 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 # A process that says nothing for so long is lost to the others.
@@ -28,7 +29,9 @@ LOST = (
 
 
 # What jax's runtime logs on its way to the error that is told of.
-_RUNTIME_WARNING = re.compile(rb"^[IW]\d{4} [\d:.]+ +\d+ \w+\.cc:\d+\] .*\n", re.MULTILINE)
+_RUNTIME_WARNING = re.compile(
+    rb"^[IWE]\d{4} [\d:.]+ +\d+ \w+\.cc:\d+\] .*\n|^Additional GRPC error information .*\n(?::?\{.*\n)?", re.MULTILINE
+)
 
 
 def is_one_of_several() -> bool:
@@ -137,6 +140,17 @@ def _is_a_loss(error: Exception) -> bool:
     )
 
 
+@contextmanager
+def _together() -> Iterator[None]:
+    """Around collectives: some jax versions raise a loss as a ValueError, which would pass for bad input."""
+    try:
+        yield
+    except ValueError as error:
+        if _is_a_loss(error):
+            raise RuntimeError(str(error)) from error
+        raise
+
+
 def is_first() -> bool:
     """Whether this process is the one that reads and writes."""
     import jax
@@ -155,7 +169,8 @@ def from_first(tree: Any) -> Any:
 
     def send(leaf):
         leaf = np.asarray(leaf)  # as bytes, since it is sent as a sum, which knows no -0.0
-        sent = multihost_utils.broadcast_one_to_all(np.frombuffer(leaf.tobytes(), np.uint8))
+        with _together():
+            sent = multihost_utils.broadcast_one_to_all(np.frombuffer(leaf.tobytes(), np.uint8))
         return np.frombuffer(np.asarray(sent, np.uint8).tobytes(), leaf.dtype).reshape(leaf.shape)
 
     return jax.tree.map(send, tree)
@@ -171,7 +186,8 @@ def wait_for_all() -> None:
     from jax.experimental import multihost_utils
 
     if jax.process_count() > 1:
-        multihost_utils.sync_global_devices("the end")
+        with _together():
+            multihost_utils.sync_global_devices("the end")
         _ended = True
 
 
@@ -183,5 +199,6 @@ def asked_of_any(asked: signal.Signals | None) -> signal.Signals | None:
 
     if jax.process_count() == 1:
         return asked
-    number = int(multihost_utils.process_allgather(np.int32(asked or 0)).max())
+    with _together():
+        number = int(multihost_utils.process_allgather(np.int32(asked or 0)).max())
     return signal.Signals(number) if number else None

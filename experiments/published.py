@@ -297,7 +297,7 @@ _WHOLE = [
             "toys/bernoulli",
             toy(f"target {target:g}", "final_loss", ("rebar", "relax", "reinforce")),
         )
-        for target, paper in ((0.45, "arXiv:1703.07370"), (0.499, "arXiv:1711.00123"))
+        for target, paper in ((0.45, "arXiv:1703.07370, arXiv:1711.00123"), (0.499, "arXiv:1711.00123"))
     ),
     *(
         Claim(

@@ -96,7 +96,7 @@ def read(paths: list[Path]) -> Contents:
     runs, laboratories, toys = [], [], []
     for path in paths:
         mine = [_run(folder, path if len(paths) > 1 else None) for folder in _trained(path)]
-        found = [_measured(config.parent) for config in _measurements(path)]
+        found = _measured_in(path)
         if not mine and not found:
             raise ValueError(
                 f"--workdir={path} holds no run and no result of compare_estimators or toy_bernoulli (no config.json);"
@@ -145,10 +145,18 @@ def _run(folder: RunFolder, workdir: Path | None) -> Run:
     return Run(folder, folder.config(), row, rows, seconds)
 
 
-def _measurements(path: Path) -> list[Path]:
-    """config.json of the laboratory's and the toys' results in this folder or one below it."""
-    found = [path / "config.json", *sorted(path.glob("*/config.json"))]
-    return [config for config in found if config.exists() and "command" in read_json(config)]
+def _measured_in(path: Path) -> list[Laboratory | Toy]:
+    """The laboratory's and the toys' results here and in the folders below, of which it says what is not shown."""
+    found = []
+    for config in [path / "config.json", *sorted(path.glob("*/config.json"))]:
+        if config.exists() and "command" in read_json(config):
+            try:
+                found.append(_measured(config.parent))
+            except ValueError as error:
+                if config.parent == path:
+                    raise
+                print(f"not shown: {error}")
+    return found
 
 
 def _measured(path: Path) -> Laboratory | Toy:

@@ -10,6 +10,7 @@ import itertools
 import json
 import math
 import pkgutil
+import unicodedata
 from collections.abc import Iterator
 from typing import Any
 
@@ -299,10 +300,15 @@ def _parse(field: dataclasses.Field, text: str):
         choices = _choices(field)
         if choices and text not in choices:
             raise ValueError(f"{text!r} is not one of {', '.join(choices)}")
-        if not text.isprintable():
+        if not is_printable(text):
             raise ValueError(f"{text!r} cannot be printed")
         return text
     return _number(field, text, field.type)
+
+
+def is_printable(text: str) -> bool:
+    """Whether nothing in it commands a terminal or a page, as control characters do; spaces of all kinds may stand."""
+    return not any(unicodedata.category(character)[0] == "C" for character in text)
 
 
 def _number(field: dataclasses.Field, text: str, kind: type):

@@ -37,7 +37,13 @@ def define_flags(values: flags.FlagValues) -> None:
     )
     flags.DEFINE_integer("seeds", 5, "runs of each estimator, from seed 0 on", lower_bound=1, flag_values=values)
     flags.DEFINE_float("learning_rate", 0.01, "of Adam", lower_bound=0.0, flag_values=values)
-    flags.DEFINE_integer("draws", 256, "gradients behind each variance", lower_bound=2, flag_values=values)
+    flags.DEFINE_integer(
+        "draws",
+        None,
+        "gradients behind each variance; 256 by default, 16 for the thousands of coins of polynomial",
+        lower_bound=2,
+        flag_values=values,
+    )
     flags.DEFINE_string("output", None, "folder of the results; by default results/toy-NAME", flag_values=values)
 
 

@@ -20,6 +20,9 @@ from experiments.toy_bernoulli import TOYS, define_flags
 from vae import diagnostics, plots, plots_gradients, train
 from vae.estimators import BY_NAME
 
+# Of the gradients behind a variance, as many at once as have so many numbers together.
+SIDE_BY_SIDE = 4096
+
 # What estimators work with: columns of the picture.
 FAMILIES = SCORE, VALUES, SLOPE, BIASED = "score function", "f at chosen states", "f and df/dz", "biased"
 
@@ -84,9 +87,11 @@ def _curve(problem: problems.Problem, name: str, options, data, seed):
 
     def row(state):
         params = state.params["model"]
-        keys = jax.random.split(jax.random.fold_in(key_draws, state.step), options.draws)
+        number = options.draws or (16 if options.toy == "polynomial" else 256)
+        keys = jax.random.split(jax.random.fold_in(key_draws, state.step), number)
         draw = lambda key: gradient(params, data, state.params["estimator"], state.estimator_state, data, key)
-        spread = jax.tree.map(lambda leaf: jnp.sum(jnp.var(leaf, axis=0, ddof=1)), jax.vmap(draw)(keys))
+        draws = jax.lax.map(draw, keys, batch_size=max(1, SIDE_BY_SIDE // laboratory.size(problem)))
+        spread = jax.tree.map(lambda leaf: jnp.sum(jnp.var(leaf, axis=0, ddof=1)), draws)
         return {"loss": -problem.expected(params, data), "variance": sum(jax.tree.leaves(spread))}
 
     def record(state, _):

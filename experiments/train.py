@@ -5,8 +5,8 @@
     python -m experiments.train --dataset=mnist --data_dir=DIR --hidden=500 --latent_dim=20 --batch_size=128 --epochs=10
     python -m experiments.train --estimator=reparam,stl --objective=elbo --launcher=slurm  # two programs, a job each
 
-Every setting is a flag, and a comma-separated list on any of them is swept; several lists give their product. The same
-command again finishes what was cut off and skips what is done.
+Every setting is a flag (--helpfull lists them), and a comma-separated list on any of them is swept; several lists give
+their product. The same command again finishes what was cut off and skips what is done.
 """
 
 from pathlib import Path
@@ -32,8 +32,8 @@ flags.DEFINE_enum(
     "streaming",
     "auto",
     ["auto", "on", "off"],
-    "leave the training images on the disk or in the host's memory and read them while training: where they would fill"
-    " the device's memory, always, never",
+    "leave the training images on the disk or in the host's memory and read them while training: where they would take"
+    " more than a quarter of the device's or the host's memory, always, never",
 )
 flags.DEFINE_enum("sweep_mode", "auto", ["auto", "vmap", "map"], "runs of one program: side by side, or one by one")
 flags.DEFINE_bool("figures", True, "draw the pictures of every run; experiments.evaluate --figures draws them later")

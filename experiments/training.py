@@ -7,6 +7,7 @@ import sys
 import tempfile
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -15,6 +16,7 @@ from absl import flags
 from experiments import build, cli, epochs, launch, multihost, results, settings, tables, untrusted, workdir
 from experiments.profiling import Profile
 from experiments.settings import Settings
+from experiments.workdir import RunFolder
 from vae import checkpoint
 
 FLAGS = flags.FLAGS
@@ -110,7 +112,8 @@ class _Group:
             folder.claim(run, self.data)
         results = [folder.result() for folder in self.folders]
         self.diverged = [
-            f"{folder.path}: not finite at step {row['step']} when it was trained; delete it to train it again"
+            f"{folder.path}: not finite at step {row['step']} when it was trained; delete it to train it"
+            " again with other code"
             for folder, row in zip(self.folders, results, strict=True)
             if row and row["status"] == "diverged"
         ]
@@ -154,8 +157,7 @@ def _conclude(path: Path, runs: list[Settings]) -> None:
     Jobs that end at the same time take turns, so that the last one sees all results; it draws, if `runs` are all there.
     """
     with workdir.alone(path):
-        folders = [folder for folder in workdir.all_runs(path) if folder.result()]
-        rows = [folder.result() for folder in folders]
+        folders, rows = _finished(path)
         workdir.write_text(path / "results.csv", tables.to_csv(rows))
         table = results.to_markdown(rows)
         workdir.write_text(path / "results.md", table + "\n")
@@ -170,6 +172,21 @@ def _conclude(path: Path, runs: list[Settings]) -> None:
         print(f"          and of each run in {path / 'runs'}/*/figures")
     print(f"table of every run and setting: {path / 'results.csv'}")
     print(f"all of it on one page: python -m experiments.report --workdir={shlex.quote(str(path))}")
+
+
+def _finished(path: Path) -> tuple[list[RunFolder], list[dict[str, Any]]]:
+    """The runs of the workdir that have a result, and their rows; says which of another version are left out."""
+    folders, rows = [], []
+    for folder in workdir.all_runs(path):
+        try:
+            row = folder.result()
+        except ValueError as error:
+            print(f"left out of the tables: {error}")
+            continue
+        if row:
+            folders.append(folder)
+            rows.append(row)
+    return folders, rows
 
 
 def _swept(runs: list[Settings]) -> list[str]:

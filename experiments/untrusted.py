@@ -4,6 +4,7 @@ So no text of theirs comes into a table, a page or a terminal but names and valu
 outside of the folder is written over through a link in it.
 """
 
+import contextlib
 import json
 import os
 import re
@@ -54,7 +55,7 @@ def _links(folder: Path) -> Iterator[str]:
     """Submitit links its jobs' files to each other, and a checkpoint is removed without following links."""
     if not folder.is_dir() or folder.name == "slurm":
         return
-    with os.scandir(folder) as entries:
+    with contextlib.suppress(FileNotFoundError), os.scandir(folder) as entries:  # a neighbour may tidy up meanwhile
         for entry in entries:
             if entry.is_symlink():
                 yield entry.path
@@ -94,7 +95,7 @@ def result(content: dict[str, Any]) -> dict[str, Any]:
     """
     settings = {name: value for name, value in content.items() if name in FIELDS}
     figures = {name: value for name, value in content.items() if name not in FIELDS}
-    if "status" not in figures or figures["status"] == "done" and not set(FIGURES) <= set(figures):
+    if not {"status", "step"} <= set(figures) or figures["status"] == "done" and not set(FIGURES) <= set(figures):
         raise ValueError("is not that of a finished run")
     _check_figures(figures)
     return from_json(settings).json() | figures

@@ -30,7 +30,7 @@ from typing import Any
 import jax
 
 from experiments import untrusted
-from experiments.settings import Settings, from_json
+from experiments.settings import Settings, from_json, is_printable
 from vae import checkpoint, train
 from vae.datasets import Dataset
 
@@ -278,7 +278,7 @@ def all_runs(workdir: str | Path) -> list[RunFolder]:
 
 def check_writable(workdir: str | Path, flag: str = "workdir") -> None:
     """Raises ValueError, before any work is lost, if nothing can be written to the folder that --`flag` names."""
-    if not str(workdir).isprintable():  # nor be named in a table or on a page
+    if not is_printable(str(workdir)):  # nor be named in a table or on a page
         raise ValueError(f"--{flag}={workdir} cannot be printed; choose another name")
     try:
         Path(workdir).mkdir(parents=True, exist_ok=True)

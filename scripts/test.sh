@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Ruff and the whole test suite, in .venv (made where there is none).
+# Ruff and the test suite, in .venv (made where there is none).
 #
 #   bash scripts/test.sh            the fast suite
 #   bash scripts/test.sh --slow     also what takes minutes each

@@ -68,18 +68,24 @@ def test_without_a_cluster_it_is_one_sentence(monkeypatch, tmp_path):
 
 
 @needs_submitit
-@pytest.mark.parametrize("saves", [True, False])
-def test_a_job_is_requeued_whether_or_not_it_saves_in_time(saves, monkeypatch, capfd):
+@pytest.mark.parametrize(("saves", "came_on"), [(True, False), (False, True), (False, False)])
+def test_a_job_is_requeued_unless_it_gets_nowhere(saves, came_on, monkeypatch, capfd, tmp_path):
     monkeypatch.setattr(launch, "PATIENCE_SECONDS", 60 if saves else 0.5)
     script = f"trap '{'exit 138' if saves else ''}' USR1; echo ready; while true; do sleep 0.05; done"
-    job = launch.Command(["bash", "-c", script])
+    job = launch.Command(["bash", "-c", script, f"--workdir={tmp_path}"])
     with subprocess.Popen(job.words, stdout=subprocess.PIPE, text=True) as process:
-        job._process = process
+        job._process, job._before = process, job._checkpoints()
         assert process.stdout.readline() == "ready\n"
-        assert job.checkpoint().function.words == job.words
+        if came_on:
+            (tmp_path / "runs" / "a" / "checkpoints" / "5").mkdir(parents=True)
+        requeued = job.checkpoint()
         assert process.wait() == (138 if saves else -signal.SIGKILL)
-        assert job.checkpoint().function.words == job.words  # it has ended already
-    assert ("from the checkpoint before" in capfd.readouterr().err) != saves
+        if saves or came_on:
+            assert requeued.function.words == job.words
+            assert job.checkpoint().function.words == job.words  # it has ended already
+    error = capfd.readouterr().err
+    assert ("from the checkpoint before" in error) != saves
+    assert (launch.STUCK in error) == (requeued is None) == (not saves and not came_on)
 
 
 def test_a_queued_job_is_known_by_what_it_trains(monkeypatch, tmp_path, capsys):

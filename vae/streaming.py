@@ -51,7 +51,7 @@ class Epoch:
         shape = lambda size: (runs, size, batch_size, *images.shape[1:])
         batches = {size: mesh.shape_of_batches(over, shape(size), images.dtype) for size in set(sizes)}
         of_state = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state)) // over.shape["run"]
-        self.beside = of_state + math.prod(shape(self.size)) * images.dtype.itemsize // over.size
+        self.beside = 2 * of_state + math.prod(shape(self.size)) * images.dtype.itemsize // over.size
         metrics = {size: jax.eval_shape(chunk, state, values, batches[size])[1] for size in batches}
         metrics = mesh.over_runs_of(over, [metrics[size] for size in sizes])
         self.order = order.lower(values, state.step).compile()
@@ -69,7 +69,7 @@ class Epoch:
         return self.conclude(start, state, found)
 
     def memory(self) -> tuple[int, float]:
-        """As `mesh.memory`: of a chunk, with the one that is read meanwhile, and the epoch's first state, kept."""
+        """As `mesh.memory`: of a chunk, the one that is read meanwhile, the epoch's first state, and the one before."""
         needed, free = mesh.memory(self.over, self.chunks[self.size])
         return needed + self.beside, free
 
