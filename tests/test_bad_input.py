@@ -256,7 +256,7 @@ def write_workdirs(folder: Path) -> None:
         "newer": {"config.json": _changed(good, "settings", cannot_be_known=1)},
         "no_result": {"result.json": '{"status"'},
         "torn": {"metrics.jsonl": 'garbage\n{"epoch": 2}\n'},
-        "hostile_result": {"result.json": json.dumps({"status": "diverged", "<script>": "=cmd()"})},
+        "hostile_result": {"result.json": json.dumps({"status": "diverged", "step": 3, "<script>": "=cmd()"})},
         "named_code": {"config.json": _changed(good, "settings", estimator="os:system")},
         "no_checkpoint": {},
         "other_net": {},
