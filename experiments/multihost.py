@@ -30,7 +30,7 @@ LOST = (
 
 # What jax's runtime logs on its way to the error that is told of.
 _RUNTIME_WARNING = re.compile(
-    rb"^[IWE]\d{4} [\d:.]+ +\d+ \w+\.cc:\d+\] .*\n|^Additional GRPC error information .*\n(?::?\{.*\n)?", re.MULTILINE
+    rb"^[IWE]\d{4} [\d:.]+ +\d+ \w+\.cc:\d+\] .*\n|^Additional GRPC error information .*\n(?::.*\n)?", re.MULTILINE
 )
 
 
