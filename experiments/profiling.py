@@ -44,6 +44,7 @@ class Profile:
         if self.traced:
             epochs = f"{self.traced[0]} to {self.traced[-1]}"
             print(f"trace of epochs {epochs}, for TensorBoard or ui.perfetto.dev: {self.folder}")
+            self.epochs, self.traced = range(0), []  # once, where runs of a program are trained one part after another
         elif self.epochs:
             print("no trace: the steps of --profile_steps were not trained now")
 

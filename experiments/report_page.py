@@ -98,14 +98,18 @@ def _heading(contents: Contents) -> str:
 
 def _facts(contents: Contents) -> str:
     """The figures of the best setting, large."""
-    best = results.aggregate(contents.finished, contents.names)[0]
-    facts = []
+    rows = results.aggregate(contents.finished, contents.names)
+    best, facts = rows[0], []
     for key, name in _titles(contents).items():
         if key in best and key in results.FIGURES:
             unit = "nats" if key.endswith("_nats") else ""
             facts.append((name, _signed(results.cell(best, key)), unit))
-    which = f'<p class="of">best: {escape(contents.label(best))}</p>' if contents.names else ""
-    return _large(facts) + which
+    if not contents.names:
+        return _large(facts)
+    level = ", ".join(contents.label(row) for row in results.level_with_best(rows))
+    level = f"; within two standard errors of it: {level}" if level else ""
+    level = level or ("; of one seed, so no difference is judged" if best["runs"] == 1 and len(rows) > 1 else "")
+    return _large(facts) + f'<p class="of">best: {escape(contents.label(best) + level)}</p>'
 
 
 def _won(laboratory: Laboratory) -> str:

@@ -59,6 +59,15 @@ def _badness(row: dict[str, Any]) -> float:
     return math.inf if math.isnan(badness) else badness
 
 
+def level_with_best(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Of rows of `aggregate`, those behind the first by less than two standard errors of the difference."""
+    key = next((key for key in ("validation_elbo_nats", "test_nll_nats") if key in rows[0]), None)
+    if key is None:
+        return []
+    error = lambda row: math.hypot(row[f"{key}_se"], rows[0][f"{key}_se"])  # NaN, of one seed, is never more
+    return [row for row in rows[1:] if key in row and abs(row[key] - rows[0][key]) < 2 * error(row)]
+
+
 def heading(results: list[dict[str, Any]]) -> str:
     """What the table says, in a line."""
     sizes = f"{len(results)} run{'s' if len(results) > 1 else ''}"

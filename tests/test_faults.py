@@ -28,10 +28,10 @@ def assert_one_sentence(outcome: Outcome, *words: str) -> None:
 
 
 def spoil(folder: Path, change) -> None:
-    """Changes the largest file of the newest checkpoint."""
+    """Changes every file of data in the newest checkpoint: which of them are read depends on how they were written."""
     newest = folder / "checkpoints" / str(checkpoint.steps(folder / "checkpoints")[-1])
-    path = max((p for p in newest.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
-    path.write_bytes(change(path.read_bytes()))
+    for path in newest.rglob("d/*"):
+        path.write_bytes(change(path.read_bytes()))
 
 
 def flip(content: bytes) -> bytes:
@@ -122,7 +122,7 @@ def test_a_disk_that_cannot_take_the_run_is_refused_before_any_work(calls, name)
 
 @pytest.mark.parametrize("name", ["short", "flipped", "all"])
 def test_damaged_checkpoints_are_told_of_and_end_with_the_same_bytes(calls, name):
-    """The newest of a run that was cut off is shortened, or has one bit changed; or all of them are damaged."""
+    """The newest of a run that was cut off is shortened, or has a bit of each file changed; or all of them are damaged."""
     workdirs, _, again = calls
     assert again[name].code == 0, again[name].err
     assert again[name].err.count("taking the one before") == 1, again[name].err

@@ -24,13 +24,13 @@ RUNS, STEPS, BATCH = 2, 5, 8
 MNIST = ROOT.parent / "shared/data"
 
 
-@pytest.mark.parametrize(("devices", "size"), [(1, None), (1, 2), (2, 3), (8, 5)])
+@pytest.mark.parametrize(("devices", "size"), [(1, 2), (2, 3), (8, 5)])
 def test_batches_are_the_images_of_the_order(devices, size):
     over = mesh.make(RUNS, BATCH, jax.devices()[:devices])
     order = np.stack([np.random.default_rng(seed).permutation(40).reshape(STEPS, BATCH) for seed in range(RUNS)])
     chunks = list(streaming.chunks(IMAGES, order, over, size))
     lengths = [chunk.shape[1] for chunk in chunks]
-    assert lengths == {None: [5], 2: [2, 2, 1], 3: [3, 2], 5: [5]}[size]
+    assert lengths == {2: [2, 2, 1], 3: [3, 2], 5: [5]}[size]
     assert {chunk.sharding.num_devices for chunk in chunks} == {devices}
     np.testing.assert_array_equal(np.concatenate(chunks, axis=1), IMAGES[order])
 
@@ -97,7 +97,7 @@ def test_what_cannot_be_read_is_raised_where_the_batches_are_taken():
     over = mesh.make(1, 1, jax.devices()[:1])
     for order, sentence in (([3, 4], "Input/output error: '/mnt'"), ([7, 8], "they are damaged")):
         with pytest.raises(OSError, match=sentence):
-            list(streaming.chunks(IMAGES.view(Images), np.array(order).reshape(1, 2, 1), over))
+            list(streaming.chunks(IMAGES.view(Images), np.array(order).reshape(1, 2, 1), over, 2))
 
 
 @pytest.mark.slow

@@ -74,13 +74,12 @@ class Epoch:
         return needed + self.beside, free
 
 
-def chunks(images: Any, order: np.ndarray, over: Mesh, size: int | None = None) -> Iterator[Array]:
+def chunks(images: Any, order: np.ndarray, over: Mesh, size: int) -> Iterator[Array]:
     """The images of `order` `[runs, steps, B]`: `[runs, T, B, H, W, C]` for each chunk of T steps. T is `size`, but for
-    the last chunk, and by default what `CHUNK_BYTES` hold."""
+    the last chunk."""
     import grain
 
-    runs, steps, batch_size = order.shape
-    size = size or _steps_of_chunk(images, runs, steps, batch_size)
+    runs, _, batch_size = order.shape
     parts = mesh.parts_of_batches(over, runs, batch_size)
     source = grain.MapDataset.source(_Steps(images, [order[run, :, batch] for run, batch in parts]))
     options = grain.ReadOptions(num_threads=min(16, os.cpu_count() or 1), prefetch_buffer_size=size)
