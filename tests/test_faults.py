@@ -122,7 +122,7 @@ def test_a_disk_that_cannot_take_the_run_is_refused_before_any_work(calls, name)
 
 @pytest.mark.parametrize("name", ["short", "flipped", "all"])
 def test_damaged_checkpoints_are_told_of_and_end_with_the_same_bytes(calls, name):
-    """The newest of a run that was cut off is shortened, or has a bit of each file changed; or all of them are damaged."""
+    """The newest of a run that was cut off is shortened, or has a bit of each file changed; or all are damaged."""
     workdirs, _, again = calls
     assert again[name].code == 0, again[name].err
     assert again[name].err.count("taking the one before") == 1, again[name].err
