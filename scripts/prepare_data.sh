@@ -20,7 +20,7 @@ python=${PYTHON:-python3}
   fail "'$name' is no TFDS name, which is NAME, NAME/CONFIG or NAME:VERSION" 2
 case $name in
   digits) fail "digits comes with scikit-learn and needs no preparing: --dataset=digits" 2 ;;
-  frey_faces) fail "frey_faces is not in TFDS: copy frey_faces.npz to the folder that you give as --data_dir" 2 ;;
+  frey_faces) fail "frey_faces is not in TFDS: copy frey_faces.npz, which README.md says how to make, to the folder of --data_dir" 2 ;;
 esac
 command -v flock > /dev/null || fail "flock is missing, so install the package util-linux"
 command -v "$python" > /dev/null || fail "there is no $python, so set PYTHON to a Python that tensorflow supports"

@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import pickle
+import re
 import struct
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.io
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -657,8 +659,23 @@ def test_frey_faces_are_split_as_in_the_literature():
 def test_frey_faces_that_are_missing_or_changed_are_refused(tmp_path):
     assert "needs --data_dir=DIR" in refusal("frey_faces")
     assert f"there is no frey_faces.npz in --data_dir={tmp_path}" in refusal("frey_faces", tmp_path)
-    np.savez(tmp_path / "frey_faces.npz", images=np.zeros((1965, 28, 20, 1), np.uint8))
-    assert "its sha256 is not 5ea89344cdd9" in refusal("frey_faces", tmp_path)
+    path = tmp_path / "frey_faces.npz"
+    np.savez(path, images=np.zeros((1965, 28, 20, 1), np.uint8))
+    assert "their sha256 is not 2438ba4f0d2a" in refusal("frey_faces", tmp_path)
+    for damaged in (path.read_bytes()[:100], b"", b"no archive"):
+        path.write_bytes(damaged)
+        assert f"{path} cannot be read" in refusal("frey_faces", tmp_path)
+
+
+def test_frey_faces_may_be_converted_from_the_matrix_that_was_published(tmp_path):
+    """As README.md says it is done: `ff` has a column an image, its rows one after the other."""
+    if not (SHARED / "frey_faces.npz").is_file():
+        pytest.skip(f"frey_faces.npz is not in {SHARED}")
+    with np.load(SHARED / "frey_faces.npz") as file:
+        scipy.io.savemat(tmp_path / "frey_rawface.mat", {"ff": file["images"].reshape(1965, 560).T})
+    [line] = re.findall(r"^python -c \"(.*frey_rawface.*)\"", (ROOT / "README.md").read_text(), re.M)
+    subprocess.run([sys.executable, "-c", line], cwd=tmp_path, check=True)
+    assert load("frey_faces", tmp_path).checksum == load("frey_faces", SHARED).checksum
 
 
 # --- scripts/prepare_data.sh: its arguments (the rest needs the network)
