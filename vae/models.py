@@ -318,12 +318,16 @@ def _split(flat: Array, size: int) -> list[Array]:
 
 
 def _full_covariance(flat: Array, size: int) -> dist.MultivariateNormal:
-    """D means, D log-variances, and the strictly lower triangle: log_var 0 and triangle 0 is the standard normal."""
+    """D means, D log-variances, and the strictly lower triangle of a factor that has ones on its diagonal.
+
+    The factor's rows are scaled by the standard deviations, so that a narrow posterior needs no small outputs, and its
+    triangle is divided by D, so that a network's first outputs, of order 1, hardly correlate: without the two the
+    encoder learns far less in the same time. Zeros are the standard normal.
+    """
     mean, log_var, lower = jnp.split(flat, [size, 2 * size], axis=-1)
-    rows, columns = jnp.tril_indices(size, -1)
-    cholesky = jnp.zeros((*flat.shape[:-1], size, size), flat.dtype).at[..., rows, columns].set(lower)
-    diagonal = jnp.arange(size)
-    return dist.MultivariateNormal(mean, cholesky.at[..., diagonal, diagonal].set(jnp.exp(0.5 * log_var)))
+    factor = jnp.broadcast_to(jnp.eye(size, dtype=flat.dtype), (*flat.shape[:-1], size, size))
+    factor = factor.at[..., *jnp.tril_indices(size, -1)].set(lower / size)
+    return dist.MultivariateNormal(mean, jnp.exp(0.5 * log_var)[..., None] * factor)
 
 
 def _student_t(flat: Array, size: int) -> dist.StudentT:
