@@ -14,19 +14,38 @@ FLAGS = flags.FLAGS
 
 
 def evaluate_all(path: str) -> None:
-    """Prints the table of all runs in the workdir `path`, at --checkpoint; bad input is one sentence and exit 1."""
+    """Prints the table of the runs in the workdir `path` at --checkpoint, and which are left out, with the reason; bad
+    input, and none that is left, are one sentence and exit 1."""
+    rows, left_out = [], []
     with cli.one_sentence():
         untrusted.refuse_links(path)
         folders = workdir.all_runs(path)
         if not folders:
             raise ValueError(f"--workdir={path} holds no run (no config.json); give the folder of a trained run")
-        rows = [evaluate(folder) for folder in folders]
+        for folder in folders:
+            try:
+                rows.append(evaluate(folder))
+            except ValueError as error:
+                left_out.append(str(error))
+        if not rows:
+            raise ValueError("; ".join(dict.fromkeys(left_out)))
+    for sentence in left_out:
+        print(f"left out: {sentence}")
     print(f"{results.heading(rows)}\n{results.to_markdown(rows)}")
 
 
 def evaluate(folder: RunFolder) -> dict:
-    """The test figures of a run at --checkpoint, also appended to its evaluations.jsonl."""
-    run = folder.settings()
+    """The test figures of a run at --checkpoint, also appended to its evaluations.jsonl.
+
+    Raises:
+      ValueError: if it diverged, or is not finished and --checkpoint names no epoch: the figures would be of no model
+        that those of other seeds can be averaged with.
+    """
+    run, result = folder.settings(), folder.result()
+    if result and result["status"] == "diverged":
+        raise ValueError(f"{folder.path} diverged at step {result['step']}")
+    if not result and not FLAGS.checkpoint.isdecimal():
+        raise ValueError(f"{folder.path} is not finished; train it to its end, or name an epoch by --checkpoint")
     data = build.load_data(run, FLAGS.data_dir, FLAGS.cache_dir)
     folder.claim(run, data)
     epoch, model, params = restore(folder, run, data, _chosen(folder, FLAGS.checkpoint))

@@ -128,7 +128,8 @@ CASES = {
     "evaluate --workdir={}/hostile": ("config.json", "not an integer"),
     "evaluate --workdir={}/newer": ("config.json", "cannot_be_known"),
     "evaluate --workdir={}/no_checkpoint": ("no checkpoint",),
-    "evaluate --workdir={}/other_net": ("another configuration",),
+    "evaluate --workdir={}/other_net": ("not finished", "--checkpoint"),
+    "evaluate --workdir={}/other_net --checkpoint=2": ("another configuration",),
     "evaluate --workdir={}/linked_rows": ("evaluations.jsonl is a symbolic link",),
     "evaluate --workdir={}/linked_lock": (".lock is a symbolic link",),
     "evaluate --workdir={}/linked_checkpoints": ("checkpoints is a symbolic link",),
@@ -247,9 +248,11 @@ def write_workdirs(folder: Path) -> None:
     state = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), _shapes(run, data))
     other = jax.tree.map(lambda leaf: np.zeros((*leaf.shape, 1), leaf.dtype), state)
     good = {"config.json": json.dumps(workdir._config(run, data))}
+    figures = {f"test_{name}_nats": 1.0 for name in ("nll", "elbo", "rate", "distortion")}
+    done = {"result.json": json.dumps(run.json() | {"status": "done", "step": 48, **figures})}
     changes = {
-        "run": {},
-        "other_data": {"config.json": _changed(good, "data", checksum="0")},
+        "run": done,
+        "other_data": done | {"config.json": _changed(good, "data", checksum="0")},
         "no_json": {"config.json": '{"settings": '},
         "list": {"config.json": "[]"},
         "hostile": {"config.json": _changed(good, "settings", dataset="npz:/dev/zero;../../x", latent_dim="2; rm")},
@@ -258,7 +261,7 @@ def write_workdirs(folder: Path) -> None:
         "torn": {"metrics.jsonl": 'garbage\n{"epoch": 2}\n'},
         "hostile_result": {"result.json": json.dumps({"status": "diverged", "step": 3, "<script>": "=cmd()"})},
         "named_code": {"config.json": _changed(good, "settings", estimator="os:system")},
-        "no_checkpoint": {},
+        "no_checkpoint": done,
         "other_net": {},
         **dict.fromkeys(LINKS, {}),
     }

@@ -128,7 +128,8 @@ def cut(runs, tmp_path_factory):
 def test_half_a_line_is_no_row_for_any_reader(runs, cut, tmp_path):
     folder, _ = runs
     copy = shutil.copytree(cut, tmp_path / "copy")
-    [evaluated] = entry_points.run("experiments.evaluate", [[f"--workdir={copy}", "--eval_samples=1"]], tmp_path / "a")
+    again = [f"--workdir={copy}", "--eval_samples=1", "--checkpoint=4"]
+    [evaluated] = entry_points.run("experiments.evaluate", [again], tmp_path / "a")
     [report] = entry_points.run("experiments.report", [[f"--workdir={copy}"]], tmp_path / "b")
     for outcome in (evaluated, report):
         assert (outcome.code, outcome.err) == (0, "")
@@ -181,12 +182,21 @@ def test_the_newest_checkpoints_stay_and_the_best_by_the_validation_bound(runs, 
 
 def test_evaluate_again_with_more_samples(runs, tmp_path):
     folder, _ = runs
-    [good, sweep, none] = entry_points.run(
+    mixed = tmp_path / "mixed"
+    shutil.copytree(folder / "sweep", mixed)
+    unfinished, diverged, emptied, *others = sorted((mixed / "runs").iterdir())
+    (unfinished / "result.json").unlink()
+    row = json.loads((diverged / "result.json").read_text())
+    (diverged / "result.json").write_text(json.dumps(row | {"status": "diverged", "step": 31}))
+    shutil.rmtree(emptied / "checkpoints")
+    [good, sweep, none, some, first] = entry_points.run(
         "experiments.evaluate",
         [
             [f"--workdir={folder}/single", "--eval_samples=64"],
             [f"--workdir={folder}/sweep", "--eval_samples=4"],
             [f"--workdir={tmp_path}"],
+            [f"--workdir={mixed}", "--eval_samples=1"],
+            [f"--workdir={mixed}", "--eval_samples=1", "--checkpoint=1"],
         ],
         tmp_path / "outcomes",
     )
@@ -200,6 +210,14 @@ def test_evaluate_again_with_more_samples(runs, tmp_path):
     assert "6 runs" in sweep.out
     assert none.code == 1
     assert "config.json" in none.err
+    reasons = [(unfinished, "is not finished"), (diverged, "diverged at step 31"), (emptied, "holds no checkpoint")]
+    for outcome, left_out in ((some, reasons), (first, reasons[1:])):  # at an epoch's end they are all alike
+        assert (outcome.code, outcome.err) == (0, "")
+        said = [line for line in outcome.out.splitlines() if line.startswith("left out: ")]
+        assert len(said) == len(left_out)
+        assert all(str(path) in line for (path, _), line in zip(left_out, said, strict=True))
+        assert f"{6 - len(left_out)} runs" in outcome.out
+    assert [reason in line for (_, reason), line in zip(reasons, some.out.splitlines(), strict=False)] == [True] * 3
 
 
 def test_the_epochs_that_hold_the_steps_are_traced(runs):
