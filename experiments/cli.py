@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NoReturn
 
 from absl import app, flags, logging
 
@@ -110,7 +111,7 @@ def _enough_memory() -> Iterator[None]:
         stop(f"memory does not suffice ({reason}); a smaller {' or '.join(smaller)} needs less{runs}")
 
 
-def stop(sentence: str) -> None:
+def stop(sentence: str) -> NoReturn:
     """Says what is wrong on stderr and exits with status 1.
 
     Names of files and what stands in them go into a sentence as they are, and nothing of them commands the terminal.

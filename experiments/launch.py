@@ -1,8 +1,8 @@
 """A sweep on a cluster: each of its programs is a job of one SLURM array, submitted by submitit.
 
 A job is a command line: that of the submission with the number of its program added; submitit, which pickles what it is
-given, gets its words and nothing else. A job that is preempted or reaches its time saves, is requeued, and the same
-command line takes it up again.
+given, gets its words, the names of folders, and nothing else. A job that is preempted or reaches its time saves, is
+requeued, and the same command line takes it up again.
 """
 
 import contextlib
@@ -25,10 +25,13 @@ MAX_REQUEUES = 1000
 
 
 class Command:
-    """A command line as submitit calls it: in a process of its own, which is told to save before a requeue."""
+    """A command line as submitit calls it: in a process of its own, which is told to save before a requeue.
 
-    def __init__(self, words: list[str]):
-        self.words = words
+    `folders` are those in which its own runs, and no others, leave their checkpoints.
+    """
+
+    def __init__(self, words: list[str], folders: list[str]):
+        self.words, self.folders = words, folders
 
     def __call__(self) -> None:
         self._before = self._checkpoints()
@@ -60,12 +63,10 @@ class Command:
                         print(STUCK, file=sys.stderr, flush=True)
                         return None
                 time.sleep(0.1)
-        return submitit.helpers.DelayedSubmission(Command(self.words))
+        return submitit.helpers.DelayedSubmission(Command(self.words, self.folders))
 
     def _checkpoints(self) -> set[Path]:
-        """Of all runs in the workdir."""
-        folders = [word.removeprefix("--workdir=") for word in self.words if word.startswith("--workdir=")]
-        return {path for folder in folders for path in Path(folder).glob("**/checkpoints/*")}
+        return {path for folder in self.folders for path in Path(folder).glob("*")}
 
 
 class Job(NamedTuple):
@@ -73,7 +74,7 @@ class Job(NamedTuple):
 
     title: str
     digest: str
-    words: list[str]
+    command: Command
 
 
 def submit_missing(jobs: list[Job], folder: Path, parameters: dict[str, Any]) -> None:
@@ -97,7 +98,7 @@ def submit_missing(jobs: list[Job], folder: Path, parameters: dict[str, Any]) ->
             missing.append(job)
     if not missing:
         return
-    submitted = submit([job.words for job in missing], folder, parameters)
+    submitted = submit([job.command for job in missing], folder, parameters)
     for job, of_slurm in zip(missing, submitted, strict=True):
         known[job.digest] = of_slurm.job_id
         print(f"{job.title}: job {of_slurm.job_id}")
@@ -105,7 +106,7 @@ def submit_missing(jobs: list[Job], folder: Path, parameters: dict[str, Any]) ->
     print(f"what the jobs print: {folder}/*_log.out and *_log.err; the same command again says what is left")
 
 
-def submit(commands: list[list[str]], folder: Path, parameters: dict[str, Any], cluster: str = "slurm") -> list:
+def submit(commands: list[Command], folder: Path, parameters: dict[str, Any], cluster: str = "slurm") -> list:
     """Submits the command lines as one array and returns its `submitit.Job`s; what they print goes into `folder`.
 
     `parameters` are those of `submitit.AutoExecutor`. `cluster="local"` starts them here, for tests.
@@ -122,7 +123,7 @@ def submit(commands: list[list[str]], folder: Path, parameters: dict[str, Any], 
         executor = submitit.AutoExecutor(folder, cluster=cluster, **{f"{cluster}_max_num_timeout": MAX_REQUEUES})
         executor.update_parameters(**parameters, slurm_signal_delay_s=SAVING_SECONDS)
         with contextlib.redirect_stderr(io.StringIO()), executor.batch():  # sbatch's words, which the error has again
-            jobs = [executor.submit(Command(words)) for words in commands]
+            jobs = [executor.submit(command) for command in commands]
     except (RuntimeError, submitit.core.utils.FailedJobError) as error:
         raise ValueError(f"--launcher=slurm: {_last_line(error)}") from None
     return jobs

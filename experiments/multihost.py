@@ -17,7 +17,7 @@ import threading
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NoReturn
 
 # A process that says nothing for so long is lost to the others.
 HEARTBEAT_SECONDS = 30
@@ -41,7 +41,7 @@ def is_one_of_several() -> bool:
     return pod or several("SLURM_STEP_NUM_TASKS") or several("OMPI_COMM_WORLD_SIZE")
 
 
-def run(main: Callable[[], None]) -> None:
+def run(main: Callable[[], None]) -> NoReturn:
     """`main()` in a process that has joined the others, and exits with its status. Call it before jax finds devices.
 
     Raises:
@@ -107,7 +107,7 @@ def _join(arguments: dict[str, Any]) -> None:
         sys.stdout = open(os.devnull, "w")
 
 
-def _wait(child: int, reader: int) -> None:
+def _wait(child: int, reader: int) -> NoReturn:
     """Hands signals to the child and its stderr on, but for the trace of a loss, and exits as it does."""
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
         signal.signal(number, lambda number, _: os.kill(child, number))

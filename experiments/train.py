@@ -72,8 +72,12 @@ FLAGS = flags.FLAGS
 def main() -> None:
     with cli.one_sentence():
         runs = settings.from_flags(FLAGS)
-        if FLAGS.multihost and FLAGS.launcher == "slurm":
-            raise ValueError("--launcher=slurm submits jobs of one process; for several, run this command by srun")
+        together = multihost.is_one_of_several() if FLAGS.multihost is None else FLAGS.multihost
+        if together and FLAGS.launcher == "slurm":
+            raise ValueError(
+                "--launcher=slurm submits jobs of one process each, and so once: start it alone, without srun or"
+                " --multihost; or leave it out, and these processes train together"
+            )
         if FLAGS.program and FLAGS.launcher == "slurm":
             raise ValueError(
                 "--program is one job's; --launcher=slurm submits all that are not finished, so leave it out"
@@ -81,10 +85,11 @@ def main() -> None:
         of_jobs = [name for name in FLAGS if name.startswith("slurm_") and FLAGS[name].present]
         if of_jobs and FLAGS.launcher != "slurm" and not FLAGS.program:  # a job has the flags of its submission
             raise ValueError(f"--{of_jobs[0]} is of jobs; leave it out or take --launcher=slurm")
-    if FLAGS.multihost or (FLAGS.multihost is None and multihost.is_one_of_several()):
+    if together:
         with cli.one_sentence():
             multihost.run(lambda: _train(runs))
-    _train(runs)
+    else:
+        _train(runs)
 
 
 def _train(runs: list[Settings]) -> None:

@@ -39,7 +39,8 @@ def _train_all(runs: list[Settings], path: Path) -> None:
         if FLAGS.program > len(programs):
             raise ValueError(f"--program={FLAGS.program} does not exist, the sweep has {len(programs)}")
         chosen = range(len(programs)) if FLAGS.program == 0 else [FLAGS.program - 1]
-        groups = [_Group(programs[i], path, runs) for i in chosen]
+        folders, swept = _folders(path, runs), _swept(runs)
+        groups = [_Group({run: folders[run] for run in programs[i]}, swept) for i in chosen]
         workdir.check_writable(path)
         untrusted.refuse_links(path)
         for group in groups:
@@ -67,15 +68,18 @@ def submit_all(runs: list[Settings], path: Path) -> None:
     with cli.one_sentence():
         workdir.check_writable(path)
         untrusted.refuse_links(path)
-        folders = workdir.run_folders(path, runs, _swept(runs))
-        finished = {run for run, folder in zip(runs, folders, strict=True) if folder.result()}
+        folders, swept = _folders(path, runs), _swept(runs)
+        finished = {run for run, folder in folders.items() if folder.is_of(run) and folder.result()}
         command = [sys.executable, "-m", "experiments.train", *sys.argv[1:]]
         command += ["--launcher=local", f"--workdir={path.resolve()}"]
         programs, jobs = list(settings.programs(runs)), []
         for number, group in enumerate(programs, 1):
             if not finished.issuperset(group):
-                title = f"program {number} of {len(programs)}, {_Group(group, path, runs).describe()}"
-                jobs.append(launch.Job(title, settings.digest_of(group), [*command, f"--program={number}"]))
+                mine = {run: folders[run] for run in group}
+                title = f"program {number} of {len(programs)}, {_Group(mine, swept).describe()}"
+                words = [*command, f"--program={number}"]
+                job = launch.Command(words, [str(folder.checkpoints.resolve()) for folder in mine.values()])
+                jobs.append(launch.Job(title, settings.digest_of(group), job))
         parameters = {
             "timeout_min": FLAGS.slurm_time,
             "cpus_per_task": FLAGS.slurm_cpus,
@@ -92,11 +96,9 @@ def submit_all(runs: list[Settings], path: Path) -> None:
 class _Group:
     """Runs that share a compiled program; made before any of them is trained, so that bad input costs no work."""
 
-    def __init__(self, runs: list[Settings], path: Path, all_runs: list[Settings]):
-        self.swept = _swept(all_runs)
-        found = workdir.run_folders(path, all_runs, self.swept)
-        self.runs, self.folders = runs, [found[all_runs.index(run)] for run in runs]
-        self.run = runs[0]
+    def __init__(self, folders: dict[Settings, RunFolder], swept: list[str]):
+        self.runs, self.folders, self.swept = list(folders), list(folders.values()), swept
+        self.run = self.runs[0]
         self.data = build.load_data(self.run, FLAGS.data_dir, FLAGS.cache_dir, FLAGS.streaming)
         size = np.array(self.data.train.nbytes > build.max_bytes(FLAGS.streaming))
         self.streamed = bool(multihost.from_first(size))
@@ -161,7 +163,7 @@ def _conclude(path: Path, runs: list[Settings]) -> None:
         workdir.write_text(path / "results.csv", tables.to_csv(rows))
         table = results.to_markdown(rows)
         workdir.write_text(path / "results.md", table + "\n")
-        if len(folders) > 1 and all(folder.result() for folder in workdir.run_folders(path, runs, _swept(runs))):
+        if len(folders) > 1 and all(folder.result() for folder in _folders(path, runs).values()):
             from experiments import pictures
 
             pictures.draw_sweep(path / "figures", folders, results.varying(rows))
@@ -187,6 +189,11 @@ def _finished(path: Path) -> tuple[list[RunFolder], list[dict[str, Any]]]:
             folders.append(folder)
             rows.append(row)
     return folders, rows
+
+
+def _folders(path: Path, runs: list[Settings]) -> dict[Settings, RunFolder]:
+    """Where each run lives."""
+    return dict(zip(runs, workdir.run_folders(path, runs, _swept(runs)), strict=True))
 
 
 def _swept(runs: list[Settings]) -> list[str]:

@@ -58,14 +58,7 @@ class RunFolder:
         """
         self.figures.mkdir(parents=True, exist_ok=True)
         self._lock()
-        if (self.path / "config.json").exists():
-            mine, theirs = settings.json(), self.settings().json()
-            differing = [f"{k}={theirs[k]}" for k in mine if theirs[k] != mine[k]]
-            if differing:
-                raise ValueError(
-                    f"--workdir={self.path} holds a run with other settings ({', '.join(differing)}); "
-                    f"choose another --workdir, or delete this one"
-                )
+        if self.is_of(settings):
             # One trained with its images on disk may go on with them in memory: either checksum will do.
             theirs = {self.config()["data"].get(name) for name in ("checksum", "files_checksum")}
             if theirs.isdisjoint({data.checksum, data.files_checksum} - {""}):
@@ -74,6 +67,23 @@ class RunFolder:
                 )
         else:
             write_json(self.path / "config.json", _config(settings, data))
+
+    def is_of(self, settings: Settings) -> bool:
+        """Whether a run of these settings was started here; not, if none was.
+
+        Raises:
+          ValueError: if the folder belongs to a run of other settings.
+        """
+        if not (self.path / "config.json").exists():
+            return False
+        mine, theirs = settings.json(), self.settings().json()
+        differing = [f"{k}={theirs[k]}" for k in mine if theirs[k] != mine[k]]
+        if differing:
+            raise ValueError(
+                f"--workdir={self.path} holds a run with other settings ({', '.join(differing)}); "
+                f"choose another --workdir, or delete this one"
+            )
+        return True
 
     def _lock(self) -> None:
         """The operating system's own lock, which a dead process cannot hold."""

@@ -94,10 +94,12 @@ CASES = {
     "train --profile_steps=0:5": ("--profile_steps", "1:46"),
     "train --slurm_cpus=2": ("--slurm_cpus", "--launcher=slurm"),
     "train --program=2": ("--program=2", "1"),
+    "train --launcher=slurm --multihost": ("--launcher=slurm", "--multihost"),
     # workdirs
     "train --workdir={}/file": ("{}/file",),
     "train --workdir={}/file/below": ("{}/file",),
     "train --workdir={}/run --seed=7": ("other settings", "seed=0"),
+    "train --workdir={}/run --seed=7 --launcher=slurm": ("other settings", "seed=0"),
     "train --workdir={}/run --seed=0,1": ("single run",),
     "train --workdir={}/other_data": ("other data",),
     "train --workdir={}/no_json": ("config.json", "not valid JSON"),

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from experiments import launch
+from experiments import launch, settings, training, workdir
 from experiments.workdir import all_runs
 from tests.test_interruptions import ROOT, contents
 
@@ -54,7 +54,7 @@ def await_rows(folder: Path, programs: int = 2, rows: int = 2) -> None:
 def test_without_submitit_or_slurm_it_is_one_sentence(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "submitit", None)
     with pytest.raises(ValueError, match="pip install submitit"):
-        launch.submit([["true"]], tmp_path, {})
+        launch.submit([launch.Command(["true"], [])], tmp_path, {})
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(ValueError, match="there is no squeue"):
         launch._queued()
@@ -64,44 +64,69 @@ def test_without_submitit_or_slurm_it_is_one_sentence(monkeypatch, tmp_path):
 def test_without_a_cluster_it_is_one_sentence(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(ValueError, match="srun"):
-        launch.submit([["true"]], tmp_path, {})
+        launch.submit([launch.Command(["true"], [])], tmp_path, {})
 
 
 @needs_submitit
-@pytest.mark.parametrize(("saves", "came_on"), [(True, False), (False, True), (False, False)])
+@pytest.mark.parametrize(("saves", "came_on"), [(True, ""), (False, "own"), (False, ""), (False, "sibling")])
 def test_a_job_is_requeued_unless_it_gets_nowhere(saves, came_on, monkeypatch, capfd, tmp_path):
+    """However far others of the sweep have come."""
     monkeypatch.setattr(launch, "PATIENCE_SECONDS", 60 if saves else 0.5)
     script = f"trap '{'exit 138' if saves else ''}' USR1; echo ready; while true; do sleep 0.05; done"
-    job = launch.Command(["bash", "-c", script, f"--workdir={tmp_path}"])
+    job = launch.Command(["bash", "-c", script, f"--workdir={tmp_path}"], [str(tmp_path / "runs/own/checkpoints")])
     with subprocess.Popen(job.words, stdout=subprocess.PIPE, text=True) as process:
         job._process, job._before = process, job._checkpoints()
         assert process.stdout.readline() == "ready\n"
         if came_on:
-            (tmp_path / "runs" / "a" / "checkpoints" / "5").mkdir(parents=True)
+            (tmp_path / "runs" / came_on / "checkpoints" / "5").mkdir(parents=True)
         requeued = job.checkpoint()
         assert process.wait() == (138 if saves else -signal.SIGKILL)
-        if saves or came_on:
-            assert requeued.function.words == job.words
+        if saves or came_on == "own":
+            assert vars(requeued.function) == {"words": job.words, "folders": job.folders}
             assert job.checkpoint().function.words == job.words  # it has ended already
     error = capfd.readouterr().err
     assert ("from the checkpoint before" in error) != saves
-    assert (launch.STUCK in error) == (requeued is None) == (not saves and not came_on)
+    assert (launch.STUCK in error) == (requeued is None) == (not saves and came_on != "own")
 
 
 def test_a_queued_job_is_known_by_what_it_trains(monkeypatch, tmp_path, capsys):
     submitted = []
 
     def submit(commands, folder, parameters):
-        submitted.append(commands)
+        submitted.append([command.words for command in commands])
         return [SimpleNamespace(job_id=f"7_{i}") for i in range(len(commands))]
 
     monkeypatch.setattr(launch, "submit", submit)
     monkeypatch.setattr(launch, "_queued", lambda: {"7_0"})
     for minutes in (5, 10):
-        words = ["train", f"--slurm_time={minutes}"]
-        launch.submit_missing([launch.Job("first", "12", words), launch.Job("second", "34", words)], tmp_path, {})
+        job = launch.Command(["train", f"--slurm_time={minutes}"], [])
+        launch.submit_missing([launch.Job(name, name, job) for name in ("first", "second")], tmp_path, {})
     assert submitted == [[["train", "--slurm_time=5"]] * 2, [["train", "--slurm_time=10"]]]
     assert "first: job 7_0 is queued or running" in capsys.readouterr().out
+
+
+def test_each_job_has_the_folders_of_its_own_runs(monkeypatch, tmp_path):
+    """And the workdir's files, which a sweep of many programs has many of, are read once."""
+    sizes = {"slurm_time": 60, "slurm_cpus": 1, "slurm_gpus": 0, "slurm_mem_gb": 1.0}
+    sizes |= {"slurm_partition": None, "slurm_account": None}
+    given = SimpleNamespace(data_dir=None, cache_dir=None, streaming="auto", profile_steps=None, **sizes)
+    monkeypatch.setattr(training, "FLAGS", given)
+    submitted, found = [], []
+    monkeypatch.setattr(launch, "submit_missing", lambda jobs, folder, parameters: submitted.extend(jobs))
+    monkeypatch.setattr(workdir, "run_folders", lambda *a, of=workdir.run_folders: found.append(of(*a)) or found[-1])
+    runs = [settings.Settings(hidden=(width,), seed=seed) for width in (8, 4) for seed in (0, 1)]
+    training.submit_all(runs, tmp_path)
+    assert len(found) == 1
+    folders = [str(folder.checkpoints) for folder in found[0]]
+    assert [job.command.folders for job in submitted] == [folders[:2], folders[2:]]
+
+
+def test_several_processes_submit_nothing(tmp_path):
+    """As under srun -n2, where each would."""
+    refused = train(tmp_path, "--launcher=slurm", SLURM_STEP_NUM_TASKS="2")
+    assert refused.returncode == 1
+    assert "start it alone" in refused.stderr
+    assert refused.stderr.count("\n") == 1
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +144,9 @@ def test_jobs_of_the_local_executor_save_and_go_on(undisturbed, tmp_path, monkey
         monkeypatch.setenv(name, value)
     monkeypatch.chdir(ROOT)
     words = [command(tmp_path, *LONG, f"--program={number}") for number in (1, 2)]
-    jobs = launch.submit(words, tmp_path / "jobs", {"timeout_min": 30}, cluster="local")
+    jobs = launch.submit(
+        [launch.Command(line, []) for line in words], tmp_path / "jobs", {"timeout_min": 30}, cluster="local"
+    )
     await_rows(tmp_path)
     for task in children(jobs[1]._process.pid):  # as submitit's controller does when the time is over
         os.kill(task, signal.SIGUSR1)
