@@ -11,12 +11,15 @@ import time
 from pathlib import Path
 from typing import Any
 
+import jax
 from absl import flags
 
 from experiments import candidates, cli, laboratory, laboratory_tables, problems, tables, untrusted, workdir
 from experiments.compare_estimators import PROBLEMS, define_flags
+from experiments.kept import Store
 from experiments.problems import Problem
 from experiments.settings import has_option
+from experiments.workdir import RunFolder
 from vae.estimators import BY_NAME
 
 
@@ -30,12 +33,13 @@ def compare(options: flags.FlagValues) -> None:
         workdir.check_writable(folder, "output")
         untrusted.refuse_links(folder)
         cases = _cases(points[0], objective, options)
-        found = laboratory.measure_all(points, objective, cases, protocol, folder / "kept")
+        store = Store(folder / "kept")
+        found = laboratory.measure_all(points, objective, cases, protocol, store)
         seconds = laboratory.time_all(points[0], objective, cases, protocol)
         rows, layers, pairs = laboratory_tables.tabulate(found, cases, seconds, protocol.confidence)
         _write(folder, points, objective, found, (rows, layers, pairs), protocol)
         config = _config(options, objective, points[0].temperature, protocol) | {
-            "seconds": round(time.perf_counter() - started, 1)
+            "seconds": round(time.perf_counter() - started + store.earlier_seconds, 1)
         }
         workdir.write_json(folder / "config.json", config)
 
@@ -188,7 +192,10 @@ def _config(
     settings = {name: options[name].value for name in names if name in options}
     return {
         "command": shlex.join(["python", "-m", "experiments.compare_estimators", *sys.argv[1:]]),
-        "settings": settings | {"objective": objective, "temperature": temperature, **protocol._asdict()},
+        "settings": settings
+        | {"objective": objective, "temperature": temperature, **protocol._asdict()}
+        | {"compute_dtype": RunFolder(options.workdir).settings().compute_dtype if options.workdir else "float32"}
+        | {"matmul_precision": jax.config.jax_default_matmul_precision or "default"},
         **workdir.circumstances(),
     }
 

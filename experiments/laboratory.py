@@ -6,7 +6,6 @@ import functools
 import itertools
 import math
 import sys
-from pathlib import Path
 from typing import NamedTuple
 
 import jax
@@ -17,6 +16,7 @@ from tqdm import tqdm
 
 from experiments import candidates, kept
 from experiments.candidates import Case
+from experiments.kept import Store
 from experiments.problems import Problem
 from vae import diagnostics
 from vae.diagnostics import Truth
@@ -71,9 +71,9 @@ def cut(draws: int, most: int) -> int:
 
 
 def measure_all(
-    points: list[Problem], objective: str, cases: list[Case], protocol: Protocol, folder: Path | None = None
+    points: list[Problem], objective: str, cases: list[Case], protocol: Protocol, store: Store | None = None
 ) -> list[Found]:
-    """Every case at every point, each point's against the truth there. What is found is kept in `folder`, and what was
+    """Every case at every point, each point's against the truth there. What is found is kept in `store`, and what was
     found before is taken from there."""
     single = {bound for _, bound in candidates.posteriors(points[0], objective)} == {"elbo"}
     of = lambda case: 1 if single else case.num_samples  # the mean over K samples has one gradient, whatever K
@@ -82,14 +82,14 @@ def measure_all(
         truths: dict[tuple[int, int], tuple[str, Truth]] = {}
         for k, (i, problem) in itertools.product(dict.fromkeys(map(of, cases)), enumerate(points)):
             bar.set_postfix_str(f"the truth, K={k}")
-            truths[i, k] = find_truth(problem, objective, k, protocol, folder)
+            truths[i, k] = find_truth(problem, objective, k, protocol, store)
             bar.update()
         found = {}
         for case in cases:
             release(points[0])
             for i, problem in enumerate(points):
                 bar.set_postfix_str(f"{case.name}, K={case.num_samples}")
-                found[i, case] = _recalled(folder, problem, objective, case, protocol, *truths[i, of(case)])
+                found[i, case] = _recalled(store, problem, objective, case, protocol, *truths[i, of(case)])
                 bar.update()
     release(points[0])
     return [found[i, case] for i in range(len(points)) for case in cases]
@@ -110,14 +110,14 @@ def _trim(problem: Problem) -> None:
             ctypes.CDLL(None).malloc_trim(0)
 
 
-def _recalled(folder: Path | None, problem, objective, case: Case, protocol, source: str, truth: Truth) -> Found:
+def _recalled(store: Store | None, problem, objective, case: Case, protocol, source: str, truth: Truth) -> Found:
     """`measure`, unless it was done before."""
 
     def find():
         found = measure(problem, objective, case, protocol, source, truth, once=True)
         return {"figures": found.figures, "replicates": found.replicates}
 
-    known = kept.recall(folder, _digest(problem, objective, case, protocol, truth) if folder else "", find)
+    known = store.recall(_digest(problem, objective, case, protocol, truth), find) if store else find()
     return Found(case, problem, source, known["figures"], known["replicates"], protocol.chunks)
 
 
@@ -227,10 +227,10 @@ def train(problem: Problem, objective: str, estimator: Estimator, protocol: Prot
 
 
 def find_truth(
-    problem: Problem, objective: str, num_samples: int, protocol: Protocol, folder: Path | None = None
+    problem: Problem, objective: str, num_samples: int, protocol: Protocol, store: Store | None = None
 ) -> tuple[str, Truth]:
     """What the gradient really is, and how that is known: an oracle, a sum over all states, or many other draws, which
-    are kept in `folder`."""
+    are kept in `store`."""
     gradient = problem.oracle(objective, num_samples)
     if gradient is not None:
         return f"exact ({problem.exact_by})", diagnostics.exactly(gradient)
@@ -251,7 +251,7 @@ def find_truth(
         numbered = lambda tree: {str(i): leaf for i, leaf in enumerate(jax.tree.leaves(tree))}
         return {"gradient": numbered(truth.gradient), "stderr": numbered(truth.stderr), "along": truth.along}
 
-    found = kept.recall(folder, _digest(problem, objective, case, protocol) if folder else "", find)
+    found = store.recall(_digest(problem, objective, case, protocol), find) if store else find()
     tree = lambda name: jax.tree.unflatten(jax.tree.structure(problem.params), in_order(found[name]))
     in_order = lambda leaves: [jnp.asarray(leaves[str(i)]) for i in range(len(leaves))]
     truth = Truth(tree("gradient"), tree("stderr"), found["along"])

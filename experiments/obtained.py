@@ -1,7 +1,8 @@
 """What was obtained here of a published number: readers of the folder of results that a script left.
 
-Each makes `read(path)`, a dict of "obtained", "K", "data", "precision", "machine", "minutes" and "commit". It raises
-ValueError where the script is not through.
+Each makes `read(path)`, a dict of "obtained", "K", "data", "precision", "machine", "minutes" and "commit", and of
+"seeds" where there are some: those of each setting. It raises ValueError where the script is not through. Minutes are
+wall time of all that a row is made of: of trained models' epochs, and of the whole command elsewhere.
 """
 
 import math
@@ -17,49 +18,74 @@ def trained(figure: str, unit: str = "nats", sign: int = 1, units: bool = False,
     """Mean and standard error of a test figure over the seeds of the runs with the settings `chosen`; with `units`,
     the active units in brackets."""
 
-    def read(path: Path) -> dict[str, str]:
-        from experiments import report_contents, results
+    def read(path: Path) -> dict[str, Any]:
+        from experiments import results
 
-        contents = report_contents.read([path])
-        runs = [run for run in contents.runs if all(str(run.row[key]) == str(value) for key, value in chosen.items())]
-        runs = [run for run in runs if run.row.get("status") == "done"]
-        if not runs:
-            raise ValueError(f"{path} has no finished run with {chosen}; run the script again")
-        values, row, config = [sign * run.row[figure] for run in runs], runs[0].row, runs[0].config
+        runs = _finished(path, figure, chosen)
+        values = [sign * run.row[figure] for run in runs]
         mean, error = results.mean_and_error(values)
         obtained = f"{mean:.2f}" + (f" ± {error:.2f} ({len(values)} seeds)" if len(values) > 1 else "")
         if units:
             obtained += f" ({statistics.fmean(run.row['active_units'] for run in runs):.0f} units)"
-        samples = (
-            f"{row['num_samples']}; evaluated with {row['eval_samples'] if 'nll' in figure or 'bits' in figure else 10}"
-        )
-        seconds = max((run.seconds[-1] for run in runs if run.seconds), default=math.nan)
-        return {
-            "obtained": f"{obtained} {unit}".strip(),
-            "K": samples,
-            "data": f"{row['dataset']}, {row['binarization']}",
-            "precision": row["compute_dtype"],
-            **_made(config, seconds / 60),
-        }
+        return {"obtained": f"{obtained} {unit}".strip(), "seeds": _seeds(runs), **_of_runs(runs, figure)}
 
     return read
 
 
-def order(name: str, figure: str, sign: int = 1) -> Callable:
-    """All finished settings by a figure, best first."""
+def order(name: str, figure: str, values: tuple[str, ...]) -> Callable:
+    """All settings by a figure, best first; `values` of them are there at the least."""
 
-    def read(path: Path) -> dict[str, str]:
-        from experiments import report_contents, results
+    def read(path: Path) -> dict[str, Any]:
+        from experiments import results
 
-        contents = report_contents.read([path])
-        if not contents.finished:
-            raise ValueError(f"{path} has no finished run; let the script go on")
-        rows = [row for row in results.aggregate(contents.finished, [name]) if figure in row]
-        rows = sorted(rows, key=lambda row: sign * row[figure], reverse=True)
-        whole = trained(figure, **{name: rows[0][name]})(path)
-        return whole | {"obtained": ", ".join(f"{row[name]} {row[figure]:.2f}" for row in rows)}
+        runs = _finished(path, figure, {})
+        groups = {value: [run for run in runs if run.row[name] == value] for value in values}
+        if missing := [value for value, found in groups.items() if not found]:
+            raise ValueError(f"{path} has no run of {', '.join(missing)}; let the script go on")
+        rows = results.aggregate([run.row for run in runs], [name])
+        rows.sort(key=lambda row: row[figure], reverse=True)
+        obtained = ", ".join(f"{row[name]} {row[figure]:.2f}" for row in rows)
+        return {"obtained": obtained, "seeds": min(map(_seeds, groups.values())), **_of_runs(runs, figure)}
 
     return read
+
+
+def _finished(path: Path, figure: str, chosen: dict[str, Any]) -> list[Any]:
+    """The runs with these settings, all of them through and with this figure."""
+    from experiments import report_contents
+
+    runs = report_contents.read([path]).runs
+    runs = [run for run in runs if all(str(run.row[key]) == str(value) for key, value in chosen.items())]
+    done = [run for run in runs if run.row.get("status") == "done"]
+    if len(done) < max(1, len(runs)):
+        diverged = sum(run.row.get("status") == "diverged" for run in runs)
+        of = " with " + ", ".join(f"{key}={value}" for key, value in chosen.items()) if chosen else ""
+        said = f", and {diverged} diverged" if diverged else ""
+        raise ValueError(f"{path} has {len(done)} finished of {len(runs)} runs{of}{said}; let the script go on")
+    if not all(figure in run.row for run in done):
+        raise ValueError(f"{path} has a run without {figure}; run the script again")
+    return done
+
+
+def _seeds(runs: list[Any]) -> int:
+    return len({run.row["seed"] for run in runs})
+
+
+def _of_runs(runs: list[Any], figure: str) -> dict[str, str]:
+    """The columns that say what the runs were."""
+    from experiments import assess
+
+    each = lambda of: ", ".join(dict.fromkeys(str(of(run)) for run in runs))
+    weighted = "nll" in figure or "bits" in figure
+    evaluated = each(lambda run: run.row["eval_samples"]) if weighted else assess.ELBO_SAMPLES
+    # Runs that trained together have one clock, which is counted once.
+    clocks = {run.seconds[-1] if run.seconds else math.nan for run in runs}
+    made = [_made(run.config, sum(clocks)) for run in runs]
+    return {
+        "K": f"{each(lambda run: run.row['num_samples'])}; evaluated with {evaluated}",
+        "data": each(lambda run: f"{run.row['dataset']}, {run.row['binarization']}"),
+        **{name: ", ".join(dict.fromkeys(one[name] for one in made)) for name in made[0]},
+    }
 
 
 def slope(group: str, estimator: str) -> Callable:
@@ -105,11 +131,13 @@ def bias(group: str, estimator: str) -> Callable:
 def toy(point: str, figure: str, estimators: tuple[str, ...]) -> Callable:
     """The final loss or the variance at the start of some estimators at a point of a toy problem, least first."""
 
-    def read(path: Path) -> dict[str, str]:
+    def read(path: Path) -> dict[str, Any]:
         from experiments import report_contents
 
         [found] = report_contents.read([path]).toys
         rows = [row for row in found.rows if row["point"] == point and row["estimator"] in estimators]
+        if missing := set(estimators) - {row["estimator"] for row in rows}:
+            raise ValueError(f"{path} has no row of {', '.join(sorted(missing))}; run the script again")
         rows.sort(key=lambda row: row[figure])
         error = lambda row: row.get(f"{figure}_stderr", math.nan)
         precise = lambda row: f"{row[figure]:.5f} ± {error(row):.5f}"
@@ -119,8 +147,8 @@ def toy(point: str, figure: str, estimators: tuple[str, ...]) -> Callable:
             "obtained": ", ".join(f"{row['estimator']} {shown(row)}" for row in rows),
             "K": str(chosen["num_samples"]),
             "data": f"{chosen['toy']} toy, {chosen['steps']} steps, {chosen['seeds']} seeds",
-            "precision": "float32",
-            **_made(found.config, found.config["seconds"] / 60),
+            "seeds": chosen["seeds"],
+            **_made(found.config, found.config["seconds"]),
         }
 
     return read
@@ -143,15 +171,24 @@ def _measured(laboratory, obtained: str, rows: list[dict[str, Any]]) -> dict[str
         "obtained": obtained,
         "K": f"{samples[0]} to {samples[-1]}" if len(set(samples)) > 1 else str(samples[0]),
         "data": f"{rows[0]['problem']}, {draws} gradients",
-        "precision": "float32",
-        **_made(laboratory.config, laboratory.config.get("seconds", math.nan) / 60),
+        **_made(laboratory.config, laboratory.config.get("seconds", math.nan)),
     }
 
 
-def _made(config: dict[str, Any], minutes: float) -> dict[str, str]:
+def _made(config: dict[str, Any], seconds: float) -> dict[str, str]:
+    """The columns that say in what precision, where, in what time and from what code."""
+    backend, *platform = [part for part in config["platform"].split(", ") if part != "x86_64"]
     commit = config.get("git_commit") or "-"
     return {
-        "machine": config["platform"].replace(", x86_64", ""),
-        "minutes": "-" if math.isnan(minutes) else tables.number(minutes, 2),
+        "precision": _precision(config["settings"], backend),
+        "machine": ", ".join([config["device"].removeprefix("1 x "), *platform]),
+        "minutes": "-" if math.isnan(seconds) else tables.number(seconds / 60, 2),
         "commit": commit[:7] + "+" * commit.endswith("+"),
     }
+
+
+def _precision(settings: dict[str, Any], backend: str) -> str:
+    """That of the networks' layers, and of products of matrices where it is another."""
+    layers, products = settings.get("compute_dtype", "float32"), settings.get("matmul_precision", "default")
+    own = products == layers or products == "default" and (backend == "cpu" or layers != "float32")
+    return layers if own else f"{layers}, {products} products"

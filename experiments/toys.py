@@ -147,7 +147,8 @@ def _config(options) -> dict[str, Any]:
     define_flags(names)
     return {
         "command": shlex.join(["python", "-m", "experiments.toy_bernoulli", *sys.argv[1:]]),
-        "settings": {name: options[name].value for name in names},
+        "settings": {name: options[name].value for name in names}
+        | {"matmul_precision": jax.config.jax_default_matmul_precision or "default"},
     }
 
 

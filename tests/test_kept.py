@@ -15,7 +15,7 @@ PROBLEM = problems.quadratic()._replace(oracle=lambda objective, num_samples: No
 @pytest.fixture
 def laboratory_of(monkeypatch, tmp_path):
     """`measure(problem, protocol, until)`: what is found, and the names of what was measured for that."""
-    original, names, limit = laboratory._moments, [], []
+    original, names, limit, stores = laboratory._moments, [], [], []
 
     def moments(problem, objective, case, protocol, draws, truth, *rest, stream=0):
         names.append("reference" if stream else case.name)
@@ -26,11 +26,13 @@ def laboratory_of(monkeypatch, tmp_path):
     def measure(problem=PROBLEM, protocol=PROTOCOL, cases=CASES, until=None):
         names.clear()
         limit[:] = [until]
-        found = laboratory.measure_all([problem], "elbo", cases, protocol, tmp_path / "kept")
+        stores.append(kept.Store(tmp_path / "kept"))
+        found = laboratory.measure_all([problem], "elbo", cases, protocol, stores[-1])
         return [one.figures for one in found], list(names)
 
     monkeypatch.setattr(laboratory, "summed", lambda *args: None)
     monkeypatch.setattr(laboratory, "_moments", moments)
+    measure.stores = stores
     return measure
 
 
@@ -47,6 +49,8 @@ def test_goes_on_where_it_was_cut_off(laboratory_of, tmp_path):
     again, names = laboratory_of()
     assert names == ["reference", "reparam", "nvil"]
     np.testing.assert_equal(again, figures)
+    _, second, third, fourth = [store.earlier_seconds for store in laboratory_of.stores]
+    assert third > second > fourth == 0  # seconds of all that was found, whenever it was
 
 
 def test_what_no_longer_holds_is_measured_again(laboratory_of):

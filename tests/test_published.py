@@ -2,12 +2,13 @@
 
 import json
 import re
+import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 
-from experiments import published, tables, untrusted
+from experiments import obtained, published, tables, untrusted
 from experiments.settings import Settings
 from tests.test_report import write_run
 
@@ -34,16 +35,26 @@ def test_every_claim_is_named_once_and_its_script_writes_there():
 
 
 def test_rows_are_what_was_left(tmp_path, capsys):
-    for i in range(3):
-        choices = {"binarization": "static", "dataset": "mnist", "seed": i}
-        write_run(tmp_path / f"flax_vae/runs/{i}", Settings(**choices), shift=0.1 * i)
     before = [dict.fromkeys(published.COLUMNS, "x") | {"result": published.CLAIMS[-1].result}]
     assert before[0]["result"].endswith("TRUNCATED")
+    flax = [Settings(binarization="static", dataset="mnist", seed=i) for i in range(3)]
+    for i, clock in enumerate((1.0, 1.0, 2.0)):  # the first two trained together
+        write_run(tmp_path / f"flax_vae/runs/{i}", flax[i], shift=0.1 * i, finished=i < 2)
+        _set_clock(tmp_path / f"flax_vae/runs/{i}", 60 * clock)
+    assert published.collect(tmp_path, before) == before
+    assert "has 2 finished of 3 runs; let the script go on" in capsys.readouterr().out
+    shutil.move(tmp_path / "flax_vae/runs/2", tmp_path / "aside")
+    assert published.collect(tmp_path, before) == before
+    assert "has 2 of 3 seeds" in capsys.readouterr().out
+    write_run(tmp_path / "flax_vae/runs/2", flax[2], shift=0.2)
+    _set_clock(tmp_path / "flax_vae/runs/2", 120)
     row, kept = published.collect(tmp_path, before)
     assert row["obtained"] == "23.20 ± 0.06 (3 seeds) nats"
     assert row["data"] == "mnist, static"
     assert row["commit"] == "abc"
-    assert row["minutes"] == "0.017"
+    assert row["minutes"] == "3.0"
+    assert (row["precision"], row["machine"]) == ("float32", "cpu, 2 cores")
+    assert row["K"] == "1; evaluated with 10"
     assert kept == before[0]
     (tmp_path / "iwae").mkdir()
     assert published.collect(tmp_path, before) == [row, kept]
@@ -52,17 +63,51 @@ def test_rows_are_what_was_left(tmp_path, capsys):
     assert published.collect(tmp_path, [superseded, *before]) == [row, kept]
 
 
-def test_rows_of_an_order(tmp_path):
-    for i, (name, shift) in enumerate([("relax", 0.0), ("disarm", 0.7), ("relax", 0.2)]):
-        write_run(tmp_path / f"reinmax/runs/{i}", Settings(estimator=name, seed=i), shift)
+def test_rows_of_an_order(tmp_path, capsys):
+    shifts = {"reinmax": 0.0, "st_gumbel_softmax": 0.7}
+    points = [(name, seed, shift + 0.1 * seed) for name, shift in shifts.items() for seed in range(3)]
+    for i, (name, seed, shift) in enumerate(points):
+        write_run(tmp_path / f"reinmax/runs/{i}", Settings(estimator=name, seed=seed), shift)
+    assert published.collect(tmp_path, []) == []
+    assert "has no run of gumbel_softmax; let the script go on" in capsys.readouterr().out
+    for seed in range(3):
+        path = tmp_path / f"reinmax/runs/{6 + seed}"
+        write_run(path, Settings(estimator="gumbel_softmax", seed=seed, compute_dtype="bfloat16"), 2.0)
+        _set_clock(path, 60.0 * (1 + seed))
     [row] = published.collect(tmp_path, [])
-    assert row["obtained"] == "relax -23.20, disarm -23.80"
+    assert row["obtained"] == "reinmax -23.20, st_gumbel_softmax -23.90, gumbel_softmax -25.10"
+    assert row["minutes"] == "6.0"  # of all runs: 1 s of six together, and these
+    assert row["precision"] == "float32, bfloat16"
+
+
+def _set_clock(folder, seconds):
+    """So many seconds of training at the last evaluation."""
+    *rows, last = [json.loads(line) for line in (folder / "timing.jsonl").read_text().splitlines()]
+    rows.append(last | {"train_seconds": seconds})
+    (folder / "timing.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+@pytest.mark.parametrize(
+    ("settings", "backend", "precision"),
+    [
+        ({}, "cpu", "float32"),
+        ({"matmul_precision": "default"}, "gpu", "float32, default products"),
+        ({"matmul_precision": "tensorfloat32"}, "gpu", "float32, tensorfloat32 products"),
+        ({"matmul_precision": "float32"}, "gpu", "float32"),
+        ({"compute_dtype": "bfloat16"}, "gpu", "bfloat16"),
+    ],
+)
+def test_precision_and_machine_are_those_recorded(settings, backend, precision):
+    config = {"settings": settings, "platform": f"{backend}, x86_64, 2 cores", "device": "8 x some kind"}
+    made = obtained._made(config, 90.0)
+    assert (made["precision"], made["machine"], made["minutes"]) == (precision, "8 x some kind, 2 cores", "1.5")
 
 
 def test_rows_of_the_laboratory(tmp_path):
     head = {
         "settings": {"draws": 100, "confidence": 0.95},
         "platform": "cpu, x86_64, 2 cores",
+        "device": "1 x cpu",
         "git_commit": "0123456789+",
         "seconds": 90.0,
     }
@@ -102,17 +147,20 @@ def test_rows_of_the_laboratory(tmp_path):
 
 def test_rows_of_a_toy(tmp_path):
     head = {"settings": {"toy": "bernoulli", "steps": 500, "seeds": 2, "num_samples": 2}, "platform": "cpu, 2 cores"}
+    head["device"] = "1 x cpu"
     folder = tmp_path / "toys_quick/bernoulli"
     found = [
         {"point": f"target {target}", "estimator": name, "family": "x", "final_loss": loss}
         | {"final_loss_stderr": 1e-3, "first_variance": 1}
         for target in (0.45, 0.499)
-        for name, loss in (("reinforce", 0.25), ("arm", 0.2), ("relax", 0.24))
+        for name, loss in (("reinforce", 0.25), ("arm", 0.2), ("relax", 0.24), ("rebar", 0.26))
     ]
     _write_laboratory(folder, head | {"git_commit": "0123456789", "seconds": 90.0}, found)
     (folder / "curves.csv").write_text("point,estimator,seed,step,loss,variance\nx,arm,0,0,1.0,1.0\n")
     rows = published.collect(tmp_path, [])
-    assert [row["obtained"] for row in rows] == ["relax 0.24000 ± 0.00100, reinforce 0.25000 ± 0.00100"] * 2
+    assert [row["obtained"] for row in rows] == [
+        "relax 0.24000 ± 0.00100, reinforce 0.25000 ± 0.00100, rebar 0.26000 ± 0.00100"
+    ] * 2
     assert rows[0]["data"] == "bernoulli toy, 500 steps, 2 seeds"
     assert rows[0]["script"] == "reproduce_toys.sh --quick"
 

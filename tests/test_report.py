@@ -30,7 +30,13 @@ def write_run(folder, run: Settings, shift=0.0, finished=True, picture=PNG):
     """What experiments.train leaves behind."""
     (folder / "figures").mkdir(parents=True)
     data = {"name": run.dataset, "images": {"train": 10}, "checksum": "0" * 64}
-    config = {"settings": run.json(), "data": data, "versions": VERSIONS, "device": "1 x cpu", "platform": "cpu"}
+    config = {
+        "settings": run.json(),
+        "data": data,
+        "versions": VERSIONS,
+        "device": "1 x cpu",
+        "platform": "cpu, x86_64, 2 cores",
+    }
     (folder / "config.json").write_text(json.dumps(config | {"git_commit": "abc"}))
     rows = [
         {"epoch": e, "step": 23 * e, "examples": 1472 * e, "split": "test", "elbo_nats": -25.0 - shift + 3 * e / 100}
