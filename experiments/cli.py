@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from absl import app, flags, logging
 
@@ -24,8 +24,11 @@ flags.DEFINE_string(
 HUNGRY = ("num_samples", "batch_size", "batch_sizes", "hidden", "draws", "eval_samples", "seeds", "images")
 
 
-def run(main: Callable[[], None]) -> None:
-    """`app.run(main)`, refusing stray positional arguments, which are mostly a forgotten `--` or a space in a list."""
+def run(main: Callable[[], None], resumes: bool = False) -> None:
+    """`app.run(main)`, refusing stray positional arguments, which are mostly a forgotten `--` or a space in a list.
+
+    `resumes`: whether the same command goes on from where it was stopped, which is said where it is.
+    """
 
     def without_arguments(argv):
         if len(argv) > 1:
@@ -34,7 +37,7 @@ def run(main: Callable[[], None]) -> None:
         # Orbax logs with a traceback what it raises as well, and warns of what a kill left behind.
         logging.get_absl_logger().addFilter(lambda record: "orbax" not in Path(record.pathname).parts)
         sys.unraisablehook = _without_orphans
-        interrupt.stop_at_once()
+        interrupt.stop_at_once(resumes)
         _keep_compiled_programs(flags.FLAGS.compilation_cache)
         with _enough_memory():
             main()
@@ -79,6 +82,13 @@ def _parse(argv):
     except flags.Error as error:
         hint = "" if "--help" in argv else "; --helpfull lists every flag"
         stop(f"{error}{hint}")
+
+
+def given(define_flags: Callable[[flags.FlagValues], None], options: flags.FlagValues) -> dict[str, Any]:
+    """The values that `options` has of the flags that `define_flags` defines."""
+    names = flags.FlagValues()
+    define_flags(names)
+    return {name: options[name].value for name in names}
 
 
 @contextmanager

@@ -5,13 +5,9 @@ import hashlib
 import itertools
 import json
 import math
-import shlex
-import sys
 import time
 from pathlib import Path
-from typing import Any
 
-import jax
 from absl import flags
 
 from experiments import candidates, cli, laboratory, laboratory_tables, problems, tables, untrusted, workdir
@@ -38,9 +34,10 @@ def compare(options: flags.FlagValues) -> None:
         seconds = laboratory.time_all(points[0], objective, cases, protocol)
         rows, layers, pairs = laboratory_tables.tabulate(found, cases, seconds, protocol.confidence)
         _write(folder, points, objective, found, (rows, layers, pairs), protocol)
-        config = _config(options, objective, points[0].temperature, protocol) | {
-            "seconds": round(time.perf_counter() - started + store.earlier_seconds, 1)
-        }
+        decided = {"objective": objective, "temperature": points[0].temperature, **protocol._asdict()}
+        decided["compute_dtype"] = RunFolder(options.workdir).settings().compute_dtype if options.workdir else "float32"
+        took = time.perf_counter() - started + store.earlier_seconds
+        config = workdir.measurement(cli.given(define_flags, options) | decided, took)
         workdir.write_json(folder / "config.json", config)
 
 
@@ -184,22 +181,6 @@ def _draw(folder: Path, points, found, rows) -> None:
         plots.save(plots_gradients.against(rows, groups, name, "variance", by="label"), folder / f"variance_{name}")
 
 
-def _config(
-    options: flags.FlagValues, objective: str, temperature: float, protocol: laboratory.Protocol
-) -> dict[str, Any]:
-    names = flags.FlagValues()
-    define_flags(names)
-    settings = {name: options[name].value for name in names if name in options}
-    return {
-        "command": shlex.join(["python", "-m", "experiments.compare_estimators", *sys.argv[1:]]),
-        "settings": settings
-        | {"objective": objective, "temperature": temperature, **protocol._asdict()}
-        | {"compute_dtype": RunFolder(options.workdir).settings().compute_dtype if options.workdir else "float32"}
-        | {"matmul_precision": jax.config.jax_default_matmul_precision or "default"},
-        **workdir.circumstances(),
-    }
-
-
 def _number(flag: str, text: str, kind: type):
     try:
         value = kind(text)
@@ -214,9 +195,8 @@ def _number(flag: str, text: str, kind: type):
 
 def _default_output(options: flags.FlagValues) -> str:
     """A name that the same command finds again."""
-    names = flags.FlagValues()
-    define_flags(names)
-    flags_given = [f"{name}={options[name].value}" for name in sorted(names) if name != "output"]
+    given = cli.given(define_flags, options)
+    flags_given = [f"{name}={given[name]}" for name in sorted(given) if name != "output"]
     digest = hashlib.sha256(json.dumps(flags_given).encode()).hexdigest()[:8]
     name = Path(options.workdir).name if options.workdir else (options.problem or "quadratic").replace(":", "-")
     return f"results/compare-{name}-{digest}"

@@ -3,11 +3,8 @@
 import functools
 import itertools
 import math
-import shlex
-import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -54,8 +51,8 @@ def train_all(options: flags.FlagValues) -> None:
         bar.update()
     with cli.one_sentence(OSError):
         _write(folder, points, curves, options)
-        seconds = round(time.perf_counter() - started, 1)
-        workdir.write_json(folder / "config.json", _config(options) | workdir.circumstances() | {"seconds": seconds})
+        config = workdir.measurement(cli.given(define_flags, options), time.perf_counter() - started)
+        workdir.write_json(folder / "config.json", config)
 
 
 def _all_curves(points, names, options, seeds):
@@ -140,16 +137,6 @@ def _family(name: str) -> str:
     if entry.biased or entry.uses_gradient:
         return BIASED if entry.biased else SLOPE
     return SCORE if "any" in entry.latents else VALUES
-
-
-def _config(options) -> dict[str, Any]:
-    names = flags.FlagValues()
-    define_flags(names)
-    return {
-        "command": shlex.join(["python", "-m", "experiments.toy_bernoulli", *sys.argv[1:]]),
-        "settings": {name: options[name].value for name in names}
-        | {"matmul_precision": jax.config.jax_default_matmul_precision or "default"},
-    }
 
 
 def _cells(row) -> list[str]:

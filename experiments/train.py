@@ -110,4 +110,4 @@ def _default_workdir(runs: list[Settings]) -> Path:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, resumes=True)

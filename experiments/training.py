@@ -70,8 +70,7 @@ def submit_all(runs: list[Settings], path: Path) -> None:
         untrusted.refuse_links(path)
         folders, swept = _folders(path, runs), _swept(runs)
         finished = {run for run, folder in folders.items() if folder.is_of(run) and folder.result()}
-        command = [sys.executable, "-m", "experiments.train", *sys.argv[1:]]
-        command += ["--launcher=local", f"--workdir={path.resolve()}"]
+        command = [sys.executable, *sys.orig_argv[1:], "--launcher=local", f"--workdir={path.resolve()}"]
         programs, jobs = list(settings.programs(runs)), []
         for number, group in enumerate(programs, 1):
             if not finished.issuperset(group):

@@ -18,8 +18,10 @@ import json
 import os
 import platform
 import resource
+import shlex
 import shutil
 import subprocess
+import sys
 import tempfile
 import warnings
 from collections.abc import Iterator
@@ -389,6 +391,16 @@ def _config(settings: Settings, data: Dataset) -> dict[str, Any]:
             "grey_levels": data.levels,
         },
         **circumstances(),
+    }
+
+
+def measurement(settings: dict[str, Any], seconds: float) -> dict[str, Any]:
+    """What config.json says of a measurement."""
+    return {
+        "command": shlex.join(["python", *sys.orig_argv[1:]]),
+        "settings": settings | {"matmul_precision": jax.config.jax_default_matmul_precision or "default"},
+        **circumstances(),
+        "seconds": round(seconds, 1),
     }
 
 

@@ -5,7 +5,7 @@
 #   bash scripts/new_project.sh NAME [DIR]        the folder is DIR, by default NAME beside this checkout
 #
 # NAME is a Python name in lower case, of the package and of its estimator. What is in the new folder works at once:
-# its tests pass, and its estimator is an estimator of --estimator and of the laboratory.
+# its tests pass, `python -m NAME.train` trains with --estimator=NAME, and `python -m NAME.experiment` is the laboratory.
 set -euo pipefail
 
 fail() {
@@ -53,6 +53,7 @@ and by `pythonpath` in pyproject.toml for the tests.
 
     bash scripts/reproduce.sh
     "@CODE@/.venv/bin/python" -m pytest
+    PYTHONPATH="@CODE@" "@CODE@/.venv/bin/python" -m @NAME@.train --estimator=@NAME@ --objective=elbo
 END
 
 write pyproject.toml << 'END'
@@ -114,7 +115,20 @@ from experiments import cli, compare_estimators
 
 if __name__ == "__main__":
     compare_estimators.define_flags(flags.FLAGS)
-    cli.run(compare_estimators.main)
+    cli.run(compare_estimators.main, resumes=True)
+END
+
+write "$name/train.py" << 'END'
+"""A VAE trained with the estimator, by every flag of experiments.train.
+
+    python -m @NAME@.train --estimator=@NAME@ --objective=elbo
+"""
+
+import @NAME@  # noqa: F401  (its estimator goes into the table)
+from experiments import cli, train
+
+if __name__ == "__main__":
+    cli.run(train.main, resumes=True)
 END
 
 write scripts/reproduce.sh << 'END'
@@ -126,12 +140,22 @@ write scripts/reproduce.sh << 'END'
 #
 # Expected: no bias, and for the encoder about a fifth of the plain score function's variance.
 set -euo pipefail
+quick=
+for word; do
+  case $word in
+    --quick) quick=yes ;;
+    *)
+      echo "usage: bash scripts/reproduce.sh [--quick]" >&2
+      exit 2
+      ;;
+  esac
+done
 cd "$(dirname "$0")/.."
 code="@CODE@"
 code="${VAE:-$code}"
 bash "$code/scripts/setup.sh"
 output=results/linear_gaussian draws=10000
-if [ "${1:-}" = "--quick" ]; then
+if [ -n "$quick" ]; then
   echo "TRUNCATED: 200 gradients in place of 10000"
   output=results/linear_gaussian_quick draws=200
 fi
@@ -191,9 +215,12 @@ def test_it_is_unbiased(family):
 END
 
 write tests/test_experiment.py << 'END'
-"""The experiment's rows, in process."""
+"""The experiment's rows, in process, and a short training by its command."""
 
 import csv
+import os
+import subprocess
+import sys
 
 import @NAME@  # noqa: F401
 from absl import flags
@@ -210,6 +237,15 @@ def test_the_laboratory_knows_it(tmp_path):
         rows = {row["estimator"]: row for row in csv.DictReader(file)}
     assert rows["@NAME@"]["phi_biased"] == "False"
     assert float(rows["@NAME@"]["phi_variance"]) < float(rows["reinforce"]["phi_variance"])
+
+
+def test_training_knows_it(tmp_path):
+    small = ["--epochs=1", "--hidden=8", "--eval_samples=2", "--nofigures", f"--workdir={tmp_path}"]
+    command = [sys.executable, "-m", "@NAME@.train", "--estimator=@NAME@", "--objective=elbo", *small]
+    path = {"PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(command, env=os.environ | path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "-log p(x)" in done.stdout
 END
 
 echo "$folder: bash scripts/reproduce.sh; \"$back/.venv/bin/python\" -m pytest"

@@ -91,6 +91,7 @@ def _enter(call: Call) -> None:
     if call.fault:
         getattr(faults, call.fault)()
     sys.argv = [call.module, *call.arguments]
+    sys.orig_argv = [sys.executable, "-m", *sys.argv]
     try:
         cli.run(entry.main)
     except SystemExit as error:

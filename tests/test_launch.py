@@ -105,12 +105,13 @@ def test_a_queued_job_is_known_by_what_it_trains(monkeypatch, tmp_path, capsys):
     assert "first: job 7_0 is queued or running" in capsys.readouterr().out
 
 
-def test_each_job_has_the_folders_of_its_own_runs(monkeypatch, tmp_path):
+def test_each_job_is_this_command_and_has_the_folders_of_its_own_runs(monkeypatch, tmp_path):
     """And the workdir's files, which a sweep of many programs has many of, are read once."""
     sizes = {"slurm_time": 60, "slurm_cpus": 1, "slurm_gpus": 0, "slurm_mem_gb": 1.0}
     sizes |= {"slurm_partition": None, "slurm_account": None}
     given = SimpleNamespace(data_dir=None, cache_dir=None, streaming="auto", profile_steps=None, **sizes)
     monkeypatch.setattr(training, "FLAGS", given)
+    monkeypatch.setattr(sys, "orig_argv", ["python", "-m", "mine.train", "--hidden=8,4"])
     submitted, found = [], []
     monkeypatch.setattr(launch, "submit_missing", lambda jobs, folder, parameters: submitted.extend(jobs))
     monkeypatch.setattr(workdir, "run_folders", lambda *a, of=workdir.run_folders: found.append(of(*a)) or found[-1])
@@ -119,6 +120,8 @@ def test_each_job_has_the_folders_of_its_own_runs(monkeypatch, tmp_path):
     assert len(found) == 1
     folders = [str(folder.checkpoints) for folder in found[0]]
     assert [job.command.folders for job in submitted] == [folders[:2], folders[2:]]
+    words = [sys.executable, "-m", "mine.train", "--hidden=8,4", "--launcher=local", f"--workdir={tmp_path}"]
+    assert [job.command.words for job in submitted] == [[*words, f"--program={number}"] for number in (1, 2)]
 
 
 def test_several_processes_submit_nothing(tmp_path):

@@ -1,6 +1,7 @@
 """The toy problems of discrete estimators: their exact values, and what the entry point makes of them."""
 
 import csv
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -63,7 +64,8 @@ def test_the_oracle_is_the_published_gradient():
     np.testing.assert_allclose(found["phi"]["logits"], [-0.025], rtol=1e-5)
 
 
-def test_curves_tables_and_picture(tmp_path, capsys):
+def test_curves_tables_and_picture(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "orig_argv", ["/usr/bin/python3", "-m", "mine.toys", "--steps=400"])
     arguments = ["--estimators=exact,leave_one_out,reinforce", "--steps=400", "--records=9", "--seeds=3", "--draws=512"]
     run(*arguments, f"--output={tmp_path}")
     with open(tmp_path / "curves.csv") as file:
@@ -93,7 +95,7 @@ def test_curves_tables_and_picture(tmp_path, capsys):
     losses = {trace["name"]: trace["y"] for trace in page.charts[4]["data"]}
     assert losses["reinforce"][-1] == pytest.approx(loss("reinforce", "400"))
     assert [trace["y"] for trace in page.charts[5]["data"] if trace["name"] == "exact"] == [[None] * 9]
-    assert "python -m experiments.toy_bernoulli" in page.text
+    assert "python -m mine.toys --steps=400" in page.text
 
 
 def test_the_picture_has_a_column_for_each_family():
