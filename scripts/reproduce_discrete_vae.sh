@@ -14,26 +14,30 @@
 # Writes results/discrete_vae_*/: results.md, figures/compare_runs.png (the bound against steps and seconds),
 # gradients_evaluations/ and gradients_flops/ (results.csv, figures/), report.html.
 set -euo pipefail
-usage="usage: bash scripts/reproduce_discrete_vae.sh DIR [linear | nonlinear] [--quick]"
-data="${1:?$usage}"
-data="$(cd "$data" && pwd)"
-cd "$(dirname "$0")/.."
-draws=1000 network=(--hidden=none) output=results/discrete_vae_linear length=(--epochs=100 --seed=0,1,2 --learning_rate=1e-4)
-for word in "${@:2}"; do
-  case "$word" in
-    linear) ;;
-    nonlinear)
-      network=(--hidden=200-200 --activation=leaky_relu) output=results/discrete_vae_nonlinear
-      length=(--epochs=30 --seed=0,1,2 --learning_rate=1e-4)
-      ;;
-    --quick) ;;
+refuse() {
+  echo "usage: bash scripts/reproduce_discrete_vae.sh DIR [linear | nonlinear] [--quick]" >&2
+  exit 2
+}
+data= quick= depth=linear
+for word; do
+  case $word in
+    --quick) quick=yes ;;
+    linear | nonlinear) depth=$word ;;
+    -*) refuse ;;
     *)
-      echo "$usage" >&2
-      exit 1
+      [ -z "$data" ] || refuse
+      data=$(cd "$word" && pwd) || refuse
       ;;
   esac
 done
-if [ "${*: -1}" = "--quick" ]; then
+[ -n "$data" ] || refuse
+cd "$(dirname "$0")/.."
+draws=1000 network=(--hidden=none) output=results/discrete_vae_linear length=(--epochs=100 --seed=0,1,2 --learning_rate=1e-4)
+if [ "$depth" = nonlinear ]; then
+  network=(--hidden=200-200 --activation=leaky_relu) output=results/discrete_vae_nonlinear
+  length=(--epochs=30 --seed=0,1,2 --learning_rate=1e-4)
+fi
+if [ -n "$quick" ]; then
   echo "TRUNCATED: 5000 steps of one seed at 10 times the learning rate; its order is not the papers' claim"
   length=(--epochs=5 --eval_every=1 --seed=0 --learning_rate=1e-3) draws=100 output+=_quick
 fi

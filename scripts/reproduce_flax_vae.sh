@@ -7,12 +7,26 @@
 # DIR holds TFDS's mnist (scripts/prepare_data.sh mnist DIR). Expected: flax's README states a test loss of about 104 after
 # ten epochs, minus the ELBO in nats. Writes results/flax_vae/: results.md, figures/, report.html.
 set -euo pipefail
-data="${1:?usage: bash scripts/reproduce_flax_vae.sh DIR [--quick]}"
-data="$(cd "$data" && pwd)"
+refuse() {
+  echo "usage: bash scripts/reproduce_flax_vae.sh DIR [--quick]" >&2
+  exit 2
+}
+data= quick=
+for word; do
+  case $word in
+    --quick) quick=yes ;;
+    -*) refuse ;;
+    *)
+      [ -z "$data" ] || refuse
+      data=$(cd "$word" && pwd) || refuse
+      ;;
+  esac
+done
+[ -n "$data" ] || refuse
 cd "$(dirname "$0")/.."
 bash scripts/setup.sh
 output=results/flax_vae length=(--seed=0,1,2 --epochs=10)
-if [ "${2:-}" = "--quick" ]; then
+if [ -n "$quick" ]; then
   echo "TRUNCATED: 2 epochs of one seed in place of 10 of three"
   output=results/flax_vae_quick length=(--epochs=2)
 fi

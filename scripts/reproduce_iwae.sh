@@ -17,25 +17,38 @@
 #
 # Writes results/iwae/: results.md, figures/, report.html.
 set -euo pipefail
-data="${1:?usage: bash scripts/reproduce_iwae.sh DIR [--quick | cuda13]}"
-data="$(cd "$data" && pwd)"
+refuse() {
+  echo "usage: bash scripts/reproduce_iwae.sh DIR [--quick] [cuda13]" >&2
+  exit 2
+}
+data= quick= build=
+for word; do
+  case $word in
+    --quick) quick=yes ;;
+    cuda* | tpu*) build=$word ;;
+    -*) refuse ;;
+    *)
+      [ -z "$data" ] || refuse
+      data=$(cd "$word" && pwd) || refuse
+      ;;
+  esac
+done
+[ -n "$data" ] || refuse
 cd "$(dirname "$0")/.."
 output=results/iwae length=(--epochs=3280 --checkpoint_every=40 --eval_samples=5000) samples=5,50
-if [ "${2:-}" = "--quick" ]; then
-  bash scripts/setup.sh
+bash scripts/setup.sh "$build"
+if [ -n "$quick" ]; then
   echo "TRUNCATED: 4 passes in place of 3280, no K = 50, L_100 in place of L_5000"
   output=results/iwae_quick length=(--epochs=4 --eval_every=1 --eval_samples=100) samples=5
-else
-  bash scripts/setup.sh "${2:-}"
 fi
-# LATENT_DIM OBJECTIVE K
+# OBJECTIVE K LAYERS
 train() {
   .venv/bin/python -m experiments.train --dataset=mnist --data_dir="$data" --activation=tanh --data_mean --batch_size=20 \
     --schedule=stages --learning_rate=1e-3 "${length[@]}" --workdir="$output" \
-    --latent_dim="$1" --layer_hidden=100-100 --hidden=200-200 --objective="$2" --num_samples="$3"
+    --hidden=200-200 --objective="$1" --num_samples="$2" "${@:3}"
 }
-for latent_dim in 50 100-50; do
-  train "$latent_dim" elbo "1,$samples"
-  train "$latent_dim" iwae "$samples"
+for layers in --latent_dim=50 "--latent_dim=100-50 --layer_hidden=100-100"; do
+  train elbo "1,$samples" $layers
+  train iwae "$samples" $layers
 done
 .venv/bin/python -m experiments.report --workdir="$output"

@@ -10,12 +10,26 @@
 # Gumbel-Softmax estimator, and its gradient is nearer to the exact one.
 # Writes results/reinmax/: results.md, figures/compare_runs.png, gradients/results.csv, report.html.
 set -euo pipefail
-data="${1:?usage: bash scripts/reproduce_reinmax.sh DIR [--quick]}"
-data="$(cd "$data" && pwd)"
+refuse() {
+  echo "usage: bash scripts/reproduce_reinmax.sh DIR [--quick]" >&2
+  exit 2
+}
+data= quick=
+for word; do
+  case $word in
+    --quick) quick=yes ;;
+    -*) refuse ;;
+    *)
+      [ -z "$data" ] || refuse
+      data=$(cd "$word" && pwd) || refuse
+      ;;
+  esac
+done
+[ -n "$data" ] || refuse
 cd "$(dirname "$0")/.."
 bash scripts/setup.sh
 output=results/reinmax draws=2000 length=(--seed=0,1,2 --epochs=160)
-if [ "${2:-}" = "--quick" ]; then
+if [ -n "$quick" ]; then
   echo "TRUNCATED: 3 epochs of one seed in place of 160 of three; its order is not the paper's claim"
   output=results/reinmax_quick draws=400 length=(--epochs=3 --eval_every=1)
 fi

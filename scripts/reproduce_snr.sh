@@ -11,10 +11,21 @@
 # slope over all is +0.38. Of R gradients an SNR has a floor of sqrt(2 / (pi R)): 10000 of them flatten phi's slope to -0.4.
 # Writes results/snr/: results.csv, figures/snr.png, report.html.
 set -euo pipefail
+refuse() {
+  echo "usage: bash scripts/reproduce_snr.sh [--quick]" >&2
+  exit 2
+}
+quick=
+for word; do
+  case $word in
+    --quick) quick=yes ;;
+    *) refuse ;;
+  esac
+done
 cd "$(dirname "$0")/.."
 bash scripts/setup.sh
 output=results/snr length=(--num_samples=4,16,64,256 --draws=50000 --reference_draws=20000)
-if [ "${1:-}" = "--quick" ]; then
+if [ -n "$quick" ]; then
   echo "TRUNCATED: 1000 gradients in place of 50000, K up to 64 in place of 256"
   output=results/snr_quick length=(--num_samples=4,16,64 --draws=1000)
 fi

@@ -13,10 +13,21 @@
 # is orders of magnitude above both.
 # Writes results/costs/{quadratic,exponential,cosine,logistic_regression}/ and results/costs/report.html.
 set -euo pipefail
+refuse() {
+  echo "usage: bash scripts/reproduce_stochastic_costs.sh [--quick]" >&2
+  exit 2
+}
+quick=
+for word; do
+  case $word in
+    --quick) quick=yes ;;
+    *) refuse ;;
+  esac
+done
 cd "$(dirname "$0")/.."
 bash scripts/setup.sh
 output=results/costs draws=10000
-if [ "${1:-}" = "--quick" ]; then
+if [ -n "$quick" ]; then
   echo "TRUNCATED: 1000 gradients in place of 10000"
   output=results/costs_quick draws=1000
 fi

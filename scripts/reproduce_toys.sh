@@ -13,10 +13,21 @@
 # exact in the mean for power 2.
 # Writes results/toys/{bernoulli,polynomial,categorical}/: curves.csv, results.csv, figures/toy.png; results/toys/report.html.
 set -euo pipefail
+refuse() {
+  echo "usage: bash scripts/reproduce_toys.sh [--quick]" >&2
+  exit 2
+}
+quick=
+for word; do
+  case $word in
+    --quick) quick=yes ;;
+    *) refuse ;;
+  esac
+done
 cd "$(dirname "$0")/.."
 bash scripts/setup.sh
 output=results/toys length=()
-if [ "${1:-}" = "--quick" ]; then
+if [ -n "$quick" ]; then
   echo "TRUNCATED: 500 steps of 2 seeds in place of 5000 of 5"
   output=results/toys_quick length=(--steps=500 --seeds=2)
 fi

@@ -11,10 +11,21 @@
 # Writes results/along_training/{elbo,iwae}/: the run, and of the laboratory variance/results.csv,
 # variance/figures/variance_epoch.png, report.html.
 set -euo pipefail
+refuse() {
+  echo "usage: bash scripts/reproduce_variance_along_training.sh [--quick]" >&2
+  exit 2
+}
+quick=
+for word; do
+  case $word in
+    --quick) quick=yes ;;
+    *) refuse ;;
+  esac
+done
 cd "$(dirname "$0")/.."
 bash scripts/setup.sh
 output=results/along_training epochs=200 draws=2000
-if [ "${1:-}" = "--quick" ]; then
+if [ -n "$quick" ]; then
   echo "TRUNCATED: 40 epochs in place of 200, 200 gradients in place of 2000"
   output=results/along_training_quick epochs=40 draws=200
 fi

@@ -1,0 +1,60 @@
+"""The words that scripts/reproduce_*.sh take: what they do not know is refused before anything is set up or trained."""
+
+import itertools
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+SCRIPTS = sorted((ROOT / "scripts").glob("reproduce_*.sh"))
+WITH_DATA = [path for path in SCRIPTS if "DIR holds" in path.read_text()]
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Runs a script in a checkout whose set-up and whose Python say what they are asked for, and do nothing."""
+    for name in ("scripts", ".venv/bin", "data"):
+        (tmp_path / name).mkdir(parents=True)
+    say = '#!/usr/bin/env bash\necho "${0##*/} $*"\n'
+    (tmp_path / "scripts/setup.sh").write_text(say)
+    (tmp_path / ".venv/bin/python").write_text(say)
+    (tmp_path / ".venv/bin/python").chmod(0o755)
+
+    def run(script: Path, *words: str) -> subprocess.CompletedProcess:
+        (tmp_path / "scripts" / script.name).write_text(script.read_text())
+        command = ["bash", f"scripts/{script.name}", *words]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+
+    return run
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
+def test_an_unknown_word_is_refused_before_anything_is_done(script, run):
+    data = ["data"] if script in WITH_DATA else []
+    for words in (
+        [*data, "--quik"],
+        ["--quik", *data],
+        [*data, "quick", "--quick"],
+        *([[], ["--quick"]] if data else []),
+    ):
+        done = run(script, *words)
+        assert (done.returncode, done.stdout) == (2, ""), words
+        assert done.stderr.splitlines()[-1].startswith(f"usage: bash scripts/{script.name}")
+        assert "--quick" in done.stderr
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
+def test_the_order_of_words_does_not_matter(script, run):
+    words = ["--quick"] + (["data"] if script in WITH_DATA else [])
+    words += {"reproduce_discrete_vae": ["nonlinear"], "reproduce_iwae": ["cuda13"]}.get(script.stem, [])
+    whole, *others = (run(script, *order) for order in itertools.permutations(words))
+    assert (whole.returncode, whole.stderr) == (0, "")
+    assert "TRUNCATED" in whole.stdout
+    assert "_quick" in whole.stdout.splitlines()[-1]
+    assert all(word in whole.stdout for word in words[2:])
+    assert all(other.stdout == whole.stdout for other in others)
+    plain = run(script, *(word for word in words if word != "--quick"))
+    assert plain.returncode == 0
+    assert "quick" not in plain.stdout
+    assert "TRUNCATED" not in plain.stdout
