@@ -53,11 +53,20 @@ def rate_distortion(
     return {"elbo": -(rate + distortion), "rate": rate, "distortion": distortion}
 
 
-def active_units(apply: Callable, params, x: Array, key: Array, threshold: float = 0.01) -> tuple[Array, ...]:
+def active_units(
+    apply: Callable, params, x: Array, key: Array, threshold: float = 0.01, batch_size: int = 500
+) -> tuple[Array, ...]:
     """For each stochastic layer the number of dimensions whose posterior mean varies over the data by more than
     `threshold`: Cov_x(E_q[z]) > 0.01 (Burda et al. 2015, arXiv:1509.00519, section 5.2)."""
-    q = apply(params, x, method="encode")
-    means = q.layer_means(key, 50) if hasattr(q, "layer_means") else (q.mean,)  # each [N, *event]
+
+    def means_of(datum):
+        x, index = datum
+        q = apply(params, x[None], method="encode")
+        several = hasattr(q, "layer_means")
+        means = q.layer_means(jax.random.fold_in(key, index), 50) if several else (q.mean,)  # each [1, *event]
+        return tuple(mean[0] for mean in means)
+
+    means = jax.lax.map(means_of, (x, jnp.arange(len(x))), batch_size=batch_size)
     return tuple(jnp.sum(jnp.var(mean, axis=0) > threshold) for mean in means)
 
 
