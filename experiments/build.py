@@ -133,9 +133,14 @@ def objective(run: Settings, values: dict[str, Array], epoch: Array):
 
 
 def optimizer(run: Settings, values: dict[str, Array], total_steps: int) -> optax.GradientTransformation:
-    """Adam with the run's schedule and clipping."""
+    """Adam with the run's schedule and clipping. Model and estimator are clipped apart: the gradient that a control
+    variate learns by may be a thousand times the model's, and would scale it down."""
     adam = optax.adam(learning_rate(run, values["learning_rate"], total_steps))
-    return optax.chain(optax.clip_by_global_norm(values["clip_norm"]), adam) if run.clip_norm else adam
+    if not run.clip_norm:
+        return adam
+    parts = {"model": "model", "estimator": "estimator"}
+    clip = optax.partition({part: optax.clip_by_global_norm(values["clip_norm"]) for part in parts}, parts)
+    return optax.chain(clip, adam)
 
 
 def learning_rate(run: Settings, peak: Array, total_steps: int):

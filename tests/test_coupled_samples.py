@@ -139,6 +139,29 @@ def test_more_samples_than_the_contract_asks_are_unbiased(make, family, bound, n
     assert_unbiased(make(num_samples), problem(family), REDUCE[bound], exact)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "family", "options"),
+    [
+        ("muprop", "Bernoulli", {"num_samples": 3}),
+        ("measure_valued", "Normal", {"num_samples": 3}),
+        ("bitflip", "Bernoulli", {"num_samples": 3}),
+        ("local_expectation", "Bernoulli", {"num_samples": 3}),
+        ("rao_blackwell_top_k", "Categorical", {"num_samples": 2, "k": 2}),
+        ("unordered_set", "Categorical", {"num_samples": 3}),
+        ("rebar", "Bernoulli", {"num_samples": 3}),
+        ("relax", "Bernoulli", {"num_samples": 3}),
+        ("reparam_linear_cv", "Normal", {"num_samples": 3}),
+        ("reparam_antithetic", "Normal", {"num_samples": 4}),
+        ("reparam_rqmc", "Normal", {"num_samples": 8}),
+    ],
+)
+def test_every_estimator_takes_more_samples_than_it_needs(name, family, options):
+    assert_unbiased(
+        BY_NAME[name].make(**options), problem(family), mean, oracle(family, "elbo", options["num_samples"])
+    )
+
+
 @pytest.mark.parametrize("name", ["arm", "disarm", "disarm_iw"])
 def test_an_odd_number_of_coupled_samples_is_refused_for_the_mean_alone(name):
     toy = problem("Categorical" if name == "disarm_iw" else "Bernoulli")

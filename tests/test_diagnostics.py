@@ -284,6 +284,22 @@ def test_coinciding_discrete_samples_count():
     assert diagnostics.evaluations(value, jax.random.key(0)) == 6
 
 
+def test_a_draw_of_zero_has_no_direction_and_spoils_no_mean():
+    truth = diagnostics.Truth({"w": jnp.ones(4)}, {"w": jnp.zeros(4)}, {"w": jnp.zeros(())})
+    gradient = lambda key: {"w": jnp.where(jax.random.bernoulli(key), 1.0, 0.0) * jax.random.normal(key, (4,))}
+    report = diagnostics.report(diagnostics.gradient_moments(gradient, jax.random.key(0), 400, 10, truth=truth), truth)
+    assert all(np.isfinite(each["cosine"]) and np.isfinite(each["dsnr"]) for each in report.values())
+
+
+def test_flops_of_a_loop_are_those_of_all_its_rounds():
+    weight = jnp.ones((32, 32))
+
+    def looped(x):
+        return jax.lax.map(lambda row: jax.lax.scan(lambda c, _: (c @ weight, None), row, None, 5)[0], x)
+
+    assert diagnostics.flops(looped, jnp.ones((7, 3, 32))) == pytest.approx(7 * 5 * 2 * 3 * 32 * 32, rel=0.05)
+
+
 def test_flops_of_a_matrix_product():
     assert diagnostics.flops(jnp.dot, jnp.ones((64, 32)), jnp.ones((32, 16))) == pytest.approx(
         2 * 64 * 32 * 16, rel=0.01

@@ -23,6 +23,7 @@ from problems import (
     measure,
     oracle,
     problem,
+    quantile_nodes,
     trained,
 )
 
@@ -38,7 +39,7 @@ from vae.estimators import (
     scale_cotangent,
     score_function,
 )
-from vae.estimators.base import stateless
+from vae.estimators.base import attach, stateless
 
 CORE = ("Normal", "Bernoulli", "Categorical")
 # Outside the core one fast witness each of a full covariance and of an implicit path. The rest of the square is slow,
@@ -625,13 +626,73 @@ def test_a_score_gradient_does_not_look_inside_f(name):
     assert not _is_zero(seen)
 
 
+def test_a_signal_is_not_rounded_away_by_the_size_of_f():
+    """Of 512 values near -20,000, which float32 tells apart to 2e-3, a signal is a difference over 512."""
+    values = np.float32(np.random.default_rng(0).normal(size=(512, 3)) * 20 - 2e4)
+    control = (np.sum(values, axis=0) - values) / 511
+    for reduce in (mean, log_mean_exp):
+        with jax.enable_x64(True):
+            exact = score_function.learning_signal(jnp.float64(values), jnp.float64(control), reduce)
+        found = jax.jit(functools.partial(score_function.learning_signal, reduce=reduce))(values, control)
+        np.testing.assert_allclose(found, exact, rtol=1e-3, atol=1e-5 * np.max(np.abs(exact)))
+
+
+def test_reinforce_of_the_weighted_bound_weighs_every_score_with_the_whole_bound():
+    """sum_k (L_K - w_k) s_k: its variance is large where log p(x) is (ESTIMATORS.md O3)."""
+    toy, key = problem("Bernoulli"), jax.random.key(4)
+
+    @jax.jit
+    def published(q):
+        z = q.sample(key, 3)
+        log_w = toy.integrand(toy.theta)(z, q)
+        weight = log_mean_exp(log_w) - jax.nn.softmax(log_w, axis=0)
+        return log_mean_exp(log_w), jax.grad(lambda q: jnp.sum(weight * q.log_prob(z)))(q)
+
+    run = jax.jit(gradient_program(BY_NAME["reinforce"].make(num_samples=3), toy, log_mean_exp, {}, {}))
+    (_, value), (phi, _) = run(toy.phi, toy.theta, key)
+    _assert_same((value, phi), published(toy.phi))
+
+
+@functools.cache
+def _wake_phase():
+    """Value and theta of the bound of two samples, and E[sum_k w_k grad log q(z_k)] by quadrature, in float64."""
+    toy = problem("Normal")
+    with jax.enable_x64(True):
+        q = toy.astype(jnp.float64).phi
+        z, log_weight = quantile_nodes(q, 14)
+        log_w = toy.astype(jnp.float64).integrand(toy.astype(jnp.float64).theta)(z, q)  # [N, B]
+        share = jax.nn.sigmoid(log_w[:, None] - log_w)  # [N, N, B]: of the first of two, its normalized weight
+        weight = 2 * jnp.exp(log_weight) * jnp.einsum("ijb,j->ib", share, jnp.exp(log_weight[:, 0]))
+        phi = jax.grad(lambda q: jnp.sum(weight * q.log_prob(z)))(q)
+    return oracle("Normal", "iwae", 2) | {"phi": np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(phi)])}
+
+
+@pytest.mark.parametrize("name", ["wake_sleep", "wake_sleep_dreg"])
+def test_wake_sleep_descends_the_inclusive_divergence(name):
+    assert_unbiased(BY_NAME[name].make(num_samples=2), problem("Normal"), log_mean_exp, _wake_phase())
+
+
+@pytest.mark.parametrize("exponent", [0.0, 2.0])
+def test_wake_sleep_with_other_weights_is_caught(exponent):
+    """Equal weights, whose expectation is zero, and squared ones."""
+
+    def estimate(key, q, f, reduce):
+        z = q.sample(key, 2)
+        weights = jax.nn.softmax(stop_gradient(f(z, q)), axis=0) ** exponent
+        bound = reduce(f(z, stop_gradient(q)))
+        return attach(bound, bound + jnp.sum(weights * q.log_prob(z), axis=0))
+
+    report = measure(stateless(estimate), problem("Normal"), log_mean_exp, _wake_phase(), max_chunks=4)
+    assert report.biased() == ["phi"]
+
+
 def _vr_iwae(alpha):
     return lambda values: log_mean_exp((1 - alpha) * values) / (1 - alpha)
 
 
 @pytest.mark.parametrize("alpha", [0.0, 0.3, 0.9])
 def test_dreg_weights_of_the_vr_iwae_bound(alpha):
-    """The path of sample k weighs alpha w_k + (1 - alpha) w_k^2 (Daudel et al. 2022, arXiv:2210.06226)."""
+    """The path of sample k weighs alpha w_k + (1 - alpha) w_k^2 (Daudel et al. 2023, arXiv:2210.06226)."""
     q = Normal(jnp.array([0.4]), jnp.array([-0.2]))
     tilt = jnp.array([1.0, -0.5, 2.0, 0.3])
     # f_k = tilt_k z_k, without q: the gradient in the mean is the sum of tilt_k times the weight of path k.

@@ -140,6 +140,18 @@ def test_active_units_counts_the_means_that_vary():
     assert int(active) == 2
 
 
+def test_a_layer_that_passes_on_noise_is_not_active():
+    """The second layer's mean is the first's sample, whose distribution does not depend on x."""
+    x = jnp.zeros((400, 1))
+
+    def apply(params, x, method):
+        first = dist.Normal(jnp.zeros((len(x), 5)), jnp.zeros((len(x), 5)))
+        return dist.Markov(first, (jnp.ones(5),), (lambda w, z: dist.Normal(w * z, jnp.zeros_like(z)),))
+
+    counts = jax.jit(lambda x: evaluate.active_units(apply, {}, x, jax.random.key(0)))(x)
+    assert tuple(map(int, counts)) == (0, 0)
+
+
 @pytest.mark.parametrize("family", sorted(models.POSTERIORS))
 def test_active_units_of_every_posterior(family):
     model = models.make_vae((4, 4, 1), latent_dim=3, hidden=(8,), posterior=family)

@@ -142,6 +142,22 @@ def test_runs_of_one_program_are_the_runs_alone():
         np.testing.assert_allclose(ours[1], theirs, rtol=2e-5, atol=1e-6)
 
 
+def test_what_a_control_variate_learns_by_does_not_scale_the_model():
+    run = parse("--clip_norm=1")[0]
+    params = {"model": {"w": jnp.ones(3)}, "estimator": {"v": jnp.ones(2)}}
+    tx = build.optimizer(run, build.arrays(run), 10)
+
+    def moments(size):
+        grads = {"model": {"w": jnp.full(3, 0.1)}, "estimator": {"v": jnp.full(2, size)}}
+        _, state = tx.update(grads, tx.init(params), params)
+        [adam] = [part for part in jax.tree.leaves(state, is_leaf=lambda x: hasattr(x, "mu")) if hasattr(part, "mu")]
+        return adam.mu
+
+    small, large = moments(1e-3), moments(1e3)
+    np.testing.assert_array_equal(large["model"]["w"], small["model"]["w"])
+    np.testing.assert_allclose(np.linalg.norm(large["estimator"]["v"]), 0.1, rtol=1e-5)  # (1 - 0.9) of a norm of 1
+
+
 def test_every_flag_explains_itself():
     values = flags.FlagValues()
     settings.define_flags(values)

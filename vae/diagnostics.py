@@ -1,9 +1,10 @@
 """Bias, variance, signal-to-noise ratio and cost of a gradient estimate, against an oracle, with parameters fixed.
 
     gradient = partial(make_gradient(bound, estimator), params, data, learned, counted, context)   # of a key
-    moments = gradient_moments(gradient, key, draws=1000, chunks=20, truth=truth)
+    key_draws, key_picks = jax.random.split(key)
+    moments = gradient_moments(gradient, key_draws, draws=1000, chunks=20, truth=truth)
     numbers = report(moments, truth)                                # {part: {figure: number}}
-    replicates = bootstrap(moments, key)                            # FIGURES, each [replicates]
+    replicates = bootstrap(moments, key_picks)                      # FIGURES, each [replicates]
 
 A gradient is a dict of groups (encoder and decoder, say), each a pytree; a part is a group or a layer of one, see
 `parts`. Everything is a pure function to be jitted. The draws are never stored: a scan carries Welford's mean and sum
@@ -27,13 +28,14 @@ Of a part with coordinates i, a draw g, its mean E g and the true gradient t:
 import math
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, jaxpr_as_fun, jaxprs_in_params
 
 from vae.estimators.base import Estimator
 
@@ -205,7 +207,7 @@ def _directed(direction: _Direction | None, gradient: PyTree) -> dict[str, Array
     found = {}
     for name, leaves in direction.names.items():
         dot, length, truth = (sum(column[i] for i in leaves) for column in (dots, lengths, truths))
-        cosine = dot / jnp.sqrt(truth * length)
+        cosine = jnp.where(length == 0, 0.0, dot / jnp.sqrt(truth * length))  # a zero draw says nothing of the truth
         # A draw that is the truth but for rounding has no perpendicular part; it is given that of the rounding.
         sine = jnp.sqrt(jnp.maximum(1 - jnp.square(cosine), ROUNDING))
         finite = sum(t[i].size for i in leaves) > 2
@@ -311,7 +313,7 @@ def _deviation(mean: Array, variance: Array) -> tuple[Array, Array]:
     return varies, jnp.sqrt(jnp.where(varies, variance, 1))
 
 
-def bootstrap(moments: Moments, key: Array, replicates: int = 400) -> dict[str, dict[str, Array]]:
+def bootstrap(moments: Moments, key: Array, replicates: int = 4000) -> dict[str, dict[str, Array]]:
     """`FIGURES` of `replicates` resamplings of the chunks, each `[replicates]`.
 
     With one key and one number of chunks, all estimators are resampled alike: where their draws share keys, ratios of
@@ -384,16 +386,37 @@ def critical_z(size: float, level: float = 1e-4) -> float:
 
 
 def flops(function: Callable, *args) -> float:
-    """FLOP of the compiled function as XLA counts them; the body of a loop is counted once."""
-    analysis = jax.jit(function).lower(*args).compile().cost_analysis()
-    return float(analysis["flops"])
+    """FLOP of the compiled function as XLA counts them, but that it counts the body of a loop once: here a scan's or a
+    map's counts as often as it runs. A `while_loop`, whose number of rounds is data, counts once."""
+    return _flops(jax.make_jaxpr(function)(*args))
+
+
+def _flops(program: ClosedJaxpr) -> float:
+    bodies = [(loop.params["length"], loop.params["jaxpr"]) for loop in _loops(program.jaxpr)]
+    return _counted(program) + sum(rounds * _flops(body) - _counted(body) for rounds, body in bodies)
+
+
+def _counted(program: ClosedJaxpr) -> float:
+    compiled = jax.jit(jaxpr_as_fun(program)).lower(*program.in_avals).compile()
+    return max(0.0, float(compiled.cost_analysis()["flops"]))  # XLA gives -1 for a program without any
+
+
+def _loops(jaxpr: Jaxpr) -> Iterator[JaxprEqn]:
+    """The outermost scans of a program, which `lax.map` is too, also those inside of what it calls."""
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "scan":
+            yield equation
+        else:
+            for called in jaxprs_in_params(equation.params):
+                yield from _loops(called)
 
 
 def evaluations(value: Callable[..., PyTree], key: Array, *args) -> int:
     """At how many z, of one datum, an estimator evaluates f for one gradient.
 
     `value(watch, key, *args)` runs the estimator on `watch(f)`. It is run three times and looked at: a second call at
-    the same z, as DReG's, is removed by XLA and not counted; discrete samples that coincide by chance are counted.
+    the same z, as DReG's, is removed by XLA and not counted. Discrete samples of one call that coincide by chance are
+    counted; a whole call that does is taken for the same, unless one of the three runs tells them apart.
     """
     calls: set[bytes] = set()
     rows: list[int] = []

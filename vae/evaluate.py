@@ -57,17 +57,26 @@ def active_units(
     apply: Callable, params, x: Array, key: Array, threshold: float = 0.01, batch_size: int = 500
 ) -> tuple[Array, ...]:
     """For each stochastic layer the number of dimensions whose posterior mean varies over the data by more than
-    `threshold`: Cov_x(E_q[z]) > 0.01 (Burda et al. 2015, arXiv:1509.00519, section 5.2)."""
+    `threshold`: Cov_x(E_q[z]) > 0.01 (Burda et al. 2015, arXiv:1509.00519, section 5.2).
 
-    def means_of(datum):
+    Where the mean itself is of draws (`layer_means`), two independent halves of them give its covariance with itself,
+    to which the draws' own variance adds nothing.
+    """
+
+    def halves_of(datum):
         x, index = datum
         q = apply(params, x[None], method="encode")
-        several = hasattr(q, "layer_means")
-        means = q.layer_means(jax.random.fold_in(key, index), 50) if several else (q.mean,)  # each [1, *event]
-        return tuple(mean[0] for mean in means)
+        if hasattr(q, "layer_means"):
+            keys = jax.random.split(jax.random.fold_in(key, index))
+            halves = [q.layer_means(k, 25) for k in keys]
+        else:
+            halves = [(q.mean,)] * 2
+        return jax.tree.map(lambda mean: mean[0], halves)  # of the batch of one
 
-    means = jax.lax.map(means_of, (x, jnp.arange(len(x))), batch_size=batch_size)
-    return tuple(jnp.sum(jnp.var(mean, axis=0) > threshold) for mean in means)
+    first, second = jax.lax.map(halves_of, (x, jnp.arange(len(x))), batch_size=batch_size)  # each [N, *event]
+    centred = lambda means: means - jnp.mean(means, axis=0)
+    covariances = [jnp.mean(centred(a) * centred(b), axis=0) for a, b in zip(first, second, strict=True)]
+    return tuple(jnp.sum(covariance > threshold) for covariance in covariances)
 
 
 def _terms(apply, params, x, key, ks):

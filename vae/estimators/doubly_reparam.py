@@ -32,7 +32,7 @@ def stl(num_samples: int = 1) -> Estimator:
 
 def dreg(num_samples: int = 1) -> Estimator:
     """DReG (Tucker et al. 2018, arXiv:1810.04152), for `log_mean_exp` and by the same formula for the VR-IWAE bounds
-    (Daudel et al. 2022, arXiv:2210.06226). With one sample it is sticking the landing."""
+    (Daudel et al. 2023, arXiv:2210.06226). With one sample it is sticking the landing."""
 
     def estimate(key, q, f, reduce):
         z = q.rsample(key, num_samples)  # [K, *batch, D]

@@ -18,13 +18,17 @@ from vae.estimators.baseline import Baseline, features_of
 
 def score_surrogate(q, z, values: Array, control: Array, reduce: Callable) -> Array:
     """`reduce(values)` forward; backward the score-function gradient with `control` `[K, *batch]` for each f_k."""
-    bound = reduce(values)
-    signal = stop_gradient(learning_signal(values, control, reduce))  # [K, *batch]
-    return attach(bound, bound + jnp.sum(signal * q.log_prob(z), axis=0))
+    return _weigh_scores(q, z, reduce(values), learning_signal(values, control, reduce))
+
+
+def _weigh_scores(q, z, bound: Array, signal: Array) -> Array:
+    return attach(bound, bound + jnp.sum(stop_gradient(signal) * q.log_prob(z), axis=0))
 
 
 def learning_signal(values: Array, control: Array, reduce: Callable) -> Array:
     """What the reduced f loses when f_k is replaced by its control, for each k, `[K, *batch]`."""
+    centre = stop_gradient(values[:1])  # a signal is of the size of differences, which large f would round away
+    values, control = values - centre, control - centre
     eye = jnp.eye(len(values), dtype=bool).reshape(len(values), len(values), *[1] * (values.ndim - 1))
     replaced = jnp.where(eye, control[:, None], values[None])  # [k, j, *batch]: all f_j but the k-th
     return reduce(values) - jax.vmap(reduce)(replaced)
@@ -36,11 +40,14 @@ def _sample_and_evaluate(key, q, f, num_samples):
 
 
 def reinforce(num_samples: int = 1) -> Estimator:
-    """REINFORCE (Williams 1992; Ranganath, Gerrish & Blei 2014, arXiv:1401.0118): no control at all."""
+    """REINFORCE (Williams 1992; Ranganath, Gerrish & Blei 2014, arXiv:1401.0118): no control at all. Of the mean, f_k
+    weighs the score of its own sample; of a bound that does not split into samples, the whole bound weighs them all."""
 
     def estimate(key, q, f, reduce):
         z, values = _sample_and_evaluate(key, q, f, num_samples)
-        return score_surrogate(q, z, values, jnp.zeros_like(values), reduce)
+        bound = reduce(values)
+        signal = values / num_samples if reduce is mean else jnp.broadcast_to(bound, values.shape)
+        return _weigh_scores(q, z, bound, signal)
 
     return stateless(estimate)
 
