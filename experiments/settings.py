@@ -68,7 +68,7 @@ class Settings:
     )
     layer_hidden: tuple[int, ...] = _setting(
         (64,),
-        "widths between two stochastic layers, joined by dashes, or none; unused with one layer",
+        "widths between two stochastic layers, joined by dashes, or none; --latent_dim of several alone",
         at_least=1,
     )
     posterior: str = _setting("normal", "family of q(z|x), with its standard prior", choices="vae.models:POSTERIORS")
@@ -197,6 +197,10 @@ def check(settings: Settings) -> None:
         raise ValueError("--architecture=conv needs at least one layer; --hidden=none is for --architecture=mlp")
     if settings.posterior not in ("categorical", "concrete") and settings.categories != FIELDS["categories"].default:
         raise ValueError("--categories changes categorical latents alone; leave it out or take --posterior=categorical")
+    if len(settings.latent_dim) == 1 and settings.layer_hidden != FIELDS["layer_hidden"].default:
+        raise ValueError(
+            "--layer_hidden is between stochastic layers; leave it out or take several, as --latent_dim=8-4 does"
+        )
     tempered = [name for name in estimators.BY_NAME if has_option(name, "temperature")]
     relaxed = [name for name, posterior in models.POSTERIORS.items() if posterior.hard]
     if settings.temperature and settings.estimator not in tempered and settings.posterior not in relaxed:
@@ -223,8 +227,8 @@ def programs(runs: list[Settings]) -> Iterator[list[Settings]]:
     """Groups of runs that one compiled program can train: alike but for array-valued settings."""
 
     def shape(run: Settings):
-        switched_off = {name: 0.0 for name in ARRAYS if name in _SWITCHES and getattr(run, name) == 0}
-        return dataclasses.replace(run, **{name: FIELDS[name].default for name in ARRAYS}), tuple(switched_off)
+        switched_off = tuple(name for name in _SWITCHES if getattr(run, name) == 0)
+        return dataclasses.replace(run, **{name: FIELDS[name].default for name in ARRAYS}), switched_off
 
     groups: dict[Any, list[Settings]] = {}
     for run in runs:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from experiments import build, settings
 from vae import train
 
-SMALL = ["--hidden=4", "--latent_dim=2", "--layer_hidden=3", "--batch_size=256", "--epochs=2"]
+SMALL = ["--hidden=4", "--latent_dim=2", "--batch_size=256", "--epochs=2"]
 
 
 def parse(*argv: str) -> list[settings.Settings]:
@@ -56,6 +56,7 @@ def plain() -> float:
         "--activation=tanh",
         "--latent_dim=3",
         "--latent_dim=2-2 --objective=elbo",
+        "--latent_dim=2-2 --objective=elbo --layer_hidden=3",
         "--posterior=full_covariance",
         "--posterior=laplace",
         "--posterior=student_t --objective=elbo",
@@ -113,6 +114,8 @@ def test_switches_are_flags_like_others():
 @pytest.mark.parametrize(
     ("argv", "sentence"),
     [
+        ("--layer_hidden=3", "take several, as --latent_dim=8-4"),
+        ("--latent_dim=8,8-4 --layer_hidden=3", "take several, as --latent_dim=8-4"),
         ("--categories=3", "take --posterior=categorical"),
         ("--temperature=0.5", "--estimator=reparam has no --temperature"),
         ("--architecture=conv --hidden=none", "needs at least one layer"),
