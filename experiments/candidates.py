@@ -2,6 +2,7 @@
 
 import functools
 import math
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import jax
@@ -53,6 +54,28 @@ def choose(problem: Problem, objective: str, names: list[str] | None) -> list[st
                 f"--estimators: {name} cannot estimate {objective} with {family} latents; these can: {', '.join(fits)}"
             )
     return names
+
+
+def each(items: Iterable[tuple], build: Callable, asked: bool) -> list:
+    """`build(*item)` of every item, which begins with an estimator's name. What is refused is left out, with a line
+    that says so, unless the names were `asked` for.
+
+    Raises:
+      ValueError, NotImplementedError: if one that was asked for is refused, or none is left.
+    """
+    built, left_out = [], []
+    for item in items:
+        try:
+            built.append(build(*item))
+        except (ValueError, NotImplementedError) as error:
+            if asked:
+                raise
+            left_out.append(f"left out: {item[0]}: {error}")
+    for sentence in left_out:
+        print(sentence)
+    if not built:
+        raise ValueError("no estimator is left to measure")
+    return built
 
 
 def posteriors(problem: Problem, objective: str) -> list[tuple[Any, str]]:

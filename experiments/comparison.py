@@ -2,7 +2,6 @@
 
 import functools
 import hashlib
-import itertools
 import json
 import math
 import time
@@ -88,7 +87,6 @@ def _taking(flag: str) -> str:
 
 def _cases(problem: Problem, objective: str, options: flags.FlagValues) -> list[candidates.Case]:
     """Every estimator with every K, or with the K that the budget buys; says what was left out."""
-    asked = options.estimators is not None
     names = candidates.choose(problem, objective, options.estimators)
     samples = sorted({_number("num_samples", k, int) for k in options.num_samples})
     if samples[0] < 1:
@@ -96,29 +94,19 @@ def _cases(problem: Problem, objective: str, options: flags.FlagValues) -> list[
     budget = candidates.parse_budget(options.budget)
     if budget and samples != [1]:
         raise ValueError("--budget decides K itself; leave out --num_samples")
-    cases, left_out = [], []
-    with laboratory.progress([None] * len(names) * (1 if budget else len(samples)), "costs") as bar:
-        for (slot, wanted), name in itertools.product(enumerate([None] if budget else samples), names):
-            bar.update()
-            try:
-                if budget:
-                    k = candidates.affordable(
-                        budget, functools.partial(candidates.cost, problem, objective, name, budget[0]), name
-                    )
-                else:
-                    k = max(wanted, BY_NAME[name].min_samples)
-                evaluations, flops = (
-                    candidates.cost(problem, objective, name, kind, k) for kind in ("evaluations", "flops")
-                )
-                cases.append(candidates.Case(name, k, slot, int(evaluations), flops))
-            except (ValueError, NotImplementedError) as error:
-                if asked:
-                    raise
-                left_out.append(f"left out: {error}")
-    for sentence in left_out + [f"the budget buys {c.name} K={c.num_samples}" for c in cases if budget]:
-        print(sentence)
-    if not cases:
-        raise ValueError("no estimator is left to measure")
+
+    def case(name: str, slot: int, wanted: int | None) -> candidates.Case:
+        cost = functools.partial(candidates.cost, problem, objective, name)
+        if budget:
+            k = candidates.affordable(budget, functools.partial(cost, budget[0]), name)
+        else:
+            k = max(wanted, BY_NAME[name].min_samples)
+        return candidates.Case(name, k, slot, int(cost("evaluations", k)), cost("flops", k))
+
+    items = [(name, slot, k) for slot, k in enumerate([None] if budget else samples) for name in names]
+    cases = candidates.each(laboratory.progress(items, "costs"), case, asked=options.estimators is not None)
+    for chosen in cases if budget else ():
+        print(f"the budget buys {chosen.name} K={chosen.num_samples}")
     return cases
 
 

@@ -39,8 +39,13 @@ def train_all(options: flags.FlagValues) -> None:
         untrusted.refuse_links(folder)
         points = TOYS[options.toy](problems, options.batch_size)
         names = candidates.choose(points[0], "elbo", options.estimators)
-        for name in names:  # refused here rather than when all are compiled
+
+        def fits(name: str) -> str:
             candidates.cost(points[0], "elbo", name, "evaluations", _num_samples(name, options))
+            return name
+
+        # Refused here rather than when all are compiled.
+        names = candidates.each(zip(names), fits, asked=options.estimators is not None)
         program = jax.jit(functools.partial(_all_curves, points, names, options))
     with laboratory.progress(["compile", "run"], f"{len(names)} estimators") as bar:
         bar.set_postfix_str("compiling")

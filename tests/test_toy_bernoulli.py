@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from absl import flags
 
-from experiments import candidates, problems, toy_bernoulli
+from experiments import candidates, problems, toy_bernoulli, toys
 from tests import test_report
 from vae import diagnostics, plots_gradients
 
@@ -115,11 +115,21 @@ def test_the_picture_has_a_column_for_each_family():
     assert axes[4].get_ylabel() == "expected loss\nhard"
 
 
+def test_estimators_that_nobody_named_are_left_out_where_they_do_not_fit(tmp_path, capsys, monkeypatch):
+    entries = {name: toys.BY_NAME[name] for name in ("arm", "reinforce", "disarm")}
+    monkeypatch.setattr(candidates, "BY_NAME", entries)
+    run("--num_samples=3", "--steps=2", "--records=2", "--seeds=1", f"--output={tmp_path}")
+    said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("left out: ")]
+    assert [line.split(": ")[1] for line in said] == ["arm", "disarm"]
+    with open(tmp_path / "results.csv") as file:
+        assert {row["estimator"] for row in csv.DictReader(file)} == {"reinforce"}
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
         (["--records=50", "--steps=20"], "--steps=20 must be a multiple of --records less one, 49"),
-        (["--num_samples=3"], "num_samples must be even, got 3"),
+        (["--num_samples=3", "--estimators=arm"], "num_samples must be even, got 3"),
         (["--estimators="], "--estimators is empty"),
         (["--estimators=reparam"], "reparam cannot estimate elbo with Bernoulli latents"),
     ],
