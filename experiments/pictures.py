@@ -7,14 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy.stats import norm
 
-from experiments import assess
+from experiments import assess, results
 from experiments.workdir import RunFolder
 from vae import datasets, distributions, models, plots
 
 
 def draw_run(folder: RunFolder, data: datasets.Dataset, model: models.VAE, params) -> list[str]:
     """Writes every figure of a run as PNG and PDF; returns their names."""
-    figures = {"learning_curves": plots.learning_curves(folder.rows(), assess.curve_split(data), _seconds(folder))}
+    figures = {"learning_curves": plots.learning_curves(folder.rows(), assess.curve_split(data), folder.seconds())}
     figures |= _model_figures(data, model, params)
     for name, figure in figures.items():
         plots.save(figure, folder.figures / name)
@@ -26,22 +26,14 @@ def draw_sweep(path, folders: list[RunFolder], names: list[str]) -> None:
     runs, points = [], []
     for folder in folders:
         result = folder.result()
-        speaking = len(names) == 1 and isinstance(result[names[0]], str)  # an estimator's name says what it is
-        label = ", ".join(str(result[n]) if speaking else f"{n}={result[n]}" for n in names) or result["estimator"]
-        label = label.replace("$", r"\$")  # which would begin a formula
-        runs.append({"label": label, "rows": folder.rows(), "seconds": _seconds(folder)})
+        label = results.label(result, names).replace("$", r"\$")  # which would begin a formula
+        runs.append({"label": label, "rows": folder.rows(), "seconds": folder.seconds()})
         if result["status"] == "done":
             values = {key: result[f"test_{key}"] for key in ("rate_nats", "distortion_nats")}
             points.append({"label": label, **values})
     plots.save(plots.compare_runs(runs), path / "compare_runs")
     if points:
         plots.save(plots.rate_distortion(points), path / "rate_distortion")
-
-
-def _seconds(folder: RunFolder) -> list[float] | None:
-    timing = {row["step"]: row["train_seconds"] for row in folder.rows("timing.jsonl")}
-    steps = [row["step"] for row in folder.rows()]
-    return [timing[step] for step in steps] if set(steps) <= set(timing) else None
 
 
 @partial(jax.jit, static_argnums=0)

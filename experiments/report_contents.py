@@ -72,10 +72,7 @@ class Contents(NamedTuple):
 
     def label(self, row: dict[str, Any]) -> str:
         """What distinguishes a row's settings from those of the others."""
-        if not self.names:
-            return f"{self.runs[0].row['dataset']}, {self.runs[0].row['estimator']}"
-        speaking = len(self.names) == 1 and isinstance(row[self.names[0]], str)  # an estimator's name says what it is
-        return ", ".join(str(row[n]) if speaking else f"{n} {row[n]}" for n in self.names)
+        return results.label(row if self.names else self.runs[0].row, self.names)
 
     def by_label(self) -> dict[str, list[Run]]:
         """Runs that differ in the seed alone, together; best first, unfinished ones last."""
@@ -137,12 +134,9 @@ def _trained(path: Path) -> list[RunFolder]:
 
 
 def _run(folder: RunFolder, workdir: Path | None) -> Run:
-    rows = folder.rows()
-    clock = {row["step"]: row["train_seconds"] for row in folder.rows("timing.jsonl")}
-    seconds = [clock[row["step"]] for row in rows] if rows and all(row["step"] in clock for row in rows) else None
     row = folder.result() or folder.settings().json()
     row |= {"workdir": str(workdir)} if workdir else {}
-    return Run(folder, folder.config(), row, rows, seconds)
+    return Run(folder, folder.config(), row, folder.rows(), folder.seconds())
 
 
 def _measured_in(path: Path) -> list[Laboratory | Toy]:

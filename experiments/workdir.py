@@ -165,6 +165,12 @@ class RunFolder:
                 ) from None
         return rows
 
+    def seconds(self) -> list[float] | None:
+        """Of training, at each row of metrics.jsonl; None where there is none, or they were not kept."""
+        clock = {row["step"]: row["train_seconds"] for row in self.rows("timing.jsonl")}
+        steps = [row["step"] for row in self.rows()]
+        return [clock[step] for step in steps] if steps and set(steps) <= set(clock) else None
+
     def validation_bounds(self) -> dict[int, float]:
         """The ELBO of the validation split by epoch, nats; empty where there is no such split."""
         return {row["epoch"]: row["elbo_nats"] for row in self.rows() if row.get("split") == "validation"}

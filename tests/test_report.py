@@ -157,12 +157,18 @@ def test_settings_that_cannot_be_told_from_the_best_are_named():
     assert results.level_with_best([row(100.0, math.nan), row(100.0, math.nan)]) == []  # one seed each
 
 
+def test_a_label_says_in_what_runs_differ():
+    row = {"dataset": "digits", "estimator": "stl", "beta": 2.0}
+    names = ([], ["estimator"], ["beta"], ["estimator", "beta"])
+    assert [results.label(row, n) for n in names] == ["digits, stl", "stl", "beta=2.0", "estimator=stl, beta=2.0"]
+
+
 def test_the_curves_are_the_rows(swept):
     folder, page = swept
     chart = page.charts[0]
     assert [choice["label"] for choice in chart["choices"]] == ["step", "examples", "seconds"]
     thick = [i for i, trace in enumerate(chart["data"]) if trace.get("showlegend", True)]
-    assert [chart["data"][i]["name"] for i in thick] == ["learning_rate 0.01", "learning_rate 0.001"]
+    assert [chart["data"][i]["name"] for i in thick] == ["learning_rate=0.01", "learning_rate=0.001"]
     metrics = [
         [json.loads(line) for line in (folder / f"runs/{i}/metrics.jsonl").read_text().splitlines()] for i in range(4)
     ]
