@@ -21,12 +21,14 @@ def define_flags(values: flags.FlagValues) -> None:
 
 
 def main(options: flags.FlagValues = flags.FLAGS) -> None:
-    from experiments import report_contents, report_page, workdir  # jax is not for --help
+    from experiments import report_contents, report_page, untrusted, workdir  # jax is not for --help
 
     with cli.one_sentence():
         if not options.workdir:
             raise ValueError("give --workdir, one folder or several joined by commas")
         paths = [Path(name) for name in dict.fromkeys(options.workdir)]
+        for path in paths:
+            untrusted.refuse_links(path)  # or a picture might be any file of the reader's, in a page made for others
         contents = report_contents.read(paths)
         title = options.workdir[0] if len(paths) == 1 else f"{len(paths)} workdirs: {', '.join(map(str, paths))}"
         text = report_page.page(contents, title)

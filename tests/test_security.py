@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 from absl import flags
 
-from experiments import cli, multihost, report_contents, report_page, settings, tables, train, untrusted
+from experiments import cli, multihost, report, report_contents, report_page, settings, tables, train, untrusted
 from experiments.launch import Command
 from experiments.settings import Settings
 from experiments.workdir import RunFolder, run_folders
@@ -210,6 +210,18 @@ def test_links_in_a_workdir_are_refused(name, tmp_path):
     link.symlink_to(tmp_path / "precious")
     with pytest.raises(ValueError, match=f"{name} is a symbolic link"):
         untrusted.refuse_links(tmp_path / "workdir")
+
+
+def test_a_report_shows_nothing_that_a_link_leads_to(tmp_path, capsys):
+    (tmp_path / "precious").mkdir()
+    (tmp_path / "workdir").mkdir()
+    (tmp_path / "workdir/figures").symlink_to(tmp_path / "precious")
+    options = flags.FlagValues()
+    report.define_flags(options)
+    options(["report", f"--workdir={tmp_path / 'workdir'}"])
+    with pytest.raises(SystemExit):
+        report.main(options)
+    assert "figures is a symbolic link" in capsys.readouterr().err
 
 
 def test_a_workdir_may_be_a_link_and_hold_others_that_are_not_ours(tmp_path):
