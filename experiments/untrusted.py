@@ -46,8 +46,8 @@ def refuse_links(folder: str | Path) -> None:
         path = Path(folder) / name
         for link in [path] if path.is_symlink() else _links(path):
             raise ValueError(
-                f"{link} is a symbolic link, and what it leads to might be read or written over; put the files themselves"
-                " there (the whole folder may be a link)"
+                f"{link} is a symbolic link, and what it leads to might be read or written over; put the files"
+                " themselves there (the whole folder may be a link)"
             )
 
 
