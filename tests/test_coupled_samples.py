@@ -45,7 +45,7 @@ def _all_bits(width):
         ("bitflip", "Bernoulli", mean, 2, 4),
         ("local_expectation", "Bernoulli", mean, 2, 2 * (1 + 2)),
         ("local_expectation", "Categorical", mean, 2, 2 * (1 + 2 * 2)),
-        ("rao_blackwell_top_k", "Categorical", mean, 2, 2 * (1 + 2 * 2)),
+        ("rao_blackwell_top_k", "Categorical", mean, 2, 2 * (1 + 2 * 1)),
         ("unordered_set", "Categorical", mean, 2, 2 * (1 + 2)),
     ],
 )

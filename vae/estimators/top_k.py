@@ -11,8 +11,9 @@ from vae.estimators.local_expectation import changed_one_by_one, expected_score
 
 
 def rao_blackwell_top_k(num_samples: int = 1, k: int = 1) -> Estimator:
-    """One dimension at a time, the others as sampled: local expectation for many classes, by 1 + D (k + 1) evaluations
-    of f a sample in place of 1 + D (C - 1)."""
+    """One dimension at a time, the others as sampled: local expectation for many classes, by 1 + D k evaluations of f a
+    sample in place of 1 + D (C - 1). The sample's own class speaks for the rest; where it is one of the top, another is
+    drawn that does."""
 
     def estimate(key, q, f, reduce):
         key_z, key_rest = jax.random.split(key)
@@ -24,14 +25,19 @@ def rao_blackwell_top_k(num_samples: int = 1, k: int = 1) -> Estimator:
         best = jnp.moveaxis(jax.lax.top_k(logits, k)[1], -1, 0)  # [k, *batch, D]
         top = jax.nn.one_hot(best, classes, dtype=logits.dtype)  # [k, *batch, D, C]
         is_top = jnp.any(top == 1, axis=0)
-        rest = Categorical(jnp.where(is_top, -jnp.inf, logits)).sample(key_rest, num_samples)
-        others = jnp.concatenate([jnp.broadcast_to(top[:, None], (k, *z.shape)), rest[None]])  # [k+1, K, *batch, D, C]
-        of_top = jnp.sum(top * q.mean, axis=-1)  # [k, *batch, D]
-        of_rest = jnp.sum(jnp.where(is_top, 0, q.mean), axis=-1)
-        probability = jnp.concatenate([of_top, of_rest[None]])[:, None]  # [k+1, 1, *batch, D]
-        # f(z) does not know the class that speaks for the rest, so it may be subtracted.
-        differences = changed_one_by_one(f, q, z, others) - values[..., None]
-        grad = expected_score(q, others, probability * differences)
+        top = jnp.broadcast_to(top[:, None], (k, *z.shape))  # [k, K, *batch, D, C]
+        drawn = Categorical(jnp.where(is_top, -jnp.inf, logits)).sample(key_rest, num_samples)
+        is_z = jnp.any((top == 1) & (z == 1), axis=-1)  # [k, K, *batch, D]; f is known there
+        found = changed_one_by_one(f, q, z, jnp.where(is_z[..., None], drawn, top))
+        known, z_is_top = values[..., None], jnp.any(is_z, axis=0)
+        rest = jnp.where(z_is_top[..., None], drawn, z)
+        of_rest = jnp.where(z_is_top, jnp.sum(jnp.where(is_z, found, 0), axis=0), known)
+        found = jnp.concatenate([jnp.where(is_z, known, found), of_rest[None]])  # [k+1, K, *batch, D]
+        others = jnp.concatenate([top, rest[None]])  # [k+1, K, *batch, D, C]
+        share = jnp.sum(jnp.where(is_top, 0, q.mean), axis=-1)
+        probability = jnp.sum(others * q.mean, axis=-1).at[-1].set(share)
+        # Of the classes, the most probable one alone knows nothing of the one that speaks for the rest.
+        grad = expected_score(q, others, probability * (found - found[0]))
         return reduce(values) + inject(q.logits, grad, len(q.batch_shape))
 
     return stateless(estimate)
