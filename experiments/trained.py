@@ -16,7 +16,7 @@ FLAGS = flags.FLAGS
 def evaluate_all(path: str) -> None:
     """Prints the table of the runs in the workdir `path` at --checkpoint, and which are left out, with the reason; bad
     input, and none that is left, are one sentence and exit 1."""
-    rows, left_out = [], []
+    rows = []
     with cli.one_sentence():
         untrusted.refuse_links(path)
         folders = workdir.all_runs(path)
@@ -26,11 +26,11 @@ def evaluate_all(path: str) -> None:
             try:
                 rows.append(evaluate(folder))
             except ValueError as error:
-                left_out.append(str(error))
+                if len(folders) == 1:
+                    raise
+                print(f"left out: {error}")
         if not rows:
-            raise ValueError("; ".join(dict.fromkeys(left_out)))
-    for sentence in left_out:
-        print(f"left out: {sentence}")
+            raise ValueError(f"--workdir={path} has no run to evaluate: each of its {len(folders)} is left out")
     print(f"{results.heading(rows)}\n{results.to_markdown(rows)}")
 
 

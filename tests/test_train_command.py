@@ -189,7 +189,7 @@ def test_evaluate_again_with_more_samples(runs, tmp_path):
     row = json.loads((diverged / "result.json").read_text())
     (diverged / "result.json").write_text(json.dumps(row | {"status": "diverged", "step": 31}))
     shutil.rmtree(emptied / "checkpoints")
-    [good, sweep, none, some, first] = entry_points.run(
+    [good, sweep, none, some, first, never] = entry_points.run(
         "experiments.evaluate",
         [
             [f"--workdir={folder}/single", "--eval_samples=64"],
@@ -197,6 +197,7 @@ def test_evaluate_again_with_more_samples(runs, tmp_path):
             [f"--workdir={tmp_path}"],
             [f"--workdir={mixed}", "--eval_samples=1"],
             [f"--workdir={mixed}", "--eval_samples=1", "--checkpoint=1"],
+            [f"--workdir={mixed}", "--eval_samples=1", "--checkpoint=7"],
         ],
         tmp_path / "outcomes",
     )
@@ -217,6 +218,8 @@ def test_evaluate_again_with_more_samples(runs, tmp_path):
         assert len(said) == len(left_out)
         assert all(str(path) in line for (path, _), line in zip(left_out, said, strict=True))
         assert f"{6 - len(left_out)} runs" in outcome.out
+    assert (never.code, never.out.count("left out: ")) == (1, 6)
+    assert never.err == f"error: --workdir={mixed} has no run to evaluate: each of its 6 is left out\n"
     assert [reason in line for (_, reason), line in zip(reasons, some.out.splitlines(), strict=False)] == [True] * 3
 
 
