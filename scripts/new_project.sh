@@ -49,8 +49,8 @@ write README.md << 'END'
 
 One estimator (`@NAME@/estimator.py`), one experiment (`@NAME@/experiment.py`), one script with its expected numbers
 (`scripts/reproduce.sh`), and their tests. `@NAME@/train.py` is experiments.train with the estimator in its table; what
-reads its runs, experiments.evaluate and experiments.report, finds it by a file of the same kind. The library is the checkout at @CODE@; another is named by `VAE=...` for the script
-and by `pythonpath` in pyproject.toml for the tests.
+reads its runs, experiments.evaluate and experiments.report, finds it by a file of the same kind. The library is the
+checkout at @CODE@; another is named by `VAE=...` for the script and by `pythonpath` in pyproject.toml for the tests.
 
     bash scripts/reproduce.sh
     "@CODE@/.venv/bin/python" -m pytest
