@@ -1,13 +1,14 @@
 """Coupled samples, local expectation and discrete control variates: known facts, and controls that must fail."""
 
 import itertools
+import sys
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.lax import stop_gradient
-from problems import MAX_Z, REDUCE, assert_unbiased, oracle, problem
+from problems import MAX_Z, REDUCE, assert_unbiased, measure, oracle, problem
 
 from vae import diagnostics
 from vae.distributions import Bernoulli, Categorical
@@ -472,3 +473,55 @@ def test_negative_control_fails(control):
 )
 def test_the_controls_with_their_mistake_mended_are_right(right, family):
     assert_unbiased(right, problem(family), mean, oracle(family, "elbo", 2))
+
+
+def _with_probability_of_the_sample(q, z):
+    return 1 - z[None], jax.nn.sigmoid((2 * z[None] - 1) * q.logits)
+
+
+# One line of an estimator's module, wrong: what it stands for, and what stands in its place.
+_SLIPS = {
+    "measure_valued, Maxwell of one side": (
+        "Normal",
+        "jax.random",
+        "rademacher",
+        lambda key, shape, t: jnp.ones(shape),
+    ),
+    "measure_valued, halved": (
+        "Normal",
+        "measure_valued",
+        "inject",
+        lambda tree, grads, n: 0.5 * inject(tree, grads, n),
+    ),
+    "bitflip, always the first bit": (
+        "Bernoulli",
+        "jax.random",
+        "randint",
+        lambda key, shape, *ends: jnp.zeros(shape, int),
+    ),
+    "local_expectation, the sample's probability": (
+        "Bernoulli",
+        "local_expectation",
+        "_other_values",
+        _with_probability_of_the_sample,
+    ),
+    "unordered_set, as if drawn with replacement": (
+        "Categorical",
+        "unordered_set",
+        "set_weights",
+        lambda log_probs, chosen: (jnp.exp(jnp.sum(chosen * log_probs, axis=-1)), set_weights(log_probs, chosen)[1]),
+    ),
+    "rodeo, flips of equal probability": ("Bernoulli", "rodeo", "_flip_probability", lambda q, z: jnp.ones_like(z)),
+    "muprop, the expansion's gradient forgotten": ("Bernoulli", "muprop", "inject", lambda *arguments: 0.0),
+}
+
+
+@pytest.mark.parametrize("slip", _SLIPS)
+def test_a_slip_in_one_line_is_caught(slip, monkeypatch):
+    family, module, line, wrong = _SLIPS[slip]
+    module = sys.modules[module if module in sys.modules else f"vae.estimators.{module}"]
+    monkeypatch.setattr(module, line, wrong)
+    entry = BY_NAME[slip.split(",")[0]]
+    exact = oracle(family, "elbo", entry.min_samples)
+    report = measure(entry.make(), problem(family), mean, exact, max_chunks=8)
+    assert "phi" in report.biased()
