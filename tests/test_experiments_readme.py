@@ -36,6 +36,12 @@ def test_pictures_exist():
         assert (ROOT / "experiments" / path).exists(), path
 
 
+def test_every_file_is_on_the_map():
+    places = PAGE.split("## Where things are")[1]
+    files = {path.name for path in (ROOT / "experiments").glob("*.py")} - {"__init__.py"}
+    assert files == set(re.findall(r"\b\w+\.py\b", places))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SECTIONS)
 def test_its_flags_are_those_of_the_program(name):
