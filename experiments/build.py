@@ -112,10 +112,11 @@ def model(run: Settings, data: datasets.Dataset, judged: bool = False) -> models
     )
 
 
-def estimator(run: Settings) -> estimators.Estimator:
-    """The gradient estimator of the run."""
-    options = {"temperature": run.temperature} if run.temperature and has_option(run.estimator, "temperature") else {}
-    return estimators.BY_NAME[run.estimator].make(num_samples=run.num_samples, **options)
+@functools.cache
+def estimator(name: str, num_samples: int, temperature: float = 0.0) -> estimators.Estimator:
+    """The estimator of that name; a temperature is for those that have one, and 0 is their own."""
+    options = {"temperature": temperature} if temperature and has_option(name, "temperature") else {}
+    return estimators.BY_NAME[name].make(num_samples=num_samples, **options)
 
 
 def objective(run: Settings, values: dict[str, Array], epoch: Array):
@@ -162,7 +163,7 @@ def program(run: Settings, data: datasets.Dataset) -> Program:
     Raises:
       ValueError, NotImplementedError: at once, by tracing a step, if the settings do not go together.
     """
-    vae, estimate = model(run, data), estimator(run)
+    vae, estimate = model(run, data), estimator(run.estimator, run.num_samples, run.temperature)
     steps_per_epoch = len(data.train) // run.batch_size
     x = jnp.zeros((run.batch_size, *data.train.shape[1:]))
     _check_estimator(run, vae, x)

@@ -1,6 +1,5 @@
 """Which estimators a problem admits, how many samples a budget buys, and what one gradient then costs."""
 
-import functools
 import math
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
@@ -8,10 +7,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from experiments import build
 from experiments.problems import Problem
-from experiments.settings import has_option
 from vae import diagnostics
-from vae.estimators import BY_NAME, Estimate, Estimator, mean
+from vae.estimators import BY_NAME, Estimate, Estimator, log_mean_exp, mean
 
 ORACLE = "exact"
 
@@ -32,8 +31,12 @@ class Case(NamedTuple):
     flops: float
 
 
-def choose(problem: Problem, objective: str, names: list[str] | None) -> list[str]:
-    """The names, checked; without any, all that fit but the oracle.
+class Refused(ValueError):
+    """An estimator does not work with so many samples, or with these latents, or for this budget."""
+
+
+def choose(problem: Problem, objective: str, names: list[str] | None, flag: str = "estimators") -> list[str]:
+    """The names that --`flag` gives, checked; without any, all that fit but the oracle.
 
     Raises:
       ValueError: naming one that is unknown or does not fit, and what would.
@@ -47,35 +50,35 @@ def choose(problem: Problem, objective: str, names: list[str] | None) -> list[st
     names = list(dict.fromkeys(name.strip() for name in names))
     for name in names:
         if name not in BY_NAME:
-            raise ValueError(f"--estimators: {name!r} is not one of {', '.join(BY_NAME)}")
+            raise ValueError(f"--{flag}: {name!r} is not one of {', '.join(BY_NAME)}")
         if name not in fits:
             family = type(calls[0][0]).__name__
             raise ValueError(
-                f"--estimators: {name} cannot estimate {objective} with {family} latents; these can: {', '.join(fits)}"
+                f"--{flag}: {name} cannot estimate {objective} with {family} latents; these can: {', '.join(fits)}"
             )
     return names
 
 
-def each(items: Iterable[tuple], build: Callable, asked: bool) -> list:
-    """`build(*item)` of every item, which begins with an estimator's name. What is refused is left out, with a line
+def each(items: Iterable[tuple], make: Callable, asked: bool) -> list:
+    """`make(*item)` of every item, which begins with an estimator's name. What is refused is left out, with a line
     that says so, unless the names were `asked` for.
 
     Raises:
-      ValueError, NotImplementedError: if one that was asked for is refused, or none is left.
+      Refused: if one that was asked for is refused, or none is left.
     """
-    built, left_out = [], []
+    made, left_out = [], []
     for item in items:
         try:
-            built.append(build(*item))
-        except (ValueError, NotImplementedError) as error:
+            made.append(make(*item))
+        except Refused as error:
             if asked:
                 raise
             left_out.append(f"left out: {item[0]}: {error}")
     for sentence in left_out:
         print(sentence)
-    if not built:
-        raise ValueError("no estimator is left to measure")
-    return built
+    if not made:
+        raise Refused("no estimator is left to measure")
+    return made
 
 
 def posteriors(problem: Problem, objective: str) -> list[tuple[Any, str]]:
@@ -112,7 +115,7 @@ def affordable(budget: tuple[str, float], cost, name: str) -> int:
     """The largest K whose `cost(K)` is within the budget, for a cost that grows with K; K may be refused (odd ones).
 
     Raises:
-      ValueError: if the least K costs more.
+      Refused: if the least K costs more.
     """
     kind, amount = budget
 
@@ -120,14 +123,14 @@ def affordable(budget: tuple[str, float], cost, name: str) -> int:
         """Whether K, or the K below it where K itself is refused, is within the budget."""
         try:
             return cost(k) <= amount
-        except ValueError:
+        except Refused:
             if k <= least:
                 raise
             return within(k - 1)
 
     least = BY_NAME[name].min_samples
     if not within(least):
-        raise ValueError(f"--budget={kind}:{amount:g} does not buy {name} its least K={least}, {cost(least):g} {kind}")
+        raise Refused(f"--budget={kind}:{amount:g} does not buy {name} its least K={least}, {cost(least):g} {kind}")
     low, high = least, 2 * least + 1
     while within(high):
         low, high = high, 2 * high
@@ -138,20 +141,41 @@ def affordable(budget: tuple[str, float], cost, name: str) -> int:
         try:
             cost(low)
             return low
-        except ValueError:
+        except Refused:
             low -= 1
 
 
-@functools.cache
-def make(name: str, num_samples: int, temperature: float = 0.0) -> Estimator:
-    """The estimator of that name; a temperature is for those that have one, and 0 is their own."""
-    options = {"temperature": temperature} if temperature and has_option(name, "temperature") else {}
-    return BY_NAME[name].make(num_samples=num_samples, **options)
+def admitted(problem: Problem, objective: str, name: str, num_samples: int) -> Estimator:
+    """The estimator, tried on log q in place of the problem's integrand, so that what is raised is its own refusal.
+
+    Raises:
+      Refused: in its words.
+    """
+    calls, key = posteriors(problem, objective), jax.random.key(0)
+    reductions = {"elbo": mean, "iwae": log_mean_exp}
+
+    def estimates():
+        learned, counted = estimator.init(key, calls[0][0], problem.context)
+        of = lambda q, reduce: estimator.estimate(
+            learned, counted, key, q, lambda z, q: q.log_prob(z), reduce, problem.context
+        )
+        return [of(q, reductions[bound]) for q, bound in calls]
+
+    try:
+        estimator = build.estimator(name, num_samples, problem.temperature)
+        jax.eval_shape(estimates)
+    except (ValueError, NotImplementedError) as error:
+        raise Refused(str(error)) from None
+    return estimator
 
 
 def cost(problem: Problem, objective: str, name: str, kind: str, num_samples: int) -> float:
-    """Evaluations of f for one datum, or FLOP of all, of one gradient."""
-    estimator, bound = make(name, num_samples, problem.temperature), problem.bounds[objective]
+    """Evaluations of f for one datum, or FLOP of all, of one gradient.
+
+    Raises:
+      Refused: if the estimator does not work with this K or these latents.
+    """
+    estimator, bound = admitted(problem, objective, name, num_samples), problem.bounds[objective]
     learned, counted = initial(problem, objective, estimator)
     arguments = (problem.params, problem.data, learned, counted, problem.context)
     if kind == "flops":

@@ -6,6 +6,7 @@ import json
 import math
 import time
 from pathlib import Path
+from typing import Any
 
 from absl import flags
 
@@ -19,15 +20,26 @@ from vae.estimators import BY_NAME
 
 
 def compare(options: flags.FlagValues) -> None:
-    """Measures, tabulates, draws; bad input is one sentence and exit 1."""
+    """Measures, tabulates, draws; bad input is one sentence and exit 1. A mistake in a bound, which may be the user's,
+    is none, and keeps its traceback."""
+    started = time.perf_counter()
     with cli.one_sentence():
-        started = time.perf_counter()
-        points, objective = _points(options)
+        _check(options)
+        make = problems.of_user(options.problem) if ":" in (options.problem or "") else None
+    made = make() if make else None
+    with cli.one_sentence():
+        points, objective = _points(options, made)
+    with cli.one_sentence(NotImplementedError):  # of latents whose KL has no closed form
+        candidates.posteriors(points[0], objective)
+    with cli.one_sentence():
+        names = candidates.choose(points[0], objective, options.estimators)
         protocol = _protocol(points[0], objective, options)
+        samples, budget = _samples(options)
         folder = Path(options.output or _default_output(options))
         workdir.check_writable(folder, "output")
         untrusted.refuse_links(folder)
-        cases = _cases(points[0], objective, options)
+    with cli.one_sentence(OSError, candidates.Refused):
+        cases = _cases(points[0], objective, names, samples, budget, asked=options.estimators is not None)
         store = Store(folder / "kept")
         found = laboratory.measure_all(points, objective, cases, protocol, store)
         seconds = laboratory.time_all(points[0], objective, cases, protocol)
@@ -40,17 +52,22 @@ def compare(options: flags.FlagValues) -> None:
         workdir.write_json(folder / "config.json", config)
 
 
-def _points(options: flags.FlagValues) -> tuple[list[Problem], str]:
-    """The problems to measure at, which differ in parameters and data alone, and the objective."""
+def _check(options: flags.FlagValues) -> None:
+    """Refuses flags that say nothing, or do not go together."""
     if options.workdir and options.problem:
         raise ValueError("--workdir and --problem name two problems; give one of them")
-    name = options.problem or "quadratic"
-    costs = options.cost_parameter
     for flag in ("cost_parameter", "num_samples", "estimators"):
         if options[flag].value == []:
             raise ValueError(f"--{flag} is empty; leave it out for its default")
     if math.isnan(options.confidence):
         raise ValueError("--confidence is not a number")
+
+
+def _points(options: flags.FlagValues, made: Any) -> tuple[list[Problem], str]:
+    """The problems to measure at, which differ in parameters and data alone, and the objective. `made`: by the user's
+    own function, where --problem names one."""
+    name = options.problem or "quadratic"
+    costs = options.cost_parameter
     if costs is not None and (options.workdir or PROBLEMS.get(name) != "cost_parameter"):
         raise ValueError(f"--cost_parameter is k of {_taking('cost_parameter')}; leave it out for other problems")
     sized = {} if options.batch_size is None else {"batch_size": options.batch_size}
@@ -61,7 +78,9 @@ def _points(options: flags.FlagValues) -> tuple[list[Problem], str]:
             options.workdir, options.objective, options.split, options.batch_size, options.data_dir, options.cache_dir
         )
     elif ":" in name:
-        points = [problems.of_user(name)]
+        if not isinstance(made, Problem):
+            raise ValueError(f"--problem={name} returned a {type(made).__name__}, not an experiments.problems.Problem")
+        points = [made]
     elif name not in PROBLEMS:
         raise ValueError(f"--problem={name} is none of {', '.join(PROBLEMS)}, nor module:function")
     elif costs is not None:
@@ -85,15 +104,19 @@ def _taking(flag: str) -> str:
     return ", ".join(name for name in PROBLEMS if PROBLEMS[name] == flag)
 
 
-def _cases(problem: Problem, objective: str, options: flags.FlagValues) -> list[candidates.Case]:
-    """Every estimator with every K, or with the K that the budget buys; says what was left out."""
-    names = candidates.choose(problem, objective, options.estimators)
+def _samples(options: flags.FlagValues) -> tuple[list[int], tuple[str, float] | None]:
+    """Every K, and the budget that decides it instead."""
     samples = sorted({_number("num_samples", k, int) for k in options.num_samples})
     if samples[0] < 1:
         raise ValueError(f"--num_samples must be 1 or more, got {samples[0]}")
     budget = candidates.parse_budget(options.budget)
     if budget and samples != [1]:
         raise ValueError("--budget decides K itself; leave out --num_samples")
+    return samples, budget
+
+
+def _cases(problem: Problem, objective: str, names: list[str], samples, budget, asked: bool) -> list[candidates.Case]:
+    """Every estimator with every K, or with the K that the budget buys; says what was left out."""
 
     def case(name: str, slot: int, wanted: int | None) -> candidates.Case:
         cost = functools.partial(candidates.cost, problem, objective, name)
@@ -104,7 +127,7 @@ def _cases(problem: Problem, objective: str, options: flags.FlagValues) -> list[
         return candidates.Case(name, k, slot, int(cost("evaluations", k)), cost("flops", k))
 
     items = [(name, slot, k) for slot, k in enumerate([None] if budget else samples) for name in names]
-    cases = candidates.each(laboratory.progress(items, "costs"), case, asked=options.estimators is not None)
+    cases = candidates.each(laboratory.progress(items, "costs"), case, asked)
     for chosen in cases if budget else ():
         print(f"the budget buys {chosen.name} K={chosen.num_samples}")
     return cases
@@ -115,11 +138,14 @@ def _protocol(problem: Problem, objective: str, options: flags.FlagValues) -> la
     chunks = laboratory.cut(draws, 10 if laboratory.size(problem) > laboratory.LARGE else 50)
     reference = options.reference_draws or 10 * draws
     if reference % chunks or reference < 2 * chunks:
-        raise ValueError(f"--reference_draws={reference} must be a multiple of {chunks}")
+        raise ValueError(f"--reference_draws={reference} must be a multiple of {chunks}, and {2 * chunks} or more")
     able = candidates.choose(problem, objective, None)
-    name = options.reference or ("reparam" if "reparam" in able else "leave_one_out")
-    if name not in BY_NAME:
-        raise ValueError(f"--reference={name} is not one of {', '.join(BY_NAME)}")
+    name = "reparam" if "reparam" in able else "leave_one_out"
+    if options.reference is not None:
+        [name] = candidates.choose(problem, objective, [options.reference], "reference")
+        if BY_NAME[name].biased:
+            fair = ", ".join(one for one in able if not BY_NAME[one].biased)
+            raise ValueError(f"--reference: {name} is biased, and its mean is not the truth; these are not: {fair}")
     others = (options.replicates, options.cv_steps, options.seed, options.confidence, options.rounds)
     return laboratory.Protocol(draws, reference, name, chunks, *others)
 

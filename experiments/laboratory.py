@@ -14,9 +14,9 @@ import numpy as np
 import optax
 from tqdm import tqdm
 
-from experiments import candidates, kept
-from experiments.candidates import Case
-from experiments.kept import Store
+from experiments import build, candidates
+from experiments.candidates import Case, Refused
+from experiments.kept import Store, digest_of
 from experiments.problems import Problem
 from vae import diagnostics
 from vae.diagnostics import Truth
@@ -123,7 +123,7 @@ def _recalled(store: Store | None, problem, objective, case: Case, protocol, sou
 
 def _digest(problem: Problem, objective: str, case: Case, protocol: Protocol, truth: Truth | None = None) -> str:
     """Of all that a measurement of this case depends on; without a truth, that of the reference."""
-    estimator = candidates.make(case.name, case.num_samples, problem.temperature)
+    estimator = build.estimator(case.name, case.num_samples, problem.temperature)
 
     def all_of_it(params, data, context, learned, counted, truth):
         def value_and_loss(params, learned):
@@ -137,7 +137,7 @@ def _digest(problem: Problem, objective: str, case: Case, protocol: Protocol, tr
 
     initial = candidates.initial(problem, objective, estimator)
     of = (case.name, case.num_samples, problem.temperature, protocol._replace(rounds=0, confidence=0.0))
-    return kept.digest_of(all_of_it, problem.params, problem.data, problem.context, *initial, truth, of=of)
+    return digest_of(all_of_it, problem.params, problem.data, problem.context, *initial, truth, of=of)
 
 
 def measure(
@@ -146,7 +146,7 @@ def measure(
     """Bias, variance and the other figures of one estimator at one point. `once`: a large net's programs are given back
     one after the other, at the price of compiling them again the next time."""
     tidy = release if once else _trim
-    estimator = candidates.make(case.name, case.num_samples, problem.temperature)
+    estimator = build.estimator(case.name, case.num_samples, problem.temperature)
     learned, counted = train(problem, objective, estimator, protocol)
     tidy(problem)
     moments = jax.block_until_ready(
@@ -168,7 +168,7 @@ def _moments(problem, objective, case, protocol, draws, truth, learned, counted,
     block = _block(draws // protocol.chunks, case.flops, size(problem))
     every = DIRECTED_EVERY if size(problem) > LARGE else 1
     bound = problem.bounds[objective]
-    estimator = candidates.make(case.name, case.num_samples, problem.temperature)
+    estimator = build.estimator(case.name, case.num_samples, problem.temperature)
     program = _moments_program(bound, estimator, draws, protocol.chunks, block, every)
     key = jax.random.fold_in(jax.random.key(protocol.seed), stream)
     return program((problem.params, problem.data, learned, counted, problem.context), key, truth)
@@ -236,12 +236,16 @@ def find_truth(
         return f"exact ({problem.exact_by})", diagnostics.exactly(gradient)
     if (found := summed(problem, objective, num_samples)) is not None:
         return f"exact ({found[0]})", diagnostics.exactly(found[1])
-    name = candidates.choose(problem, objective, [protocol.reference])[0]
+    name = protocol.reference
     num_samples = max(num_samples, BY_NAME[name].min_samples)
-    case = Case(name, num_samples, 0, 0, candidates.cost(problem, objective, name, "flops", num_samples))
+    try:
+        flops = candidates.cost(problem, objective, name, "flops", num_samples)
+    except Refused as error:
+        raise Refused(f"--reference={name} with K={num_samples}: {error}") from None
+    case = Case(name, num_samples, 0, 0, flops)
 
     def find():
-        learned, counted = train(problem, objective, candidates.make(name, num_samples, problem.temperature), protocol)
+        learned, counted = train(problem, objective, build.estimator(name, num_samples, problem.temperature), protocol)
         _trim(problem)
         draws = protocol.reference_draws
         moments = _moments(problem, objective, case, protocol, draws, None, learned, counted, stream=1)
@@ -300,7 +304,7 @@ def time_all(problem: Problem, objective: str, cases: list[Case], protocol: Prot
     """Seconds of one gradient of each case in each round, `[cases, rounds]`."""
     programs, counts = [], []
     for case in progress(cases, "timing"):
-        estimator = candidates.make(case.name, case.num_samples, problem.temperature)
+        estimator = build.estimator(case.name, case.num_samples, problem.temperature)
         gradient = diagnostics.make_gradient(problem.bounds[objective], estimator)
         block = _block(protocol.draws // protocol.chunks, case.flops, size(problem))
         arguments = (problem.params, problem.data, *candidates.initial(problem, objective, estimator), problem.context)

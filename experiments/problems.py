@@ -30,7 +30,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments import build
-from experiments.settings import FIELDS
 from experiments.workdir import RunFolder
 from vae import checkpoint, datasets, distributions, objectives
 from vae.estimators import log_mean_exp, mean
@@ -77,11 +76,11 @@ def of_integrand(name: str, params: dict[str, PyTree], posterior: Callable, f: C
     return Problem(name, params, {"elbo": bound(mean), "iwae": bound(log_mean_exp)}, context=context)
 
 
-def of_user(path: str) -> Problem:
-    """The problem that `module:function` makes.
+def of_user(path: str) -> Callable[[], Problem]:
+    """The function `module:function`, which makes a problem.
 
     Raises:
-      ValueError: if there is no such module or function, or it makes something else.
+      ValueError: if there is no such module or function, or it needs arguments.
     """
     module, _, function = path.partition(":")
     sys.path.insert(0, str(Path.cwd()))
@@ -95,10 +94,7 @@ def of_user(path: str) -> Problem:
         inspect.signature(make).bind()
     except (TypeError, ValueError):  # needs arguments, or is no function, or one that does not say what it needs
         raise ValueError(f"--problem={path} cannot be called as it is; give a function without arguments") from None
-    problem = make()
-    if not isinstance(problem, Problem):
-        raise ValueError(f"--problem={path} returned a {type(problem).__name__}, not an experiments.problems.Problem")
-    return problem
+    return make
 
 
 # A cost under a Gaussian (Mohamed, Rosca, Figurnov & Mnih 2020, arXiv:1906.10652, section 3): z ~ N(mean, scale^2).
@@ -407,8 +403,8 @@ def of_workdir(
     if run.binarization == "dynamic":
         x = datasets.binarize(jax.random.key(0), x)
     values = build.arrays(run)
-    run = run if objective is None else _with_objective(run, objective)
-    program = build.program(run, data)
+    program = build.program(run, data)  # the one that was trained; the bound may be one that its estimator does not fit
+    run = run if objective is None else replace(run, objective=objective)
     apply = program.model.apply  # not the program, which would keep the whole data set in memory
     build.forget_data()
 
@@ -430,14 +426,6 @@ def of_workdir(
     if not problems:
         raise ValueError(f"--workdir={path}: none of its checkpoints can be read")
     return problems
-
-
-def _with_objective(run, objective: str):
-    """The run's settings with another objective, and without what belongs to the old one alone."""
-    own = ("beta", "kl_warmup", "free_bits")
-    return replace(
-        run, objective=objective, **({} if objective == run.objective else {n: FIELDS[n].default for n in own})
-    )
 
 
 def _in_float64(gradient: Callable, params: PyTree) -> PyTree:

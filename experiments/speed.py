@@ -19,7 +19,7 @@ import optax
 from absl import flags
 from tqdm import tqdm
 
-from experiments import candidates, cli, contenders, laboratory, problems, tables, workdir
+from experiments import build, candidates, cli, contenders, laboratory, problems, tables, workdir
 from experiments.benchmark import SECTIONS
 from vae import diagnostics, estimators, models, objectives, train
 
@@ -298,10 +298,10 @@ def discrete(options, steps: int = 20) -> tuple[dict, str]:
             k = candidates.affordable(
                 budget, functools.partial(candidates.cost, problem, "elbo", name, budget[0]), name
             )
-        except (ValueError, NotImplementedError) as error:
+        except candidates.Refused as error:
             left_out.append(f"Left out: {error}.")
             continue
-        runs[name], flop[name] = _steps(problem, candidates.make(name, k), steps)
+        runs[name], flop[name] = _steps(problem, build.estimator(name, k), steps)
     times = take_turns(runs, options.rounds, "discrete")
     ratios = {name: _ratio(t, times["leave_one_out"]) for name, t in times.items()}
     found = {name: {"time": r, "flop": flop[name] / flop["leave_one_out"]} for name, r in ratios.items()}
@@ -332,7 +332,7 @@ def _protocol(draws: int, chunks: int) -> laboratory.Protocol:
 
 def _bare_gradients(problem: problems.Problem, case: candidates.Case, draws: int) -> Callable[[], None]:
     """As many gradients in a scan, each of them made and thrown away."""
-    estimator = candidates.make(case.name, case.num_samples)
+    estimator = build.estimator(case.name, case.num_samples)
     gradient = diagnostics.make_gradient(problem.bounds["elbo"], estimator)
     q = candidates.posteriors(problem, "elbo")[0][0]
     learned, counted = estimator.init(jax.random.key(0), q, problem.context)

@@ -12,7 +12,7 @@ import numpy as np
 import optax
 from absl import flags
 
-from experiments import candidates, cli, laboratory, problems, tables, untrusted, workdir
+from experiments import build, candidates, cli, laboratory, problems, tables, untrusted, workdir
 from experiments.toy_bernoulli import TOYS, define_flags
 from vae import diagnostics, plots, plots_gradients, train
 from vae.estimators import BY_NAME
@@ -72,7 +72,7 @@ def _all_curves(points, names, options, seeds):
 
 def _curve(problem: problems.Problem, name: str, options, data, seed):
     """One run: `[records]` exact losses and variances of the gradient, after equal numbers of steps each."""
-    estimator = candidates.make(name, _num_samples(name, options))
+    estimator = build.estimator(name, _num_samples(name, options))
     bound = problem.bounds["elbo"]
     objective = lambda apply, params, data, expect: bound(params, data, expect)
     tx = optax.adam(options.learning_rate)

@@ -164,7 +164,7 @@ CASES = {
     "compare_estimators --draws=19": ("draws",),
     "compare_estimators --draws=23": ("--draws=23",),
     "compare_estimators --reference_draws=7": ("--reference_draws=7",),
-    "compare_estimators --reference=truth": ("--reference=truth",),
+    "compare_estimators --reference=truth": ("--reference", "'truth'"),
     "compare_estimators --confidence=1": ("confidence",),
     "compare_estimators --confidence=nan": ("confidence",),
     "compare_estimators --output={}/file": ("{}/file",),

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from absl import flags
 
-from experiments import candidates, compare_estimators, laboratory, problems, tables
+from experiments import build, candidates, compare_estimators, laboratory, problems, tables
 from vae import distributions
 from vae.estimators import BY_NAME
 
@@ -175,7 +175,10 @@ def _environment():
         (["--batch_size=3"], "--batch_size is for --workdir"),
         (["--draws=1009"], "--draws=1009 cannot be cut into 10 to 50 equal chunks; take 1010"),
         (["--reference_draws=1234567"], "--reference_draws=1234567 must be a multiple of 50"),
-        (["--reference=nonsense"], "--reference=nonsense is not one of"),
+        (["--reference_draws=50"], "--reference_draws=50 must be a multiple of 50, and 100 or more"),
+        (["--reference=nonsense"], "--reference: 'nonsense' is not one of"),
+        (["--reference=dreg"], "--reference: dreg cannot estimate elbo with Normal latents"),
+        (["--problem=coins", "--reference=gumbel_softmax"], "--reference: gumbel_softmax is biased, and its mean is"),
         (["--budget=5"], "neither evaluations:N nor flops:N"),
         (["--budget=flops:-1"], "neither evaluations:N nor flops:N"),
         (["--budget=evaluations:4", "--num_samples=2,3"], "leave out --num_samples"),
@@ -192,8 +195,35 @@ def test_refusals(arguments, sentence, capsys, tmp_path):
     assert error.count("\n") == 1
 
 
+BROKEN = """
+import jax.numpy as jnp
+from experiments import problems
+from vae import distributions
+
+def broken_f():
+    posterior = lambda params: distributions.Normal(**params["phi"])
+    phi = {"mean": jnp.zeros(2), "log_var": jnp.zeros(2)}
+    return problems.of_integrand("broken", {"phi": phi}, posterior, lambda params, z, q: z @ jnp.ones((3, 4)))
+
+def broken_posterior():
+    return broken_f()._replace(bounds={"elbo": lambda params, data, expect: int("forty")})
+
+def broken_problem():
+    raise ValueError("a mistake of the user's")
+"""
+
+
+@pytest.mark.parametrize("name", ["broken_f", "broken_posterior", "broken_problem"])
+def test_a_mistake_in_a_users_problem_keeps_its_traceback(name, tmp_path, monkeypatch, capsys):
+    (tmp_path / "broken.py").write_text(BROKEN)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises((ValueError, TypeError)):
+        run(f"--problem=broken:{name}", f"--output={tmp_path / 'out'}")
+    assert "left out" not in capsys.readouterr().out
+
+
 def test_a_workdir_at_each_of_its_checkpoints(tmp_path):
-    """A run that was just begun, and the laboratory on its images."""
+    """A run that was just begun, and the laboratory on its images, of a bound that the run's estimator does not fit."""
     command = [
         sys.executable,
         "-m",
@@ -203,11 +233,13 @@ def test_a_workdir_at_each_of_its_checkpoints(tmp_path):
         "--hidden=16",
         "--latent_dim=2",
     ]
+    command += ["--objective=iwae", "--estimator=dreg", "--num_samples=2"]
     command += ["--eval_samples=2", "--nofigures", f"--workdir={tmp_path / 'run'}"]
     done = subprocess.run(command, cwd=tmp_path, env=_environment(), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     run(
         f"--workdir={tmp_path / 'run'}",
+        "--objective=elbo",
         "--estimators=reparam,leave_one_out",
         "--batch_size=8",
         "--draws=100",
@@ -223,6 +255,7 @@ def test_a_workdir_at_each_of_its_checkpoints(tmp_path):
     ]
     assert {row["truth"] for row in rows} == {"mean of 1,000 draws of reparam, K=1"}
     assert {row["encoder_biased"] for row in rows} | {row["decoder_biased"] for row in rows} == {"False"}
+    assert [list(point.bounds) for point in problems.of_workdir(str(tmp_path / "run"))] == [["iwae"]] * 2
     parts = {row["part"] for row in read(tmp_path / "out" / "layers.csv")}
     assert {"encoder", "encoder.network.hidden_0", "encoder.parameters", "decoder.network.outputs"} <= parts
 
@@ -238,7 +271,7 @@ def test_affordable_is_the_largest_k_within_the_budget():
 
     def even(k):
         if k % 2:
-            raise ValueError("must be even")
+            raise candidates.Refused("must be even")
         return float(k)
 
     assert candidates.affordable(("evaluations", 9.0), even, "reparam_antithetic") == 8
@@ -315,7 +348,7 @@ def test_rainforth_slopes(tmp_path):
 def test_the_temperature_reaches_the_estimators_that_have_one():
     q, cubed = distributions.Bernoulli(jnp.array([0.3, -1.0])), lambda z, q: jnp.sum(z, axis=-1) ** 3
     value = lambda estimator: float(estimator.estimate({}, {}, jax.random.key(0), q, cubed).value)
-    warm = candidates.make("gumbel_softmax", 1, 3.0)
+    warm = build.estimator("gumbel_softmax", 1, 3.0)
     assert value(warm) == value(BY_NAME["gumbel_softmax"].make(num_samples=1, temperature=3.0))
-    assert value(warm) != value(candidates.make("gumbel_softmax", 1))
-    assert value(candidates.make("reinforce", 1, 3.0)) == value(candidates.make("reinforce", 1))
+    assert value(warm) != value(build.estimator("gumbel_softmax", 1))
+    assert value(build.estimator("reinforce", 1, 3.0)) == value(build.estimator("reinforce", 1))

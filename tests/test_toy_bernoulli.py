@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from absl import flags
 
-from experiments import candidates, problems, toy_bernoulli, toys
+from experiments import build, candidates, problems, toy_bernoulli, toys
 from tests import test_report
 from vae import diagnostics, plots_gradients
 
@@ -34,7 +34,7 @@ def test_the_closed_form_is_the_sum_over_all_states(toy):
     logits = jnp.linspace(-0.7, 0.4, jax.tree.leaves(problem.params)[0].size)
     params = jax.tree.map(lambda leaf: jnp.reshape(logits, leaf.shape), problem.params)
     q = candidates.posteriors(problem, "elbo")[0][0]
-    exact = candidates.make("exact", 1)
+    exact = build.estimator("exact", 1)
     bound = lambda params: jnp.mean(problem.bounds["elbo"](params, problem.data, _expectation(exact, q)).value)
     value, gradient = jax.jit(jax.value_and_grad(bound))(params)
     assert value == pytest.approx(float(problem.expected(params, problem.data)), rel=1e-5)
@@ -58,7 +58,7 @@ def test_the_oracle_is_the_published_gradient():
     """At a fair coin (1 - 2 t) / 4 for the cost (b - t)^2 (ESTIMATORS.md C1), here of minus the cost."""
     oracle = problems.coins(0.45).oracle("elbo", 1)
     np.testing.assert_allclose(oracle["phi"]["logits"], [-0.025], rtol=1e-6)
-    gradient = diagnostics.make_gradient(problems.coins(0.45).bounds["elbo"], candidates.make("exact", 1))
+    gradient = diagnostics.make_gradient(problems.coins(0.45).bounds["elbo"], build.estimator("exact", 1))
     problem = problems.coins(0.45)
     found = gradient(problem.params, problem.data, {}, {}, problem.context, jax.random.key(0))
     np.testing.assert_allclose(found["phi"]["logits"], [-0.025], rtol=1e-5)
