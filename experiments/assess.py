@@ -15,6 +15,8 @@ from vae import datasets, evaluate, models
 # The same noise for every run, so that differences between runs are differences between models.
 KEY = 2013
 ELBO_SAMPLES = 10
+# Images of which -log p(x) is found between two steps of the progress bar.
+SLICE = 500
 
 
 def curve_split(data: datasets.Dataset) -> str:
@@ -48,7 +50,7 @@ def make_bound(model: models.VAE):
 
 
 @functools.lru_cache(maxsize=4)
-def make_nll(model: models.VAE, num_samples: int, slice_size: int = 500):
+def make_nll(model: models.VAE, num_samples: int):
     """`nll(params, x) -> nats`, the importance-weighted -log p(x) of K = num_samples, with a progress bar."""
 
     @jax.jit
@@ -57,9 +59,9 @@ def make_nll(model: models.VAE, num_samples: int, slice_size: int = 500):
         return evaluate.log_likelihood(model.apply, params, x, key, num_samples, first=first)
 
     def nll(params, x) -> float:
-        starts = range(0, len(x), slice_size)
+        starts = range(0, len(x), SLICE)
         bar = tqdm(starts, f"-log p(x), K={num_samples}", unit="slice", leave=False, disable=not sys.stdout.isatty())
-        return -np.concatenate([of_slice(params, x[i : i + slice_size], i) for i in bar]).mean(dtype=np.float64).item()
+        return -np.concatenate([of_slice(params, x[i : i + SLICE], i) for i in bar]).mean(dtype=np.float64).item()
 
     return nll
 

@@ -25,12 +25,16 @@ from absl import flags
 from experiments import cli
 
 SECTIONS = ("epoch", "sweep", "flops", "laboratory", "toys", "discrete")
+# Flags that memory grows with, the likeliest first.
+HUNGRY = ("batch_sizes", "runs", "images")
 
 
 def define_flags(values: flags.FlagValues) -> None:
     """The benchmark's flags; not at import, where they would meet those of other entry points."""
     flags.DEFINE_list("sections", list(SECTIONS), f"of {', '.join(SECTIONS)}", flag_values=values)
-    flags.DEFINE_list("batch_sizes", ["128", "512"], "images in a step, for the section epoch", flag_values=values)
+    flags.DEFINE_list(
+        "batch_sizes", ["128", "512"], "images in a step, for the sections epoch and sweep", flag_values=values
+    )
     flags.DEFINE_list("runs", ["1", "8", "32", "128"], "runs in a program, for the section sweep", flag_values=values)
     flags.DEFINE_integer("rounds", 7, "times that every contender runs, in turn", lower_bound=1, flag_values=values)
     flags.DEFINE_integer("images", 60000, "training images in an epoch", lower_bound=512, flag_values=values)
@@ -47,4 +51,4 @@ def main(options: flags.FlagValues = flags.FLAGS) -> None:
 
 if __name__ == "__main__":
     define_flags(flags.FLAGS)
-    cli.run(main)
+    cli.run(main, hungry=HUNGRY)

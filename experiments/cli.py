@@ -20,14 +20,12 @@ flags.DEFINE_string(
     " cache folder, none to do without; JAX_COMPILATION_CACHE_DIR goes before it",
 )
 
-# Flags of entry points that memory grows with, the likeliest first.
-HUNGRY = ("num_samples", "batch_size", "batch_sizes", "hidden", "draws", "eval_samples", "seeds", "images")
 
-
-def run(main: Callable[[], None], resumes: bool = False) -> None:
+def run(main: Callable[[], None], resumes: bool = False, hungry: tuple[str, ...] = ()) -> None:
     """`app.run(main)`, refusing stray positional arguments, which are mostly a forgotten `--` or a space in a list.
 
-    `resumes`: whether the same command goes on from where it was stopped, which is said where it is.
+    `resumes`: whether the same command goes on from where it was stopped, which is said where it is. `hungry`: the
+    flags that its memory grows with, the likeliest first.
     """
 
     def without_arguments(argv):
@@ -39,7 +37,7 @@ def run(main: Callable[[], None], resumes: bool = False) -> None:
         sys.unraisablehook = _without_orphans
         interrupt.stop_at_once(resumes)
         _keep_compiled_programs(flags.FLAGS.compilation_cache)
-        with _enough_memory():
+        with _enough_memory(hungry):
             main()
 
     app.run(without_arguments, flags_parser=_parse)
@@ -108,17 +106,17 @@ def one_sentence(*kinds: type[Exception]) -> Iterator[None]:
 
 
 @contextmanager
-def _enough_memory() -> Iterator[None]:
+def _enough_memory(hungry: tuple[str, ...]) -> Iterator[None]:
     """Says which flags help where the device's memory, or the host's, does not suffice."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:  # jax's own is a RuntimeError
         if not isinstance(error, MemoryError) and "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        smaller = [f"--{name}" for name in HUNGRY if name in flags.FLAGS]
+        smaller = f"; a smaller {' or '.join(f'--{name}' for name in hungry)} needs less" if hungry else ""
         runs = "; --sweep_mode=map trains runs one after the other" if "sweep_mode" in flags.FLAGS else ""
         reason = (str(error).strip().splitlines() or ["no more"])[0].removeprefix("RESOURCE_EXHAUSTED: ").rstrip(".")
-        stop(f"memory does not suffice ({reason}); a smaller {' or '.join(smaller)} needs less{runs}")
+        stop(f"memory does not suffice ({reason}){smaller}{runs}")
 
 
 def stop(sentence: str) -> NoReturn:

@@ -36,6 +36,8 @@ PROBLEMS = {
     "linear_gaussian": "batch_size",
     "rainforth": "batch_size",
 }
+# Flags that memory grows with, the likeliest first.
+HUNGRY = ("num_samples", "batch_size")
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -133,4 +135,4 @@ def main(options: flags.FlagValues = flags.FLAGS) -> None:
 
 if __name__ == "__main__":
     define_flags(flags.FLAGS)
-    cli.run(main, resumes=True)
+    cli.run(main, resumes=True, hungry=HUNGRY)

@@ -171,13 +171,13 @@ def _write(folder: Path, points, objective, found, measured, protocol: laborator
     )
     workdir.write_text(folder / "results.md", "\n".join([*markdown, note, ""]))
     workdir.write_text(folder / "results.tex", "\n\n".join(latex) + "\n")
-    _draw(folder / "figures", points, found, rows)
+    _draw(folder / "figures", points, found, rows, protocol.confidence)
     print("\n".join([*markdown, note, ""]))
     print(f"figures: {', '.join(str(p) for p in sorted((folder / 'figures').glob('*.png')))}")
     print(f"every number: {folder / 'results.csv'}; by layer: layers.csv; every pair: pairs.csv; LaTeX: results.tex")
 
 
-def _draw(folder: Path, points, found, rows) -> None:
+def _draw(folder: Path, points, found, rows, confidence: float) -> None:
     from vae import plots, plots_gradients  # matplotlib takes memory that the measuring wants
 
     groups, several = list(points[0].params), len({row["num_samples"] for row in rows}) > 1
@@ -185,7 +185,7 @@ def _draw(folder: Path, points, found, rows) -> None:
     for point in points:
         mine = [r | {"label": label(r)} for r, one in zip(rows, found, strict=True) if one.problem is point]
         place = "".join(f"_{key}={value:g}" for key, value in point.point.items()) if len(points) > 1 else ""
-        plots.save(plots_gradients.bias_forest(mine, groups), folder / f"bias{place}")
+        plots.save(plots_gradients.bias_forest(mine, groups, confidence), folder / f"bias{place}")
         plots.save(plots_gradients.variance_against_cost(mine, groups), folder / f"variance_cost{place}")
         if len({one.case.slot for one in found}) > 1:
             plots.save(plots_gradients.against(mine, groups, "num_samples", "snr"), folder / f"snr{place}")

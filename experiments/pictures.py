@@ -12,13 +12,12 @@ from experiments.workdir import RunFolder
 from vae import datasets, distributions, models, plots
 
 
-def draw_run(folder: RunFolder, data: datasets.Dataset, model: models.VAE, params) -> list[str]:
-    """Writes every figure of a run as PNG and PDF; returns their names."""
+def draw_run(folder: RunFolder, data: datasets.Dataset, model: models.VAE, params) -> None:
+    """Writes every figure of a run as PNG and PDF."""
     figures = {"learning_curves": plots.learning_curves(folder.rows(), assess.curve_split(data), folder.seconds())}
     figures |= _model_figures(data, model, params)
     for name, figure in figures.items():
         plots.save(figure, folder.figures / name)
-    return list(figures)
 
 
 def draw_sweep(path, folders: list[RunFolder], names: list[str]) -> None:

@@ -66,14 +66,14 @@ class Problem(NamedTuple):
     temperature: float = 0.0
 
 
-def of_integrand(name: str, params: dict[str, PyTree], posterior: Callable, f: Callable, context=None) -> Problem:
+def of_integrand(name: str, params: dict[str, PyTree], posterior: Callable, f: Callable) -> Problem:
     """E_q[f] (objective elbo) and E[log (1/K) sum_k exp f(z_k)] (iwae) for q = posterior(params) and
     f(params, z, q) -> `[K, *batch]`."""
 
     def bound(reduce):
         return lambda params, data, expect: expect(posterior(params), lambda z, q: f(params, z, q), reduce)
 
-    return Problem(name, params, {"elbo": bound(mean), "iwae": bound(log_mean_exp)}, context=context)
+    return Problem(name, params, {"elbo": bound(mean), "iwae": bound(log_mean_exp)})
 
 
 def of_user(path: str) -> Callable[[], Problem]:
@@ -114,10 +114,10 @@ def _expected_cost(name: str, m, s, k):
     return jnp.cos(k * m) * jnp.exp(-((k * s) ** 2) / 2)
 
 
-def gaussian_cost(name: str, k: float | None = None, location: float = 1.0, scale: float = 1.0) -> Problem:
-    """E f(z) for z ~ N(mean, scale^2) and f one of (z - k)^2 (k = -1 by default), exp(-k z^2), cos(k z) (k = 1)."""
+def gaussian_cost(name: str, k: float | None = None) -> Problem:
+    """E f(z) for z ~ N(1, 1) and f one of (z - k)^2 (k = -1 by default), exp(-k z^2), cos(k z) (k = 1)."""
     k = (-1.0 if name == "quadratic" else 1.0) if k is None else k
-    params = {"phi": {"mean": jnp.full(1, location), "scale": jnp.full(1, scale)}}
+    params = {"phi": {"mean": jnp.ones(1), "scale": jnp.ones(1)}}
 
     def oracle(objective, num_samples):
         del objective, num_samples
@@ -212,7 +212,7 @@ def _oracle(expected: Callable, params, data) -> Callable:
 # Bayesian logistic regression
 
 
-def logistic_regression(order: int = 64) -> Problem:
+def logistic_regression() -> Problem:
     """Weights of a logistic regression on scikit-learn's breast cancer data (569 patients, 30 standardized features and
     a constant), prior N(0, I), q = N(mean, diag exp(log_var)); the setting of arXiv:1906.10652, section 9.
 
@@ -246,9 +246,9 @@ def logistic_regression(order: int = 64) -> Problem:
 
     def expected(params):
         q = distributions.Normal(**params["phi"])
-        nodes, weights = np.polynomial.hermite_e.hermegauss(order)
+        nodes, weights = np.polynomial.hermite_e.hermegauss(64)
         deviation = jnp.sqrt(jnp.square(features) @ jnp.exp(q.log_var))  # [N], of the patients' logits
-        logits = (features @ q.mean)[:, None] + deviation[:, None] * nodes  # [N, order]
+        logits = (features @ q.mean)[:, None] + deviation[:, None] * nodes  # [N, 64]
         likelihood = jax.nn.log_sigmoid(sign[:, None] * logits) @ weights / np.sqrt(2 * np.pi)
         return jnp.sum(likelihood) - distributions.kl(q, standard(q.mean))
 
@@ -257,7 +257,7 @@ def logistic_regression(order: int = 64) -> Problem:
 
     bounds = {"elbo": log_weight(mean), "elbo_analytic": elbo_analytic, "iwae": log_weight(log_mean_exp)}
     data = {"features": jnp.asarray(features, jnp.float32), "sign": jnp.asarray(sign, jnp.float32)}
-    return Problem("logistic_regression", params, bounds, data, oracle, exact_by=f"quadrature, order {order}")
+    return Problem("logistic_regression", params, bounds, data, oracle, exact_by="quadrature, order 64")
 
 
 # Linear-Gaussian models: z ~ N(prior, I), x ~ N(W z + offset, noise^2 I), q = N(A x + b, diag exp(log_var)).
@@ -285,9 +285,9 @@ def _rainforth(params: dict[str, PyTree]) -> _Linear:
     )
 
 
-def linear_gaussian(batch_size: int = 8, data_dim: int = 6, latent_dim: int = 3) -> Problem:
+def linear_gaussian(batch_size: int = 8) -> Problem:
     """The linear-Gaussian VAE (Lucas et al. 2019, arXiv:1911.02469) with an encoder that is not yet right."""
-    rng = np.random.default_rng(0)
+    rng, data_dim, latent_dim = np.random.default_rng(0), 6, 3
     encoder = {
         "A": 0.3 * rng.normal(size=(latent_dim, data_dim)),
         "b": 0.3 * rng.normal(size=latent_dim),
@@ -302,15 +302,15 @@ def linear_gaussian(batch_size: int = 8, data_dim: int = 6, latent_dim: int = 3)
     return _linear("linear_gaussian", {"encoder": encoder, "decoder": decoder}, x, _vae)
 
 
-def rainforth(batch_size: int = 16, data_dim: int = 20, size: int = 1024) -> Problem:
+def rainforth(batch_size: int = 16) -> Problem:
     """The model of "Tighter Variational Bounds are Not Necessarily Better" (Rainforth et al. 2018, arXiv:1802.04537):
     z ~ N(mu, I), x ~ N(z, I), q = N(A x + b, 2/3 I), a little away from its optimum mu = mean x, A = I / 2, b = mu / 2.
 
-    `batch_size` of its `size` data are looked at. For K from 4 to 256 the SNR of an importance-weighted gradient grows
+    `batch_size` of its 1024 data are looked at. For K from 4 to 256 the SNR of an importance-weighted gradient grows
     with sqrt(K) for theta and falls with it for phi; DReG's grows for both.
     """
-    rng = np.random.default_rng(0)
-    x = rng.normal(size=data_dim) + np.sqrt(2) * rng.normal(size=(size, data_dim))
+    rng, data_dim = np.random.default_rng(0), 20
+    x = rng.normal(size=data_dim) + np.sqrt(2) * rng.normal(size=(1024, data_dim))
     near = lambda leaf: leaf + 0.01 * rng.normal(size=leaf.shape)
     phi = {"A": near(np.eye(data_dim) / 2), "b": near(x.mean(0) / 2)}
     return _linear("rainforth", {"phi": phi, "theta": {"mu": near(x.mean(0))}}, x[:batch_size], _rainforth)

@@ -6,6 +6,7 @@ title and the values of the horizontal axis, a list for each trace. Colours are 
 """
 
 import math
+import statistics
 from collections import defaultdict
 from itertools import cycle, product
 from typing import Any
@@ -130,19 +131,20 @@ def variance_against_cost(rows: list[dict[str, Any]], group: str) -> Chart | Non
     return _chart(data, layout, choices)
 
 
-def bias(rows: list[dict[str, Any]], group: str) -> Chart | None:
-    """Bias along the true gradient in percent of its norm, with 95 % intervals."""
+def bias(rows: list[dict[str, Any]], group: str, confidence: float) -> Chart | None:
+    """Bias along the true gradient in percent of its norm, with intervals."""
     rows = [row for row in rows if math.isfinite(row[f"{group}_bias"] + row[f"{group}_bias_stderr"])][::-1]
     if not rows:
         return None
-    labels = _labels(rows)
+    labels, reach = _labels(rows), statistics.NormalDist().inv_cdf(0.5 + confidence / 2)
     data = []
     for biased, name in ((False, "as chance allows"), (True, "biased")):
         chosen = [i for i, row in enumerate(rows) if bool(row[f"{group}_biased"]) == biased]
         if not chosen:
             continue
         colour = "@1" if biased else "@0"
-        error = {"type": "data", "array": [196 * rows[i][f"{group}_bias_stderr"] for i in chosen], "color": colour}
+        reaches = [100 * reach * rows[i][f"{group}_bias_stderr"] for i in chosen]
+        error = {"type": "data", "array": reaches, "color": colour}
         worst = [[rows[i][f"{group}_max_abs_z"], rows[i][f"{group}_critical_z"]] for i in chosen]
         hover = "%{x:.2f} ± %{error_x.array:.2f} %<br>largest |z| %{customdata[0]:.2f}, chance %{customdata[1]:.2f}"
         data.append(

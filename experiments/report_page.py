@@ -74,7 +74,7 @@ _PICTURES_HERE = "<!-- pictures -->"
 def _head(contents: Contents, title: str) -> str:
     text = f'<p class="kind">Report</p><h1>{escape(title)}</h1>'
     if contents.finished:
-        text += f"<p>{escape(_heading(contents))}</p>"
+        text += f"<p>{escape(results.heading(contents.finished))}</p>"
         of = {(row["dataset"], row["binarization"], row["likelihood"]) for row in contents.finished}
         text += _facts(contents) if len(of) == 1 else ""  # nats of other pixels are no better and no worse
     for laboratory in contents.laboratories:
@@ -87,13 +87,6 @@ def _head(contents: Contents, title: str) -> str:
             f'<p class="warning">{waiting} of {len(contents.runs)} runs not finished: their curves are shown alone.</p>'
         )
     return text
-
-
-def _heading(contents: Contents) -> str:
-    """results.heading, of data that may differ too."""
-    rows = contents.finished
-    differ = {name: sorted({row[name] for row in rows}) for name in ("dataset", "binarization")}
-    return results.heading([rows[0] | {name: ", ".join(values) for name, values in differ.items()}, *rows[1:]])
 
 
 def _facts(contents: Contents) -> str:
@@ -240,7 +233,7 @@ def _laboratory(laboratory: Laboratory, charts: list) -> str:
     for group in laboratory.groups:
         text += f"<h3>{escape(group)}{f' <small>{escape(point)} {at:g}</small>' if point else ''}</h3>"
         drawn = [(report_charts.variance_against_cost(last, group), "variance against cost")]
-        drawn += [(report_charts.bias(last, group), "bias")]
+        drawn += [(report_charts.bias(last, group, laboratory.config["settings"]["confidence"]), "bias")]
         if several_k:
             drawn += [(report_charts.against(laboratory, group, "num_samples", "snr"), "signal-to-noise ratio")]
         if point and len({row[point] for row in rows}) > 1:

@@ -84,7 +84,8 @@ def heading(results: list[dict[str, Any]]) -> str:
     )
     spread = "; mean ± standard error over seeds" if any(row["runs"] > 1 for row in aggregate(results)) else ""
     best = f", best first by the {order}" if len(aggregate(results)) > 1 else ""
-    data = f"{results[0]['dataset']}, {results[0]['binarization']} binarization, test set, nats per image"
+    each = lambda name: ", ".join(sorted({row[name] for row in results}))
+    data = f"{each('dataset')}, {each('binarization')} binarization, test set, nats per image"
     return f"{data}: {sizes}{best}{spread}"
 
 

@@ -24,6 +24,8 @@ TOYS = {
     ],
     "categorical": lambda problems, batch: [problems.three_bits(batch or 1)],
 }
+# Flags that memory grows with, the likeliest first.
+HUNGRY = ("batch_size", "num_samples", "draws", "seeds")
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -55,4 +57,4 @@ def main(options: flags.FlagValues = flags.FLAGS) -> None:
 
 if __name__ == "__main__":
     define_flags(flags.FLAGS)
-    cli.run(main)
+    cli.run(main, hungry=HUNGRY)

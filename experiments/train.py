@@ -16,6 +16,9 @@ from absl import flags
 from experiments import cli, multihost, settings
 from experiments.settings import Settings
 
+# Flags that memory grows with, the likeliest first.
+HUNGRY = ("num_samples", "batch_size", "hidden")
+
 settings.define_flags()
 flags.DEFINE_string("workdir", None, "folder of the results; by default results/ and a name made from the settings")
 flags.DEFINE_string("data_dir", None, "folder of prepared TFDS data, or of frey_faces.npz")
@@ -110,4 +113,4 @@ def _default_workdir(runs: list[Settings]) -> Path:
 
 
 if __name__ == "__main__":
-    cli.run(main, resumes=True)
+    cli.run(main, resumes=True, hungry=HUNGRY)

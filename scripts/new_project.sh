@@ -116,7 +116,7 @@ from experiments import cli, compare_estimators
 
 if __name__ == "__main__":
     compare_estimators.define_flags(flags.FLAGS)
-    cli.run(compare_estimators.main, resumes=True)
+    cli.run(compare_estimators.main, resumes=True, hungry=compare_estimators.HUNGRY)
 END
 
 write "$name/train.py" << 'END'
@@ -129,7 +129,7 @@ import @NAME@  # noqa: F401  (its estimator goes into the table)
 from experiments import cli, train
 
 if __name__ == "__main__":
-    cli.run(train.main, resumes=True)
+    cli.run(train.main, resumes=True, hungry=train.HUNGRY)
 END
 
 write scripts/reproduce.sh << 'END'

@@ -3,12 +3,12 @@
 # (Tucker et al. 2018, arXiv:1810.04152): the signal-to-noise ratio of the gradient against K, near the optimum of a
 # linear-Gaussian model of 20 dimensions.
 #
-#   bash scripts/reproduce_snr.sh            K = 4 to 256, 50000 gradients each, of which 10000 took 3 minutes of CPU time
+#   bash scripts/reproduce_snr.sh            K = 4 to 256, 50000 gradients each; 7 minutes on two CPU cores
 #   bash scripts/reproduce_snr.sh --quick    K = 4 to 64, 1000 gradients each: TRUNCATED, half a minute of CPU time
 #
 # Expected: the SNR grows with the square root of K for theta (slope +0.5 of the logarithms), falls with it for phi with
 # the plain gradient (-0.5), and grows for phi with DReG: by 0.26 from K = 4 to 16, 0.42 to 64, 0.48 to 256, so that the
-# slope over all is +0.38. Of R gradients an SNR has a floor of sqrt(2 / (pi R)): 10000 of them flatten phi's slope to -0.4.
+# slope over all is +0.39. Of R gradients an SNR has a floor of sqrt(2 / (pi R)): 10000 of them flatten phi's slope to -0.4.
 # Writes results/snr/: results.csv, figures/snr.png, report.html.
 set -euo pipefail
 refuse() {

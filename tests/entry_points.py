@@ -93,7 +93,7 @@ def _enter(call: Call) -> None:
     sys.argv = [call.module, *call.arguments]
     sys.orig_argv = [sys.executable, "-m", *sys.argv]
     try:
-        cli.run(entry.main)
+        cli.run(entry.main, hungry=getattr(entry, "HUNGRY", ()))
     except SystemExit as error:
         if not error.code:
             raise

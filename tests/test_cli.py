@@ -66,3 +66,13 @@ def test_the_benchmark_has_the_sections_that_its_flags_name():
     from experiments import benchmark, speed
 
     assert tuple(speed.FUNCTIONS) == benchmark.SECTIONS
+
+
+def test_too_little_memory_names_the_entry_points_own_flags(capsys):
+    for hungry, advice in (
+        ((), "(no more)\n"),
+        (("num_samples", "runs"), "a smaller --num_samples or --runs needs less\n"),
+    ):
+        with pytest.raises(SystemExit), cli._enough_memory(hungry):
+            raise MemoryError
+        assert capsys.readouterr().err.endswith(advice)

@@ -11,8 +11,9 @@ from html.parser import HTMLParser
 import pytest
 from absl import flags
 
-from experiments import compare_estimators, report, report_contents, results, settings, tables
+from experiments import compare_estimators, report, report_charts, report_contents, results, settings, tables
 from experiments.settings import Settings
+from vae import plots_gradients
 
 # One pixel, the smallest PNG there is.
 PNG = base64.b64decode("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNgAAAAAgABSK+kcQAAAABJRU5ErkJggg==")
@@ -213,6 +214,24 @@ def test_the_laboratorys_rows_are_on_the_page(measured):
     assert titles == ["phi: variance", None, "phi: signal-to-noise ratio", "phi: variance"]
     assert json.loads((folder / "config.json").read_text())["command"].split()[0] in page.text
     assert "phi: least variance × FLOPreparam" in page.text
+
+
+def test_every_interval_is_of_the_confidence_asked_for():
+    """1.96 standard errors are 95 %; of a bias of 10 +- 1 %."""
+    row = {"problem": "x", "estimator": "reparam", "num_samples": 1, "phi_bias": 0.1, "phi_bias_stderr": 0.01}
+    row |= {
+        "phi_biased": False,
+        "phi_max_abs_z": 1.0,
+        "phi_critical_z": 4.0,
+        "declared_biased": False,
+        "truth": "exact",
+    }
+    for confidence, errors in ((0.95, 1.96), (0.6827, 1.0)):
+        [trace] = report_charts.bias([row], "phi", confidence)["data"]
+        assert trace["error_x"]["array"] == pytest.approx([errors], abs=1e-3)
+        axis = plots_gradients.bias_forest([row | {"label": "reparam"}], ["phi"], confidence).axes[0]
+        [segments] = [line.get_segments() for line in axis.collections]
+        assert segments[0][:, 0] == pytest.approx([10 - errors, 10 + errors], abs=1e-3)
 
 
 def test_rows_without_a_figure_have_no_chart(measured, tmp_path):
