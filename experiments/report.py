@@ -37,9 +37,8 @@ def main(options: flags.FlagValues = flags.FLAGS) -> None:
             raise ValueError(f"--output={output} is a folder; give the name of a file")
         workdir.check_writable(output.parent, "output")
         workdir.write_text(output, text)
-    shown = [f"{len(contents.runs)} runs"] * bool(contents.runs)
-    shown += [f"{len(contents.laboratories)} results of the laboratory"] * bool(contents.laboratories)
-    shown += [f"{len(contents.toys)} toy problems"] * bool(contents.toys)
+    found = {"run": contents.runs, "laboratory result": contents.laboratories, "toy problem": contents.toys}
+    shown = [f"{len(each)} {name}{'s' if len(each) > 1 else ''}" for name, each in found.items() if each]
     print(f"{output}: {' and '.join(shown)}, {output.stat().st_size / 1e6:.1f} MB")
 
 
