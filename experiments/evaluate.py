@@ -3,9 +3,9 @@
     python -m experiments.evaluate --workdir=results/quickstart --eval_samples=5000
     python -m experiments.evaluate --workdir=DIR --checkpoint=best     # by the validation bound; or an epoch's number
 
-Prints -log p(x), ELBO, rate and distortion of the test set and appends them to evaluations.jsonl in each run's folder.
-Runs that are not finished or diverged are left out, and named; where --checkpoint is an epoch's number, those that have
-come so far are evaluated as well.
+Prints -log p(x), ELBO, rate and distortion of the test set and appends them, with the commit and versions of now, to
+evaluations.jsonl in each run's folder, which `experiments.report` shows. Runs that are not finished or diverged are
+left out, and named; where --checkpoint is an epoch's number, those that have come so far are evaluated as well.
 """
 
 from absl import flags

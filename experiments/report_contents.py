@@ -19,6 +19,7 @@ class Run(NamedTuple):
     Attributes:
       row: its line of results.csv, or its settings alone while it is not finished; "workdir" where there are several.
       seconds: of training, for each of `rows`; None where they were not kept.
+      evaluations: what `experiments.evaluate` found later.
     """
 
     folder: RunFolder
@@ -26,6 +27,7 @@ class Run(NamedTuple):
     row: dict[str, Any]
     rows: list[dict[str, Any]]
     seconds: list[float] | None
+    evaluations: list[dict[str, Any]]
 
 
 class Laboratory(NamedTuple):
@@ -136,7 +138,7 @@ def _trained(path: Path) -> list[RunFolder]:
 def _run(folder: RunFolder, workdir: Path | None) -> Run:
     row = folder.result() or folder.settings().json()
     row |= {"workdir": str(workdir)} if workdir else {}
-    return Run(folder, folder.config(), row, folder.rows(), folder.seconds())
+    return Run(folder, folder.config(), row, folder.rows(), folder.seconds(), folder.rows("evaluations.jsonl"))
 
 
 def _measured_in(path: Path) -> list[Laboratory | Toy]:

@@ -147,6 +147,8 @@ def _training(contents: Contents, charts: list) -> list[tuple[str, str, str]]:
     sections = [("settings", "Settings", _settings(contents))]
     if contents.finished:
         sections.append(("results", "Results", _results(contents)))
+    if any(run.evaluations for run in contents.runs):
+        sections.append(("evaluations", "Evaluated again", _evaluations(contents)))
     curves, plane = report_charts.bound(contents), report_charts.rate_distortion(contents)
     if curves:
         sections.append(("curves", "Bound along training", _chart(charts, curves, "bound")))
@@ -192,6 +194,23 @@ def _results(contents: Contents) -> str:
     return text + (
         f"<details><summary>Each of the {len(every)} runs, as in results.csv</summary>{whole}</details>" if many else ""
     )
+
+
+def _evaluations(contents: Contents) -> str:
+    """What `experiments.evaluate` found later, a line each, with the code that found it."""
+    figures = {key: title for key, title in results.FIGURES.items() if key.startswith("test_")}
+    found = [(run, row) for run in contents.runs for row in run.evaluations]
+    figures = {key: title for key, title in figures.items() if any(key in row for _, row in found)}
+    lines = []
+    for run, row in found:
+        line = [Cell(str(run.row[name]), run.row[name]) for name in (*contents.names, "seed")]
+        line += [Cell(str(row[name]), row[name]) for name in ("epoch", "eval_samples")]
+        line += [Cell(results.cell(row, key), row.get(key)) for key in figures]
+        commit = row.get("git_commit", "")
+        commit = commit[:7] + "+" * commit.endswith("+")
+        lines.append(line + [Cell(commit or "-"), Cell(row.get("versions") or "-")])
+    header = [*contents.names, "seed", "epoch", "K", *figures.values(), "commit", "versions"]
+    return _table(header, lines, "evaluations")
 
 
 def _pictures(contents: Contents, space: int) -> str:

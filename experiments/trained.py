@@ -55,7 +55,9 @@ def evaluate(folder: RunFolder) -> dict:
             from experiments import pictures  # matplotlib is slow to import
 
             pictures.draw_run(folder, data, model, params)
-    folder.append({"epoch": epoch, "eval_samples": FLAGS.eval_samples, **figures}, "evaluations.jsonl")
+    made = workdir.circumstances()
+    of_now = {"git_commit": made["git_commit"], "versions": ", ".join(map(" ".join, made["versions"].items()))}
+    folder.append({"epoch": epoch, "eval_samples": FLAGS.eval_samples, **figures, **of_now}, "evaluations.jsonl")
     return run.json() | {"status": "done", "eval_samples": FLAGS.eval_samples, **figures}
 
 

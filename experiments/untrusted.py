@@ -29,11 +29,12 @@ NAMES += (".lock", ".results.lock")
 
 # What is text in a row, beside settings.
 TEXT = {"split": "train|validation|test", "status": "done|diverged", "active_units_by_layer": r"\d+(\+\d+)+"}
+TEXT |= {"git_commit": r"([0-9a-f]{40}\+?)?", "versions": r"[\w.+, -]*"}
 # What the rows of a file have at the least, and a result of a run that did not diverge.
 ROWS = {
     "metrics.jsonl": ("epoch", "step", "examples", "split", "elbo_nats"),
     "timing.jsonl": ("epoch", "step", "train_seconds"),
-    "evaluations.jsonl": ("epoch",),
+    "evaluations.jsonl": ("epoch", "eval_samples", "test_nll_nats"),
 }
 FIGURES = ("test_nll_nats", "test_elbo_nats", "test_rate_nats", "test_distortion_nats")
 LABORATORY = ("biased", "bias", "bias_stderr", "max_abs_z", "critical_z")

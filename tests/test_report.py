@@ -297,6 +297,17 @@ def test_other_data_have_no_common_best(tmp_path):
     assert "dynamic, static binarization" in page.text
 
 
+def test_evaluations_of_later_are_shown(tmp_path):
+    write_run(tmp_path, Settings())
+    row = {"epoch": 100, "eval_samples": 5000, "test_nll_nats": 21.987, "test_elbo_nats": -23.1}
+    code = {"git_commit": "0123456789" * 4 + "+", "versions": "python 3.11.7, jax 0.10.2"}
+    (tmp_path / "evaluations.jsonl").write_text("".join(json.dumps(line) + "\n" for line in (row | code, row)))
+    header, now, before = [[text for text, _ in line] for line in read(tmp_path).tables["evaluations"]]
+    assert header == ["seed", "epoch", "K", "-log p(x)", "ELBO", "commit", "versions"]
+    assert now == ["0", "100", "5000", "21.99", "\N{MINUS SIGN}23.10", "0123456+", code["versions"]]
+    assert before[-2:] == ["-", "-"]  # of a version that did not keep them
+
+
 def test_runs_that_are_not_finished_are_said(tmp_path):
     sweep(tmp_path, [({"seed": 0}, 0.0)])
     write_run(tmp_path / "runs/9", Settings(seed=1), finished=False)
