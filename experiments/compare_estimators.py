@@ -117,7 +117,7 @@ def define_flags(values: flags.FlagValues) -> None:
         flag_values=values,
     )
     flags.DEFINE_float("confidence", 0.95, "of every interval", lower_bound=0.5, upper_bound=0.999, flag_values=values)
-    flags.DEFINE_integer("replicates", 400, "of the bootstrap", lower_bound=100, flag_values=values)
+    flags.DEFINE_integer("replicates", 2000, "of the bootstrap", lower_bound=100, flag_values=values)
     flags.DEFINE_integer("rounds", 9, "of timing, interleaved between estimators", lower_bound=3, flag_values=values)
     flags.DEFINE_integer("seed", 0, "of all draws", lower_bound=0, flag_values=values)
     flags.DEFINE_string(

@@ -30,6 +30,7 @@ LARGE = 20_000
 # Of a large net, the directional figures are of every n-th draw.
 DIRECTED_EVERY = 8
 ADAM = 1e-2
+DRAWS, REFERENCE, TRAINING, PICKS = range(4)  # what has a stream of keys of its own
 
 
 class Found(NamedTuple):
@@ -155,7 +156,7 @@ def measure(
     tidy(problem)
     figures = jax.device_get(_report(moments, truth))
     tidy(problem)
-    replicates = jax.device_get(_bootstrap(moments, jax.random.key(protocol.seed), protocol.replicates))
+    replicates = jax.device_get(_bootstrap(moments, _key(protocol, PICKS), protocol.replicates))
     figures = {part: {key: finite(value) for key, value in row.items()} for part, row in figures.items()}
     return Found(case, problem, source, figures, replicates, protocol.chunks)
 
@@ -164,13 +165,17 @@ _report = jax.jit(diagnostics.report)
 _bootstrap = jax.jit(diagnostics.bootstrap, static_argnums=2)
 
 
-def _moments(problem, objective, case, protocol, draws, truth, learned, counted, stream=0):
+def _key(protocol: Protocol, stream: int) -> jax.Array:
+    return jax.random.fold_in(jax.random.key(protocol.seed), stream)
+
+
+def _moments(problem, objective, case, protocol, draws, truth, learned, counted, stream=DRAWS):
     block = _block(draws // protocol.chunks, case.flops, size(problem))
     every = DIRECTED_EVERY if size(problem) > LARGE else 1
     bound = problem.bounds[objective]
     estimator = build.estimator(case.name, case.num_samples, problem.temperature)
     program = _moments_program(bound, estimator, draws, protocol.chunks, block, every)
-    key = jax.random.fold_in(jax.random.key(protocol.seed), stream)
+    key = _key(protocol, stream)
     return program((problem.params, problem.data, learned, counted, problem.context), key, truth)
 
 
@@ -221,7 +226,7 @@ def train(problem: Problem, objective: str, estimator: Estimator, protocol: Prot
 
         return jax.lax.scan(step, carry, keys)[0]
 
-    keys = jax.random.split(jax.random.fold_in(jax.random.key(protocol.seed), 2), protocol.cv_steps)
+    keys = jax.random.split(_key(protocol, TRAINING), protocol.cv_steps)
     carry = (learned, counted, tx.init(learned))
     return run(carry, keys, problem.params, problem.data, problem.context)[:2]
 
@@ -236,8 +241,14 @@ def find_truth(
         return f"exact ({problem.exact_by})", diagnostics.exactly(gradient)
     if (found := summed(problem, objective, num_samples)) is not None:
         return f"exact ({found[0]})", diagnostics.exactly(found[1])
-    name = protocol.reference
-    num_samples = max(num_samples, BY_NAME[name].min_samples)
+    name, least = protocol.reference, BY_NAME[protocol.reference].min_samples
+    if num_samples < least:
+        if any(bound == "iwae" for _, bound in candidates.posteriors(problem, objective)):
+            raise Refused(
+                f"--reference={name} needs K={least}, of which --objective={objective} is another bound than of "
+                f"K={num_samples}; take --num_samples={least} or another --reference"
+            )
+        num_samples = least
     try:
         flops = candidates.cost(problem, objective, name, "flops", num_samples)
     except Refused as error:
@@ -248,7 +259,7 @@ def find_truth(
         learned, counted = train(problem, objective, build.estimator(name, num_samples, problem.temperature), protocol)
         _trim(problem)
         draws = protocol.reference_draws
-        moments = _moments(problem, objective, case, protocol, draws, None, learned, counted, stream=1)
+        moments = _moments(problem, objective, case, protocol, draws, None, learned, counted, stream=REFERENCE)
         jax.block_until_ready(moments)
         _trim(problem)
         truth = jax.jit(diagnostics.reference)(moments)

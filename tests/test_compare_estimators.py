@@ -307,6 +307,16 @@ def test_summed_is_a_sum_a_quadrature_or_nothing():
     assert laboratory.summed(problems.of_integrand("", {"phi": wide}, posterior, smooth), "elbo", 1) is None
 
 
+def test_a_reference_of_more_samples_is_refused_where_they_make_another_bound():
+    phi = {"mean": jnp.array([0.2]), "log_var": jnp.array([0.1])}
+    kinked = lambda params, z, q: jnp.abs(z[..., 0] - 1)
+    problem = problems.of_integrand("", {"phi": phi}, lambda params: distributions.Normal(**params["phi"]), kinked)
+    protocol = laboratory.Protocol(100, 100, "leave_one_out", 10, 100, 0, 0, 0.95, 3)
+    with pytest.raises(candidates.Refused, match="needs K=2, of which --objective=iwae is another bound than of K=1"):
+        laboratory.find_truth(problem, "iwae", 1, protocol)
+    assert laboratory.find_truth(problem, "elbo", 1, protocol)[0] == "mean of 100 draws of leave_one_out, K=2"
+
+
 @pytest.mark.parametrize(
     ("value", "text"),
     [(0.0, "0"), (1234.5, "1234"), (0.01234, "0.0123"), (1.5e-7, "1.50e-7"), (2.5e9, "2.50e9"), (float("nan"), "-")],

@@ -84,8 +84,9 @@ def test_the_scan_sees_what_it_looks_for():
 
 
 def test_a_job_is_words():
-    """submitit pickles what it submits: an object of this one class, which holds a command line."""
-    assert vars(Command(["python", "-m", "experiments.train"])) == {"words": ["python", "-m", "experiments.train"]}
+    """submitit pickles what it submits: an object of this one class, which holds a command line and folders' names."""
+    words, folders = ["python", "-m", "experiments.train"], ["run/checkpoints"]
+    assert vars(Command(words, folders)) == {"words": words, "folders": folders}
 
 
 @pytest.fixture
