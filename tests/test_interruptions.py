@@ -146,7 +146,10 @@ def test_a_run_asked_to_stop_ends_with_the_same_bytes(number, undisturbed, tmp_p
 @pytest.mark.slow
 @pytest.mark.parametrize("arguments", [RUN, SWEEP], ids=["run", "sweep"])
 def test_twenty_kills_at_random_moments(arguments, tmp_path):
-    finish(start(tmp_path / "undisturbed", arguments))
+    started, process = time.monotonic(), start(tmp_path / "undisturbed", arguments)
+    await_rows(process, tmp_path / "undisturbed", 1)
+    of_start = time.monotonic() - started
+    finish(process)
     rng, folder, kills = random.Random(0), tmp_path / "killed", 0
     while kills < 20:
         process = start(folder, arguments)
@@ -154,12 +157,12 @@ def test_twenty_kills_at_random_moments(arguments, tmp_path):
             await_rows(process, folder, len(all_runs(folder)[0].rows()) + 1)
             time.sleep(rng.uniform(0, 0.05))
         else:
-            time.sleep(rng.uniform(0, 8))
+            time.sleep(rng.uniform(0, of_start))
         if process.poll() is not None:
             break
         process.kill()
         process.communicate()
         kills += 1
     finish(start(folder, arguments))
-    assert kills >= 10
+    assert kills == 20
     assert contents(folder) == contents(tmp_path / "undisturbed")
