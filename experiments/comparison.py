@@ -8,13 +8,14 @@ import time
 from pathlib import Path
 from typing import Any
 
+import jax
 from absl import flags
 
 from experiments import candidates, cli, laboratory, laboratory_tables, problems, tables, untrusted, workdir
 from experiments.compare_estimators import PROBLEMS, define_flags
 from experiments.kept import Store
 from experiments.problems import Problem
-from experiments.settings import has_option
+from experiments.settings import Settings, has_option
 from experiments.workdir import RunFolder
 from vae.estimators import BY_NAME
 
@@ -22,9 +23,17 @@ from vae.estimators import BY_NAME
 def compare(options: flags.FlagValues) -> None:
     """Measures, tabulates, draws; bad input is one sentence and exit 1. A mistake in a bound, which may be the user's,
     is none, and keeps its traceback."""
-    started = time.perf_counter()
     with cli.one_sentence():
         _check(options)
+        run = RunFolder(options.workdir).settings() if options.workdir else Settings()
+    with jax.default_matmul_precision(run.matmul_precision):
+        _compare(options, run)
+
+
+def _compare(options: flags.FlagValues, run: Settings) -> None:
+    """`run`: whose precision is measured."""
+    started = time.perf_counter()
+    with cli.one_sentence():
         make = problems.of_user(options.problem) if ":" in (options.problem or "") else None
     made = make() if make else None
     with cli.one_sentence():
@@ -46,7 +55,7 @@ def compare(options: flags.FlagValues) -> None:
         rows, layers, pairs = laboratory_tables.tabulate(found, cases, seconds, protocol.confidence)
         _write(folder, points, objective, found, (rows, layers, pairs), protocol)
         decided = {"objective": objective, "temperature": points[0].temperature, **protocol._asdict()}
-        decided["compute_dtype"] = RunFolder(options.workdir).settings().compute_dtype if options.workdir else "float32"
+        decided["compute_dtype"] = run.compute_dtype
         took = time.perf_counter() - started + store.earlier_seconds
         config = workdir.measurement(cli.given(define_flags, options) | decided, took)
         workdir.write_json(folder / "config.json", config)

@@ -68,7 +68,8 @@ def test_the_benchmark_has_the_sections_that_its_flags_name():
     assert tuple(speed.FUNCTIONS) == benchmark.SECTIONS
 
 
-def test_too_little_memory_names_the_entry_points_own_flags(capsys):
+def test_too_little_memory_names_the_entry_points_own_flags(capsys, monkeypatch):
+    monkeypatch.setattr(cli.flags, "FLAGS", cli.flags.FlagValues())  # not those that other tests have defined
     for hungry, advice in (
         ((), "(no more)\n"),
         (("num_samples", "runs"), "a smaller --num_samples or --runs needs less\n"),
