@@ -14,26 +14,10 @@
 # Writes results/discrete_vae_*/: results.md, figures/compare_runs.png (the bound against steps and seconds),
 # gradients_evaluations/ and gradients_flops/ (results.csv, figures/), report.html.
 set -euo pipefail
-refuse() {
-  echo "usage: bash scripts/reproduce_discrete_vae.sh DIR [linear | nonlinear] [--quick]" >&2
-  exit 2
-}
-data= quick= depth=linear
-for word; do
-  case $word in
-    --quick) quick=yes ;;
-    linear | nonlinear) depth=$word ;;
-    -*) refuse ;;
-    *)
-      [ -z "$data" ] || refuse
-      data=$(cd "$word" && pwd) || refuse
-      ;;
-  esac
-done
-[ -n "$data" ] || refuse
-cd "$(dirname "$0")/.."
+source "$(dirname "$0")/words.sh"
+read_words "DIR [linear | nonlinear] [--quick]" "linear|nonlinear" "$@"
 draws=1000 network=(--hidden=none) output=results/discrete_vae_linear length=(--epochs=100 --seed=0,1,2 --learning_rate=1e-4)
-if [ "$depth" = nonlinear ]; then
+if [ "$choice" = nonlinear ]; then
   network=(--hidden=200-200 --activation=leaky_relu) output=results/discrete_vae_nonlinear
   length=(--epochs=30 --seed=0,1,2 --learning_rate=1e-4)
 fi

@@ -7,23 +7,8 @@
 # DIR holds TFDS's mnist (scripts/prepare_data.sh mnist DIR). Expected: flax's README states a test loss of about 104 after
 # ten epochs, minus the ELBO in nats. Writes results/flax_vae/: results.md, figures/, report.html.
 set -euo pipefail
-refuse() {
-  echo "usage: bash scripts/reproduce_flax_vae.sh DIR [--quick]" >&2
-  exit 2
-}
-data= quick=
-for word; do
-  case $word in
-    --quick) quick=yes ;;
-    -*) refuse ;;
-    *)
-      [ -z "$data" ] || refuse
-      data=$(cd "$word" && pwd) || refuse
-      ;;
-  esac
-done
-[ -n "$data" ] || refuse
-cd "$(dirname "$0")/.."
+source "$(dirname "$0")/words.sh"
+read_words "DIR [--quick]" "" "$@"
 bash scripts/setup.sh
 output=results/flax_vae length=(--seed=0,1,2 --epochs=10)
 if [ -n "$quick" ]; then

@@ -9,23 +9,8 @@
 # normalizing flows state 4.3 to 4.5 bits. Expected: the full covariance is no worse than the diagonal, and its bound is
 # nearer to log p(x). Writes results/frey_faces/: results.md, figures/, report.html.
 set -euo pipefail
-refuse() {
-  echo "usage: bash scripts/reproduce_frey_faces.sh DIR [--quick]" >&2
-  exit 2
-}
-data= quick=
-for word; do
-  case $word in
-    --quick) quick=yes ;;
-    -*) refuse ;;
-    *)
-      [ -z "$data" ] || refuse
-      data=$(cd "$word" && pwd) || refuse
-      ;;
-  esac
-done
-[ -n "$data" ] || refuse
-cd "$(dirname "$0")/.."
+source "$(dirname "$0")/words.sh"
+read_words "DIR [--quick]" "" "$@"
 bash scripts/setup.sh
 output=results/frey_faces length=(--seed=0,1,2 --epochs=500)
 if [ -n "$quick" ]; then

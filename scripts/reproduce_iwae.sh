@@ -17,26 +17,10 @@
 #
 # Writes results/iwae/: results.md, figures/, report.html.
 set -euo pipefail
-refuse() {
-  echo "usage: bash scripts/reproduce_iwae.sh DIR [--quick] [cuda13]" >&2
-  exit 2
-}
-data= quick= build=
-for word; do
-  case $word in
-    --quick) quick=yes ;;
-    cuda* | tpu*) build=$word ;;
-    -*) refuse ;;
-    *)
-      [ -z "$data" ] || refuse
-      data=$(cd "$word" && pwd) || refuse
-      ;;
-  esac
-done
-[ -n "$data" ] || refuse
-cd "$(dirname "$0")/.."
+source "$(dirname "$0")/words.sh"
+read_words "DIR [--quick] [cuda13]" "cuda[0-9]*|tpu" "$@"
 output=results/iwae length=(--epochs=3280 --checkpoint_every=40 --eval_samples=5000) samples=5,50
-bash scripts/setup.sh "$build"
+bash scripts/setup.sh "$choice"
 if [ -n "$quick" ]; then
   echo "TRUNCATED: 4 passes in place of 3280, no K = 50, L_100 in place of L_5000"
   output=results/iwae_quick length=(--epochs=4 --eval_every=1 --eval_samples=100) samples=5

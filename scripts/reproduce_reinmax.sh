@@ -10,23 +10,8 @@
 # Gumbel-Softmax estimator, and its gradient is nearer to the exact one.
 # Writes results/reinmax/: results.md, figures/compare_runs.png, gradients/results.csv, report.html.
 set -euo pipefail
-refuse() {
-  echo "usage: bash scripts/reproduce_reinmax.sh DIR [--quick]" >&2
-  exit 2
-}
-data= quick=
-for word; do
-  case $word in
-    --quick) quick=yes ;;
-    -*) refuse ;;
-    *)
-      [ -z "$data" ] || refuse
-      data=$(cd "$word" && pwd) || refuse
-      ;;
-  esac
-done
-[ -n "$data" ] || refuse
-cd "$(dirname "$0")/.."
+source "$(dirname "$0")/words.sh"
+read_words "DIR [--quick]" "" "$@"
 bash scripts/setup.sh
 output=results/reinmax draws=2000 length=(--seed=0,1,2 --epochs=160)
 if [ -n "$quick" ]; then

@@ -11,18 +11,8 @@
 # slope over all is +0.39. Of R gradients an SNR has a floor of sqrt(2 / (pi R)): 10000 of them flatten phi's slope to -0.4.
 # Writes results/snr/: results.csv, figures/snr.png, report.html.
 set -euo pipefail
-refuse() {
-  echo "usage: bash scripts/reproduce_snr.sh [--quick]" >&2
-  exit 2
-}
-quick=
-for word; do
-  case $word in
-    --quick) quick=yes ;;
-    *) refuse ;;
-  esac
-done
-cd "$(dirname "$0")/.."
+source "$(dirname "$0")/words.sh"
+read_words "[--quick]" "" "$@"
 bash scripts/setup.sh
 output=results/snr length=(--num_samples=4,16,64,256 --draws=50000 --reference_draws=20000)
 if [ -n "$quick" ]; then

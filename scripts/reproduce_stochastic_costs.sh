@@ -13,18 +13,8 @@
 # is orders of magnitude above both.
 # Writes results/costs/{quadratic,exponential,cosine,logistic_regression}/ and results/costs/report.html.
 set -euo pipefail
-refuse() {
-  echo "usage: bash scripts/reproduce_stochastic_costs.sh [--quick]" >&2
-  exit 2
-}
-quick=
-for word; do
-  case $word in
-    --quick) quick=yes ;;
-    *) refuse ;;
-  esac
-done
-cd "$(dirname "$0")/.."
+source "$(dirname "$0")/words.sh"
+read_words "[--quick]" "" "$@"
 bash scripts/setup.sh
 output=results/costs draws=10000
 if [ -n "$quick" ]; then

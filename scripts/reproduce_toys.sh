@@ -13,18 +13,8 @@
 # exact in the mean for power 2.
 # Writes results/toys/{bernoulli,polynomial,categorical}/: curves.csv, results.csv, figures/toy.png; results/toys/report.html.
 set -euo pipefail
-refuse() {
-  echo "usage: bash scripts/reproduce_toys.sh [--quick]" >&2
-  exit 2
-}
-quick=
-for word; do
-  case $word in
-    --quick) quick=yes ;;
-    *) refuse ;;
-  esac
-done
-cd "$(dirname "$0")/.."
+source "$(dirname "$0")/words.sh"
+read_words "[--quick]" "" "$@"
 bash scripts/setup.sh
 output=results/toys length=()
 if [ -n "$quick" ]; then

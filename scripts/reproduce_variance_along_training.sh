@@ -11,18 +11,8 @@
 # Writes results/along_training/{elbo,iwae}/: the run, and of the laboratory variance/results.csv,
 # variance/figures/variance_epoch.png, report.html.
 set -euo pipefail
-refuse() {
-  echo "usage: bash scripts/reproduce_variance_along_training.sh [--quick]" >&2
-  exit 2
-}
-quick=
-for word; do
-  case $word in
-    --quick) quick=yes ;;
-    *) refuse ;;
-  esac
-done
-cd "$(dirname "$0")/.."
+source "$(dirname "$0")/words.sh"
+read_words "[--quick]" "" "$@"
 bash scripts/setup.sh
 output=results/along_training epochs=200 draws=2000
 if [ -n "$quick" ]; then

@@ -1,6 +1,7 @@
 """The words that scripts/reproduce_*.sh take: what they do not know is refused before anything is set up or trained."""
 
 import itertools
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -20,6 +21,7 @@ def run(tmp_path):
     (tmp_path / "scripts/setup.sh").write_text(say)
     (tmp_path / ".venv/bin/python").write_text(say)
     (tmp_path / ".venv/bin/python").chmod(0o755)
+    shutil.copy(ROOT / "scripts/words.sh", tmp_path / "scripts")
 
     def run(script: Path, *words: str) -> subprocess.CompletedProcess:
         (tmp_path / "scripts" / script.name).write_text(script.read_text())

@@ -1,0 +1,29 @@
+# The words that reproduce_*.sh take, in any order; sourced by them.
+#
+#   read_words "DIR [linear | nonlinear] [--quick]" "linear|nonlinear" "$@"
+#
+# sets `quick`, `data` (DIR, absolute) where the usage begins with it, and `choice`, the last word that matches the second
+# argument; goes to the checkout's root. What it does not know is refused: usage on stderr, status 2.
+read_words() {
+  local usage=$1 choices=$2 word
+  shift 2
+  data= quick= choice=
+  for word; do
+    if [ "$word" = --quick ]; then
+      quick=yes
+    elif [ -n "$choices" ] && [[ $word =~ ^($choices)$ ]]; then
+      choice=$word
+    elif [[ $usage == DIR* && -z $data && $word != -* ]]; then
+      data=$(cd "$word" && pwd) || _refuse "$usage"
+    else
+      _refuse "$usage"
+    fi
+  done
+  [[ $usage != DIR* || -n $data ]] || _refuse "$usage"
+  cd "$(dirname "$0")/.."
+}
+
+_refuse() {
+  echo "usage: bash scripts/${0##*/} $1" >&2
+  exit 2
+}
