@@ -4,6 +4,7 @@
 #
 #   bash scripts/reproduce_discrete_vae.sh DIR               linear (784-200), 1e5 steps, 3 seeds; half a day on two CPU cores
 #   bash scripts/reproduce_discrete_vae.sh DIR nonlinear     784-200-200-200, leaky ReLU, 3e4 steps; half a day
+#                                                            (NOT reproduced: it collapses to the prior, see README)
 #   bash scripts/reproduce_discrete_vae.sh DIR ... --quick   5e3 steps of one seed, 10 times the rate: TRUNCATED, 15 minutes
 #
 # DIR holds TFDS's mnist (scripts/prepare_data.sh mnist DIR). It goes on where it was cut off. Expected order of the bound
