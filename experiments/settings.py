@@ -61,6 +61,7 @@ class Settings:
         at_least=1,
     )
     activation: str = _setting("relu", "between layers", choices="vae.models:ACTIVATIONS")
+    negative_slope: float = _setting(0.01, "of leaky_relu; the papers on discrete latents take 0.3", at_least=0)
     latent_dim: tuple[int, ...] = _setting(
         (8,),
         "number of latent dimensions; joined by dashes, of several stochastic layers from the image up",
@@ -74,6 +75,9 @@ class Settings:
     posterior: str = _setting("normal", "family of q(z|x), with its standard prior", choices="vae.models:POSTERIORS")
     categories: int = _setting(10, "of each latent variable; --posterior=categorical and concrete alone", at_least=2)
     learn_prior: bool = _setting(False, "learn the prior's parameters, from the standard prior on")
+    signed_bits: bool = _setting(
+        False, "networks see latent bits as -1 and 1, not as 0 and 1; --posterior=bernoulli and binary_concrete alone"
+    )
     data_mean: bool = _setting(
         False,
         "subtract the training images' mean from the encoder's input and add its logits to the decoder's output",
@@ -195,6 +199,9 @@ def check(settings: Settings) -> None:
         raise ValueError("--likelihood=discretized_logistic is for grey pixels; choose --binarization=none")
     if settings.architecture == "conv" and not settings.hidden:
         raise ValueError("--architecture=conv needs at least one layer; --hidden=none is for --architecture=mlp")
+    if settings.activation != "leaky_relu" and settings.negative_slope != FIELDS["negative_slope"].default:
+        raise ValueError("--negative_slope changes leaky_relu alone; leave it out or take --activation=leaky_relu")
+
     if settings.posterior not in ("categorical", "concrete") and settings.categories != FIELDS["categories"].default:
         raise ValueError("--categories changes categorical latents alone; leave it out or take --posterior=categorical")
     if len(settings.latent_dim) == 1 and settings.layer_hidden != FIELDS["layer_hidden"].default:

@@ -275,6 +275,47 @@ def test_the_data_mean_centres_both_ends():
     np.testing.assert_allclose(jax.nn.sigmoid(difference), np.broadcast_to(mean, (1, B, 6)), rtol=1e-5)
 
 
+def test_the_negative_slope_is_that_of_leaky_relu():
+    """Where every hidden unit is negative, networks of twice the slope give twice the change."""
+    options = dict(latent_dim=D, hidden=(6,), activation="leaky_relu")
+    steep, flat = (models.make_vae((2, 3, 1), **options, negative_slope=slope) for slope in (0.3, 0.15))
+    assert steep == models.make_vae((2, 3, 1), **options, negative_slope=0.3)  # equal networks are compiled once
+    x = _images((2, 3, 1))
+    params = _params(steep, x)
+    params["params"]["encoder"]["network"]["hidden_0"]["bias"] -= 100
+    mean = lambda model, x: f64(model.apply(params, x, method="encode").mean)
+    change = mean(flat, x) - mean(flat, 0 * x)
+    assert np.abs(change).max() > 1e-3
+    np.testing.assert_allclose(mean(steep, x) - mean(steep, 0 * x), 2 * change, atol=1e-4)
+
+
+@pytest.mark.parametrize("family", ["bernoulli", "binary_concrete"])
+def test_signed_bits_are_seen_as_minus_one_and_one(family):
+    """By the decoder, and by the encoder of the layer above: with half the weights on what they see and its mean in the
+    bias, the networks that see 0 and 1 are the same."""
+    options = dict(latent_dim=(D, 2), hidden=(6,), layer_hidden=(5,), posterior=family)
+    plain, signed = (models.make_vae((2, 3, 1), **options, signed_bits=each) for each in (False, True))
+    x, key = _images((2, 3, 1)), jax.random.key(3)
+    params = _params(plain, x)
+    other = jax.tree.map(lambda leaf: leaf, params)
+    for part in ("encoder/rest_0", "prior/rest_0", "decoder"):
+        first, second = part.split("/") if "/" in part else (part, None)
+        network = other["params"][first][second]["network"] if second else other["params"][first]["network"]
+        layer = network["hidden_0"]
+        network["hidden_0"] = {"kernel": layer["kernel"] / 2, "bias": layer["bias"] + layer["kernel"].sum(0) / 2}
+    z = plain.apply(params, x, method="encode").sample(key, 2)
+    joint = [m.apply(p, x, z, method="log_joint") for m, p in ((plain, params), (signed, other), (signed, params))]
+    posterior = [m.apply(p, x, method="encode").log_prob(z) for m, p in ((plain, params), (signed, other))]
+    np.testing.assert_allclose(joint[0], joint[1], rtol=1e-5)
+    np.testing.assert_allclose(posterior[0], posterior[1], rtol=1e-5)
+    assert np.abs(f64(joint[0]) - f64(joint[2])).min() > 1e-3  # the same weights see something else
+
+
+def test_signed_bits_of_what_has_none_are_refused():
+    with pytest.raises(ValueError, match="--posterior=bernoulli or binary_concrete"):
+        models.make_vae((4, 4, 1), posterior="categorical", signed_bits=True)
+
+
 def test_without_hidden_layers_both_maps_are_linear():
     model = models.make_vae((2, 3, 1), latent_dim=D, hidden=())
     x = _images((2, 3, 1))

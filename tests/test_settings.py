@@ -52,6 +52,7 @@ def plain() -> float:
         "--data_mean",
         "--posterior=bernoulli --estimator=leave_one_out --num_samples=2",
         "--posterior=bernoulli --estimator=leave_one_out --num_samples=2 --learn_prior",
+        "--posterior=bernoulli --estimator=leave_one_out --num_samples=2 --signed_bits",
         "--posterior=categorical --categories=3 --estimator=leave_one_out --num_samples=2",
         "--activation=tanh",
         "--latent_dim=3",
@@ -119,6 +120,7 @@ def test_switches_are_flags_like_others():
         ("--categories=3", "take --posterior=categorical"),
         ("--temperature=0.5", "--estimator=reparam has no --temperature"),
         ("--architecture=conv --hidden=none", "needs at least one layer"),
+        ("--negative_slope=0.3", "take --activation=leaky_relu"),
     ],
 )
 def test_settings_that_would_do_nothing_are_refused(argv, sentence):

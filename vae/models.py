@@ -11,6 +11,7 @@ outputs on the distributions, are float32 at least.
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -86,7 +87,7 @@ class Encoder(nn.Module):
       data_mean: the mean image, flat, which is subtracted from x; empty for none.
       dtype: of the linear map.
       temperature: of a relaxed family; 0 for the family's own.
-      above: x is a sample of the family, from the layer below, and not an image.
+      read: what the network sees of x.
     """
 
     network: nn.Module
@@ -96,15 +97,14 @@ class Encoder(nn.Module):
     data_mean: tuple[float, ...] = ()
     dtype: DTypeLike | None = None
     temperature: float = 0.0
-    above: bool = False
+    read: Callable[[Array], Array] = lambda x: x
 
     @nn.compact
     def __call__(self, x: Array):
         x = x - jnp.reshape(jnp.asarray(self.data_mean, x.dtype), x.shape[1:]) if self.data_mean else x
         family = POSTERIORS[self.family]
-        x = family.read(x) if self.above else x
         outputs = family.outputs(self.latent_dim, self.categories)
-        parameters = nn.Dense(outputs, dtype=self.dtype, name="parameters")(self.network(x))
+        parameters = nn.Dense(outputs, dtype=self.dtype, name="parameters")(self.network(self.read(x)))
         return _at(self.temperature, family.build(_at_least_float32(parameters), self.latent_dim))
 
 
@@ -257,22 +257,26 @@ def make_vae(
     layer_hidden: Sequence[int] = (),
     architecture: str = "mlp",
     activation: str = "relu",
+    negative_slope: float = 0.01,
     likelihood: str = "bernoulli",
     posterior: str = "normal",
     levels: int = 256,
     categories: int = 10,
     learn_prior: bool = False,
+    signed_bits: bool = False,
     data_mean: Sequence[float] = (),
     compute_dtype: str = "float32",
     temperature: float = 0.0,
 ) -> VAE:
     """The VAE that the experiments' flags describe. `hidden` are widths of layers (mlp) or channels (conv), from the
     image to the latents; the decoder mirrors them. Several latent dimensions make as many stochastic layers, from the
-    image upwards, with `layer_hidden` widths between two of them. `levels` are the grey levels of the discretized
-    logistic, `categories` those of each categorical latent variable. `data_mean`, one number a pixel, centres the
-    encoder's inputs and the decoder's outputs. `compute_dtype` is that of the layers' products and activations,
-    `temperature` that of relaxed latents in posterior and prior, 0 for the family's own."""
-    act, pixels, data_mean = ACTIVATIONS[activation], math.prod(image_shape), tuple(data_mean)
+    image upwards, with `layer_hidden` widths between two of them. `negative_slope` is that of `leaky_relu`. `levels`
+    are the grey levels of the discretized logistic, `categories` those of each categorical latent variable. With
+    `signed_bits` networks see bits as -1 and 1. `data_mean`, one number a pixel, centres the encoder's inputs and the
+    decoder's outputs. `compute_dtype` is that of the layers' products and activations, `temperature` that of relaxed
+    latents in posterior and prior, 0 for the family's own."""
+    act = _leaky_relu(negative_slope) if activation == "leaky_relu" else ACTIVATIONS[activation]
+    pixels, data_mean = math.prod(image_shape), tuple(data_mean)
     dtype = None if compute_dtype == "float32" else jnp.dtype(compute_dtype)
     if architecture == "mlp":
         encode, decode = (
@@ -290,17 +294,27 @@ def make_vae(
         raise ValueError(
             f"--learn_prior is not for --posterior={posterior}, whose prior is of another family; for {able}"
         )
+    family = POSTERIORS[posterior]
+    if signed_bits and not family.read_signed:
+        able = " or ".join(name for name, family in POSTERIORS.items() if family.read_signed)
+        raise ValueError(f"--signed_bits is of binary latents; leave it out or take --posterior={able}")
+    read = family.read_signed if signed_bits else family.read
     first, *above = (latent_dim,) if isinstance(latent_dim, int) else latent_dim
     encoder = Encoder(encode, first, posterior, categories, data_mean, dtype, temperature)
     prior = Prior(above[-1] if above else first, posterior, categories, learn_prior, temperature)
     if above:
         event_ndim = 2 if posterior in ("categorical", "concrete") else 1
         network = MLP(layer_hidden, act, event_ndim=event_ndim, dtype=dtype)
-        options = {"dtype": dtype, "temperature": temperature, "above": True}
+        options = {"dtype": dtype, "temperature": temperature, "read": read}
         between = lambda size: Encoder(network.clone(), size, posterior, categories, **options)
         encoder = Chain(encoder, tuple(between(size) for size in above))
         prior = Chain(prior, tuple(between(size) for size in [first, *above[:-1]][::-1]), descending=True)
-    return VAE(encoder, Decoder(decode, likelihood, levels, data_mean, POSTERIORS[posterior].read), prior)
+    return VAE(encoder, Decoder(decode, likelihood, levels, data_mean, read), prior)
+
+
+@functools.cache  # the same function for the same slope: networks are equal, and compiled once
+def _leaky_relu(negative_slope: float) -> Callable:
+    return functools.partial(nn.leaky_relu, negative_slope=negative_slope)
 
 
 def _at_least_float32(outputs: Array) -> Array:
@@ -347,6 +361,7 @@ class Posterior(NamedTuple):
       build: `build(flat [*batch, outputs], D)`, the distribution.
       prior: the same of the prior, for a vector of zeros; None where that is `build` itself.
       read: what networks see of a sample.
+      read_signed: the same of bits as -1 and 1.
       hard: of a relaxation, the family of the same parameters that it stands for and is judged as.
     """
 
@@ -354,6 +369,7 @@ class Posterior(NamedTuple):
     build: Callable
     prior: Callable | None = None
     read: Callable = lambda z: z
+    read_signed: Callable | None = None
     hard: str | None = None
 
 
@@ -370,12 +386,16 @@ POSTERIORS: dict[str, Posterior] = {
     "gamma": _pairs(dist.Gamma),
     "beta": _pairs(dist.Beta),
     "dirichlet": Posterior(lambda d, c: d, lambda flat, d: dist.Dirichlet(flat)),
-    "bernoulli": Posterior(lambda d, c: d, lambda flat, d: dist.Bernoulli(flat)),
+    "bernoulli": Posterior(lambda d, c: d, lambda flat, d: dist.Bernoulli(flat), read_signed=lambda z: 2 * z - 1),
     "categorical": Posterior(
         lambda d, c: d * c, lambda flat, d: dist.Categorical(flat.reshape(*flat.shape[:-1], d, -1))
     ),
     "binary_concrete": Posterior(
-        lambda d, c: d, lambda flat, d: dist.BinaryConcrete(flat), read=nn.sigmoid, hard="bernoulli"
+        lambda d, c: d,
+        lambda flat, d: dist.BinaryConcrete(flat),
+        read=nn.sigmoid,
+        read_signed=lambda z: jnp.tanh(z / 2),
+        hard="bernoulli",
     ),
     "concrete": Posterior(
         lambda d, c: d * c,
