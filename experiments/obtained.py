@@ -27,7 +27,7 @@ def trained(figure: str, unit: str = "nats", sign: int = 1, units: bool = False,
         obtained = f"{mean:.2f}" + (f" ± {error:.2f} ({len(values)} seeds)" if len(values) > 1 else "")
         if units:
             obtained += f" ({statistics.fmean(run.row['active_units'] for run in runs):.0f} units)"
-        return {"obtained": f"{obtained} {unit}".strip(), "seeds": _seeds(runs), **_of_runs(runs, figure)}
+        return {"obtained": f"{obtained} {unit}".strip(), "seeds": _seeds(path, runs), **_of_runs(runs, figure)}
 
     return read
 
@@ -42,10 +42,12 @@ def order(name: str, figure: str, values: tuple[str, ...]) -> Callable:
         groups = {value: [run for run in runs if run.row[name] == value] for value in values}
         if missing := [value for value, found in groups.items() if not found]:
             raise ValueError(f"{path} has no run of {', '.join(missing)}; let the script go on")
+        seeds = min(_seeds(path, group) for group in groups.values())
         rows = results.aggregate([run.row for run in runs], [name])
         rows.sort(key=lambda row: row[figure], reverse=True)
-        obtained = ", ".join(f"{row[name]} {row[figure]:.2f}" for row in rows)
-        return {"obtained": obtained, "seeds": min(map(_seeds, groups.values())), **_of_runs(runs, figure)}
+        error = lambda row: f" ± {row[f'{figure}_se']:.2f}" if seeds > 1 else ""
+        obtained = ", ".join(f"{row[name]} {row[figure]:.2f}{error(row)}" for row in rows)
+        return {"obtained": f"{obtained} nats", "seeds": seeds, **_of_runs(runs, figure)}
 
     return read
 
@@ -67,7 +69,12 @@ def _finished(path: Path, figure: str, chosen: dict[str, Any]) -> list[Any]:
     return done
 
 
-def _seeds(runs: list[Any]) -> int:
+def _seeds(path: Path, runs: list[Any]) -> int:
+    """How many, of runs that differ in nothing else."""
+    from experiments import results
+
+    if others := results.varying([run.row for run in runs]):
+        raise ValueError(f"{path} has runs that differ in {', '.join(others)}; move all but one aside")
     return len({run.row["seed"] for run in runs})
 
 

@@ -75,9 +75,13 @@ def test_rows_of_an_order(tmp_path, capsys):
         write_run(path, Settings(estimator="gumbel_softmax", seed=seed, compute_dtype="bfloat16"), 2.0)
         _set_clock(path, 60.0 * (1 + seed))
     [row] = published.collect(tmp_path, [])
-    assert row["obtained"] == "reinmax -23.20, st_gumbel_softmax -23.90, gumbel_softmax -25.10"
+    means = "reinmax -23.20 ± 0.06, st_gumbel_softmax -23.90 ± 0.06, gumbel_softmax -25.10 ± 0.00"
+    assert row["obtained"] == f"{means} nats"
     assert row["minutes"] == "6.0"  # of all runs: 1 s of six together, and these
     assert row["precision"] == "float32, bfloat16"
+    write_run(tmp_path / "reinmax/runs/9", Settings(estimator="reinmax", learning_rate=0.1), 0.0)
+    assert published.collect(tmp_path, [row]) == [row]
+    assert "runs that differ in learning_rate; move all but one aside" in capsys.readouterr().out
 
 
 def _set_clock(folder, seconds):
