@@ -91,3 +91,25 @@ def test_the_citation_is_one():
     assert all(set(author) == {"name"} for author in citation["authors"])
     assert citation["version"] == tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
     assert not re.search("example|TODO|placeholder", str(citation))
+
+
+def test_the_package_and_the_requirements_agree():
+    """requirements.txt is what the library needs, and what its experiments and tests need besides."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    lines = (ROOT / "requirements.txt").read_text().splitlines()
+    required = [line for line in lines if not line.startswith("#")]
+    assert sorted([*project["dependencies"], *extras["experiments"], *extras["test"]]) == sorted(required)
+
+
+def test_the_library_imports_what_it_depends_on():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    sources = [path.read_text() for path in (ROOT / "vae").rglob("*.py")]
+    imported = {name for text in sources for name in re.findall(r"^ *(?:import|from) (\w+)", text, re.MULTILINE)}
+    others = {
+        re.split("[<>=]", each)[0]
+        for extra in ("experiments", "test")
+        for each in project["optional-dependencies"][extra]
+    }
+    modules = {"absl-py": "absl", "pytest-xdist": "xdist", "pyyaml": "yaml"}
+    assert not imported & {modules.get(name, name) for name in others}
