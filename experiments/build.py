@@ -136,14 +136,17 @@ def objective(run: Settings, values: dict[str, Array], epoch: Array):
 
 
 def optimizer(run: Settings, values: dict[str, Array], total_steps: int) -> optax.GradientTransformation:
-    """Adam with the run's schedule and clipping. Model and estimator are clipped apart: the gradient that a control
-    variate learns by may be a thousand times the model's, and would scale it down."""
-    adam = optax.adam(learning_rate(run, values["learning_rate"], total_steps))
-    if not run.clip_norm:
-        return adam
+    """Adam with the run's schedule, rates and clipping. Model and estimator are clipped apart: the gradient that a
+    control variate learns by may be a thousand times the model's, and would scale it down."""
+    adam = lambda name: optax.adam(learning_rate(run, values[name], total_steps))
     parts = {"model": "model", "estimator": "estimator"}
+    tx = adam("learning_rate")
+    if run.cv_learning_rate:
+        tx = optax.partition({"model": tx, "estimator": adam("cv_learning_rate")}, parts)
+    if not run.clip_norm:
+        return tx
     clip = optax.partition({part: optax.clip_by_global_norm(values["clip_norm"]) for part in parts}, parts)
-    return optax.chain(clip, adam)
+    return optax.chain(clip, tx)
 
 
 def learning_rate(run: Settings, peak: Array, total_steps: int):

@@ -26,27 +26,43 @@ def trained(figure: str, unit: str = "nats", sign: int = 1, units: bool = False,
         mean, error = results.mean_and_error(values)
         obtained = f"{mean:.2f}" + (f" ± {error:.2f} ({len(values)} seeds)" if len(values) > 1 else "")
         if units:
-            obtained += f" ({statistics.fmean(run.row['active_units'] for run in runs):.0f} units)"
+            each = [_active(run.row) for run in runs]
+            means = (f"{statistics.fmean(layer):.0f}" for layer in zip(*each, strict=True))
+            obtained += f" ({'+'.join(means)} units)"
         return {"obtained": f"{obtained} {unit}".strip(), "seeds": _seeds(path, runs), **_of_runs(runs, figure)}
 
     return read
 
 
-def order(name: str, figure: str, values: tuple[str, ...]) -> Callable:
-    """All settings by a figure, best first; `values` of them are there at the least."""
+def _active(row: dict[str, Any]) -> list[float]:
+    """Active units of each stochastic layer, from the image up."""
+    layers = row.get("active_units_by_layer")
+    return [float(n) for n in layers.split("+")] if layers else [row["active_units"]]
+
+
+def order(name: str, figure: str, values: tuple[str, ...], within: str | None = None) -> Callable:
+    """All settings by a figure, best first; `values` of them are there at the least. `within`: another setting that
+    differs, of which each has its best."""
 
     def read(path: Path) -> dict[str, Any]:
         from experiments import results
 
         runs = _finished(path, figure, {})
-        groups = {value: [run for run in runs if run.row[name] == value] for value in values}
-        if missing := [value for value, found in groups.items() if not found]:
+        if missing := [value for value in values if all(run.row[name] != value for run in runs)]:
             raise ValueError(f"{path} has no run of {', '.join(missing)}; let the script go on")
+        names = [name, within] if within else [name]
+        groups: dict[tuple, list[Any]] = {}
+        for run in runs:
+            groups.setdefault(tuple(run.row[each] for each in names), []).append(run)
         seeds = min(_seeds(path, group) for group in groups.values())
-        rows = results.aggregate([run.row for run in runs], [name])
+        rows = results.aggregate([run.row for run in runs], names)
         rows.sort(key=lambda row: row[figure], reverse=True)
+        best: dict[Any, dict[str, Any]] = {}
+        for row in rows:
+            best.setdefault(row[name], row)
         error = lambda row: f" ± {row[f'{figure}_se']:.2f}" if seeds > 1 else ""
-        obtained = ", ".join(f"{row[name]} {row[figure]:.2f}{error(row)}" for row in rows)
+        at = lambda row: f" ({within} {row[within]})" if within else ""
+        obtained = ", ".join(f"{row[name]}{at(row)} {row[figure]:.2f}{error(row)}" for row in best.values())
         return {"obtained": f"{obtained} nats", "seeds": seeds, **_of_runs(runs, figure)}
 
     return read
@@ -96,12 +112,18 @@ def _of_runs(runs: list[Any], figure: str) -> dict[str, str]:
 
 
 def slope(group: str, estimator: str) -> Callable:
-    """The slope of log SNR against log K, by least squares."""
+    """The slope of log SNR against log K, by least squares, with the standard error of the SNRs' intervals."""
 
     def read(path: Path) -> dict[str, str]:
         laboratory, rows = _laboratory(path, estimator)
-        x, y = ([math.log(row[key]) for row in rows] for key in ("num_samples", f"{group}_snr"))
-        return _measured(laboratory, f"{statistics.linear_regression(x, y).slope:+.2f}", rows)
+        log = lambda key: [math.log(row[key]) for row in rows]
+        x, y, low, high = map(log, ("num_samples", *(f"{group}_snr{end}" for end in ("", "_low", "_high"))))
+        reach = 2 * statistics.NormalDist().inv_cdf(0.5 + laboratory.config["settings"]["confidence"] / 2)
+        errors = [(b - a) / reach for a, b in zip(low, high, strict=True)]
+        centre = statistics.fmean(x)
+        weights = [(each - centre) / sum((other - centre) ** 2 for other in x) for each in x]
+        error = math.hypot(*(weight * each for weight, each in zip(weights, errors, strict=True)))
+        return _measured(laboratory, f"{statistics.linear_regression(x, y).slope:+.2f} ± {error:.3f}", rows)
 
     return read
 
@@ -116,9 +138,18 @@ def variance(group: str, estimator: str, over: str | None = None, point: float |
         if over is None:
             ends = [tables.number(row[f"{group}_variance{end}"], 4) for end in ("", "_low", "_high")]
             return _measured(laboratory, f"{ends[0]} [{ends[1]}, {ends[2]}]", [row])
-        [other] = [one for one in _laboratory(path, over)[1] if at(one) == at(row)]
-        ratio = row[f"{group}_variance"] / other[f"{group}_variance"]
-        return _measured(laboratory, f"{tables.number(ratio)} of {over}'s", [row])
+        [pair] = [
+            pair
+            for pair in laboratory.pairs()
+            if (pair["group"], pair["figure"]) == (group, "variance")
+            and {pair["first"], pair["second"]} == {over, estimator}
+            and at(pair) == at(row)
+        ]
+        ratio, *ends = (pair[f"ratio{end}"] for end in ("", "_low", "_high"))
+        if pair["first"] == over:
+            ratio, *ends = 1 / ratio, 1 / ends[1], 1 / ends[0]
+        low, high = map(tables.number, ends)
+        return _measured(laboratory, f"{tables.number(ratio)} [{low}, {high}] of {over}'s", [row])
 
     return read
 

@@ -42,6 +42,10 @@ class Laboratory(NamedTuple):
         """The groups of parameters that were judged apart."""
         return [key.removesuffix("_verdict") for key in self.rows[0] if key.endswith("_verdict")]
 
+    def pairs(self) -> list[dict[str, Any]]:
+        """Ratios of two estimators' figures at a point, with their intervals; read anew."""
+        return _rows(self.path / "pairs.csv")
+
     @property
     def point(self) -> str | None:
         """What the points of a sweep differ in: the column after the problem's name."""

@@ -105,6 +105,9 @@ class Settings:
     )
     num_samples: int = _setting(1, "K, samples of z for each image and step", at_least=1)
     learning_rate: float = _setting(1e-3, "of Adam, at its peak", above=0, array=True)
+    cv_learning_rate: float = _setting(
+        0.0, "of Adam, of what the estimator learns; 0 for --learning_rate", at_least=0, array=True
+    )
     schedule: str = _setting(
         "constant",
         "of the learning rate: cosine and linear fall to zero over the whole run; stages, the IWAE paper's, are of 1,"
@@ -250,7 +253,7 @@ _OPTIONS = {
     "thermodynamic": ("partitions",),
 }
 # Array-valued settings whose zero means that the code is not there at all.
-_SWITCHES = ("free_bits", "clip_norm", "kl_warmup")
+_SWITCHES = ("free_bits", "clip_norm", "kl_warmup", "cv_learning_rate")
 
 
 class _ListParser(flags.ArgumentParser):

@@ -9,12 +9,13 @@
 set -euo pipefail
 source "$(dirname "$0")/words.sh"
 read_words "DIR [--quick]" "" "$@"
-bash scripts/setup.sh
+bash scripts/setup.sh $device
 output=results/flax_vae length=(--seed=0,1,2 --epochs=10)
 if [ -n "$quick" ]; then
   echo "TRUNCATED: 2 epochs of one seed in place of 10 of three"
   output=results/flax_vae_quick length=(--epochs=2)
 fi
-.venv/bin/python -m experiments.train --dataset=mnist --data_dir="$data" --binarization=static --hidden=500 \
+go_on .venv/bin/python -m experiments.train --dataset=mnist --data_dir="$data" --binarization=static --hidden=500 \
   --latent_dim=20 --batch_size=128 --eval_every=1 "${length[@]}" --workdir="$output"
 .venv/bin/python -m experiments.report --workdir="$output"
+exit "$failed"

@@ -11,13 +11,14 @@
 set -euo pipefail
 source "$(dirname "$0")/words.sh"
 read_words "DIR [--quick]" "" "$@"
-bash scripts/setup.sh
+bash scripts/setup.sh $device
 output=results/frey_faces length=(--seed=0,1,2 --epochs=500)
 if [ -n "$quick" ]; then
   echo "TRUNCATED: 50 epochs of one seed in place of 500 of three"
   output=results/frey_faces_quick length=(--epochs=50)
 fi
-.venv/bin/python -m experiments.train --dataset=frey_faces --data_dir="$data" --likelihood=discretized_logistic \
+go_on .venv/bin/python -m experiments.train --dataset=frey_faces --data_dir="$data" --likelihood=discretized_logistic \
   --binarization=none --posterior=normal,full_covariance --hidden=200 --latent_dim=10 --batch_size=100 \
   "${length[@]}" --workdir="$output"
 .venv/bin/python -m experiments.report --workdir="$output"
+exit "$failed"

@@ -20,16 +20,16 @@
 # Writes results/iwae/: results.md, figures/, report.html.
 set -euo pipefail
 source "$(dirname "$0")/words.sh"
-read_words "DIR [--quick] [cuda13]" "cuda[0-9]*|tpu" "$@"
+read_words "DIR [--quick]" "" "$@"
 output=results/iwae length=(--epochs=3280 --checkpoint_every=40 --eval_samples=5000) samples=5,50
-bash scripts/setup.sh "$choice"
+bash scripts/setup.sh $device
 if [ -n "$quick" ]; then
   echo "TRUNCATED: 40 passes in place of 3280, no K = 50, L_500 in place of L_5000"
   output=results/iwae_quick length=(--epochs=40 --checkpoint_every=10 --eval_samples=500) samples=5
 fi
 # OBJECTIVE K LAYERS
 train() {
-  .venv/bin/python -m experiments.train --dataset=mnist --data_dir="$data" --activation=tanh --data_mean --batch_size=20 \
+  go_on .venv/bin/python -m experiments.train --dataset=mnist --data_dir="$data" --activation=tanh --data_mean --batch_size=20 \
     --schedule=stages --learning_rate=1e-3 "${length[@]}" --workdir="$output" \
     --hidden=200-200 --objective="$1" --num_samples="$2" "${@:3}"
 }
@@ -38,3 +38,4 @@ for layers in --latent_dim=50 "--latent_dim=100-50 --layer_hidden=100-100"; do
   train iwae "$samples" $layers
 done
 .venv/bin/python -m experiments.report --workdir="$output"
+exit "$failed"

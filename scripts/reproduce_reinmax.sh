@@ -15,20 +15,21 @@
 set -euo pipefail
 source "$(dirname "$0")/words.sh"
 read_words "DIR [--quick]" "" "$@"
-bash scripts/setup.sh
+bash scripts/setup.sh $device
 output=results/reinmax draws=2000 length=(--seed=0,1,2 --epochs=160)
 if [ -n "$quick" ]; then
   echo "TRUNCATED: 20 epochs of one seed in place of 160 of three"
   output=results/reinmax_quick draws=400 length=(--epochs=20 --eval_every=2)
 fi
-.venv/bin/python -m experiments.train --dataset=mnist --data_dir="$data" --validation_size=10000 --posterior=categorical \
+go_on .venv/bin/python -m experiments.train --dataset=mnist --data_dir="$data" --validation_size=10000 --posterior=categorical \
   --latent_dim=4 --categories=8 --hidden=512-256 --objective=elbo_analytic --batch_size=100 --learning_rate=5e-4 \
   --eval_samples=100 --estimator=reinmax,st_gumbel_softmax,gumbel_softmax --temperature=0.5,1.3 "${length[@]}" \
   --workdir="$output"
 runs=("$output"/runs/estimator=reinmax*temperature=1.3*)
 for temperature in 0.5 1.3; do
-  .venv/bin/python -m experiments.compare_estimators --workdir="${runs[0]}" --data_dir="$data" --batch_size=8 \
+  go_on .venv/bin/python -m experiments.compare_estimators --workdir="${runs[0]}" --data_dir="$data" --batch_size=8 \
     --draws="$draws" --temperature="$temperature" --budget=evaluations:32 --output="$output/gradients_$temperature" \
     --estimators=reinmax,st_gumbel_softmax,straight_through,gumbel_rao,gumbel_softmax,leave_one_out,disarm_iw,double_cv,rebar,relax,unordered_set,rao_blackwell_top_k,local_expectation
 done
 .venv/bin/python -m experiments.report --workdir="$output"
+exit "$failed"

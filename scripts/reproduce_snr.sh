@@ -13,7 +13,7 @@
 set -euo pipefail
 source "$(dirname "$0")/words.sh"
 read_words "[--quick]" "" "$@"
-bash scripts/setup.sh
+bash scripts/setup.sh $device
 output=results/snr length=(--num_samples=4,16,64,256 --draws=50000 --reference_draws=20000)
 if [ -n "$quick" ]; then
   echo "TRUNCATED: 1000 gradients in place of 50000, K up to 64 in place of 256"

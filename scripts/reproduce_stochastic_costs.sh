@@ -15,7 +15,7 @@
 set -euo pipefail
 source "$(dirname "$0")/words.sh"
 read_words "[--quick]" "" "$@"
-bash scripts/setup.sh
+bash scripts/setup.sh $device
 output=results/costs draws=10000
 if [ -n "$quick" ]; then
   echo "TRUNCATED: 1000 gradients in place of 10000"

@@ -15,7 +15,7 @@
 set -euo pipefail
 source "$(dirname "$0")/words.sh"
 read_words "[--quick]" "" "$@"
-bash scripts/setup.sh
+bash scripts/setup.sh $device
 output=results/toys length=()
 if [ -n "$quick" ]; then
   echo "TRUNCATED: 500 steps of 2 seeds in place of 5000 of 5"

@@ -13,7 +13,7 @@
 set -euo pipefail
 source "$(dirname "$0")/words.sh"
 read_words "[--quick]" "" "$@"
-bash scripts/setup.sh
+bash scripts/setup.sh $device
 output=results/along_training epochs=200 draws=2000
 if [ -n "$quick" ]; then
   echo "TRUNCATED: 40 epochs in place of 200, 200 gradients in place of 2000"

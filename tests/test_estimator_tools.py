@@ -1,12 +1,14 @@
-"""The four tools of vae/estimators/base.py: what goes forward, what goes backward, and what must not."""
+"""The tools of vae/estimators/base.py: what goes forward, what goes backward, and what must not."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.golden_runs import family_of
 from vae import distributions, estimators
-from vae.estimators import attach, inject, isolated_loss, log_mean_exp, mean, scale_cotangent
+from vae.distributions import Bernoulli, Categorical, Normal
+from vae.estimators import BY_NAME, attach, hold_density, inject, isolated_loss, log_mean_exp, mean, scale_cotangent
 
 A = jnp.array([0.5, -1.0, 2.0])
 
@@ -134,3 +136,40 @@ def test_an_estimator_of_another_package_is_guarded_as_all_are(monkeypatch):
     with pytest.raises(ValueError, match="an estimator called mine already"):
         estimators.add("mine", entry)
     assert "mine" in estimators.fitting(distributions.Bernoulli, "elbo")
+
+
+def test_the_density_is_held_for_the_mean_alone():
+    q = Normal(jnp.array([0.3]), jnp.array([-0.2]))
+    f = lambda z, q: -q.log_prob(z)
+    slope = lambda reduce: jax.grad(lambda q: hold_density(f, reduce)(jnp.ones((1, 1)), q)[0])(q)
+    assert not np.any(jax.tree.leaves(slope(mean)))
+    assert np.all(jax.tree.leaves(slope(log_mean_exp)))
+
+
+# The score function has noise even there: it weighs f with its whole height, or with what a baseline leaves of it.
+# `reparam` and its like keep the derivative of the density by definition (without it they are `stl`), REBAR and RELAX
+# because it cancels noise of their relaxed f, and a relaxed value is differentiated exactly.
+_NOISY_AT_THE_POSTERIOR = {"reparam", "reparam_antithetic", "reparam_rqmc", "reinforce", "reinforce_ema", "nvil"}
+_NOISY_AT_THE_POSTERIOR |= {"rebar", "relax", "gumbel_softmax"}
+
+
+@pytest.mark.parametrize("name", [name for name, entry in BY_NAME.items() if "elbo" in entry.bounds])
+def test_where_q_is_the_posterior_nothing_is_left_of_a_difference(name):
+    """f = log p(x, z) - log q(z|x) is then log p(x): differences and derivatives of it vanish in every draw."""
+    entry = BY_NAME[name]
+    q = {
+        "normal": Normal(jnp.array([[0.3, -1.0]]), jnp.array([[-0.2, 0.4]])),
+        "bernoulli": Bernoulli(jnp.array([[0.4, -1.3]])),
+        "categorical": Categorical(jnp.array([[[0.4, -1.3, 0.2], [1.0, 0.1, -0.5]]])),
+    }[family_of(entry)]
+    estimator = entry.make(num_samples=max(2, entry.min_samples))
+    params, state = estimator.init(jax.random.key(0), q)
+    f = lambda z, held: q.log_prob(z) - held.log_prob(z) - 3.0
+
+    @jax.jit
+    @jax.vmap
+    def gradient(key):
+        return jax.grad(lambda held: estimator.estimate(params, state, key, held, f).value[0])(q)
+
+    noise = max(float(np.abs(leaf).max()) for leaf in jax.tree.leaves(gradient(jax.random.split(jax.random.key(1), 8))))
+    assert (noise > 0.1) if name in _NOISY_AT_THE_POSTERIOR else (noise < 1e-5)

@@ -1,6 +1,7 @@
 """The README's table of published and obtained numbers is that of the rows, and the rows are what scripts left."""
 
 import json
+import math
 import re
 import shutil
 import subprocess
@@ -64,24 +65,39 @@ def test_rows_are_what_was_left(tmp_path, capsys):
 
 
 def test_rows_of_an_order(tmp_path, capsys):
-    shifts = {"reinmax": 0.0, "st_gumbel_softmax": 0.7}
-    points = [(name, seed, shift + 0.1 * seed) for name, shift in shifts.items() for seed in range(3)]
-    for i, (name, seed, shift) in enumerate(points):
-        write_run(tmp_path / f"reinmax/runs/{i}", Settings(estimator=name, seed=seed), shift)
+    """The best of each estimator's temperatures, by the validation split."""
+    at = lambda name, temperature, **others: Settings(
+        estimator=name, temperature=temperature, validation_size=10, **others
+    )
+    shifts = {("reinmax", 1.3): 0.0, ("st_gumbel_softmax", 1.3): 0.7, ("reinmax", 0.5): 9.0}
+    points = [(*point, seed, shift + 0.1 * seed) for point, shift in shifts.items() for seed in range(3)]
+    for i, (name, temperature, seed, shift) in enumerate(points):
+        write_run(tmp_path / f"reinmax/runs/{i}", at(name, temperature, seed=seed), shift)
     assert published.collect(tmp_path, []) == []
     assert "has no run of gumbel_softmax; let the script go on" in capsys.readouterr().out
     for seed in range(3):
-        path = tmp_path / f"reinmax/runs/{6 + seed}"
-        write_run(path, Settings(estimator="gumbel_softmax", seed=seed, compute_dtype="bfloat16"), 2.0)
+        path = tmp_path / f"reinmax/runs/1{seed}"
+        write_run(path, at("gumbel_softmax", 0.5, seed=seed, compute_dtype="bfloat16"), 2.0)
         _set_clock(path, 60.0 * (1 + seed))
     [row] = published.collect(tmp_path, [])
-    means = "reinmax -23.20 ± 0.06, st_gumbel_softmax -23.90 ± 0.06, gumbel_softmax -25.10 ± 0.00"
-    assert row["obtained"] == f"{means} nats"
-    assert row["minutes"] == "6.0"  # of all runs: 1 s of six together, and these
+    assert row["obtained"] == (
+        "reinmax (temperature 1.3) -24.20 ± 0.06, st_gumbel_softmax (temperature 1.3) -24.90 ± 0.06, "
+        "gumbel_softmax (temperature 0.5) -26.10 ± 0.00 nats"
+    )
+    assert row["minutes"] == "6.0"  # of all runs: 1 s of nine together, and these
     assert row["precision"] == "float32, bfloat16"
-    write_run(tmp_path / "reinmax/runs/9", Settings(estimator="reinmax", learning_rate=0.1), 0.0)
+    write_run(tmp_path / "reinmax/runs/20", at("reinmax", 1.3, learning_rate=0.1), 0.0)
     assert published.collect(tmp_path, [row]) == [row]
     assert "runs that differ in learning_rate; move all but one aside" in capsys.readouterr().out
+
+
+def test_active_units_are_those_of_each_layer(tmp_path):
+    run = Settings(dataset="mnist", latent_dim=(100, 50), objective="iwae", num_samples=5)
+    write_run(tmp_path / "iwae_quick/runs/0", run)
+    path = tmp_path / "iwae_quick/runs/0/result.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"active_units_by_layer": "21+5"}))
+    [row] = published.collect(tmp_path, [])
+    assert row["obtained"] == "22.12 (21+5 units) nats"
 
 
 def _set_clock(folder, seconds):
@@ -128,22 +144,38 @@ def test_rows_of_the_laboratory(tmp_path):
             }
             | {"phi_variance_low": 9 * k**2, "phi_variance_high": 11 * k**2, "phi_verdict": "best"}
             for k in (-3.0, 1.0)
-            for name in ("reparam", "reinforce")
+            for name in ("reparam", "reinforce", "measure_valued")
         ],
     )
+    pair = {"group": "phi", "figure": "variance", "first": "reparam", "second": "measure_valued"}
+    ratios = {1.0: (9.0, 8.0, 10.0), -3.0: (2.0, 1.6, 2.5)}
+    pairs = [
+        {"cost_parameter": k} | pair | dict(zip(("ratio", "ratio_low", "ratio_high"), ratio, strict=True))
+        for k, ratio in ratios.items()
+    ]
+    (tmp_path / "costs/quadratic/pairs.csv").write_text(tables.to_csv(pairs))
     _write_laboratory(
         tmp_path / "snr",
         head,
         [
             {"problem": "rainforth", "estimator": name, "num_samples": k, "phi_snr": k**power, "theta_snr": k**0.5}
+            | {
+                f"{group}_snr_{end}": k**p * math.exp(sign * 0.196)
+                for group, p in (("phi", power), ("theta", 0.5))
+                for end, sign in (("low", -1), ("high", 1))
+            }
             | {"phi_verdict": "best"}
             for k in (1, 4, 16)
             for name, power in (("reparam", -0.5), ("dreg", 0.4))
         ],
     )
     rows = published.collect(tmp_path, [])
-    assert [row["obtained"] for row in rows] == ["+0.50", "-0.50", "+0.40", *["90.00 [81.00, 99.00]"] * 2]
-    assert [row["K"] for row in rows] == ["1 to 16"] * 3 + ["1"] * 2
+    assert [row["obtained"] for row in rows] == [
+        *(f"{slope} ± {0.1 / math.log(4) / math.sqrt(2):.3f}" for slope in ("+0.50", "-0.50", "+0.40")),
+        *["90.00 [81.00, 99.00]"] * 2,
+        "0.500 [0.400, 0.625] of reparam's",
+    ]
+    assert [row["K"] for row in rows] == ["1 to 16"] * 3 + ["1"] * 3
     assert {row["minutes"] for row in rows} == {"1.5"}
     assert {row["commit"] for row in rows} == {"0123456+"}
     assert {row["machine"] for row in rows} == {"cpu, 2 cores"}

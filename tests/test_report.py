@@ -49,6 +49,8 @@ def write_run(folder, run: Settings, shift=0.0, finished=True, picture=PNG):
     if finished:
         figures = {"test_nll_nats": 22.123456 + shift, "test_elbo_nats": -23.1 - shift, "active_units": 8}
         figures |= {"test_rate_nats": 4.5 + shift, "test_distortion_nats": 18.6}
+        if run.validation_size:
+            figures["validation_elbo_nats"] = -24.1 - shift
         row = run.json() | {"status": "done", "step": 2300, **figures}
         (folder / "result.json").write_text(json.dumps(row))
         (folder / "figures/reconstructions.png").write_bytes(picture)

@@ -49,7 +49,7 @@ def test_an_unknown_word_is_refused_before_anything_is_done(script, run):
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
 def test_the_order_of_words_does_not_matter(script, run):
     words = ["--quick"] + (["data"] if script in WITH_DATA else [])
-    words += {"reproduce_discrete_vae": ["nonlinear"], "reproduce_iwae": ["cuda13"]}.get(script.stem, [])
+    words += ["cuda13"] + ["nonlinear"] * (script.stem == "reproduce_discrete_vae")
     whole, *others = (run(script, *order) for order in itertools.permutations(words))
     assert (whole.returncode, whole.stderr) == (0, "")
     assert "TRUNCATED" in whole.stdout
@@ -60,3 +60,15 @@ def test_the_order_of_words_does_not_matter(script, run):
     assert plain.returncode == 0
     assert "quick" not in plain.stdout
     assert "TRUNCATED" not in plain.stdout
+
+
+@pytest.mark.parametrize(
+    "script", [path for path in SCRIPTS if "go_on" in path.read_text()], ids=lambda path: path.stem
+)
+def test_a_run_that_diverged_is_told_at_the_end_and_an_interrupt_at_once(script, run, tmp_path):
+    python = tmp_path / ".venv/bin/python"
+    for status in (1, 130):
+        python.write_text(f'#!/usr/bin/env bash\necho "$*"\n[[ $* != *experiments.train* ]] || exit {status}\n')
+        done = run(script, "data", "--quick")
+        assert done.returncode == status
+        assert ("experiments.report" in done.stdout) == (status == 1)

@@ -86,6 +86,13 @@ def test_each_hyperparameter_changes_the_result(change, plain):
     assert other != plain
 
 
+def test_the_control_variates_rate_is_for_what_the_estimator_learns():
+    bits = "--posterior=bernoulli --objective=elbo --num_samples=2"
+    bound = lambda rest: bound_of_two_epochs(parse(*f"{bits} {rest}".split())[0])
+    assert bound("--estimator=double_cv --cv_learning_rate=0.1") != bound("--estimator=double_cv")
+    assert bound("--estimator=leave_one_out --cv_learning_rate=0.1") == bound("--estimator=leave_one_out")
+
+
 def test_lists_give_their_product_without_duplicates():
     runs = parse("--seed=0,1,1", "--latent_dim=2,4-3", "--learning_rate=1e-3,1e-2")
     assert len(runs) == 8

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from vae.estimators.base import Estimator, inject, mean, stateless
+from vae.estimators.base import Estimator, hold_density, inject, mean, stateless
 from vae.estimators.score_function import learning_signal
 
 
@@ -43,6 +43,7 @@ def coupled_pairs(couple: Callable, num_samples: int) -> Estimator:
     """
 
     def estimate(key, q, f, reduce):
+        f = hold_density(f, reduce)
         if reduce is mean:
             if num_samples % 2:
                 raise ValueError(f"coupled samples come in pairs: num_samples must be even, got {num_samples}")

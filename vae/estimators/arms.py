@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from vae.estimators.base import Estimator, inject, mean, stateless
+from vae.estimators.base import Estimator, hold_density, inject, mean, stateless
 
 
 def arms(num_samples: int = 2) -> Estimator:
@@ -13,7 +13,7 @@ def arms(num_samples: int = 2) -> Estimator:
 
     def estimate(key, q, f, reduce):
         z = opposed_samples(key, q, num_samples)  # [n, *batch, D]
-        values = f(z, q)  # [n, *batch]
+        values = hold_density(f, reduce)(z, q)  # [n, *batch]
         covariance = jnp.sum((values - mean(values))[..., None] * z, axis=0) / (num_samples - 1)
         return reduce(values) + inject(q.logits, covariance_ratio(q, num_samples) * covariance, len(q.batch_shape))
 

@@ -1,4 +1,4 @@
-"""The contract of every gradient estimator, and the four small tools that carry it.
+"""The contract of every gradient estimator, and the small tools that carry it.
 
 An estimator differentiates E[reduce(f(z_1), ..., f(z_K))], z_k ~ q, in q and in all that f closes over. It is a pair of
 pure functions: `init` makes what it learns (params) and what it counts (state); `estimate` returns the value with the
@@ -38,7 +38,8 @@ class Estimator(NamedTuple):
     `estimate(params, state, key, q, f, reduce=mean, context=None) -> Estimate`.
 
     `f(z, q) -> [K, *batch]` must work for any leading K. q is handed back to f so that the estimator may stop the
-    gradient into its density or keep it. `context` is what an input-dependent baseline may look at: usually x.
+    gradient into its density or keep it: f may depend on q as a log-weight does, by -log q(z), or not at all.
+    `context` is what an input-dependent baseline may look at: usually x.
     """
 
     init: Callable[..., tuple[PyTree, PyTree]]
@@ -54,6 +55,16 @@ def log_mean_exp(values: Array) -> Array:
     """log (1/K) sum_k exp(values_k), `[K, *batch]` to `[*batch]`: the reduction of the importance-weighted bound
     (Burda, Grosse & Salakhutdinov 2015, arXiv:1509.00519)."""
     return jax.nn.logsumexp(values, axis=0) - jnp.log(values.shape[0])
+
+
+def hold_density(f: Callable, reduce: Callable) -> Callable:
+    """f without its own derivative in q where `reduce` is the mean; for estimators that sample q itself.
+
+    A log-weight depends on q through -log q(z), whose derivative at given z has the mean zero: in the gradient of the
+    mean it is noise, which would stay even where q is the posterior and leave-one-out has none (VarGrad, Richter et al.
+    2020, arXiv:2010.10436). Multi-sample bounds need it (Mnih & Rezende 2016, arXiv:1602.06725).
+    """
+    return (lambda z, q: f(z, stop_gradient(q))) if reduce is mean else f
 
 
 def stateless(estimate: Callable[..., Array]) -> Estimator:

@@ -10,16 +10,16 @@ import jax.numpy as jnp
 from jax import Array
 from jax.lax import stop_gradient
 
-from vae.estimators.base import Estimate, Estimator, PyTree, inject, isolated_loss, mean
+from vae.estimators.base import Estimate, Estimator, PyTree, hold_density, inject, isolated_loss, mean
 
 
 def double_cv(num_samples: int = 2) -> Estimator:
     """v_k = f_k + alpha slope_k (z_k - mean) in place of f_k, and the score of what was added is taken back. The scalar
-    alpha is learned: at 0 this is leave-one-out; at -1, where it starts, a linear f leaves no variance."""
+    alpha is learned: at 0, where it starts, this is leave-one-out; at -1 a linear f leaves no variance."""
 
     def init(key, q, context=None):
         del key, q, context
-        return {"alpha": -jnp.ones(())}, {}
+        return {"alpha": jnp.zeros(())}, {}
 
     def estimate(params, state, key, q, f, reduce=mean, context=None) -> Estimate:
         del context
@@ -34,7 +34,7 @@ def double_cv(num_samples: int = 2) -> Estimator:
             v = values + params["alpha"] * linear
             return mean(jnp.expand_dims(v - others(v), event) * score) - params["alpha"] * score_of_linear
 
-        return least_variance(params, state, q, lambda q: reduce(f(z, q)), gradient)
+        return least_variance(params, state, q, lambda q: reduce(hold_density(f, reduce)(z, q)), gradient)
 
     return Estimator(init, estimate)
 

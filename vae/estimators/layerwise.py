@@ -31,8 +31,9 @@ def layerwise(estimator: Estimator) -> Estimator:
                 """f of samples z `[K, *batch, D]` of this layer, on the draws below and new ones above."""
                 repeat = lambda leaf: jnp.broadcast_to(leaf, (len(z), *leaf.shape[1:]))
                 whole = lambda q: f(q.continued(key_above, (*map(repeat, below[:index]), z)), q)
-                # The first layer's samples are of all of q: with them come the decoder's gradient and the direct term.
-                return stop_gradient(whole(stop_gradient(q))) if index else whole(q)
+                # The decoder's gradient comes with the first layer's samples alone, which are of all of q.
+                value = whole(stop_gradient(q))
+                return stop_gradient(value) if index else value
 
             found.append(estimator.estimate(params[index], state[index], key, layer, given, reduce, context))
         value = found[0].value

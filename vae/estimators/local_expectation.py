@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from vae import distributions
-from vae.estimators.base import Estimator, inject, stateless
+from vae.estimators.base import Estimator, hold_density, inject, stateless
 
 
 def local_expectation(num_samples: int = 1) -> Estimator:
@@ -17,6 +17,7 @@ def local_expectation(num_samples: int = 1) -> Estimator:
     turn. 1 + D evaluations of f a sample for Bernoulli, 1 + D (C - 1) for Categorical; exact where D = 1."""
 
     def estimate(key, q, f, reduce):
+        f = hold_density(f, reduce)
         z = q.sample(key, num_samples)  # [K, *batch, *event]
         values = f(z, q)  # [K, *batch]
         others, probability = _other_values(q, z)
@@ -32,6 +33,7 @@ def bitflip(num_samples: int = 1) -> Estimator:
     evaluations of f a sample."""
 
     def estimate(key, q, f, reduce):
+        f = hold_density(f, reduce)
         key_z, key_bit = jax.random.split(key)
         z = q.sample(key_z, num_samples)  # [K, *batch, D]
         values = f(z, q)  # [K, *batch]

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from vae import distributions
-from vae.estimators.base import Estimator, inject, stateless
+from vae.estimators.base import Estimator, hold_density, inject, stateless
 
 
 def measure_valued(num_samples: int = 1) -> Estimator:
@@ -22,7 +22,7 @@ def measure_valued(num_samples: int = 1) -> Estimator:
         pairs, tree, weights = _pairs(q, key_pair, num_samples)
         differences = _differences(f, q, z, pairs)  # [groups, *batch, D]
         grads = tuple(weight * difference for weight, difference in zip(weights, differences, strict=True))
-        return reduce(f(z, q)) + inject(tree, grads, len(q.batch_shape))
+        return reduce(hold_density(f, reduce)(z, q)) + inject(tree, grads, len(q.batch_shape))
 
     return stateless(estimate)
 

@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 from jax.lax import stop_gradient
 
-from vae.estimators.base import Estimator, attach, inject, stateless
+from vae.estimators.base import Estimator, attach, hold_density, inject, stateless
 
 
 def muprop(num_samples: int = 1) -> Estimator:
@@ -13,7 +13,7 @@ def muprop(num_samples: int = 1) -> Estimator:
 
     def estimate(key, q, f, reduce):
         z = q.sample(key, num_samples)  # [K, *batch, *event]
-        values = f(z, q)
+        values = hold_density(f, reduce)(z, q)
         batch_ndim, frozen = len(q.batch_shape), stop_gradient(q)
         centre = stop_gradient(q.mean)[None]
         at_mean, pullback = jax.vjp(lambda z: f(z, frozen), centre)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from vae.distributions import Bernoulli, Categorical
-from vae.estimators.base import Estimate, Estimator, mean, stateless
+from vae.estimators.base import Estimate, Estimator, hold_density, mean, stateless
 
 
 def two_classes(estimator: Estimator) -> Estimator:
@@ -32,9 +32,14 @@ def two_classes(estimator: Estimator) -> Estimator:
     return Estimator(init, estimate)
 
 
-def along(path: Callable) -> Estimator:
-    """The estimator that evaluates f at z = path(key, q) `[K, *batch, D, C]` and differentiates it through z."""
-    return two_classes(stateless(lambda key, q, f, reduce: reduce(f(path(key, q), q))))
+def along(path: Callable, relaxed: bool = False) -> Estimator:
+    """The estimator that evaluates f at z = path(key, q) `[K, *batch, D, C]` and differentiates it through z; at a
+    relaxed z in q too, so that the value is differentiated exactly."""
+
+    def estimate(key, q, f, reduce):
+        return reduce((f if relaxed else hold_density(f, reduce))(path(key, q), q))
+
+    return two_classes(stateless(estimate))
 
 
 def perturb(key: Array, q: Categorical, num_samples: int) -> Array:

@@ -1,10 +1,11 @@
 """Relaxations of discrete latents: argmax(logits + noise) becomes softmax((logits + noise) / temperature), for Gumbel
 noise.
 
-f is differentiated through z and, in its argument q, directly; so is log q(z), which f subtracts and which is linear in
-z. At a hard z its direct derivative is the score, of mean zero. At a relaxed z it is no density of z: the relaxed value
-is differentiated exactly, but is no bound on log p(x). Evaluate with hard samples. (A valid relaxed bound has Concrete
-densities in q and p: those are families of distributions for `reparam`, BinaryConcrete and ExpConcrete.)
+f is differentiated through z, and with it log q(z), which f subtracts and which is linear in z. At a hard z its direct
+derivative in q is the score, noise of mean zero, and is left out (`hold_density`). At a relaxed z it is no density: the
+relaxed value is differentiated exactly, direct derivative and all, but is no bound on log p(x). Evaluate with hard
+samples. (A valid relaxed bound has Concrete densities in q and p: those are families of distributions for `reparam`,
+BinaryConcrete and ExpConcrete.)
 """
 
 import jax
@@ -18,7 +19,7 @@ from vae.estimators.one_hot import along, harden, perturb, perturb_given
 def gumbel_softmax(num_samples: int = 1, temperature: float = 0.5) -> Estimator:
     """Gumbel-softmax = Concrete (Jang, Gu & Poole 2016, arXiv:1611.01144; Maddison, Mnih & Teh 2016, arXiv:1611.00712):
     the relaxed sample in f, an exact gradient of another value. A low temperature trades bias for variance."""
-    return along(lambda key, q: jax.nn.softmax(perturb(key, q, num_samples) / temperature))
+    return along(lambda key, q: jax.nn.softmax(perturb(key, q, num_samples) / temperature), relaxed=True)
 
 
 def st_gumbel_softmax(num_samples: int = 1, temperature: float = 0.5) -> Estimator:

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from vae.estimators.base import Estimate, Estimator, mean
+from vae.estimators.base import Estimate, Estimator, hold_density, mean
 from vae.estimators.double_cv import least_variance, others, values_and_slopes
 
 PIECE = {"cpu": 2**11}  # numbers that go through the network at once; elsewhere 2^18, whose hidden layer is 100 MB
@@ -43,7 +43,7 @@ def rodeo(num_samples: int = 2, hidden: int = 100) -> Estimator:
             leave_one_out = (values - others(v))[..., None] * score
             return mean(leave_one_out + params["beta"] * stein_of_score(q, z, h_score, h_score_flipped))
 
-        return least_variance(params, state, q, lambda q: reduce(f(z, q)), gradient)
+        return least_variance(params, state, q, lambda q: reduce(hold_density(f, reduce)(z, q)), gradient)
 
     return Estimator(init, estimate)
 

@@ -2,7 +2,7 @@
 subtract, and let the difference weigh the score of z_k. The estimators differ in the control alone, and leave-one-out
 differs from VIMCO in `reduce` alone.
 
-The direct term, the derivative of f in q with z fixed, is kept: multi-sample bounds need it (Mnih & Rezende 2016).
+The direct term, the derivative of f in q with z fixed, is kept for multi-sample bounds, which need it (`hold_density`).
 """
 
 from collections.abc import Callable
@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.lax import stop_gradient
 
-from vae.estimators.base import Estimate, Estimator, attach, isolated_loss, mean, stateless
+from vae.estimators.base import Estimate, Estimator, attach, hold_density, isolated_loss, mean, stateless
 from vae.estimators.baseline import Baseline, features_of
 
 
@@ -34,9 +34,9 @@ def learning_signal(values: Array, control: Array, reduce: Callable) -> Array:
     return reduce(values) - jax.vmap(reduce)(replaced)
 
 
-def _sample_and_evaluate(key, q, f, num_samples):
+def _sample_and_evaluate(key, q, f, reduce, num_samples):
     z = q.sample(key, num_samples)
-    return z, f(z, q)
+    return z, hold_density(f, reduce)(z, q)
 
 
 def reinforce(num_samples: int = 1) -> Estimator:
@@ -44,7 +44,7 @@ def reinforce(num_samples: int = 1) -> Estimator:
     weighs the score of its own sample; of a bound that does not split into samples, the whole bound weighs them all."""
 
     def estimate(key, q, f, reduce):
-        z, values = _sample_and_evaluate(key, q, f, num_samples)
+        z, values = _sample_and_evaluate(key, q, f, reduce, num_samples)
         bound = reduce(values)
         signal = values / num_samples if reduce is mean else jnp.broadcast_to(bound, values.shape)
         return _weigh_scores(q, z, bound, signal)
@@ -59,7 +59,7 @@ def leave_one_out(num_samples: int = 2) -> Estimator:
     """
 
     def estimate(key, q, f, reduce):
-        z, values = _sample_and_evaluate(key, q, f, num_samples)
+        z, values = _sample_and_evaluate(key, q, f, reduce, num_samples)
         others = (jnp.sum(values, axis=0) - values) / (num_samples - 1)
         return score_surrogate(q, z, values, others, reduce)
 
@@ -75,7 +75,7 @@ def reinforce_ema(num_samples: int = 1, decay: float = 0.99) -> Estimator:
 
     def estimate(params, state, key, q, f, reduce=mean, context=None) -> Estimate:
         del params, context
-        z, values = _sample_and_evaluate(key, q, f, num_samples)
+        z, values = _sample_and_evaluate(key, q, f, reduce, num_samples)
         control = jnp.broadcast_to(_ema_read(state, decay), values.shape)
         value = score_surrogate(q, z, values, control, reduce)
         return Estimate(value, jnp.zeros(()), _ema_update(state, values, decay))
@@ -95,7 +95,7 @@ def nvil(num_samples: int = 1, decay: float = 0.99, hidden: int = 100) -> Estima
         return network.init(key, features_of(q, context)), _ema_init()
 
     def estimate(params, state, key, q, f, reduce=mean, context=None) -> Estimate:
-        z, values = _sample_and_evaluate(key, q, f, num_samples)
+        z, values = _sample_and_evaluate(key, q, f, reduce, num_samples)
         centre, features = _ema_read(state, decay), features_of(q, context)
         target = stop_gradient(values) - centre
         cv_loss = isolated_loss(lambda p: jnp.mean(jnp.square(target - network.apply(p, features))), params)

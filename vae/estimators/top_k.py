@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jax.lax import stop_gradient
 
 from vae.distributions import Categorical
-from vae.estimators.base import Estimator, inject, stateless
+from vae.estimators.base import Estimator, hold_density, inject, stateless
 from vae.estimators.local_expectation import changed_one_by_one, expected_score
 
 
@@ -16,6 +16,7 @@ def rao_blackwell_top_k(num_samples: int = 1, k: int = 1) -> Estimator:
     drawn that does."""
 
     def estimate(key, q, f, reduce):
+        f = hold_density(f, reduce)
         key_z, key_rest = jax.random.split(key)
         z = q.sample(key_z, num_samples)  # [K, *batch, D, C]
         values = f(z, q)  # [K, *batch]

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.lax import stop_gradient
 
-from vae.estimators.base import Estimator, inject, stateless
+from vae.estimators.base import Estimator, hold_density, inject, stateless
 from vae.estimators.local_expectation import changed_one_by_one, expected_score
 
 
@@ -15,6 +15,7 @@ def unordered_set(num_samples: int = 1, k: int = 2) -> Estimator:
     of f a sample. k = C is local expectation."""
 
     def estimate(key, q, f, reduce):
+        f = hold_density(f, reduce)
         log_probs, classes = jax.nn.log_softmax(stop_gradient(q.logits)), q.logits.shape[-1]
         if not 2 <= k <= classes:
             raise ValueError(f"k must be from 2 to the number of classes, {classes}, got {k}")
