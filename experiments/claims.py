@@ -112,7 +112,7 @@ _WHOLE = [
     ),
     Claim(
         "three bits as one of eight classes: variance at the start",
-        "unordered_set below leave_one_out below reinforce, arXiv:2002.06043",
+        "unordered_set below leave_one_out, at two evaluations of f, below reinforce, arXiv:2002.06043",
         _TOYS,
         "toys/categorical",
         toy("three_bits", "first_variance", ("unordered_set", "leave_one_out", "reinforce")),
