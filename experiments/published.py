@@ -20,14 +20,14 @@ README = ROOT / "README.md"
 MARKS = ("<!-- published: made by python -m experiments.published -->\n", "<!-- /published -->\n")
 COLUMNS = ("result", "published", "obtained", "K", "data", "precision", "machine", "minutes", "commit", "script")
 
-flags.DEFINE_string("results", "results", "folder in which the scripts left theirs")
+flags.DEFINE_string("results", None, "folder in which the scripts left theirs; by default results/, if it is there")
 FLAGS = flags.FLAGS
 
 
 def main() -> None:
     with cli.one_sentence():
-        folder = Path(FLAGS.results)
-        if not folder.is_dir():
+        folder = Path(FLAGS.results or "results")
+        if FLAGS.results and not folder.is_dir():
             raise ValueError(f"--results={folder} is no folder; run a script of scripts/reproduce_*.sh first")
         rows = collect(folder, read_rows())
         README.write_text(in_readme(README.read_text(), rows))
