@@ -200,6 +200,14 @@ def test_mean_is_that_of_the_samples(name):
     assert error.max() < 0.03
 
 
+def test_samples_of_two_classes_are_bits():
+    q, other = (dist.Categorical(_draw(seed, BATCH, DIM, 2, scale=1.2)) for seed in (40, 41))
+    z = jax.jit(q.sample, static_argnums=1)(jax.random.key(0), 10_000)
+    assert z.shape == (10_000, BATCH, DIM, 2)
+    assert _p_value(q, z) > 1e-4
+    assert _p_value(other, z) < 1e-10  # the control
+
+
 def _p_value(q, z):
     """The smallest p-value over all coordinates of the batch, times their number (Bonferroni)."""
     z = f64(z)

@@ -236,6 +236,9 @@ class Categorical(_OfClasses):
     logits: Array
 
     def sample(self, key: Array, num_samples: int) -> Array:
+        if self.logits.shape[-1] == 2:  # bits, which need one uniform number and no logarithm
+            first = Bernoulli(self.logits[..., 0] - self.logits[..., 1]).sample(key, num_samples)
+            return jnp.stack([first, 1 - first], axis=-1)
         index = jax.random.categorical(key, self.logits, shape=(num_samples, *self.logits.shape[:-1]))
         return jax.nn.one_hot(index, self.logits.shape[-1], dtype=self.logits.dtype)
 
