@@ -2,8 +2,8 @@
 # Sticking the landing (Roeder et al. 2017, arXiv:1703.09194) and DReG (Tucker et al. 2018, arXiv:1810.04152) against the
 # plain pathwise gradient: the variance of the encoder's gradient at ten checkpoints of a VAE on the digits.
 #
-#   bash scripts/reproduce_variance_along_training.sh            2000 gradients each; 5 minutes of CPU time
-#   bash scripts/reproduce_variance_along_training.sh --quick    40 epochs, 200 gradients each: TRUNCATED, a minute
+#   bash scripts/reproduce_variance_along_training.sh            2000 gradients each; half an hour on two busy CPU cores
+#   bash scripts/reproduce_variance_along_training.sh --quick    40 epochs, 200 gradients each: TRUNCATED, 2 minutes
 #
 # Expected: both are below the plain gradient, and would be nothing at the true posterior. Sticking the landing has a fifth
 # of the plain variance at epoch 20 and a quarter at 200 (the gap between ELBO and log p(x) stays at half a nat, and the

@@ -13,7 +13,7 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 
 from experiments import build, settings
-from vae import train
+from vae import distributions, estimators, train
 
 SMALL = ["--hidden=4", "--latent_dim=2", "--batch_size=256", "--epochs=2"]
 
@@ -91,6 +91,19 @@ def test_the_control_variates_rate_is_for_what_the_estimator_learns():
     bound = lambda rest: bound_of_two_epochs(parse(*f"{bits} {rest}".split())[0])
     assert bound("--estimator=double_cv --cv_learning_rate=0.1") != bound("--estimator=double_cv")
     assert bound("--estimator=leave_one_out --cv_learning_rate=0.1") == bound("--estimator=leave_one_out")
+
+
+@pytest.mark.parametrize("family", ["bernoulli", "categorical"])
+def test_every_estimator_of_discrete_latents_builds_from_flags(family):
+    """As `experiments.train` builds it before it trains: traced whole, at the least K."""
+    data = build.load_data(settings.Settings(), None)
+    latents = {"bernoulli": distributions.Bernoulli, "categorical": distributions.Categorical}[family]
+    for bound in ("elbo", "iwae"):
+        for name in estimators.fitting(latents, bound):
+            samples = max(2, estimators.BY_NAME[name].min_samples)
+            line = f"--posterior={family} --objective={bound} --estimator={name} --num_samples={samples}"
+            [run] = parse(*line.split(), *["--categories=3"] * (family == "categorical"))
+            build.program(run, data)
 
 
 def test_lists_give_their_product_without_duplicates():
