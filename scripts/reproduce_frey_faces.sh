@@ -7,7 +7,8 @@
 #
 # DIR holds frey_faces.npz. No number was published for these small networks; with gated convolutions the papers on
 # normalizing flows state 4.3 to 4.5 bits. Expected: the full covariance is no worse than the diagonal. (Nor is it better: the
-# ELBO stays 20.8 nats below log p(x) with both, so that it is not the family that keeps q from the posterior.) Writes results/frey_faces/: results.md, figures/, report.html.
+# ELBO stays 20.8 nats below log p(x) with both, so that it is not the family that keeps q from the posterior.)
+# Writes results/frey_faces/: results.md, figures/, report.html.
 set -euo pipefail
 source "$(dirname "$0")/words.sh"
 read_words "DIR [--quick]" "" "$@"
