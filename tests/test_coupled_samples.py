@@ -18,7 +18,7 @@ from vae.estimators.arms import arms, covariance_ratio, opposed_samples
 from vae.estimators.base import stateless
 from vae.estimators.coupled_categorical import _couple, coupling_ratio, disarm_iw, stick_log_odds
 from vae.estimators.double_cv import double_cv, least_variance, others, values_and_slopes
-from vae.estimators.local_expectation import changed_one_by_one, expected_score
+from vae.estimators.local_expectation import changed_one_by_one, expected_score, other_values
 from vae.estimators.rodeo import rodeo, stein, stein_of_score
 from vae.estimators.top_k import rao_blackwell_top_k
 from vae.estimators.unordered_set import set_weights, unordered_set
@@ -43,6 +43,7 @@ def _all_bits(width):
         ("arms", "Bernoulli", mean, 3, 3),
         ("double_cv", "Categorical", mean, 3, 3),
         ("rodeo", "Bernoulli", mean, 3, 3),
+        ("rodeo", "Categorical", mean, 3, 3),
         ("bitflip", "Bernoulli", mean, 2, 4),
         ("local_expectation", "Bernoulli", mean, 2, 2 * (1 + 2)),
         ("local_expectation", "Categorical", mean, 2, 2 * (1 + 2 * 2)),
@@ -322,7 +323,8 @@ def test_double_cv_with_the_wrong_sign_is_unbiased_and_worse():
 
 
 @pytest.mark.parametrize(
-    ("make", "family"), [(double_cv, "Bernoulli"), (double_cv, "Categorical"), (rodeo, "Bernoulli")]
+    ("make", "family"),
+    [(double_cv, "Bernoulli"), (double_cv, "Categorical"), (rodeo, "Bernoulli"), (rodeo, "Categorical")],
 )
 def test_cv_loss_is_the_squared_length_of_the_gradient(make, family):
     toy, key, estimator = problem(family), jax.random.key(4), make(3)
@@ -361,25 +363,37 @@ def test_learning_its_control_lowers_the_variance_of_leave_one_out_and_keeps_the
     assert np.all(np.abs(error) < MAX_Z * np.ravel(grads.std(axis=0)) / np.sqrt(len(grads)))
 
 
-def test_the_stein_operator_has_mean_zero_and_is_what_its_definition_says():
-    """Every state of three bits and any table h, weighted by q; A(h score) by flipping the state itself, bit by bit."""
-    states, width = _all_bits(3), 3
-    index = lambda z: np.int64(z @ 2 ** np.arange(width)[::-1])
-    table = np.random.default_rng(0).normal(size=2**width)
+@pytest.mark.parametrize("classes", [2, 3])
+def test_the_stein_operator_has_mean_zero_and_is_what_its_definition_says(classes):
+    """Every state of three bits or classes and any table h, weighted by q; A(h score) by moving the state itself."""
+    width, rng = 3, np.random.default_rng(0)
+    states = np.array(list(itertools.product(range(classes), repeat=width)))  # [states, D]
+    table = rng.normal(size=[classes] * width)
+    one_hot = (lambda states: np.float64(states)) if classes == 2 else (lambda states: np.eye(classes)[states])
     with jax.enable_x64(True):
-        q = Bernoulli(jnp.array([0.8, -1.3, 0.1]))
-        z = jnp.asarray(states)
-        flips = np.array([np.abs(states - axis) for axis in np.eye(width)])  # [i, state, D]
-        h, h_flipped = table[index(states)], table[index(flips)].T
-        scalar, vector = np.asarray(stein(q, z, h, h_flipped)), np.asarray(stein_of_score(q, z, h, h_flipped))
+        q = (
+            Bernoulli(jnp.array([0.8, -1.3, 0.1]))
+            if classes == 2
+            else Categorical(jnp.asarray(rng.normal(size=(3, 3))))
+        )
+        z = jnp.asarray(one_hot(states))
+        moves, probability = other_values(q, z)
         weight, p = np.asarray(jnp.exp(q.log_prob(z))), np.asarray(q.mean)
+        score = z - p
+        h, h_moved, defined = table[tuple(states.T)], np.zeros(probability.shape), 0.0
+        for i, step in itertools.product(range(width), range(1, classes)):
+            moved = states.copy()
+            moved[:, i] = (moved[:, i] - step) % classes  # as the roll of one-hot rows; a flip for bits
+            [a] = [a for a in range(classes - 1) if np.all(np.asarray(moves)[a, :, i] == one_hot(moved)[:, i])]
+            h_moved[a, :, i] = table[tuple(moved.T)]
+            rate, event = np.asarray(probability)[a, :, i], (-1,) + (1,) * (score.ndim - 1)
+            change = table[tuple(moved.T)].reshape(event) * (one_hot(moved) - p) - h.reshape(event) * np.asarray(score)
+            defined += rate.reshape(event) * change / width
+        scalar = np.asarray(stein(probability, h, h_moved))
+        vector = np.asarray(stein_of_score(probability, moves - z, score, h, h_moved))
     np.testing.assert_allclose(weight @ scalar, 0, atol=1e-12)
-    np.testing.assert_allclose(weight @ vector, 0, atol=1e-12)
-    rate = np.where(states == 1, 1 - p, p)
-    defined = sum(
-        rate[:, i, None] * (h_flipped[:, i, None] * (flips[i] - p) - h[:, None] * (states - p)) for i in range(width)
-    )
-    np.testing.assert_allclose(vector, defined / width, atol=1e-12)
+    np.testing.assert_allclose(np.tensordot(weight, vector, 1), 0, atol=1e-12)
+    np.testing.assert_allclose(vector, defined, atol=1e-12)
 
 
 # Controls that must fail: each is a mistake that was published, or is easily made.
@@ -503,7 +517,7 @@ _SLIPS = {
     "local_expectation, the sample's probability": (
         "Bernoulli",
         "local_expectation",
-        "_other_values",
+        "other_values",
         _with_probability_of_the_sample,
     ),
     "unordered_set, as if drawn with replacement": (
@@ -512,7 +526,12 @@ _SLIPS = {
         "set_weights",
         lambda log_probs, chosen: (jnp.exp(jnp.sum(chosen * log_probs, axis=-1)), set_weights(log_probs, chosen)[1]),
     ),
-    "rodeo, flips of equal probability": ("Bernoulli", "rodeo", "_flip_probability", lambda q, z: jnp.ones_like(z)),
+    "rodeo, moves of equal probability": (
+        "Categorical",
+        "rodeo",
+        "other_values",
+        lambda q, z: (other_values(q, z)[0], jnp.full_like(other_values(q, z)[1], 0.3)),
+    ),
     "muprop, the expansion's gradient forgotten": ("Bernoulli", "muprop", "inject", lambda *arguments: 0.0),
 }
 

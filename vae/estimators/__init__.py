@@ -182,7 +182,9 @@ _TABLE = {
     "arms": Entry(arms, _BITS, _ELBO, False, 2, False, "Dimitriev & Zhou (2021), arXiv:2105.14141"),
     "disarm_iw": Entry(disarm_iw, _CLASSES, _BOTH, False, 2, False, "Dong, Mnih & Tucker (2021), arXiv:2106.08056"),
     "double_cv": Entry(double_cv, _DISCRETE, _ELBO, False, 2, True, "Titsias & Shi (2022), arXiv:2111.05300"),
-    "rodeo": Entry(rodeo, _BITS, _ELBO, False, 2, True, "Shi, Zhou, Hwang, Titsias & Mackey (2022), arXiv:2202.09497"),
+    "rodeo": Entry(
+        rodeo, _DISCRETE, _ELBO, False, 2, True, "Shi, Zhou, Hwang, Titsias & Mackey (2022), arXiv:2202.09497"
+    ),
     "local_expectation": Entry(
         local_expectation, _DISCRETE, _ELBO, False, 1, False, "Titsias & Lázaro-Gredilla (2015), arXiv:1503.01494"
     ),

@@ -20,7 +20,7 @@ def local_expectation(num_samples: int = 1) -> Estimator:
         f = hold_density(f, reduce)
         z = q.sample(key, num_samples)  # [K, *batch, *event]
         values = f(z, q)  # [K, *batch]
-        others, probability = _other_values(q, z)
+        others, probability = other_values(q, z)
         differences = changed_one_by_one(f, q, z, others) - values[..., None]
         grad = expected_score(q, others, probability * differences)
         return reduce(values) + inject(q.logits, grad, len(q.batch_shape))
@@ -37,7 +37,7 @@ def bitflip(num_samples: int = 1) -> Estimator:
         key_z, key_bit = jax.random.split(key)
         z = q.sample(key_z, num_samples)  # [K, *batch, D]
         values = f(z, q)  # [K, *batch]
-        others, probability = _other_values(q, z)
+        others, probability = other_values(q, z)
         width = z.shape[-1]
         bit = jax.nn.one_hot(jax.random.randint(key_bit, values.shape, 0, width), width, dtype=z.dtype)
         difference = f(jnp.where(bit == 1, others[0], z), q) - values
@@ -47,7 +47,7 @@ def bitflip(num_samples: int = 1) -> Estimator:
     return stateless(estimate)
 
 
-def _other_values(q, z: Array) -> tuple[Array, Array]:
+def other_values(q, z: Array) -> tuple[Array, Array]:
     """What each dimension could be in place of its z, `[A, K, *batch, *event]`, and how probable that is,
     `[A, K, *batch, D]`: the A = 1 other value of a bit, the A = C - 1 other classes."""
     if isinstance(q, distributions.Bernoulli):

@@ -1,8 +1,9 @@
 """RODEO (Shi, Zhou, Hwang, Titsias & Mackey 2022, arXiv:2202.09497): double control variates whose terms need no known
 mean, because a Stein operator gives any function the mean zero.
 
-Flip each bit with the probability of its other value: E[(A h)(z)] = 0 for (A h)(z) = (1/D) sum_i q_i(1 - z_i) (h(z with
-bit i flipped) - h(z)). h is a network of what the *other* samples know: the mean of their f, and of their slopes.
+Let each dimension take another value with that value's probability: E[(A h)(z)] = 0 for (A h)(z) = (1/D) sum_i sum_y
+q_i(y) (h(z with z_i = y) - h(z)). h is a network of what the *other* samples know: the mean of their f, and of their
+slopes.
 """
 
 import flax.linen as nn
@@ -12,6 +13,7 @@ from jax import Array
 
 from vae.estimators.base import Estimate, Estimator, hold_density, mean
 from vae.estimators.double_cv import least_variance, others, values_and_slopes
+from vae.estimators.local_expectation import other_values
 
 PIECE = {"cpu": 2**11}  # numbers that go through the network at once; elsewhere 2^18, whose hidden layer is 100 MB
 
@@ -30,37 +32,38 @@ def rodeo(num_samples: int = 2, hidden: int = 100) -> Estimator:
         del context
         z = q.sample(key, num_samples)  # [K, *batch, D]
         values, slopes = values_and_slopes(f, q, z)
-        score, flip = z - q.mean, 1 - 2 * z
-        # To first order around the other samples, f changes by this from them to z, and by slope * flip with each flip.
+        elsewhere, probability = other_values(q, z)  # [A, K, *batch, *event], [A, K, *batch, D]
+        score, moves, event = z - q.mean, elsewhere - z, tuple(range(values.ndim, z.ndim))
+        # To first order around the other samples, f changes by this from them to z, and by slope * move with each move.
         level, slope = others(values), others(slopes)
-        change = jnp.sum(slope * z, axis=-1) - others(jnp.sum(slopes * z, axis=-1))  # [K, *batch]
-        flipped = change[..., None] + slope * flip  # [K, *batch, D]
+        change = jnp.sum(slope * z, axis=event) - others(jnp.sum(slopes * z, axis=event))  # [K, *batch]
+        moved = change[..., None] + jnp.sum(slope * moves, axis=tuple(range(probability.ndim, moves.ndim)))
 
         def gradient(params):
             h, h_score = _in_pieces(network, params["network"], level, change)
-            h_flipped, h_score_flipped = _in_pieces(network, params["network"], level[..., None], flipped)
-            v = values + params["alpha"] * stein(q, z, h, h_flipped)
-            leave_one_out = (values - others(v))[..., None] * score
-            return mean(leave_one_out + params["beta"] * stein_of_score(q, z, h_score, h_score_flipped))
+            h_moved, h_score_moved = _in_pieces(network, params["network"], level[..., None], moved)
+            v = values + params["alpha"] * stein(probability, h, h_moved)
+            leave_one_out = jnp.expand_dims(values - others(v), event) * score
+            on_top = stein_of_score(probability, moves, score, h_score, h_score_moved)
+            return mean(leave_one_out + params["beta"] * on_top)
 
-        return least_variance(params, state, q, lambda q: reduce(hold_density(f, reduce)(z, q)), gradient)
+        bound = lambda q: reduce(hold_density(f, reduce)(z, q))
+        return least_variance(params, state, q, bound, gradient)
 
     return Estimator(init, estimate)
 
 
-def stein(q, z: Array, h: Array, h_flipped: Array) -> Array:
-    """(A h)(z) `[K, *batch]`, from h at z `[K, *batch]` and with each bit flipped `[K, *batch, D]`."""
-    return jnp.mean(_flip_probability(q, z) * (h_flipped - h[..., None]), axis=-1)
+def stein(probability: Array, h: Array, h_moved: Array) -> Array:
+    """(A h)(z) `[K, *batch]`, of h at z `[K, *batch]` and after each move `[A, K, *batch, D]`, with its probability."""
+    return jnp.mean(jnp.sum(probability * (h_moved - h[..., None]), axis=0), axis=-1)
 
 
-def stein_of_score(q, z: Array, h: Array, h_flipped: Array) -> Array:
-    """A(h score)(z) `[K, *batch, D]`. A flip of bit i changes the score in coordinate i alone: nothing is D x D."""
-    own = _flip_probability(q, z) * (1 - 2 * z) * h_flipped / z.shape[-1]
-    return stein(q, z, h, h_flipped)[..., None] * (z - q.mean) + own
-
-
-def _flip_probability(q, z: Array) -> Array:
-    return jax.nn.sigmoid((1 - 2 * z) * q.logits)
+def stein_of_score(probability: Array, moves: Array, score: Array, h: Array, h_moved: Array) -> Array:
+    """A(h score)(z) `[K, *batch, *event]`, for moves `[A, K, *batch, *event]` of one dimension each. Such a move
+    changes the score in that dimension alone, by itself: nothing is D x D."""
+    weight = (probability * h_moved).reshape(h_moved.shape + (1,) * (moves.ndim - h_moved.ndim))
+    own = jnp.sum(weight * moves, axis=0) / h_moved.shape[-1]
+    return jnp.expand_dims(stein(probability, h, h_moved), tuple(range(h.ndim, score.ndim))) * score + own
 
 
 def _in_pieces(network, params, level: Array, change: Array) -> tuple[Array, Array]:
