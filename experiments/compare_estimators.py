@@ -11,9 +11,10 @@ With parameters and data fixed, every estimator draws --draws gradients from the
 (encoder and decoder, or phi and theta) are judged apart. `vae/diagnostics.py` defines the figures. The truth is an
 oracle where there is one; elsewhere it is the mean of many gradients of --reference, whose own error is counted.
 
-An estimator is called biased if its largest |z| over the group's coordinates, or the z of its bias along the truth, is
-beyond what chance allows (0.01 %, by Bonferroni over coordinates). Two estimators are called different only if the
-bootstrap interval of the ratio of their variance x FLOP excludes 1. Intervals are of each pair alone.
+An estimator is called biased if its largest |z| over the group's coordinates is beyond what chance allows (0.01 %, by
+Bonferroni) and the whole deviation is twice as long as chance makes it, or if its bias along the truth has a z of 5. Two
+estimators are called different only if the bootstrap interval of the ratio of their variance x FLOP excludes 1.
+Intervals are of each pair alone.
 
 Writes into --output: results.csv (a row for each estimator and K), layers.csv, pairs.csv, results.md, results.tex,
 config.json and figures/; and, as they are found, into kept/ the figures of each estimator, from which the same command

@@ -83,10 +83,15 @@ def _part(one: Found, part: str, seconds: float, clock: np.ndarray, confidence: 
 
 
 def is_biased(row: dict[str, Any]) -> bool:
-    """Whether the deviation is more than chance: in the worst coordinate, or along the truth (|z| of 5 or more, where
-    the deviation is more than rounding)."""
+    """Whether the deviation is more than chance: in the worst coordinate and as a whole, or along the truth (|z| of 5
+    or more, where the deviation is more than rounding).
+
+    As a whole is twice the length that chance gives it. A coordinate alone proves nothing: what depends on rare events
+    has a mean that is not normal, and a standard error that is too small until they were seen.
+    """
     along = abs(row["bias"]) > max(5 * row["bias_stderr"], 10 * diagnostics.ROUNDING)  # False where it is NaN
-    return bool(row["max_abs_z"] > row["critical_z"] or along)
+    whole = row["relative_bias"] > 2 * row["relative_stderr"]
+    return bool(row["max_abs_z"] > row["critical_z"] and whole or along)
 
 
 def _slots(found: list[Found]) -> list[list[int]]:
