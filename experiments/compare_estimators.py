@@ -12,8 +12,8 @@ With parameters and data fixed, every estimator draws --draws gradients from the
 oracle where there is one; elsewhere it is the mean of many gradients of --reference, whose own error is counted.
 
 An estimator is called biased if its largest |z| over the group's coordinates is beyond what chance allows (0.01 %, by
-Bonferroni) and the whole deviation is twice as long as chance makes it, or if its bias along the truth has a z of 5. Two
-estimators are called different only if the bootstrap interval of the ratio of their variance x FLOP excludes 1.
+Bonferroni) and the whole deviation is twice as long as chance makes it, or if its bias along the truth has a z of 5.
+Two estimators are called different only if the bootstrap interval of the ratio of their variance x FLOP excludes 1.
 Intervals are of each pair alone.
 
 Writes into --output: results.csv (a row for each estimator and K), layers.csv, pairs.csv, results.md, results.tex,
