@@ -123,7 +123,7 @@ def slope(group: str, estimator: str) -> Callable:
         centre = statistics.fmean(x)
         weights = [(each - centre) / sum((other - centre) ** 2 for other in x) for each in x]
         error = math.hypot(*(weight * each for weight, each in zip(weights, errors, strict=True)))
-        return _measured(laboratory, f"{statistics.linear_regression(x, y).slope:+.2f} ± {error:.3f}", rows)
+        return _measured(laboratory, f"{statistics.linear_regression(x, y).slope:+.2f} ± {error:.1g}", rows)
 
     return read
 

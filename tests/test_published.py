@@ -171,7 +171,7 @@ def test_rows_of_the_laboratory(tmp_path):
     )
     rows = published.collect(tmp_path, [])
     assert [row["obtained"] for row in rows] == [
-        *(f"{slope} ± {0.1 / math.log(4) / math.sqrt(2):.3f}" for slope in ("+0.50", "-0.50", "+0.40")),
+        *(f"{slope} ± {0.1 / math.log(4) / math.sqrt(2):.1g}" for slope in ("+0.50", "-0.50", "+0.40")),
         *["90.00 [81.00, 99.00]"] * 2,
         "0.500 [0.400, 0.625] of reparam's",
     ]
