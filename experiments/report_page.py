@@ -75,8 +75,7 @@ def _head(contents: Contents, title: str) -> str:
     text = f'<p class="kind">Report</p><h1>{escape(title)}</h1>'
     if contents.finished:
         text += f"<p>{escape(results.heading(contents.finished))}</p>"
-        of = {(row["dataset"], row["binarization"], row["likelihood"]) for row in contents.finished}
-        text += _facts(contents) if len(of) == 1 else ""  # nats of other pixels are no better and no worse
+        text += _facts(contents) if _comparable(contents.finished) else ""
     for laboratory in contents.laboratories:
         text += f"<p>{escape(_protocol(laboratory))}</p>{_won(laboratory)}"
     for toy in contents.toys:
@@ -87,6 +86,14 @@ def _head(contents: Contents, title: str) -> str:
             f'<p class="warning">{waiting} of {len(contents.runs)} runs not finished: their curves are shown alone.</p>'
         )
     return text
+
+
+def _comparable(rows: list[dict[str, Any]]) -> bool:
+    """Whether one of them may be called the best: nats of other pixels, and -log p(x) of another K, are no better and
+    no worse, and what was chosen on a validation split is not what was chosen on the test set."""
+    alike = ("dataset", "binarization", "likelihood", "eval_samples")
+    done = [row for row in rows if row["status"] == "done"]
+    return len({(*(row[name] for name in alike), "validation_elbo_nats" in row) for row in done}) == 1
 
 
 def _facts(contents: Contents) -> str:

@@ -15,6 +15,12 @@ FIGURES = {
     "test_bits_per_dim": "bits/dim",
     "active_units": "active units",
 }
+# What rows may be ordered by, and how a heading calls it.
+RANKINGS = {
+    "validation_elbo_nats": "validation bound",
+    "test_nll_nats": "test set's -log p(x)",
+    "test_elbo_nats": "test set's ELBO (-log p(x) is of several K)",
+}
 
 
 def varying(results: list[dict[str, Any]]) -> list[str]:
@@ -34,8 +40,8 @@ def label(row: dict[str, Any], names: list[str]) -> str:
 def aggregate(results: list[dict[str, Any]], names: list[str] | None = None) -> list[dict[str, Any]]:
     """One row for all seeds of a setting: means and, behind `_se`, standard errors; best first.
 
-    The order is by the validation bound where there is a validation split, else by the test set's -log p(x). `names`
-    are those of the settings that distinguish rows, by default all that vary.
+    The order is by the figure of `ranked_by`. `names` are those of the settings that distinguish rows, by default all
+    that vary.
     """
     names = varying(results) if names is None else names
     groups: dict[tuple, list[dict[str, Any]]] = {}
@@ -51,7 +57,18 @@ def aggregate(results: list[dict[str, Any]], names: list[str] | None = None) -> 
             if values:
                 row[key], row[f"{key}_se"] = mean_and_error(values)
         rows.append(row)
-    return sorted(rows, key=_badness)
+    key = ranked_by(rows)
+    sign = 1 if key == "test_nll_nats" else -1
+    badness = lambda row: sign * row.get(key, math.nan)
+    return sorted(rows, key=lambda row: math.inf if math.isnan(badness(row)) else badness(row))
+
+
+def ranked_by(rows: list[dict[str, Any]]) -> str:
+    """The first of `RANKINGS` that all finished rows of `aggregate` have, and that means the same in all of them."""
+    finished = [row for row in rows if "test_nll_nats" in row]
+    if finished and all("validation_elbo_nats" in row for row in finished):
+        return "validation_elbo_nats"
+    return "test_elbo_nats" if len({row.get("eval_samples") for row in finished}) > 1 else "test_nll_nats"
 
 
 def mean_and_error(values: list[float]) -> tuple[float, float]:
@@ -62,15 +79,10 @@ def mean_and_error(values: list[float]) -> tuple[float, float]:
     return statistics.fmean(values), statistics.stdev(values) / math.sqrt(len(values)) if several else math.nan
 
 
-def _badness(row: dict[str, Any]) -> float:
-    badness = -row["validation_elbo_nats"] if "validation_elbo_nats" in row else row.get("test_nll_nats", math.inf)
-    return math.inf if math.isnan(badness) else badness
-
-
 def level_with_best(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Of rows of `aggregate`, those behind the first by less than two standard errors of the difference."""
-    key = next((key for key in ("validation_elbo_nats", "test_nll_nats") if key in rows[0]), None)
-    if key is None:
+    key = ranked_by(rows)
+    if key not in rows[0]:
         return []
     error = lambda row: math.hypot(row[f"{key}_se"], rows[0][f"{key}_se"])  # NaN, of one seed, is never more
     return [row for row in rows[1:] if key in row and abs(row[key] - rows[0][key]) < 2 * error(row)]
@@ -79,11 +91,9 @@ def level_with_best(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def heading(results: list[dict[str, Any]]) -> str:
     """What the table says, in a line."""
     sizes = f"{len(results)} run{'s' if len(results) > 1 else ''}"
-    order = (
-        "validation bound" if any("validation_elbo_nats" in r for r in results) else "test set (no validation split)"
-    )
-    spread = "; mean ± standard error over seeds" if any(row["runs"] > 1 for row in aggregate(results)) else ""
-    best = f", best first by the {order}" if len(aggregate(results)) > 1 else ""
+    rows = aggregate(results)
+    spread = "; mean ± standard error over seeds" if any(row["runs"] > 1 for row in rows) else ""
+    best = f", best first by the {RANKINGS[ranked_by(rows)]}" if len(rows) > 1 else ""
     each = lambda name: ", ".join(sorted({row[name] for row in results}))
     data = f"{each('dataset')}, {each('binarization')} binarization, test set, nats per image"
     return f"{data}: {sizes}{best}{spread}"

@@ -160,6 +160,24 @@ def test_settings_that_cannot_be_told_from_the_best_are_named():
     assert results.level_with_best([row(100.0, math.nan), row(100.0, math.nan)]) == []  # one seed each
 
 
+def test_all_rows_are_ranked_by_one_figure(tmp_path):
+    """The one with the better validation bound is the worse on the test set."""
+    sets = ({"validation_size": 5}, {}), ({"validation_size": 5}, {"validation_size": 6}), ({}, {"eval_samples": 5000})
+    words = "test set's -log p(x)", "validation bound", "test set's ELBO"
+    for i, (points, word) in enumerate(zip(sets, words, strict=True)):
+        folder = sweep(tmp_path / str(i), [(point, 0.0) for point in points])
+        rows = [json.loads(path.read_text()) for path in sorted(folder.glob("runs/*/result.json"))]
+        for row, shift in zip(rows, (0.0, -9.0), strict=True):
+            row |= {"test_nll_nats": row["test_nll_nats"] + shift, "test_elbo_nats": row["test_elbo_nats"] + shift}
+        assert f"best first by the {word}" in results.heading(rows)
+        by = (rows[1], rows[0]) if "-log" in word else rows
+        names = results.varying(rows)
+        assert [[r[n] for n in names] for r in results.aggregate(rows)] == [[r[n] for n in names] for r in by]
+        for path, row in zip(sorted(folder.glob("runs/*/result.json")), rows, strict=True):
+            path.write_text(json.dumps(row))
+        assert ("best: " in read(folder).text) == (word == "validation bound")
+
+
 def test_a_label_says_in_what_runs_differ():
     row = {"dataset": "digits", "estimator": "stl", "beta": 2.0}
     names = ([], ["estimator"], ["beta"], ["estimator", "beta"])
