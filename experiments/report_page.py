@@ -30,10 +30,12 @@ CAPTIONS = {
 
 
 class Cell(NamedTuple):
-    """What a cell shows, and what it is sorted by: the row's own number, to its last digit."""
+    """What a cell shows, and what it is sorted by: the row's own number, to its last digit. `interval`: of the number,
+    below it."""
 
     text: str
     value: Any = None
+    interval: str = ""
 
 
 def page(contents: Contents, title: str) -> str:
@@ -292,11 +294,12 @@ def _estimators(laboratory: Laboratory, group: str) -> str:
         line = [Cell(f"{row[point]:g}", row[point])] if point else []
         line += [Cell(row["estimator"] + (" *" if row["declared_biased"] else ""))]
         line += [Cell(str(row["num_samples"]), row["num_samples"]), Cell(str(of(row, "verdict")))]
-        line += [Cell(between(row, f"{group}_variance"), of(row, "variance"))]
-        line += [Cell(number(of(row, key)), of(row, key)) for key in ("snr", "cosine")]
-        for key in ("variance_x_flops_to_best", "variance_x_seconds_to_best"):
-            line += [Cell(between(row, f"{group}_{key}"), of(row, key))]
-        line += [Cell(plus_minus(100 * of(row, "bias"), 100 * of(row, "bias_stderr")), of(row, "bias"))]
+        figures = ("variance", "snr", "cosine", "variance_x_flops_to_best", "variance_x_seconds_to_best")
+        shown = {key: between(row, f"{group}_{key}") for key in figures}
+        shown |= {"bias": plus_minus(100 * of(row, "bias"), 100 * of(row, "bias_stderr"))}
+        for key, text in shown.items():
+            figure, _, interval = text.partition(" ")
+            line += [Cell(figure, of(row, key), interval)]
         line += [Cell(number(of(row, "max_abs_z"), 2), of(row, "max_abs_z"))]
         lines.append(line + [Cell(number(row[key]), row[key]) for key in ("flops", "seconds")])
     return _table(header, lines, f"estimators {group}")
@@ -375,7 +378,7 @@ def _table(header: list[str], lines: list[list[Cell]], name: str, sortable: bool
         for cell, right in zip(line, numeric, strict=True):
             kind = ' class="number"' if right else ""
             value = f' data-value="{cell.value!r}"' if right and cell.value is not None else ""
-            text = escape(cell.text)
+            text = escape(cell.text) + (f" <small>{escape(cell.interval)}</small>" if cell.interval else "")
             cells.append(f"<td{kind}{value}>{_signed(text) if right else text}</td>")
         body.append(f"<tr>{''.join(cells)}</tr>")
     kind = "sortable" if sortable else "plain"

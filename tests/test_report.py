@@ -49,6 +49,8 @@ def write_run(folder, run: Settings, shift=0.0, finished=True, picture=PNG):
     if finished:
         figures = {"test_nll_nats": 22.123456 + shift, "test_elbo_nats": -23.1 - shift, "active_units": 8}
         figures |= {"test_rate_nats": 4.5 + shift, "test_distortion_nats": 18.6}
+        if run.binarization == "none":
+            figures["test_bits_per_dim"] = 4.321 + shift
         if run.validation_size:
             figures["validation_elbo_nats"] = -24.1 - shift
         row = run.json() | {"status": "done", "step": 2300, **figures}
@@ -109,14 +111,17 @@ def read(folder, *arguments):
 
 @pytest.fixture(scope="module")
 def swept(tmp_path_factory):
-    """Two learning rates of two seeds each."""
+    """Two learning rates of two seeds each, with every figure that a table can have; one of them evaluated again."""
+    alike = {"binarization": "none", "likelihood": "gaussian", "validation_size": 300}
     points = [
         ({"learning_rate": 1e-3, "seed": 0}, 0.0),
         ({"learning_rate": 1e-3, "seed": 1}, 0.3),
         ({"learning_rate": 1e-2, "seed": 0}, -1.0),
         ({"learning_rate": 1e-2, "seed": 1}, -1.2),
     ]
-    folder = sweep(tmp_path_factory.mktemp("swept"), points)
+    folder = sweep(tmp_path_factory.mktemp("swept"), [(alike | point, shift) for point, shift in points])
+    row = {"epoch": 100, "eval_samples": 5000, "test_nll_nats": 21.987, "versions": ", ".join(9 * ["package 0.10.2"])}
+    (folder / "runs/0/evaluations.jsonl").write_text(json.dumps(row) + "\n")
     return folder, read(folder)
 
 
@@ -146,8 +151,8 @@ def test_the_table_says_what_the_rows_say(swept):
     means = results.aggregate(rows)
     assert [line[0][0] for line in page.tables["summary"][1:]] == ["0.01", "0.001"]  # best first
     for mean, line in zip(means, page.tables["summary"][1:], strict=True):
-        assert line[2][0] == f"{mean['test_nll_nats']:.2f} ± {mean['test_nll_nats_se']:.2f}"
-        assert float(line[2][1]) == mean["test_nll_nats"]
+        assert line[3][0] == f"{mean['test_nll_nats']:.2f} ± {mean['test_nll_nats_se']:.2f}"
+        assert float(line[3][1]) == mean["test_nll_nats"]
     headline = (folder / "report.html").read_text().split('class="facts"')[1].split("</dl>")[0]
     assert f"(K = {rows[0]['eval_samples']})" in headline
 
@@ -230,6 +235,10 @@ def test_the_laboratorys_rows_are_on_the_page(measured):
         assert float(line[column][1]) == float(row["phi_variance"])
         assert line[0][1] == row["cost_parameter"]
         assert line[1][0] == row["estimator"]
+        for title, key in (("variance", "variance"), ("SNR", "snr"), ("cosine", "cosine")):
+            interval = ", ".join(tables.number(float(row[f"phi_{key}_{end}"])) for end in ("low", "high"))
+            text = line[[text for text, _ in header].index(title)][0].replace("\N{MINUS SIGN}", "-")
+            assert text == f"{tables.number(float(row[f'phi_{key}']))} [{interval}]"
     titles = [chart["layout"]["yaxis"].get("title", {}).get("text") for chart in page.charts]
     assert titles == ["phi: variance", None, "phi: signal-to-noise ratio", "phi: variance"]
     assert json.loads((folder / "config.json").read_text())["command"].split()[0] in page.text
@@ -395,7 +404,7 @@ def test_a_browser_reads_it(swept, measured):
     with sync_api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=executable, args=["--no-sandbox"])
         for folder, _ in (swept, measured):
-            for width, scheme in ((390, "light"), (1280, "dark")):
+            for width, scheme in ((390, "light"), (1200, "dark")):
                 context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
                 page, problems, requests = context.new_page(), [], []
                 page.on("console", lambda message, into=problems: into.append(message.text))
@@ -404,6 +413,10 @@ def test_a_browser_reads_it(swept, measured):
                 page.goto((folder / "report.html").as_uri())
                 page.wait_for_selector(".plot .main-svg")
                 assert page.evaluate("document.documentElement.scrollWidth") == width
+                cut = page.locator(".pair + .scroll").evaluate_all(
+                    "all => all.some(s => s.scrollWidth > s.clientWidth)"
+                )
+                assert not cut or width < 1200
                 assert page.locator(".plot").count() == page.locator(".plot .cartesianlayer").count()
                 background = page.evaluate("getComputedStyle(document.body).backgroundColor")
                 assert background == ("rgb(255, 255, 255)" if scheme == "light" else "rgb(20, 23, 26)")
