@@ -1,6 +1,7 @@
 """What every entry point shares: bad input becomes one sentence on stderr and a non-zero exit, never a traceback."""
 
 import hashlib
+import importlib.util
 import os
 import platform
 import sys
@@ -87,6 +88,14 @@ def given(define_flags: Callable[[flags.FlagValues], None], options: flags.FlagV
     names = flags.FlagValues()
     define_flags(names)
     return {name: options[name].value for name in names}
+
+
+def module(name: str) -> str:
+    """What `python -m` runs for the entry point `name`: that of the package that was started, where it has its own, as
+    a paper's project does, for its estimator is known there alone; else that of this package."""
+    started = sys.modules["__main__"].__spec__
+    own = f"{started.parent}.{name}" if started and started.parent else ""
+    return own if own and importlib.util.find_spec(own) else f"experiments.{name}"
 
 
 @contextmanager

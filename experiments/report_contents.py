@@ -9,7 +9,7 @@ import shlex
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from experiments import results, settings, untrusted
+from experiments import cli, results, settings, untrusted
 from experiments.workdir import RunFolder, all_runs, read_json
 
 
@@ -132,7 +132,7 @@ def _command(values: dict[str, tuple[str, ...]]) -> str:
     ]
     if not all(name == "digits" or name.startswith("npz:") for name in values["dataset"]):
         flags.append("--data_dir=DIR")
-    return shlex.join(["python", "-m", "experiments.train", *flags])
+    return shlex.join(["python", "-m", cli.module("train"), *flags])
 
 
 def _trained(path: Path) -> list[RunFolder]:

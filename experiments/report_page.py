@@ -12,7 +12,7 @@ from html import escape
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from experiments import report_charts, results
+from experiments import cli, report_charts, results
 from experiments.laboratory_tables import between
 from experiments.report_contents import Contents, Laboratory, Run, Toy, commands
 from experiments.tables import number, plus_minus
@@ -240,7 +240,7 @@ def _pictures(contents: Contents, space: int) -> str:
     if left_out:
         places = ", ".join(str(run.folder.figures) for run in left_out)
         text.append(f"<p>Not shown, to keep the file small: {escape(places)}</p>")
-    return "".join(text) or "<p>None were drawn; <code>experiments.evaluate --figures</code> draws them.</p>"
+    return "".join(text) or f"<p>None were drawn; <code>{cli.module('evaluate')} --figures</code> draws them.</p>"
 
 
 def _picture(name: str, data: bytes) -> str:

@@ -172,7 +172,7 @@ def _conclude(path: Path, runs: list[Settings]) -> None:
     if len(folders) > 1:
         print(f"          and of each run in {path / 'runs'}/*/figures")
     print(f"table of every run and setting: {path / 'results.csv'}")
-    print(f"all of it on one page: python -m experiments.report --workdir={shlex.quote(str(path))}")
+    print(f"all of it on one page: python -m {cli.module('report')} --workdir={shlex.quote(str(path))}")
 
 
 def _finished(path: Path) -> tuple[list[RunFolder], list[dict[str, Any]]]:

@@ -5,7 +5,8 @@
 #   bash scripts/new_project.sh NAME [DIR]        the folder is DIR, by default NAME beside this checkout
 #
 # NAME is a Python name in lower case, of the package and of its estimator. What is in the new folder works at once:
-# its tests pass, `python -m NAME.train` trains with --estimator=NAME, and `python -m NAME.experiment` is the laboratory.
+# its tests pass, `python -m NAME.train` trains with --estimator=NAME, `python -m NAME.evaluate` and `python -m NAME.report`
+# read what it leaves, and `python -m NAME.experiment` is the laboratory.
 set -euo pipefail
 
 fail() {
@@ -17,12 +18,17 @@ fail() {
 name=$1
 code=$(cd "$(dirname "$0")/.." && pwd)
 [[ $name =~ ^[a-z][a-z0-9_]*$ ]] || fail "'$name' is no Python name in lower case, such as my_estimator"
-case $name in
-  vae | experiments | tests | scripts | and | as | assert | async | await | break | class | continue | def | del | elif | \
-    else | except | finally | for | from | global | if | import | in | is | lambda | nonlocal | not | or | pass | raise | \
-    return | try | while | with | yield | jax | flax | optax | numpy | absl | pytest)
-    fail "'$name' is a word of Python or a package of this project, so choose another name" ;;
-esac
+python="$code/.venv/bin/python"
+[[ -x $python ]] || python=${PYTHON:-python3}
+"$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2> /dev/null ||
+  fail "$python is no Python 3.11 or newer, so name another by PYTHON=..."
+packages=" vae experiments tests scripts $(sed 's/[^a-z].*//' "$code/requirements.txt" | tr '\n' ' ')"
+[[ $packages != *" $name "* ]] && "$python" -I - "$name" << 'END' ||
+import importlib.util, keyword, sys
+name = sys.argv[1]
+sys.exit(keyword.iskeyword(name) or name in sys.stdlib_module_names or importlib.util.find_spec(name) is not None)
+END
+  fail "'$name' is a word of Python or a package that it would hide, so choose another name"
 ! grep -q "^    \"$name\": Entry(" "$code/vae/estimators/__init__.py" ||
   fail "there is an estimator called $name already, so choose another name"
 folder=${2:-$code/../$name}
@@ -48,13 +54,14 @@ write README.md << 'END'
 # @NAME@
 
 One estimator (`@NAME@/estimator.py`), one experiment (`@NAME@/experiment.py`), one script with its expected numbers
-(`scripts/reproduce.sh`), and their tests. `@NAME@/train.py` is experiments.train with the estimator in its table; what
-reads its runs, experiments.evaluate and experiments.report, finds it by a file of the same kind. The library is the
-checkout at @CODE@; another is named by `VAE=...` for the script and by `pythonpath` in pyproject.toml for the tests.
+(`scripts/reproduce.sh`), and their tests. `@NAME@/train.py`, `evaluate.py` and `report.py` are those of experiments with
+the estimator in their table; another of its commands finds it by a file of the same kind. The library is the checkout at
+@CODE@; another is named by `VAE=...` for the script and by `pythonpath` in pyproject.toml for the tests.
 
     bash scripts/reproduce.sh
     "@CODE@/.venv/bin/python" -m pytest
-    PYTHONPATH="@CODE@" "@CODE@/.venv/bin/python" -m @NAME@.train --estimator=@NAME@ --objective=elbo
+    PYTHONPATH="@CODE@" "@CODE@/.venv/bin/python" -m @NAME@.train --estimator=@NAME@ --objective=elbo --workdir=results/digits
+    PYTHONPATH="@CODE@" "@CODE@/.venv/bin/python" -m @NAME@.report --workdir=results/digits
 END
 
 write pyproject.toml << 'END'
@@ -107,7 +114,7 @@ write "$name/experiment.py" << 'END'
 
     python -m @NAME@.experiment --problem=linear_gaussian --estimators=@NAME@,reinforce,reparam
 
-Every flag of experiments.compare_estimators; `python -m experiments.report --workdir=...` shows what it writes.
+Every flag of experiments.compare_estimators; `python -m @NAME@.report --workdir=...` shows what it writes.
 """
 
 import @NAME@  # noqa: F401  (its estimator goes into the table)
@@ -130,6 +137,34 @@ from experiments import cli, train
 
 if __name__ == "__main__":
     cli.run(train.main, resumes=True, hungry=train.HUNGRY)
+END
+
+write "$name/evaluate.py" << 'END'
+"""Runs of the estimator evaluated again, by every flag of experiments.evaluate.
+
+    python -m @NAME@.evaluate --workdir=results/digits --eval_samples=5000
+"""
+
+import @NAME@  # noqa: F401  (its estimator goes into the table)
+from experiments import cli, evaluate
+
+if __name__ == "__main__":
+    cli.run(evaluate.main)
+END
+
+write "$name/report.py" << 'END'
+"""Runs of the estimator on one page, by every flag of experiments.report.
+
+    python -m @NAME@.report --workdir=results/digits
+"""
+
+import @NAME@  # noqa: F401  (its estimator goes into the table)
+from absl import flags
+from experiments import cli, report
+
+if __name__ == "__main__":
+    report.define_flags(flags.FLAGS)
+    cli.run(report.main)
 END
 
 write scripts/reproduce.sh << 'END'
@@ -163,7 +198,7 @@ fi
 export PYTHONPATH=".:$code"
 "$code/.venv/bin/python" -m @NAME@.experiment --problem=linear_gaussian --estimators=@NAME@,reinforce,reparam \
   --draws="$draws" --output="$output"
-"$code/.venv/bin/python" -m experiments.report --workdir="$output"
+"$code/.venv/bin/python" -m @NAME@.report --workdir="$output"
 END
 
 write tests/test_estimator.py << 'END'
@@ -247,6 +282,51 @@ def test_training_knows_it(tmp_path):
     done = subprocess.run(command, env=os.environ | path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "-log p(x)" in done.stdout
+    assert f"python -m @NAME@.report --workdir={tmp_path}" in done.stdout
+END
+
+write tests/test_reproduce.py << 'END'
+"""The script's words, and that what it runs is there; its Python says what it is asked for, and does nothing."""
+
+import importlib.util
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+FOLDER = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture
+def run(tmp_path):
+    for name in ("scripts/setup.sh", ".venv/bin/python"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_text('#!/usr/bin/env bash\necho "$@"\n')
+        (tmp_path / name).chmod(0o755)
+
+    def run(*words):
+        command = ["bash", str(FOLDER / "scripts/reproduce.sh"), *words]
+        environment = os.environ | {"VAE": str(tmp_path)}
+        return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+    return run
+
+
+def test_an_unknown_word_is_refused_before_anything_is_done(run):
+    done = run("--quik")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("usage: ")
+
+
+@pytest.mark.parametrize("words", [(), ("--quick",)])
+def test_what_it_runs_is_there(words, run):
+    done = run(*words)
+    assert (done.returncode, done.stderr) == (0, "")
+    commands = [line.split() for line in done.stdout.splitlines() if line.startswith("-m ")]
+    assert [command[1] for command in commands] == ["@NAME@.experiment", "@NAME@.report"]
+    assert all(importlib.util.find_spec(command[1]) for command in commands)
+    assert ("TRUNCATED" in done.stdout) == ("--draws=200" in commands[0]) == bool(words)
 END
 
 echo "$folder: bash scripts/reproduce.sh; \"$back/.venv/bin/python\" -m pytest"

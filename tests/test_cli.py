@@ -1,5 +1,6 @@
 """What the entry points share."""
 
+import importlib.machinery
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 from experiments import cli
 
 ROOT = Path(__file__).resolve().parents[1]
-COMMANDS = {file.stem for file in (ROOT / "experiments").glob("*.py") if "__main__" in file.read_text()}
+COMMANDS = {file.stem for file in (ROOT / "experiments").glob("*.py") if '__name__ == "__main__"' in file.read_text()}
 SETTINGS = ("compilation_cache_dir", "persistent_cache_min_compile_time_secs", "persistent_cache_min_entry_size_bytes")
 
 
@@ -77,3 +78,19 @@ def test_too_little_memory_names_the_entry_points_own_flags(capsys, monkeypatch)
         with pytest.raises(SystemExit), cli._enough_memory(hungry):
             raise MemoryError
         assert capsys.readouterr().err.endswith(advice)
+
+
+def test_a_papers_project_has_its_own_commands(monkeypatch, tmp_path):
+    """Where there is one beside the module that was started; not in `python file.py`, which has no such place."""
+    (tmp_path / "papers_project").mkdir()
+    (tmp_path / "papers_project/report.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    for started, report, train in (
+        ("experiments.train", "experiments.report", "experiments.train"),
+        ("papers_project.train", "papers_project.report", "experiments.train"),
+        ("timeit", "experiments.report", "experiments.train"),
+        (None, "experiments.report", "experiments.train"),
+    ):
+        spec = started and importlib.machinery.ModuleSpec(started, None)
+        monkeypatch.setattr(sys.modules["__main__"], "__spec__", spec)
+        assert (cli.module("report"), cli.module("train")) == (report, train)

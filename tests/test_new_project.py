@@ -13,7 +13,8 @@ ROOT = Path(__file__).resolve().parents[1]
 
 def new_project(*arguments):
     command = ["bash", str(ROOT / "scripts/new_project.sh"), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    environment = os.environ | {"PYTHON": sys.executable}
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=60)
 
 
 @pytest.mark.parametrize(
@@ -25,6 +26,8 @@ def new_project(*arguments):
         ("1st", "no Python name"),
         ("lambda", "a word of Python"),
         ("vae", "a word of Python or a package"),
+        ("random", "a word of Python or a package"),
+        ("scipy", "a word of Python or a package"),
         ("relax", "an estimator called relax already"),
     ],
 )
@@ -60,11 +63,14 @@ def test_the_new_project_works(tmp_path):
         "pyproject.toml",
         "my_estimator/__init__.py",
         "my_estimator/estimator.py",
+        "my_estimator/evaluate.py",
         "my_estimator/experiment.py",
+        "my_estimator/report.py",
         "my_estimator/train.py",
         "scripts/reproduce.sh",
         "tests/test_estimator.py",
         "tests/test_experiment.py",
+        "tests/test_reproduce.py",
     }
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     tests = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", f"--basetemp={tmp_path}/pytest"]
@@ -72,19 +78,32 @@ def test_the_new_project_works(tmp_path):
         tests, cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=600
     )
     assert tested.returncode == 0, tested.stdout
-    assert "4 passed" in tested.stdout
+    assert "7 passed" in tested.stdout
+
+    def python(*command):
+        done = subprocess.run(
+            [sys.executable, *command],
+            cwd=folder,
+            env=environment | {"PYTHONPATH": f".:{ROOT}"},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=600,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
     command = ["-m", "my_estimator.experiment", "--problem=linear_gaussian", "--draws=200", "--rounds=3"]
-    experiment = subprocess.run(
-        [sys.executable, *command, "--estimators=my_estimator,reinforce", "--output=results"],
-        cwd=folder,
-        env=environment | {"PYTHONPATH": f".:{ROOT}"},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=600,
-    )
-    assert experiment.returncode == 0, experiment.stderr
+    python(*command, "--estimators=my_estimator,reinforce", "--output=results")
     assert "my_estimator" in (folder / "results/results.csv").read_text()
     assert json.loads((folder / "results/config.json").read_text())["command"].startswith(f"python {' '.join(command)}")
+
+    small = ["--epochs=1", "--hidden=8", "--eval_samples=2", "--nofigures"]
+    said = python("-m", "my_estimator.train", "--estimator=my_estimator", "--objective=elbo", *small, "--workdir=run")
+    python(*said.rstrip().split(": python ")[-1].split())
+    page = (folder / "run/report.html").read_text()
+    assert "<span>-m</span> <span>my_estimator.train</span>" in page
+    assert "<code>my_estimator.evaluate --figures</code>" in page
+    assert "-log p(x)" in python("-m", "my_estimator.evaluate", "--workdir=run", "--eval_samples=2")
     after = subprocess.run(["git", "status", "--porcelain"], cwd=ROOT, capture_output=True, text=True, check=True)
     assert after.stdout == before.stdout

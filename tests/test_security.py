@@ -8,6 +8,7 @@ import ast
 import csv
 import html
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -414,11 +415,11 @@ def test_a_new_project_quotes_where_it_is(place, code, tmp_path):
     checkout = tmp_path / place / "checkout"
     (checkout / "vae/estimators").mkdir(parents=True)
     (checkout / "scripts").mkdir()
-    (checkout / "vae/estimators/__init__.py").write_text("")
+    for name in ("vae/estimators/__init__.py", "requirements.txt"):
+        (checkout / name).touch()
     script = shutil.copy(ROOT / "scripts/new_project.sh", checkout / "scripts")
-    done = subprocess.run(
-        ["bash", script, "mine", "new one"], cwd=tmp_path, capture_output=True, text=True, check=False
-    )
+    command, environment = ["bash", script, "mine", "new one"], os.environ | {"PYTHON": sys.executable}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == code, done.stderr
     assert (tmp_path / "new one").exists() == (code == 0)
     if code == 0:
