@@ -9,7 +9,8 @@ parameters reached; the variance, its trace, is over fresh draws there with the 
 Estimators get the same --num_samples, or the least that they can work with. What they evaluate besides (relaxed and
 conditional samples) is not charged here; `experiments.compare_estimators --problem=coins --budget=evaluations:N` does.
 
-Writes curves.csv, results.csv, results.md, config.json and figures/toy.png (and .pdf) into --output.
+Writes curves.csv, results.csv, results.md, config.json and figures/toy.png (and .pdf) into --output; and into
+kept/ what was trained, so that the same command with the same code does not train it again.
 """
 
 from absl import flags

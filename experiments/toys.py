@@ -13,6 +13,7 @@ import optax
 from absl import flags
 
 from experiments import build, candidates, cli, laboratory, problems, tables, untrusted, workdir
+from experiments.kept import Store, digest_of
 from experiments.toy_bernoulli import TOYS, define_flags
 from vae import diagnostics, plots, plots_gradients, train
 from vae.estimators import BY_NAME
@@ -46,18 +47,27 @@ def train_all(options: flags.FlagValues) -> None:
 
         # Refused here rather than when all are compiled.
         names = candidates.each(zip(names), fits, asked=options.estimators is not None)
-        program = jax.jit(functools.partial(_all_curves, points, names, options))
-    with laboratory.progress(["compile", "run"], f"{len(names)} estimators") as bar:
+        program, seeds = functools.partial(_all_curves, points, names, options), jnp.arange(options.seeds)
+        store = Store(folder / "kept")
+    with cli.one_sentence(OSError):
+        # The names are in what it returns, not in what it computes.
+        curves = store.recall(digest_of(program, seeds, of=tuple(names)), lambda: _train(program, seeds))
+        if store.earlier_seconds:
+            print(f"{store.folder} holds the curves, from {store.earlier_seconds:.0f} seconds of training: none anew\n")
+        _write(folder, points, curves, options)
+        seconds = time.perf_counter() - started + store.earlier_seconds
+        workdir.write_json(folder / "config.json", workdir.measurement(cli.given(define_flags, options), seconds))
+
+
+def _train(program, seeds):
+    with laboratory.progress(["compile", "run"], "all estimators") as bar:
         bar.set_postfix_str("compiling")
-        compiled = program.lower(jnp.arange(options.seeds)).compile()
+        compiled = jax.jit(program).lower(seeds).compile()
         bar.update()
         bar.set_postfix_str("running")
-        curves = jax.device_get(compiled(jnp.arange(options.seeds)))
+        curves = jax.device_get(compiled(seeds))
         bar.update()
-    with cli.one_sentence(OSError):
-        _write(folder, points, curves, options)
-        config = workdir.measurement(cli.given(define_flags, options), time.perf_counter() - started)
-        workdir.write_json(folder / "config.json", config)
+    return curves
 
 
 def _all_curves(points, names, options, seeds):

@@ -85,6 +85,15 @@ def test_curves_tables_and_picture(tmp_path, capsys, monkeypatch):
     assert (tmp_path / "figures" / "toy.png").stat().st_size > 10_000
     assert "picture:" in capsys.readouterr().out
 
+    # The same command again takes no step, and what an interruption left undone is there.
+    written = (tmp_path / "curves.csv").read_bytes()
+    (tmp_path / "curves.csv").unlink()
+    with monkeypatch.context() as patch:
+        patch.setattr(toys, "_train", None)
+        run(*arguments, f"--output={tmp_path}")
+    assert (tmp_path / "curves.csv").read_bytes() == written
+    assert "holds the curves" in capsys.readouterr().out
+
     page = test_report.read(tmp_path)
     with open(tmp_path / "results.csv") as file:
         last = list(csv.DictReader(file))
