@@ -3,7 +3,7 @@
 # few states (4096) that the exact gradient is at hand, which the laboratory holds every estimator against.
 #
 #   bash scripts/reproduce_reinmax.sh DIR            3 seeds, 160 epochs; about 20 hours on two CPU cores
-#   bash scripts/reproduce_reinmax.sh DIR --quick    one seed, 20 epochs: TRUNCATED, about 30 minutes on two CPU cores
+#   bash scripts/reproduce_reinmax.sh DIR --quick    one seed, 20 epochs: TRUNCATED, an hour on one CPU core
 #
 # DIR holds TFDS's mnist. The paper trains on grey pixels as if they were probabilities; here they are binarized
 # dynamically, so that the bound is one, and nats are not the paper's. The KL is in closed form, as there. Every estimator
