@@ -68,9 +68,9 @@ class Problem(NamedTuple):
 
 def of_integrand(name: str, params: dict[str, PyTree], posterior: Callable, f: Callable) -> Problem:
     """E_q[f] (objective elbo) and E[log (1/K) sum_k exp f(z_k)] (iwae) for q = posterior(params) and
-    f(params, z, q) -> `[K, *batch]`. f depends on q by -log q(z) or not at all: estimators of the mean leave the rest of
-    its derivative in q out. What else depends on q, a KL in closed form say, is a term of `Problem.bounds` beside
-    `expect`."""
+    f(params, z, q) -> `[K, *batch]`. f depends on q by -log q(z) or not at all: estimators of the mean leave its
+    derivative in q out. What else depends on q, a KL in closed form say, is a term of `Problem.bounds` beside `expect`.
+    """
 
     def bound(reduce):
         return lambda params, data, expect: expect(posterior(params), lambda z, q: f(params, z, q), reduce)
