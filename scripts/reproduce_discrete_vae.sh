@@ -2,7 +2,7 @@
 # The comparison of every paper on discrete latents: a Bernoulli VAE with 200 bits on MNIST (learned prior, centred inputs,
 # dynamic binarization, batch 50, Adam 1e-4, 50000 training images), trained with each estimator at K = 4.
 #
-#   bash scripts/reproduce_discrete_vae.sh DIR              linear (784-200), 1e5 steps, 3 seeds; half a day on two CPU cores
+#   bash scripts/reproduce_discrete_vae.sh DIR               linear (784-200), 1e5 steps, 3 seeds; half a day on two CPU cores
 #   bash scripts/reproduce_discrete_vae.sh DIR nonlinear     784-200-200-200, leaky ReLU of slope 0.3, 3e4 steps; half a day
 #   bash scripts/reproduce_discrete_vae.sh DIR ... --quick   5e3 steps of one seed, 10 times the rate: TRUNCATED, half an hour
 #
