@@ -204,7 +204,6 @@ def check(settings: Settings) -> None:
         raise ValueError("--architecture=conv needs at least one layer; --hidden=none is for --architecture=mlp")
     if settings.activation != "leaky_relu" and settings.negative_slope != FIELDS["negative_slope"].default:
         raise ValueError("--negative_slope changes leaky_relu alone; leave it out or take --activation=leaky_relu")
-
     if settings.posterior not in ("categorical", "concrete") and settings.categories != FIELDS["categories"].default:
         raise ValueError("--categories changes categorical latents alone; leave it out or take --posterior=categorical")
     if len(settings.latent_dim) == 1 and settings.layer_hidden != FIELDS["layer_hidden"].default:
