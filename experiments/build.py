@@ -138,7 +138,7 @@ def objective(run: Settings, values: dict[str, Array], epoch: Array):
 def optimizer(run: Settings, values: dict[str, Array], total_steps: int) -> optax.GradientTransformation:
     """Adam with the run's schedule, rates and clipping. Model and estimator are clipped apart: the gradient that a
     control variate learns by may be a thousand times the model's, and would scale it down."""
-    adam = lambda name: optax.adam(learning_rate(run, values[name], total_steps))
+    adam = lambda name: optax.adam(learning_rate(run, values[name], total_steps), eps=run.adam_epsilon)
     parts = {"model": "model", "estimator": "estimator"}
     tx = adam("learning_rate")
     if run.cv_learning_rate:

@@ -108,6 +108,7 @@ class Settings:
     cv_learning_rate: float = _setting(
         0.0, "of Adam, of what the estimator learns; 0 for --learning_rate", at_least=0, array=True
     )
+    adam_epsilon: float = _setting(1e-8, "of Adam: what it adds to the root of the second moment", above=0)
     schedule: str = _setting(
         "constant",
         "of the learning rate: cosine and linear fall to zero over the whole run; stages, the IWAE paper's, are of 1,"

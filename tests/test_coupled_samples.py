@@ -19,7 +19,7 @@ from vae.estimators.base import stateless
 from vae.estimators.coupled_categorical import _couple, coupling_ratio, disarm_iw, stick_log_odds
 from vae.estimators.double_cv import double_cv, least_variance, others, values_and_slopes
 from vae.estimators.local_expectation import changed_one_by_one, expected_score, other_values
-from vae.estimators.rodeo import rodeo, stein, stein_of_score
+from vae.estimators.rodeo import _Surrogates, rodeo, stein, stein_of_score
 from vae.estimators.top_k import rao_blackwell_top_k
 from vae.estimators.unordered_set import set_weights, unordered_set
 
@@ -338,6 +338,27 @@ def test_cv_loss_is_the_squared_length_of_the_gradient(make, family):
 
     grad, cv_loss = jax.jit(jax.grad(value_and_loss, has_aux=True))(q)
     np.testing.assert_allclose(cv_loss, np.sum(np.square(grad.logits)) / len(grad.logits), rtol=1e-5)
+
+
+def test_rodeos_broken_lines_are_its_network():
+    """Values and derivatives of the plain network, at changes on both sides of all knots; one unit is flat."""
+    levels, changes, weights = (
+        jax.random.normal(jax.random.key(n), shape) for n, shape in enumerate([(3, 2), (3, 2, 40), (2, 3, 2, 40)])
+    )
+    levels, changes = 10 * levels, changes * 10 ** jnp.linspace(-2, 4, 40)
+    params = _Surrogates(7).init(jax.random.key(3), levels, changes)["params"]
+    params = params | {"inner": params["inner"].at[1, 2].set(0), "inner_bias": jnp.linspace(-1, 1, 7)}
+
+    def plain(params):
+        x = jnp.stack(jnp.broadcast_arrays(levels[..., None], changes), axis=-1)
+        x = jax.nn.leaky_relu(x @ params["inner"] + params["inner_bias"], 0.3)
+        return jnp.moveaxis(x @ params["outer"] + params["outer_bias"], -1, 0)
+
+    broken = lambda params: jnp.stack(_Surrogates(7).apply({"params": params}, levels, changes))
+    np.testing.assert_allclose(broken(params), plain(params), rtol=1e-5, atol=1e-5)
+    slope = lambda h: jax.grad(lambda params: jnp.sum(weights * h(params)))(params)
+    for found, true in zip(*map(jax.tree.leaves, (slope(broken), slope(plain))), strict=True):
+        np.testing.assert_allclose(found, true, rtol=1e-4, atol=1e-3)
 
 
 @pytest.mark.parametrize(("make", "most"), [(double_cv, 0.75), (rodeo, 0.25)])

@@ -73,6 +73,7 @@ def plain() -> float:
         "--estimator=leave_one_out --num_samples=2",
         "--num_samples=2",
         "--learning_rate=3e-3",
+        "--adam_epsilon=1e-4",
         "--schedule=cosine",
         "--clip_norm=0.1",
         "--batch_size=128",
