@@ -16,7 +16,7 @@ from experiments import tables
 
 def trained(figure: str, unit: str = "nats", sign: int = 1, units: bool = False, **chosen: Any) -> Callable:
     """Mean and standard error of a test figure over the seeds of the runs with the settings `chosen`; with `units`,
-    the active units in brackets."""
+    the active units of each stochastic layer."""
 
     def read(path: Path) -> dict[str, Any]:
         from experiments import results
@@ -24,12 +24,13 @@ def trained(figure: str, unit: str = "nats", sign: int = 1, units: bool = False,
         runs = _finished(path, figure, chosen)
         values = [sign * run.row[figure] for run in runs]
         mean, error = results.mean_and_error(values)
-        obtained = f"{mean:.2f}" + (f" ± {error:.2f} ({len(values)} seeds)" if len(values) > 1 else "")
+        obtained = f"{mean:.2f}" + (f" ± {error:.2f}" if len(values) > 1 else "") + f" {unit}"
         if units:
             each = [_active(run.row) for run in runs]
             means = (f"{statistics.fmean(layer):.0f}" for layer in zip(*each, strict=True))
-            obtained += f" ({'+'.join(means)} units)"
-        return {"obtained": f"{obtained} {unit}".strip(), "seeds": _seeds(path, runs), **_of_runs(runs, figure)}
+            obtained += f", {'+'.join(means)} units"
+        seeds = _seeds(path, runs)
+        return {"obtained": f"{obtained} ({_number_of_seeds(seeds)})", "seeds": seeds, **_of_runs(runs, figure)}
 
     return read
 
@@ -63,7 +64,8 @@ def order(name: str, figure: str, values: tuple[str, ...], within: str | None = 
         error = lambda row: f" ± {row[f'{figure}_se']:.2f}" if seeds > 1 else ""
         at = lambda row: f" ({within} {row[within]})" if within else ""
         obtained = ", ".join(f"{row[name]}{at(row)} {row[figure]:.2f}{error(row)}" for row in best.values())
-        return {"obtained": f"{obtained} nats", "seeds": seeds, **_of_runs(runs, figure)}
+        obtained = f"{obtained} nats ({_number_of_seeds(seeds)})"
+        return {"obtained": obtained, "seeds": seeds, **_of_runs(runs, figure)}
 
     return read
 
@@ -92,6 +94,10 @@ def _seeds(path: Path, runs: list[Any]) -> int:
     if others := results.varying([run.row for run in runs]):
         raise ValueError(f"{path} has runs that differ in {', '.join(others)}; move all but one aside")
     return len({run.row["seed"] for run in runs})
+
+
+def _number_of_seeds(seeds: int) -> str:
+    return f"{seeds} seed{'s' * (seeds > 1)}"
 
 
 def _of_runs(runs: list[Any], figure: str) -> dict[str, str]:
@@ -123,7 +129,7 @@ def slope(group: str, estimator: str) -> Callable:
         centre = statistics.fmean(x)
         weights = [(each - centre) / sum((other - centre) ** 2 for other in x) for each in x]
         error = math.hypot(*(weight * each for weight, each in zip(weights, errors, strict=True)))
-        return _measured(laboratory, f"{statistics.linear_regression(x, y).slope:+.2f} ± {error:.1g}", rows)
+        return _measured(laboratory, tables.plus_minus(statistics.linear_regression(x, y).slope, error), rows)
 
     return read
 
@@ -154,14 +160,14 @@ def variance(group: str, estimator: str, over: str | None = None, point: float |
     return read
 
 
-def bias(group: str, estimator: str) -> Callable:
-    """The bias along the exact gradient, in percent."""
+def distance(group: str, estimator: str) -> Callable:
+    """How far the mean gradient is from the exact one, over the exact one's length."""
 
     def read(path: Path) -> dict[str, str]:
         laboratory, rows = _laboratory(path, estimator)
         row = rows[-1]
-        text = tables.plus_minus(100 * row[f"{group}_bias"], 100 * row[f"{group}_bias_stderr"])
-        return _measured(laboratory, f"{text} %", [row])
+        off, noise = (tables.number(row[f"{group}_relative_{figure}"], 2) for figure in ("bias", "stderr"))
+        return _measured(laboratory, f"{off}, where chance alone makes {noise}", [row])
 
     return read
 
@@ -171,6 +177,7 @@ def toy(point: str, figure: str, estimators: tuple[str, ...]) -> Callable:
 
     def read(path: Path) -> dict[str, Any]:
         from experiments import report_contents
+        from vae.estimators import BY_NAME
 
         [found] = report_contents.read([path]).toys
         rows = [row for row in found.rows if row["point"] == point and row["estimator"] in estimators]
@@ -178,13 +185,16 @@ def toy(point: str, figure: str, estimators: tuple[str, ...]) -> Callable:
             raise ValueError(f"{path} has no row of {', '.join(sorted(missing))}; run the script again")
         rows.sort(key=lambda row: row[figure])
         error = lambda row: row.get(f"{figure}_stderr", math.nan)
-        precise = lambda row: f"{row[figure]:.5f} ± {error(row):.5f}"
+        precise = lambda row: tables.plus_minus(row[figure], error(row))
         shown = lambda row: tables.number(row[figure]) if math.isnan(error(row)) else precise(row)
         chosen = found.config["settings"]
+        listed = ", ".join(f"{row['estimator']} {shown(row)}" for row in rows)
+        samples = sorted({max(chosen["num_samples"], BY_NAME[row["estimator"]].min_samples) for row in rows})
+        length = f", {chosen['steps']} steps" if figure == "final_loss" else ""
         return {
-            "obtained": ", ".join(f"{row['estimator']} {shown(row)}" for row in rows),
-            "K": str(chosen["num_samples"]),
-            "data": f"{chosen['toy']} toy, {chosen['steps']} steps, {chosen['seeds']} seeds",
+            "obtained": f"{listed} ({_number_of_seeds(chosen['seeds'])})",
+            "K": ", ".join(map(str, samples)),
+            "data": f"{chosen['toy']} toy{length}",
             "seeds": chosen["seeds"],
             **_made(found.config, found.config["seconds"]),
         }

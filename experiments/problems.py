@@ -216,7 +216,8 @@ def _oracle(expected: Callable, params, data) -> Callable:
 
 def logistic_regression() -> Problem:
     """Weights of a logistic regression on scikit-learn's breast cancer data (569 patients, 30 standardized features and
-    a constant), prior N(0, I), q = N(mean, diag exp(log_var)); the setting of arXiv:1906.10652, section 9.
+    a constant), prior N(0, I), q = N(mean, diag exp(log_var)). Data and prior are those of Mohamed et al. (2020),
+    arXiv:1906.10652, who train with batches; this is one point near the start, with all patients.
 
     The gradient is exact: the logit of one patient is Gaussian, and Gauss-Hermite quadrature takes it from there.
     """

@@ -74,7 +74,7 @@ def plus_minus(value: float, error: float) -> str:
     """The error to two digits, and the value to the same place."""
     if math.isnan(value) or math.isnan(error):
         return "-"
-    if error == 0 or math.isinf(error) or not 1e-3 <= error < 1e4:
+    if error == 0 or math.isinf(error) or not 1e-6 <= error < 1e4:
         return f"{number(value)} ± {number(error, 2)}"
     places = max(0, 1 - math.floor(math.log10(error)))
     return f"{value:.{places}f} ± {error:.{places}f}"

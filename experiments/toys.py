@@ -12,7 +12,7 @@ import numpy as np
 import optax
 from absl import flags
 
-from experiments import build, candidates, cli, laboratory, problems, tables, untrusted, workdir
+from experiments import build, candidates, cli, laboratory, problems, results, tables, untrusted, workdir
 from experiments.kept import Store, digest_of
 from experiments.toy_bernoulli import TOYS, define_flags
 from vae import diagnostics, plots, plots_gradients, train
@@ -131,9 +131,10 @@ def _write(folder: Path, points, curves, options) -> None:
         for seed, at in np.ndindex(loss.shape):
             here = {"seed": seed, "step": int(steps[at])}
             long.append(of | here | {"loss": float(loss[seed, at]), "variance": float(variance[seed, at])})
-        error = loss[:, -1].std(ddof=1) / len(loss) ** 0.5 if len(loss) > 1 else math.nan
-        row = of | {"family": _family(name), "final_loss": loss[:, -1].mean().item(), "final_loss_stderr": error}
-        last.append(row | {"first_variance": variance[:, 0].mean().item()})
+        row = of | {"family": _family(name)}
+        for figure, values in (("final_loss", loss[:, -1]), ("first_variance", variance[:, 0])):
+            row[figure], row[f"{figure}_stderr"] = results.mean_and_error(values.tolist())
+        last.append(row)
     last.sort(key=lambda row: (titles.index(row["point"]), row["final_loss"]))
     workdir.write_text(folder / "curves.csv", tables.to_csv(long))
     workdir.write_text(folder / "results.csv", tables.to_csv(last))

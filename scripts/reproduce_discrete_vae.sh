@@ -7,11 +7,12 @@
 #   bash scripts/reproduce_discrete_vae.sh DIR ... --quick   5e3 steps of one seed, 10 times the rate: TRUNCATED, half an hour
 #
 # DIR holds TFDS's mnist (scripts/prepare_data.sh mnist DIR). It goes on where it was cut off. Expected order of the bound of
-# the 10000 held-out training images (the papers', whose lengths are ten times this): rodeo, relax, rebar and arms before
-# double_cv and disarm, before leave_one_out; reinmax before st_gumbel_softmax. vimco climbs the multi-sample bound, so that
-# its ELBO is no better and its -log p(x) is. The rows of Dong et al. 2020 (arXiv:2006.10680) and Shi et al. 2022
-# (arXiv:2202.09497); control variates learn at the latter's 1e-3. Otherwise than there, the prior learns as all else does,
-# by Adam at 1e-4, and the first weights are LeCun's.
+# the 10000 held-out training images, from papers whose lengths are ten times this: arms before disarm (Dimitriev & Zhou 2021,
+# arXiv:2105.14141), disarm before leave_one_out (Dong et al. 2020, arXiv:2006.10680), rodeo before double_cv (Shi et al.
+# 2022, arXiv:2202.09497), relax before rebar in the linear network (Grathwohl et al. 2017, arXiv:1711.00123), reinmax before
+# st_gumbel_softmax. rebar and relax evaluate the bound more often for each sample than the others. vimco climbs the
+# multi-sample bound, so that its ELBO is no better and its -log p(x) is. Control variates learn at RODEO's 1e-3. Otherwise
+# than in the papers the prior learns as all else does, by Adam at 1e-4, and the first weights are LeCun's.
 # Last, the laboratory holds all estimators against each other at equal budgets, with the parameters of leave_one_out.
 # Writes results/discrete_vae_*/: results.md, figures/compare_runs.png (the bound against steps and seconds),
 # gradients_evaluations/ and gradients_flops/ (results.csv, figures/), report.html.

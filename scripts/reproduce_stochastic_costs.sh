@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # "Monte Carlo gradient estimation in machine learning" (Mohamed et al. 2020, arXiv:1906.10652): the variance of score,
 # pathwise and measure-valued gradients of E f(z), z ~ N(1, 1), against the parameter k of the cost f (its figures 2 to
-# 4), and for Bayesian logistic regression (its section 9).
+# 4), and for Bayesian logistic regression on its data
+# and prior, at one point near the start and on all patients at once.
 #
 #   bash scripts/reproduce_stochastic_costs.sh            about 5 minutes on two CPU cores
 #   bash scripts/reproduce_stochastic_costs.sh --quick    1000 gradients each in place of 10000: TRUNCATED, 2 minutes

@@ -3,12 +3,13 @@
 # Grathwohl et al. 2017, arXiv:1711.00123), 128 coins and powers 1.5, 2, 3 (ReinMax, Liu et al. 2023, arXiv:2304.08612),
 # three bits as one variable of eight classes (Kool et al. 2020, arXiv:2002.06043); trained with every estimator.
 #
-#   bash scripts/reproduce_toys.sh            5 seeds; on one CPU core 10 minutes for one coin, 20 for 128, 3 for three bits
+#   bash scripts/reproduce_toys.sh            5 seeds; on one CPU core 20 minutes for 128 coins, 2 for the others, and once
+#                                             10 for the compiler
 #   bash scripts/reproduce_toys.sh --quick    500 steps, 2 seeds: TRUNCATED, 15 minutes, many of them of the compiler
 #
 # One coin and three bits take 5000 steps with every estimator. The coins of powers 1.5, 2 and 3 take 1000, which at our ten
-# times higher rate are the paper's 8000, with the estimators of its figure and two for comparison. Of the three bits
-# unordered_set and leave_one_out evaluate f twice, the others once or as often as they must.
+# times higher rate go somewhat further than the paper's 8000, with the estimators of its figure and two for comparison.
+# Of the three bits unordered_set and leave_one_out evaluate f twice, the others once or as often as they must.
 # Expected (REBAR's and RELAX's papers have both reach the optimum first): what uses both values of f (local_expectation,
 # arm, disarm, leave_one_out) is there at once, for t = 0.45 at a loss of 0.2025. Here RELAX is ahead of REINFORCE at
 # every t, REBAR at 0.45 and 0.49: its control is the relaxed f alone, and at a fair coin and t = 0.499 no scale and

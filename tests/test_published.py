@@ -50,7 +50,7 @@ def test_rows_are_what_was_left(tmp_path, capsys):
     write_run(tmp_path / "flax_vae/runs/2", flax[2], shift=0.2)
     _set_clock(tmp_path / "flax_vae/runs/2", 120)
     row, kept = published.collect(tmp_path, before)
-    assert row["obtained"] == "23.20 ± 0.06 (3 seeds) nats"
+    assert row["obtained"] == "23.20 ± 0.06 nats (3 seeds)"
     assert row["data"] == "mnist, static"
     assert row["commit"] == "abc"
     assert row["minutes"] == "3.0"
@@ -82,7 +82,7 @@ def test_rows_of_an_order(tmp_path, capsys):
     [row] = published.collect(tmp_path, [])
     assert row["obtained"] == (
         "reinmax (temperature 1.3) -24.20 ± 0.06, st_gumbel_softmax (temperature 1.3) -24.90 ± 0.06, "
-        "gumbel_softmax (temperature 0.5) -26.10 ± 0.00 nats"
+        "gumbel_softmax (temperature 0.5) -26.10 ± 0.00 nats (3 seeds)"
     )
     assert row["minutes"] == "6.0"  # of all runs: 1 s of nine together, and these
     assert row["precision"] == "float32, bfloat16"
@@ -97,7 +97,7 @@ def test_active_units_are_those_of_each_layer(tmp_path):
     path = tmp_path / "iwae_quick/runs/0/result.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"active_units_by_layer": "21+5"}))
     [row] = published.collect(tmp_path, [])
-    assert row["obtained"] == "22.12 (21+5 units) nats"
+    assert row["obtained"] == "22.12 nats, 21+5 units (1 seed)"
 
 
 def _set_clock(folder, seconds):
@@ -169,13 +169,17 @@ def test_rows_of_the_laboratory(tmp_path):
             for name, power in (("reparam", -0.5), ("dreg", 0.4))
         ],
     )
+    far = {"problem": "mnist", "estimator": "reinmax", "num_samples": 32, "encoder_verdict": "biased"}
+    far |= {"encoder_relative_bias": 0.8933, "encoder_relative_stderr": 0.0383}
+    _write_laboratory(tmp_path / "reinmax/gradients_1.3", head, [far])
     rows = published.collect(tmp_path, [])
     assert [row["obtained"] for row in rows] == [
-        *(f"{slope} ± {0.1 / math.log(4) / math.sqrt(2):.1g}" for slope in ("+0.50", "-0.50", "+0.40")),
+        *(f"{slope} ± {0.1 / math.log(4) / math.sqrt(2):.3f}" for slope in ("0.500", "-0.500", "0.400")),
         *["90.00 [81.00, 99.00]"] * 2,
         "0.500 [0.400, 0.625] of reparam's",
+        "0.89, where chance alone makes 0.038",
     ]
-    assert [row["K"] for row in rows] == ["1 to 16"] * 3 + ["1"] * 3
+    assert [row["K"] for row in rows] == ["1 to 16"] * 3 + ["1"] * 3 + ["32"]
     assert {row["minutes"] for row in rows} == {"1.5"}
     assert {row["commit"] for row in rows} == {"0123456+"}
     assert {row["machine"] for row in rows} == {"cpu, 2 cores"}
@@ -195,10 +199,23 @@ def test_rows_of_a_toy(tmp_path):
     (folder / "curves.csv").write_text("point,estimator,seed,step,loss,variance\nx,arm,0,0,1.0,1.0\n")
     rows = published.collect(tmp_path, [])
     assert [row["obtained"] for row in rows] == [
-        "relax 0.24000 ± 0.00100, reinforce 0.25000 ± 0.00100, rebar 0.26000 ± 0.00100"
+        "relax 0.2400 ± 0.0010, reinforce 0.2500 ± 0.0010, rebar 0.2600 ± 0.0010 (2 seeds)"
     ] * 2
-    assert rows[0]["data"] == "bernoulli toy, 500 steps, 2 seeds"
+    assert rows[0]["data"] == "bernoulli toy, 500 steps"
     assert rows[0]["script"] == "reproduce_toys.sh --quick"
+    found = [
+        {"point": "three_bits", "estimator": name, "family": "x", "final_loss": 0.2, "final_loss_stderr": 1e-3}
+        | {"first_variance": variance, "first_variance_stderr": 2e-5}
+        for name, variance in (("reinforce", 0.455), ("leave_one_out", 0.00722), ("unordered_set", 0.00596))
+    ]
+    head["settings"] |= {"toy": "categorical", "num_samples": 1}
+    _write_laboratory(tmp_path / "toys_quick/categorical", head | {"git_commit": "0123456789", "seconds": 9.0}, found)
+    shutil.copy(folder / "curves.csv", tmp_path / "toys_quick/categorical")
+    *_, row = published.collect(tmp_path, [])
+    assert row["obtained"] == (
+        "unordered_set 0.005960 ± 0.000020, leave_one_out 0.007220 ± 0.000020, reinforce 0.455000 ± 0.000020 (2 seeds)"
+    )
+    assert (row["K"], row["data"]) == ("1, 2", "categorical toy")
 
 
 def _write_laboratory(folder, config, rows):
