@@ -21,7 +21,7 @@ def trained(figure: str, unit: str = "nats", sign: int = 1, units: bool = False,
     def read(path: Path) -> dict[str, Any]:
         from experiments import results
 
-        runs = _finished(path, figure, chosen)
+        runs = [_evaluated_best(run) for run in _finished(path, figure, chosen)]
         values = [sign * run.row[figure] for run in runs]
         mean, error = results.mean_and_error(values)
         obtained = f"{mean:.2f}" + (f" ± {error:.2f}" if len(values) > 1 else "") + f" {unit}"
@@ -33,6 +33,13 @@ def trained(figure: str, unit: str = "nats", sign: int = 1, units: bool = False,
         return {"obtained": f"{obtained} ({_number_of_seeds(seeds)})", "seeds": seeds, **_of_runs(runs, figure)}
 
     return read
+
+
+def _evaluated_best(run: Any) -> Any:
+    """The run with the figures of `experiments.evaluate` in place of its own, where they are of its end and of more
+    samples."""
+    of_its_end = [row for row in run.evaluations if row["epoch"] == run.row["epochs"]]
+    return run._replace(row=run.row | max([run.row, *of_its_end], key=lambda row: row["eval_samples"]))
 
 
 def _active(row: dict[str, Any]) -> list[float]:

@@ -35,7 +35,7 @@ def evaluate_all(path: str) -> None:
 
 
 def evaluate(folder: RunFolder) -> dict:
-    """The test figures of a run at --checkpoint, also appended to its evaluations.jsonl.
+    """The test figures of a run at --checkpoint, also appended to its evaluations.jsonl, if they are not there.
 
     Raises:
       ValueError: if it diverged, or is not finished and --checkpoint names no epoch: the figures would be of no model
@@ -49,16 +49,22 @@ def evaluate(folder: RunFolder) -> dict:
     data = build.load_data(run, FLAGS.data_dir, FLAGS.cache_dir)
     folder.claim(run, data)
     epoch, model, params = restore(folder, run, data, _chosen(folder, FLAGS.checkpoint))
+    asked = {"epoch": epoch, "eval_samples": FLAGS.eval_samples}
+    before = [row for row in folder.rows("evaluations.jsonl") if asked.items() <= row.items()]
     with jax.default_matmul_precision(run.matmul_precision):
-        figures = assess.make_judge(model, data, run, FLAGS.eval_samples)(params)
         if FLAGS.figures:
             from experiments import pictures  # matplotlib is slow to import
 
             pictures.draw_run(folder, data, model, params)
+        if before and not FLAGS.again:
+            print(f"{folder.path} was evaluated before, with as many samples; --again evaluates it anew")
+            figures = {name: value for name, value in before[-1].items() if name in results.FIGURES}
+            return run.json() | {"status": "done"} | asked | figures
+        figures = assess.make_judge(model, data, run, FLAGS.eval_samples)(params)
     made = workdir.circumstances()
     of_now = {"git_commit": made["git_commit"], "versions": ", ".join(map(" ".join, made["versions"].items()))}
-    folder.append({"epoch": epoch, "eval_samples": FLAGS.eval_samples, **figures, **of_now}, "evaluations.jsonl")
-    return run.json() | {"status": "done", "eval_samples": FLAGS.eval_samples, **figures}
+    folder.append(asked | figures | of_now, "evaluations.jsonl")
+    return run.json() | {"status": "done"} | asked | figures
 
 
 def _chosen(folder: RunFolder, name: str) -> int | None:

@@ -39,5 +39,8 @@ for layers in --latent_dim=50 "--latent_dim=100-50 --layer_hidden=100-100"; do
   train elbo "1,$samples" $layers
   train iwae "$samples" $layers
 done
+if [ -n "$quick" ]; then
+  go_on .venv/bin/python -m experiments.evaluate --workdir="$output" --data_dir="$data" --eval_samples=5000
+fi
 .venv/bin/python -m experiments.report --workdir="$output"
 exit "$failed"

@@ -91,13 +91,21 @@ def test_rows_of_an_order(tmp_path, capsys):
     assert "runs that differ in learning_rate; move all but one aside" in capsys.readouterr().out
 
 
-def test_active_units_are_those_of_each_layer(tmp_path):
+def test_active_units_are_those_of_each_layer_and_the_most_samples_count(tmp_path):
     run = Settings(dataset="mnist", latent_dim=(100, 50), objective="iwae", num_samples=5)
     write_run(tmp_path / "iwae_quick/runs/0", run)
     path = tmp_path / "iwae_quick/runs/0/result.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"active_units_by_layer": "21+5"}))
     [row] = published.collect(tmp_path, [])
-    assert row["obtained"] == "22.12 nats, 21+5 units (1 seed)"
+    assert (row["obtained"], row["K"]) == ("22.12 nats, 21+5 units (1 seed)", "5; evaluated with 500")
+    again = [{"epoch": epoch, "eval_samples": k, "test_nll_nats": nll} for epoch, k, nll in _AGAIN]
+    (tmp_path / "iwae_quick/runs/0/evaluations.jsonl").write_text("".join(json.dumps(row) + "\n" for row in again))
+    [row] = published.collect(tmp_path, [])
+    assert (row["obtained"], row["K"]) == ("21.50 nats, 21+5 units (1 seed)", "5; evaluated with 5000")
+
+
+# Epoch, samples and figure of later evaluations: the last is of another epoch than the run's end.
+_AGAIN = [(200, 5, 23.0), (200, 5000, 21.5), (200, 64, 22.5), (100, 10000, 21.0)]
 
 
 def _set_clock(folder, seconds):

@@ -128,7 +128,7 @@ def cut(runs, tmp_path_factory):
 def test_half_a_line_is_no_row_for_any_reader(runs, cut, tmp_path):
     folder, _ = runs
     copy = shutil.copytree(cut, tmp_path / "copy")
-    again = [f"--workdir={copy}", "--eval_samples=1", "--checkpoint=4"]
+    again = [f"--workdir={copy}", "--eval_samples=1", "--checkpoint=4", "--again"]
     [evaluated] = entry_points.run("experiments.evaluate", [again], tmp_path / "a")
     [report] = entry_points.run("experiments.report", [[f"--workdir={copy}"]], tmp_path / "b")
     for outcome in (evaluated, report):
@@ -177,7 +177,7 @@ def test_the_newest_checkpoints_stay_and_the_best_by_the_validation_bound(runs, 
         tmp_path,
     )
     assert [outcome.code for outcome in outcomes] == [0, 0, 0], outcomes
-    assert [row["epoch"] for row in rows(folder / "evaluations.jsonl")] == [best, 5, 4]
+    assert [row["epoch"] for row in rows(folder / "evaluations.jsonl")] == list(dict.fromkeys([best, 5, 4]))
 
 
 def test_evaluate_again_with_more_samples(runs, tmp_path):
@@ -189,10 +189,10 @@ def test_evaluate_again_with_more_samples(runs, tmp_path):
     row = json.loads((diverged / "result.json").read_text())
     (diverged / "result.json").write_text(json.dumps(row | {"status": "diverged", "step": 31}))
     shutil.rmtree(emptied / "checkpoints")
-    [good, sweep, none, some, first, never] = entry_points.run(
+    [good, repeated, anew, sweep, none, some, first, never] = entry_points.run(
         "experiments.evaluate",
         [
-            [f"--workdir={folder}/single", "--eval_samples=64"],
+            *([f"--workdir={folder}/single", "--eval_samples=64", *again] for again in ([], [], ["--again"])),
             [f"--workdir={folder}/sweep", "--eval_samples=4"],
             [f"--workdir={tmp_path}"],
             [f"--workdir={mixed}", "--eval_samples=1"],
@@ -202,7 +202,10 @@ def test_evaluate_again_with_more_samples(runs, tmp_path):
         tmp_path / "outcomes",
     )
     assert good.code == 0, good.err
-    [row] = rows(folder / "single/evaluations.jsonl")
+    row, last = rows(folder / "single/evaluations.jsonl")
+    assert row == last
+    assert good.out == anew.out
+    assert repeated.out.endswith(f"was evaluated before, with as many samples; --again evaluates it anew\n{good.out}")
     trained = json.loads((folder / "single/result.json").read_text())
     assert row["eval_samples"] == 64
     assert row["test_nll_nats"] < trained["test_nll_nats"]
