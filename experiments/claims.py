@@ -14,7 +14,8 @@ class Claim(NamedTuple):
 
     Attributes:
       read: what it says of a folder of results: the row's columns from "obtained" on, and the seeds behind it.
-      seeds: that the script trains with; --quick with one.
+      seeds: that the script trains with; its truncated forms with one.
+      truncated: the words that make the script stop earlier, longest first, each with what it is called in the table.
     """
 
     result: str
@@ -23,13 +24,18 @@ class Claim(NamedTuple):
     folder: str
     read: Callable[[Path], dict[str, Any]]
     seeds: int = 1
+    truncated: tuple[tuple[str, str], ...] = (("--quick", ""),)
 
-    def quick(self) -> "Claim":
-        """The same of what the script's --quick leaves."""
+    def forms(self) -> "list[Claim]":
+        """The claim, and what the script leaves of it where it is truncated; longest first."""
+        return [self, *(self.after(*form) for form in self.truncated)]
+
+    def after(self, word: str, length: str) -> "Claim":
+        """The same of what the script leaves after `word`, which truncates it to `length`."""
         first, *rest = self.folder.split("/")
-        folder = "/".join([f"{first}_quick", *rest])
+        folder = "/".join([f"{first}_{word.removeprefix('--')}", *rest])
         return self._replace(
-            result=f"{self.result}{TRUNCATED}", script=f"{self.script} --quick", folder=folder, seeds=1
+            result=f"{self.result}{length}{TRUNCATED}", script=f"{self.script} {word}", folder=folder, seeds=1
         )
 
 
@@ -38,14 +44,16 @@ def _iwae(objective: str, layers: int, samples: int, published: str) -> Claim:
     name = {"elbo": "VAE", "iwae": "IWAE"}[objective]
     chosen = {"objective": objective, "num_samples": samples, "latent_dim": "50" if layers == 1 else "100-50"}
     title = f"{name}, {layers} layer{'s' * (layers > 1)}, K = {samples}, MNIST: -log p(x) (active units)"
-    return Claim(title, published, "reproduce_iwae.sh", "iwae", trained("test_nll_nats", units=True, **chosen))
+    forms = () if samples == 50 else (("cpu", " after 121 passes"), ("--quick", ""))
+    read = trained("test_nll_nats", units=True, **chosen)
+    return Claim(title, published, "reproduce_iwae.sh", "iwae", read, truncated=forms)
 
 
 _SNR, _COSTS, _ALONG = "reproduce_snr.sh", "reproduce_stochastic_costs.sh", "reproduce_variance_along_training.sh"
 _FREY, _REINMAX, _TOYS = "reproduce_frey_faces.sh", "reproduce_reinmax.sh", "reproduce_toys.sh"
 _DISCRETE = ("leave_one_out", "disarm", "arms", "double_cv", "rodeo", "rebar", "relax", "st_gumbel_softmax", "reinmax")
 _DISCRETE += ("vimco",)
-_WHOLE = [
+CLAIMS = [
     Claim(
         "flax's VAE example, MNIST, 10 epochs: -ELBO",
         "about 104 (its README)",
@@ -215,4 +223,3 @@ _WHOLE = [
         for name, temperature in (("gumbel_softmax", 0.5), ("reinmax", 1.3), ("st_gumbel_softmax", 0.5))
     ),
 ]
-CLAIMS = [claim for whole in _WHOLE for claim in (whole, whole.quick())]

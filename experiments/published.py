@@ -7,17 +7,19 @@ this file, and put into README.md; a claim whose script was not run keeps its ro
 """
 
 import csv
+import itertools
 from pathlib import Path
 
 from absl import flags
 
 from experiments import cli, tables
-from experiments.claims import CLAIMS, TRUNCATED
+from experiments.claims import CLAIMS
 
 ROOT = Path(__file__).resolve().parents[1]
 ROWS = ROOT / "experiments/published.csv"
 README = ROOT / "README.md"
 MARKS = ("<!-- published: made by python -m experiments.published -->\n", "<!-- /published -->\n")
+FORMS = [claim.forms() for claim in CLAIMS]
 COLUMNS = ("result", "published", "obtained", "K", "data", "precision", "machine", "minutes", "commit", "script")
 
 flags.DEFINE_string("results", None, "folder in which the scripts left theirs; by default results/, if it is there")
@@ -36,9 +38,9 @@ def main() -> None:
 
 
 def collect(folder: Path, before: list[dict[str, str]]) -> list[dict[str, str]]:
-    """A row for each claim that was ever tried, in the order of the claims; truncated where there is no whole one."""
+    """A row for each claim that was ever tried, in the order of the claims: of its longest form."""
     known = {row["result"]: row for row in before}
-    for claim in CLAIMS:
+    for claim in itertools.chain(*FORMS):
         if (folder / claim.folder).exists():
             head = {"result": claim.result, "published": claim.published, "script": claim.script}
             try:
@@ -51,8 +53,8 @@ def collect(folder: Path, before: list[dict[str, str]]) -> list[dict[str, str]]:
                 print(f"left out: {claim.result}: {error}")
                 continue
             known[claim.result] = {name: row[name] for name in COLUMNS}
-    shown = [claim.result for claim in CLAIMS if claim.result in known]
-    return [known[name] for name in shown if not (name.endswith(TRUNCATED) and name.removesuffix(TRUNCATED) in shown)]
+    tried = ([claim.result for claim in forms if claim.result in known] for forms in FORMS)
+    return [known[longest] for longest, *_ in filter(None, tried)]
 
 
 def read_rows() -> list[dict[str, str]]:
