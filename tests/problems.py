@@ -236,10 +236,7 @@ def trained(estimator: Estimator, problem: Problem, reduce: Callable, calls: int
         params, state = estimator.init(key_init, q, context)
         leaves, treedef = jax.tree.flatten(params)
         keys = jax.random.split(key_noise, len(leaves) + 1)[1:]
-        noisy = [
-            leaf + 0.1 * jax.random.normal(key, leaf.shape, leaf.dtype) for leaf, key in zip(leaves, keys, strict=True)
-        ]
-        return treedef.unflatten(noisy), state
+        return treedef.unflatten([_moved(key, leaf) for key, leaf in zip(keys, leaves, strict=True)]), state
 
     params, state = init(key_params)
     step = jax.jit(
@@ -249,6 +246,13 @@ def trained(estimator: Estimator, problem: Problem, reduce: Callable, calls: int
         for key in jax.random.split(key_calls, calls):
             state = step(state, key).state
     return params, state
+
+
+def _moved(key, leaf):
+    """A multiplier by a half, so that a mistake in what it multiplies shows; a network's weights by a tenth."""
+    if leaf.ndim == 0:
+        return leaf + 0.5 * jax.random.rademacher(key, (), leaf.dtype)
+    return leaf + 0.1 * jax.random.normal(key, leaf.shape, leaf.dtype)
 
 
 def gradient_program(

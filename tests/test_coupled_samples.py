@@ -553,6 +553,18 @@ _SLIPS = {
         "other_values",
         lambda q, z: (other_values(q, z)[0], jnp.full_like(other_values(q, z)[1], 0.3)),
     ),
+    "rodeo, a control whose mean is not zero": (
+        "Categorical",
+        "rodeo",
+        "stein",
+        lambda probability, h, h_moved: jnp.mean(jnp.sum(probability * h_moved, axis=0), axis=-1),
+    ),
+    "double_cv, what was added is not taken back": (
+        "Categorical",
+        "double_cv",
+        "score_of_linear",
+        lambda q, slope: jnp.zeros_like(slope),
+    ),
     "muprop, the expansion's gradient forgotten": ("Bernoulli", "muprop", "inject", lambda *arguments: 0.0),
 }
 

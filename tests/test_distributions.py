@@ -13,6 +13,7 @@ import scipy.stats as st
 from scipy.special import expit, gamma
 
 from vae import distributions as dist
+from vae.estimators.arms import opposed_samples
 
 BATCH, DIM, CLASSES, LEVELS = 2, 3, 4, 17
 LOG_049 = np.full((BATCH, DIM), 2 * np.log(0.7), np.float32)
@@ -510,6 +511,15 @@ def test_bernoulli_threshold_and_hard_samples():
     np.testing.assert_array_equal(q.threshold(jnp.full((1, 5), np.nextafter(np.float32(1), 0)))[0], [0, 0, 0, 0, 1])
     assert set(np.unique(q.sample(jax.random.key(12), 100))) == {0.0, 1.0}
     np.testing.assert_allclose(q.mean, expit(f64(q.logits)), rtol=1e-6)
+
+
+def test_a_bit_that_is_rarer_than_floats_tell_does_not_happen(monkeypatch):
+    """At a logit of -30, 1e-13: not even where all uniform numbers are the least, or all exponential ones far apart."""
+    q = dist.Bernoulli(jnp.array([-30.0, 30.0]))
+    monkeypatch.setattr(jax.random, "uniform", lambda key, shape, dtype: jnp.zeros(shape, dtype))
+    np.testing.assert_array_equal(q.sample(jax.random.key(0), 1), [[0, 1]])
+    monkeypatch.setattr(jax.random, "gumbel", lambda key, shape, dtype: jnp.array([[-99.0, 99.0], [99.0, -99.0]]))
+    np.testing.assert_array_equal(opposed_samples(jax.random.key(0), q, 2), [[0, 1], [0, 1]])
 
 
 def test_categorical_samples_are_one_hot():

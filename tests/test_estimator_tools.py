@@ -7,7 +7,7 @@ import pytest
 
 from tests.golden_runs import family_of
 from vae import distributions, estimators
-from vae.distributions import Bernoulli, Categorical, Normal
+from vae.distributions import Bernoulli, Categorical, Normal, kl
 from vae.estimators import BY_NAME, attach, hold_density, inject, isolated_loss, log_mean_exp, mean, scale_cotangent
 
 A = jnp.array([0.5, -1.0, 2.0])
@@ -144,6 +144,18 @@ def test_the_density_is_held_for_the_mean_alone():
     slope = lambda reduce: jax.grad(lambda q: hold_density(f, reduce)(jnp.ones((1, 1)), q)[0])(q)
     assert not np.any(jax.tree.leaves(slope(mean)))
     assert np.all(jax.tree.leaves(slope(log_mean_exp)))
+
+
+def test_what_else_f_takes_from_q_keeps_its_derivative():
+    """A closed-form KL and the mean beside the density: neither is noise."""
+    q, prior = Bernoulli(jnp.array([0.4, -1.3])), Bernoulli(jnp.zeros(2))
+    rest = lambda q: jnp.sum(jnp.square(q.mean)) - kl(q, prior)
+    f = lambda z, q: rest(q) - q.log_prob(z)
+    slope = lambda of: jax.grad(of)(q).logits
+    z = jnp.ones((1, 2))
+    np.testing.assert_allclose(slope(lambda q: hold_density(f, mean)(z, q)[0]), slope(rest), rtol=1e-6)
+    pull = lambda f: jax.grad(lambda z: f(z, q)[0])(z)
+    np.testing.assert_allclose(pull(hold_density(f, mean)), pull(f), rtol=1e-6)  # the density's slope in z stays
 
 
 # The score function has noise even there: it weighs f with its whole height, or with what a baseline leaves of it.

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from vae import distributions
 from vae.estimators.base import Estimator, hold_density, inject, mean, stateless
 from vae.estimators.score_function import learning_signal
 
@@ -62,5 +63,5 @@ def coupled_pairs(couple: Callable, num_samples: int) -> Estimator:
 
 
 def _antithetic(key: Array, q, n: int) -> tuple[Array, Array, Array]:
-    u = jax.random.uniform(key, (n, *q.logits.shape), q.logits.dtype)
+    u = distributions.uniform(key, (n, *q.logits.shape), q.logits.dtype)
     return u, q.threshold(u), q.threshold(1 - u)

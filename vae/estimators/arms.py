@@ -24,7 +24,8 @@ def opposed_samples(key: Array, q, n: int) -> Array:
     """n samples of q `[n, *batch, D]` from the Dirichlet copula: with d ~ Dirichlet(1, ..., 1), each (1 - d_k)^(n-1) is
     uniform, and where one is small the others are not. The rarer value of each bit is given to small ones."""
     d = jax.nn.softmax(-jax.random.gumbel(key, (n, *q.logits.shape), q.logits.dtype), axis=0)
-    rarer = (1 - d) ** (n - 1) < jax.nn.sigmoid(-jnp.abs(q.logits))
+    u = jnp.maximum(1 - d, jnp.finfo(d.dtype).eps / 2) ** (n - 1)  # 1 - d may round to 0
+    rarer = u < jax.nn.sigmoid(-jnp.abs(q.logits))
     return jnp.where(q.logits < 0, rarer, ~rarer).astype(q.logits.dtype)
 
 

@@ -7,6 +7,7 @@ gradient estimate attached, so that one `jax.grad` over model and estimator para
 Limit, stated once: only first-order gradients pass through `attach`; a per-sample network gradient is `vmap` over keys.
 """
 
+import copy
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -38,8 +39,9 @@ class Estimator(NamedTuple):
     `estimate(params, state, key, q, f, reduce=mean, context=None) -> Estimate`.
 
     `f(z, q) -> [K, *batch]` must work for any leading K. q is handed back to f so that the estimator may stop the
-    gradient into its density or keep it: f may depend on q as a log-weight does, by -log q(z), or not at all.
-    `context` is what an input-dependent baseline may look at: usually x.
+    gradient into its density or keep it: f may depend on q as a log-weight does, by a multiple of log q(z) that is the
+    same for all z, and by what does not depend on z, its mean or a closed-form KL. `context` is what an
+    input-dependent baseline may look at: usually x.
     """
 
     init: Callable[..., tuple[PyTree, PyTree]]
@@ -58,13 +60,20 @@ def log_mean_exp(values: Array) -> Array:
 
 
 def hold_density(f: Callable, reduce: Callable) -> Callable:
-    """f without its own derivative in q where `reduce` is the mean; for estimators that sample q itself.
+    """f without the derivative in q of the density log q(z) where `reduce` is the mean; for estimators that sample q.
 
-    A log-weight depends on q through -log q(z), whose derivative at given z has the mean zero: in the gradient of the
-    mean it is noise, which would stay even where q is the posterior and leave-one-out has none (VarGrad, Richter et al.
-    2020, arXiv:2010.10436). Multi-sample bounds need it (Mnih & Rezende 2016, arXiv:1602.06725).
+    That derivative has at samples z the mean zero: in the gradient of the mean it is noise, which would stay even where
+    q is the posterior and leave-one-out has none (VarGrad, Richter et al. 2020, arXiv:2010.10436). Multi-sample bounds
+    need it (Mnih & Rezende 2016, arXiv:1602.06725).
     """
-    return (lambda z, q: f(z, stop_gradient(q))) if reduce is mean else f
+    return (lambda z, q: f(z, _with_held_density(q))) if reduce is mean else f
+
+
+def _with_held_density(q: PyTree) -> PyTree:
+    """q of the same type and leaves, with the parameters behind `log_prob` alone held."""
+    held = copy.copy(q)
+    object.__setattr__(held, "log_prob", stop_gradient(q).log_prob)  # a family is a frozen dataclass
+    return held
 
 
 def stateless(estimate: Callable[..., Array]) -> Estimator:

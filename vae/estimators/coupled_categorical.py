@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.lax import stop_gradient
 
+from vae import distributions
 from vae.estimators.arm import coupled_pairs
 from vae.estimators.base import Estimator
 
@@ -25,7 +26,7 @@ def _couple(key: Array, q, n: int) -> tuple[Array, Array, Array]:
     classes = logits.shape[-1]
     order = jnp.argsort(logits, axis=-1)  # [*batch, D, C]
     log_odds = stick_log_odds(jnp.take_along_axis(logits, order, axis=-1))  # [*batch, D, C-1]
-    u = jax.random.uniform(key, (n, *log_odds.shape), logits.dtype)
+    u = distributions.uniform(key, (n, *log_odds.shape), logits.dtype)
     first, second = (_first(v < jax.nn.sigmoid(log_odds)) for v in (u, 1 - u))  # [n, *batch, D, 1]
     ratio = jnp.take_along_axis(coupling_ratio(log_odds)[None], jnp.minimum(first, second), axis=-1)
     z, partner = (

@@ -28,15 +28,20 @@ def double_cv(num_samples: int = 2) -> Estimator:
         score = z - q.mean
         event = tuple(range(values.ndim, z.ndim))
         linear = jnp.sum(others(slopes) * score, axis=event)  # [K, *batch]
-        score_of_linear = jax.grad(lambda q: jnp.sum(q.mean * mean(slopes)))(q).logits
+        added = score_of_linear(q, mean(slopes))
 
         def gradient(params):
             v = values + params["alpha"] * linear
-            return mean(jnp.expand_dims(v - others(v), event) * score) - params["alpha"] * score_of_linear
+            return mean(jnp.expand_dims(v - others(v), event) * score) - params["alpha"] * added
 
         return least_variance(params, state, q, lambda q: reduce(hold_density(f, reduce)(z, q)), gradient)
 
     return Estimator(init, estimate)
+
+
+def score_of_linear(q, slope: Array) -> Array:
+    """The derivative in q's logits of E[slope z], `[*batch, *event]`."""
+    return jax.grad(lambda q: jnp.sum(q.mean * slope))(q).logits
 
 
 def others(x: Array) -> Array:

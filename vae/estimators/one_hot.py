@@ -11,9 +11,10 @@ from vae.distributions import Bernoulli, Categorical
 from vae.estimators.base import Estimate, Estimator, hold_density, mean, stateless
 
 
-def two_classes(estimator: Estimator) -> Estimator:
+def two_classes(estimator: Estimator, hold: bool = False) -> Estimator:
     """An estimator of Categorical latents, made to take Bernoulli ones too: z is the first of two classes, of logits
-    (l, 0). The difference of two Gumbels is logistic, so the relaxations are those of the binary papers."""
+    (l, 0). The difference of two Gumbels is logistic, so the relaxations are those of the binary papers. `hold`:
+    without the derivative of log q(z) in q."""
 
     def lift(q):
         if isinstance(q, Categorical):
@@ -26,6 +27,7 @@ def two_classes(estimator: Estimator) -> Estimator:
         return estimator.init(key, lift(q)[0], context)
 
     def estimate(params, state, key, q, f, reduce=mean, context=None) -> Estimate:
+        f = hold_density(f, reduce) if hold else f
         q, lift_f = lift(q)
         return estimator.estimate(params, state, key, q, lift_f(f), reduce, context)
 
@@ -37,9 +39,9 @@ def along(path: Callable, relaxed: bool = False) -> Estimator:
     relaxed z in q too, so that the value is differentiated exactly."""
 
     def estimate(key, q, f, reduce):
-        return reduce((f if relaxed else hold_density(f, reduce))(path(key, q), q))
+        return reduce(f(path(key, q), q))
 
-    return two_classes(stateless(estimate))
+    return two_classes(stateless(estimate), hold=not relaxed)
 
 
 def perturb(key: Array, q: Categorical, num_samples: int) -> Array:
