@@ -115,10 +115,10 @@ def model(run: Settings, data: datasets.Dataset, judged: bool = False) -> models
 
 
 @functools.cache
-def estimator(name: str, num_samples: int, temperature: float = 0.0) -> estimators.Estimator:
+def estimator(name: str, num_samples: int, temperature: float = 0.0, by_layer: bool = False) -> estimators.Estimator:
     """The estimator of that name; a temperature is for those that have one, and 0 is their own."""
     options = {"temperature": temperature} if temperature and has_option(name, "temperature") else {}
-    return estimators.BY_NAME[name].make(num_samples=num_samples, **options)
+    return estimators.BY_NAME[name].make(num_samples=num_samples, by_layer=by_layer, **options)
 
 
 def objective(run: Settings, values: dict[str, Array], epoch: Array):
@@ -168,7 +168,7 @@ def program(run: Settings, data: datasets.Dataset) -> Program:
     Raises:
       ValueError, NotImplementedError: at once, by tracing a step, if the settings do not go together.
     """
-    vae, estimate = model(run, data), estimator(run.estimator, run.num_samples, run.temperature)
+    vae, estimate = model(run, data), estimator(run.estimator, run.num_samples, run.temperature, run.by_layer)
     steps_per_epoch = len(data.train) // run.batch_size
     x = jnp.zeros((run.batch_size, *data.train.shape[1:]))
     _check_estimator(run, vae, x)

@@ -103,6 +103,11 @@ class Settings:
     temperature: float = _setting(
         0.0, "of the relaxation, for estimators and posteriors that have one; 0 for their own default", at_least=0
     )
+    by_layer: bool = _setting(
+        False,
+        "take stochastic layers one by one, each given those below, also where the estimator could take all at once;"
+        " --objective=elbo and estimators that do not differentiate the bound in z alone",
+    )
     num_samples: int = _setting(1, "K, samples of z for each image and step", at_least=1)
     learning_rate: float = _setting(1e-3, "of Adam, at its peak", above=0, array=True)
     cv_learning_rate: float = _setting(
@@ -210,6 +215,15 @@ def check(settings: Settings) -> None:
     if len(settings.latent_dim) == 1 and settings.layer_hidden != FIELDS["layer_hidden"].default:
         raise ValueError(
             "--layer_hidden is between stochastic layers; leave it out or take several, as --latent_dim=8-4 does"
+        )
+    if settings.by_layer and (
+        len(settings.latent_dim) == 1
+        or settings.objective != "elbo"
+        or estimators.BY_NAME[settings.estimator].uses_gradient
+    ):
+        raise ValueError(
+            "--by_layer is for several stochastic layers, --objective=elbo and estimators that do not differentiate the"
+            " bound in z; for example --latent_dim=16-8 --objective=elbo --estimator=leave_one_out"
         )
     tempered = [name for name in estimators.BY_NAME if has_option(name, "temperature")]
     relaxed = [name for name, posterior in models.POSTERIORS.items() if posterior.hard]

@@ -75,6 +75,7 @@ CASES = {
     "train --keep=1": ("keep",),
     "train --sweep_mode=both": ("sweep_mode",),
     "train --learn_prior=perhaps": ("learn_prior", "true"),
+    "train --by_layer --estimator=leave_one_out --num_samples=2": ("--by_layer", "--latent_dim=16-8"),
     "train --signed_bits": ("--signed_bits", "--posterior=bernoulli"),
     "train --estimator=reinfroce": ("estimator", "reinforce"),
     "train --estimator=dreg": ("--estimator=dreg", "reparam"),

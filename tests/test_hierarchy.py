@@ -180,6 +180,41 @@ def test_hard_layers_are_unbiased_whole_or_one_by_one(name):
     assert np.max(z) < 4.5
 
 
+@pytest.mark.parametrize("name", ["leave_one_out", pytest.param("nvil", marks=pytest.mark.slow)])
+def test_what_could_be_taken_at_once_is_unbiased_by_layer(name):
+    z, stderr = _hard_errors(estimators.BY_NAME[name].make(by_layer=True))
+    assert stderr < 0.03
+    assert np.max(z) < 4.5
+
+
+def test_by_layer_the_samples_of_a_layer_share_the_noise_of_those_below():
+    steep = lambda params, z, q: _hard_weight(params)(z, q) + 9 * z[0][..., 0]
+
+    def spread(by_layer):
+        estimator = estimators.BY_NAME["leave_one_out"].make(num_samples=2, by_layer=by_layer)
+        params, state = estimator.init(jax.random.key(0), _hard_posterior(BITS), None)
+
+        def value(tree, key):
+            f = lambda z, q: steep(tree, z, q)
+            return estimator.estimate(params, state, key, _hard_posterior(tree), f).value
+
+        draws = jax.jit(jax.vmap(jax.grad(value), in_axes=(None, 0)))(BITS, jax.random.split(jax.random.key(2), 4000))
+        return sum(np.sum(np.var(leaf, axis=0)) for leaf in jax.tree.leaves(draws["w"]))
+
+    assert spread(by_layer=True) < 0.5 * spread(by_layer=False)
+
+
+def test_by_layer_is_refused_where_it_cannot_be():
+    for name, q, reduce in (
+        ("leave_one_out", dist.Bernoulli(jnp.zeros(2)), base.mean),
+        ("leave_one_out", _hard_posterior(BITS), base.log_mean_exp),
+        ("reparam", dist.Normal(jnp.zeros(2), jnp.zeros(2)), base.mean),
+    ):
+        estimator = estimators.BY_NAME[name].make(by_layer=True)
+        with pytest.raises(ValueError, match=f"{name} cannot take the layers of .* latents one by one"):
+            estimator.estimate({}, {}, jax.random.key(0), q, lambda z, q: q.log_prob(z), reduce)
+
+
 def test_a_layer_above_that_is_not_drawn_anew_is_caught():
     """The mistake: one draw of the layers above for all samples of a layer, which then do not follow it."""
     q = _hard_posterior(BITS)

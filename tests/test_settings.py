@@ -94,6 +94,13 @@ def test_the_control_variates_rate_is_for_what_the_estimator_learns():
     assert bound("--estimator=leave_one_out --cv_learning_rate=0.1") == bound("--estimator=leave_one_out")
 
 
+def test_by_layer_changes_hierarchies():
+    layers = "--posterior=bernoulli --latent_dim=6-4 --objective=elbo --estimator=leave_one_out --num_samples=2"
+    bounds = [bound_of_two_epochs(parse(*layers.split(), *more)[0]) for more in ([], ["--by_layer"])]
+    assert np.all(np.isfinite(bounds))
+    assert bounds[0] != bounds[1]
+
+
 @pytest.mark.parametrize("family", ["bernoulli", "categorical"])
 def test_every_estimator_of_discrete_latents_builds_from_flags(family):
     """As `experiments.train` builds it before it trains: traced whole, at the least K."""

@@ -65,7 +65,8 @@ class Entry(NamedTuple):
     """One line of the table.
 
     Attributes:
-      make: `make(num_samples=K, **options) -> Estimator`; every option has a default.
+      make: `make(num_samples=K, by_layer=False, **options) -> Estimator`; every option has a default. `by_layer`:
+        several stochastic layers are taken one by one also where they could be taken all at once.
       latents: of "any", "reparameterizable", or names of families in `vae.distributions`.
       bounds: of "elbo" (reduce=mean), "iwae" (reduce=log_mean_exp, and the other multi-sample reductions).
       biased: of the gradient with respect to q's parameters, as the paper says.
@@ -86,14 +87,14 @@ class Entry(NamedTuple):
 
     def fits(self, q, bound: str) -> bool:
         """Whether it can differentiate `bound` ("elbo" or "iwae") of the latents q, a distribution or its class."""
-        return bound in self.bounds and (self._fits_whole(q) or self.fits_layers(q, bound))
+        return bound in self.bounds and (self.fits_whole(q) or self.fits_layers(q, bound))
 
     def fits_layers(self, q, bound: str) -> bool:
-        """Whether q has several stochastic layers, which it can estimate one by one but not at once (`layerwise`)."""
-        each = isinstance(q, Markov) and not q.descending and not self._fits_whole(q) and self._fits_whole(q.first)
-        return each and bound == "elbo" and not self.uses_gradient
+        """Whether q has several stochastic layers, which it can estimate one by one (`layerwise`)."""
+        several = isinstance(q, Markov) and not q.descending and self.fits_whole(q.first)
+        return several and bound == "elbo" and not self.uses_gradient
 
-    def _fits_whole(self, q) -> bool:
+    def fits_whole(self, q) -> bool:
         family = (q if isinstance(q, type) else type(q)).__name__
         reparameterizable = "reparameterizable" in self.latents and getattr(q, "rsample", None) is not None
         return "any" in self.latents or reparameterizable or family in self.latents
@@ -108,14 +109,17 @@ def _guarded(name: str, entry: Entry) -> Entry:
     """The entry whose `make` and `estimate` refuse what cannot be right, in a sentence that names what would work."""
 
     @functools.wraps(entry.make)
-    def make(num_samples: int = max(1, entry.min_samples), **options) -> Estimator:
+    def make(num_samples: int = max(1, entry.min_samples), by_layer: bool = False, **options) -> Estimator:
         if num_samples < entry.min_samples:
             raise ValueError(f"{name} needs num_samples of at least {entry.min_samples}, got {num_samples}")
         whole = entry.make(num_samples=num_samples, **options)
-        by_layer = layerwise(whole)
+        one_by_one = layerwise(whole)
+
+        def chosen(q):
+            return one_by_one if entry.fits_layers(q, "elbo") and (by_layer or not entry.fits_whole(q)) else whole
 
         def init(key, q, context=None):
-            return (by_layer if entry.fits_layers(q, "elbo") else whole).init(key, q, context)
+            return chosen(q).init(key, q, context)
 
         def estimate(params, state, key, q, f, reduce=mean, context=None) -> Estimate:
             bound = "elbo" if reduce is mean else "iwae"
@@ -124,8 +128,12 @@ def _guarded(name: str, entry: Entry) -> Entry:
                     f"{name} cannot estimate the gradient of the {bound} bound with {type(q).__name__} latents; "
                     f"these can: {', '.join(fitting(q, bound))}"
                 )
-            estimator = by_layer if entry.fits_layers(q, bound) else whole
-            return estimator.estimate(params, state, key, q, f, reduce, context)
+            if by_layer and not entry.fits_layers(q, bound):
+                raise ValueError(
+                    f"{name} cannot take the layers of {type(q).__name__} latents one by one for the {bound} bound: "
+                    f"that is for several layers, the ELBO, and estimators that do not differentiate f"
+                )
+            return chosen(q).estimate(params, state, key, q, f, reduce, context)
 
         return Estimator(init, estimate)
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax.lax import stop_gradient
 
-from vae.estimators.base import Estimate, Estimator, attach, mean
+from vae.estimators.base import Estimate, Estimator, attach, hold_density, mean
 
 
 def layerwise(estimator: Estimator) -> Estimator:
@@ -30,9 +30,8 @@ def layerwise(estimator: Estimator) -> Estimator:
             def given(z, _, index=index, key_above=key_above):
                 """f of samples z `[K, *batch, D]` of this layer, on the draws below and new ones above."""
                 repeat = lambda leaf: jnp.broadcast_to(leaf, (len(z), *leaf.shape[1:]))
-                whole = lambda q: f(q.continued(key_above, (*map(repeat, below[:index]), z)), q)
+                value = hold_density(f, mean)(q.continued(key_above, (*map(repeat, below[:index]), z)), q)
                 # The decoder's gradient comes with the first layer's samples alone, which are of all of q.
-                value = whole(stop_gradient(q))
                 return stop_gradient(value) if index else value
 
             found.append(estimator.estimate(params[index], state[index], key, layer, given, reduce, context))
