@@ -138,6 +138,32 @@ def test_an_estimator_of_another_package_is_guarded_as_all_are(monkeypatch):
     assert "mine" in estimators.fitting(distributions.Bernoulli, "elbo")
 
 
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
+def test_everything_is_in_the_precision_of_q(dtype):
+    """Where both precisions are at hand, and none is promoted silently."""
+    members = {
+        "normal": lambda: Normal(jnp.array([0.3, -1.0], dtype), jnp.array([-0.2, 0.4], dtype)),
+        "bernoulli": lambda: Bernoulli(jnp.array([0.4, -1.3], dtype)),
+        "categorical": lambda: Categorical(jnp.array([[0.4, -1.3, 0.2], [1.0, 0.1, -0.5]], dtype)),
+    }
+    f = lambda z, q: jnp.sum(jnp.sin(z), axis=tuple(range(1, z.ndim))) - q.log_prob(z)
+    for name, entry in BY_NAME.items():
+        estimator = entry.make(num_samples=max(2, entry.min_samples))
+        reduce = mean if "elbo" in entry.bounds else log_mean_exp
+
+        def found(q, context, estimator=estimator, reduce=reduce):
+            params, state = estimator.init(jax.random.key(0), q, context)
+            estimate = lambda q: estimator.estimate(params, state, jax.random.key(1), q, f, reduce, context)
+            grad = jax.grad(lambda q: estimate(q).value)(q)
+            return (grad, estimate(q), params), (state, estimate(q).state)
+
+        with jax.enable_x64(True), jax.numpy_dtype_promotion("strict"):
+            ours, states = jax.eval_shape(found, members[family_of(entry)](), jnp.ones(3, dtype))
+        numbers = [leaf for leaf in jax.tree.leaves(ours) if jnp.issubdtype(leaf.dtype, jnp.floating)]
+        assert {leaf.dtype for leaf in numbers} == {jnp.dtype(dtype)}, name
+        assert len(set(map(str, states))) == 1, name
+
+
 def test_the_density_is_held_for_the_mean_alone():
     q = Normal(jnp.array([0.3]), jnp.array([-0.2]))
     f = lambda z, q: -q.log_prob(z)

@@ -85,7 +85,8 @@ def stateless(estimate: Callable[..., Array]) -> Estimator:
 
     def call(params, state, key, q, f, reduce=mean, context=None) -> Estimate:
         del params, context
-        return Estimate(estimate(key, q, f, reduce), jnp.zeros(()), state)
+        value = estimate(key, q, f, reduce)
+        return Estimate(value, jnp.zeros((), value.dtype), state)
 
     return Estimator(init, call)
 
@@ -112,7 +113,7 @@ def inject(tree: PyTree, grads: PyTree, batch_ndim: int = 0) -> Array:
     """
     products = jax.tree.map(lambda x, g: x * stop_gradient(g), tree, grads)
     sums = [jnp.sum(p, axis=tuple(range(batch_ndim, p.ndim))) for p in jax.tree.leaves(products)]
-    surrogate = sum(sums, start=jnp.zeros(()))
+    surrogate = sum(sums)
     return attach(jnp.zeros_like(surrogate), surrogate)
 
 

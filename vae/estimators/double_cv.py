@@ -18,8 +18,8 @@ def double_cv(num_samples: int = 2) -> Estimator:
     alpha is learned: at 0, where it starts, this is leave-one-out; at -1 a linear f leaves no variance."""
 
     def init(key, q, context=None):
-        del key, q, context
-        return {"alpha": jnp.zeros(())}, {}
+        del key, context
+        return {"alpha": jnp.zeros((), q.logits.dtype)}, {}
 
     def estimate(params, state, key, q, f, reduce=mean, context=None) -> Estimate:
         del context

@@ -16,8 +16,9 @@ def reparam_linear_cv(num_samples: int = 1, decay: float = 0.99) -> Estimator:
     """
 
     def init(key, q, context=None):
-        del key, q, context
-        return {}, {"covariance": jnp.zeros(2), "variance": jnp.zeros(2)}
+        del key, context
+        nothing = jnp.zeros(2, q.mean.dtype)
+        return {}, {"covariance": nothing, "variance": nothing}
 
     def estimate(params, state, key, q, f, reduce=mean, context=None) -> Estimate:
         del params, context
@@ -38,7 +39,7 @@ def reparam_linear_cv(num_samples: int = 1, decay: float = 0.99) -> Estimator:
             "covariance": average(state["covariance"], covariance),
             "variance": average(state["variance"], variance),
         }
-        return Estimate(value, jnp.zeros(()), state)
+        return Estimate(value, jnp.zeros((), value.dtype), state)
 
     return Estimator(init, estimate)
 

@@ -30,13 +30,13 @@ def measure_valued(num_samples: int = 1) -> Estimator:
 def _pairs(q, key: Array, num_samples: int):
     """For each parameter group: the two coupled replacements `[K, *batch, D]`, the parameter, and its weight."""
     if isinstance(q, distributions.Bernoulli):
-        ones = jnp.ones((num_samples, *q.logits.shape))
+        ones = jnp.ones((num_samples, *q.logits.shape), q.logits.dtype)
         return [(ones, jnp.zeros_like(ones))], (q.logits,), (q.mean * (1 - q.mean),)
     key_rayleigh, key_maxwell, key_sign, key_uniform = jax.random.split(key, 4)
-    shape = (num_samples, *q.mean.shape)
-    rayleigh = jnp.sqrt(2 * jax.random.exponential(key_rayleigh, shape))  # jax.random.rayleigh can be infinite
-    maxwell = jax.random.maxwell(key_maxwell, shape) * jax.random.rademacher(key_sign, shape, jnp.float32)
-    normal = jax.random.uniform(key_uniform, shape) * maxwell
+    shape, dtype = (num_samples, *q.mean.shape), q.mean.dtype
+    rayleigh = jnp.sqrt(2 * jax.random.exponential(key_rayleigh, shape, dtype))  # jax.random.rayleigh can be infinite
+    maxwell = jax.random.maxwell(key_maxwell, shape, dtype) * jax.random.rademacher(key_sign, shape, dtype)
+    normal = jax.random.uniform(key_uniform, shape, dtype) * maxwell
     for_mean = (q.from_noise(rayleigh), q.from_noise(-rayleigh))
     for_log_var = (q.from_noise(maxwell), q.from_noise(normal))
     weights = (1 / (q.scale * jnp.sqrt(2 * jnp.pi)), jnp.full_like(q.scale, 0.5))

@@ -29,8 +29,9 @@ def rebar(num_samples: int = 1) -> Estimator:
     twice that of its one logit)."""
 
     def init(key, q, context=None):
-        del key, q, context
-        return {"scale": jnp.ones(()), "log_temperature": jnp.log(jnp.array(0.5))}, {}
+        del key, context
+        one = jnp.ones((), q.logits.dtype)
+        return {"scale": one, "log_temperature": jnp.log(0.5 * one)}, {}
 
     def control(params, f, relaxed, features):
         del features

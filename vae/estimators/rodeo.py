@@ -27,8 +27,8 @@ def rodeo(num_samples: int = 2, hidden: int = 100) -> Estimator:
 
     def init(key, q, context=None):
         del context
-        params = network.init(key, jnp.zeros(()), jnp.zeros(1))
-        return {"network": params, "alpha": jnp.zeros(()), "beta": jnp.zeros(())}, {}
+        zero = jnp.zeros((), q.logits.dtype)
+        return {"network": network.init(key, zero, zero[None]), "alpha": zero, "beta": zero}, {}
 
     def estimate(params, state, key, q, f, reduce=mean, context=None) -> Estimate:
         del context
@@ -85,10 +85,10 @@ class _Surrogates(nn.Module):
     @nn.compact
     def __call__(self, level: Array, change: Array) -> tuple[Array, Array]:
         """h and h~, both `[*rows, N]`, at N changes `[*rows, N]` from each level `[*rows]`."""
-        inner = self.param("inner", nn.initializers.lecun_normal(), (2, self.hidden))
-        inner_bias = self.param("inner_bias", nn.initializers.zeros, (self.hidden,))
-        outer = self.param("outer", nn.initializers.lecun_normal(), (self.hidden, 2))
-        outer_bias = self.param("outer_bias", nn.initializers.zeros, (2,))
+        inner = self.param("inner", nn.initializers.lecun_normal(), (2, self.hidden), change.dtype)
+        inner_bias = self.param("inner_bias", nn.initializers.zeros, (self.hidden,), change.dtype)
+        outer = self.param("outer", nn.initializers.lecun_normal(), (self.hidden, 2), change.dtype)
+        outer_bias = self.param("outer_bias", nn.initializers.zeros, (2,), change.dtype)
 
         # A hidden unit sees `start` before any change, and is damped on one side of its knot: left of it, if it rises.
         start = level[..., None] * inner[0] + inner_bias  # [*rows, hidden]

@@ -70,15 +70,15 @@ def reinforce_ema(num_samples: int = 1, decay: float = 0.99) -> Estimator:
     """A moving average of past f as control, updated after use: with its own samples in it, it would be biased."""
 
     def init(key, q, context=None):
-        del key, q, context
-        return {}, _ema_init()
+        del key, context
+        return {}, _ema_init(q)
 
     def estimate(params, state, key, q, f, reduce=mean, context=None) -> Estimate:
         del params, context
         z, values = _sample_and_evaluate(key, q, f, reduce, num_samples)
         control = jnp.broadcast_to(_ema_read(state, decay), values.shape)
         value = score_surrogate(q, z, values, control, reduce)
-        return Estimate(value, jnp.zeros(()), _ema_update(state, values, decay))
+        return Estimate(value, jnp.zeros((), value.dtype), _ema_update(state, values, decay))
 
     return Estimator(init, estimate)
 
@@ -92,7 +92,7 @@ def nvil(num_samples: int = 1, decay: float = 0.99, hidden: int = 100) -> Estima
     network = Baseline(hidden)
 
     def init(key, q, context=None):
-        return network.init(key, features_of(q, context)), _ema_init()
+        return network.init(key, features_of(q, context)), _ema_init(q)
 
     def estimate(params, state, key, q, f, reduce=mean, context=None) -> Estimate:
         z, values = _sample_and_evaluate(key, q, f, reduce, num_samples)
@@ -105,15 +105,14 @@ def nvil(num_samples: int = 1, decay: float = 0.99, hidden: int = 100) -> Estima
     return Estimator(init, estimate)
 
 
-def _ema_init():
-    return {"mean": jnp.zeros(()), "count": jnp.zeros((), jnp.int32)}
+def _ema_init(q):
+    return {"mean": jnp.zeros((), jax.tree.leaves(q)[0].dtype), "count": jnp.zeros((), jnp.int32)}
 
 
 def _ema_read(state, decay: float) -> Array:
     """The bias-corrected average of what has been seen; 0 before anything has."""
-    return jnp.where(
-        state["count"] == 0, 0.0, state["mean"] / jnp.maximum(1 - decay ** state["count"].astype(jnp.float32), 1e-12)
-    )
+    seen = 1 - decay ** state["count"].astype(state["mean"].dtype)
+    return jnp.where(state["count"] == 0, 0.0, state["mean"] / jnp.maximum(seen, 1e-12))
 
 
 def _ema_update(state, values: Array, decay: float):

@@ -40,7 +40,7 @@ def set_weights(log_probs: Array, chosen: Array) -> tuple[Array, Array]:
     v(part) = sum over s of v(part + s), over the probability of what is not in part; v(S) = 1. 2^k parts.
     """
     k = len(chosen)
-    log_v = {2**k - 1: jnp.zeros(chosen.shape[1:-1])}
+    log_v = {2**k - 1: jnp.zeros(chosen.shape[1:-1], log_probs.dtype)}
     for part in reversed(range(2**k - 1)):
         given = sum((chosen[s] for s in range(k) if part >> s & 1), start=jnp.zeros_like(chosen[0]))
         log_left = jax.nn.logsumexp(jnp.where(given == 1, -jnp.inf, log_probs), axis=-1)
