@@ -173,8 +173,8 @@ def distance(group: str, estimator: str) -> Callable:
     def read(path: Path) -> dict[str, str]:
         laboratory, rows = _laboratory(path, estimator)
         row = rows[-1]
-        off, noise = (tables.number(row[f"{group}_relative_{figure}"], 2) for figure in ("bias", "stderr"))
-        return _measured(laboratory, f"{off}, where chance alone makes {noise}", [row])
+        off, chance = row[f"{group}_relative_bias"], row[f"{group}_relative_stderr"]
+        return _measured(laboratory, f"{off:.2f}, of which chance makes up to {chance:.2f}", [row])
 
     return read
 
@@ -193,7 +193,7 @@ def toy(point: str, figure: str, estimators: tuple[str, ...]) -> Callable:
         rows.sort(key=lambda row: row[figure])
         error = lambda row: row.get(f"{figure}_stderr", math.nan)
         precise = lambda row: tables.plus_minus(row[figure], error(row))
-        shown = lambda row: tables.number(row[figure]) if math.isnan(error(row)) else precise(row)
+        shown = lambda row: precise(row) if error(row) > 0 else tables.number(row[figure], 5)
         chosen = found.config["settings"]
         listed = ", ".join(f"{row['estimator']} {shown(row)}" for row in rows)
         samples = sorted({max(chosen["num_samples"], BY_NAME[row["estimator"]].min_samples) for row in rows})

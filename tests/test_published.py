@@ -194,7 +194,7 @@ def test_rows_of_the_laboratory(tmp_path):
         *(f"{slope} ± {0.1 / math.log(4) / math.sqrt(2):.3f}" for slope in ("0.500", "-0.500", "0.400")),
         *["90.00 [81.00, 99.00]"] * 2,
         "0.500 [0.400, 0.625] of reparam's",
-        "0.89, where chance alone makes 0.038",
+        "0.89, of which chance makes up to 0.04",
     ]
     assert [row["K"] for row in rows] == ["1 to 16"] * 3 + ["1"] * 3 + ["32"]
     assert {row["minutes"] for row in rows} == {"1.5"}
