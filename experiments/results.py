@@ -33,8 +33,10 @@ def label(row: dict[str, Any], names: list[str]) -> str:
     """What distinguishes a row's settings from those of other rows, `names` being those in which they differ."""
     if not names:
         return f"{row['dataset']}, {row['estimator']}"
-    speaking = len(names) == 1 and isinstance(row[names[0]], str)  # an estimator's name says what it is
-    return ", ".join(str(row[name]) if speaking else f"{name}={row[name]}" for name in names)
+    speaking = ("estimator", "objective") if len(names) > 1 else ("workdir", *FIELDS)
+    return ", ".join(
+        str(row[name]) if name in speaking and isinstance(row[name], str) else f"{name}={row[name]}" for name in names
+    )
 
 
 def aggregate(results: list[dict[str, Any]], names: list[str] | None = None) -> list[dict[str, Any]]:

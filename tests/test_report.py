@@ -186,7 +186,7 @@ def test_all_rows_are_ranked_by_one_figure(tmp_path):
 def test_a_label_says_in_what_runs_differ():
     row = {"dataset": "digits", "estimator": "stl", "beta": 2.0}
     names = ([], ["estimator"], ["beta"], ["estimator", "beta"])
-    assert [results.label(row, n) for n in names] == ["digits, stl", "stl", "beta=2.0", "estimator=stl, beta=2.0"]
+    assert [results.label(row, n) for n in names] == ["digits, stl", "stl", "beta=2.0", "stl, beta=2.0"]
 
 
 def test_the_curves_are_the_rows(swept):
