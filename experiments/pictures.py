@@ -24,11 +24,11 @@ def draw_sweep(path, folders: list[RunFolder], names: list[str]) -> None:
     """Writes the comparison of finished runs, best first: bound against steps and seconds, and the rate-distortion
     plane."""
     runs, points = [], []
-    results_of = {folder.path: folder.result() for folder in folders}
-    order = [results.label(row, names) for row in results.aggregate(list(results_of.values()), names)]
-    best_first = sorted(folders, key=lambda folder: order.index(results.label(results_of[folder.path], names)))
-    for folder in best_first:
-        result = results_of[folder.path]
+    found = {folder.path: folder.result() for folder in folders}
+    group = lambda row: [str(row[name]) for name in names]
+    order = [group(row) for row in results.aggregate(list(found.values()), names)]
+    for folder in sorted(folders, key=lambda folder: order.index(group(found[folder.path]))):
+        result = found[folder.path]
         label = results.label(result, names).replace("$", r"\$")  # which would begin a formula
         runs.append({"label": label, "rows": folder.rows(), "seconds": folder.seconds()})
         if result["status"] == "done":
