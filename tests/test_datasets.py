@@ -284,7 +284,7 @@ def test_npz_files_that_are_missing_or_damaged_are_refused(tmp_path):
     assert "cannot be read as .npz" in refusal(f"npz:{tmp_path / 'single.npy'}")
 
 
-def loads_or_refuses(path):
+def assert_loads_or_refuses(path):
     try:
         data = load(f"npz:{path}")
     except ValueError as error:
@@ -304,7 +304,7 @@ def loads_or_refuses(path):
 def test_any_bytes_load_or_are_refused(tmp_path_factory, content):
     path = tmp_path_factory.getbasetemp() / "bytes.npz"
     path.write_bytes(content)
-    loads_or_refuses(path)
+    assert_loads_or_refuses(path)
 
 
 @settings(max_examples=100, deadline=None)
@@ -316,7 +316,7 @@ def test_any_changed_byte_loads_or_is_refused(tmp_path_factory, where, value):
     content[where % len(content)] = value
     path = tmp_path_factory.getbasetemp() / "changed.npz"
     path.write_bytes(content)
-    loads_or_refuses(path)
+    assert_loads_or_refuses(path)
 
 
 ANY_ARRAY = hnp.arrays(
@@ -332,7 +332,7 @@ ANY_ARRAY = hnp.arrays(
 def test_any_arrays_load_or_are_refused(tmp_path_factory, arrays):
     path = tmp_path_factory.getbasetemp() / "arrays.npz"
     np.savez(path, **arrays)
-    loads_or_refuses(path)
+    assert_loads_or_refuses(path)
 
 
 # --- TFDS: sets written here, as TFDS writes them, and MNIST
