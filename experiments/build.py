@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from experiments.settings import ARRAYS, Settings, has_option
+from experiments.entries import entry, has_temperature
+from experiments.settings import ARRAYS, Settings
 from vae import datasets, estimators, host_memory, models, objectives, train
 
 # Of the memory, what training images may take; several processes of one host may share it.
@@ -116,9 +117,10 @@ def model(run: Settings, data: datasets.Dataset, judged: bool = False) -> models
 
 @functools.cache
 def estimator(name: str, num_samples: int, temperature: float = 0.0, by_layer: bool = False) -> estimators.Estimator:
-    """The estimator of that name; a temperature is for those that have one, and 0 is their own."""
-    options = {"temperature": temperature} if temperature and has_option(name, "temperature") else {}
-    return estimators.BY_NAME[name].make(num_samples=num_samples, by_layer=by_layer, **options)
+    """The estimator spelled so. A temperature is for those that have one, 0 is their own; `by_layer` is for those that
+    can take layers one by one."""
+    options, found = {"temperature": temperature} if temperature and has_temperature(name) else {}, entry(name)
+    return found.make(num_samples=num_samples, by_layer=by_layer and not found.uses_gradient, **options)
 
 
 def objective(run: Settings, values: dict[str, Array], epoch: Array):
@@ -209,13 +211,13 @@ def program(run: Settings, data: datasets.Dataset) -> Program:
 def _check_estimator(run: Settings, vae: models.VAE, x: Array) -> None:
     key = jax.random.key(0)
     q = jax.eval_shape(lambda: vae.apply(vae.init(key, x, key), x, method="encode"))
-    able = estimators.fitting(q, "elbo" if run.objective in ("elbo", "elbo_analytic") else "iwae")
-    if run.estimator not in able:
+    bound = "elbo" if run.objective in ("elbo", "elbo_analytic") else "iwae"
+    if not entry(run.estimator).fits(q, bound):
         raise ValueError(
             f"--estimator={run.estimator} does not suit --posterior={run.posterior} with --objective={run.objective}; "
-            f"these do: {', '.join(able)}"
+            f"these do: {', '.join(estimators.fitting(q, bound))}"
         )
-    if estimators.BY_NAME[run.estimator].needs_log_q and run.objective == "elbo_analytic":
+    if entry(run.estimator).needs_log_q and run.objective == "elbo_analytic":
         raise ValueError(
             f"--estimator={run.estimator} with --objective=elbo_analytic, whose KL has no samples, is reparam; take "
             f"--objective=elbo"

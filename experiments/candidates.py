@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from experiments import build
+from experiments.entries import entry
 from experiments.problems import Problem
 from vae import diagnostics
 from vae.estimators import BY_NAME, Estimate, Estimator, log_mean_exp, mean
@@ -49,9 +50,11 @@ def choose(problem: Problem, objective: str, names: list[str] | None, flag: str 
         return [name for name in fits if name != ORACLE]
     names = list(dict.fromkeys(name.strip() for name in names))
     for name in names:
-        if name not in BY_NAME:
-            raise ValueError(f"--{flag}: {name!r} is not one of {', '.join(BY_NAME)}")
-        if name not in fits:
+        try:
+            entry(name).make()
+        except ValueError as error:
+            raise ValueError(f"--{flag}: {error}") from None
+        if name.partition(":")[0] not in fits:
             family = type(calls[0][0]).__name__
             raise ValueError(
                 f"--{flag}: {name} cannot estimate {objective} with {family} latents; these can: {', '.join(fits)}"
@@ -128,7 +131,7 @@ def affordable(budget: tuple[str, float], cost, name: str) -> int:
                 raise
             return within(k - 1)
 
-    least = BY_NAME[name].min_samples
+    least = entry(name).min_samples
     if not within(least):
         raise Refused(f"--budget={kind}:{amount:g} does not buy {name} its least K={least}, {cost(least):g} {kind}")
     low, high = least, 2 * least + 1
@@ -162,11 +165,16 @@ def admitted(problem: Problem, objective: str, name: str, num_samples: int) -> E
         return [of(q, reductions[bound]) for q, bound in calls]
 
     try:
-        estimator = build.estimator(name, num_samples, problem.temperature)
+        estimator = made(problem, name, num_samples)
         jax.eval_shape(estimates)
     except (ValueError, NotImplementedError) as error:
         raise Refused(str(error)) from None
     return estimator
+
+
+def made(problem: Problem, name: str, num_samples: int) -> Estimator:
+    """The estimator as the problem wants it: at its temperature, and its layers one by one where it says so."""
+    return build.estimator(name, num_samples, problem.temperature, problem.by_layer)
 
 
 def cost(problem: Problem, objective: str, name: str, kind: str, num_samples: int) -> float:

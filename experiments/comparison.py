@@ -13,11 +13,11 @@ from absl import flags
 
 from experiments import candidates, cli, laboratory, laboratory_tables, problems, tables, untrusted, workdir
 from experiments.compare_estimators import PROBLEMS, define_flags
+from experiments.entries import entry, has_temperature, tempered
 from experiments.kept import Store
 from experiments.problems import Problem
-from experiments.settings import Settings, has_option
+from experiments.settings import Settings
 from experiments.workdir import RunFolder
-from vae.estimators import BY_NAME
 
 
 def compare(options: flags.FlagValues) -> None:
@@ -97,9 +97,9 @@ def _points(options: flags.FlagValues, made: Any) -> tuple[list[Problem], str]:
     else:
         points = [getattr(problems, name)(**sized)]
     if options.temperature:
-        tempered = [name for name in BY_NAME if has_option(name, "temperature")]
-        if options.estimators is not None and not set(tempered) & set(options.estimators):
-            raise ValueError(f"--temperature is for {', '.join(tempered)}; leave it out, or name one in --estimators")
+        if options.estimators is not None and not any(has_temperature(name.strip()) for name in options.estimators):
+            able = ", ".join(tempered())
+            raise ValueError(f"--temperature is for {able}; leave it out, or name one in --estimators without its own")
         points = [point._replace(temperature=options.temperature) for point in points]
     objective = options.objective or next(iter(points[0].bounds))
     if objective not in points[0].bounds:
@@ -132,7 +132,7 @@ def _cases(problem: Problem, objective: str, names: list[str], samples, budget, 
         if budget:
             k = candidates.affordable(budget, functools.partial(cost, budget[0]), name)
         else:
-            k = max(wanted, BY_NAME[name].min_samples)
+            k = max(wanted, entry(name).min_samples)
         return candidates.Case(name, k, slot, int(cost("evaluations", k)), cost("flops", k))
 
     items = [(name, slot, k) for slot, k in enumerate([None] if budget else samples) for name in names]
@@ -152,8 +152,8 @@ def _protocol(problem: Problem, objective: str, options: flags.FlagValues) -> la
     name = "reparam" if "reparam" in able else "leave_one_out"
     if options.reference is not None:
         [name] = candidates.choose(problem, objective, [options.reference], "reference")
-        if BY_NAME[name].biased:
-            fair = ", ".join(one for one in able if not BY_NAME[one].biased)
+        if entry(name).biased:
+            fair = ", ".join(one for one in able if not entry(one).biased)
             raise ValueError(f"--reference: {name} is biased, and its mean is not the truth; these are not: {fair}")
     others = (options.replicates, options.cv_steps, options.seed, options.confidence, options.rounds)
     return laboratory.Protocol(draws, reference, name, chunks, *others)

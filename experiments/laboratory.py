@@ -14,8 +14,9 @@ import numpy as np
 import optax
 from tqdm import tqdm
 
-from experiments import build, candidates
+from experiments import candidates
 from experiments.candidates import Case, Refused
+from experiments.entries import entry
 from experiments.kept import Store, digest_of
 from experiments.problems import Problem
 from vae import diagnostics
@@ -124,7 +125,7 @@ def _recalled(store: Store | None, problem, objective, case: Case, protocol, sou
 
 def _digest(problem: Problem, objective: str, case: Case, protocol: Protocol, truth: Truth | None = None) -> str:
     """Of all that a measurement of this case depends on; without a truth, that of the reference."""
-    estimator = build.estimator(case.name, case.num_samples, problem.temperature)
+    estimator = candidates.made(problem, case.name, case.num_samples)
 
     def all_of_it(params, data, context, learned, counted, truth):
         def value_and_loss(params, learned):
@@ -137,7 +138,13 @@ def _digest(problem: Problem, objective: str, case: Case, protocol: Protocol, tr
         return jax.grad(value_and_loss, argnums=(0, 1))(params, learned), truth
 
     initial = candidates.initial(problem, objective, estimator)
-    of = (case.name, case.num_samples, problem.temperature, protocol._replace(rounds=0, confidence=0.0))
+    of = (
+        case.name,
+        case.num_samples,
+        problem.temperature,
+        problem.by_layer,
+        protocol._replace(rounds=0, confidence=0.0),
+    )
     return digest_of(all_of_it, problem.params, problem.data, problem.context, *initial, truth, of=of)
 
 
@@ -147,7 +154,7 @@ def measure(
     """Bias, variance and the other figures of one estimator at one point. `once`: a large net's programs are given back
     one after the other, at the price of compiling them again the next time."""
     tidy = release if once else _trim
-    estimator = build.estimator(case.name, case.num_samples, problem.temperature)
+    estimator = candidates.made(problem, case.name, case.num_samples)
     learned, counted = train(problem, objective, estimator, protocol)
     tidy(problem)
     moments = jax.block_until_ready(
@@ -173,7 +180,7 @@ def _moments(problem, objective, case, protocol, draws, truth, learned, counted,
     block = _block(draws // protocol.chunks, case.flops, size(problem))
     every = DIRECTED_EVERY if size(problem) > LARGE else 1
     bound = problem.bounds[objective]
-    estimator = build.estimator(case.name, case.num_samples, problem.temperature)
+    estimator = candidates.made(problem, case.name, case.num_samples)
     program = _moments_program(bound, estimator, draws, protocol.chunks, block, every)
     key = _key(protocol, stream)
     return program((problem.params, problem.data, learned, counted, problem.context), key, truth)
@@ -241,7 +248,7 @@ def find_truth(
         return f"exact ({problem.exact_by})", diagnostics.exactly(gradient)
     if (found := summed(problem, objective, num_samples)) is not None:
         return f"exact ({found[0]})", diagnostics.exactly(found[1])
-    name, least = protocol.reference, BY_NAME[protocol.reference].min_samples
+    name, least = protocol.reference, entry(protocol.reference).min_samples
     if num_samples < least:
         if any(bound == "iwae" for _, bound in candidates.posteriors(problem, objective)):
             raise Refused(
@@ -256,7 +263,7 @@ def find_truth(
     case = Case(name, num_samples, 0, 0, flops)
 
     def find():
-        learned, counted = train(problem, objective, build.estimator(name, num_samples, problem.temperature), protocol)
+        learned, counted = train(problem, objective, candidates.made(problem, name, num_samples), protocol)
         _trim(problem)
         draws = protocol.reference_draws
         moments = _moments(problem, objective, case, protocol, draws, None, learned, counted, stream=REFERENCE)
@@ -315,7 +322,7 @@ def time_all(problem: Problem, objective: str, cases: list[Case], protocol: Prot
     """Seconds of one gradient of each case in each round, `[cases, rounds]`."""
     programs, counts = [], []
     for case in progress(cases, "timing"):
-        estimator = build.estimator(case.name, case.num_samples, problem.temperature)
+        estimator = candidates.made(problem, case.name, case.num_samples)
         gradient = diagnostics.make_gradient(problem.bounds[objective], estimator)
         block = _block(protocol.draws // protocol.chunks, case.flops, size(problem))
         arguments = (problem.params, problem.data, *candidates.initial(problem, objective, estimator), problem.context)

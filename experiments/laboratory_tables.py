@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 
 from experiments.candidates import Case
+from experiments.entries import entry
 from experiments.laboratory import Found, finite
 from experiments.tables import number, plus_minus
 from vae import diagnostics
-from vae.estimators import BY_NAME
 
 # Relative standard error of a reference above which it is said.
 UNSURE = 0.1
@@ -56,7 +56,7 @@ def _unsure(figures: dict[str, Any], part: str, one: Found) -> dict[str, None]:
 
 def _head(one: Found) -> dict[str, Any]:
     head = {"problem": one.problem.name, **one.problem.point, "estimator": one.case.name}
-    head |= {"num_samples": one.case.num_samples, "declared_biased": BY_NAME[one.case.name].biased}
+    head |= {"num_samples": one.case.num_samples, "declared_biased": entry(one.case.name).biased}
     return head | {"truth": one.truth}
 
 

@@ -52,6 +52,7 @@ class Problem(NamedTuple):
       exact_by: how the oracle knows, for the tables.
       expected: `expected(params, data)`, the exact value, where it is needed besides its gradient.
       temperature: of the estimators that have one; 0 for their own.
+      by_layer: whether estimators that can take stochastic layers one by one do.
     """
 
     name: str
@@ -64,6 +65,7 @@ class Problem(NamedTuple):
     exact_by: str = "closed form"
     expected: Callable | None = None
     temperature: float = 0.0
+    by_layer: bool = False
 
 
 def of_integrand(name: str, params: dict[str, PyTree], posterior: Callable, f: Callable) -> Problem:
@@ -424,7 +426,8 @@ def of_workdir(
         groups = {name: groups[name] for name in sorted(groups, key=lambda n: (n != "encoder", n))}
         at = {"x": x, "epoch": jnp.asarray(float(epoch))}
         point = {"epoch": epoch}
-        problem = Problem(run.dataset, groups, bounds, at, context=x, point=point, temperature=run.temperature)
+        as_trained = {"temperature": run.temperature, "by_layer": run.by_layer and run.objective == "elbo"}
+        problem = Problem(run.dataset, groups, bounds, at, context=x, point=point, **as_trained)
         problems.append(problem)
     if not problems:
         raise ValueError(f"--workdir={path}: none of its checkpoints can be read")

@@ -5,7 +5,6 @@ Every setting is a flag, and every flag takes a comma-separated list: `--seed=0,
 
 import dataclasses
 import hashlib
-import inspect
 import itertools
 import json
 import math
@@ -99,7 +98,11 @@ class Settings:
     free_bits: float = _setting(
         0.0, "nats of KL free to each latent dimension (elbo_analytic); 0 for none", at_least=0, array=True
     )
-    estimator: str = _setting("reparam", "gradient estimator", choices="vae.estimators:BY_NAME")
+    estimator: str = _setting(
+        "reparam",
+        "gradient estimator; its own options stand behind its name, as in gumbel_rao:inner_samples=100",
+        choices="vae.estimators:BY_NAME",
+    )
     temperature: float = _setting(
         0.0, "of the relaxation, for estimators and posteriors that have one; 0 for their own default", at_least=0
     )
@@ -191,7 +194,8 @@ def check(settings: Settings) -> None:
     Raises:
       ValueError: naming the flag and what would work.
     """
-    from vae import estimators, models
+    from experiments import entries
+    from vae import models
 
     for objective, names in _OPTIONS.items():
         for name in names:
@@ -216,35 +220,27 @@ def check(settings: Settings) -> None:
         raise ValueError(
             "--layer_hidden is between stochastic layers; leave it out or take several, as --latent_dim=8-4 does"
         )
-    if settings.by_layer and (
-        len(settings.latent_dim) == 1
-        or settings.objective != "elbo"
-        or estimators.BY_NAME[settings.estimator].uses_gradient
-    ):
+    entry = entries.entry(settings.estimator)
+    if settings.by_layer and (len(settings.latent_dim) == 1 or settings.objective != "elbo" or entry.uses_gradient):
         raise ValueError(
             "--by_layer is for several stochastic layers, --objective=elbo and estimators that do not differentiate the"
             " bound in z; for example --latent_dim=16-8 --objective=elbo --estimator=leave_one_out"
         )
-    tempered = [name for name in estimators.BY_NAME if has_option(name, "temperature")]
     relaxed = [name for name, posterior in models.POSTERIORS.items() if posterior.hard]
-    if settings.temperature and settings.estimator not in tempered and settings.posterior not in relaxed:
+    if settings.temperature and not entries.has_temperature(settings.estimator) and settings.posterior not in relaxed:
         raise ValueError(
-            f"--estimator={settings.estimator} has no --temperature; leave it out or take {', '.join(tempered)}, "
-            f"or --posterior={' or '.join(relaxed)}"
+            f"--temperature is not for --estimator={settings.estimator}; leave it out or take "
+            f"{', '.join(entries.tempered())}, or --posterior={' or '.join(relaxed)}"
         )
-    entry = estimators.BY_NAME[settings.estimator]
     if settings.num_samples < entry.min_samples:
         raise ValueError(
             f"--estimator={settings.estimator} needs --num_samples of at least {entry.min_samples}, "
             f"got {settings.num_samples}"
         )
-
-
-def has_option(estimator: str, option: str) -> bool:
-    """Whether the estimator's factory takes this option."""
-    from vae import estimators
-
-    return option in inspect.signature(estimators.BY_NAME[estimator].make).parameters
+    try:
+        entry.make(num_samples=settings.num_samples)
+    except ValueError as error:  # of an option that cannot be
+        raise ValueError(f"--estimator={settings.estimator}: {error}") from None
 
 
 def programs(runs: list[Settings]) -> Iterator[list[Settings]]:
@@ -326,7 +322,11 @@ def _parse(field: dataclasses.Field, text: str):
         return tuple(_number(field, part, int) for part in text.split("-"))
     if field.type is str:
         choices = _choices(field)
-        if choices and text not in choices:
+        if field.name == "estimator":
+            from experiments.entries import entry
+
+            entry(text)
+        elif choices and text not in choices:
             raise ValueError(f"{text!r} is not one of {', '.join(choices)}")
         if not is_printable(text):
             raise ValueError(f"{text!r} cannot be printed")

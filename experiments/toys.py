@@ -13,10 +13,10 @@ import optax
 from absl import flags
 
 from experiments import build, candidates, cli, laboratory, problems, results, tables, untrusted, workdir
+from experiments.entries import entry
 from experiments.kept import Store, digest_of
 from experiments.toy_bernoulli import TOYS, define_flags
 from vae import diagnostics, plots, plots_gradients, train
-from vae.estimators import BY_NAME
 
 # Of the gradients behind a variance, as many at once as have so many numbers together.
 SIDE_BY_SIDE = 4096
@@ -114,7 +114,7 @@ def _curve(problem: problems.Problem, name: str, options, data, seed):
 
 
 def _num_samples(name: str, options) -> int:
-    return max(options.num_samples, BY_NAME[name].min_samples)
+    return max(options.num_samples, entry(name).min_samples)
 
 
 def _stride(options) -> int:
@@ -140,7 +140,7 @@ def _write(folder: Path, points, curves, options) -> None:
     workdir.write_text(folder / "results.csv", tables.to_csv(last))
     table = tables.to_markdown([["point", "estimator", "final loss", "variance at the start"], *map(_cells, last)])
     workdir.write_text(folder / "results.md", table + "\n")
-    families = {family: [name for name in BY_NAME if name in curves and _family(name) == family] for family in FAMILIES}
+    families = {family: [name for name in curves if _family(name) == family] for family in FAMILIES}
     families = {family: names for family, names in families.items() if names}
     plots.save(plots_gradients.toy_curves(steps, curves, titles, families), folder / "figures" / "toy")
     print(f"{table}\n* biased by its paper; mean ± standard error of {options.seeds} seeds\n")
@@ -149,10 +149,10 @@ def _write(folder: Path, points, curves, options) -> None:
 
 def _family(name: str) -> str:
     """What an estimator works with, as the table of estimators has it."""
-    entry = BY_NAME[name]
-    if entry.biased or entry.uses_gradient:
-        return BIASED if entry.biased else SLOPE
-    return SCORE if "any" in entry.latents else VALUES
+    found = entry(name)
+    if found.biased or found.uses_gradient:
+        return BIASED if found.biased else SLOPE
+    return SCORE if "any" in found.latents else VALUES
 
 
 def _cells(row) -> list[str]:

@@ -386,3 +386,22 @@ def test_a_bias_is_of_the_whole_gradient_and_not_of_a_rare_event():
     assert not laboratory_tables.is_biased(rare)
     assert laboratory_tables.is_biased(row(zero_mean))
     assert laboratory_tables.is_biased(row(lambda key: draw(key, 0.3)))
+
+
+def test_a_run_by_layer_is_measured_by_layer(tmp_path):
+    """And its evaluations counted so: K for each of its two layers; another bound takes all layers at once."""
+    command = (
+        f"{sys.executable} -m experiments.train --posterior=bernoulli --latent_dim=4-3 --hidden=8 --layer_hidden=8"
+    )
+    command += " --objective=elbo --estimator=leave_one_out --num_samples=2 --by_layer --epochs=1 --eval_samples=2"
+    command += f" --nofigures --workdir={tmp_path / 'run'}"
+    done = subprocess.run(command.split(), cwd=tmp_path, env=_environment(), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    evaluations = {}
+    for objective in ("elbo", "iwae"):
+        [point] = problems.of_workdir(str(tmp_path / "run"), objective, batch_size=4)
+        evaluations[objective] = candidates.cost(point, objective, "leave_one_out", "evaluations", 2)
+        assert candidates.choose(point, objective, None)
+        for name in candidates.choose(point, objective, None):
+            candidates.admitted(point, objective, name, 2)
+    assert evaluations == {"elbo": 4, "iwae": 2}

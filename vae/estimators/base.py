@@ -76,6 +76,27 @@ def _with_held_density(q: PyTree) -> PyTree:
     return held
 
 
+def check_positive(**options: float) -> None:
+    """Refuses an option of an estimator that is not above 0, by its name; traced values pass.
+
+    Raises:
+      ValueError: with the option and its value.
+    """
+    for name, value in options.items():
+        if isinstance(value, int | float) and not value > 0:
+            raise ValueError(f"{name} must be above 0, got {value}")
+
+
+def check_decay(decay: float) -> None:
+    """Refuses the decay of a moving average that does not decay.
+
+    Raises:
+      ValueError: with its value.
+    """
+    if not 0 <= decay < 1:
+        raise ValueError(f"decay must be at least 0 and below 1, got {decay}")
+
+
 def stateless(estimate: Callable[..., Array]) -> Estimator:
     """The estimator that learns and counts nothing, from `estimate(key, q, f, reduce) -> value`."""
 

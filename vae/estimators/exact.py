@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vae import distributions
-from vae.estimators.base import Estimator, mean, stateless
+from vae.estimators.base import Estimator, check_positive, mean, stateless
 
 MAX_EVALUATIONS = 2**22
 CHUNK = 1024
@@ -23,6 +23,7 @@ def exact(num_samples: int = 1, order: int = 24) -> Estimator:
     Raises:
       ValueError: when the states or tuples are more than 2^22; `num_samples` and D must be small here.
     """
+    check_positive(order=order)
 
     def estimate(key, q, f, reduce):
         del key

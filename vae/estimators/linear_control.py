@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 from jax.lax import stop_gradient
 
-from vae.estimators.base import Estimate, Estimator, inject, mean
+from vae.estimators.base import Estimate, Estimator, check_decay, inject, mean
 
 
 def reparam_linear_cv(num_samples: int = 1, decay: float = 0.99) -> Estimator:
@@ -14,6 +14,7 @@ def reparam_linear_cv(num_samples: int = 1, decay: float = 0.99) -> Estimator:
     The coefficients c, one for each of the two, are the regression of g on its control over *earlier* calls (1 before
     any): with the current samples they would be biased. Exact for quadratic f. D + K Hessian-vector products a datum.
     """
+    check_decay(decay)
 
     def init(key, q, context=None):
         del key, context

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from jax.lax import stop_gradient
 
-from vae.estimators.base import Estimate, Estimator, mean
+from vae.estimators.base import Estimate, Estimator, check_positive, mean
 from vae.estimators.baseline import Baseline, features_of
 from vae.estimators.double_cv import least_variance
 from vae.estimators.one_hot import harden, perturb, two_classes
@@ -43,6 +43,7 @@ def rebar(num_samples: int = 1) -> Estimator:
 def relax(num_samples: int = 1, hidden: int = 100) -> Estimator:
     """RELAX (Grathwohl et al. 2017, arXiv:1711.00123): REBAR's c plus a network of the relaxed sample and the context,
     one hidden layer of `hidden` tanh units, zero before training."""
+    check_positive(hidden=hidden)
     network = Baseline(hidden)
 
     def init(key, q, context=None):

@@ -12,18 +12,20 @@ import jax
 import jax.numpy as jnp
 from jax.lax import stop_gradient
 
-from vae.estimators.base import Estimator, attach
+from vae.estimators.base import Estimator, attach, check_positive
 from vae.estimators.one_hot import along, harden, perturb, perturb_given
 
 
 def gumbel_softmax(num_samples: int = 1, temperature: float = 0.5) -> Estimator:
     """Gumbel-softmax = Concrete (Jang, Gu & Poole 2016, arXiv:1611.01144; Maddison, Mnih & Teh 2016, arXiv:1611.00712):
     the relaxed sample in f, an exact gradient of another value. A low temperature trades bias for variance."""
+    check_positive(temperature=temperature)
     return along(lambda key, q: jax.nn.softmax(perturb(key, q, num_samples) / temperature), relaxed=True)
 
 
 def st_gumbel_softmax(num_samples: int = 1, temperature: float = 0.5) -> Estimator:
     """Straight-through Gumbel-softmax (Jang, Gu & Poole 2016, arXiv:1611.01144): hard forward, relaxed backward."""
+    check_positive(temperature=temperature)
 
     def path(key, q):
         x = perturb(key, q, num_samples)
@@ -35,6 +37,7 @@ def st_gumbel_softmax(num_samples: int = 1, temperature: float = 0.5) -> Estimat
 def gumbel_rao(num_samples: int = 1, temperature: float = 0.5, inner_samples: int = 10) -> Estimator:
     """Gumbel-Rao (Paulus, Maddison & Krause 2020, arXiv:2010.04838): straight-through Gumbel-softmax, its backward pass
     averaged over `inner_samples` draws of the noise given z. The same mean, less variance, no more evaluations of f."""
+    check_positive(temperature=temperature, inner_samples=inner_samples)
 
     def path(key, q):
         key_z, key_noise = jax.random.split(key)

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.lax import stop_gradient
 
-from vae.estimators.base import Estimate, Estimator, hold_density, mean
+from vae.estimators.base import Estimate, Estimator, check_positive, hold_density, mean
 from vae.estimators.double_cv import least_variance, others, values_and_slopes
 from vae.estimators.local_expectation import other_values
 
@@ -23,6 +23,7 @@ LEAK = 0.3  # of the surrogate's leaky ReLUs
 def rodeo(num_samples: int = 2, hidden: int = 100) -> Estimator:
     """Leave-one-out of f_j + alpha (A h_j)(z_j), and beta A(h~_k score)(z_k) on top. alpha and beta start at 0, where
     this is leave-one-out; with the network, they are learned."""
+    check_positive(hidden=hidden)
     network = _Surrogates(hidden)
 
     def init(key, q, context=None):

@@ -12,7 +12,17 @@ import jax.numpy as jnp
 from jax import Array
 from jax.lax import stop_gradient
 
-from vae.estimators.base import Estimate, Estimator, attach, hold_density, isolated_loss, mean, stateless
+from vae.estimators.base import (
+    Estimate,
+    Estimator,
+    attach,
+    check_decay,
+    check_positive,
+    hold_density,
+    isolated_loss,
+    mean,
+    stateless,
+)
 from vae.estimators.baseline import Baseline, features_of
 
 
@@ -68,6 +78,7 @@ def leave_one_out(num_samples: int = 2) -> Estimator:
 
 def reinforce_ema(num_samples: int = 1, decay: float = 0.99) -> Estimator:
     """A moving average of past f as control, updated after use: with its own samples in it, it would be biased."""
+    check_decay(decay)
 
     def init(key, q, context=None):
         del key, context
@@ -89,6 +100,8 @@ def nvil(num_samples: int = 1, decay: float = 0.99, hidden: int = 100) -> Estima
     Without the paper's division by the running standard deviation, which rescales the gradient and so biases it. The
     network, one hidden layer of `hidden` tanh units, is fitted to f by least squares (`cv_loss`).
     """
+    check_decay(decay)
+    check_positive(hidden=hidden)
     network = Baseline(hidden)
 
     def init(key, q, context=None):

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jax.lax import stop_gradient
 
-from vae.estimators.base import Estimator, attach
+from vae.estimators.base import Estimator, attach, check_positive
 from vae.estimators.one_hot import along
 
 
@@ -22,6 +22,7 @@ def straight_through(num_samples: int = 1) -> Estimator:
 def reinmax(num_samples: int = 1, temperature: float = 1.0) -> Estimator:
     """ReinMax (Liu, Dong, Liu, Yu & Gao 2023, arXiv:2304.08612): Heun's method, dz taken for 2 J(halfway) - J(mean) / 2
     with softmax's Jacobian J. Exact where f is quadratic in each latent variable, at temperature 1 alone."""
+    check_positive(temperature=temperature)
 
     def path(key, q):
         z = q.sample(key, num_samples)
