@@ -17,9 +17,10 @@ from vae.estimators.arm import coupled_pairs, disarm
 from vae.estimators.arms import arms, covariance_ratio, opposed_samples
 from vae.estimators.base import stateless
 from vae.estimators.coupled_categorical import _couple, coupling_ratio, disarm_iw, stick_log_odds
-from vae.estimators.double_cv import double_cv, least_variance, others, values_and_slopes
+from vae.estimators.double_cv import double_cv, least_variance, values_and_slopes
 from vae.estimators.local_expectation import changed_one_by_one, expected_score, other_values
 from vae.estimators.rodeo import _Surrogates, rodeo, stein, stein_of_score
+from vae.estimators.score_function import others
 from vae.estimators.top_k import rao_blackwell_top_k
 from vae.estimators.unordered_set import set_weights, unordered_set
 

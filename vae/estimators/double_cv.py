@@ -11,6 +11,7 @@ from jax import Array
 from jax.lax import stop_gradient
 
 from vae.estimators.base import Estimate, Estimator, PyTree, hold_density, inject, isolated_loss, mean
+from vae.estimators.score_function import others
 
 
 def double_cv(num_samples: int = 2) -> Estimator:
@@ -42,11 +43,6 @@ def double_cv(num_samples: int = 2) -> Estimator:
 def score_of_linear(q, slope: Array) -> Array:
     """The derivative in q's logits of E[slope z], `[*batch, *event]`."""
     return jax.grad(lambda q: jnp.sum(q.mean * slope))(q).logits
-
-
-def others(x: Array) -> Array:
-    """The mean over the other samples, for each sample: `[K, ...]` to `[K, ...]`."""
-    return (jnp.sum(x, axis=0) - x) / (len(x) - 1)
 
 
 def values_and_slopes(f: Callable, q, z: Array) -> tuple[Array, Array]:

@@ -42,7 +42,7 @@ def rebar(num_samples: int = 1) -> Estimator:
 
 def relax(num_samples: int = 1, hidden: int = 100) -> Estimator:
     """RELAX (Grathwohl et al. 2017, arXiv:1711.00123): REBAR's c plus a network of the relaxed sample and the context,
-    one hidden layer of `hidden` tanh units, zero before training."""
+    one hidden layer of `hidden` tanh units, zero before training. The paper's is larger, layers of 200 ReLUs."""
     check_positive(hidden=hidden)
     network = Baseline(hidden)
 

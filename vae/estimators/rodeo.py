@@ -14,8 +14,9 @@ from jax import Array
 from jax.lax import stop_gradient
 
 from vae.estimators.base import Estimate, Estimator, check_positive, hold_density, mean
-from vae.estimators.double_cv import least_variance, others, values_and_slopes
+from vae.estimators.double_cv import least_variance, values_and_slopes
 from vae.estimators.local_expectation import other_values
+from vae.estimators.score_function import others
 
 LEAK = 0.3  # of the surrogate's leaky ReLUs
 

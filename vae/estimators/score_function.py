@@ -44,6 +44,11 @@ def learning_signal(values: Array, control: Array, reduce: Callable) -> Array:
     return reduce(values) - jax.vmap(reduce)(replaced)
 
 
+def others(x: Array) -> Array:
+    """The mean over the other samples, for each sample: `[K, ...]` to `[K, ...]`."""
+    return (jnp.sum(x, axis=0) - x) / (len(x) - 1)
+
+
 def _sample_and_evaluate(key, q, f, reduce, num_samples):
     z = q.sample(key, num_samples)
     return z, hold_density(f, reduce)(z, q)
@@ -70,8 +75,7 @@ def leave_one_out(num_samples: int = 2) -> Estimator:
 
     def estimate(key, q, f, reduce):
         z, values = _sample_and_evaluate(key, q, f, reduce, num_samples)
-        others = (jnp.sum(values, axis=0) - values) / (num_samples - 1)
-        return score_surrogate(q, z, values, others, reduce)
+        return score_surrogate(q, z, values, others(values), reduce)
 
     return stateless(estimate)
 
