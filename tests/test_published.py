@@ -254,17 +254,3 @@ def test_scripts_say_what_to_expect(script):
         assert word in head, word
     assert any(word in head for word in ("minute", "hour", "day"))
     assert 'echo "TRUNCATED' in text
-
-
-@pytest.mark.parametrize("script", sorted((ROOT / "scripts").glob("*.sh")), ids=lambda path: path.name)
-def test_scripts_use_flags_that_exist(script):
-    """Every --flag of a command of experiments.*, by the sources that define flags and settings."""
-    text = script.read_text().replace("\\\n", " ")
-    sources = "".join(path.read_text() for path in (ROOT / "experiments").glob("*.py"))
-    commands = [line for line in text.splitlines() if "-m experiments." in line or re.search(r"\blength=\(", line)]
-    for flag in re.findall(r"--(\w+)=", " ".join(commands)):
-        assert re.search(rf'DEFINE_\w+\(\s*"{flag}"', sources) or re.search(
-            rf"^    {flag}: .* = _setting", sources, re.M
-        ), flag
-    for module in re.findall(r"-m experiments\.(\w+)", text):
-        assert (ROOT / f"experiments/{module}.py").exists()

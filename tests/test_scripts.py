@@ -1,11 +1,19 @@
-"""The words that scripts/reproduce_*.sh take: what they do not know is refused before anything is set up or trained."""
+"""The words that scripts/reproduce_*.sh take: what they do not know is refused before anything is set up or trained,
+and what they run by the others is sound."""
 
+import copy
+import importlib
 import itertools
+import re
 import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
+from absl import flags
+
+from experiments import settings
+from experiments.entries import entry
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = sorted((ROOT / "scripts").glob("reproduce_*.sh"))
@@ -60,6 +68,43 @@ def test_the_order_of_words_does_not_matter(script, run):
     assert plain.returncode == 0
     assert "quick" not in plain.stdout
     assert "TRUNCATED" not in plain.stdout
+
+
+def _forms(script: Path) -> list[list[str]]:
+    """Its words in every combination, but for those of the set-up."""
+    words = re.search(r'^read_words "(DIR)?.*?" "?([\w|]*)', script.read_text(), re.M)
+    if not words:
+        return [[]]
+    choices = ["", *filter(None, words[2].split("|"))]
+    data = ["data"] * bool(words[1])
+    return [[*data, *filter(None, form)] for form in itertools.product(choices, ["", "--quick"])]
+
+
+def _parsed(module: str, arguments: list[str]) -> flags.FlagValues:
+    """The values of the entry point's own flags."""
+    found, values = importlib.import_module(module), flags.FlagValues()
+    if hasattr(found, "define_flags"):
+        found.define_flags(values)
+    else:  # at import, for all of its process
+        settings.define_flags(values)
+        for flag in flags.FLAGS.get_flags_for_module(module):
+            values[flag.name] = copy.deepcopy(flag)
+    assert values([module, *arguments]) == [module]
+    return values
+
+
+@pytest.mark.parametrize("script", [*SCRIPTS, ROOT / "scripts/quickstart.sh"], ids=lambda path: path.stem)
+def test_what_it_runs_is_sound(script, run):
+    """Flags that the entry point has, estimators that exist, and settings that go together."""
+    for words in _forms(script):
+        commands = [line.split()[2:] for line in run(script, *words).stdout.splitlines() if line.startswith("python ")]
+        assert commands
+        for module, *arguments in commands:
+            values = _parsed(module, arguments)
+            if module == "experiments.train":
+                assert settings.from_flags(values)
+            elif "estimators" in values:
+                assert all(entry(name) for name in values["estimators"].value or [])
 
 
 @pytest.mark.parametrize(
