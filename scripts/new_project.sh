@@ -22,13 +22,16 @@ python="$code/.venv/bin/python"
 [[ -x $python ]] || python=${PYTHON:-python3}
 "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2> /dev/null ||
   fail "$python is no Python 3.11 or newer, so name another by PYTHON=..."
-packages=" vae experiments tests scripts $(sed 's/[^a-z].*//' "$code/requirements.txt" | tr '\n' ' ')"
-[[ $packages != *" $name "* ]] && "$python" -I - "$name" << 'END' ||
-import importlib.util, keyword, sys
+# Folders, what the new files import by these names, and packages, of which none may be installed yet.
+taken=" tests scripts results estimators jnp score_surrogate stateless stop_gradient vae experiments"
+taken+=" cv2 jaxlib scipy sklearn tensorflow_datasets yaml $(sed 's/[^a-z_].*//' "$code/requirements.txt" | tr '\n' ' ')"
+[[ $taken != *" $name "* && $name != test_* ]] && "$python" -I - "$name" << 'END' ||
+import builtins, importlib.util, keyword, sys
 name = sys.argv[1]
-sys.exit(keyword.iskeyword(name) or name in sys.stdlib_module_names or importlib.util.find_spec(name) is not None)
+words = {*keyword.kwlist, *dir(builtins), *sys.stdlib_module_names}
+sys.exit(name in words or importlib.util.find_spec(name) is not None)
 END
-  fail "'$name' is a word of Python or a package that it would hide, so choose another name"
+  fail "'$name' is a word of Python or of the new files, or a package that it would hide, so choose another name"
 ! grep -q "^    \"$name\": Entry(" "$code/vae/estimators/__init__.py" ||
   fail "there is an estimator called $name already, so choose another name"
 folder=${2:-$code/../$name}

@@ -25,9 +25,15 @@ def new_project(*arguments):
         ("../up", "no Python name"),
         ("1st", "no Python name"),
         ("lambda", "a word of Python"),
-        ("vae", "a word of Python or a package"),
-        ("random", "a word of Python or a package"),
-        ("scipy", "a word of Python or a package"),
+        ("max", "a word of Python"),
+        ("random", "a word of Python"),
+        ("results", "a word of Python"),
+        ("estimators", "a word of Python"),
+        ("stateless", "a word of Python"),
+        ("test_estimator", "a word of Python"),
+        ("vae", "a word of Python"),
+        ("array_record", "a word of Python"),
+        ("scipy", "a word of Python"),
         ("relax", "an estimator called relax already"),
     ],
 )
@@ -50,14 +56,10 @@ def test_what_is_there_is_left(tmp_path):
     assert new_project().returncode == 1
 
 
-@pytest.mark.slow
-def test_the_new_project_works(tmp_path):
-    before = subprocess.run(["git", "status", "--porcelain"], cwd=ROOT, capture_output=True, text=True, check=True)
-    folder = tmp_path / "a folder"
-    done = new_project("my_estimator", folder)
-    assert done.returncode == 0, done.stderr
-    files = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
-    assert files == {
+def test_the_new_files_are_sound(tmp_path):
+    assert new_project("my_estimator", tmp_path / "a folder").returncode == 0
+    files = {str(path.relative_to(tmp_path / "a folder")): path for path in tmp_path.rglob("*") if path.is_file()}
+    assert set(files) == {
         ".gitignore",
         "README.md",
         "pyproject.toml",
@@ -72,6 +74,21 @@ def test_the_new_project_works(tmp_path):
         "tests/test_experiment.py",
         "tests/test_reproduce.py",
     }
+    for name, path in files.items():
+        assert "@NAME@" not in path.read_text()
+        assert "@CODE@" not in path.read_text()
+        if path.suffix == ".py":
+            compile(path.read_text(), name, "exec")
+        if path.suffix == ".sh":
+            assert subprocess.run(["bash", "-n", str(path)], check=False).returncode == 0
+
+
+@pytest.mark.slow
+def test_the_new_project_works(tmp_path):
+    before = subprocess.run(["git", "status", "--porcelain"], cwd=ROOT, capture_output=True, text=True, check=True)
+    folder = tmp_path / "a folder"
+    done = new_project("my_estimator", folder)
+    assert done.returncode == 0, done.stderr
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     tests = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", f"--basetemp={tmp_path}/pytest"]
     tested = subprocess.run(
