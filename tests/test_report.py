@@ -397,11 +397,13 @@ def test_bad_input_is_one_sentence(arguments, sentence, tmp_path, monkeypatch, c
 def test_a_browser_reads_it(swept, measured):
     """Headless Chromium: no console error, sorting sorts, hovering shows a label, buttons change the axis, the page is
     no wider than a phone, dark is dark, and paper is light."""
-    executable = shutil.which("chromium") or shutil.which("google-chrome") or shutil.which("chromium-browser")
-    if not executable:
-        pytest.skip("needs Chromium")
-    sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright")
+    from playwright import sync_api
+
     with sync_api.sync_playwright() as playwright:
+        names = "chromium", "google-chrome", "chromium-browser", playwright.chromium.executable_path
+        executable = next(filter(None, map(shutil.which, names)), None)
+        if not executable:
+            pytest.skip("there is no Chromium: python -m playwright install chromium")
         browser = playwright.chromium.launch(executable_path=executable, args=["--no-sandbox"])
         for folder, _ in (swept, measured):
             for width, scheme in ((390, "light"), (1200, "dark")):
