@@ -11,10 +11,10 @@
 # times higher rate go somewhat further than the paper's 8000, with the estimators of its figure and two for comparison.
 # Of the three bits unordered_set and leave_one_out evaluate f twice, the others once or as often as they must.
 # Expected (REBAR's and RELAX's papers have both reach the optimum first): what uses both values of f (local_expectation,
-# arm, disarm, leave_one_out) is there at once, for t = 0.45 at a loss of 0.2025. Here RELAX is ahead of REINFORCE at
-# every t, REBAR at 0.45 and 0.49: its control is the relaxed f alone, and at a fair coin and t = 0.499 no scale and
-# temperature give less variance than REINFORCE's, since f at the mean is nearly 0. The relaxations stay above. ReinMax is
-# exact in the mean for power 2.
+# arm, disarm) is there at once, for t = 0.45 at a loss of 0.2025. Here RELAX is ahead of REINFORCE at every t, REBAR at
+# 0.45 and 0.49: its control is the relaxed f alone, and at a fair coin and t = 0.499 no scale and temperature give less
+# variance than REINFORCE's, since f at the mean is nearly 0. The relaxations stay above. ReinMax is exact in the mean for
+# power 2.
 # Writes results/toys/{bernoulli,polynomial,categorical}/: curves.csv, results.csv, figures/toy.png; results/toys/report.html.
 set -euo pipefail
 source "$(dirname "$0")/words.sh"
