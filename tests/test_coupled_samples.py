@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from jax.lax import stop_gradient
 from problems import MAX_Z, REDUCE, assert_unbiased, measure, oracle, problem
+from scipy import stats
 
 from vae import diagnostics
 from vae.distributions import Bernoulli, Categorical
@@ -19,6 +20,7 @@ from vae.estimators.base import stateless
 from vae.estimators.coupled_categorical import _couple, coupling_ratio, disarm_iw, stick_log_odds
 from vae.estimators.double_cv import double_cv, least_variance, values_and_slopes
 from vae.estimators.local_expectation import changed_one_by_one, expected_score, other_values
+from vae.estimators.quasi import _normal
 from vae.estimators.rodeo import _Surrogates, rodeo, stein, stein_of_score
 from vae.estimators.score_function import others
 from vae.estimators.top_k import rao_blackwell_top_k
@@ -579,3 +581,8 @@ def test_a_slip_in_one_line_is_caught(slip, monkeypatch):
     exact = oracle(family, "elbo", entry.min_samples)
     report = measure(entry.make(), problem(family), mean, exact, max_chunks=8)
     assert "phi" in report.biased()
+
+
+def test_the_last_of_all_random_words_is_as_far_out_as_the_first():
+    first, last = np.float64(_normal(jnp.array([0, 2**32 - 1], jnp.uint32)))
+    np.testing.assert_allclose([first, last], stats.norm.ppf(2.0**-24) * np.array([1, -1]), rtol=1e-5)

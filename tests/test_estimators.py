@@ -1,6 +1,7 @@
 """The contract of vae/estimators/base.py over every entry of the table, against oracles; controls that must fail."""
 
 import functools
+import inspect
 import itertools
 import re
 from typing import NamedTuple
@@ -29,6 +30,7 @@ from problems import (
 
 from vae.distributions import Bernoulli, Categorical, Normal
 from vae.estimators import (
+    _TABLE,
     BY_NAME,
     Estimate,
     Estimator,
@@ -769,6 +771,10 @@ def test_what_cannot_be_right_is_refused_with_what_would_work(name, family, boun
     assert named == fitting(q, bound)
     assert name not in named
     assert all(BY_NAME[other].fits(q, bound) for other in named)
+    # Where no bound would do, what it learns is refused as well.
+    if not any(BY_NAME[name].fits(q, other) for other in BY_NAME[name].bounds):
+        with pytest.raises(ValueError, match=rf"{name} cannot .* with {family} latents; these can: "):
+            estimator.init(jax.random.key(0), q, None)
 
 
 @pytest.mark.parametrize("name", BY_NAME)
@@ -776,6 +782,28 @@ def test_too_few_samples_are_refused(name):
     least = BY_NAME[name].min_samples
     with pytest.raises(ValueError, match=rf"{name} needs num_samples of at least {least}, got {least - 1}"):
         BY_NAME[name].make(num_samples=least - 1)
+
+
+@pytest.mark.parametrize("name", BY_NAME)
+def test_the_signature_is_what_make_does(name):
+    """Its defaults are those that the factory gets, and it shows what layers are taken one by one by."""
+    shown = inspect.signature(BY_NAME[name].make)
+    assert shown.parameters["by_layer"].default is False
+    defaults = {option: p.default for option, p in shown.parameters.items() if option != "by_layer"}
+    assert defaults["num_samples"] == max(1, BY_NAME[name].min_samples)
+    assert defaults == {option: p.default for option, p in inspect.signature(_TABLE[name].make).parameters.items()}
+    BY_NAME[name].make(*defaults.values(), by_layer=False)  # also by their places
+    with pytest.raises(TypeError):
+        BY_NAME[name].make(no_such_option=1)
+
+
+@pytest.mark.parametrize(("name", "family", "bound"), _WITNESSES)
+def test_no_buffer_is_two_leaves_of_an_init(name, family, bound):
+    """A step to which the state is given away would give such a buffer away twice."""
+    estimator, _ = make_estimator(name, bound)
+    toy = problem(family)
+    leaves = jax.tree.leaves(estimator.init(jax.random.key(0), toy.posterior(toy.phi), toy.theta["x"]))
+    assert len({id(leaf) for leaf in leaves}) == len(leaves)
 
 
 def test_an_odd_number_of_antithetic_samples_is_refused():

@@ -6,6 +6,7 @@ value, cv_loss, state = estimator.estimate(params, state, key, q, f, reduce=log_
 """
 
 import functools
+import inspect
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -65,8 +66,8 @@ class Entry(NamedTuple):
     """One line of the table.
 
     Attributes:
-      make: `make(num_samples=K, by_layer=False, **options) -> Estimator`; every option has a default. `by_layer`:
-        several stochastic layers are taken one by one also where they could be taken all at once.
+      make: `make(num_samples=K, **options) -> Estimator`; every option has a default. In the table it also takes
+        `by_layer`: several stochastic layers are taken one by one also where they could be taken all at once.
       latents: of "any", "reparameterizable", or names of families in `vae.distributions`.
       bounds: of "elbo" (reduce=mean), "iwae" (reduce=log_mean_exp, and the other multi-sample reductions).
       biased: of the gradient with respect to q's parameters, as the paper says.
@@ -106,28 +107,36 @@ def fitting(q, bound: str) -> list[str]:
 
 
 def _guarded(name: str, entry: Entry) -> Entry:
-    """The entry whose `make` and `estimate` refuse what cannot be right, in a sentence that names what would work."""
+    """The entry whose `make`, `init` and `estimate` refuse what cannot be right, in a sentence that names what would
+    work."""
+    own = inspect.signature(entry.make)
+
+    def refuse_misfit(q, bounds: tuple[str, ...]) -> None:
+        if not any(entry.fits(q, bound) for bound in bounds):
+            raise ValueError(
+                f"{name} cannot estimate the gradient of the {bounds[0]} bound with {type(q).__name__} latents; "
+                f"these can: {', '.join(fitting(q, bounds[0]))}"
+            )
 
     @functools.wraps(entry.make)
-    def make(num_samples: int = max(1, entry.min_samples), by_layer: bool = False, **options) -> Estimator:
-        if num_samples < entry.min_samples:
+    def make(*args, by_layer: bool = False, **options) -> Estimator:
+        given = own.bind(*args, **options)
+        given.apply_defaults()
+        if (num_samples := given.arguments["num_samples"]) < entry.min_samples:
             raise ValueError(f"{name} needs num_samples of at least {entry.min_samples}, got {num_samples}")
-        whole = entry.make(num_samples=num_samples, **options)
+        whole = entry.make(*args, **options)
         one_by_one = layerwise(whole)
 
         def chosen(q):
             return one_by_one if entry.fits_layers(q, "elbo") and (by_layer or not entry.fits_whole(q)) else whole
 
         def init(key, q, context=None):
+            refuse_misfit(q, entry.bounds)
             return chosen(q).init(key, q, context)
 
         def estimate(params, state, key, q, f, reduce=mean, context=None) -> Estimate:
             bound = "elbo" if reduce is mean else "iwae"
-            if not entry.fits(q, bound):
-                raise ValueError(
-                    f"{name} cannot estimate the gradient of the {bound} bound with {type(q).__name__} latents; "
-                    f"these can: {', '.join(fitting(q, bound))}"
-                )
+            refuse_misfit(q, (bound,))
             if by_layer and not entry.fits_layers(q, bound):
                 raise ValueError(
                     f"{name} cannot take the layers of {type(q).__name__} latents one by one for the {bound} bound: "
@@ -137,6 +146,8 @@ def _guarded(name: str, entry: Entry) -> Entry:
 
         return Estimator(init, estimate)
 
+    option = inspect.Parameter("by_layer", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=bool)
+    make.__signature__ = own.replace(parameters=({**own.parameters, "by_layer": option}).values())
     return entry._replace(make=make)
 
 

@@ -18,8 +18,7 @@ def reparam_linear_cv(num_samples: int = 1, decay: float = 0.99) -> Estimator:
 
     def init(key, q, context=None):
         del key, context
-        nothing = jnp.zeros(2, q.mean.dtype)
-        return {}, {"covariance": nothing, "variance": nothing}
+        return {}, {name: jnp.zeros(2, q.mean.dtype) for name in ("covariance", "variance")}
 
     def estimate(params, state, key, q, f, reduce=mean, context=None) -> Estimate:
         del params, context
@@ -33,7 +32,7 @@ def reparam_linear_cv(num_samples: int = 1, decay: float = 0.99) -> Estimator:
         c = jnp.where(known, state["covariance"] / jnp.where(known, state["variance"], 1.0), 1.0)
         corrections = [c_i * control for c_i, control in zip(c, controls, strict=True)]
         value = bound(q) - inject(jax.tree.leaves(q), corrections, len(q.batch_shape))
-        average = lambda old, new: decay * old + (1 - decay) * stop_gradient(new)
+        average = lambda old, new: decay * old + (1 - decay) * stop_gradient(new).astype(old.dtype)
         covariance = jnp.stack([jnp.mean(g * h) for g, h in zip(grads, controls, strict=True)])
         variance = jnp.stack([jnp.mean(jnp.square(h)) for h in controls])
         state = {

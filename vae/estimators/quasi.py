@@ -9,7 +9,7 @@ from jax.scipy.special import ndtri
 from vae.estimators.base import Estimator, stateless
 
 
-def reparam_rqmc(num_samples: int = 8) -> Estimator:
+def reparam_rqmc(num_samples: int = 1) -> Estimator:
     """Pathwise gradient with Sobol' points in place of independent noise, scrambled afresh for every datum and call.
 
     Each point alone is uniform, which makes the mean unbiased; together they cancel errors. Up to 21201 dimensions.
@@ -35,8 +35,13 @@ def _scrambled_normal(key: Array, num_samples: int, shape: tuple[int, ...]) -> A
     bits = _owen_scramble(bits, jax.random.bits(key_scramble, shape, jnp.uint32))
     # The random shift makes each point exactly uniform, whatever the quality of the hash.
     bits = bits ^ jax.random.bits(key_shift, shape, jnp.uint32)
-    u = ((bits >> 8).astype(jnp.float32) + 0.5) / 2**24
-    return ndtri(u)
+    return _normal(bits)
+
+
+def _normal(bits: Array) -> Array:
+    """Standard normal numbers of 32 random bits each, by the middles of 2^23 cells of [0, 1]: of 2^24, the last middle
+    would round to 1, whose quantile is infinite."""
+    return ndtri(((bits >> 9).astype(jnp.float32) + 0.5) / 2**23)
 
 
 def _owen_scramble(bits: Array, seed: Array) -> Array:

@@ -29,8 +29,8 @@ def rodeo(num_samples: int = 2, hidden: int = 100) -> Estimator:
 
     def init(key, q, context=None):
         del context
-        zero = jnp.zeros((), q.logits.dtype)
-        return {"network": network.init(key, zero, zero[None]), "alpha": zero, "beta": zero}, {}
+        zeros = lambda *shape: jnp.zeros(shape, q.logits.dtype)
+        return {"network": network.init(key, zeros(), zeros(1)), "alpha": zeros(), "beta": zeros()}, {}
 
     def estimate(params, state, key, q, f, reduce=mean, context=None) -> Estimate:
         del context

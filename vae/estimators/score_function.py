@@ -133,5 +133,5 @@ def _ema_read(state, decay: float) -> Array:
 
 
 def _ema_update(state, values: Array, decay: float):
-    value = jnp.mean(stop_gradient(values))
+    value = jnp.mean(stop_gradient(values)).astype(state["mean"].dtype)
     return {"mean": decay * state["mean"] + (1 - decay) * value, "count": state["count"] + 1}
