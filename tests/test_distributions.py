@@ -520,6 +520,15 @@ def test_a_bit_that_is_rarer_than_floats_tell_does_not_happen(monkeypatch):
     np.testing.assert_array_equal(q.sample(jax.random.key(0), 1), [[0, 1]])
     monkeypatch.setattr(jax.random, "gumbel", lambda key, shape, dtype: jnp.array([[-99.0, 99.0], [99.0, -99.0]]))
     np.testing.assert_array_equal(opposed_samples(jax.random.key(0), q, 2), [[0, 1], [0, 1]])
+    relaxed = dist.BinaryConcrete(jnp.array([-30.0, 30.0]), temperature=0.5).sample(jax.random.key(0), 1)
+    np.testing.assert_allclose(relaxed, 2 * (st.logistic.ppf(2.0**-24) + q.logits[None]), rtol=1e-6)
+
+
+def test_samples_are_of_the_factor_that_the_density_takes():
+    """And not of one that an accelerator has rounded."""
+    q, eps = MEMBERS["MultivariateNormal"][0], jnp.zeros((3, BATCH, DIM))
+    program = str(jax.make_jaxpr(q.from_noise)(eps))
+    assert program.count("dot_general[") == program.count("HIGHEST,") == 1, program
 
 
 def test_categorical_samples_are_one_hot():
