@@ -22,7 +22,7 @@ def noisy_gradient(key):
     """Skewed draws around a mean that is far from zero."""
     shapes, structure = jax.tree.flatten(SHAPE, is_leaf=IS_SHAPE)
     keys = jax.random.split(key, len(shapes))
-    draws = [3.0 + jnp.exp(jax.random.normal(k, shape)) for k, shape in zip(keys, shapes, strict=True)]
+    draws = [3.0 + jnp.exp(jax.random.normal(k, shape, jnp.float32)) for k, shape in zip(keys, shapes, strict=True)]
     return structure.unflatten(draws)
 
 
@@ -55,6 +55,25 @@ def test_moments_equal_numpy_on_stored_draws(block):
     chunk = draws.reshape(10, 20, -1)
     np.testing.assert_allclose(flat(moments.mean), chunk.mean(1), rtol=2e-6)
     np.testing.assert_allclose(flat(moments.square), chunk.var(1) * 20, rtol=2e-4)
+
+
+def figures(key, block=1):
+    """All that is made of the moments."""
+    moments = diagnostics.gradient_moments(noisy_gradient, key, 200, 10, block, some_truth())
+    truth = diagnostics.reference(moments)
+    return moments, truth, diagnostics.report(moments, truth), diagnostics.bootstrap(moments, key, 3)
+
+
+@pytest.mark.parametrize("block", [1, 5])
+def test_figures_stay_in_float32_where_float64_is_on(block):
+    with jax.enable_x64(True):
+        found = jax.eval_shape(functools.partial(figures, block=block), jax.random.key(0))
+    assert {leaf.dtype for leaf in jax.tree.leaves(found)} == {jnp.dtype("float32")}
+
+
+def test_products_of_figures_are_not_rounded():
+    program = str(jax.make_jaxpr(figures)(jax.random.key(0)))
+    assert program.count("dot_general[") == program.count("HIGHEST,") > 10
 
 
 def test_report_against_hand_computation():

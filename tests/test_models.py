@@ -131,9 +131,13 @@ def test_the_key_is_the_noise():
     assert np.abs(first - call(near, jax.random.key(1))[0]).max() < 1e-3
 
 
-def test_unknown_names_are_refused():
-    with pytest.raises(ValueError, match="mlp, conv.*'resnet'"):
-        models.make_vae((4, 4, 1), architecture="resnet")
+@pytest.mark.parametrize(
+    ("option", "known"),
+    [("architecture", "mlp, conv"), ("activation", "relu, "), ("posterior", "normal, "), ("likelihood", "bernoulli, ")],
+)
+def test_unknown_names_are_refused(option, known):
+    with pytest.raises(ValueError, match=f"--{option} must be one of {known}.*'resnet'"):
+        models.make_vae((4, 4, 1), **{option: "resnet"})
 
 
 @pytest.mark.parametrize("activation", sorted(models.ACTIVATIONS))

@@ -8,7 +8,9 @@ import jax.numpy as jnp
 import linear_gaussian
 import numpy as np
 import optax
+import pytest
 
+from tests.golden_runs import family_of
 from vae import models, objectives, train
 from vae.datasets import load, pixels
 from vae.estimators import BY_NAME, Estimate
@@ -220,6 +222,23 @@ def test_all_finite():
     for bad in (jnp.nan, jnp.inf, -jnp.inf):
         assert not train.all_finite({**tree, "c": jnp.array([1.0, bad])})
     assert not train.all_finite({"a": jnp.array([jnp.inf]), "b": jnp.array([-jnp.inf])})
+
+
+@pytest.mark.parametrize("name", BY_NAME)
+def test_training_stays_in_float32_where_float64_is_on(name):
+    """And what an estimator counts has one type, which a scan asks for."""
+    entry = BY_NAME[name]
+    objective = objectives.elbo if "elbo" in entry.bounds else objectives.iwae
+    estimator = entry.make(num_samples=max(2, entry.min_samples))
+    model = models.make_vae((8, 8, 1), 2, (5,), posterior=family_of(entry), likelihood="gaussian", learn_prior=True)
+    with jax.enable_x64(True):
+        init = train.make_init(model, estimator, TX, X[:BATCH])
+        epoch = train.make_epoch(train.make_step(model.apply, objective, estimator, TX), BATCH)
+        before = jax.eval_shape(init, jax.random.key(0))
+        after, metrics = jax.eval_shape(epoch, before, jax.random.key(0), X)
+    assert jax.tree.map(lambda leaf: leaf.dtype, after) == jax.tree.map(lambda leaf: leaf.dtype, before)
+    numbers = jax.tree.leaves((after, metrics["bound"], metrics["cv_loss"]))
+    assert {leaf.dtype for leaf in numbers} <= {jnp.dtype("float32"), jnp.dtype("int32")}
 
 
 def test_metrics_are_the_values_and_not_the_surrogate():

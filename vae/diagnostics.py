@@ -46,6 +46,8 @@ ROUNDING = 1e-6
 # Of the standard errors of a layer: what moves less than this part of them is rare, and looks more certain than it is.
 FLOOR = 0.02
 FIGURES = ("variance", "snr", "dsnr", "cosine")
+# Means over chunks are matrix products, which accelerators round to 8 or 11 bits unless told otherwise.
+_exact_products = jax.default_matmul_precision("highest")
 
 
 class Moments(NamedTuple):
@@ -82,7 +84,8 @@ class Truth(NamedTuple):
 def exactly(gradient: PyTree) -> Truth:
     """The truth that has no error of its own."""
     gradient = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), gradient)
-    return Truth(gradient, jax.tree.map(jnp.zeros_like, gradient), {name: jnp.zeros(()) for name in parts(gradient)})
+    along = {name: jnp.zeros((), jnp.float32) for name in parts(gradient)}
+    return Truth(gradient, jax.tree.map(jnp.zeros_like, gradient), along)
 
 
 def make_gradient(bound: Callable, estimator: Estimator) -> Callable:
@@ -181,12 +184,14 @@ def gradient_moments(
 
     def chunk(start):
         zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shape)
-        begin = (jnp.zeros(()), zeros, zeros, {name: jnp.zeros(2) for name in names if direction is not None})
+        ratios = jax.eval_shape(lambda g: _directed(direction, g), shape)
+        ratios = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), ratios)
+        begin = (0.0, zeros, zeros, ratios)  # the count has the precision of what it meets
         (_, mean, square, ratios), _ = jax.lax.scan(step, begin, start + width * jnp.arange(size // width))
         return mean, square, ratios
 
     mean, square, ratios = jax.lax.map(chunk, size * jnp.arange(chunks))
-    nothing = jnp.full((chunks, 2), jnp.nan)
+    nothing = jnp.full((chunks, 2), jnp.nan, jnp.float32)
     dsnr, cosine = ({name: ratios.get(name, nothing)[:, i] for name in names} for i in (0, 1))
     return Moments(mean, square, dsnr, cosine, jnp.asarray(size, jnp.float32))
 
@@ -215,6 +220,7 @@ def _directed(direction: _Direction | None, gradient: PyTree) -> dict[str, Array
     return found
 
 
+@_exact_products
 def reference(moments: Moments) -> Truth:
     """The mean of many draws as the truth, with its standard error."""
     chunks = len(jax.tree.leaves(moments.mean)[0])
@@ -240,6 +246,7 @@ def _pool(mean: Array, square: Array, size: Array) -> tuple[Array, Array]:
 # Figures
 
 
+@_exact_products
 def report(moments: Moments, truth: Truth) -> dict[str, dict[str, Array]]:
     """The figures of every part: those of the module's docstring, and
 
@@ -321,9 +328,10 @@ def bootstrap(moments: Moments, key: Array, replicates: int = 4000) -> dict[str,
     """
     chunks = len(jax.tree.leaves(moments.mean)[0])
     picks = jax.random.randint(key, (replicates, chunks), 0, chunks)
-    return resample(moments, jnp.sum(jax.nn.one_hot(picks, chunks), axis=1))
+    return resample(moments, jnp.sum(jax.nn.one_hot(picks, chunks, dtype=jnp.float32), axis=1))
 
 
+@_exact_products
 def resample(moments: Moments, weights: Array) -> dict[str, dict[str, Array]]:
     """`FIGURES` when chunk c counts weights_bc times, each `[B]`; every row of `weights` `[B, C]` sums to C.
 

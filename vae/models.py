@@ -124,7 +124,7 @@ class Chain(nn.Module):
     def __call__(self, *inputs: Array) -> dist.Markov:
         first = self.first(*inputs)
         if self.is_initializing():
-            z = jnp.zeros((1, *first.batch_shape, *first.mean.shape[len(first.batch_shape) :]))
+            z = jnp.zeros((1, *first.batch_shape, *first.mean.shape[len(first.batch_shape) :]), first.mean.dtype)
             for layer in self.rest:
                 z = layer(z).mean
         conditionals = tuple(layer.clone(parent=None, name=None).apply for layer in self.rest)
@@ -158,7 +158,7 @@ class Decoder(nn.Module):
         initial, build = LIKELIHOODS[self.likelihood]
         if initial is None:
             return build(pixels)
-        log_scale = self.param("log_scale", nn.initializers.constant(initial), pixels.shape[-1:])
+        log_scale = self.param("log_scale", nn.initializers.constant(initial), pixels.shape[-1:], jnp.float32)
         return build(nn.sigmoid(pixels), jnp.broadcast_to(log_scale, pixels.shape), self.levels)
 
 
@@ -179,9 +179,9 @@ class Prior(nn.Module):
     @nn.compact
     def __call__(self):
         family = POSTERIORS[self.family]
-        flat = jnp.zeros(family.outputs(self.latent_dim, self.categories))
+        flat = jnp.zeros(family.outputs(self.latent_dim, self.categories), jnp.float32)
         if self.learned:
-            flat = self.param("parameters", nn.initializers.zeros, flat.shape)
+            flat = self.param("parameters", nn.initializers.zeros, flat.shape, flat.dtype)
             return _at(self.temperature, family.build(flat, self.latent_dim))
         return _at(self.temperature, (family.prior or family.build)(flat, self.latent_dim))
 
@@ -274,7 +274,16 @@ def make_vae(
     are the grey levels of the discretized logistic, `categories` those of each categorical latent variable. With
     `signed_bits` networks see bits as -1 and 1. `data_mean`, one number a pixel, centres the encoder's inputs and the
     decoder's outputs. `compute_dtype` is that of the layers' products and activations, `temperature` that of relaxed
-    latents in posterior and prior, 0 for the family's own."""
+    latents in posterior and prior, 0 for the family's own.
+
+    Raises:
+      ValueError: for a name that is not known, and what goes with no other choice made.
+    """
+    names = {"architecture": architecture, "activation": activation, "posterior": posterior, "likelihood": likelihood}
+    tables = (ARCHITECTURES, ACTIVATIONS, POSTERIORS, LIKELIHOODS)
+    for (option, name), table in zip(names.items(), tables, strict=True):
+        if name not in table:
+            raise ValueError(f"--{option} must be one of {', '.join(table)}, got {name!r}")
     act = _leaky_relu(negative_slope) if activation == "leaky_relu" else ACTIVATIONS[activation]
     pixels, data_mean = math.prod(image_shape), tuple(data_mean)
     dtype = None if compute_dtype == "float32" else jnp.dtype(compute_dtype)
@@ -283,12 +292,10 @@ def make_vae(
             MLP(hidden, act, event_ndim=3, dtype=dtype),
             MLP(hidden[::-1], act, outputs=pixels, dtype=dtype),
         )
-    elif architecture == "conv" and not hidden:
-        raise ValueError("--architecture=conv needs at least one layer in --hidden")
-    elif architecture == "conv":
+    elif hidden:
         encode, decode = ConvEncoder(hidden, act, dtype), ConvDecoder(hidden, image_shape, act, dtype)
     else:
-        raise ValueError(f"--architecture must be one of {', '.join(ARCHITECTURES)}, got {architecture!r}")
+        raise ValueError("--architecture=conv needs at least one layer in --hidden")
     if learn_prior and POSTERIORS[posterior].prior:
         able = ", ".join(name for name, family in POSTERIORS.items() if not family.prior)
         raise ValueError(

@@ -41,7 +41,8 @@ class TrainState(NamedTuple):
 
 
 def make_init(model, estimator: Estimator, tx: optax.GradientTransformation, x: Array) -> Callable[[Array], TrainState]:
-    """`init(key) -> TrainState` for batches like x `[B, H, W, C]`, of which only the shape and dtype are read."""
+    """`init(key) -> TrainState` for batches like x `[B, H, W, C]`, of which only the shape is read: images are
+    float32."""
 
     def init(key: Array) -> TrainState:
         key_model, key_sample, key_estimator = jax.random.split(key, 3)
