@@ -132,6 +132,9 @@ def test_active_units_counts_the_means_that_vary():
     x, key = jnp.asarray(means, jnp.float32), jax.random.key(0)
     for threshold, active in [(0.001, 3), (0.01, 2), (0.03, 1)]:
         assert tuple(map(int, evaluate.active_units(apply, {}, x, key, threshold))) == (active,)
+    # As logits of three classes: of a dimension several vary, and it counts once.
+    classes = lambda params, x, method: dist.Categorical(jnp.stack([x - 3, 3 - x, 0 * x], axis=-1))
+    assert tuple(map(int, evaluate.active_units(classes, {}, x, key, 1e-4))) == (3,)
     # In a model: two latents read the image, one does not.
     weight = np.zeros((3, 16), np.float32)
     weight[0], weight[1, :8] = 1, 1

@@ -76,7 +76,9 @@ def active_units(
     first, second = jax.lax.map(halves_of, (x, jnp.arange(len(x))), batch_size=batch_size)  # each [N, *event]
     centred = lambda means: means - jnp.mean(means, axis=0)
     covariances = [jnp.mean(centred(a) * centred(b), axis=0) for a, b in zip(first, second, strict=True)]
-    return tuple(jnp.sum(covariance > threshold) for covariance in covariances)
+    # A categorical dimension is active if the probability of any of its classes is.
+    active = [covariance > threshold for covariance in covariances]
+    return tuple(jnp.sum(jnp.any(a, axis=tuple(range(1, a.ndim)))) for a in active)
 
 
 def _terms(apply, params, x, key, ks):
