@@ -3,9 +3,9 @@
 # few states (4096) that the exact gradient is at hand, which the laboratory holds every estimator against.
 #
 #   bash scripts/reproduce_reinmax.sh DIR            3 seeds, 160 epochs; about 23 hours on two CPU cores
-#   bash scripts/reproduce_reinmax.sh DIR --quick    one seed, 20 epochs: TRUNCATED, under two hours on one CPU core
+#   bash scripts/reproduce_reinmax.sh DIR --quick    one seed, 20 epochs: TRUNCATED, two hours on one CPU core
 #
-# Of these hours the gradients at equal FLOP take 3, and 45 minutes with --quick: estimated by their FLOP, not measured.
+# Of these hours the gradients at equal FLOP take 3, and 1 with --quick: estimated by their FLOP, not measured.
 # DIR holds TFDS's mnist. The paper trains on grey pixels as if they were probabilities; here they are binarized
 # dynamically, so that the bound is one, and nats are not the paper's. The KL is in closed form, as there. Every estimator
 # is trained at two temperatures, 1.3, which the paper searched for ReinMax, and 0.5. Expected, by the bound of 10000
