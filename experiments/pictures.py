@@ -30,7 +30,7 @@ def draw_sweep(path, folders: list[RunFolder], names: list[str]) -> None:
     for folder in sorted(folders, key=lambda folder: order.index(group(found[folder.path]))):
         result = found[folder.path]
         label = results.label(result, names).replace("$", r"\$")  # which would begin a formula
-        runs.append({"label": label, "rows": folder.rows(), "seconds": folder.seconds()})
+        runs.append({"label": label, "rows": folder.rows(), "seconds": folder.seconds(), "status": result["status"]})
         if result["status"] == "done":
             values = {key: result[f"test_{key}"] for key in ("rate_nats", "distortion_nats")}
             points.append({"label": label, **values})

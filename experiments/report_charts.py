@@ -11,8 +11,11 @@ from collections import defaultdict
 from itertools import cycle, product
 from typing import Any
 
-from experiments.report_contents import Contents, Laboratory, Run, Toy
+import numpy as np
+
+from experiments.report_contents import Contents, Laboratory, Toy
 from experiments.results import mean_and_error
+from vae import curves
 
 Chart = dict[str, Any]
 
@@ -35,34 +38,41 @@ TITLES = {
 
 
 def bound(contents: Contents) -> Chart | None:
-    """The evaluated ELBO against steps, examples and seconds: each seed a thin line, the mean of all a thick one."""
-    axes = {"step": [], "examples": [], "seconds": []}
-    data, splits = [], set()
-    for i, ((label, runs), (dash, _, colour)) in enumerate(zip(contents.by_label().items(), cycle(STYLES))):
-        runs = [run for run in runs if run.rows]
+    """The evaluated ELBO against steps, examples and seconds: each seed a thin line, their mean a thick one."""
+    settings: dict[str, list[dict[str, Any]]] = {}
+    for label, runs in contents.by_label().items():
+        seeds = [{"rows": run.rows, "seconds": run.seconds, "status": run.row.get("status")} for run in runs]
+        settings[label] = [seed for seed in seeds if seed["rows"]]
+    limits = curves.limits([curves.line(run)[:, -1] for runs in settings.values() for run in runs])
+    if limits is None:
+        return None
+    data, lines = [], []
+    for i, ((label, runs), (dash, _, colour)) in enumerate(zip(settings.items(), cycle(STYLES))):
         if not runs:
             continue
-        splits |= {row["split"] for run in runs for row in run.rows}
-        line = {"color": colour, "dash": dash}
-        if len(runs) > 1:
-            for run in runs:
-                thin = {"mode": "lines", "line": line | {"width": 1}, "opacity": 0.35, "hoverinfo": "skip"}
-                data.append({"y": _column(run.rows, "elbo_nats"), "showlegend": False, "legendgroup": label} | thin)
-                _add_axes(axes, [run], len(run.rows))
-        length = min(len(run.rows) for run in runs)
-        mean = [mean_and_error([run.rows[n]["elbo_nats"] for run in runs])[0] for n in range(length)]
-        seeds = f" (mean of {len(runs)} seeds)" if len(runs) > 1 else ""
-        hover = f"%{{y:.2f}} nats at %{{x:,.4~g}}<extra>{_plain(label)}{seeds}</extra>"
-        thick = {"mode": "lines+markers", "line": line | {"width": 2}, "marker": {"size": 4, "color": colour}}
-        named = {"name": _plain(label), "legendgroup": label, "showlegend": i < NAMED}
-        data.append({"y": mean, "hovertemplate": hover} | named | thick)
-        _add_axes(axes, runs, length)
-    if not data:
-        return None
-    complete = {key: columns for key, columns in axes.items() if None not in columns}
-    span = _span([y for trace in data for y in trace["y"]])
-    layout = {"yaxis": {"title": {"text": f"ELBO, {' and '.join(sorted(splits))} (nats)"}, "range": span}}
-    return _chart(data, layout, [{"label": k, "title": TITLES[k], "x": x} for k, x in complete.items()])
+        style = {"color": colour, "dash": dash}
+        thin = {"mode": "lines", "line": style | {"width": 1}, "opacity": 0.35, "hoverinfo": "skip"}
+        seeds = [curves.line(run) for run in runs] if len(runs) > 1 else []
+        data += [{"showlegend": False, "legendgroup": _plain(label)} | thin for _ in seeds]
+        together, unseen = curves.together(runs), curves.unseen(runs, limits)
+        number = f"{len(together)} of {len(runs)}" if len(together) < len(runs) else len(runs)
+        of = f" (mean of {number} seeds)" if seeds else ""
+        hover = f"%{{y:.2f}} nats at %{{x:,.4~g}}<extra>{_plain(label)}{of}</extra>"
+        thick = {"mode": "lines+markers", "line": style | {"width": 2}, "marker": {"size": 4, "color": colour}}
+        shown = i < NAMED or bool(unseen)  # what cannot be touched is named
+        named = {"name": _plain(label) + unseen, "legendgroup": _plain(label), "showlegend": shown}
+        data.append({"hovertemplate": hover} | named | thick)
+        lines += [*seeds, together.mean(axis=0)]
+    for trace, line in zip(data, lines, strict=True):
+        trace["y"] = _values(line[:, -1])
+    splits = " and ".join(sorted({row["split"] for runs in settings.values() for run in runs for row in run["rows"]}))
+    layout = {"yaxis": {"title": {"text": f"ELBO, {splits} (nats)"}, "range": list(limits)}}
+    choices = [
+        {"label": clock, "title": TITLES[clock], "x": [_values(line[:, n]) for line in lines]}
+        for n, clock in enumerate(curves.CLOCKS)
+        if all(np.isfinite(line[:, n]).all() for line in lines)
+    ]
+    return _chart(data, layout, choices)
 
 
 def rate_distortion(contents: Contents) -> Chart | None:
@@ -245,17 +255,15 @@ def _chart(data: list[dict], layout: dict[str, Any], choices: list[dict[str, Any
     return {"data": data, "layout": layout, "choices": choices or []}
 
 
-def _add_axes(axes: dict[str, list], runs: list[Run], length: int) -> None:
-    """The horizontal places of a trace: of one run, or the mean over runs; None where they are not known."""
-    for key, columns in axes.items():
-        known = [run.seconds if key == "seconds" else _column(run.rows, key) for run in runs]
-        columns.append(None if None in known else [mean_and_error([at[i] for at in known])[0] for i in range(length)])
-
-
 def _labels(rows: list[dict[str, Any]]) -> list[str]:
     """The estimators' names, with K where one is there with several."""
     several = len({(row["estimator"], row["num_samples"]) for row in rows}) > len({row["estimator"] for row in rows})
     return [row["estimator"] + (f", K={row['num_samples']}" if several else "") for row in rows]
+
+
+def _values(column: np.ndarray) -> list[float | None]:
+    """Those of a line; of none, a gap, since plotly's legend leaves out what is empty."""
+    return column.tolist() or [None]
 
 
 def _column(rows: list[dict[str, Any]], key: str) -> list[Any]:
@@ -268,16 +276,6 @@ def _reach(rows: list[dict[str, Any]], key: str, colour: str) -> dict[str, Any]:
     down, up = ([max(0.0, end) if math.isfinite(end) else 0.0 for end in side] for side in zip(*ends, strict=True))
     style = {"color": colour, "thickness": 1.2, "width": 3}
     return {"type": "data", "symmetric": False, "array": up, "arrayminus": down} | style
-
-
-def _span(values: list[float]) -> list[float] | None:
-    """Of a learning curve without its first steep fall: three times the range of its better half, at the most."""
-    values = sorted(value for value in values if math.isfinite(value))
-    if not values:
-        return None
-    low, high = values[0], values[-1]
-    low = max(low, high - 3 * (high - values[len(values) // 2]) - 1e-9)
-    return [low - 0.04 * (high - low), high + 0.06 * (high - low)]
 
 
 def _padded(values) -> tuple[float, float]:

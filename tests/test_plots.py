@@ -175,13 +175,27 @@ def test_compare_runs_averages_only_the_steps_that_all_seeds_have():
     np.testing.assert_allclose(y[-1], (short[5]["elbo_nats"] + long[5]["elbo_nats"]) / 2, rtol=1e-12)
 
 
+def test_a_seed_that_diverged_does_not_cut_the_mean_of_the_others():
+    status = ("done", 12), ("done", 12), ("diverged", 2), (None, 5)
+    runs = [
+        {"label": "nvil", "rows": make_rows(seed=s)[:n], "seconds": None, "status": status}
+        for s, (status, n) in enumerate(status)
+    ]
+    for chosen, mean_of in ((runs, runs[:2]), (runs[:3], runs[:2]), (runs[2:], runs[3:]), (runs[2:3], runs[2:3])):
+        x, y = line_called(plots.compare_runs(chosen).axes[0], "nvil").get_data()
+        elbo = [column(run["rows"], "elbo_nats") for run in mean_of]
+        np.testing.assert_array_equal(x, 100 * np.arange(len(elbo[0])))
+        np.testing.assert_allclose(y, np.mean(elbo, axis=0), rtol=1e-12)
+
+
 def test_compare_runs_names_what_cannot_be_seen():
     rows = make_rows()
     runs = [{"label": f"good {s}", "rows": make_rows(seed=s), "seconds": None} for s in range(4)]
     runs += [{"label": "bad", "rows": [row | {"elbo_nats": -1e9} for row in rows], "seconds": None}]
     runs += [{"label": "nan", "rows": [row | {"elbo_nats": math.nan} for row in rows], "seconds": None}]
+    runs += [{"label": "apart", "rows": part, "seconds": None} for part in (rows[6:9], rows[9:])]
     figure = plots.compare_runs(runs)
-    assert legend_texts(figure)[-2:] == ["bad (off scale)", "nan (not finite)"]
+    assert legend_texts(figure)[-3:] == ["bad (off scale)", "nan (not finite)", "apart (no step in common)"]
     assert -130 < figure.axes[0].get_ylim()[0]
 
 

@@ -207,6 +207,57 @@ def test_the_curves_are_the_rows(swept):
     assert points[1]["x"] == [4.5, 4.8]
 
 
+def write_curve(folder, seed, elbo, status, **others):
+    """A run that was evaluated as {epoch: ELBO} says."""
+    write_run(folder, Settings(seed=seed, **others), finished=status == "done")
+    rows = [
+        {"epoch": epoch, "step": 23 * epoch, "examples": 1472 * epoch, "split": "test", "elbo_nats": value}
+        for epoch, value in elbo.items()
+    ]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    times = [{"epoch": row["epoch"], "step": row["step"], "train_seconds": seed + row["epoch"]} for row in rows]
+    (folder / "timing.jsonl").write_text("".join(json.dumps(row) + "\n" for row in times))
+    if status == "diverged":
+        (folder / "result.json").write_text(
+            json.dumps(Settings(seed=seed, **others).json() | {"status": status, "step": 24})
+        )
+
+
+def test_the_mean_is_of_equal_steps_and_of_finished_seeds(tmp_path):
+    """Two seeds that were evaluated at other epochs, and one that diverged after the first."""
+    write_curve(tmp_path / "runs/0", 0, {1: -50.0, 10: -30.0, 100: -20.0}, "done")
+    write_curve(tmp_path / "runs/1", 1, {10: -32.0, 50: -25.0, 100: -24.0}, "done")
+    write_curve(tmp_path / "runs/2", 2, {1: -40.0}, "diverged")
+    chart = read(tmp_path).charts[0]
+    *seeds, mean = chart["data"]
+    assert [seed["y"] for seed in seeds] == [[-50, -30, -20], [-32, -25, -24], [-40]]
+    assert mean["y"] == [-31, -22]
+    assert "(mean of 2 of 3 seeds)" in mean["hovertemplate"]
+    assert [choice["x"][-1] for choice in chart["choices"]] == [[230, 2300], [14720, 147200], [10.5, 100.5]]
+    shutil.rmtree(tmp_path / "runs/0")
+    shutil.rmtree(tmp_path / "runs/1")
+    assert read(tmp_path).charts[0]["data"][-1]["y"] == [-40]
+
+
+def test_a_curve_that_cannot_be_seen_is_named(tmp_path):
+    for seed in range(4):
+        curve = {epoch: -25.0 + 0.01 * epoch + seed for epoch in (1, 10, 100)}
+        write_curve(tmp_path / f"runs/{seed}", 0, curve, "done", learning_rate=1e-3 * (1 + seed))
+    write_curve(tmp_path / "runs/far", 0, {1: -1e9, 10: -1e9, 100: -1e9}, "done", learning_rate=1.0)
+    write_curve(tmp_path / "runs/nan", 0, {1: math.nan}, "diverged", learning_rate=2.0)
+    for seed, epochs in ((0, (1, 2)), (1, (3, 4))):
+        curve = dict.fromkeys(epochs, -25.0)
+        write_curve(tmp_path / f"runs/apart{seed}", seed, curve, "running", learning_rate=3.0)
+    chart = read(tmp_path).charts[0]
+    low, high = chart["layout"]["yaxis"]["range"]
+    assert -40 < low < -25
+    assert -22 < high < -10
+    named = [trace["name"].removeprefix("learning_rate=") for trace in chart["data"] if trace["showlegend"]]
+    unseen = ["1.0 (off scale)", "2.0 (not finite)", "3.0 (no step in common)"]
+    assert sorted(named) == ["0.001", "0.002", "0.003", "0.004", *unseen]
+    assert all(trace["y"] for trace in chart["data"])  # or plotly's legend leaves it out
+
+
 def test_charts_are_what_plotly_knows(swept, measured):
     """Every property by plotly's own schema, with the names of colours replaced by colours."""
     from plotly.graph_objects import Figure

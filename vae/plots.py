@@ -16,6 +16,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
+from vae import curves
+
 WIDTH = 6.75  # of a page with two columns
 # Okabe & Ito (2008), safe for the colour-blind, without the yellow that white paper swallows.
 COLOURS = BLUE, VERMILLION, *_ = ("#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7", "#56B4E9", "#000000")
@@ -73,12 +75,12 @@ def learning_curves(rows, split, timing=None):
     epochs = _column(rows, "epoch")
     objective = {"bound_nats": {"color": BLUE, "label": "training objective"}}
     held_out = {"color": VERMILLION, "label": f"{split} ELBO"}
-    curves = {
+    quantities = {
         "bound (nats)": objective | {"elbo_nats": held_out},
         f"{split} rate (nats)": {"rate_nats": held_out},
         f"{split} distortion (nats)": {"distortion_nats": held_out},
     }
-    for ax, (ylabel, styles) in zip(panels, curves.items(), strict=True):
+    for ax, (ylabel, styles) in zip(panels, quantities.items(), strict=True):
         for key, style in styles.items():
             _plot_finite(ax, epochs, _column(rows, key), **style)
         ax.set(xlabel="epoch", ylabel=ylabel)
@@ -99,31 +101,27 @@ def learning_curves(rows, split, timing=None):
 def compare_runs(runs):
     """Held-out ELBO (nats) of many runs against steps and, where it is known, against seconds of training.
 
-    runs: dicts with "label", "rows" (with "step" and "elbo_nats") and "seconds" (one per row, or None). Runs of one
-        label are seeds: thin lines, and their mean at the steps that all of them have, in a band of one standard error.
+    runs: those of `vae.curves`, with "label". Runs of one label are seeds: thin lines, and their mean at the steps that
+        all of them have, in a band of one standard error; seeds that diverged are not in the mean of finished ones.
     """
     groups = _by_label(runs)
     clocks = ["step"] + ["seconds"] * any(run.get("seconds") is not None for run in runs)
     width = WIDTH if len(clocks) == 2 else 0.7 * WIDTH
     figure = Figure(figsize=(width, 3.0 + 0.15 * max(0, len(groups) - 16)), layout="constrained")
     panels = figure.subplots(1, len(clocks), sharey=True, squeeze=False)[0]
+    limits = _set_limits(panels[0], [_column(run["rows"], "elbo_nats") for run in runs])
     styles = list(itertools.product(("-", "--", ":", "-."), COLOURS))
     for ax, clock in zip(panels, clocks, strict=True):
         for (label, group), (dash, colour) in zip(groups.items(), itertools.cycle(styles), strict=False):
-            seeds = [_elbo_by_step(run, clock) for run in group if clock == "step" or run.get("seconds") is not None]
-            _plot_seeds(ax, seeds, label=label, color=colour, linestyle=dash)
+            label += curves.unseen(group, limits)  # a run that cannot be seen is named all the same
+            timed = [run for run in group if clock == "step" or run.get("seconds") is not None]
+            _plot_seeds(ax, timed, clock, label=label, color=colour, linestyle=dash)
         ax.set_xlabel({"step": "training step", "seconds": "training time (s)"}[clock])
         ends = [line.get_xdata()[-1] for line in ax.lines if len(line.get_xdata())]
         if clock == "seconds" and ends and max(ends) > 5 * min(ends) > 0:
             ax.set_xscale("log", nonpositive="mask")
     panels[0].set_ylabel("held-out ELBO (nats)")
-    low, high = _set_limits(panels[0], [_column(run["rows"], "elbo_nats") for run in runs])
-    means = [line for line in panels[0].lines if line.get_label() in groups]
-    for line in means:  # a run that cannot be seen is named all the same
-        elbo = line.get_ydata()
-        if not np.any((elbo >= low) & (elbo <= high)):
-            line.set_label(f"{line.get_label()} ({'off scale' if len(elbo) else 'not finite'})")
-    _legend_outside(figure, means)
+    _legend_outside(figure, [line for line in panels[0].lines if not line.get_label().startswith("_")])
     return figure
 
 
@@ -250,41 +248,24 @@ def _plot_finite(ax, x, y, **style):
     ax.plot(x[finite], y[finite], marker="o" if len(x) <= 30 else None, markersize=2.5, **style)
 
 
-def _elbo_by_step(run, clock):
-    """{step: (step or seconds, ELBO)} where the ELBO is finite; of a step evaluated twice the last counts."""
-    steps, elbo = _column(run["rows"], "step"), _column(run["rows"], "elbo_nats")
-    times = steps if clock == "step" else np.asarray(run["seconds"], dtype=float)
-    points = zip(steps, times, elbo, strict=True)
-    return {step: (time, value) for step, time, value in points if np.isfinite(value)}
-
-
-def _plot_seeds(ax, seeds, label, **style):
-    """The mean of curves {step: (x, y)} over the steps that they share; for two or more also each, and a band."""
-    common = sorted(set.intersection(*map(set, seeds))) if seeds else []
-    curves = np.array([[seed[step] for step in common] for seed in seeds]).reshape(len(seeds), len(common), 2)
-    x, mean = curves.mean(axis=0).T if seeds else ([], [])
+def _plot_seeds(ax, runs, clock, label, **style):
+    """The mean of the runs that `curves.together` chooses, in a band; of two runs or more also the line of each."""
+    place = curves.CLOCKS.index(clock)
+    if len(runs) > 1:
+        for run in runs:
+            ax.plot(*curves.line(run)[:, [place, -1]].T, alpha=0.4, **style | {"linewidth": 0.5})
+    seeds = curves.together(runs)[..., [place, -1]]
+    x, mean = seeds.mean(axis=0).T if len(seeds) else ([], [])
     if len(seeds) > 1:
-        for seed in seeds:
-            line = np.array([seed[step] for step in sorted(seed)]).reshape(-1, 2)
-            ax.plot(*line.T, alpha=0.4, **style | {"linewidth": 0.5})
-        error = curves[..., 1].std(axis=0, ddof=1) / math.sqrt(len(seeds))
+        error = seeds[..., -1].std(axis=0, ddof=1) / math.sqrt(len(seeds))
         ax.fill_between(x, mean - error, mean + error, color=style["color"], alpha=0.2, linewidth=0)
     ax.plot(x, mean, label=label, **style)
 
 
-def _set_limits(ax, curves, axis="y", robust=True):
-    """Limits that show the curves; if `robust`, set by their last 80 % less far outliers: the start may go off."""
-    values = np.concatenate([curve[np.isfinite(curve)] for curve in curves] or [[]])
-    if values.size:
-        low, high = values.min(), values.max()
-        if robust:
-            late = np.concatenate([c[len(c) // 5 + (len(c) > 2) :] for c in (c[np.isfinite(c)] for c in curves)])
-            lower, upper = np.quantile(late, (0.25, 0.75))
-            inside = late[(late >= lower - 3 * (upper - lower)) & (late <= upper + 3 * (upper - lower))]
-            slack = 0.5 * np.ptp(inside)  # so much of the start is still seen
-            low, high = max(low, inside.min() - slack), min(high, inside.max() + slack)
-        margin = 0.06 * (high - low) or 0.5
-        ax.set(**{f"{axis}lim": (low - margin, high + margin)})
+def _set_limits(ax, lines, axis="y", robust=True):
+    """The limits of `curves.limits`, where any value is finite."""
+    if found := curves.limits(lines, robust):
+        ax.set(**{f"{axis}lim": found})
     return getattr(ax, f"get_{axis}lim")()
 
 
