@@ -1,8 +1,9 @@
 """The report's interactive charts: rows in, figures of plotly.js out, as plain dicts.
 
 A chart is {"data", "layout"} of plotly's schema and "choices", what its buttons offer: {"label", "title", "x"}, the
-title and the values of the horizontal axis, a list for each trace. Colours are names, "@0" to "@6" of series, "@muted",
-"@grid" and "@paper", which the page's script replaces by the values of its style sheet, light or dark.
+title and the values of the horizontal axis, a list for each trace, which then has none itself. Colours are names, "@0"
+to "@6" of series, "@muted", "@grid" and "@paper", which the page's script replaces by the values of its style sheet,
+light or dark.
 """
 
 import math
@@ -37,8 +38,9 @@ TITLES = {
 }
 
 
-def bound(contents: Contents) -> Chart | None:
-    """The evaluated ELBO against steps, examples and seconds: each seed a thin line, their mean a thick one."""
+def bound(contents: Contents, every: int = 1) -> Chart | None:
+    """The evaluated ELBO against steps, examples and seconds: each seed a thin line, their mean a thick one. Of so many
+    points, counted from the last, `every` shows one."""
     settings: dict[str, list[dict[str, Any]]] = {}
     for label, runs in contents.by_label().items():
         seeds = [{"rows": run.rows, "seconds": run.seconds, "status": run.row.get("status")} for run in runs]
@@ -62,7 +64,7 @@ def bound(contents: Contents) -> Chart | None:
         shown = i < NAMED or bool(unseen)  # what cannot be touched is named
         named = {"name": _plain(label) + unseen, "legendgroup": _plain(label), "showlegend": shown}
         data.append({"hovertemplate": hover} | named | thick)
-        lines += [*seeds, together.mean(axis=0)]
+        lines += [line[(len(line) - 1) % every :: every] for line in (*seeds, together.mean(axis=0))]
     for trace, line in zip(data, lines, strict=True):
         trace["y"] = _values(line[:, -1])
     splits = " and ".join(sorted({row["split"] for runs in settings.values() for run in runs for row in run["rows"]}))
@@ -248,11 +250,7 @@ def toy_dashes(toy: Toy) -> dict[str, str]:
 
 
 def _chart(data: list[dict], layout: dict[str, Any], choices: list[dict[str, Any]] | None = None) -> Chart:
-    data = [{"type": "scatter", **trace} for trace in data]
-    if choices:
-        data = [trace | {"x": x} for trace, x in zip(data, choices[0]["x"], strict=True)]
-        layout = layout | {"xaxis": layout.get("xaxis", {}) | {"title": {"text": choices[0]["title"]}}}
-    return {"data": data, "layout": layout, "choices": choices or []}
+    return {"data": [{"type": "scatter", **trace} for trace in data], "layout": layout, "choices": choices or []}
 
 
 def _labels(rows: list[dict[str, Any]]) -> list[str]:

@@ -62,19 +62,17 @@ class Toy(NamedTuple):
 
 
 class Contents(NamedTuple):
+    """Everything, and the settings in which runs differ, but for the seed, by their names."""
+
     runs: list[Run]
     laboratories: list[Laboratory]
     toys: list[Toy]
+    names: list[str]
 
     @property
     def finished(self) -> list[dict[str, Any]]:
         """The rows of results.csv, of all workdirs."""
         return [run.row for run in self.runs if "status" in run.row]
-
-    @property
-    def names(self) -> list[str]:
-        """The settings in which runs differ, but for the seed."""
-        return results.varying([run.row for run in self.runs]) if self.runs else []
 
     def label(self, row: dict[str, Any]) -> str:
         """What distinguishes a row's settings from those of the others."""
@@ -108,7 +106,7 @@ def read(paths: list[Path]) -> Contents:
         runs += mine
         laboratories += [one for one in found if isinstance(one, Laboratory)]
         toys += [one for one in found if isinstance(one, Toy)]
-    return Contents(runs, laboratories, toys)
+    return Contents(runs, laboratories, toys, results.varying([run.row for run in runs]))
 
 
 def commands(runs: list[Run]) -> list[str]:

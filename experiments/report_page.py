@@ -18,7 +18,7 @@ from experiments.report_contents import Contents, Laboratory, Run, Toy, commands
 from experiments.tables import number, plus_minus
 
 HERE = Path(__file__).parent
-# Of a page; plotly.js takes half of it. Pictures that do not fit are left out, and named.
+# Of a page; plotly.js takes half of it. Pictures that do not fit are left out, and named; then points of curves.
 MAX_BYTES = 10_000_000
 PICTURES = ("reconstructions", "prior_samples", "interpolations", "latent_plane")
 CAPTIONS = {
@@ -39,11 +39,21 @@ class Cell(NamedTuple):
 
 
 def page(contents: Contents, title: str) -> str:
-    """The whole file."""
+    """The whole file; its curves have as many points as keep it small."""
+    longest = max((len(run.rows) for run in contents.runs), default=0)
+    for every in (2**n for n in range(longest.bit_length() + 1)):
+        text = _page(contents, title, every)
+        if len(text.encode()) <= MAX_BYTES:
+            break
+    return text
+
+
+def _page(contents: Contents, title: str, every: int) -> str:
+    """The file with one of `every` points of the curves."""
     from plotly.offline import get_plotlyjs  # and nothing else of it: 5 MB of JavaScript
 
     charts: list[report_charts.Chart] = []
-    sections = _training(contents, charts) if contents.runs else []
+    sections = _training(contents, charts, every) if contents.runs else []
     for i, laboratory in enumerate(contents.laboratories):
         heading = f"Gradient quality: {laboratory.rows[0]['problem']}"
         sections.append((f"laboratory-{i}", heading, _laboratory(laboratory, charts)))
@@ -151,16 +161,17 @@ def _titles(contents: Contents) -> dict[str, str]:
     return {"validation_elbo_nats": "validation ELBO"} | results.FIGURES | {"test_nll_nats": nll}
 
 
-def _training(contents: Contents, charts: list) -> list[tuple[str, str, str]]:
+def _training(contents: Contents, charts: list, every: int) -> list[tuple[str, str, str]]:
     """The sections (anchor, heading, HTML) of trained runs."""
     sections = [("settings", "Settings", _settings(contents))]
     if contents.finished:
         sections.append(("results", "Results", _results(contents)))
     if any(run.evaluations for run in contents.runs):
         sections.append(("evaluations", "Evaluated again", _evaluations(contents)))
-    curves, plane = report_charts.bound(contents), report_charts.rate_distortion(contents)
+    curves, plane = report_charts.bound(contents, every), report_charts.rate_distortion(contents)
     if curves:
-        sections.append(("curves", "Bound along training", _chart(charts, curves, "bound")))
+        thinned = f"<p>One of {every} evaluations is drawn, to keep the file small.</p>" if every > 1 else ""
+        sections.append(("curves", "Bound along training", _chart(charts, curves, "bound") + thinned))
     if plane:
         sections.append(("plane", "Rate and distortion", _chart(charts, plane, "rate-distortion")))
     sections.append(("pictures", "Reconstructions and samples", _PICTURES_HERE))
@@ -418,14 +429,20 @@ def _signed(text: str) -> str:
 
 def _json(content: Any) -> str:
     """JSON that no HTML parser takes for a tag."""
-    text = json.dumps(_finite(content), separators=(",", ":"))
+    text = json.dumps(_drawn(content), separators=(",", ":"))
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
-def _finite(content: Any) -> Any:
-    """JavaScript's JSON has no NaN and no infinity: null, which plotly leaves out."""
+def _drawn(content: Any) -> Any:
+    """Numbers as a chart needs them: with the digits of a float32. JavaScript's JSON has no NaN and no infinity: null,
+    which plotly leaves out."""
     if isinstance(content, dict):
-        return {key: _finite(value) for key, value in content.items()}
+        return {key: _drawn(value) for key, value in content.items()}
     if isinstance(content, list | tuple):
-        return [_finite(value) for value in content]
-    return None if isinstance(content, float) and not math.isfinite(content) else content
+        return [_drawn(value) for value in content]
+    if not isinstance(content, float):
+        return content
+    if not math.isfinite(content):
+        return None
+    number = float(f"{content:.7g}")
+    return int(number) if number.is_integer() else number

@@ -11,7 +11,16 @@ from html.parser import HTMLParser
 import pytest
 from absl import flags
 
-from experiments import compare_estimators, report, report_charts, report_contents, results, settings, tables
+from experiments import (
+    compare_estimators,
+    report,
+    report_charts,
+    report_contents,
+    report_page,
+    results,
+    settings,
+    tables,
+)
 from experiments.settings import Settings
 from vae import plots_gradients
 
@@ -360,6 +369,31 @@ def test_a_page_of_many_pictures_stays_small(tmp_path):
     assert sum(load.startswith("data:image") for load in page.loads) == 2
     assert "Not shown, to keep the file small" in page.text
     assert str(folder / "runs/3/figures") in page.text
+
+
+def test_a_page_of_many_curves_stays_small(tmp_path, monkeypatch):
+    """Places stand there once, numbers have seven digits, and where that is not enough, points are left out."""
+    from plotly import offline
+
+    monkeypatch.setattr(offline, "get_plotlyjs", lambda: "")
+    curve = {epoch: -100 - 400 * math.exp(-epoch / 20) for epoch in range(1, 201)}
+    for i in range(30):
+        write_curve(tmp_path / f"runs/{i:02}", i % 3, curve, "done", learning_rate=1e-3 * (1 + i // 3))
+    whole = read(tmp_path)
+    chart = whole.charts[0]
+    assert not any("x" in trace for trace in chart["data"])
+    assert [trace["y"] for trace in chart["data"]] == 40 * [[float(f"{value:.7g}") for value in curve.values()]]
+    assert len(whole.scripts[0]) < 40 * 200 * 36  # bytes of a point: y, and x as steps, examples and seconds
+    assert "evaluations is drawn" not in whole.text
+    limit = (tmp_path / "report.html").stat().st_size - 3 * len(whole.scripts[0]) // 5
+    monkeypatch.setattr(report_page, "MAX_BYTES", limit)
+    small = read(tmp_path)
+    assert (tmp_path / "report.html").stat().st_size <= limit
+    assert "One of 4 evaluations is drawn, to keep the file small." in small.text
+    for trace, places in zip(small.charts[0]["data"], small.charts[0]["choices"][0]["x"], strict=True):
+        assert trace["y"] == chart["data"][0]["y"][3::4]
+        assert places == [23 * epoch for epoch in range(4, 201, 4)]
+    assert small.tables == whole.tables
 
 
 def test_same_settings_of_two_workdirs_stay_apart(tmp_path, capsys):
