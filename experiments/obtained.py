@@ -26,9 +26,7 @@ def trained(figure: str, unit: str = "nats", sign: int = 1, units: bool = False,
         mean, error = results.mean_and_error(values)
         obtained = f"{mean:.2f}" + (f" ± {error:.2f}" if len(values) > 1 else "") + f" {unit}"
         if units:
-            each = [_active(run.row) for run in runs]
-            means = (f"{statistics.fmean(layer):.0f}" for layer in zip(*each, strict=True))
-            obtained += f", {'+'.join(means)} units"
+            obtained += f", {results.units([run.row for run in runs])} units"
         seeds = _seeds(path, runs)
         return {"obtained": f"{obtained} ({_number_of_seeds(seeds)})", "seeds": seeds, **_of_runs(runs, figure)}
 
@@ -40,12 +38,6 @@ def _evaluated_best(run: Any) -> Any:
     samples."""
     of_its_end = [row for row in run.evaluations if row["epoch"] == run.row["epochs"]]
     return run._replace(row=run.row | max([run.row, *of_its_end], key=lambda row: row["eval_samples"]))
-
-
-def _active(row: dict[str, Any]) -> list[float]:
-    """Active units of each stochastic layer, from the image up."""
-    layers = row.get("active_units_by_layer")
-    return [float(n) for n in layers.split("+")] if layers else [row["active_units"]]
 
 
 def order(name: str, figure: str, values: tuple[str, ...], within: str | None = None) -> Callable:
@@ -64,7 +56,7 @@ def order(name: str, figure: str, values: tuple[str, ...], within: str | None = 
             groups.setdefault(tuple(run.row[each] for each in names), []).append(run)
         seeds = min(_seeds(path, group) for group in groups.values())
         rows = results.aggregate([run.row for run in runs], names)
-        rows.sort(key=lambda row: row[figure], reverse=True)
+        rows.sort(key=lambda row: results.least_first(-row[figure]))
         best: dict[Any, dict[str, Any]] = {}
         for row in rows:
             best.setdefault(row[name], row)
@@ -183,14 +175,14 @@ def toy(point: str, figure: str, estimators: tuple[str, ...]) -> Callable:
     """The final loss or the variance at the start of some estimators at a point of a toy problem, least first."""
 
     def read(path: Path) -> dict[str, Any]:
-        from experiments import report_contents
+        from experiments import report_contents, results
         from vae.estimators import BY_NAME
 
         [found] = report_contents.read([path]).toys
         rows = [row for row in found.rows if row["point"] == point and row["estimator"] in estimators]
         if missing := set(estimators) - {row["estimator"] for row in rows}:
             raise ValueError(f"{path} has no row of {', '.join(sorted(missing))}; run the script again")
-        rows.sort(key=lambda row: row[figure])
+        rows.sort(key=lambda row: results.least_first(row[figure]))
         error = lambda row: row.get(f"{figure}_stderr", math.nan)
         precise = lambda row: tables.plus_minus(row[figure], error(row))
         shown = lambda row: precise(row) if error(row) > 0 else tables.number(row[figure], 5)

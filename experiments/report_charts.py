@@ -214,7 +214,8 @@ def toy(toy: Toy, point: str, figure: str) -> Chart | None:
     for row in toy.curves:
         if row["point"] == point:
             columns[row["estimator"]][row["step"]].append(row[figure])
-    top = max((value for steps in columns.values() for values in steps.values() for value in values), default=0)
+    values = (value for steps in columns.values() for values in steps.values() for value in values)
+    top = max(filter(math.isfinite, values), default=0)
     data = []
     for row in toy.rows:
         if row["point"] != point:

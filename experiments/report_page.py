@@ -118,10 +118,15 @@ def _facts(contents: Contents) -> str:
             facts.append((name, _signed(results.cell(best, key)), unit))
     if not contents.names:
         return _large(facts)
-    level = ", ".join(contents.label(row) for row in results.level_with_best(rows))
-    level = f"; within two standard errors of it: {level}" if level else ""
-    level = level or ("; of one seed, so no difference is judged" if best["runs"] == 1 and len(rows) > 1 else "")
-    return _large(facts) + f'<p class="of">best: {escape(contents.label(best) + level)}</p>'
+    said, single = f"best: {contents.label(best)}", results.of_one_seed(rows)
+    names = lambda rows: ", ".join(map(contents.label, rows))
+    if level := results.level_with_best(rows):
+        said += f"; within two standard errors of it: {names(level)}"
+    if best in single:
+        said += "; of one finished seed, so no difference is judged" if len(rows) > 1 else ""
+    elif single:
+        said += f"; of one finished seed, so not judged: {names(single)}"
+    return _large(facts) + f'<p class="of">{escape(said)}</p>'
 
 
 def _won(laboratory: Laboratory) -> str:
@@ -139,8 +144,9 @@ def _reached(toy: Toy) -> str:
     facts = []
     for point in dict.fromkeys(row["point"] for row in toy.rows):
         rows = [row for row in toy.rows if row["point"] == point]
-        least = f"{min(row['final_loss'] for row in rows):.6f}"
-        first = [row["estimator"] for row in rows if f"{row['final_loss']:.6f}" == least]
+        losses = {row["estimator"]: f"{row['final_loss']:.6f}" for row in rows if math.isfinite(row["final_loss"])}
+        least = min(losses.values(), key=float, default="-")
+        first = [name for name, loss in losses.items() if loss == least]
         facts.append((f"{point}: least loss", least, ", ".join(first)))
     return _large(facts)
 

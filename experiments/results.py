@@ -58,11 +58,24 @@ def aggregate(results: list[dict[str, Any]], names: list[str] | None = None) -> 
             values = [m[key] for m in finished if m.get(key) is not None]
             if values:
                 row[key], row[f"{key}_se"] = mean_and_error(values)
+        depths = {m.get("active_units_by_layer", "").count("+") for m in finished}
+        if len(depths) == 1 and 0 not in depths:
+            row["active_units_by_layer"] = units(finished)
         rows.append(row)
     key = ranked_by(rows)
     sign = 1 if key == "test_nll_nats" else -1
-    badness = lambda row: sign * row.get(key, math.nan)
-    return sorted(rows, key=lambda row: math.inf if math.isnan(badness(row)) else badness(row))
+    return sorted(rows, key=lambda row: least_first(sign * row.get(key, math.nan)))
+
+
+def least_first(value: float) -> tuple[bool, float]:
+    """A key to sort by: NaN, which a plain sort leaves anywhere, stands last."""
+    return math.isnan(value), value
+
+
+def units(rows: list[dict[str, Any]]) -> str:
+    """Active units of each stochastic layer, from the image up; means over rows of as many layers."""
+    each = [str(row.get("active_units_by_layer", row["active_units"])).split("+") for row in rows]
+    return "+".join(f"{statistics.fmean(map(float, layer)):.0f}" for layer in zip(*each, strict=True))
 
 
 def ranked_by(rows: list[dict[str, Any]]) -> str:
@@ -88,6 +101,11 @@ def level_with_best(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         return []
     error = lambda row: math.hypot(row[f"{key}_se"], rows[0][f"{key}_se"])  # NaN, of one seed, is never more
     return [row for row in rows[1:] if key in row and abs(row[key] - rows[0][key]) < 2 * error(row)]
+
+
+def of_one_seed(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Of rows of `aggregate`, those of one finished run, from which no difference can be judged."""
+    return [row for row in rows if row["runs"] - row["diverged"] == 1]
 
 
 def heading(results: list[dict[str, Any]]) -> str:
@@ -127,4 +145,6 @@ def cell(row: dict[str, Any], key: str) -> str:
         return str(value)
     digits = {"active_units": 1, "test_bits_per_dim": 3}.get(key, 2)
     error = row.get(f"{key}_se", math.nan)
-    return f"{value:.{digits}f}" + ("" if math.isnan(error) else f" ± {error:.{digits}f}")
+    text = f"{value:.{digits}f}" + ("" if math.isnan(error) else f" ± {error:.{digits}f}")
+    layers = row.get("active_units_by_layer") if key == "active_units" else None
+    return f"{text} ({layers})" if layers else text

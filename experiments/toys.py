@@ -135,7 +135,7 @@ def _write(folder: Path, points, curves, options) -> None:
         for figure, values in (("final_loss", loss[:, -1]), ("first_variance", variance[:, 0])):
             row[figure], row[f"{figure}_stderr"] = results.mean_and_error(values.tolist())
         last.append(row)
-    last.sort(key=lambda row: (titles.index(row["point"]), row["final_loss"]))
+    last.sort(key=lambda row: (titles.index(row["point"]), results.least_first(row["final_loss"])))
     workdir.write_text(folder / "curves.csv", tables.to_csv(long))
     workdir.write_text(folder / "results.csv", tables.to_csv(last))
     table = tables.to_markdown([["point", "estimator", "final loss", "variance at the start"], *map(_cells, last)])

@@ -233,6 +233,10 @@ def test_rows_of_a_toy(tmp_path):
         "unordered_set 0.005960 ± 0.000020, leave_one_out 0.007220 ± 0.000020, reinforce 0.455000 ± 0.000020 (2 seeds)"
     )
     assert (row["K"], row["data"]) == ("1, 2", "categorical toy")
+    path = tmp_path / "toys_quick/categorical/results.csv"
+    path.write_text(path.read_text().replace("leave_one_out,x,0.2,0.001,0.00722", "leave_one_out,x,0.2,0.001,"))
+    *_, row = published.collect(tmp_path, [])
+    assert row["obtained"].endswith("reinforce 0.455000 ± 0.000020, leave_one_out - (2 seeds)")
 
 
 def _write_laboratory(folder, config, rows):

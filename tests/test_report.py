@@ -174,6 +174,67 @@ def test_settings_that_cannot_be_told_from_the_best_are_named():
     assert results.level_with_best([row(100.0, math.nan), row(100.0, math.nan)]) == []  # one seed each
 
 
+def test_settings_of_one_finished_seed_are_not_judged(tmp_path):
+    """Two seeds each: of the best, or of the worse, one diverged."""
+    for alone, said in (
+        (1e-3, "of one finished seed, so no difference is judged"),
+        (1e-2, "of one finished seed, so not judged: learning_rate=0.01"),
+    ):
+        folder = sweep(tmp_path / str(alone), [({"learning_rate": 1e-3, "seed": seed}, 0.1 * seed) for seed in (0, 1)])
+        for seed in (0, 1):
+            write_run(folder / f"runs/1{seed}", Settings(learning_rate=1e-2, seed=seed), 1.0)
+        path = folder / ("runs/1/result.json" if alone == 1e-3 else "runs/11/result.json")
+        path.write_text(json.dumps(Settings(learning_rate=alone, seed=1).json() | {"status": "diverged", "step": 1}))
+        assert f"best: learning_rate=0.001; {said}Settings" in read(folder).text.replace("\n", "").replace(
+            " ResultsBo", ""
+        )
+
+
+def test_active_units_of_a_hierarchy_are_those_of_each_layer(tmp_path):
+    """The mean of two seeds, and its standard error of the sum."""
+    for seed, units in enumerate(((17, 5), (21, 3))):
+        run = Settings(latent_dim=(100, 50), seed=seed)
+        write_run(tmp_path / f"runs/{seed}", run)
+        path = tmp_path / f"runs/{seed}/result.json"
+        layers = {"active_units": sum(units), "active_units_by_layer": "+".join(map(str, units))}
+        path.write_text(json.dumps(json.loads(path.read_text()) | layers))
+    page, rows = read(tmp_path), [json.loads(path.read_text()) for path in tmp_path.glob("runs/*/result.json")]
+    assert "| 23.0 ± 1.0 (19+4) |" in results.to_markdown(rows)
+    assert page.tables["summary"][1][-1] == ("23.0 ± 1.0 (19+4)", "23.0")
+    assert "active units23.0 ± 1.0 (19+4)" in page.text
+    del rows[0]["active_units_by_layer"]  # of an earlier version
+    assert "| 23.0 ± 1.0   |" in results.to_markdown(rows)
+    assert results.units(rows[1:]) == rows[1]["active_units_by_layer"]
+
+
+def test_a_toys_least_loss_is_a_number(tmp_path):
+    """What diverged stands first in the file."""
+    head = {"settings": {"toy": "coin", "steps": 10, "seeds": 1, "num_samples": 2}, "command": "python", "versions": {}}
+    (tmp_path / "config.json").write_text(json.dumps(head))
+    for losses, said in (((math.nan, 0.25, 0.5), "0.250000 arm"), ((math.nan, math.nan, math.inf), "- ")):
+        rows = [
+            {"point": "p", "estimator": name, "family": "f", "final_loss": loss, "final_loss_stderr": math.nan}
+            | {"first_variance": 1.0}
+            for name, loss in zip(("nvil", "arm", "relax"), losses, strict=True)
+        ]
+        curves = [
+            {"point": "p", "estimator": row["estimator"], "seed": 0, "step": step, "loss": row["final_loss"]}
+            | {"variance": variance if row["estimator"] == "arm" else math.nan}
+            for row in rows
+            for step, variance in ((0, 4.0), (10, 2.0))
+        ]
+        (tmp_path / "results.csv").write_text(tables.to_csv(rows))
+        (tmp_path / "curves.csv").write_text(tables.to_csv(curves))
+        page = read(tmp_path)
+        assert f"p: least loss{said}" in page.text
+        assert page.charts[1]["data"][1]["y"] == [4, 2]
+
+
+def test_what_is_no_number_is_sorted_last():
+    values = [math.nan, 2.0, math.inf, math.nan, -1.0]
+    assert [str(value) for value in sorted(values, key=results.least_first)] == ["-1.0", "2.0", "inf", "nan", "nan"]
+
+
 def test_all_rows_are_ranked_by_one_figure(tmp_path):
     """The one with the better validation bound is the worse on the test set."""
     sets = ({"validation_size": 5}, {}), ({"validation_size": 5}, {"validation_size": 6}), ({}, {"eval_samples": 5000})

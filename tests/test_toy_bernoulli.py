@@ -107,6 +107,19 @@ def test_curves_tables_and_picture(tmp_path, capsys, monkeypatch):
     assert "python -m mine.toys --steps=400" in page.text
 
 
+def test_an_estimator_without_a_finite_loss_stands_last(tmp_path, monkeypatch):
+    curves = {
+        name: {key: np.full((3, 2, 3), 0.25) for key in ("loss", "variance")} for name in ("arm", "exact", "nvil")
+    }
+    curves["exact"]["loss"][:, 1, -1] = np.nan
+    curves["arm"]["loss"] += 0.1
+    monkeypatch.setattr(toys, "_train", lambda program, seeds: curves)
+    flags = ["--estimators=arm,exact,nvil", "--steps=2", "--records=3", "--seeds=2", "--num_samples=2"]
+    run(*flags, f"--output={tmp_path}")
+    with open(tmp_path / "results.csv") as file:
+        assert [row["estimator"] for row in csv.DictReader(file)] == 3 * ["nvil", "arm", "exact"]
+
+
 def test_the_picture_has_a_column_for_each_family():
     steps, names = np.arange(5), ("reinforce", "arm", "disarm")
     curves = {name: {key: np.ones((2, 3, 5)) for key in ("loss", "variance")} for name in names}
@@ -125,7 +138,7 @@ def test_the_picture_has_a_column_for_each_family():
 
 
 def test_estimators_that_nobody_named_are_left_out_where_they_do_not_fit(tmp_path, capsys, monkeypatch):
-    entries = {name: toys.BY_NAME[name] for name in ("arm", "reinforce", "disarm")}
+    entries = {name: candidates.BY_NAME[name] for name in ("arm", "reinforce", "disarm")}
     monkeypatch.setattr(candidates, "BY_NAME", entries)
     run("--num_samples=3", "--steps=2", "--records=2", "--seeds=1", f"--output={tmp_path}")
     said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("left out: ")]
