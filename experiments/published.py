@@ -3,7 +3,8 @@
     bash scripts/reproduce_flax_vae.sh DIR && python -m experiments.published
 
 Every claim (claims.py) names its script. What the scripts left in --results is read, written to published.csv, beside
-this file, and put into README.md; a claim whose script was not run keeps its row of before. Nothing is measured here.
+this file, and put into README.md; a claim whose script was not run keeps what was obtained before. Nothing is measured
+here.
 """
 
 import csv
@@ -53,8 +54,9 @@ def collect(folder: Path, before: list[dict[str, str]]) -> list[dict[str, str]]:
                 print(f"left out: {claim.result}: {error}")
                 continue
             known[claim.result] = {name: row[name] for name in COLUMNS}
-    tried = ([claim.result for claim in forms if claim.result in known] for forms in FORMS)
-    return [known[longest] for longest, *_ in filter(None, tried)]
+    tried = ([claim for claim in forms if claim.result in known] for forms in FORMS)
+    longest = [claims[0] for claims in tried if claims]
+    return [known[claim.result] | {"published": claim.published, "script": claim.script} for claim in longest]
 
 
 def read_rows() -> list[dict[str, str]]:

@@ -135,7 +135,7 @@ def variance_against_cost(rows: list[dict[str, Any]], group: str) -> Chart | Non
             columns.append(_column(mine, key))
     if not data:
         return None
-    layout = {"xaxis": {"type": "log"}, "yaxis": {"type": "log", "title": {"text": f"{group}: variance"}}}
+    layout = {"xaxis": {"type": "log"}, "yaxis": {"type": "log", "title": {"text": f"{_plain(group)}: variance"}}}
     if any("-open" in trace["marker"]["symbol"] for trace in data):
         layout["annotations"] = [_note("hollow: found biased")]
     titles = {"flops": "FLOP", "seconds": "time"}
@@ -166,7 +166,11 @@ def bias(rows: list[dict[str, Any]], group: str, confidence: float) -> Chart | N
             | {"hovertemplate": f"{hover}<extra>%{{y}}</extra>"}
         )
     layout = {
-        "xaxis": {"title": {"text": f"{group}: bias along the truth (%)"}, "zeroline": True, "zerolinecolor": "@muted"},
+        "xaxis": {
+            "title": {"text": f"{_plain(group)}: bias along the truth (%)"},
+            "zeroline": True,
+            "zerolinecolor": "@muted",
+        },
         "yaxis": {"type": "category", "categoryarray": [_plain(l) for l in labels], "tickfont": {"size": 11}},
         "height": 120 + 22 * len(rows),
     }
@@ -199,9 +203,9 @@ def against(laboratory: Laboratory, group: str, x: str, figure: str) -> Chart | 
     ticks = {"tickmode": "array", "tickvals": places, "ticktext": [f"{place:g}" for place in places]}
     title = {"snr": "signal-to-noise ratio", "variance": "variance"}[figure]
     layout = {
-        "xaxis": {"title": {"text": TITLES.get(x, x)}, "type": "log" if spread else "linear"}
+        "xaxis": {"title": {"text": TITLES.get(x, _plain(x))}, "type": "log" if spread else "linear"}
         | (ticks if len(places) <= 10 else {}),
-        "yaxis": {"title": {"text": f"{group}: {title}"}, "type": "log"},
+        "yaxis": {"title": {"text": f"{_plain(group)}: {title}"}, "type": "log"},
     }
     return _chart(data, layout)
 

@@ -131,9 +131,10 @@ def _made(config: dict[str, Any], *numbers: str) -> bool:
 
 
 def _is_table(rows: list[dict[str, Any]], text: set[str], numbers: set[str]) -> bool:
-    """Whether these columns are there, and all others are numbers or truth values as well."""
+    """Whether these columns are there, all others are numbers or truth values as well, and each name is plain words."""
     return (
         text | numbers <= set(rows[0])
+        and all(re.fullmatch(r"\w[\w .+-]*", name) for name in rows[0])
         and all(isinstance(row[name], str) for row in rows for name in text)
         and all(_is_number(v) or isinstance(v, bool) for row in rows for n, v in row.items() if n not in text)
     )

@@ -25,6 +25,8 @@ def test_the_readmes_table_is_that_of_the_rows():
     for row in rows:
         assert (ROOT / "scripts" / row["script"].split()[0]).exists()
         assert row["result"].endswith("TRUNCATED") == (" " in row["script"])
+    said = [(claim.result, claim.published, claim.script) for claim in itertools.chain(*published.FORMS)]
+    assert {(row["result"], row["published"], row["script"]) for row in rows} <= set(said)
 
 
 def test_every_claim_is_named_once_and_its_script_writes_there():
@@ -39,7 +41,9 @@ def test_every_claim_is_named_once_and_its_script_writes_there():
 
 
 def test_rows_are_what_was_left(tmp_path, capsys):
-    before = [dict.fromkeys(published.COLUMNS, "x") | {"result": published.FORMS[-1][-1].result}]
+    claim = published.FORMS[-1][-1]
+    said = {"result": claim.result, "published": claim.published, "script": claim.script}
+    before = [dict.fromkeys(published.COLUMNS, "x") | said]
     assert before[0]["result"].endswith("TRUNCATED")
     flax = [Settings(binarization="static", dataset="mnist", seed=i) for i in range(3)]
     for i, clock in enumerate((1.0, 1.0, 2.0)):  # the first two trained together
@@ -63,6 +67,7 @@ def test_rows_are_what_was_left(tmp_path, capsys):
     (tmp_path / "iwae").mkdir()
     assert published.collect(tmp_path, before) == [row, kept]
     assert "holds no run" in capsys.readouterr().out
+    assert published.collect(tmp_path, [kept | {"published": "of before", "script": "before.sh"}]) == [row, kept]
     superseded = before[0] | {"result": f"{row['result']}, TRUNCATED"}
     assert published.collect(tmp_path, [superseded, *before]) == [row, kept]
 

@@ -22,7 +22,18 @@ import numpy as np
 import pytest
 from absl import flags
 
-from experiments import cli, multihost, report, report_contents, report_page, settings, tables, train, untrusted
+from experiments import (
+    cli,
+    multihost,
+    report,
+    report_charts,
+    report_contents,
+    report_page,
+    settings,
+    tables,
+    train,
+    untrusted,
+)
 from experiments.launch import Command
 from experiments.settings import Settings
 from experiments.workdir import RunFolder, run_folders
@@ -269,7 +280,9 @@ def _shown_or_refused(folder: Path, what) -> bool:
         table = tables.to_csv([run.row for run in report_contents.read([folder]).runs])
     except ValueError:
         return False
-    assert MARKUP not in page, what
+    [charts] = re.findall('<script type="application/json" id="charts">(.*?)</script>', page)
+    drawn = json.dumps(json.loads(charts))  # in which "<" is itself again
+    assert MARKUP not in page + drawn, what
     assert not any(cell.startswith("=") for line in csv.reader(table.splitlines()) for cell in line), what
     return True
 
@@ -337,6 +350,34 @@ def test_whatever_the_laboratory_left_is_shown_as_text_or_refused(tmp_path, no_p
         path.write_text(path.read_text() + ",,,\n" * 2 + "," * 99)
         assert not _shown_or_refused(tmp_path / "renamed", "long lines")
         shutil.rmtree(tmp_path / "renamed")
+
+
+@pytest.mark.parametrize("place", ["phi", "point"])
+def test_a_columns_name_is_words(place, tmp_path, no_plotly):
+    """It stands on an axis, where plotly reads tags: refused, and were it not, plain."""
+    link = '<a href="https://evil.example/">open</a>'
+    write_laboratory(tmp_path / "a")
+    path = tmp_path / "a/results.csv"
+    head, *lines = path.read_text().splitlines()
+    lines = [line.replace("p,", f"p,{number},", 1) for number, line in enumerate(lines)]
+    head = head.replace("problem,", "problem,point,", 1)
+    path.write_text("\n".join([head, *lines]))
+    assert _shown_or_refused(tmp_path / "a", "good")
+    path.write_text("\n".join([head.replace(place, link.replace('"', "")), *lines]))
+    assert not _shown_or_refused(tmp_path / "a", place)
+    path.write_text("\n".join([head.replace(place, "two words-1.5"), *lines]))
+    [laboratory] = report_contents.read([tmp_path / "a"]).laboratories
+    rows = [{name.replace("two words-1.5", link): cell for name, cell in row.items()} for row in laboratory.rows]
+    forged, group = laboratory._replace(rows=rows), link if place == "phi" else "phi"
+    charts = [
+        report_charts.variance_against_cost(rows, group),
+        report_charts.bias(rows, group, 0.95),
+        report_charts.against(forged, group, "num_samples", "snr"),
+        report_charts.against(forged, group, forged.point, "variance"),
+    ]
+    assert all(charts)
+    assert "<a" not in json.dumps(charts)
+    assert "&lt;a href" in json.dumps(charts)
 
 
 def test_whatever_a_toy_left_is_shown_as_text_or_refused(tmp_path, no_plotly):
