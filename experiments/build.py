@@ -209,18 +209,40 @@ def program(run: Settings, data: datasets.Dataset) -> Program:
 
 
 def _check_estimator(run: Settings, vae: models.VAE, x: Array) -> None:
-    key = jax.random.key(0)
-    q = jax.eval_shape(lambda: vae.apply(vae.init(key, x, key), x, method="encode"))
-    bound = "elbo" if run.objective in ("elbo", "elbo_analytic") else "iwae"
-    if not entry(run.estimator).fits(q, bound):
-        raise ValueError(
-            f"--estimator={run.estimator} does not suit --posterior={run.posterior} with --objective={run.objective}; "
-            f"these do: {', '.join(estimators.fitting(q, bound))}"
-        )
-    if entry(run.estimator).needs_log_q and run.objective == "elbo_analytic":
+    """Refuses an estimator that cannot differentiate the run's bound of its latents, and names those that can."""
+    found, reductions, key = entry(run.estimator), [], jax.random.key(0)
+
+    def encoded():
+        def expect(q, f, reduce):
+            reductions.append(reduce)
+            return estimators.Estimate(jnp.zeros(q.batch_shape), jnp.zeros(()), {})
+
+        params = vae.init(key, x, key)
+        objective(run, arrays(run), jnp.zeros(()))(vae.apply, params, x, expect)
+        return vae.apply(params, x, method="encode")
+
+    q = jax.eval_shape(encoded)
+    [reduce] = reductions
+    bound = "elbo" if reduce is estimators.mean else "iwae"
+    without_log_q = run.objective == "elbo_analytic"
+
+    def suits(one: estimators.Entry) -> bool:
+        weighted = reduce is estimators.log_mean_exp or not one.needs_weights
+        return one.fits(q, bound) and weighted and not (one.needs_log_q and without_log_q)
+
+    if found.needs_log_q and without_log_q and found.fits(q, bound):
         raise ValueError(
             f"--estimator={run.estimator} with --objective=elbo_analytic, whose KL has no samples, is reparam; take "
             f"--objective=elbo"
+        )
+    if not suits(found):
+        layers = (
+            f" and several layers (--latent_dim={'-'.join(map(str, run.latent_dim))})" if run.latent_dim[1:] else ""
+        )
+        raise ValueError(
+            f"--estimator={run.estimator} does not suit --posterior={run.posterior}{layers} with "
+            f"--objective={run.objective}; these do: "
+            f"{', '.join(name for name, one in estimators.BY_NAME.items() if suits(one))}"
         )
 
 

@@ -1,5 +1,6 @@
 """Which estimators a problem admits, how many samples a budget buys, and what one gradient then costs."""
 
+import functools
 import math
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
@@ -13,6 +14,7 @@ from experiments.problems import Problem
 from vae import diagnostics
 from vae.estimators import BY_NAME, Estimate, Estimator, log_mean_exp, mean
 
+PyTree = Any
 ORACLE = "exact"
 
 
@@ -96,6 +98,11 @@ def posteriors(problem: Problem, objective: str) -> list[tuple[Any, str]]:
     return calls
 
 
+def multi_sample(problem: Problem, objective: str) -> bool:
+    """Whether the objective is another bound for every K."""
+    return any(bound == "iwae" for _, bound in posteriors(problem, objective))
+
+
 def parse_budget(text: str | None) -> tuple[str, float] | None:
     """("evaluations" or "flops", N) from the flag.
 
@@ -116,30 +123,34 @@ def parse_budget(text: str | None) -> tuple[str, float] | None:
 
 def affordable(budget: tuple[str, float], cost, name: str) -> int:
     """The largest K whose `cost(K)` is within the budget, for a cost that grows with K; K may be refused (odd ones).
+    The least K where the cost does not grow, as that of the exact gradient does not.
 
     Raises:
       Refused: if the least K costs more.
     """
     kind, amount = budget
 
-    def within(k):
-        """Whether K, or the K below it where K itself is refused, is within the budget."""
+    @functools.cache
+    def price(k):
+        """Of K, or of the K below it where K itself is refused."""
         try:
-            return cost(k) <= amount
+            return cost(k)
         except Refused:
             if k <= least:
                 raise
-            return within(k - 1)
+            return price(k - 1)
 
     least = entry(name).min_samples
-    if not within(least):
+    if price(least) > amount:
         raise Refused(f"--budget={kind}:{amount:g} does not buy {name} its least K={least}, {cost(least):g} {kind}")
     low, high = least, 2 * least + 1
-    while within(high):
+    if price(high) == price(low):
+        return least
+    while price(high) <= amount:
         low, high = high, 2 * high
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (middle, high) if within(middle) else (low, middle)
+        low, high = (middle, high) if price(middle) <= amount else (low, middle)
     while True:  # down from one that was refused
         try:
             cost(low)
@@ -184,7 +195,7 @@ def cost(problem: Problem, objective: str, name: str, kind: str, num_samples: in
       Refused: if the estimator does not work with this K or these latents.
     """
     estimator, bound = admitted(problem, objective, name, num_samples), problem.bounds[objective]
-    learned, counted = initial(problem, objective, estimator)
+    learned, counted = initial(problem, objective, name, num_samples)
     arguments = (problem.params, problem.data, learned, counted, problem.context)
     if kind == "flops":
         return diagnostics.flops(diagnostics.make_gradient(bound, estimator), *arguments, jax.random.key(0))
@@ -198,6 +209,8 @@ def cost(problem: Problem, objective: str, name: str, kind: str, num_samples: in
     return diagnostics.evaluations(value, jax.random.key(0), *arguments)
 
 
-def initial(problem: Problem, objective: str, estimator: Estimator):
+def initial(problem: Problem, objective: str, name: str, num_samples: int) -> tuple[PyTree, PyTree]:
+    """(learned, counted) to begin with: what the run had, where it was trained with this estimator, else its `init`."""
     q = posteriors(problem, objective)[0][0]
-    return estimator.init(jax.random.key(0), q, problem.context)
+    new = made(problem, name, num_samples).init(jax.random.key(0), q, problem.context)
+    return problem.learned[1] if problem.learned and problem.learned[0] == name else new

@@ -62,8 +62,9 @@ def define_flags(values: flags.FlagValues) -> None:
     )
     flags.DEFINE_list(
         "num_samples",
-        ["1"],
-        "K, a list is swept; an estimator that needs more gets the least that it can work with",
+        None,
+        "K, a list is swept; by default the run's own with --workdir, else 1. An estimator that needs more gets the"
+        " least that it can work with, or is left out where that is another bound",
         flag_values=values,
     )
     flags.DEFINE_string(
@@ -113,7 +114,8 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_integer(
         "cv_steps",
         200,
-        "Adam steps for what an estimator learns or counts, before it is frozen",
+        "Adam steps for what an estimator learns or counts, before it is frozen; with --workdir the run's own estimator"
+        " goes on from what it had learned",
         lower_bound=0,
         flag_values=values,
     )

@@ -42,8 +42,10 @@ def _compare(options: flags.FlagValues, run: Settings) -> None:
         candidates.posteriors(points[0], objective)
     with cli.one_sentence():
         names = candidates.choose(points[0], objective, options.estimators)
+        if options.temperature and not any(map(has_temperature, names)):
+            raise ValueError(f"--temperature is for {', '.join(tempered())}; leave it out, or measure one of these")
         protocol = _protocol(points[0], objective, options)
-        samples, budget = _samples(options)
+        samples, budget = _samples(options, points[0], objective)
         folder = Path(options.output or _default_output(options))
         workdir.check_writable(folder, "output")
         untrusted.refuse_links(folder)
@@ -55,7 +57,7 @@ def _compare(options: flags.FlagValues, run: Settings) -> None:
         rows, layers, pairs = laboratory_tables.tabulate(found, cases, seconds, protocol.confidence)
         _write(folder, points, objective, found, (rows, layers, pairs), protocol)
         decided = {"objective": objective, "temperature": points[0].temperature, **protocol._asdict()}
-        decided["compute_dtype"] = run.compute_dtype
+        decided |= {"compute_dtype": run.compute_dtype, "num_samples": None if budget else [str(k) for k in samples]}
         took = time.perf_counter() - started + store.earlier_seconds
         config = workdir.measurement(cli.given(define_flags, options) | decided, took)
         workdir.write_json(folder / "config.json", config)
@@ -97,9 +99,6 @@ def _points(options: flags.FlagValues, made: Any) -> tuple[list[Problem], str]:
     else:
         points = [getattr(problems, name)(**sized)]
     if options.temperature:
-        if options.estimators is not None and not any(has_temperature(name.strip()) for name in options.estimators):
-            able = ", ".join(tempered())
-            raise ValueError(f"--temperature is for {able}; leave it out, or name one in --estimators without its own")
         points = [point._replace(temperature=options.temperature) for point in points]
     objective = options.objective or next(iter(points[0].bounds))
     if objective not in points[0].bounds:
@@ -113,14 +112,20 @@ def _taking(flag: str) -> str:
     return ", ".join(name for name in PROBLEMS if PROBLEMS[name] == flag)
 
 
-def _samples(options: flags.FlagValues) -> tuple[list[int], tuple[str, float] | None]:
+def _samples(options: flags.FlagValues, problem: Problem, objective: str) -> tuple[list[int], tuple[str, float] | None]:
     """Every K, and the budget that decides it instead."""
-    samples = sorted({_number("num_samples", k, int) for k in options.num_samples})
+    asked = options.num_samples or [str(problem.num_samples)]
+    samples = sorted({_number("num_samples", k, int) for k in asked})
     if samples[0] < 1:
         raise ValueError(f"--num_samples must be 1 or more, got {samples[0]}")
     budget = candidates.parse_budget(options.budget)
-    if budget and samples != [1]:
+    if budget and options.num_samples:
         raise ValueError("--budget decides K itself; leave out --num_samples")
+    if budget and candidates.multi_sample(problem, objective):
+        raise ValueError(
+            f"--budget gives each estimator its own K, of which --objective={objective} is another bound; give"
+            " --num_samples"
+        )
     return samples, budget
 
 
@@ -133,6 +138,10 @@ def _cases(problem: Problem, objective: str, names: list[str], samples, budget, 
             k = candidates.affordable(budget, functools.partial(cost, budget[0]), name)
         else:
             k = max(wanted, entry(name).min_samples)
+            if k > wanted and candidates.multi_sample(problem, objective):
+                raise candidates.Refused(
+                    f"{name} needs K={k}, of which --objective={objective} is another bound than of K={wanted}"
+                )
         return candidates.Case(name, k, slot, int(cost("evaluations", k)), cost("flops", k))
 
     items = [(name, slot, k) for slot, k in enumerate([None] if budget else samples) for name in names]
@@ -176,7 +185,8 @@ def _write(folder: Path, points, objective, found, measured, protocol: laborator
     note = (
         f"{protocol.draws} draws each; intervals {100 * protocol.confidence:g} %, bootstrap over chunks of"
         " draws; variance is the trace of the covariance; variance x FLOP and x time are relative to the best unbiased;"
-        " the verdict is on variance x FLOP; * biased by its paper"
+        " the verdict is on variance x FLOP; * biased by its paper; control variates were trained for"
+        f" {protocol.cv_steps} steps here, a run's own on top of what the run had learned"
     )
     workdir.write_text(folder / "results.md", "\n".join([*markdown, note, ""]))
     workdir.write_text(folder / "results.tex", "\n\n".join(latex) + "\n")

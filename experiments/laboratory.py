@@ -77,8 +77,8 @@ def measure_all(
 ) -> list[Found]:
     """Every case at every point, each point's against the truth there. What is found is kept in `store`, and what was
     found before is taken from there."""
-    single = {bound for _, bound in candidates.posteriors(points[0], objective)} == {"elbo"}
-    of = lambda case: 1 if single else case.num_samples  # the mean over K samples has one gradient, whatever K
+    several = candidates.multi_sample(points[0], objective)
+    of = lambda case: case.num_samples if several else 1  # the mean over K samples has one gradient, whatever K
     with progress([None] * len(points) * (len({of(case) for case in cases}) + len(cases))) as bar:
         release(points[0])
         truths: dict[tuple[int, int], tuple[str, Truth]] = {}
@@ -137,7 +137,7 @@ def _digest(problem: Problem, objective: str, case: Case, protocol: Protocol, tr
 
         return jax.grad(value_and_loss, argnums=(0, 1))(params, learned), truth
 
-    initial = candidates.initial(problem, objective, estimator)
+    initial = candidates.initial(problem, objective, case.name, case.num_samples)
     of = (
         case.name,
         case.num_samples,
@@ -154,8 +154,7 @@ def measure(
     """Bias, variance and the other figures of one estimator at one point. `once`: a large net's programs are given back
     one after the other, at the price of compiling them again the next time."""
     tidy = release if once else _trim
-    estimator = candidates.made(problem, case.name, case.num_samples)
-    learned, counted = train(problem, objective, estimator, protocol)
+    learned, counted = train(problem, objective, case.name, case.num_samples, protocol)
     tidy(problem)
     moments = jax.block_until_ready(
         _moments(problem, objective, case, protocol, protocol.draws, truth, learned, counted)
@@ -208,9 +207,10 @@ def size(problem: Problem) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(problem.params))
 
 
-def train(problem: Problem, objective: str, estimator: Estimator, protocol: Protocol):
+def train(problem: Problem, objective: str, name: str, num_samples: int, protocol: Protocol):
     """(learned, counted): what the estimator learns by Adam on its cv_loss, and what it counts, with q fixed."""
-    learned, counted = candidates.initial(problem, objective, estimator)
+    estimator = candidates.made(problem, name, num_samples)
+    learned, counted = candidates.initial(problem, objective, name, num_samples)
     if not jax.tree.leaves((learned, counted)) or not protocol.cv_steps:
         return learned, counted
     tx = optax.adam(ADAM)
@@ -250,7 +250,7 @@ def find_truth(
         return f"exact ({found[0]})", diagnostics.exactly(found[1])
     name, least = protocol.reference, entry(protocol.reference).min_samples
     if num_samples < least:
-        if any(bound == "iwae" for _, bound in candidates.posteriors(problem, objective)):
+        if candidates.multi_sample(problem, objective):
             raise Refused(
                 f"--reference={name} needs K={least}, of which --objective={objective} is another bound than of "
                 f"K={num_samples}; take --num_samples={least} or another --reference"
@@ -263,7 +263,7 @@ def find_truth(
     case = Case(name, num_samples, 0, 0, flops)
 
     def find():
-        learned, counted = train(problem, objective, candidates.made(problem, name, num_samples), protocol)
+        learned, counted = train(problem, objective, name, num_samples, protocol)
         _trim(problem)
         draws = protocol.reference_draws
         moments = _moments(problem, objective, case, protocol, draws, None, learned, counted, stream=REFERENCE)
@@ -325,7 +325,8 @@ def time_all(problem: Problem, objective: str, cases: list[Case], protocol: Prot
         estimator = candidates.made(problem, case.name, case.num_samples)
         gradient = diagnostics.make_gradient(problem.bounds[objective], estimator)
         block = _block(protocol.draws // protocol.chunks, case.flops, size(problem))
-        arguments = (problem.params, problem.data, *candidates.initial(problem, objective, estimator), problem.context)
+        initial = candidates.initial(problem, objective, case.name, case.num_samples)
+        arguments = (problem.params, problem.data, *initial, problem.context)
         program = jax.jit(
             lambda arguments, steps, gradient=gradient, block=block: diagnostics.repeated(
                 functools.partial(gradient, *arguments), jax.random.key(0), steps, block

@@ -53,6 +53,8 @@ class Problem(NamedTuple):
       expected: `expected(params, data)`, the exact value, where it is needed besides its gradient.
       temperature: of the estimators that have one; 0 for their own.
       by_layer: whether estimators that can take stochastic layers one by one do.
+      num_samples: K where none is asked for.
+      learned: (estimator, (learned, counted)) of the run, for that estimator to go on from.
     """
 
     name: str
@@ -66,12 +68,14 @@ class Problem(NamedTuple):
     expected: Callable | None = None
     temperature: float = 0.0
     by_layer: bool = False
+    num_samples: int = 1
+    learned: tuple[str, tuple[PyTree, PyTree]] | None = None
 
 
 def of_integrand(name: str, params: dict[str, PyTree], posterior: Callable, f: Callable) -> Problem:
     """E_q[f] (objective elbo) and E[log (1/K) sum_k exp f(z_k)] (iwae) for q = posterior(params) and
-    f(params, z, q) -> `[K, *batch]`. f depends on q by -log q(z) or not at all: estimators of the mean leave its
-    derivative in q out. What else depends on q, a KL in closed form say, is a term of `Problem.bounds` beside `expect`.
+    f(params, z, q) -> `[K, *batch]`. f may depend on q as `vae.estimators.base.Estimator` says: by a multiple of
+    log q(z) that is the same for all z, and by what does not depend on z, its mean or a closed-form KL.
     """
 
     def bound(reduce):
@@ -409,7 +413,7 @@ def of_workdir(
         x = datasets.binarize(jax.random.key(0), x)
     values = build.arrays(run)
     program = build.program(run, data)  # the one that was trained; the bound may be one that its estimator does not fit
-    run = run if objective is None else replace(run, objective=objective)
+    trained, run = run, run if objective is None else replace(run, objective=objective)
     apply = program.model.apply  # not the program, which would keep the whole data set in memory
     build.forget_data()
 
@@ -422,12 +426,16 @@ def of_workdir(
         restored = checkpoint.restore(folder.checkpoints, like, at=[epoch])
         if restored is None:
             continue
-        groups = jax.tree.map(jnp.asarray, restored[1].params["model"]["params"])
+        state = jax.tree.map(jnp.asarray, restored[1])
+        groups = state.params["model"]["params"]
         groups = {name: groups[name] for name in sorted(groups, key=lambda n: (n != "encoder", n))}
         at = {"x": x, "epoch": jnp.asarray(float(epoch))}
         point = {"epoch": epoch}
-        as_trained = {"temperature": run.temperature, "by_layer": run.by_layer and run.objective == "elbo"}
-        problem = Problem(run.dataset, groups, bounds, at, context=x, point=point, **as_trained)
+        problem = Problem(run.dataset, groups, bounds, at, context=x, point=point)
+        problem = problem._replace(temperature=run.temperature, num_samples=run.num_samples)
+        problem = problem._replace(by_layer=run.by_layer and run.objective == "elbo")
+        if run == trained:
+            problem = problem._replace(learned=(run.estimator, (state.params["estimator"], state.estimator_state)))
         problems.append(problem)
     if not problems:
         raise ValueError(f"--workdir={path}: none of its checkpoints can be read")

@@ -1,6 +1,7 @@
 """The laboratory from its command line: what it writes, what it refuses, and what a budget buys."""
 
 import csv
+import functools
 import json
 import subprocess
 import sys
@@ -183,6 +184,16 @@ def _environment():
         (["--budget=flops:-1"], "neither evaluations:N nor flops:N"),
         (["--budget=evaluations:4", "--num_samples=2,3"], "leave out --num_samples"),
         (["--budget=evaluations:1", "--estimators=leave_one_out"], "does not buy leave_one_out its least K=2"),
+        (
+            ["--problem=rainforth", "--objective=iwae", "--budget=flops:1e6"],
+            "of which --objective=iwae is another bound",
+        ),
+        (
+            ["--problem=rainforth", "--objective=iwae", "--estimators=vimco"],
+            "vimco needs K=2, of which --objective=iwae is another",
+        ),
+        (["--temperature=0.3"], "leave it out, or measure one of these"),
+        (["--temperature=0.3", "--estimators=reparam"], "leave it out, or measure one of these"),
     ],
 )
 def test_refusals(arguments, sentence, capsys, tmp_path):
@@ -254,6 +265,7 @@ def test_a_workdir_at_each_of_its_checkpoints(tmp_path):
         ("leave_one_out", "2"),
     ]
     assert {row["truth"] for row in rows} == {"mean of 1,000 draws of reparam, K=1"}
+    assert {row["num_samples"] for row in rows} == {"2"}  # as trained
     assert {row["encoder_biased"] for row in rows} | {row["decoder_biased"] for row in rows} == {"False"}
     assert [list(point.bounds) for point in problems.of_workdir(str(tmp_path / "run"))] == [["iwae"]] * 2
     parts = {row["part"] for row in read(tmp_path / "out" / "layers.csv")}
@@ -279,12 +291,40 @@ def test_affordable_is_the_largest_k_within_the_budget():
         candidates.affordable(("evaluations", 1.0), float, "leave_one_out")
 
 
+def test_affordable_is_the_least_k_where_the_cost_does_not_grow():
+    problem = problems.coins()
+    cost = lambda k: candidates.cost(problem, "elbo", "exact", "evaluations", k)
+    assert candidates.affordable(("evaluations", 16.0), cost, "exact") == 1
+
+
 def test_budgets_count_the_same_f_for_all():
-    """With 12 evaluations each, all take 12 samples; FLOP buys about as many of a cheap estimator's."""
+    """13 evaluations buy 13 samples, or 12 where only even numbers are taken; FLOP as many as they suffice for."""
     problem = problems.gaussian_cost("quadratic")
+    cost = lambda name, kind: functools.partial(candidates.cost, problem, "elbo", name, kind)
     for name in ("reparam", "reparam_antithetic", "reinforce"):
-        cost = lambda k, name=name: candidates.cost(problem, "elbo", name, "evaluations", k)
-        assert candidates.affordable(("evaluations", 13.0), cost, name) == (12 if "anti" in name else 13)
+        bought = candidates.affordable(("evaluations", 13.0), cost(name, "evaluations"), name)
+        assert bought == (12 if "anti" in name else 13)
+    budget = 10 * cost("reinforce", "flops")(1)
+    for name in ("reparam", "reinforce"):
+        flops = cost(name, "flops")
+        k = candidates.affordable(("flops", budget), flops, name)
+        assert k > 5
+        assert flops(k) <= budget < flops(k + 1)
+
+
+def test_what_is_another_bound_is_left_out(tmp_path, capsys):
+    """`leave_one_out` needs K = 2, and that is no L_1."""
+    run(
+        "--problem=rainforth",
+        "--objective=iwae",
+        "--draws=20",
+        "--replicates=100",
+        "--rounds=3",
+        f"--output={tmp_path}",
+    )
+    said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("left out: ")]
+    assert {"leave_one_out", "vimco"} <= {line.split(": ")[1] for line in said}
+    assert {row["num_samples"] for row in read(tmp_path / "results.csv")} == {"1"}
 
 
 def test_cut():
@@ -405,3 +445,20 @@ def test_a_run_by_layer_is_measured_by_layer(tmp_path):
         for name in candidates.choose(point, objective, None):
             candidates.admitted(point, objective, name, 2)
     assert evaluations == {"elbo": 4, "iwae": 2}
+
+
+def test_a_runs_own_estimator_goes_on_from_what_it_had_learned(tmp_path):
+    command = f"{sys.executable} -m experiments.train --posterior=bernoulli --latent_dim=3 --hidden=8 --objective=elbo"
+    command += f" --estimator=rebar --epochs=2 --eval_samples=2 --nofigures --workdir={tmp_path / 'run'}"
+    done = subprocess.run(command.split(), cwd=tmp_path, env=_environment(), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    *_, point = problems.of_workdir(str(tmp_path / "run"), batch_size=4)
+    new = point._replace(learned=None)
+    scale = lambda point, name="rebar": float(candidates.initial(point, "elbo", name, 1)[0]["scale"])
+    assert scale(new) == 1
+    assert abs(scale(point) - 1) > 1e-3
+    assert scale(point, "relax") == 1  # another estimator starts anew
+    *_, other = problems.of_workdir(str(tmp_path / "run"), "elbo_analytic", batch_size=4)
+    assert other.learned is None
+    protocol = laboratory.Protocol(20, 20, "leave_one_out", 10, 100, 0, 0, 0.95, 3)
+    assert laboratory.train(point, "elbo", "rebar", 1, protocol)[0]["scale"] == scale(point)

@@ -75,6 +75,7 @@ class Entry(NamedTuple):
       uses_gradient: whether it differentiates f with respect to z.
       paper: "Authors (year), arXiv:NNNN.NNNNN".
       needs_log_q: f must hold log q(z): with the KL in closed form it is another estimator under its own name.
+      needs_weights: of the multi-sample reductions it takes log_mean_exp alone.
     """
 
     make: Callable[..., Estimator]
@@ -85,6 +86,7 @@ class Entry(NamedTuple):
     uses_gradient: bool
     paper: str
     needs_log_q: bool = False
+    needs_weights: bool = False
 
     def fits(self, q, bound: str) -> bool:
         """Whether it can differentiate `bound` ("elbo" or "iwae") of the latents q, a distribution or its class."""
@@ -137,6 +139,8 @@ def _guarded(name: str, entry: Entry) -> Entry:
         def estimate(params, state, key, q, f, reduce=mean, context=None) -> Estimate:
             bound = "elbo" if reduce is mean else "iwae"
             refuse_misfit(q, (bound,))
+            if entry.needs_weights and reduce is not log_mean_exp:
+                raise ValueError(f"{name} needs importance weights: take reduce=log_mean_exp, objective iwae")
             if by_layer and not entry.fits_layers(q, bound):
                 raise ValueError(
                     f"{name} cannot take the layers of {type(q).__name__} latents one by one for the {bound} bound: "
@@ -214,9 +218,18 @@ _TABLE = {
     "unordered_set": Entry(
         unordered_set, _CLASSES, _ELBO, False, 1, False, "Kool, van Hoof & Welling (2020), arXiv:2002.06043"
     ),
-    "wake_sleep": Entry(wake_sleep, _ANY, _IWAE, True, 2, False, "Bornschein & Bengio (2015), arXiv:1406.2751"),
+    "wake_sleep": Entry(
+        wake_sleep, _ANY, _IWAE, True, 2, False, "Bornschein & Bengio (2015), arXiv:1406.2751", needs_weights=True
+    ),
     "wake_sleep_dreg": Entry(
-        wake_sleep_dreg, _PATH, _IWAE, True, 2, True, "Tucker, Lawson, Gu & Maddison (2018), arXiv:1810.04152"
+        wake_sleep_dreg,
+        _PATH,
+        _IWAE,
+        True,
+        2,
+        True,
+        "Tucker, Lawson, Gu & Maddison (2018), arXiv:1810.04152",
+        needs_weights=True,
     ),
     "exact": Entry(exact, (*_GAUSSIAN, *_DISCRETE), _BOTH, False, 1, True, "a sum over all states, or quadrature"),
 }

@@ -6,14 +6,13 @@ import jax
 import jax.numpy as jnp
 from jax.lax import stop_gradient
 
-from vae.estimators.base import Estimator, attach, log_mean_exp, scale_cotangent, stateless
+from vae.estimators.base import Estimator, attach, scale_cotangent, stateless
 
 
 def wake_sleep(num_samples: int = 2) -> Estimator:
     """The wake-phase update of q: sum_k w_k grad log q(z_k|x), w the normalized importance weights; any latents."""
 
     def estimate(key, q, f, reduce):
-        _require_weights(reduce)
         z = q.sample(key, num_samples)
         bound = reduce(f(z, stop_gradient(q)))  # [*batch]
         weights = jax.nn.softmax(stop_gradient(f(z, q)), axis=0)  # [K, *batch]
@@ -27,15 +26,9 @@ def wake_sleep_dreg(num_samples: int = 2) -> Estimator:
     weights w_k (1 - w_k). The decoder keeps w_k."""
 
     def estimate(key, q, f, reduce):
-        _require_weights(reduce)
         z = q.rsample(key, num_samples)
         weights = jax.nn.softmax(stop_gradient(f(z, q)), axis=0)
         # The same z, so XLA computes f once; reduce itself brings w_k.
         return reduce(f(scale_cotangent(z, 1 - weights), stop_gradient(q)))
 
     return stateless(estimate)
-
-
-def _require_weights(reduce) -> None:
-    if reduce is not log_mean_exp:
-        raise ValueError("reweighted wake-sleep needs importance weights: take reduce=log_mean_exp, objective iwae")
