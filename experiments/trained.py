@@ -1,7 +1,5 @@
 """Trained runs evaluated again, from their checkpoints. The flags are those of `python -m experiments.evaluate`."""
 
-from pathlib import Path
-
 import jax
 from absl import flags
 
@@ -96,11 +94,18 @@ def restore(folder: RunFolder, run: Settings, data, epoch: int | None = None):
     """The epoch, the model to be judged and its parameters of a checkpoint: the newest sound one, or that of `epoch`.
 
     Raises:
-      ValueError: if there is none.
+      ValueError: if it cannot be read, or there is none.
     """
     program = build.program(run, data)
     like = jax.eval_shape(program.init, build.arrays(run))
     found = checkpoint.restore(folder.checkpoints, like, None if epoch is None else [epoch])
     if found is None:
-        raise ValueError(f"{Path(folder.checkpoints)} holds no checkpoint that can be read; train the run again")
+        others = [other for other in checkpoint.steps(folder.checkpoints) if epoch is not None and other != epoch]
+        if others:
+            raise ValueError(
+                f"{folder.checkpoints / str(epoch)} cannot be read; take one of {', '.join(map(str, others))}"
+            )
+        raise ValueError(
+            f"{folder.checkpoints} holds no checkpoint that can be read; delete {folder.path} and train it again"
+        )
     return found[0], program.judged, found[1].params["model"]

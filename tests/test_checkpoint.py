@@ -63,6 +63,12 @@ def test_the_newest_stay_and_the_best(state, tmp_path):
     assert checkpoint.best([7, 8], bounds) is None
 
 
+def test_a_bound_that_is_no_number_is_not_the_best():
+    for steps in ([1, 2, 3], [2, 1, 3], [3, 2, 1]):
+        assert checkpoint.best(steps, dict.fromkeys(steps, float("nan")) | {2: -1.0}) == 2
+    assert checkpoint.best([1], {1: float("nan")}) is None
+
+
 def test_what_is_newer_than_the_restored_one_is_made_again(folder, state):
     checkpoint.drop_after(folder, 2)
     with checkpoint.writer(folder) as (save, _):
@@ -79,7 +85,7 @@ def test_a_flipped_byte_gives_the_one_before_and_a_warning(folder, state):
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
-    with pytest.warns(UserWarning, match="3"):
+    with pytest.warns(UserWarning, match="3.* is passed over"):
         found = checkpoint.restore(folder, state)
     _assert_is(found, state, 2)
 
@@ -87,7 +93,7 @@ def test_a_flipped_byte_gives_the_one_before_and_a_warning(folder, state):
 def test_a_truncated_file_gives_the_one_before_and_a_warning(folder, state):
     path = _largest_file(folder / "3")
     path.write_bytes(path.read_bytes()[:100])
-    with pytest.warns(UserWarning, match="3"):
+    with pytest.warns(UserWarning, match="3.* is passed over"):
         found = checkpoint.restore(folder, state)
     _assert_is(found, state, 2)
 

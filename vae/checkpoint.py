@@ -5,6 +5,7 @@ Orbax itself would restore a flipped byte silently; the digest turns it into the
 
 import errno
 import hashlib
+import math
 import re
 import shutil
 import warnings
@@ -72,8 +73,9 @@ def steps(folder: str | Path) -> list[int]:
 
 
 def best(steps: list[int], bounds: dict[int, float]) -> int | None:
-    """The one of `steps` with the largest bound, the first of equals; None if none has a bound."""
-    return max((step for step in sorted(steps) if step in bounds), key=bounds.get, default=None)
+    """The one of `steps` with the largest bound, the first of equals; None if none has a bound that is a number."""
+    judged = [step for step in sorted(steps) if not math.isnan(bounds.get(step, math.nan))]
+    return max(judged, key=bounds.get, default=None)
 
 
 def drop_after(folder: str | Path, step: int) -> None:
@@ -105,10 +107,10 @@ def restore(folder: str | Path, like: PyTree, at: list[int] | None = None) -> tu
                 items = manager.restore(step, args=arguments)
         except Exception as error:  # Orbax, tensorstore and the file system each raise their own kinds.
             reason = type(error).__name__
-            warnings.warn(f"checkpoint {path} cannot be read ({reason}); taking the one before", stacklevel=2)
+            warnings.warn(f"checkpoint {path} cannot be read ({reason}) and is passed over", stacklevel=2)
             continue
         if items.digest != _digest(items.state):
-            warnings.warn(f"checkpoint {path} is damaged; taking the one before", stacklevel=2)
+            warnings.warn(f"checkpoint {path} is damaged and is passed over", stacklevel=2)
             continue
         return step, _as(like, items.state, path)
     return None
