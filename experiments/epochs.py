@@ -243,10 +243,6 @@ def _conclude(part: Part, run: Settings, folder: RunFolder, state, failed_step, 
     finished = step == run.epochs * steps
     row = run.json() | {"status": "done" if finished else "diverged", "step": step if finished else failed_step.item()}
     if finished:
-        if FLAGS.figures:
-            from experiments import pictures  # matplotlib is slow to import
-
-            pictures.draw_run(folder, part.data, part.program.judged, params)
         row |= judge(params)
         if len(part.data.validation):
             row["validation_elbo_nats"] = folder.rows()[-1]["elbo_nats"]
@@ -254,6 +250,10 @@ def _conclude(part: Part, run: Settings, folder: RunFolder, state, failed_step, 
     if not finished:
         last = f"the state of epoch {step // steps} is kept there"
         return f"{folder.path}: the loss, or the gradient before it, was not finite at step {failed_step}, {last}"
+    if FLAGS.figures:  # last: a result needs no pictures
+        from experiments import pictures  # matplotlib is slow to import
+
+        pictures.draw_run(folder, part.data, part.program.judged, params)
     return None
 
 

@@ -11,6 +11,8 @@ from experiments import assess, results
 from experiments.workdir import RunFolder
 from vae import datasets, distributions, models, plots
 
+DRAWN = 12  # images of the test set: ten and their reconstructions, six pairs and the paths between them
+
 
 def draw_run(folder: RunFolder, data: datasets.Dataset, model: models.VAE, params) -> None:
     """Writes every figure of a run as PNG and PDF."""
@@ -47,26 +49,32 @@ def _decode(model: models.VAE, params, z):
 
 @partial(jax.jit, static_argnums=0)
 def _latents(model: models.VAE, params, x):
-    """The posterior of x, one sample of it, the prior, and 64 samples of that."""
+    """A sample of the posterior of x, the prior, and 64 samples of that."""
     posterior = model.apply(params, x, method="encode")
     prior = model.apply(params, method="prior_distribution")
     key_posterior, key_prior = jax.random.split(jax.random.key(assess.KEY))
     first = lambda sample: jax.tree.map(lambda leaf: leaf[0], sample)
-    return posterior, first(posterior.sample(key_posterior, 1)), prior, prior.sample(key_prior, 64)
+    return first(posterior.sample(key_posterior, 1)), prior, prior.sample(key_prior, 64)
+
+
+@partial(jax.jit, static_argnums=0)
+def _means(model: models.VAE, params, x):
+    """The posterior means of x, `[N, D]`, in memory for a batch of images."""
+    return jax.lax.map(lambda x: model.apply(params, x[None], method="encode").mean[0], x, batch_size=500)
 
 
 def _model_figures(data: datasets.Dataset, model: models.VAE, params):
     shape = data.train.shape[1:]
-    x = assess.pixels(data, "test")
-    posterior, z, prior, prior_samples = _latents(model, params, x)
+    x = assess.pixels(data, "test")[:DRAWN]
+    z, prior, prior_samples = _latents(model, params, x)
     decode = lambda z: np.asarray(_decode(model, params, z)).reshape(-1, *shape)
     figures = {
-        "reconstructions": plots.reconstructions(np.asarray(x[:10]), decode(z)[:10]),
+        "reconstructions": plots.reconstructions(np.asarray(x[:10]), decode(jax.tree.map(lambda leaf: leaf[:10], z))),
         "prior_samples": plots.image_grid(decode(prior_samples)),
     }
     if isinstance(prior, distributions.Bernoulli | distributions.Categorical | distributions.Markov):
         return figures
-    rows = min(6, len(x) // 2)
+    rows = len(x) // 2
     left, right = np.asarray(x[0 : 2 * rows : 2]), np.asarray(x[1 : 2 * rows : 2])
     weight = jnp.linspace(0, 1, 10)[:, None]  # [steps, 1]
     paths = (1 - weight) * z[0 : 2 * rows : 2, None] + weight * z[1 : 2 * rows : 2, None]  # [rows, steps, D]
@@ -76,6 +84,7 @@ def _model_figures(data: datasets.Dataset, model: models.VAE, params):
         quantiles = (0.02, 0.98)
         axis = norm.ppf(jnp.linspace(*quantiles, 20))
         grid = jnp.stack(jnp.meshgrid(axis, axis), axis=-1).reshape(-1, 2)
-        images = decode(grid).reshape(20, 20, *shape)
-        figures["latent_plane"] = plots.latent_plane(images, quantiles, np.asarray(posterior.mean), quantiles=True)
+        images = decode(prior.from_noise(grid)).reshape(20, 20, *shape)
+        means = np.asarray(_means(model, params, assess.pixels(data, "test")))
+        figures["latent_plane"] = plots.latent_plane(images, quantiles, means, quantiles=True)
     return figures

@@ -1,5 +1,6 @@
 """The order in which a sweep's programs are compiled, trained and judged."""
 
+import json
 import threading
 from contextlib import nullcontext
 from types import SimpleNamespace
@@ -7,8 +8,9 @@ from types import SimpleNamespace
 import jax
 import pytest
 
-from experiments import epochs
+from experiments import epochs, pictures
 from experiments.settings import Settings
+from experiments.workdir import RunFolder
 
 
 def part(title: str, runs: int = 1) -> epochs.Part:
@@ -66,3 +68,19 @@ def test_runs_that_do_not_fit_are_halved_in_order(noted, capsys):
         ("train", "b", 1),
     ]
     assert capsys.readouterr().out.count("first one half, then the other") == 2
+
+
+def test_a_result_is_there_before_its_pictures(monkeypatch, tmp_path):
+    """Which may not fit the memory."""
+
+    def draw(*args):
+        assert json.loads((tmp_path / "result.json").read_text())["test_nll_nats"] == 1.0
+        raise MemoryError
+
+    monkeypatch.setattr(epochs, "FLAGS", SimpleNamespace(figures=True))
+    monkeypatch.setattr(pictures, "draw_run", draw)
+    run, state = Settings(epochs=2), SimpleNamespace(step=6, params={"model": {}})
+    program, data = SimpleNamespace(steps_per_epoch=3, judged=None), SimpleNamespace(validation=())
+    whole = part("a")._replace(program=program, data=data)
+    with pytest.raises(MemoryError):
+        epochs._conclude(whole, run, RunFolder(tmp_path), state, 0, lambda params: {"test_nll_nats": 1.0})
