@@ -411,7 +411,7 @@ def measurement(settings: dict[str, Any], seconds: float) -> dict[str, Any]:
 
 
 def circumstances() -> dict[str, Any]:
-    """What numbers depend on besides settings and data: versions, device and commit."""
+    """What numbers depend on besides settings and data: versions, device, the compiler's flags and commit."""
     return {
         "versions": {
             "python": platform.python_version(),
@@ -419,6 +419,7 @@ def circumstances() -> dict[str, Any]:
         },
         "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
         "platform": f"{jax.default_backend()}, {platform.machine()}, {os.cpu_count()} cores",
+        "xla_flags": os.environ.get("XLA_FLAGS", ""),
         "git_commit": git_commit(),
     }
 

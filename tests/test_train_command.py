@@ -58,6 +58,7 @@ def test_config_says_what_was_run(runs):
     assert len(config["data"]["checksum"]) == 64
     assert {"python", "jax", "flax", "optax"} <= set(config["versions"])
     assert config["settings"]["matmul_precision"] == "default"
+    assert "--xla_force_host_platform_device_count" in config["xla_flags"]
 
 
 def test_metrics_hold_a_row_an_evaluation_and_wall_clock_stands_apart(runs):

@@ -5,8 +5,9 @@
     epoch = jax.jit(make_epoch(step, batch_size), donate_argnums=0)     state, metrics = epoch(state, key, data)
 
 The data stay on the device. The order of the data and every key are pure functions of (key, state.step), so a resumed
-run is the same run, bit for bit. Because everything is a function, what changes from step to step needs no machinery:
-a step with KL warm-up is one that makes its objective from `state.step`, binarization is a step that draws x first.
+run is the same run, bit for bit; on a GPU, under XLA_FLAGS=--xla_gpu_deterministic_ops=true alone. Because everything
+is a function, what changes from step to step needs no machinery: a step with KL warm-up is one that makes its objective
+from `state.step`, binarization is a step that draws x first.
 """
 
 from collections.abc import Callable
