@@ -2,6 +2,7 @@
 
 import functools
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -208,18 +209,27 @@ def program(run: Settings, data: datasets.Dataset) -> Program:
     return Program(vae, model(run, data, judged=True), init, epoch, order, chunk, steps_per_epoch)
 
 
+def expectations(bound: Callable) -> list[tuple[Any, Callable]]:
+    """What `bound(expect)` hands to its estimator: each q, and the reduction of its samples."""
+    calls = []
+
+    def expect(q, f, reduce):
+        calls.append((q, reduce))
+        return estimators.Estimate(jnp.zeros(q.batch_shape), jnp.zeros(()), {})
+
+    bound(expect)
+    return calls
+
+
 def _check_estimator(run: Settings, vae: models.VAE, x: Array) -> None:
     """Refuses an estimator that cannot differentiate the run's bound of its latents, and names those that can."""
     found, reductions, key = entry(run.estimator), [], jax.random.key(0)
 
     def encoded():
-        def expect(q, f, reduce):
-            reductions.append(reduce)
-            return estimators.Estimate(jnp.zeros(q.batch_shape), jnp.zeros(()), {})
-
-        params = vae.init(key, x, key)
-        objective(run, arrays(run), jnp.zeros(()))(vae.apply, params, x, expect)
-        return vae.apply(params, x, method="encode")
+        params, bound = vae.init(key, x, key), objective(run, arrays(run), jnp.zeros(()))
+        [(q, reduce)] = expectations(lambda expect: bound(vae.apply, params, x, expect))
+        reductions.append(reduce)
+        return q
 
     q = jax.eval_shape(encoded)
     [reduce] = reductions

@@ -1,18 +1,16 @@
 """Which estimators a problem admits, how many samples a budget buys, and what one gradient then costs."""
 
-import functools
 import math
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 
 from experiments import build
 from experiments.entries import entry
 from experiments.problems import Problem
 from vae import diagnostics
-from vae.estimators import BY_NAME, Estimate, Estimator, log_mean_exp, mean
+from vae.estimators import BY_NAME, Estimator, log_mean_exp, mean
 
 PyTree = Any
 ORACLE = "exact"
@@ -88,14 +86,8 @@ def each(items: Iterable[tuple], make: Callable, asked: bool) -> list:
 
 def posteriors(problem: Problem, objective: str) -> list[tuple[Any, str]]:
     """What the objective hands to `expect`: each q, and "elbo" or "iwae" for its reduction."""
-    calls = []
-
-    def expect(q, f, reduce):
-        calls.append((q, "elbo" if reduce is mean else "iwae"))
-        return Estimate(jnp.zeros(q.batch_shape), jnp.zeros(()), {})
-
-    problem.bounds[objective](problem.params, problem.data, expect)
-    return calls
+    calls = build.expectations(lambda expect: problem.bounds[objective](problem.params, problem.data, expect))
+    return [(q, "elbo" if reduce is mean else "iwae") for q, reduce in calls]
 
 
 def multi_sample(problem: Problem, objective: str) -> bool:
@@ -130,7 +122,6 @@ def affordable(budget: tuple[str, float], cost, name: str) -> int:
     """
     kind, amount = budget
 
-    @functools.cache
     def price(k):
         """Of K, or of the K below it where K itself is refused."""
         try:

@@ -133,7 +133,7 @@ def _cases(problem: Problem, objective: str, names: list[str], samples, budget, 
     """Every estimator with every K, or with the K that the budget buys; says what was left out."""
 
     def case(name: str, slot: int, wanted: int | None) -> candidates.Case:
-        cost = functools.partial(candidates.cost, problem, objective, name)
+        cost = functools.cache(functools.partial(candidates.cost, problem, objective, name))
         if budget:
             k = candidates.affordable(budget, functools.partial(cost, budget[0]), name)
         else:

@@ -431,11 +431,10 @@ def of_workdir(
         groups = {name: groups[name] for name in sorted(groups, key=lambda n: (n != "encoder", n))}
         at = {"x": x, "epoch": jnp.asarray(float(epoch))}
         point = {"epoch": epoch}
-        problem = Problem(run.dataset, groups, bounds, at, context=x, point=point)
-        problem = problem._replace(temperature=run.temperature, num_samples=run.num_samples)
-        problem = problem._replace(by_layer=run.by_layer and run.objective == "elbo")
-        if run == trained:
-            problem = problem._replace(learned=(run.estimator, (state.params["estimator"], state.estimator_state)))
+        learned = (run.estimator, (state.params["estimator"], state.estimator_state)) if run == trained else None
+        by_layer = run.by_layer and run.objective == "elbo"
+        as_trained = {"temperature": run.temperature, "by_layer": by_layer, "num_samples": run.num_samples}
+        problem = Problem(run.dataset, groups, bounds, at, context=x, point=point, learned=learned, **as_trained)
         problems.append(problem)
     if not problems:
         raise ValueError(f"--workdir={path}: none of its checkpoints can be read")
