@@ -77,12 +77,15 @@ CLAIMS = [
             f"ELBO of the validation split, {network} Bernoulli VAE, MNIST, K = 4",
             f"arms before disarm before leave_one_out, arXiv:2105.14141, arXiv:2006.10680; {more}rodeo before"
             " double_cv, arXiv:2202.09497",
-            "reproduce_discrete_vae.sh",
+            f"reproduce_discrete_vae.sh{word}",
             f"discrete_vae_{network}",
             order("estimator", "validation_elbo_nats", _DISCRETE),
             seeds=3,
         )
-        for network, more in (("linear", "relax before rebar, arXiv:1711.00123; "), ("nonlinear", ""))
+        for network, word, more in (
+            ("linear", "", "relax before rebar, arXiv:1711.00123; "),
+            ("nonlinear", " nonlinear", ""),
+        )
     ),
     Claim("slope of log SNR over log K: theta", "+0.5, arXiv:1802.04537", _SNR, "snr", slope("theta", "reparam")),
     Claim("slope of log SNR over log K: phi", "-0.5, arXiv:1802.04537", _SNR, "snr", slope("phi", "reparam")),
