@@ -81,6 +81,11 @@ def load_data(
     return data
 
 
+def load_trained(run: Settings, data_dir: str | None, cache_dir: str | None = None) -> datasets.Dataset:
+    """The data set of a run that was trained: images that are binarized for good were in memory, and are again."""
+    return load_data(run, data_dir, cache_dir, "off" if run.binarization in ("static", "threshold") else "auto")
+
+
 def max_bytes(streaming: str) -> float:
     """How large the training images may be to lie in the device's memory, and in the host's before.
 
@@ -233,26 +238,20 @@ def _check_estimator(run: Settings, vae: models.VAE, x: Array) -> None:
 
     q = jax.eval_shape(encoded)
     [reduce] = reductions
-    bound = "elbo" if reduce is estimators.mean else "iwae"
-    without_log_q = run.objective == "elbo_analytic"
-
-    def suits(one: estimators.Entry) -> bool:
-        weighted = reduce is estimators.log_mean_exp or not one.needs_weights
-        return one.fits(q, bound) and weighted and not (one.needs_log_q and without_log_q)
-
-    if found.needs_log_q and without_log_q and found.fits(q, bound):
+    log_q = run.objective != "elbo_analytic"
+    if found.suits(q, reduce) and not found.suits(q, reduce, log_q):
         raise ValueError(
             f"--estimator={run.estimator} with --objective=elbo_analytic, whose KL has no samples, is reparam; take "
             f"--objective=elbo"
         )
-    if not suits(found):
+    if not found.suits(q, reduce, log_q):
         layers = (
             f" and several layers (--latent_dim={'-'.join(map(str, run.latent_dim))})" if run.latent_dim[1:] else ""
         )
         raise ValueError(
             f"--estimator={run.estimator} does not suit --posterior={run.posterior}{layers} with "
             f"--objective={run.objective}; these do: "
-            f"{', '.join(name for name, one in estimators.BY_NAME.items() if suits(one))}"
+            f"{', '.join(name for name, one in estimators.BY_NAME.items() if one.suits(q, reduce, log_q))}"
         )
 
 

@@ -10,7 +10,7 @@ from experiments import build
 from experiments.entries import entry
 from experiments.problems import Problem
 from vae import diagnostics
-from vae.estimators import BY_NAME, Estimator, log_mean_exp, mean
+from vae.estimators import BY_NAME, Estimator, mean
 
 PyTree = Any
 ORACLE = "exact"
@@ -43,9 +43,8 @@ def choose(problem: Problem, objective: str, names: list[str] | None, flag: str 
       ValueError: naming one that is unknown or does not fit, and what would.
     """
     calls = posteriors(problem, objective)
-    fits = [name for name in BY_NAME if all(BY_NAME[name].fits(q, bound) for q, bound in calls)]
-    if objective == "elbo_analytic":
-        fits = [name for name in fits if not BY_NAME[name].needs_log_q]
+    log_q = objective != "elbo_analytic"
+    fits = [name for name in BY_NAME if all(BY_NAME[name].suits(*call, log_q) for call in calls)]
     if names is None:
         return [name for name in fits if name != ORACLE]
     names = list(dict.fromkeys(name.strip() for name in names))
@@ -56,9 +55,9 @@ def choose(problem: Problem, objective: str, names: list[str] | None, flag: str 
             raise ValueError(f"--{flag}: {error}") from None
         if name.partition(":")[0] not in fits:
             family = type(calls[0][0]).__name__
-            raise ValueError(
-                f"--{flag}: {name} cannot estimate {objective} with {family} latents; these can: {', '.join(fits)}"
-            )
+            hint = "" if log_q or not entry(name).needs_log_q else "; it can with --objective=elbo"
+            what = f"{objective} with {family} latents{hint}"
+            raise ValueError(f"--{flag}: {name} cannot estimate {what}; these can: {', '.join(fits)}")
     return names
 
 
@@ -84,15 +83,14 @@ def each(items: Iterable[tuple], make: Callable, asked: bool) -> list:
     return made
 
 
-def posteriors(problem: Problem, objective: str) -> list[tuple[Any, str]]:
-    """What the objective hands to `expect`: each q, and "elbo" or "iwae" for its reduction."""
-    calls = build.expectations(lambda expect: problem.bounds[objective](problem.params, problem.data, expect))
-    return [(q, "elbo" if reduce is mean else "iwae") for q, reduce in calls]
+def posteriors(problem: Problem, objective: str) -> list[tuple[Any, Callable]]:
+    """What the objective hands to `expect`: each q, and its reduction."""
+    return build.expectations(lambda expect: problem.bounds[objective](problem.params, problem.data, expect))
 
 
 def multi_sample(problem: Problem, objective: str) -> bool:
     """Whether the objective is another bound for every K."""
-    return any(bound == "iwae" for _, bound in posteriors(problem, objective))
+    return any(reduce is not mean for _, reduce in posteriors(problem, objective))
 
 
 def parse_budget(text: str | None) -> tuple[str, float] | None:
@@ -157,14 +155,13 @@ def admitted(problem: Problem, objective: str, name: str, num_samples: int) -> E
       Refused: in its words.
     """
     calls, key = posteriors(problem, objective), jax.random.key(0)
-    reductions = {"elbo": mean, "iwae": log_mean_exp}
 
     def estimates():
         learned, counted = estimator.init(key, calls[0][0], problem.context)
         of = lambda q, reduce: estimator.estimate(
             learned, counted, key, q, lambda z, q: q.log_prob(z), reduce, problem.context
         )
-        return [of(q, reductions[bound]) for q, bound in calls]
+        return [of(q, reduce) for q, reduce in calls]
 
     try:
         estimator = made(problem, name, num_samples)

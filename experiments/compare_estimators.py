@@ -4,7 +4,7 @@
     python -m experiments.compare_estimators --problem=cosine --cost_parameter=0.5,1,2,4 --estimators=reparam,reinforce
     python -m experiments.compare_estimators --problem=rainforth --objective=iwae --num_samples=4,16,64,256
     python -m experiments.compare_estimators --problem=logistic_regression --budget=evaluations:16
-    python -m experiments.compare_estimators --workdir=results/quickstart                # at each of its checkpoints
+    python -m experiments.compare_estimators --workdir=results/quickstart                # a trained run, at its end
     python -m experiments.compare_estimators --problem=mine:problem                     # see experiments/problems.py
 
 With parameters and data fixed, every estimator draws --draws gradients from the same keys. Groups of parameters
@@ -24,7 +24,7 @@ biased.
 
 from absl import flags
 
-from experiments import cli
+from experiments import cli, settings
 
 # The problems, each a function of problems.py, and the flag that it takes as an argument.
 PROBLEMS = {
@@ -33,6 +33,7 @@ PROBLEMS = {
     "cosine": "cost_parameter",
     "coins": "batch_size",
     "three_bits": "batch_size",
+    "table": "batch_size",
     "logistic_regression": None,
     "linear_gaussian": "batch_size",
     "rainforth": "batch_size",
@@ -50,14 +51,23 @@ def define_flags(values: flags.FlagValues) -> None:
         flag_values=values,
     )
     flags.DEFINE_string(
-        "workdir", None, "folder of a trained run, in place of --problem; it is read, not written", flag_values=values
+        "workdir",
+        None,
+        "folder of a trained run (of a sweep, of one in its runs/), in place of --problem; it is read, not written",
+        flag_values=values,
+    )
+    flags.DEFINE_string(
+        "checkpoint",
+        "latest",
+        "of --workdir: latest, best (by the validation bound), the number of an epoch, or all that were kept",
+        flag_values=values,
     )
     flags.DEFINE_list("estimators", None, "names, comma-separated; all that fit by default", flag_values=values)
-    flags.DEFINE_enum(
+    flags.DEFINE_string(
         "objective",
         None,
-        ["elbo", "elbo_analytic", "iwae"],
-        "the bound; by default the problem's own",
+        f"the bound: one of the problem's, which names them, or with --workdir {', '.join(settings.OBJECTIVES)}; by"
+        " default the problem's first, or the run's own",
         flag_values=values,
     )
     flags.DEFINE_list(
@@ -70,7 +80,8 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_string(
         "budget",
         None,
-        "evaluations:N or flops:N for one gradient, in place of --num_samples: K is what that buys",
+        "in place of --num_samples: K is what is bought by evaluations:N (of f, for each datum) or flops:N (of the"
+        " whole batch's gradient)",
         flag_values=values,
     )
     flags.DEFINE_list(

@@ -16,7 +16,7 @@ from experiments.compare_estimators import PROBLEMS, define_flags
 from experiments.entries import entry, has_temperature, tempered
 from experiments.kept import Store
 from experiments.problems import Problem
-from experiments.settings import Settings
+from experiments.settings import OBJECTIVES, Settings
 from experiments.workdir import RunFolder
 
 
@@ -85,8 +85,16 @@ def _points(options: flags.FlagValues, made: Any) -> tuple[list[Problem], str]:
     if sized and not options.workdir and PROBLEMS.get(name) != "batch_size":
         raise ValueError(f"--batch_size is for --workdir, {_taking('batch_size')}; leave it out for {name}")
     if options.workdir:
+        if options.objective not in (None, *OBJECTIVES):
+            raise ValueError(f"--objective={options.objective} is none of {', '.join(OBJECTIVES)}")
         points = problems.of_workdir(
-            options.workdir, options.objective, options.split, options.batch_size, options.data_dir, options.cache_dir
+            options.workdir,
+            options.objective,
+            options.split,
+            options.batch_size,
+            options.data_dir,
+            options.cache_dir,
+            options.checkpoint,
         )
     elif ":" in name:
         if not isinstance(made, Problem):
@@ -204,7 +212,7 @@ def _draw(folder: Path, points, found, rows, confidence: float) -> None:
     for point in points:
         mine = [r | {"label": label(r)} for r, one in zip(rows, found, strict=True) if one.problem is point]
         place = "".join(f"_{key}={value:g}" for key, value in point.point.items()) if len(points) > 1 else ""
-        plots.save(plots_gradients.bias_forest(mine, groups, confidence), folder / f"bias{place}")
+        plots.save(plots_gradients.bias_forest(mine, groups), folder / f"bias{place}")
         plots.save(plots_gradients.variance_against_cost(mine, groups), folder / f"variance_cost{place}")
         if len({one.case.slot for one in found}) > 1:
             plots.save(plots_gradients.against(mine, groups, "num_samples", "snr"), folder / f"snr{place}")

@@ -47,6 +47,11 @@ def has_temperature(text: str) -> bool:
     return "temperature" in options(entry(text)) and ":temperature=" not in text
 
 
+def temperature_of(text: str, chosen: float = 0.0) -> float:
+    """At which it relaxes: `chosen`, where that is not 0 and its own is not given behind its name; 0 if it has none."""
+    return chosen if chosen and has_temperature(text) else options(entry(text)).get("temperature", 0.0)
+
+
 def _value(option: str, text: str, kind: type):
     if kind is bool and text in ("true", "false"):
         return text == "true"

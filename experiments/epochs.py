@@ -169,6 +169,7 @@ def _train(compiled: Compiled) -> tuple[training.TrainState, np.ndarray]:
             for recorder in recorders:  # all have the one before, so that a kill leaves one that all have
                 recorder.wait()
             for i, recorder in enumerate(recorders):
+                recorder.tell_time(number, number * steps, seconds)
                 recorder.save(number, one(state, i))
 
         number, saved, asked = done, done, None
@@ -229,12 +230,15 @@ def _resume(compiled: Compiled, folders: list[RunFolder]) -> tuple[int, training
 def _judge(part: Part, devices: Mesh, state: training.TrainState, failed_steps: np.ndarray) -> list[str]:
     """Writes the results of all runs; one sentence for each that diverged."""
     judge = assess.make_judge(part.program.judged, part.data, part.runs[0], part.runs[0].eval_samples)
-    sentences = []
-    for i, (run, folder) in enumerate(zip(part.runs, part.folders, strict=True)):
-        final = mesh.run_of(devices, state, i)
+    final, sentences = functools.partial(mesh.run_of, devices, state), {}
+    if jax.process_count() > 1:  # all of it before any is judged: who waits in a collective for long is lost
+        final = [final(i) for i in range(len(part.runs))].__getitem__
+    # Those that diverged first: when they did is not known to a later start.
+    for i in sorted(range(len(part.runs)), key=lambda i: failed_steps[i] == 0):
+        state_of_run = final(i)
         if multihost.is_first():
-            sentences.append(_conclude(part, run, folder, final, failed_steps[i], judge))
-    return [sentence for sentence in sentences if sentence]
+            sentences[i] = _conclude(part, part.runs[i], part.folders[i], state_of_run, failed_steps[i], judge)
+    return [sentences[i] for i in sorted(sentences) if sentences[i]]
 
 
 def _conclude(part: Part, run: Settings, folder: RunFolder, state, failed_step, judge) -> str | None:

@@ -18,8 +18,7 @@ import jax
 import numpy as np
 from flax import serialization
 
-import vae
-from experiments.workdir import PACKAGES
+from experiments.workdir import PACKAGES, code
 
 CHECKSUM = 32  # bytes
 
@@ -68,12 +67,8 @@ def digest_of(function: Callable, *args, of: tuple = ()) -> str:
 
 @functools.cache
 def _surroundings() -> str:
-    sources = hashlib.sha256()
-    for folder in (Path(vae.__file__).parent, Path(__file__).parent):
-        for path in sorted(folder.rglob("*.py")):
-            sources.update(path.read_bytes())
     versions = [importlib.metadata.version(name) for name in PACKAGES]
-    return f"{sources.hexdigest()} {versions} {jax.devices()[0].device_kind} {os.environ.get('XLA_FLAGS', '')}"
+    return f"{code()} {versions} {jax.devices()[0].device_kind} {os.environ.get('XLA_FLAGS', '')}"
 
 
 def _read(path: Path) -> dict[str, Any] | None:

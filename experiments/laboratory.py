@@ -21,7 +21,7 @@ from experiments.kept import Store, digest_of
 from experiments.problems import Problem
 from vae import diagnostics
 from vae.diagnostics import Truth
-from vae.estimators import BY_NAME, Estimator
+from vae.estimators import BY_NAME, Estimator, mean
 from vae.estimators.exact import nodes
 
 # A quadrature or an enumeration is taken for the truth up to so many terms.
@@ -283,10 +283,10 @@ def find_truth(
 def summed(problem: Problem, objective: str, num_samples: int):
     """(how, gradient) by the sum over all states, or quadratures of two orders that agree; None where neither can."""
     calls = candidates.posteriors(problem, objective)
-    if not all(BY_NAME[candidates.ORACLE].fits(q, bound) for q, bound in calls):
+    if not all(BY_NAME[candidates.ORACLE].suits(*call) for call in calls):
         return None
     gradients = []
-    orders = _orders(calls[0][0], 1 if calls[0][1] == "elbo" else num_samples)
+    orders = _orders(calls[0][0], 1 if calls[0][1] is mean else num_samples)
     for order in orders:
         estimator = BY_NAME[candidates.ORACLE].make(num_samples=num_samples, order=order)
         gradient = diagnostics.make_gradient(problem.bounds[objective], estimator)

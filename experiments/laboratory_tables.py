@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from experiments.candidates import Case
-from experiments.entries import entry
+from experiments.entries import entry, temperature_of
 from experiments.laboratory import Found, finite
 from experiments.tables import number, plus_minus
 from vae import diagnostics
@@ -34,7 +34,7 @@ def tabulate(found: list[Found], cases: list[Case], seconds: np.ndarray, confide
             layers.append(_head(one) | {"part": part} | figures)
             if part in one.problem.params:
                 row |= {f"{part}_{key}": value for key, value in figures.items()}
-                warnings |= _unsure(figures, part, one)
+                warnings |= _unsure(figures, part, one) | _not_finite(figures, part, one)
         rows.append(row)
     for index in _slots(found):
         for group in found[0].problem.params:
@@ -48,14 +48,28 @@ def _unsure(figures: dict[str, Any], part: str, one: Found) -> dict[str, None]:
     error = figures["truth_relative_stderr"]
     if error <= UNSURE:
         return {}
+    much = "more than its length" if math.isnan(error) else f"{100 * error:.0f} %"
     return {
-        f"the reference for {part} ({one.truth}) is itself uncertain by {100 * error:.0f} %, which lowers cosine and"
+        f"the reference for {part} ({one.truth}) is itself uncertain by {much}, which lowers cosine and"
         " DSNR: raise --reference_draws, or name a steadier unbiased estimator by --reference\n": None
     }
 
 
+def _not_finite(figures: dict[str, Any], part: str, one: Found) -> dict[str, None]:
+    """A sentence where some gradient is none, as of a cost that has no derivative where a relaxation looks."""
+    if is_finite(figures):
+        return {}
+    where = "".join(f" at {key}={value:g}" for key, value in one.problem.point.items())
+    return {f"{one.case.name}: its gradient of {part}{where} is not finite in every draw, so nothing is judged\n": None}
+
+
+def is_finite(figures: dict[str, Any]) -> bool:
+    return math.isfinite(figures["variance"])
+
+
 def _head(one: Found) -> dict[str, Any]:
     head = {"problem": one.problem.name, **one.problem.point, "estimator": one.case.name}
+    head |= {"temperature": temperature_of(one.case.name, one.problem.temperature)}
     head |= {"num_samples": one.case.num_samples, "declared_biased": entry(one.case.name).biased}
     return head | {"truth": one.truth}
 
@@ -69,9 +83,11 @@ def _part(one: Found, part: str, seconds: float, clock: np.ndarray, confidence: 
         "truth_relative_stderr": figures["truth_stderr"],
     }
     row |= {"bias": figures["scale"] - 1, "bias_stderr": figures["scale_stderr"]}
-    row |= {key: figures[key] for key in ("max_abs_z", "relative_bias", "relative_stderr")}
+    reach = diagnostics.students_t(confidence, one.chunks) * row["bias_stderr"]
+    row |= {"bias_low": row["bias"] - reach, "bias_high": row["bias"] + reach}
+    row |= {key: figures[key] for key in ("max_abs_z", "relative_bias", "relative_stderr", "deviation")}
     row |= {"critical_z": diagnostics.critical_z(figures["size"])}
-    row |= {"biased": is_biased(row)}
+    row |= {"biased": is_biased(row, one.chunks)}
     measured = {key: (figures[key], resampled[key]) for key in ("variance", "snr", "dsnr", "cosine")}
     variance, replicates = measured["variance"]
     measured |= {"variance_x_flops": (variance * one.case.flops, replicates * one.case.flops)}
@@ -82,15 +98,16 @@ def _part(one: Found, part: str, seconds: float, clock: np.ndarray, confidence: 
     return row
 
 
-def is_biased(row: dict[str, Any]) -> bool:
+def is_biased(row: dict[str, Any], chunks: int) -> bool:
     """Whether the deviation is more than chance: in the worst coordinate and as a whole, or along the truth (|z| of 5
-    or more, where the deviation is more than rounding).
+    or more, for few chunks of what Student's t exceeds in 0.01 %, where the deviation is more than rounding).
 
     As a whole is twice the length that chance gives it. A coordinate alone proves nothing: what depends on rare events
     has a mean that is not normal, and a standard error that is too small until they were seen.
     """
-    along = abs(row["bias"]) > max(5 * row["bias_stderr"], 10 * diagnostics.ROUNDING)  # False where it is NaN
-    whole = row["relative_bias"] > 2 * row["relative_stderr"]
+    much = max(5, diagnostics.students_t(1 - 1e-4, chunks))
+    along = abs(row["bias"]) > max(much * row["bias_stderr"], 10 * diagnostics.ROUNDING)  # False where it is NaN
+    whole = row["deviation"] > 2
     return bool(row["max_abs_z"] > row["critical_z"] and whole or along)
 
 
@@ -122,7 +139,8 @@ def _judge(index, group, found, rows, times, clocks, confidence) -> list[dict[st
         low, high = diagnostics.interval((a * costs_i) / (b * costs_j), found[i].chunks, confidence)
         return value / other, low, high
 
-    sound = [i for i in index if not rows[i][f"{group}_biased"] and not rows[i]["declared_biased"]] or index
+    finite = [i for i in index if math.isfinite(rows[i][f"{group}_variance"])] or index
+    sound = [i for i in finite if not rows[i][f"{group}_biased"] and not rows[i]["declared_biased"]] or finite
     sound = [i for i in sound if found[i].figures[group]["variance"] > 0] or sound
     best = min(sound, key=lambda i: rows[i][f"{group}_variance_x_flops"])
     pairs = []
@@ -132,6 +150,8 @@ def _judge(index, group, found, rows, times, clocks, confidence) -> list[dict[st
             rows[i] |= dict(zip(names, ratio(i, best, key) if i != best else (1.0, math.nan, math.nan), strict=True))
         _, low, high = ratio(i, best, "variance_x_flops")
         verdict = "best" if i == best else "better" if high < 1 else "worse" if low > 1 else "not told from best"
+        if not math.isfinite(rows[i][f"{group}_variance"]):
+            verdict = "NOT FINITE"
         rows[i][f"{group}_verdict"] = f"BIASED, {verdict}" if rows[i][f"{group}_biased"] else verdict
         for j in index:
             for key in ("variance", "variance_x_flops", "variance_x_seconds") if j > i else ():
@@ -148,12 +168,14 @@ def cells(rows: list[dict[str, Any]], group: str) -> list[list[str]]:
     """The header and a line for each row, of what was measured on one group of parameters."""
     of = lambda row, key: row.get(f"{group}_{key}", math.nan)
     unit, name = _time_unit([row["seconds"] for row in rows])
-    header = ["estimator", "K", "evaluations", "FLOP", f"time ({name})", "bias along truth (%)", "max |z| (critical)"]
+    header = ["estimator", "temperature", "K", "evaluations", "FLOP", f"time ({name})"]
+    header += ["bias along truth (%)", "max |z| (critical)"]
     header += ["variance", "SNR", "DSNR", "cosine", "variance x FLOP", "variance x time", "verdict"]
     table = [header]
     for row in rows:
         mark = " *" if row["declared_biased"] else ""
-        line = [row["estimator"] + mark, str(row["num_samples"]), str(row["evaluations"]), number(row["flops"])]
+        line = [row["estimator"] + mark, number(row["temperature"]) if row["temperature"] else "-"]
+        line += [str(row["num_samples"]), str(row["evaluations"]), number(row["flops"])]
         line += [number(row["seconds"] * unit)]
         line += [plus_minus(100 * of(row, "bias"), 100 * of(row, "bias_stderr"))]
         line += [f"{number(of(row, 'max_abs_z'), 2)} ({number(of(row, 'critical_z'), 2)})"]

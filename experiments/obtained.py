@@ -225,12 +225,12 @@ def _measured(laboratory, obtained: str, rows: list[dict[str, Any]]) -> dict[str
 def _made(config: dict[str, Any], seconds: float) -> dict[str, str]:
     """The columns that say in what precision, where, in what time and from what code."""
     backend, *platform = [part for part in config["platform"].split(", ") if part != "x86_64"]
-    commit = config.get("git_commit") or "-"
+    commits = dict.fromkeys(one.get("git_commit") or "-" for one in (config, *config.get("continued", [])))
     return {
         "precision": _precision(config["settings"], backend),
         "machine": ", ".join([config["device"].removeprefix("1 x "), *platform]),
         "minutes": "-" if math.isnan(seconds) else tables.number(seconds / 60, 2),
-        "commit": commit[:7] + "+" * commit.endswith("+"),
+        "commit": ", ".join(commit[:7] + "+" * commit.endswith("+") for commit in commits),
     }
 
 

@@ -209,6 +209,39 @@ def _expected_bits(params, data):
     return -jnp.sum(p * jnp.square(1 - data[0]) + (1 - p) * jnp.square(data[0]))
 
 
+def table(dimensions: int = 6, batch_size: int = 1) -> Problem:
+    """The ELBO of D bits that depend on each other as in no factorized q: log p(x, z) is a table of 2^D standard normal
+    numbers, and between the states its multilinear extension. f holds log q(z), as a VAE's does."""
+    log_joint = np.random.default_rng(0).normal(size=2**dimensions).astype(np.float32)
+    data = jnp.broadcast_to(log_joint, (batch_size, 2**dimensions))
+    params = {"phi": {"logits": jnp.zeros(dimensions)}}
+    return Problem(
+        "table", params, {"elbo": _table}, data, _oracle(_expected_table, params, data), data, expected=_expected_table
+    )
+
+
+def _table(params, data, expect):
+    q = distributions.Bernoulli(_repeated(params["phi"]["logits"], len(data)))
+    return expect(q, lambda z, q: jnp.sum(_weights(z) * data, axis=-1) - q.log_prob(z), mean)
+
+
+def _expected_table(params, data):
+    p = jax.nn.sigmoid(params["phi"]["logits"])
+    weights = _weights(p)
+    entropy = -jnp.sum(p * jax.nn.log_sigmoid(params["phi"]["logits"]), axis=-1)
+    entropy -= jnp.sum((1 - p) * jax.nn.log_sigmoid(-params["phi"]["logits"]), axis=-1)
+    return jnp.sum(weights * data[0]) + entropy
+
+
+def _weights(z):
+    """`[..., D]` to the weight of each of the 2^D states, `[..., 2^D]`: 1 for the state z where z is one."""
+    weights = jnp.ones((*z.shape[:-1], 1), z.dtype)
+    for bit in range(z.shape[-1]):
+        one = z[..., bit, None]
+        weights = jnp.concatenate([weights * (1 - one), weights * one], axis=-1)
+    return weights
+
+
 def _repeated(leaf, times: int):
     return jnp.broadcast_to(leaf, (times, *leaf.shape))
 
@@ -391,19 +424,26 @@ def of_workdir(
     batch_size: int | None = None,
     data_dir: str | None = None,
     cache_dir: str | None = None,
+    at: str = "latest",
 ) -> list[Problem]:
-    """A trained run at each of its checkpoints, on the first `batch_size` images of `split` (the run's own batch size
-    if None); grey pixels of a dynamically binarized run are drawn once.
+    """A trained run at the checkpoint `at` (latest, best or an epoch's number; "all" for each that there is), on the
+    first `batch_size` images of `split` (the run's own batch size if None); grey pixels of a dynamically binarized run
+    are drawn once.
 
     Raises:
-      ValueError: if the folder holds no run, or no checkpoint.
+      ValueError: if the folder holds no run, one that diverged or is of other data, or no such checkpoint.
     """
     folder = RunFolder(path)
     run = folder.settings()
     found = checkpoint.steps(folder.checkpoints)
     if not found:
         raise ValueError(f"--workdir={path} holds no checkpoint; let the run train until its first evaluation")
-    data = build.load_data(run, data_dir, cache_dir)
+    epoch = None if at == "all" else folder.epoch_of(at)
+    wanted = [[epoch] for epoch in found] if at == "all" else [None if epoch is None else [epoch]]
+    if (result := folder.result()) and result["status"] == "diverged":
+        raise ValueError(f"--workdir={path} diverged at step {result['step']}; its checkpoints are of no trained model")
+    data = build.load_trained(run, data_dir, cache_dir)
+    folder.check_data(data)
     images = getattr(data, split)
     batch_size = batch_size or run.batch_size
     if batch_size > len(images):
@@ -422,11 +462,11 @@ def of_workdir(
         return chosen(apply, {"params": groups}, data["x"], expect)
 
     like, problems, bounds = jax.eval_shape(program.init, values), [], {run.objective: bound}
-    for epoch in found:
-        restored = checkpoint.restore(folder.checkpoints, like, at=[epoch])
+    for epochs in wanted:
+        restored = checkpoint.restore(folder.checkpoints, like, at=epochs)
         if restored is None:
             continue
-        state = jax.tree.map(jnp.asarray, restored[1])
+        epoch, state = restored[0], jax.tree.map(jnp.asarray, restored[1])
         groups = state.params["model"]["params"]
         groups = {name: groups[name] for name in sorted(groups, key=lambda n: (n != "encoder", n))}
         at = {"x": x, "epoch": jnp.asarray(float(epoch))}
@@ -437,7 +477,8 @@ def of_workdir(
         problem = Problem(run.dataset, groups, bounds, at, context=x, point=point, learned=learned, **as_trained)
         problems.append(problem)
     if not problems:
-        raise ValueError(f"--workdir={path}: none of its checkpoints can be read")
+        which = "none of its checkpoints" if at in ("all", "latest") else f"--checkpoint={at}"
+        raise ValueError(f"--workdir={path}: {which} can be read")
     return problems
 
 

@@ -148,14 +148,16 @@ def bias(rows: list[dict[str, Any]], group: str, confidence: float) -> Chart | N
     rows = [row for row in rows if math.isfinite(row[f"{group}_bias"] + row[f"{group}_bias_stderr"])][::-1]
     if not rows:
         return None
-    labels, reach = _labels(rows), statistics.NormalDist().inv_cdf(0.5 + confidence / 2)
-    data = []
+    labels, data = _labels(rows), []
+    # Of results that were written before intervals were: the normal's.
+    reach = statistics.NormalDist().inv_cdf(0.5 + confidence / 2)
+    ends = [row.get(f"{group}_bias_high", row[f"{group}_bias"] + reach * row[f"{group}_bias_stderr"]) for row in rows]
     for biased, name in ((False, "as chance allows"), (True, "biased")):
         chosen = [i for i, row in enumerate(rows) if bool(row[f"{group}_biased"]) == biased]
         if not chosen:
             continue
         colour = "@1" if biased else "@0"
-        reaches = [100 * reach * rows[i][f"{group}_bias_stderr"] for i in chosen]
+        reaches = [100 * (ends[i] - rows[i][f"{group}_bias"]) for i in chosen]
         error = {"type": "data", "array": reaches, "color": colour}
         worst = [[rows[i][f"{group}_max_abs_z"], rows[i][f"{group}_critical_z"]] for i in chosen]
         hover = "%{x:.2f} ± %{error_x.array:.2f} %<br>largest |z| %{customdata[0]:.2f}, chance %{customdata[1]:.2f}"

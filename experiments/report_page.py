@@ -373,6 +373,10 @@ def _quoted(command: str) -> str:
 
 def _circumstances(config: dict[str, Any]) -> dict[str, str]:
     facts = {key: str(config.get(key) or "not kept") for key in ("git_commit", "device", "platform")}
+    if later := [str(one.get("git_commit") or "not kept") for one in config.get("continued", [])]:
+        facts["git_commit"] += f", then {', '.join(later)}"
+    if "project_commit" in config:
+        facts["project_commit"] = str(config["project_commit"] or "not kept")
     facts |= {name: str(version) for name, version in config["versions"].items()}
     if "data" in config:
         data = config["data"]

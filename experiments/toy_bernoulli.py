@@ -2,6 +2,7 @@
 
     python -m experiments.toy_bernoulli                        # one coin, E (b - t)^2, t = 0.45, 0.49, 0.499
     python -m experiments.toy_bernoulli --toy=categorical      # three bits as one variable of eight classes
+    python -m experiments.toy_bernoulli --toy=table            # the ELBO of six bits that depend on each other
     python -m experiments.toy_bernoulli --toy=polynomial --steps=1000 --records=41 --estimators=reinmax,leave_one_out
 
 The last, 128 coins at powers 1.5, 2 and 3, takes hours by default, with every estimator and 5000 steps, and 20 minutes
@@ -27,6 +28,7 @@ TOYS = {
         problems.coins(0.45, p, dimensions=128, batch_size=batch or 64) for p in (1.5, 2, 3)
     ],
     "categorical": lambda problems, batch: [problems.three_bits(batch or 1)],
+    "table": lambda problems, batch: [problems.table(batch_size=batch or 1)],
 }
 # Flags that memory grows with, the likeliest first.
 HUNGRY = ("batch_size", "num_samples", "draws", "seeds")

@@ -44,9 +44,9 @@ def evaluate(folder: RunFolder) -> dict:
         raise ValueError(f"{folder.path} diverged at step {result['step']}")
     if not result and not FLAGS.checkpoint.isdecimal():
         raise ValueError(f"{folder.path} is not finished; train it to its end, or name an epoch by --checkpoint")
-    data = build.load_data(run, FLAGS.data_dir, FLAGS.cache_dir)
+    data = build.load_trained(run, FLAGS.data_dir, FLAGS.cache_dir)
     folder.claim(run, data)
-    epoch, model, params = restore(folder, run, data, _chosen(folder, FLAGS.checkpoint))
+    epoch, model, params = restore(folder, run, data, folder.epoch_of(FLAGS.checkpoint))
     asked = {"epoch": epoch, "eval_samples": FLAGS.eval_samples}
     before = [row for row in folder.rows("evaluations.jsonl") if asked.items() <= row.items()]
     with jax.default_matmul_precision(run.matmul_precision):
@@ -56,38 +56,14 @@ def evaluate(folder: RunFolder) -> dict:
             pictures.draw_run(folder, data, model, params)
         if before and not FLAGS.again:
             print(f"{folder.path} was evaluated before, with as many samples; --again evaluates it anew")
-            figures = {name: value for name, value in before[-1].items() if name in results.FIGURES}
+            kept = (*results.FIGURES, "active_units_by_layer")
+            figures = {name: value for name, value in before[-1].items() if name in kept}
             return run.json() | {"status": "done"} | asked | figures
         figures = assess.make_judge(model, data, run, FLAGS.eval_samples)(params)
     made = workdir.circumstances()
     of_now = {"git_commit": made["git_commit"], "versions": ", ".join(map(" ".join, made["versions"].items()))}
     folder.append(asked | figures | of_now, "evaluations.jsonl")
     return run.json() | {"status": "done"} | asked | figures
-
-
-def _chosen(folder: RunFolder, name: str) -> int | None:
-    """The epoch of the checkpoint of that name, None for the newest sound one.
-
-    Raises:
-      ValueError: if there is no such checkpoint.
-    """
-    found = checkpoint.steps(folder.checkpoints)
-    if name == "latest":
-        return None
-    if name == "best":
-        epoch = checkpoint.best(found, folder.validation_bounds())
-        if epoch is None:
-            raise ValueError(
-                f"--checkpoint=best is the best by the validation bound, and {folder.path} was trained without a "
-                f"validation split; take --checkpoint=latest, or train with --validation_size"
-            )
-        return epoch
-    if not name.isdecimal() or int(name) not in found:
-        raise ValueError(
-            f"--checkpoint={name} is not in {folder.checkpoints}; take latest, best or one of "
-            f"{', '.join(map(str, found)) or '(none)'}"
-        )
-    return int(name)
 
 
 def restore(folder: RunFolder, run: Settings, data, epoch: int | None = None):

@@ -45,6 +45,7 @@ def _train_all(runs: list[Settings], path: Path) -> None:
         untrusted.refuse_links(path)
         for group in groups:
             group.claim()
+        _tell_of_other_code(groups)
         if multihost.is_first():
             workdir.check_space(path, sum(group.checkpoint_bytes() for group in groups))
         parts = []
@@ -150,6 +151,22 @@ class _Group:
         runs, folders = map(list, zip(*(self.pending[i] for i in which), strict=True))
         title = number and f"{number}runs: {len(runs)}, {self.describe()}"
         return epochs.Part(title, self.program, self.data, self.streamed, runs, folders, self.profile)
+
+
+def _tell_of_other_code(groups: list[_Group]) -> None:
+    """Says which runs were begun or trained by other code than this: a run is known by its settings, not its code."""
+    folders = [folder for group in groups for folder in group.folders]
+    pending = {folder.path for group in groups for _, folder in group.pending}
+    other = [folder for folder in folders if not folder.is_of_this_code()]
+    if trained := [folder for folder in other if folder.path not in pending]:
+        print(
+            f"{len(trained)} of {len(folders)} runs were trained by other code than there is now, and stay as they are;"
+            " another --workdir trains them anew"
+        )
+    for folder in other:
+        if folder.path in pending and folder.rows():
+            print(f"{folder.path} was begun by other code and goes on by that of now; its config.json names both")
+            folder.go_on_by_this_code()
 
 
 def _conclude(path: Path, runs: list[Settings]) -> None:

@@ -68,6 +68,9 @@ def is_config(config: dict[str, Any]) -> bool:
     """Whether it may be that of a run; its settings are for `settings.from_json` to check."""
     if not all(isinstance(config.get(part), dict) for part in ("settings", "data", "versions")):
         return False
+    continued = config.get("continued", [])
+    if not isinstance(continued, list) or not all(isinstance(one, dict) for one in continued):
+        return False
     data = config["data"]
     return isinstance(data.get("images"), dict) and all(isinstance(data.get(n), str) for n in ("name", "checksum"))
 

@@ -1,8 +1,10 @@
 """The files of a run's folder, each of which explains itself:
 
-    config.json        every setting, versions, device, precision, git commit, data checksum
+    config.json        every setting, versions, device, precision, git commit, data checksum; and, if the code changed
+                       before the end, by which it went on
     metrics.jsonl      one row an evaluation; units stand in the names
-    timing.jsonl       wall-clock of the same evaluations, apart, so that a resumed run's metrics are the same bytes
+    timing.jsonl       wall-clock of the same evaluations and of checkpoints, apart, so that a resumed run's metrics are
+                       the same bytes
     result.json        the finished run: its settings and its test figures
     evaluations.jsonl  what `experiments.evaluate` found later
     checkpoints/  figures/  tensorboard/
@@ -13,6 +15,8 @@ A sweep's folder holds one such folder a run under runs/, and results.csv, resul
 import contextlib
 import errno
 import fcntl
+import functools
+import hashlib
 import importlib.metadata
 import json
 import os
@@ -31,6 +35,7 @@ from typing import Any
 
 import jax
 
+import vae
 from experiments import untrusted
 from experiments.settings import Settings, from_json, is_printable
 from vae import checkpoint, train
@@ -61,14 +66,20 @@ class RunFolder:
         self.figures.mkdir(parents=True, exist_ok=True)
         self._lock()
         if self.is_of(settings):
-            # One trained with its images on disk may go on with them in memory: either checksum will do.
-            theirs = {self.config()["data"].get(name) for name in ("checksum", "files_checksum")}
-            if theirs.isdisjoint({data.checksum, data.files_checksum} - {""}):
-                raise ValueError(
-                    f"--workdir={self.path} holds a run on other data than {data.name} is now; choose another"
-                )
+            self.check_data(data)
         else:
             write_json(self.path / "config.json", _config(settings, data))
+
+    def check_data(self, data: Dataset) -> None:
+        """Refuses data that are not those of the run.
+
+        Raises:
+          ValueError: if they are others.
+        """
+        # One trained with its images on disk may go on with them in memory: either checksum will do.
+        theirs = {self.config()["data"].get(name) for name in ("checksum", "files_checksum")}
+        if theirs.isdisjoint({data.checksum, data.files_checksum} - {""}):
+            raise ValueError(f"--workdir={self.path} holds a run on other data than {data.name} is now; choose another")
 
     def is_of(self, settings: Settings) -> bool:
         """Whether a run of these settings was started here; not, if none was.
@@ -115,6 +126,10 @@ class RunFolder:
         """
         path = self.path / "config.json"
         if not path.exists():
+            if runs := sorted((self.path / "runs").glob("*/config.json")):
+                raise ValueError(
+                    f"--workdir={self.path} is a sweep of {len(runs)} runs; give one of them, such as {runs[0].parent}"
+                )
             raise ValueError(f"--workdir={self.path} holds no run (no config.json); give the folder of a trained run")
         config = read_json(path)
         if not untrusted.is_config(config):
@@ -132,6 +147,17 @@ class RunFolder:
             return from_json(found)
         except ValueError as error:
             raise ValueError(f"{self.path / 'config.json'} is of another version or was changed: {error}") from None
+
+    def is_of_this_code(self) -> bool:
+        """Whether the code that trained it last is the one that runs now; true where that was not kept."""
+        *_, last = self.config(), *self.config().get("continued", [])
+        return last.get("code", code()) == code()
+
+    def go_on_by_this_code(self) -> None:
+        """Writes down that from here on it is trained by the code that runs now."""
+        config = self.config()
+        config["continued"] = [*config.get("continued", []), _of_code()]
+        write_json(self.path / "config.json", config)
 
     def result(self) -> dict[str, Any] | None:
         """The row of the finished run, None before; settings that it does not name, because they came later, at their
@@ -175,6 +201,30 @@ class RunFolder:
         """The ELBO of the validation split by epoch, nats; empty where there is no such split."""
         return {row["epoch"]: row["elbo_nats"] for row in self.rows() if row.get("split") == "validation"}
 
+    def epoch_of(self, name: str) -> int | None:
+        """The epoch of a checkpoint called "latest" (None: the newest that can be read), "best" or by its number.
+
+        Raises:
+          ValueError: if there is no such checkpoint.
+        """
+        found = checkpoint.steps(self.checkpoints)
+        if name == "latest":
+            return None
+        if name == "best":
+            epoch = checkpoint.best(found, self.validation_bounds())
+            if epoch is None:
+                raise ValueError(
+                    f"--checkpoint=best is the best by the validation bound, and {self.path} was trained without a "
+                    f"validation split; take --checkpoint=latest, or train with --validation_size"
+                )
+            return epoch
+        if not name.isdecimal() or int(name) not in found:
+            raise ValueError(
+                f"--checkpoint={name} is not in {self.checkpoints}; take latest, best or one of "
+                f"{', '.join(map(str, found)) or '(none)'}"
+            )
+        return int(name)
+
     def forget_after(self, last_epoch: int) -> None:
         """Drops what was written after `last_epoch`, so that a resumed run goes on from there."""
         checkpoint.drop_after(self.checkpoints, last_epoch)
@@ -205,6 +255,7 @@ class Recorder:
 
     def __init__(self, folder: RunFolder, keep: int, tensorboard: bool):
         self.folder, self.keep, self.tensorboard = folder, keep, tensorboard
+        self._told = (0, 0.0)
 
     def __enter__(self):
         self.stack = ExitStack()
@@ -226,10 +277,17 @@ class Recorder:
         if row["split"] == "validation":
             self.bounds[row["epoch"]] = row["elbo_nats"]
         self.folder.append(row)
-        self.folder.append({"epoch": row["epoch"], "step": row["step"], "train_seconds": train_seconds}, "timing.jsonl")
+        self.tell_time(row["epoch"], row["step"], train_seconds)
         for name, value in row.items() if self.events else ():
             if isinstance(value, int | float) and name not in ("step", "epoch"):
                 self.events.add_scalar(name, value, row["step"])
+
+    def tell_time(self, epoch: int, step: int, train_seconds: float) -> None:
+        """When an evaluation or a checkpoint was, once."""
+        if (step, train_seconds) != self._told:
+            row = {"epoch": epoch, "step": step, "train_seconds": train_seconds}
+            self.folder.append(row, "timing.jsonl")
+            self._told = (step, train_seconds)
 
     def save(self, epoch: int, state: train.TrainState) -> None:
         """A checkpoint named by its epoch."""
@@ -250,6 +308,9 @@ class Silent:
 
     def log(self, row: dict[str, Any], train_seconds: float) -> None:
         del row, train_seconds
+
+    def tell_time(self, epoch: int, step: int, train_seconds: float) -> None:
+        del epoch, step, train_seconds
 
     def save(self, epoch: int, state: train.TrainState) -> None:
         del epoch, state
@@ -420,14 +481,39 @@ def circumstances() -> dict[str, Any]:
         "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
         "platform": f"{jax.default_backend()}, {platform.machine()}, {os.cpu_count()} cores",
         "xla_flags": os.environ.get("XLA_FLAGS", ""),
-        "git_commit": git_commit(),
+        **_of_code(),
     }
 
 
-def git_commit() -> str:
-    """The commit of this code, with a + if the working tree differs from it; empty outside a checkout."""
+def _of_code() -> dict[str, str]:
+    """Its commit, that of a paper's project which started it, and a digest of both."""
+    here, project = Path(__file__).parent, _project()
+    theirs = {"project_commit": git_commit(project)} if project else {}
+    return {"git_commit": git_commit(here), **theirs, "code": code()}
+
+
+@functools.cache
+def code() -> str:
+    """Sixteen hexadecimal digits that change with the source of this package, of vae and of a paper's project."""
+    sources = hashlib.sha256()
+    folders = (Path(vae.__file__).parent, Path(__file__).parent, _project())
+    for path in (path for folder in folders if folder for path in sorted(folder.rglob("*.py"))):
+        sources.update(path.read_bytes())
+    return sources.hexdigest()[:16]
+
+
+def _project() -> Path | None:
+    """The package of a paper's own project, if one of its commands was started."""
+    started = sys.modules["__main__"]
+    package = started.__spec__.parent if started.__spec__ else ""
+    ours = (vae.__name__, __name__.partition(".")[0])
+    return Path(started.__file__).parent if package and package.partition(".")[0] not in ours else None
+
+
+def git_commit(folder: Path) -> str:
+    """The commit of the code there, with a + if the working tree differs from it; empty outside a checkout."""
     git = lambda *args: subprocess.run(
-        ["git", *args], cwd=Path(__file__).parent, capture_output=True, text=True, check=True
+        ["git", *args], cwd=folder, capture_output=True, text=True, check=True
     ).stdout.strip()
     try:
         return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "--untracked-files=no") else "")

@@ -23,7 +23,7 @@ python="$code/.venv/bin/python"
 "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2> /dev/null ||
   fail "$python is no Python 3.11 or newer, so name another by PYTHON=..."
 # Folders, what the new files import by these names, and packages, of which none may be installed yet.
-taken=" tests scripts results estimators jnp score_surrogate stateless stop_gradient vae experiments"
+taken=" tests scripts results estimators hold_density jnp score_surrogate stateless stop_gradient vae experiments"
 taken+=" cv2 jaxlib scipy sklearn tensorflow_datasets yaml $(sed 's/[^a-z_].*//' "$code/requirements.txt" | tr '\n' ' ')"
 [[ $taken != *" $name "* && $name != test_* ]] && "$python" -I - "$name" << 'END' ||
 import builtins, importlib.util, keyword, sys
@@ -98,15 +98,16 @@ write "$name/estimator.py" << 'END'
 
 import jax.numpy as jnp
 from jax.lax import stop_gradient
-from vae.estimators.base import Estimator, stateless
+from vae.estimators.base import Estimator, hold_density, stateless
 from vae.estimators.score_function import score_surrogate
 
 
 def @NAME@(num_samples: int = 1) -> Estimator:
     def estimate(key, q, f, reduce):
+        held = hold_density(f, reduce)  # f less a derivative of mean zero, as in the others
         z = q.sample(key, num_samples)  # [K, *batch, D]
-        values = f(z, q)  # [K, *batch]
-        control = jnp.broadcast_to(f(stop_gradient(q.mean)[None], q), values.shape)
+        values = held(z, q)  # [K, *batch]
+        control = jnp.broadcast_to(held(stop_gradient(q.mean)[None], q), values.shape)
         return score_surrogate(q, z, values, control, reduce)
 
     return stateless(estimate)

@@ -24,7 +24,7 @@ measure() {
   .venv/bin/python -m experiments.train --objective="$1" --num_samples="$2" --epochs="$epochs" --keep=10 \
     --eval_every=$((epochs / 10)) --workdir="$output/$1"
   .venv/bin/python -m experiments.compare_estimators --workdir="$output/$1" --num_samples="$2" --estimators="$3" \
-    --draws="$draws" --reference_draws=$((2 * draws)) --batch_size=32 --output="$output/$1/variance"
+    --checkpoint=all --draws="$draws" --reference_draws=$((2 * draws)) --batch_size=32 --output="$output/$1/variance"
   .venv/bin/python -m experiments.report --workdir="$output/$1"
 }
 measure elbo 1 reparam,stl

@@ -72,10 +72,10 @@ class Report(NamedTuple):
     draws: int
 
     def biased(self) -> list[str]:
-        return [group for group in GROUPS if self.max_abs_z[group] >= MAX_Z]
+        return [group for group in GROUPS if not self.max_abs_z[group] < MAX_Z]  # NaN is no agreement
 
     def noisy(self) -> list[str]:
-        return [group for group in GROUPS if self.relative_stderr[group] >= MAX_RELATIVE_STDERR]
+        return [group for group in GROUPS if not self.relative_stderr[group] < MAX_RELATIVE_STDERR]
 
 
 _CONTINUOUS = {"mean": [[0.7, -0.9], [-0.4, 1.2]]}
@@ -313,7 +313,7 @@ def measure(
         centres.append(centre)
         squares.append(square)
         report = _report(centres, squares, chunk, exact)
-        if max(report.relative_stderr.values()) < 0.95 * MAX_RELATIVE_STDERR:
+        if not any(stderr >= 0.95 * MAX_RELATIVE_STDERR for stderr in report.relative_stderr.values()):
             break
     return report
 

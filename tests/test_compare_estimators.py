@@ -1,8 +1,11 @@
 """The laboratory from its command line: what it writes, what it refuses, and what a budget buys."""
 
+import contextlib
 import csv
 import functools
+import io
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +17,7 @@ import pytest
 from absl import flags
 
 from experiments import build, candidates, compare_estimators, laboratory, laboratory_tables, problems, tables
+from experiments.workdir import RunFolder
 from vae import diagnostics, distributions
 from vae.estimators import BY_NAME
 
@@ -250,6 +254,7 @@ def test_a_workdir_at_each_of_its_checkpoints(tmp_path):
     assert done.returncode == 0, done.stderr
     run(
         f"--workdir={tmp_path / 'run'}",
+        "--checkpoint=all",
         "--objective=elbo",
         "--estimators=reparam,leave_one_out",
         "--batch_size=8",
@@ -267,9 +272,90 @@ def test_a_workdir_at_each_of_its_checkpoints(tmp_path):
     assert {row["truth"] for row in rows} == {"mean of 1,000 draws of reparam, K=1"}
     assert {row["num_samples"] for row in rows} == {"2"}  # as trained
     assert {row["encoder_biased"] for row in rows} | {row["decoder_biased"] for row in rows} == {"False"}
-    assert [list(point.bounds) for point in problems.of_workdir(str(tmp_path / "run"))] == [["iwae"]] * 2
+    [newest] = problems.of_workdir(str(tmp_path / "run"))
+    [first] = problems.of_workdir(str(tmp_path / "run"), at="1")
+    assert (list(newest.bounds), newest.point, first.point) == (["iwae"], {"epoch": 2}, {"epoch": 1})
+    _refuses(tmp_path, ["--checkpoint=7"], "take latest, best or one of 1, 2")
+    _refuses(tmp_path, ["--objective=elbow"], "is none of elbo_analytic, elbo, iwae, renyi, thermodynamic")
+    _refuses(tmp_path, ["--objective=elbo_analytic", "--estimators=stl"], "it can with --objective=elbo")
+    config = tmp_path / "run" / "config.json"
+    written = config.read_text()
+    config.write_text(written.replace(RunFolder(tmp_path / "run").config()["data"]["checksum"], "0" * 64))
+    _refuses(tmp_path, [], "holds a run on other data")
+    config.write_text(written)
+    result = tmp_path / "run" / "result.json"
+    result.write_text(json.dumps(json.loads(result.read_text()) | {"status": "diverged", "step": 7}))
+    _refuses(tmp_path, [], "diverged at step 7")
+    (tmp_path / "sweep" / "runs").mkdir(parents=True)
+    (tmp_path / "run").rename(tmp_path / "sweep" / "runs" / "one")
+    (tmp_path / "run").symlink_to(tmp_path / "sweep")
+    _refuses(tmp_path, [], "is a sweep of 1 runs; give one of them, such as .*/runs/one")
     parts = {row["part"] for row in read(tmp_path / "out" / "layers.csv")}
     assert {"encoder", "encoder.network.hidden_0", "encoder.parameters", "decoder.network.outputs"} <= parts
+
+
+def _refuses(folder, flags, sentence):
+    said = io.StringIO()
+    with contextlib.redirect_stderr(said), pytest.raises(SystemExit):
+        run(f"--workdir={folder / 'run'}", "--batch_size=8", f"--output={folder / 'refused'}", *flags)
+    assert re.search(sentence, said.getvalue()), said.getvalue()
+
+
+OUT_OF_PLACE = """
+import jax.numpy as jnp
+from experiments import problems
+from vae import distributions
+
+def _bits(f):
+    posterior = lambda params: distributions.Bernoulli(params["phi"]["logits"])
+    phi = {"logits": jnp.array([0.3, -0.5])}
+    return problems.of_integrand("bits", {"phi": phi}, posterior, lambda params, z, q: jnp.sum(f(z), axis=-1))
+
+def between_the_states():
+    return _bits(lambda z: z + jnp.sqrt(2 * (2 * z - 1) ** 2 - 1))
+
+def nothing_to_learn():
+    return _bits(lambda z: z**3 - z)
+"""
+
+
+def test_a_gradient_that_is_not_finite_is_not_judged(tmp_path, monkeypatch, capsys):
+    """f has no root between the states, where a relaxation looks."""
+    (tmp_path / "out_of_place.py").write_text(OUT_OF_PLACE)
+    monkeypatch.chdir(tmp_path)
+    names = "--estimators=gumbel_softmax,leave_one_out,reinforce"
+    run(
+        "--problem=out_of_place:between_the_states", names, "--draws=2000", "--rounds=3", f"--output={tmp_path / 'out'}"
+    )
+    relaxed, best, plain = read(tmp_path / "out" / "results.csv")
+    assert relaxed["phi_verdict"] == "NOT FINITE"
+    assert (best["phi_verdict"], plain["phi_verdict"]) == ("best", "worse")
+    assert (relaxed["temperature"], best["temperature"]) == ("0.5", "0.0")
+    said = capsys.readouterr().out
+    assert "gumbel_softmax: its gradient of phi is not finite in every draw" in said
+    assert "leave_one_out: its gradient" not in said
+
+
+def test_a_bias_is_seen_where_the_true_gradient_is_zero(tmp_path, monkeypatch, capsys):
+    """f is 0 at every state, and its slope is not."""
+    (tmp_path / "flat.py").write_text(OUT_OF_PLACE)
+    monkeypatch.chdir(tmp_path)
+    names = "--estimators=straight_through,leave_one_out"
+    run("--problem=flat:nothing_to_learn", names, "--draws=2000", "--rounds=3", f"--output={tmp_path / 'out'}")
+    straight, score = read(tmp_path / "out" / "results.csv")
+    assert (straight["phi_biased"], score["phi_biased"]) == ("True", "False")
+    assert "uncertain" not in capsys.readouterr().out
+
+
+def test_few_chunks_need_a_longer_deviation():
+    """Of Student's t with 9 degrees of freedom 5 is too little for 0.01 %, with 49 it is not."""
+    row = {"bias": 0.055, "bias_stderr": 0.01, "max_abs_z": 1.0, "critical_z": 4.0, "deviation": 1.0}
+    assert not laboratory_tables.is_biased(row, chunks=10)
+    assert laboratory_tables.is_biased(row, chunks=50)
+    normal = np.random.default_rng(0).normal(size=(200_000, 10))
+    t = np.abs(normal.mean(axis=1)) / (normal.std(axis=1, ddof=1) / np.sqrt(10))
+    assert np.mean(t > diagnostics.students_t(1 - 1e-4, 10)) < 2e-4 < np.mean(t > 5)
+    assert np.mean(t > diagnostics.students_t(0.95, 10)) == pytest.approx(0.05, abs=0.002)
 
 
 # Arithmetic
@@ -416,16 +502,16 @@ def test_a_bias_is_of_the_whole_gradient_and_not_of_a_rare_event():
     truth = diagnostics.exactly({"a": np.ones(800)})
 
     def row(gradient):
-        moments = diagnostics.gradient_moments(gradient, jax.random.key(0), 400, 4, 100, truth)
+        moments = diagnostics.gradient_moments(gradient, jax.random.key(0), 400, 20, 20, truth)
         figures = diagnostics.report(moments, truth)["a"]
         named = {"bias": figures["scale"] - 1, "bias_stderr": figures["scale_stderr"]}
         return figures | named | {"critical_z": diagnostics.critical_z(figures["size"])}
 
     rare, zero_mean = row(draw), lambda key: {"a": draw(key)["a"] + 0.5 * (-1.0) ** jnp.arange(800)}
     assert rare["max_abs_z"] > rare["critical_z"]
-    assert not laboratory_tables.is_biased(rare)
-    assert laboratory_tables.is_biased(row(zero_mean))
-    assert laboratory_tables.is_biased(row(lambda key: draw(key, 0.3)))
+    assert not laboratory_tables.is_biased(rare, 20)
+    assert laboratory_tables.is_biased(row(zero_mean), 20)
+    assert laboratory_tables.is_biased(row(lambda key: draw(key, 0.3)), 20)
 
 
 def test_a_run_by_layer_is_measured_by_layer(tmp_path):

@@ -52,6 +52,15 @@ def _all_bits(width):
         ("local_expectation", "Categorical", mean, 2, 2 * (1 + 2 * 2)),
         ("rao_blackwell_top_k", "Categorical", mean, 2, 2 * (1 + 2 * 1)),
         ("unordered_set", "Categorical", mean, 2, 2 * (1 + 2)),
+        ("arm", "Bernoulli", log_mean_exp, 3, 6),
+        ("disarm_iw", "Categorical", log_mean_exp, 2, 4),
+        ("rebar", "Bernoulli", mean, 3, 2 * 3),
+        ("relax", "Categorical", mean, 3, 2 * 3),
+        ("muprop", "Bernoulli", mean, 3, 3 + 1),
+        ("gumbel_rao", "Bernoulli", mean, 3, 3),  # whatever its inner samples
+        ("gumbel_softmax", "Categorical", mean, 3, 3),
+        ("reinmax", "Bernoulli", mean, 3, 3),
+        ("straight_through", "Categorical", mean, 3, 3),
     ],
 )
 def test_they_cost_as_many_evaluations_as_they_say(name, family, reduce, num_samples, evaluations):

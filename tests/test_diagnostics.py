@@ -101,6 +101,7 @@ def test_report_against_hand_computation():
             "max_abs_z": np.max(np.abs(average - t) / deviation) * np.sqrt(300),
             "relative_bias": np.linalg.norm(average - t) / np.linalg.norm(t),
             "relative_stderr": np.linalg.norm(deviation) / np.sqrt(300) / np.linalg.norm(t),
+            "deviation": np.linalg.norm(average - t) / np.linalg.norm(deviation) * np.sqrt(300),
             "truth_stderr": 0.0,
             "norm": np.linalg.norm(t),
             "size": g.shape[1],

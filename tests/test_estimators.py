@@ -69,6 +69,18 @@ def _witness(name):
 
 
 _WITNESSES = [pytest.param(name, *_witness(name), id=name) for name in BY_NAME]
+# Those of bits are of classes too: an axis more, which is theirs alone. One of each kind is fast.
+_WITNESSES += [
+    pytest.param(
+        name,
+        "Categorical",
+        entry.bounds[-1],
+        id=f"{name}-Categorical",
+        marks=[] if name in ("relax", "rodeo", "reinmax") else [pytest.mark.slow],
+    )
+    for name, entry in BY_NAME.items()
+    if _witness(name)[0] == "Bernoulli" and entry.fits(Categorical, entry.bounds[-1])
+]
 # One of each kind: a path, a baseline with a state, a network of its own, coupled samples, a straight-through path.
 _KINDS = ("reparam", "nvil", "relax", "disarm", "reinmax")
 _OF_EACH_KIND = [
@@ -415,6 +427,23 @@ def _sum_event(z, x):
     return jnp.sum(z.reshape(z.shape[0], *x.shape[:-1], -1), axis=-1)
 
 
+def _rarely_not_finite(num_samples=2):
+    """The mistake: a gradient that is NaN once in some thousand draws, as of a log(0) or of 0 / 0 where samples tie."""
+    inner = BY_NAME["leave_one_out"].make(num_samples=num_samples)
+
+    def estimate(params, state, key, q, f, reduce, context=None):
+        value = inner.estimate(params, state, key, q, f, reduce, context).value
+        rare = jnp.where(jax.random.uniform(key) < 1e-3, jnp.nan, 0.0)
+        return Estimate(attach(value, value + rare * jnp.sum(q.logits, axis=-1)), jnp.zeros(()), state)
+
+    return Estimator(inner.init, estimate)
+
+
+def test_a_gradient_that_is_rarely_not_finite_is_caught():
+    with pytest.raises(AssertionError, match="phi"):
+        assert_unbiased(_rarely_not_finite(), problem("Bernoulli"), mean, oracle("Bernoulli", "elbo", 2), max_chunks=4)
+
+
 # 3. Controls that must fail: each is a mistake that was published, or is easily made.
 
 
@@ -686,6 +715,14 @@ def test_wake_sleep_with_other_weights_is_caught(exponent):
 
     report = measure(stateless(estimate), problem("Normal"), log_mean_exp, _wake_phase(), max_chunks=4)
     assert report.biased() == ["phi"]
+
+
+@pytest.mark.parametrize("name", ["leave_one_out", "disarm"])
+def test_any_reduce_is_unbiased_also_one_that_no_shift_passes(name):
+    """As of a chi-square bound: the mean of a convex function of f."""
+    reduce = lambda values: jnp.mean(jnp.square(values), axis=0)
+    exact = differentiate_exactly(problem("Bernoulli"), reduce, 2)
+    assert_unbiased(BY_NAME[name].make(num_samples=2), problem("Bernoulli"), reduce, exact)
 
 
 def _vr_iwae(alpha):

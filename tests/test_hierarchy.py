@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from jax.lax import stop_gradient
 
+from vae import diagnostics, estimators, models
 from vae import distributions as dist
-from vae import estimators, models
 from vae.estimators import base
 from vae.estimators.layerwise import layerwise
 
@@ -113,7 +113,7 @@ def test_a_network_of_two_layers_trains_every_weight():
     assert all(0 < norm < jnp.inf for norm in jax.tree.leaves(norms)), norms
 
 
-# Hard layers: two of two bits each, z_2 given z_1 by a small network, 16 states in all.
+# Hard layers: two of two bits each, z_2 given z_1 by a small network, 16 states in all; and a third of one bit.
 
 BITS = {
     "a": jnp.array([0.4, -0.9]),
@@ -122,12 +122,19 @@ BITS = {
 }
 
 
+DEEP = BITS | {
+    "v": (jnp.array([[0.9], [-1.2]]), jnp.array([0.3])),
+    "theta": jnp.array([0.8, -0.5, 0.6, 1.2, 0.9]),
+}
+
+
 def _hard_conditional(weights, z):
     return dist.Bernoulli(jnp.tanh(z @ weights[0]) + weights[1])
 
 
 def _hard_posterior(params):
-    return dist.Markov(dist.Bernoulli(params["a"]), (params["w"],), (_hard_conditional,))
+    weights = tuple(params[name] for name in ("w", "v") if name in params)
+    return dist.Markov(dist.Bernoulli(params["a"]), weights, (_hard_conditional,) * len(weights))
 
 
 def _hard_weight(params):
@@ -139,32 +146,35 @@ def _hard_weight(params):
 
 
 @functools.cache
-def _exact_bits():
-    states = np.indices((2,) * 4).reshape(4, -1).T.astype(np.float32)
+def _exact_bits(deep=False):
+    tree = DEEP if deep else BITS
+    width = len(tree["theta"])
+    states = np.indices((2,) * width).reshape(width, -1).T.astype(np.float32)
 
     def value(params):
-        q, z = _hard_posterior(params), (states[:, :2], states[:, 2:])
+        q, z = _hard_posterior(params), tuple(np.split(states, [2, 4] if deep else [2], axis=1))
         return jnp.sum(jnp.exp(q.log_prob(z)) * _hard_weight(params)(z, q))
 
-    return jax.value_and_grad(value)(BITS)
+    return jax.value_and_grad(value)(tree)
 
 
 _HARD = [name for name, entry in estimators.BY_NAME.items() if entry.fits(_hard_posterior(BITS), "elbo")]
 
 
-def _hard_errors(estimator, draws=2**18):
+def _hard_errors(estimator, draws=2**18, deep=False):
     """Of the value and each gradient, in standard errors; and the standard errors relative to the exact norm, of the
     value or the group of parameters where they are largest."""
-    params, state = estimator.init(jax.random.key(0), _hard_posterior(BITS), None)
+    tree = DEEP if deep else BITS
+    params, state = estimator.init(jax.random.key(0), _hard_posterior(tree), None)
 
     def run(tree, key):
         q = _hard_posterior(tree)
         return estimator.estimate(params, state, key, q, _hard_weight(tree)).value
 
     keys = jax.random.split(jax.random.key(1), draws)
-    found = jax.jit(jax.vmap(jax.value_and_grad(run), in_axes=(None, 0)))(BITS, keys)
+    found = jax.jit(jax.vmap(jax.value_and_grad(run), in_axes=(None, 0)))(tree, keys)
     flat = lambda tree, lead: np.concatenate([np.reshape(leaf, (*lead, -1)) for leaf in jax.tree.leaves(tree)], -1)
-    (values, grads), (value, truth) = found, _exact_bits()
+    (values, grads), (value, truth) = found, _exact_bits(deep)
     z, relative = [], []
     for ours, exact in ((values, value), *((grads[group], truth[group]) for group in truth)):
         ours, exact = np.float64(flat(ours, (draws,))), np.float64(flat(exact, ()))
@@ -190,6 +200,21 @@ def test_what_could_be_taken_at_once_is_unbiased_by_layer(name):
     z, stderr = _hard_errors(estimators.BY_NAME[name].make(by_layer=True))
     assert stderr < 0.01
     assert np.max(z) < 4.5
+
+
+@pytest.mark.parametrize(("name", "by_layer"), [("leave_one_out", True), ("disarm", False), ("bitflip", False)])
+def test_three_layers_are_unbiased_at_linear_cost(name, by_layer):
+    """The second has layers below it, which its samples share, and one above, which follows each of them."""
+    estimator = estimators.BY_NAME[name].make(num_samples=2, by_layer=by_layer)
+    z, stderr = _hard_errors(estimator, deep=True)
+    assert stderr < 0.01
+    assert np.max(z) < 4.5
+
+    q, f = _hard_posterior(DEEP), _hard_weight(DEEP)
+    params, state = estimator.init(jax.random.key(0), q, None)
+    value = lambda watch, key: estimator.estimate(params, state, key, q, watch(f)).value
+    each = 4 if name == "bitflip" else 2  # of a layer; 2^3 and 4^3 if samples of a layer had samples of the next
+    assert diagnostics.evaluations(value, jax.random.key(1)) == 3 * each
 
 
 def test_by_layer_the_samples_of_a_layer_share_the_noise_of_those_below():

@@ -25,6 +25,7 @@ _TOYS = {
     "one coin": lambda: problems.coins(0.45),
     "coins": lambda: problems.coins(0.3, 1.5, dimensions=3, batch_size=2),
     "three bits": problems.three_bits,
+    "table": lambda: problems.table(4, batch_size=2),
 }
 
 

@@ -252,6 +252,7 @@ def report(moments: Moments, truth: Truth) -> dict[str, dict[str, Array]]:
 
         relative_bias     |mean g - t| / |t|, which is noise up to about relative_stderr
         relative_stderr   |standard errors of mean g| / |t|
+        deviation         |mean g - t| / |standard errors|, about 1 by chance, also where t is 0
         truth_stderr      |standard errors of t| / |t|
         scale_stderr      of `scale`, from the spread of the chunks
         norm              |t|
@@ -269,13 +270,15 @@ def report(moments: Moments, truth: Truth) -> dict[str, dict[str, Array]]:
         of = {key: sum(leaves[i][key] for i in members) for key in leaves[0] if key != "max_abs_z"}
         square = jnp.maximum(of["truth"] - of["truth_error"], 0)
         norm, scales = jnp.sqrt(square), of["scales"] / square  # [], [C]
+        chance, smallest = of["error"] + of["truth_error"], jnp.finfo(norm.dtype).tiny
         # The last is of |t|^2, of which the mean is taken off above.
         errors = jnp.var(scales, ddof=1) / chunks, jnp.square(truth.along[name]), 2 * of["truth_fourth"] / square**2
         found[name] = {
             "max_abs_z": jnp.max(jnp.stack([leaves[i]["max_abs_z"] for i in members])),
             "relative_bias": jnp.sqrt(of["bias"]) / norm,
-            "relative_stderr": jnp.sqrt(of["error"] + of["truth_error"]) / norm,
-            "truth_stderr": jnp.sqrt(of["truth_error"]) / norm,
+            "relative_stderr": jnp.sqrt(chance) / norm,
+            "deviation": jnp.sqrt(of["bias"] / jnp.maximum(chance, smallest)),
+            "truth_stderr": jnp.where(of["truth_error"] > 0, jnp.sqrt(of["truth_error"]) / norm, 0.0),
             "scale": jnp.mean(scales),
             "scale_stderr": jnp.sqrt(sum(errors)),
             "variance": of["variance"],
@@ -300,7 +303,7 @@ def _leaf_sums(means, squares, truth, truth_stderr, size, rounding) -> dict[str,
     square = error + jnp.square(truth_stderr)
     z = jnp.abs(bias) / jnp.sqrt(square + FLOOR**2 * jnp.mean(square) + jnp.square(rounding))
     return {
-        "max_abs_z": jnp.max(jnp.where(judged, z, 0)),
+        "max_abs_z": jnp.max(jnp.where(judged & (bias != 0), z, 0)),  # 0 / 0 of a truth that is met is no deviation
         "bias": jnp.sum(jnp.square(bias)),
         "error": jnp.sum(error),
         "truth": jnp.sum(jnp.square(truth)),
@@ -379,10 +382,17 @@ def interval(replicates, chunks: int, confidence: float = 0.95) -> tuple[float, 
     sqrt((C - 1) / C) and by the normal quantile in place of Student's."""
     from scipy import stats
 
-    reach = math.sqrt(chunks / (chunks - 1)) * stats.t.ppf(0.5 + confidence / 2, chunks - 1)
+    reach = math.sqrt(chunks / (chunks - 1)) * students_t(confidence, chunks)
     tail = stats.norm.cdf(-reach)
     low, high = np.quantile(np.asarray(replicates, np.float64), [tail, 1 - tail])
     return float(low), float(high)
+
+
+def students_t(confidence: float, chunks: int) -> float:
+    """How many standard errors, from the spread of so many chunks, an interval of a mean reaches to either side."""
+    from scipy import stats
+
+    return float(stats.t.ppf(0.5 + confidence / 2, chunks - 1))
 
 
 def critical_z(size: float, level: float = 1e-4) -> float:

@@ -6,7 +6,6 @@ parameters, f"{g}_{figure}" with f"{g}_{figure}_low" and _high, the ends of its 
 
 import itertools
 import math
-import statistics
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -28,7 +27,7 @@ TITLES = {
 
 
 @_styled
-def bias_forest(rows, groups, confidence=0.95):
+def bias_forest(rows, groups):
     """Bias along the true gradient, in percent of its norm, with intervals; beside it the largest |z|.
 
     Vermillion and a filled square: biased, by either; an open circle: what is expected of chance.
@@ -36,13 +35,12 @@ def bias_forest(rows, groups, confidence=0.95):
     figure = Figure(figsize=(WIDTH, 1.05 + 0.19 * len(rows)), layout="constrained")
     panels = figure.subplots(1, 2 * len(groups), sharey=True, squeeze=False, width_ratios=[3, 2] * len(groups))[0]
     places = np.arange(len(rows))[::-1]
-    reach = statistics.NormalDist().inv_cdf(0.5 + confidence / 2)
     for g, (along, worst) in zip(groups, panels.reshape(-1, 2), strict=True):
         for row, y in zip(rows, places, strict=True):
             biased = bool(row[f"{g}_biased"])
             style = {"marker": "s" if biased else "o", "markersize": 4, "color": VERMILLION if biased else COLOURS[0]}
             style |= {"markerfacecolor": style["color"] if biased else "white", "linewidth": 1.1}
-            bias, error = 100 * row[f"{g}_bias"], 100 * reach * row[f"{g}_bias_stderr"]
+            bias, error = 100 * row[f"{g}_bias"], 100 * (row[f"{g}_bias_high"] - row[f"{g}_bias"])
             if math.isfinite(bias) and math.isfinite(error):
                 along.errorbar(bias, y, xerr=error, capsize=2, **style)
             critical = row[f"{g}_critical_z"]
@@ -52,7 +50,7 @@ def bias_forest(rows, groups, confidence=0.95):
         along.set_xlabel("bias along truth (%)")
         along.set_title(g, loc="left", fontsize=8.5)
         worst.set_xlabel("largest |z|")
-        largest = max(max(row[f"{g}_max_abs_z"], row[f"{g}_critical_z"]) for row in rows)
+        largest = np.nanmax([[row[f"{g}_max_abs_z"], row[f"{g}_critical_z"]] for row in rows])
         worst.set_xlim(0, 1.08 * largest)
         if largest > 40:
             worst.set_xscale("symlog", linthresh=10)

@@ -92,6 +92,11 @@ class Entry(NamedTuple):
         """Whether it can differentiate `bound` ("elbo" or "iwae") of the latents q, a distribution or its class."""
         return bound in self.bounds and (self.fits_whole(q) or self.fits_layers(q, bound))
 
+    def suits(self, q, reduce, log_q: bool = True) -> bool:
+        """Whether it is an estimator of E[reduce(f(z_1), ...)], z_k ~ q; `log_q`: whether f holds log q(z)."""
+        weighted = reduce is log_mean_exp or not self.needs_weights
+        return self.fits(q, "elbo" if reduce is mean else "iwae") and weighted and (log_q or not self.needs_log_q)
+
     def fits_layers(self, q, bound: str) -> bool:
         """Whether q has several stochastic layers, which it can estimate one by one (`layerwise`)."""
         several = isinstance(q, Markov) and not q.descending and self.fits_whole(q.first)

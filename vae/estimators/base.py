@@ -40,7 +40,8 @@ class Estimator(NamedTuple):
 
     `f(z, q) -> [K, *batch]` must work for any leading K. q is handed back to f so that the estimator may stop the
     gradient into its density or keep it: f may depend on q as a log-weight does, by a multiple of log q(z) that is the
-    same for all z, and by what does not depend on z, its mean or a closed-form KL. `context` is what an
+    same for all z, and by what does not depend on z, its mean or a closed-form KL. `reduce` is `mean` itself, which is
+    known by its identity, or else of several samples: `log_mean_exp`, or a function of yours. `context` is what an
     input-dependent baseline may look at: usually x.
     """
 

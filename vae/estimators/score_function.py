@@ -20,6 +20,7 @@ from vae.estimators.base import (
     check_positive,
     hold_density,
     isolated_loss,
+    log_mean_exp,
     mean,
     stateless,
 )
@@ -37,8 +38,9 @@ def _weigh_scores(q, z, bound: Array, signal: Array) -> Array:
 
 def learning_signal(values: Array, control: Array, reduce: Callable) -> Array:
     """What the reduced f loses when f_k is replaced by its control, for each k, `[K, *batch]`."""
-    centre = stop_gradient(values[:1])  # a signal is of the size of differences, which large f would round away
-    values, control = values - centre, control - centre
+    if reduce in (mean, log_mean_exp):  # which commute with a shift
+        centre = stop_gradient(values[:1])  # a signal is of the size of differences, which large f would round away
+        values, control = values - centre, control - centre
     eye = jnp.eye(len(values), dtype=bool).reshape(len(values), len(values), *[1] * (values.ndim - 1))
     replaced = jnp.where(eye, control[:, None], values[None])  # [k, j, *batch]: all f_j but the k-th
     return reduce(values) - jax.vmap(reduce)(replaced)
