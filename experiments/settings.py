@@ -68,14 +68,17 @@ class Settings:
     )
     layer_hidden: tuple[int, ...] = _setting(
         (64,),
-        "widths between two stochastic layers, joined by dashes, or none; --latent_dim of several alone",
+        "widths between two stochastic layers, joined by dashes, or none; only where --latent_dim has several",
         at_least=1,
     )
     posterior: str = _setting("normal", "family of q(z|x), with its standard prior", choices="vae.models:POSTERIORS")
-    categories: int = _setting(10, "of each latent variable; --posterior=categorical and concrete alone", at_least=2)
+    categories: int = _setting(
+        10, "classes of each latent variable; only for --posterior=categorical and concrete", at_least=2
+    )
     learn_prior: bool = _setting(False, "learn the prior's parameters, from the standard prior on")
     signed_bits: bool = _setting(
-        False, "networks see latent bits as -1 and 1, not as 0 and 1; --posterior=bernoulli and binary_concrete alone"
+        False,
+        "networks see latent bits as -1 and 1, not as 0 and 1; only for --posterior=bernoulli and binary_concrete",
     )
     data_mean: bool = _setting(
         False,
@@ -83,14 +86,14 @@ class Settings:
     )
     objective: str = _setting(
         "elbo_analytic",
-        "the bound: elbo_analytic (KL in closed form), elbo (all Monte Carlo), iwae (importance-weighted), renyi"
-        " (VR-IWAE), thermodynamic (TVO)",
+        "the bound: elbo_analytic (KL in closed form), elbo (all Monte Carlo), and of K = --num_samples, for 1 the same"
+        " as elbo, iwae (importance-weighted), renyi (VR-IWAE), thermodynamic (TVO)",
         choices=OBJECTIVES,
     )
     alpha: float = _setting(
-        0.5, "order of the Renyi bound, in [0, 1): 0 is iwae, towards 1 elbo; renyi alone", at_least=0
+        0.5, "order of the Renyi bound, in [0, 1): 0 is iwae, towards 1 elbo; only for renyi", at_least=0
     )
-    partitions: int = _setting(5, "terms of the thermodynamic bound; thermodynamic alone", at_least=1)
+    partitions: int = _setting(5, "terms of the thermodynamic bound; only for thermodynamic", at_least=1)
     beta: float = _setting(1.0, "weight of the KL term (elbo_analytic)", at_least=0, array=True)
     kl_warmup: float = _setting(
         0.0, "epochs over which beta grows linearly from 0 (elbo_analytic); 0 for none", at_least=0, array=True
@@ -109,7 +112,7 @@ class Settings:
     by_layer: bool = _setting(
         False,
         "take stochastic layers one by one, each given those below, also where the estimator could take all at once;"
-        " --objective=elbo and estimators that do not differentiate the bound in z alone",
+        " only for --objective=elbo and estimators that do not use df/dz",
     )
     num_samples: int = _setting(1, "K, samples of z for each image and step", at_least=1)
     learning_rate: float = _setting(1e-3, "of Adam, at its peak", above=0, array=True)

@@ -35,10 +35,16 @@ flags.DEFINE_enum(
     "streaming",
     "auto",
     ["auto", "on", "off"],
-    "leave the training images on the disk or in the host's memory and read them while training: where they would take"
-    " more than a quarter of the device's or the host's memory, always, never",
+    "leave the training images on the disk or in the host's memory and read them while training; auto: where they would"
+    " take more than a quarter of the device's or the host's memory",
 )
-flags.DEFINE_enum("sweep_mode", "auto", ["auto", "vmap", "map"], "runs of one program: side by side, or one by one")
+flags.DEFINE_enum(
+    "sweep_mode",
+    "auto",
+    ["auto", "vmap", "map"],
+    "runs of one program: side by side (vmap), or one by one"
+    " (map); auto: vmap below 200,000 parameters or on an accelerator, else map",
+)
 flags.DEFINE_bool("figures", True, "draw the pictures of every run; experiments.evaluate --figures draws them later")
 flags.DEFINE_bool("tensorboard", False, "write TensorBoard event files as well")
 flags.DEFINE_string(

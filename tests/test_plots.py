@@ -134,6 +134,8 @@ def test_learning_curves_tell_the_time():
     (clock,) = figure.axes[0].child_axes
     assert clock.get_xlabel() == "training time (s)"
     assert clock.xaxis.get_major_formatter()(5, None) == "25"
+    late = plots.learning_curves(make_rows()[4:], "test", timing=[10 + 3 * epoch for epoch in range(4, 12)])
+    assert late.axes[0].child_axes[0].xaxis.get_major_formatter()(0, None) == "0"  # no evaluation is so early
     day = plots.learning_curves(make_rows(), "test", timing=[8640 * epoch for epoch in range(12)])
     assert day.axes[0].child_axes[0].xaxis.get_major_formatter()(10, None) == "86,400"
     with pytest.raises(ValueError, match="one number of seconds per row"):

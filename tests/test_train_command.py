@@ -138,8 +138,38 @@ def test_half_a_line_is_no_row_for_any_reader(runs, cut, tmp_path):
     assert row["epoch"] == 4
     for name in ("metrics.jsonl", "timing.jsonl"):
         assert (copy / name).read_bytes() == (folder / "long" / name).read_bytes() + b'{"epoch": 6, "st'
-        assert len(RunFolder(copy).rows(name)) == 3
+        assert len(RunFolder(copy).rows(name)) == {"metrics.jsonl": 3, "timing.jsonl": 5}[name]
     assert len(report_contents.read([copy]).runs[0].seconds) == 3
+
+
+def test_the_clock_is_told_with_every_checkpoint(runs):
+    """Else a run that is stopped between two evaluations would lose the seconds since the first of them."""
+    timing = rows(runs[0] / "long/timing.jsonl")
+    assert [row["epoch"] for row in timing] == [1, 2, 3, 4, 5]
+    seconds = [row["train_seconds"] for row in timing]
+    assert seconds == sorted(set(seconds))
+
+
+def test_other_code_is_told_and_written_down(runs, cut, tmp_path):
+    """A run is known by its settings; that its code has changed since is said, of a finished one and of one that goes
+    on."""
+    done, begun = tmp_path / "done", tmp_path / "begun"
+    shutil.copytree(runs[0] / "single", done)
+    shutil.copytree(cut, begun)
+    for path in (done, begun):
+        config = json.loads((path / "config.json").read_text())
+        assert config["code"] == workdir.code()
+        (path / "config.json").write_text(json.dumps(config | {"code": "0" * 16, "git_commit": "0" * 40}))
+    finished, goes_on, again = train(
+        tmp_path / "outcomes", [f"--workdir={done}"], [f"--workdir={begun}", *LONG], [f"--workdir={begun}", *LONG]
+    )
+    assert "1 of 1 runs were trained by other code than there is now" in finished.out
+    assert "goes on by that of now" in goes_on.out
+    assert "other code" not in again.out
+    config = RunFolder(begun).config()
+    assert config["git_commit"] == "0" * 40
+    assert [one["code"] for one in config["continued"]] == [workdir.code()]
+    assert (begun / "metrics.jsonl").read_bytes() == (runs[0] / "long/metrics.jsonl").read_bytes()
 
 
 def test_a_run_cut_off_goes_on_to_the_same_bytes(runs, cut, tmp_path):

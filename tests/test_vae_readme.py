@@ -94,14 +94,14 @@ def test_names_of_the_tables_exist():
 
 @pytest.mark.slow
 def test_what_it_adds_trains(tmp_path):
-    """All four at once, in a copy of the tree."""
+    """All of it at once, in a copy of the tree."""
     for folder in ("vae", "experiments"):
         shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
     for path, text in edited(list(SECTIONS)).items():
         (tmp_path / path).write_text(text)
     for flags in (
         ["--dataset=bars", "--posterior=logistic", "--objective=jackknife", "--num_samples=4"],
-        ["--estimator=reinforce_at_mean", "--objective=elbo"],
+        ["--estimator=reinforce_at_mean", "--objective=elbo", "--architecture=residual"],
     ):
         short = ["--epochs=1", "--hidden=8", "--latent_dim=2", "--eval_samples=2", "--nofigures"]
         command = [sys.executable, "-m", "experiments.train", *flags, *short, f"--workdir={tmp_path}/{flags[0][2:5]}"]

@@ -1,6 +1,6 @@
 """Flax linen networks: deterministic functions of their parameters; the key of eps is an argument.
 
-    model = VAE(encoder=Encoder(latent_dim=20), decoder=Decoder((28, 28, 1)), prior=Prior(latent_dim=20))
+    model = VAE(Encoder(MLP((500,), event_ndim=3), latent_dim=20), Decoder(MLP((500,), outputs=784)), Prior(20))
     params = model.init(key, x, key)
     q = model.apply(params, x, method="encode")  # q(z|x), a distribution of batch_shape [B]
 
@@ -285,17 +285,11 @@ def make_vae(
         if name not in table:
             raise ValueError(f"--{option} must be one of {', '.join(table)}, got {name!r}")
     act = _leaky_relu(negative_slope) if activation == "leaky_relu" else ACTIVATIONS[activation]
-    pixels, data_mean = math.prod(image_shape), tuple(data_mean)
+    data_mean = tuple(data_mean)
     dtype = None if compute_dtype == "float32" else jnp.dtype(compute_dtype)
-    if architecture == "mlp":
-        encode, decode = (
-            MLP(hidden, act, event_ndim=3, dtype=dtype),
-            MLP(hidden[::-1], act, outputs=pixels, dtype=dtype),
-        )
-    elif hidden:
-        encode, decode = ConvEncoder(hidden, act, dtype), ConvDecoder(hidden, image_shape, act, dtype)
-    else:
+    if architecture == "conv" and not hidden:
         raise ValueError("--architecture=conv needs at least one layer in --hidden")
+    encode, decode = (make(hidden, act, image_shape, dtype) for make in ARCHITECTURES[architecture])
     if learn_prior and POSTERIORS[posterior].prior:
         able = ", ".join(name for name, family in POSTERIORS.items() if not family.prior)
         raise ValueError(
@@ -420,4 +414,28 @@ LIKELIHOODS: dict[str, tuple[float | None, Callable]] = {
     "discretized_logistic": (-2.0, dist.DiscretizedLogistic),
 }
 ACTIVATIONS: dict[str, Callable] = {"relu": nn.relu, "tanh": nn.tanh, "leaky_relu": nn.leaky_relu, "gelu": nn.gelu}
-ARCHITECTURES = ("mlp", "conv")
+
+
+class Architecture(NamedTuple):
+    """The networks of an encoder and a decoder.
+
+    Attributes:
+      encoder: `encoder(hidden, activation, image_shape, dtype)`, a network from images `[B, H, W, C]` to features
+        `[B, F]`. `hidden` are widths from the image to the latents.
+      decoder: the same of one from samples `[K, B, D]`, as networks see them, to `[K, B, H * W * C]`.
+    """
+
+    encoder: Callable[..., nn.Module]
+    decoder: Callable[..., nn.Module]
+
+
+ARCHITECTURES: dict[str, Architecture] = {
+    "mlp": Architecture(
+        lambda hidden, act, shape, dtype: MLP(hidden, act, event_ndim=3, dtype=dtype),
+        lambda hidden, act, shape, dtype: MLP(hidden[::-1], act, outputs=math.prod(shape), dtype=dtype),
+    ),
+    "conv": Architecture(
+        lambda hidden, act, shape, dtype: ConvEncoder(hidden, act, dtype),
+        lambda hidden, act, shape, dtype: ConvDecoder(hidden, shape, act, dtype),
+    ),
+}

@@ -286,13 +286,13 @@ def _plot_equal_elbo(ax, elbo, points):
 
 
 def _add_clock(ax, epochs, seconds):
-    """A second horizontal axis: the seconds of training at each epoch, interpolated between rows."""
+    """A second horizontal axis: the seconds of training at each epoch, 0 at the start, interpolated between rows."""
     seconds = np.asarray(seconds, dtype=float)
     if seconds.shape != epochs.shape:
         raise ValueError(f"timing is one number of seconds per row, got {seconds.shape} for {len(epochs)} rows")
 
     def name(epoch, _):
-        elapsed = np.interp(epoch, epochs, seconds)
+        elapsed = np.interp(epoch, [0, *epochs], [0, *seconds])
         return f"{elapsed:,.0f}" if elapsed >= 100 else f"{elapsed:.3g}"
 
     clock = ax.secondary_xaxis("top")
