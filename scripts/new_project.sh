@@ -178,7 +178,7 @@ write scripts/reproduce.sh << 'END'
 #   bash scripts/reproduce.sh            10000 gradients each; a minute on two CPU cores
 #   bash scripts/reproduce.sh --quick    200 gradients each: TRUNCATED, half a minute
 #
-# Expected: no bias, and for the encoder about a fifth of the plain score function's variance.
+# Expected: no bias, and for the encoder about a twelfth of the plain score function's variance.
 set -euo pipefail
 quick=
 for word; do
@@ -215,7 +215,7 @@ import numpy as np
 import pytest
 from vae import distributions, estimators
 
-DRAWS = 2**15
+DRAWS = 2**16
 PARAMETERS = {
     "Normal": {"mean": jnp.array([0.4, -0.3]), "log_var": jnp.array([-0.5, 0.2])},
     "Bernoulli": {"logits": jnp.array([0.4, -0.7, 0.1])},
