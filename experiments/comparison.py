@@ -11,7 +11,17 @@ from typing import Any
 import jax
 from absl import flags
 
-from experiments import candidates, cli, laboratory, laboratory_tables, problems, tables, untrusted, workdir
+from experiments import (
+    candidates,
+    circumstances,
+    cli,
+    laboratory,
+    laboratory_tables,
+    problems,
+    tables,
+    untrusted,
+    workdir,
+)
 from experiments.compare_estimators import PROBLEMS, define_flags
 from experiments.entries import entry, has_temperature, tempered
 from experiments.kept import Store
@@ -59,7 +69,7 @@ def _compare(options: flags.FlagValues, run: Settings) -> None:
         decided = {"objective": objective, "temperature": points[0].temperature, **protocol._asdict()}
         decided |= {"compute_dtype": run.compute_dtype, "num_samples": None if budget else [str(k) for k in samples]}
         took = time.perf_counter() - started + store.earlier_seconds
-        config = workdir.measurement(cli.given(define_flags, options) | decided, took)
+        config = circumstances.measurement(cli.given(define_flags, options) | decided, took)
         workdir.write_json(folder / "config.json", config)
 
 

@@ -18,7 +18,7 @@ import jax
 import numpy as np
 from flax import serialization
 
-from experiments.workdir import PACKAGES, code
+from experiments.circumstances import PACKAGES, code
 
 CHECKSUM = 32  # bytes
 

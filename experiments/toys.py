@@ -12,7 +12,7 @@ import numpy as np
 import optax
 from absl import flags
 
-from experiments import build, candidates, cli, laboratory, problems, results, tables, untrusted, workdir
+from experiments import build, candidates, circumstances, cli, laboratory, problems, results, tables, untrusted, workdir
 from experiments.entries import entry
 from experiments.kept import Store, digest_of
 from experiments.toy_bernoulli import TOYS, define_flags
@@ -56,7 +56,7 @@ def train_all(options: flags.FlagValues) -> None:
             print(f"{store.folder} holds the curves, from {store.earlier_seconds:.0f} seconds of training: none anew\n")
         _write(folder, points, curves, options)
         seconds = time.perf_counter() - started + store.earlier_seconds
-        workdir.write_json(folder / "config.json", workdir.measurement(cli.given(define_flags, options), seconds))
+        workdir.write_json(folder / "config.json", circumstances.measurement(cli.given(define_flags, options), seconds))
 
 
 def _train(program, seeds):

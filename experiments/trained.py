@@ -3,7 +3,7 @@
 import jax
 from absl import flags
 
-from experiments import assess, build, cli, results, untrusted, workdir
+from experiments import assess, build, circumstances, cli, results, untrusted, workdir
 from experiments.settings import Settings
 from experiments.workdir import RunFolder
 from vae import checkpoint
@@ -60,7 +60,7 @@ def evaluate(folder: RunFolder) -> dict:
             figures = {name: value for name, value in before[-1].items() if name in kept}
             return run.json() | {"status": "done"} | asked | figures
         figures = assess.make_judge(model, data, run, FLAGS.eval_samples)(params)
-    made = workdir.circumstances()
+    made = circumstances.of_now()
     of_now = {"git_commit": made["git_commit"], "versions": ", ".join(map(" ".join, made["versions"].items()))}
     folder.append(asked | figures | of_now, "evaluations.jsonl")
     return run.json() | {"status": "done"} | asked | figures

@@ -163,9 +163,11 @@ def _tell_of_other_code(groups: list[_Group]) -> None:
             f"{len(trained)} of {len(folders)} runs were trained by other code than there is now, and stay as they are;"
             " another --workdir trains them anew"
         )
-    for folder in other:
-        if folder.path in pending and folder.rows():
-            print(f"{folder.path} was begun by other code and goes on by that of now; its config.json names both")
+    if begun := [folder for folder in other if folder.path in pending and folder.rows()]:
+        print(
+            f"{len(begun)} of {len(folders)} runs were begun by other code and go on by that of now (see config.json)"
+        )
+        for folder in begun:
             folder.go_on_by_this_code()
 
 

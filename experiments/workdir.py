@@ -15,17 +15,11 @@ A sweep's folder holds one such folder a run under runs/, and results.csv, resul
 import contextlib
 import errno
 import fcntl
-import functools
-import hashlib
-import importlib.metadata
 import json
 import os
 import platform
 import resource
-import shlex
 import shutil
-import subprocess
-import sys
 import tempfile
 import warnings
 from collections.abc import Iterator
@@ -33,15 +27,10 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import jax
-
-import vae
-from experiments import untrusted
+from experiments import circumstances, untrusted
 from experiments.settings import Settings, from_json, is_printable
 from vae import checkpoint, train
 from vae.datasets import Dataset
-
-PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tensorflow-datasets", "absl-py")
 
 # What a file system without locks says.
 WITHOUT_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)
@@ -150,13 +139,14 @@ class RunFolder:
 
     def is_of_this_code(self) -> bool:
         """Whether the code that trained it last is the one that runs now; true where that was not kept."""
-        *_, last = self.config(), *self.config().get("continued", [])
-        return last.get("code", code()) == code()
+        config, now = self.config(), circumstances.code()
+        *_, last = config, *config.get("continued", [])
+        return last.get("code", now) == now
 
     def go_on_by_this_code(self) -> None:
         """Writes down that from here on it is trained by the code that runs now."""
         config = self.config()
-        config["continued"] = [*config.get("continued", []), _of_code()]
+        config["continued"] = [*config.get("continued", []), circumstances.of_code()]
         write_json(self.path / "config.json", config)
 
     def result(self) -> dict[str, Any] | None:
@@ -457,68 +447,8 @@ def _config(settings: Settings, data: Dataset) -> dict[str, Any]:
             "shape": list(data.train.shape[1:]),
             "grey_levels": data.levels,
         },
-        **circumstances(),
+        **circumstances.of_now(),
     }
-
-
-def measurement(settings: dict[str, Any], seconds: float) -> dict[str, Any]:
-    """What config.json says of a measurement."""
-    return {
-        "command": shlex.join(["python", *sys.orig_argv[1:]]),
-        "settings": settings | {"matmul_precision": jax.config.jax_default_matmul_precision or "default"},
-        **circumstances(),
-        "seconds": round(seconds, 1),
-    }
-
-
-def circumstances() -> dict[str, Any]:
-    """What numbers depend on besides settings and data: versions, device, the compiler's flags and commit."""
-    return {
-        "versions": {
-            "python": platform.python_version(),
-            **{name: importlib.metadata.version(name) for name in PACKAGES},
-        },
-        "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
-        "platform": f"{jax.default_backend()}, {platform.machine()}, {os.cpu_count()} cores",
-        "xla_flags": os.environ.get("XLA_FLAGS", ""),
-        **_of_code(),
-    }
-
-
-def _of_code() -> dict[str, str]:
-    """Its commit, that of a paper's project which started it, and a digest of both."""
-    here, project = Path(__file__).parent, _project()
-    theirs = {"project_commit": git_commit(project)} if project else {}
-    return {"git_commit": git_commit(here), **theirs, "code": code()}
-
-
-@functools.cache
-def code() -> str:
-    """Sixteen hexadecimal digits that change with the source of this package, of vae and of a paper's project."""
-    sources = hashlib.sha256()
-    folders = (Path(vae.__file__).parent, Path(__file__).parent, _project())
-    for path in (path for folder in folders if folder for path in sorted(folder.rglob("*.py"))):
-        sources.update(path.read_bytes())
-    return sources.hexdigest()[:16]
-
-
-def _project() -> Path | None:
-    """The package of a paper's own project, if one of its commands was started."""
-    started = sys.modules["__main__"]
-    package = started.__spec__.parent if started.__spec__ else ""
-    ours = (vae.__name__, __name__.partition(".")[0])
-    return Path(started.__file__).parent if package and package.partition(".")[0] not in ours else None
-
-
-def git_commit(folder: Path) -> str:
-    """The commit of the code there, with a + if the working tree differs from it; empty outside a checkout."""
-    git = lambda *args: subprocess.run(
-        ["git", *args], cwd=folder, capture_output=True, text=True, check=True
-    ).stdout.strip()
-    try:
-        return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "--untracked-files=no") else "")
-    except (OSError, subprocess.CalledProcessError):
-        return ""
 
 
 def _safe(value: Any) -> str:

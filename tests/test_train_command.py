@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments import report_contents, workdir
+from experiments import circumstances, report_contents, workdir
 from experiments.workdir import RunFolder
 from tests import entry_points
 from tests.entry_points import train
@@ -158,17 +158,17 @@ def test_other_code_is_told_and_written_down(runs, cut, tmp_path):
     shutil.copytree(cut, begun)
     for path in (done, begun):
         config = json.loads((path / "config.json").read_text())
-        assert config["code"] == workdir.code()
+        assert config["code"] == circumstances.code()
         (path / "config.json").write_text(json.dumps(config | {"code": "0" * 16, "git_commit": "0" * 40}))
     finished, goes_on, again = train(
         tmp_path / "outcomes", [f"--workdir={done}"], [f"--workdir={begun}", *LONG], [f"--workdir={begun}", *LONG]
     )
     assert "1 of 1 runs were trained by other code than there is now" in finished.out
-    assert "goes on by that of now" in goes_on.out
+    assert "1 of 1 runs were begun by other code and go on by that of now" in goes_on.out
     assert "other code" not in again.out
     config = RunFolder(begun).config()
     assert config["git_commit"] == "0" * 40
-    assert [one["code"] for one in config["continued"]] == [workdir.code()]
+    assert [one["code"] for one in config["continued"]] == [circumstances.code()]
     assert (begun / "metrics.jsonl").read_bytes() == (runs[0] / "long/metrics.jsonl").read_bytes()
 
 
