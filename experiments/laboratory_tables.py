@@ -57,14 +57,10 @@ def _unsure(figures: dict[str, Any], part: str, one: Found) -> dict[str, None]:
 
 def _not_finite(figures: dict[str, Any], part: str, one: Found) -> dict[str, None]:
     """A sentence where some gradient is none, as of a cost that has no derivative where a relaxation looks."""
-    if is_finite(figures):
+    if math.isfinite(figures["variance"]):
         return {}
     where = "".join(f" at {key}={value:g}" for key, value in one.problem.point.items())
     return {f"{one.case.name}: its gradient of {part}{where} is not finite in every draw, so nothing is judged\n": None}
-
-
-def is_finite(figures: dict[str, Any]) -> bool:
-    return math.isfinite(figures["variance"])
 
 
 def _head(one: Found) -> dict[str, Any]:

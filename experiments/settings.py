@@ -86,8 +86,8 @@ class Settings:
     )
     objective: str = _setting(
         "elbo_analytic",
-        "the bound: elbo_analytic (KL in closed form), elbo (all Monte Carlo), and of K = --num_samples, for 1 the same"
-        " as elbo, iwae (importance-weighted), renyi (VR-IWAE), thermodynamic (TVO)",
+        "the bound: elbo_analytic (KL in closed form), elbo (all Monte Carlo), or of --num_samples weights iwae"
+        " (importance-weighted), renyi (VR-IWAE), thermodynamic (TVO), which with one sample are elbo",
         choices=OBJECTIVES,
     )
     alpha: float = _setting(
