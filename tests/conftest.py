@@ -25,7 +25,11 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
 
 # Files whose tests all look at what one long fixture did.
-WHOLE = ("tests/test_bad_input.py", "tests/test_faults.py", "tests/test_train_command.py")
+WHOLE = (
+    "tests/experiments/test_bad_input.py",
+    "tests/experiments/train/test_faults.py",
+    "tests/experiments/train/test_train_command.py",
+)
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -8,8 +8,8 @@ import pytest
 import yaml
 from absl import flags
 
-from experiments import settings
-from tests import entry_points, problems
+from experiments.common import settings
+from tests.helpers import entry_points, problems
 from vae import estimators
 from vae.estimators import mean
 from vae.estimators.__main__ import table

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from absl import flags
 
-from experiments import settings
-from experiments.entries import entry
+from experiments.common import settings
+from experiments.common.options import entry
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = sorted((ROOT / "scripts").glob("reproduce_*.sh"))

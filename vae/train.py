@@ -19,7 +19,7 @@ import optax
 from jax import Array
 from jax.sharding import Mesh
 
-from vae import mesh
+from vae.devices import mesh
 from vae.estimators.base import Estimator
 
 PyTree = Any

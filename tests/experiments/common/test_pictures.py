@@ -1,0 +1,59 @@
+"""What the pictures of a run are made of, by a model whose images are its latents."""
+
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import stats
+
+from experiments.common import pictures
+from vae.distributions import Normal
+
+MEAN, LOG_VAR = jnp.array([1.0, -2.0]), jnp.log(jnp.array([0.25, 9.0]))
+TEST = np.random.default_rng(0).random((1203, 1, 2, 1), np.float32)
+
+
+class _Model(NamedTuple):
+    apply: Callable
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """How many images were encoded, and latents decoded, at once; and what each figure is of."""
+    encoded, decoded = [], []
+
+    def apply(params, *inputs, method):
+        if method == "prior_distribution":
+            return Normal(MEAN, LOG_VAR)
+        if method == "encode":
+            encoded.append(len(inputs[0]))
+            return Normal(inputs[0].reshape(-1, 2), jnp.full((len(inputs[0]), 2), -40.0))
+        decoded.append(inputs[0].shape[1])
+        return Normal(inputs[0], jnp.zeros_like(inputs[0]))
+
+    figures = ("reconstructions", "image_grid", "interpolations", "latent_plane")
+    monkeypatch.setattr(pictures, "plots", SimpleNamespace(**{name: lambda *args, **_: args for name in figures}))
+    data = SimpleNamespace(train=TEST[:1], test=TEST, levels=256)
+    return encoded, decoded, pictures._model_figures(data, _Model(apply), {})
+
+
+def test_no_more_images_are_in_memory_than_are_drawn(drawn):
+    encoded, decoded, figures = drawn
+    assert max(encoded) == 12
+    assert max(decoded) == 400  # of the plane
+    originals, reconstructed = figures["reconstructions"]
+    np.testing.assert_array_equal(originals, TEST[:10])
+    np.testing.assert_allclose(reconstructed, TEST[:10], atol=1e-6)
+    (paths,) = figures["interpolations"]
+    np.testing.assert_allclose(paths[:, [1, -2]], paths[:, [0, -1]], atol=1e-6)
+    np.testing.assert_array_equal(paths[:, [0, -1]], TEST[:12].reshape(6, 2, 1, 2, 1))
+
+
+def test_the_plane_is_of_the_quantiles_of_the_prior_and_of_all_means(drawn):
+    images, quantiles, means = drawn[2]["latent_plane"]
+    axes = [stats.norm.ppf(np.linspace(*quantiles, 20), MEAN[d], np.exp(LOG_VAR[d] / 2)) for d in (0, 1)]
+    np.testing.assert_allclose(images.reshape(20, 20, 2), np.stack(np.meshgrid(*axes), axis=-1), rtol=1e-4)
+    np.testing.assert_array_equal(means, TEST.reshape(-1, 2))

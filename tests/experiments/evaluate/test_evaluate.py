@@ -1,0 +1,29 @@
+"""What can be done where a checkpoint cannot be read."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from experiments.common import build
+from experiments.common.run_folder import RunFolder
+from experiments.common.settings import Settings
+from experiments.evaluate import trained
+from vae import checkpoint
+
+
+@pytest.mark.parametrize(
+    ("steps", "epoch", "sentence"),
+    [
+        ((1, 2, 3), 2, "checkpoints/2 cannot be read; take one of 1, 3$"),
+        ((2,), 2, "holds no checkpoint that can be read; delete .*run and train it again$"),
+        ((1, 2), None, "holds no checkpoint that can be read; delete .*run and train it again$"),
+    ],
+)
+def test_what_is_left_is_named(steps, epoch, sentence, tmp_path, monkeypatch):
+    monkeypatch.setattr(build, "program", lambda run, data: SimpleNamespace(init=lambda values: values))
+    monkeypatch.setattr(checkpoint, "restore", lambda *args: None)
+    folder = RunFolder(tmp_path / "run")
+    for step in steps:
+        (folder.checkpoints / str(step)).mkdir(parents=True)
+    with pytest.raises(ValueError, match=sentence):
+        trained.restore(folder, Settings(), None, epoch)

@@ -1,0 +1,344 @@
+"""What no entry point can do: one sentence on stderr, a non-zero exit, no traceback, and nothing is written over.
+
+A case is a command line after `python -m experiments.`, in which {} is the folder of prepared files, and words that its
+sentence holds. All cases share one process's imports; nothing is trained.
+"""
+
+import json
+import shutil
+import zipfile
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from sklearn.datasets import load_digits
+
+from experiments.common import build, settings
+from experiments.common import run_folder as workdir
+from tests.helpers.entry_points import SMALL, Call, run_all
+from vae import checkpoint
+
+CASES = {
+    # files of data
+    "train --dataset=digitz": ("--dataset", "digits"),
+    "train --dataset=mnist": ("--data_dir", "prepare"),
+    "train --dataset=mnist --data_dir={}": ("mnist", "prepare_data.sh"),
+    "train --dataset=frey_faces": ("--data_dir",),
+    "train --dataset=frey_faces --data_dir={}": ("frey_faces.npz",),
+    "train --dataset=../../etc/passwd --data_dir={}": ("is not known",),
+    "train --dataset=npz:": ("no such file",),
+    "train --dataset=npz:/nowhere/x.npz": ("/nowhere/x.npz",),
+    "train --dataset=npz:{}": ("no such file",),
+    "train --dataset=npz:{}/nan.npz": ("NaN",),
+    "train --dataset=npz:{}/infinite.npz": ("inf",),
+    "train --dataset=npz:{}/large.npz": ("0 to 1",),
+    "train --dataset=npz:{}/vector.npz": ("vector.npz", "shape"),
+    "train --dataset=npz:{}/rank5.npz": ("shape",),
+    "train --dataset=npz:{}/none.npz": ("non-empty",),
+    "train --dataset=npz:{}/one.npz": ("one image",),
+    "train --dataset=npz:{}/ints.npz": ("int64",),
+    "train --dataset=npz:{}/complex.npz": ("complex",),
+    "train --dataset=npz:{}/strings.npz": ("<U",),
+    "train --dataset=npz:{}/objects.npz": ("objects.npz", "np.savez"),
+    "train --dataset=npz:{}/text.npz": ("text.npz", "np.savez"),
+    "train --dataset=npz:{}/cut.npz": ("cut.npz", "np.savez"),
+    "train --dataset=npz:{}/pickle.npz": ("pickle.npz", "np.savez"),
+    "train --dataset=npz:{}/other_names.npz": ("must hold train and test",),
+    "train --dataset=npz:{}/unlike.npz": ("differ",),
+    "train --dataset=npz:{}/images.npy": ("images.npy",),
+    "train --validation_size=1500": ("--validation_size",),
+    "train --batch_size=2000": ("--batch_size", "1500"),
+    # flags
+    "train --batch_size=0": ("batch_size", "0"),
+    "train --batch_size=99999999999": ("batch_size", "32 bits"),
+    "train --latent_dim=-1": ("latent_dim",),
+    "train --latent_dim=two": ("latent_dim", "integer"),
+    "train --latent_dim=": ("latent_dim", "empty"),
+    "train --latent_dim=none": ("latent_dim",),
+    "train --hidden=0": ("hidden",),
+    "train --seed=0,,1": ("seed", "empty"),
+    "train --seed=-1": ("seed",),
+    f"train --seed=1{'0' * 400}": ("seed", "32 bits"),
+    f"train --eval_every=1{'0' * 30}": ("eval_every", "32 bits"),
+    "train --learning_rate=0": ("learning_rate", "above 0"),
+    "train --learning_rate=nan": ("learning_rate", "finite"),
+    "train --learning_rate=inf": ("learning_rate", "finite"),
+    "train --learning_rate=fast": ("learning_rate", "number"),
+    "train --beta=-1": ("beta", "below 0"),
+    "train --num_samples=0": ("num_samples", "below 1"),
+    "train --num_samples=": ("num_samples", "empty"),
+    "train --epochs=1.5": ("epochs", "integer"),
+    "train --epochs=0": ("epochs", "below 1"),
+    "train --eval_samples=0": ("eval_samples", "below 1"),
+    "train --eval_every=-1": ("eval_every",),
+    "train --checkpoint_every=-1": ("checkpoint_every",),
+    "train --keep=1": ("keep",),
+    "train --sweep_mode=both": ("sweep_mode",),
+    "train --learn_prior=perhaps": ("learn_prior", "true"),
+    "train --by_layer --estimator=leave_one_out --num_samples=2": ("--by_layer", "--latent_dim=16-8"),
+    "train --signed_bits": ("--signed_bits", "--posterior=bernoulli"),
+    "train --estimator=reinfroce": ("estimator", "reinforce"),
+    "train --estimator=dreg": ("--estimator=dreg", "reparam"),
+    "train --objective=iwae --estimator=stl": ("--estimator=stl", "dreg"),
+    "train --estimator=leave_one_out": ("--num_samples",),
+    "train --estimator=reparam_antithetic --num_samples=3": ("even",),
+    "train --estimator=reparam,dreg": ("--estimator=dreg",),
+    "train --posterior=bernoulli": ("--estimator=reparam", "leave_one_out"),
+    "train --posterior=student_t": ("StudentT", "elbo"),
+    "train --posterior=bernoulli --latent_dim=4-2 --objective=elbo --estimator=relax": ("several layers", "disarm"),
+    "train --objective=renyi --num_samples=2 --estimator=wake_sleep": ("--estimator=wake_sleep", "leave_one_out"),
+    "train --estimator=gumbel_rao:inner_samples=0": ("--estimator=gumbel_rao", "inner_samples"),
+    "train --estimator=gumbel_rao:k=3": ("has no option", "inner_samples=10"),
+    "train --objective=elbo --beta=2": ("--beta", "elbo_analytic"),
+    "train --objective=renyi --alpha=1": ("--alpha",),
+    "train --posterior=full_covariance --free_bits=1": ("free bits",),
+    "train --binarization=none": ("--likelihood=bernoulli", "--binarization"),
+    "train --likelihood=discretized_logistic": ("--binarization=none",),
+    "train --no_such_flag=1": ("no_such_flag",),
+    "train --profile_steps=3": ("--profile_steps=3", "1:100"),
+    "train --profile_steps=90:99": ("--profile_steps=90:99", "1:46"),
+    "train --profile_steps=0:5": ("--profile_steps", "1:46"),
+    "train --slurm_cpus=2": ("--slurm_cpus", "--launcher=slurm"),
+    "train --program=2": ("--program=2", "1"),
+    "train --launcher=slurm --multihost": ("--launcher=slurm", "--multihost"),
+    # workdirs
+    "train --workdir={}/file": ("{}/file",),
+    "train --workdir={}/file/below": ("{}/file",),
+    "train --workdir={}/run --seed=7": ("other settings", "seed=0"),
+    "train --workdir={}/run --seed=7 --launcher=slurm": ("other settings", "seed=0"),
+    "train --workdir={}/run --seed=0,1": ("single run",),
+    "train --workdir={}/other_data": ("other data",),
+    "train --workdir={}/no_json": ("config.json", "not valid JSON"),
+    "train --workdir={}/list": ("config.json",),
+    "train --workdir={}/hostile": ("config.json",),
+    "train --workdir={}/newer": ("config.json", "cannot_be_known"),
+    "train --workdir={}/no_result": ("result.json", "not valid JSON"),
+    "train --workdir={}/torn": ("metrics.jsonl", "line 1"),
+    "train --workdir={}/other_net": ("another configuration",),
+    "train --workdir={}/linked": ("metrics.jsonl is a symbolic link",),
+    "train --workdir={}/linked_lock": (".lock is a symbolic link",),
+    "train --workdir={}/\x1b[31m": ("cannot be printed", "\\x1b[31m"),
+    "train --workdir={}/hostile_result": ("result.json holds what is no figure",),
+    "train --workdir={}/named_code": ("config.json", "'os' is not one of"),
+    "evaluate": ("--workdir",),
+    "evaluate --workdir=": ("workdir",),
+    "evaluate --workdir={}/nowhere": ("config.json",),
+    "evaluate --workdir={}/file": ("config.json",),
+    "evaluate --workdir={}": ("config.json",),
+    "evaluate --workdir={}/run --checkpoint=best": ("--validation_size",),
+    "evaluate --workdir={}/run --checkpoint=7": ("--checkpoint=7", "one of 2"),
+    "evaluate --workdir={}/run --checkpoint=../2": ("--checkpoint=../2",),
+    "evaluate --workdir={}/run --eval_samples=0": ("eval_samples",),
+    "evaluate --workdir={}/run --eval_samples=many": ("eval_samples",),
+    "evaluate --workdir={}/other_data": ("other data",),
+    "evaluate --workdir={}/no_json": ("config.json", "not valid JSON"),
+    "evaluate --workdir={}/list": ("config.json",),
+    "evaluate --workdir={}/hostile": ("config.json", "not an integer"),
+    "evaluate --workdir={}/newer": ("config.json", "cannot_be_known"),
+    "evaluate --workdir={}/no_checkpoint": ("no checkpoint",),
+    "evaluate --workdir={}/other_net": ("not finished", "--checkpoint"),
+    "evaluate --workdir={}/other_net --checkpoint=2": ("another configuration",),
+    "evaluate --workdir={}/linked_rows": ("evaluations.jsonl is a symbolic link",),
+    "evaluate --workdir={}/linked_lock": (".lock is a symbolic link",),
+    "evaluate --workdir={}/linked_checkpoints": ("checkpoints is a symbolic link",),
+    # the laboratory
+    "compare_estimators --problem=cubic": ("--problem=cubic", "quadratic"),
+    "compare_estimators --problem=nowhere:f": ("nowhere",),
+    "compare_estimators --problem=json:f": ("json",),
+    "compare_estimators --problem=json:loads": ("without arguments",),
+    "compare_estimators --problem=time:time": ("--problem=time:time",),
+    "compare_estimators --problem=quadratic --workdir={}/run": ("two problems",),
+    "compare_estimators --workdir={}": ("config.json",),
+    "compare_estimators --workdir={}/no_checkpoint": ("no checkpoint",),
+    "compare_estimators --workdir={}/run --split=validation": ("--batch_size", "0 validation"),
+    "compare_estimators --estimators=": ("--estimators",),
+    "compare_estimators --estimators=reparm": ("reparm",),
+    "compare_estimators --estimators=arm": ("arm", "Normal"),
+    "compare_estimators --objective=elbo_analytic": ("elbo_analytic",),
+    "compare_estimators --num_samples=0": ("--num_samples",),
+    "compare_estimators --num_samples=": ("--num_samples",),
+    "compare_estimators --num_samples=1.5": ("num_samples", "integer"),
+    "compare_estimators --budget=all": ("--budget=all", "evaluations:8"),
+    "compare_estimators --budget=evaluations:0": ("--budget",),
+    "compare_estimators --budget=evaluations:nan": ("--budget",),
+    "compare_estimators --budget=flops:1e9 --num_samples=2": ("--budget",),
+    "compare_estimators --cost_parameter=nan": ("cost_parameter", "number"),
+    "compare_estimators --cost_parameter=": ("cost_parameter",),
+    "compare_estimators --problem=coins --cost_parameter=1": ("cost_parameter",),
+    "compare_estimators --batch_size=4": ("--batch_size",),
+    f"compare_estimators --num_samples=1{'0' * 400}": ("num_samples", "32 bits"),
+    "compare_estimators --draws=19": ("draws",),
+    "compare_estimators --draws=23": ("--draws=23",),
+    "compare_estimators --reference_draws=7": ("--reference_draws=7",),
+    "compare_estimators --reference=truth": ("--reference", "'truth'"),
+    "compare_estimators --confidence=1": ("confidence",),
+    "compare_estimators --confidence=nan": ("confidence",),
+    "compare_estimators --output={}/file": ("{}/file",),
+    "compare_estimators --output={}/linked_kept": ("kept is a symbolic link",),
+    # the toys, the picture, the report
+    "toy_bernoulli --toy=gaussian": ("toy",),
+    "toy_bernoulli --estimators=": ("--estimators",),
+    "toy_bernoulli --estimators=stl": ("stl",),
+    "toy_bernoulli --estimators=arm,": ("--estimators",),
+    "toy_bernoulli --steps=100 --records=4": ("--steps=100", "3"),
+    "toy_bernoulli --records=1": ("records",),
+    "toy_bernoulli --seeds=0": ("seeds",),
+    "toy_bernoulli --draws=1": ("draws",),
+    "toy_bernoulli --num_samples=0": ("num_samples",),
+    "toy_bernoulli --learning_rate=0": ("learning_rate",),
+    "toy_bernoulli --learning_rate=nan": ("learning_rate",),
+    "toy_bernoulli --output={}/file": ("{}/file",),
+    "gradient_flow --seed=-1": ("seed",),
+    "gradient_flow --seed=one": ("seed",),
+    "gradient_flow --output={}/file": ("{}/file",),
+    "gradient_flow --output={}/file/below": ("{}/file",),
+    "report": ("--workdir",),
+    "report --workdir={}/nowhere": ("{}/nowhere",),
+    "report --workdir={}/run --output={}": ("--output",),
+    "report --workdir={}/list": ("config.json",),
+    "report --workdir={}/newer": ("config.json", "cannot_be_known"),
+    "report --workdir={}/torn": ("metrics.jsonl", "line 1"),
+    "report --workdir={}/hostile_result": ("result.json holds what is no figure",),
+    "benchmark --sections=speed": ("--sections",),
+    "benchmark --sections=": ("--sections",),
+    "benchmark --batch_sizes=0": ("--batch_sizes",),
+    "benchmark --batch_sizes=": ("--batch_sizes",),
+    "benchmark --rounds=0": ("rounds",),
+    "benchmark --draws=23": ("--draws=23",),
+    "benchmark --output={}/file": ("{}/file",),
+    "train stray": ("'stray'",),
+    "evaluate --workdir={}/run stray": ("'stray'",),
+    "compare_estimators stray": ("'stray'",),
+    "toy_bernoulli stray": ("'stray'",),
+    "report stray": ("'stray'",),
+    "gradient_flow stray": ("'stray'",),
+    "benchmark stray": ("'stray'",),
+}
+# What a workdir of somebody else may lead to, were its links followed.
+LINKS = {
+    "linked": ("metrics.jsonl", "precious"),
+    "linked_lock": (".lock", "precious"),
+    "linked_rows": ("evaluations.jsonl", "precious"),
+    "linked_checkpoints": ("checkpoints", "precious_folder"),
+    "linked_kept": ("kept", "precious_folder"),
+}
+SETTINGS = ["--hidden=16", "--latent_dim=2", "--epochs=2", "--eval_samples=4"]
+
+
+def write_data(folder: Path) -> None:
+    """Files of arrays, each wrong in its own way."""
+    digits = load_digits().images.astype(np.float32)[:20] / 16
+    spoiled = digits.copy()
+    spoiled[3, 2, 1] = np.nan
+    arrays = {"nan": spoiled, "infinite": np.where(np.isnan(spoiled), np.inf, digits), "large": digits * 3}
+    arrays |= {"vector": np.zeros(10, np.uint8), "rank5": np.zeros((2, 2, 2, 2, 2), np.uint8)}
+    arrays |= {"none": np.zeros((0, 8, 8), np.uint8), "one": np.zeros((1, 8, 8), np.uint8)}
+    arrays |= {"ints": np.zeros((10, 4, 4), np.int64), "complex": np.zeros((10, 4, 4), np.complex64)}
+    arrays |= {"strings": np.array([["a", "b"]]), "objects": np.array([[None, 1]], dtype=object)}
+    for name, array in arrays.items():
+        np.savez(folder / f"{name}.npz", images=array)
+    np.savez(folder / "other_names.npz", pictures=digits)
+    np.savez(folder / "unlike.npz", train=digits, test=digits[:, :4])
+    np.save(folder / "images.npy", digits)
+    (folder / "text.npz").write_text("no archive")
+    (folder / "cut.npz").write_bytes((folder / "nan.npz").read_bytes()[:900])
+    with zipfile.ZipFile(folder / "pickle.npz", "w") as archive:  # would run a command, were it unpickled
+        archive.writestr("images.npy", f"cos\nsystem\n(S'touch {folder}/executed'\ntR.")
+
+
+def write_workdirs(folder: Path) -> None:
+    """A run that has a checkpoint, as training leaves it, and copies that are each wrong in their own way."""
+    values = settings.flags.FlagValues()
+    settings.define_flags(values)
+    values(["program", *SETTINGS])
+    [run] = settings.from_flags(values)
+    data = build.load_data(run, None)
+    state = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), _shapes(run, data))
+    other = jax.tree.map(lambda leaf: np.zeros((*leaf.shape, 1), leaf.dtype), state)
+    good = {"config.json": json.dumps(workdir._config(run, data))}
+    figures = {f"test_{name}_nats": 1.0 for name in ("nll", "elbo", "rate", "distortion")}
+    done = {"result.json": json.dumps(run.json() | {"status": "done", "step": 48, **figures})}
+    changes = {
+        "run": done,
+        "other_data": done | {"config.json": _changed(good, "data", checksum="0")},
+        "no_json": {"config.json": '{"settings": '},
+        "list": {"config.json": "[]"},
+        "hostile": {"config.json": _changed(good, "settings", dataset="npz:/dev/zero;../../x", latent_dim="2; rm")},
+        "newer": {"config.json": _changed(good, "settings", cannot_be_known=1)},
+        "no_result": {"result.json": '{"status"'},
+        "torn": {"metrics.jsonl": 'garbage\n{"epoch": 2}\n'},
+        "hostile_result": {"result.json": json.dumps({"status": "diverged", "step": 3, "<script>": "=cmd()"})},
+        "named_code": {"config.json": _changed(good, "settings", estimator="os:system")},
+        "no_checkpoint": done,
+        "other_net": {},
+        **dict.fromkeys(LINKS, {}),
+    }
+    for name, files in changes.items():
+        (folder / name).mkdir()
+        for file, text in (good | files).items():
+            (folder / name / file).write_text(text)
+        if name != "no_checkpoint":
+            with checkpoint.writer(folder / name / "checkpoints") as (save, _):
+                save(2, other if name == "other_net" else state)
+    (folder / "precious").write_text('{"epoch": 1}\n')
+    (folder / "precious_folder/7").mkdir(parents=True)
+    for name, (link, target) in LINKS.items():
+        shutil.rmtree(folder / name / link, ignore_errors=True)
+        (folder / name / link).unlink(missing_ok=True)
+        (folder / name / link).symlink_to(folder / target)
+
+
+def _shapes(run: settings.Settings, data):
+    return jax.eval_shape(build.program(run, data).init, build.arrays(run))
+
+
+def _changed(good: dict[str, str], part: str, **values) -> str:
+    config = json.loads(good["config.json"])
+    config[part] |= values
+    return json.dumps(config)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file but those that only say who works there."""
+    paths = [path for path in folder.rglob("*") if path.is_file() and path.name != ".lock"]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
+
+
+@pytest.fixture(scope="module")
+def outcomes(tmp_path_factory):
+    """Of every case, and the files of the folder before and after."""
+    folder = tmp_path_factory.mktemp("bad")
+    (folder / "file").write_text("")
+    write_data(folder)
+    write_workdirs(folder)
+    before = contents(folder)
+    calls = []
+    for i, case in enumerate(CASES):
+        name, *arguments = case.replace("{}", str(folder)).split(" ")
+        if name == "train":
+            fresh = [] if "--workdir" in case else [f"--workdir={folder}/fresh/{i}"]
+            arguments = [*SMALL, "--nofigures", *fresh, *arguments]
+        calls.append(Call(f"experiments.{name}", arguments))
+    found = dict(zip(CASES, run_all(calls, tmp_path_factory.mktemp("outcomes")), strict=True))
+    after = {name: content for name, content in contents(folder).items() if not name.startswith("fresh")}
+    return folder, found, before, after
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_is_one_sentence(outcomes, case):
+    folder, found, _, _ = outcomes
+    code, out, err = found[case]
+    assert code == 1 or code == 2 and "USAGE" in err, (code, err)
+    assert "Traceback" not in out + err, err
+    assert all(word.replace("{}", str(folder)) in err for word in CASES[case]), err
+    if "stray" not in case:  # absl prints the usage below its own sentence
+        assert err.count("\n") == 1, err
+        assert err.startswith("error: "), err
+
+
+def test_nothing_was_written_over_trained_or_executed(outcomes):
+    folder, _, before, after = outcomes
+    assert before == after
+    assert not list((folder / "fresh").glob("*/*.jsonl"))
+    assert not (folder / "executed").exists()

@@ -1,0 +1,166 @@
+"""The toy problems of discrete estimators: their exact values, and what the entry point makes of them."""
+
+import csv
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from absl import flags
+
+from experiments.common import build, candidates, plots_gradients, problems
+from experiments.toy_bernoulli import __main__ as toy_bernoulli
+from experiments.toy_bernoulli import toys
+from tests.experiments.report import test_report
+from vae import diagnostics
+
+
+def run(*arguments):
+    values = flags.FlagValues()
+    toy_bernoulli.define_flags(values)
+    values(["toy_bernoulli", *arguments])
+    toy_bernoulli.main(values)
+
+
+_TOYS = {
+    "one coin": lambda: problems.coins(0.45),
+    "coins": lambda: problems.coins(0.3, 1.5, dimensions=3, batch_size=2),
+    "three bits": problems.three_bits,
+    "table": lambda: problems.table(4, batch_size=2),
+}
+
+
+@pytest.mark.parametrize("toy", _TOYS)
+def test_the_closed_form_is_the_sum_over_all_states(toy):
+    problem = _TOYS[toy]()
+    logits = jnp.linspace(-0.7, 0.4, jax.tree.leaves(problem.params)[0].size)
+    params = jax.tree.map(lambda leaf: jnp.reshape(logits, leaf.shape), problem.params)
+    q = candidates.posteriors(problem, "elbo")[0][0]
+    exact = build.estimator("exact", 1)
+    bound = lambda params: jnp.mean(problem.bounds["elbo"](params, problem.data, _expectation(exact, q)).value)
+    value, gradient = jax.jit(jax.value_and_grad(bound))(params)
+    assert value == pytest.approx(float(problem.expected(params, problem.data)), rel=1e-5)
+    expected = jax.grad(problem.expected)(params, problem.data)
+    np.testing.assert_allclose(jax.tree.leaves(gradient)[0], jax.tree.leaves(expected)[0], rtol=1e-4, atol=1e-6)
+
+
+def _expectation(estimator, q):
+    params, state = estimator.init(jax.random.key(0), q, None)
+    return lambda q, f, reduce: estimator.estimate(params, state, jax.random.key(0), q, f, reduce)
+
+
+def test_the_derivative_at_the_target_is_finite():
+    """A relaxed coin can meet the target itself."""
+    problem = problems.coins(0.5, 1.5)
+    at = lambda z: problems._power(jnp.abs(z - 0.5), problem.data["power"][0])
+    assert jax.grad(at)(0.5) == 0
+
+
+def test_the_oracle_is_the_published_gradient():
+    """At a fair coin (1 - 2 t) / 4 for the cost (b - t)^2 (ESTIMATORS.md C1), here of minus the cost."""
+    oracle = problems.coins(0.45).oracle("elbo", 1)
+    np.testing.assert_allclose(oracle["phi"]["logits"], [-0.025], rtol=1e-6)
+    gradient = diagnostics.make_gradient(problems.coins(0.45).bounds["elbo"], build.estimator("exact", 1))
+    problem = problems.coins(0.45)
+    found = gradient(problem.params, problem.data, {}, {}, problem.context, jax.random.key(0))
+    np.testing.assert_allclose(found["phi"]["logits"], [-0.025], rtol=1e-5)
+
+
+def test_curves_tables_and_picture(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "orig_argv", ["/usr/bin/python3", "-m", "mine.toys", "--steps=400"])
+    arguments = ["--estimators=exact,leave_one_out,reinforce", "--steps=400", "--records=9", "--seeds=3", "--draws=512"]
+    run(*arguments, f"--output={tmp_path}")
+    with open(tmp_path / "curves.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 3 * 3 * 3 * 9
+    first = [r for r in rows if r["step"] == "0" and r["point"] == "target 0.45"]
+    np.testing.assert_allclose([float(r["loss"]) for r in first], 0.2525, rtol=1e-5)
+    variance = {
+        n: np.mean([float(r["variance"]) for r in first if r["estimator"] == n]) for n in ("leave_one_out", "exact")
+    }
+    assert variance["leave_one_out"] == pytest.approx(6.25e-4, rel=0.1)
+    assert variance["exact"] < 1e-12
+    loss = lambda name, step: np.mean(
+        [float(r["loss"]) for r in rows if (r["estimator"], r["step"], r["point"]) == (name, step, "target 0.499")]
+    )
+    assert loss("exact", "400") < loss("leave_one_out", "400") < loss("reinforce", "400")
+    assert (tmp_path / "figures" / "toy.png").stat().st_size > 10_000
+    assert "picture:" in capsys.readouterr().out
+
+    # The same command again takes no step, and what an interruption left undone is there.
+    written = (tmp_path / "curves.csv").read_bytes()
+    (tmp_path / "curves.csv").unlink()
+    with monkeypatch.context() as patch:
+        patch.setattr(toys, "_train", None)
+        run(*arguments, f"--output={tmp_path}")
+    assert (tmp_path / "curves.csv").read_bytes() == written
+    assert "holds the curves" in capsys.readouterr().out
+
+    page = test_report.read(tmp_path)
+    with open(tmp_path / "results.csv") as file:
+        last = list(csv.DictReader(file))
+    shown = [line for point in ("0.45", "0.49", "0.499") for line in page.tables[f"toy target {point}"][1:]]
+    assert [(line[0][0], float(line[2][1])) for line in shown] == [
+        (r["estimator"], float(r["final_loss"])) for r in last
+    ]
+    losses = {trace["name"]: trace["y"] for trace in page.charts[4]["data"]}
+    assert losses["reinforce"][-1] == pytest.approx(loss("reinforce", "400"))
+    assert [trace["y"] for trace in page.charts[5]["data"] if trace["name"] == "exact"] == [[None] * 9]
+    assert "python -m mine.toys --steps=400" in page.text
+
+
+def test_an_estimator_without_a_finite_loss_stands_last(tmp_path, monkeypatch):
+    curves = {
+        name: {key: np.full((3, 2, 3), 0.25) for key in ("loss", "variance")} for name in ("arm", "exact", "nvil")
+    }
+    curves["exact"]["loss"][:, 1, -1] = np.nan
+    curves["arm"]["loss"] += 0.1
+    monkeypatch.setattr(toys, "_train", lambda program, seeds: curves)
+    flags = ["--estimators=arm,exact,nvil", "--steps=2", "--records=3", "--seeds=2", "--num_samples=2"]
+    run(*flags, f"--output={tmp_path}")
+    with open(tmp_path / "results.csv") as file:
+        assert [row["estimator"] for row in csv.DictReader(file)] == 3 * ["nvil", "arm", "exact"]
+
+
+def test_the_picture_has_a_column_for_each_family():
+    steps, names = np.arange(5), ("reinforce", "arm", "disarm")
+    curves = {name: {key: np.ones((2, 3, 5)) for key in ("loss", "variance")} for name in names}
+    curves["arm"]["loss"][1] = [[1, 2, 3, 4, 5]] * 3
+    families = {"score": ["reinforce"], "coupled": ["arm", "disarm"]}
+    axes = plots_gradients.toy_curves(steps, curves, ["easy", "hard"], families).axes
+    assert len(axes) == (1 + 2 * 2) * 2
+    assert [[text.get_text() for text in ax.get_legend().get_texts()] for ax in axes[:2]] == [
+        ["reinforce"],
+        ["arm", "disarm"],
+    ]
+    hard = axes[5]
+    coloured = [line for line in hard.lines if line.get_marker() != "None"]
+    assert [list(line.get_ydata()) for line in coloured] == [[1, 2, 3, 4, 5], [1] * 5]
+    assert axes[4].get_ylabel() == "expected loss\nhard"
+
+
+def test_estimators_that_nobody_named_are_left_out_where_they_do_not_fit(tmp_path, capsys, monkeypatch):
+    entries = {name: candidates.BY_NAME[name] for name in ("arm", "reinforce", "disarm")}
+    monkeypatch.setattr(candidates, "BY_NAME", entries)
+    run("--num_samples=3", "--steps=2", "--records=2", "--seeds=1", f"--output={tmp_path}")
+    said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("left out: ")]
+    assert [line.split(": ")[1] for line in said] == ["arm", "disarm"]
+    with open(tmp_path / "results.csv") as file:
+        assert {row["estimator"] for row in csv.DictReader(file)} == {"reinforce"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--records=50", "--steps=20"], "--steps=20 must be a multiple of --records less one, 49"),
+        (["--num_samples=3", "--estimators=arm"], "num_samples must be even, got 3"),
+        (["--estimators="], "--estimators is empty"),
+        (["--estimators=reparam"], "reparam cannot estimate elbo with Bernoulli latents"),
+    ],
+)
+def test_refusals(arguments, sentence, capsys, tmp_path):
+    with pytest.raises(SystemExit) as exit:
+        run(*arguments, f"--output={tmp_path}")
+    assert exit.value.code == 1
+    assert sentence in capsys.readouterr().err

@@ -1,0 +1,160 @@
+"""What goes wrong while a run is trained: one sentence, what was finished is there, and the same command goes on."""
+
+import contextlib
+import json
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.helpers.entry_points import Outcome, run_all, training
+from vae import checkpoint
+
+LENGTH = "--epochs=6"
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """What must not depend on what went wrong on the way."""
+    names = ("metrics.jsonl", "result.json", "checkpoints/6/digest/metadata")
+    return {name: (folder / name).read_bytes() for name in names}
+
+
+def assert_one_sentence(outcome: Outcome, *words: str) -> None:
+    assert outcome.code == 1, outcome
+    assert outcome.err.startswith("error: "), outcome.err
+    assert outcome.err.count("\n") == 1, outcome.err
+    assert all(word in outcome.err for word in words), outcome.err
+
+
+def spoil(folder: Path, change) -> None:
+    """Changes every file of data in the newest checkpoint: which of them are read depends on how they were written."""
+    newest = folder / "checkpoints" / str(checkpoint.steps(folder / "checkpoints")[-1])
+    for path in newest.rglob("d/*"):
+        path.write_bytes(change(path.read_bytes()))
+
+
+def flip(content: bytes) -> bytes:
+    middle = len(content) // 2
+    return content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
+
+
+def disk(path: Path, options: str, unmounting: contextlib.ExitStack) -> Path | None:
+    """A small disk of its own; None where that is not allowed."""
+    path.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", path], capture_output=True).returncode:
+        return None
+    unmounting.callback(subprocess.run, ["umount", path], check=True)
+    return path
+
+
+@pytest.fixture(scope="module")
+def calls(tmp_path_factory):
+    """By name: the workdirs of runs in trouble, their outcomes, and the outcomes of those that were started again."""
+    folder = tmp_path_factory.mktemp("faults")
+    disks = {"full": "size=2m", "tiny": "size=200k", "read_only": "size=2m,ro"}
+    with contextlib.ExitStack() as unmounting:
+        disks = {name: disk(folder / name, options, unmounting) for name, options in disks.items()}
+        yield _calls(folder, disks)
+
+
+def _calls(folder: Path, disks: dict[str, Path | None]):
+    cases = {
+        "undisturbed": [LENGTH],
+        "clock": [LENGTH],
+        "full": [LENGTH],
+        "tiny": ["--hidden=128"],
+        "read_only": [],
+        "gradient": ["--seed=0,1,2", "--epochs=3"],
+        "loss": ["--learning_rate=1e30"],
+        "device": ["--objective=elbo", "--num_samples=100000000"],
+        "host": [],
+    }
+    faults = {
+        "clock": "clock_goes_backwards",
+        "full": "disk_fills_up",
+        "gradient": "gradient_of_seed_1_is_nan_at_step_30",
+        "host": "an_array_is_larger_than_memory",
+    }
+    cases = {name: case for name, case in cases.items() if disks.get(name, folder)}
+    workdirs = {name: folder / name / "run" for name in cases}
+    first = [training(f"--workdir={workdirs[name]}", *case, fault=faults.get(name, "")) for name, case in cases.items()]
+    outcomes = dict(zip(cases, run_all(first, folder / "outcomes"), strict=True))
+
+    for name, change in {"short": lambda content: content[:100], "flipped": flip}.items():
+        workdirs[name] = folder / name
+        shutil.copytree(workdirs["undisturbed"], folder / name)
+        (folder / name / "result.json").unlink()
+        spoil(folder / name, change)
+    workdirs["all"] = folder / "all"
+    shutil.copytree(folder / "short", folder / "all")
+    shutil.rmtree(folder / "all/checkpoints/6")
+    spoil(folder / "all", flip)
+    again = ["short", "flipped", "all"]
+    if disks["full"]:
+        (disks["full"] / "filler").unlink()
+        finished = {path.name for path in (workdirs["full"] / "checkpoints").iterdir()}
+        again.append("full")
+    second = [training(f"--workdir={workdirs[name]}", LENGTH) for name in again]
+    again.append("gradient")
+    second = run_all([*second, training(f"--workdir={workdirs['gradient']}", *cases["gradient"])], folder / "again")
+    assert not disks["full"] or any(name.isdigit() for name in finished)
+    return workdirs, outcomes, dict(zip(again, second, strict=True))
+
+
+def test_a_disk_that_fills_up_is_one_sentence_and_loses_nothing(calls):
+    workdirs, outcomes, again = calls
+    if "full" not in outcomes:
+        pytest.skip("needs the right to mount a small tmpfs")
+    assert_one_sentence(outcomes["full"], "No space left on device", str(workdirs["full"]))
+    assert (again["full"].code, again["full"].err) == (0, "")
+    assert contents(workdirs["full"]) == contents(workdirs["undisturbed"])
+
+
+@pytest.mark.parametrize("name", ["tiny", "read_only"])
+def test_a_disk_that_cannot_take_the_run_is_refused_before_any_work(calls, name):
+    workdirs, outcomes, _ = calls
+    if name not in outcomes:
+        pytest.skip("needs the right to mount a small tmpfs")
+    assert_one_sentence(outcomes[name], f"--workdir={workdirs[name]}")
+    assert not list(workdirs[name].parent.rglob("*.jsonl"))
+
+
+@pytest.mark.parametrize("name", ["short", "flipped", "all"])
+def test_damaged_checkpoints_are_told_of_and_end_with_the_same_bytes(calls, name):
+    """The newest of a run that was cut off is shortened, or has a bit of each file changed; or all are damaged."""
+    workdirs, _, again = calls
+    assert again[name].code == 0, again[name].err
+    assert again[name].err.count("is passed over") == 1, again[name].err
+    assert "Traceback" not in again[name].err
+    assert contents(workdirs[name]) == contents(workdirs["undisturbed"])
+
+
+def test_a_clock_that_goes_backwards_changes_nothing(calls):
+    workdirs, outcomes, _ = calls
+    for name in ("clock", "undisturbed"):
+        assert (outcomes[name].code, outcomes[name].err) == (0, "")
+    assert contents(workdirs["clock"]) == contents(workdirs["undisturbed"])
+    timing = (workdirs["clock"] / "timing.jsonl").read_text()
+    seconds = [json.loads(line)["train_seconds"] for line in timing.splitlines()]
+    assert seconds == sorted(seconds)
+    assert seconds[0] > 0
+
+
+def test_what_is_not_finite_stops_its_run_and_no_other(calls):
+    workdirs, outcomes, again = calls
+    sweep = outcomes["gradient"]
+    assert_one_sentence(sweep, "seed=1", "not finite at step 31", "the state of epoch 1", "--clip_norm")
+    assert_one_sentence(outcomes["loss"], str(workdirs["loss"]), "not finite at step", "--clip_norm")
+    assert "diverged" in sweep.out
+    assert_one_sentence(again["gradient"], "seed=1", "not finite at step 31 when it was trained; delete it")
+    rows = [json.loads(path.read_text()) for path in workdirs["gradient"].glob("runs/*/result.json")]
+    assert {row["seed"]: row["status"] for row in rows} == {0: "done", 1: "diverged", 2: "done"}
+    assert json.loads((workdirs["loss"] / "result.json").read_text())["status"] == "diverged"
+
+
+@pytest.mark.parametrize("name", ["device", "host"])
+def test_too_little_memory_says_which_flags_help(calls, name):
+    """Of the device, for 8 TB of samples; of the host, for 8 PB."""
+    sentence = ("memory does not suffice", "--num_samples or --batch_size", "--sweep_mode=map")
+    assert_one_sentence(calls[1][name], *sentence)

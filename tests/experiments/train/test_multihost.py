@@ -1,0 +1,153 @@
+"""Two processes on this machine train one run; one of them is killed, stopped, or refuses."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from experiments.common.run_folder import RunFolder
+from experiments.train import multihost
+from vae import checkpoint
+
+ROOT = Path(__file__).resolve().parents[3]
+RUN = ["--epochs=40", "--eval_every=2", "--hidden=16", "--latent_dim=2", "--batch_size=128", "--eval_samples=4"]
+
+
+def start(folder: Path, arguments: list[str] = RUN, number: int = 2) -> list[subprocess.Popen]:
+    """The processes of `experiments.train`, process 0 first."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        address = f"localhost:{free.getsockname()[1]}"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "JAX_COORDINATOR_ADDRESS": address}
+    environment["JAX_NUM_PROCESSES"] = str(number)
+    environment["XLA_FLAGS"] = environment["XLA_FLAGS"].replace("device_count=8", "device_count=1")
+    command = [sys.executable, "-m", "experiments.train", *arguments, "--nofigures", f"--workdir={folder}"]
+    command += ["--multihost"] if number > 1 else []
+    return [
+        subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env=environment | {"JAX_PROCESS_ID": str(i)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for i in range(number)
+    ]
+
+
+def end(process: subprocess.Popen, timeout: float = 300) -> tuple[int, str, str]:
+    out, err = process.communicate(timeout=timeout)
+    return process.returncode, out, err
+
+
+def await_rows(processes: list[subprocess.Popen], folder: Path, rows: int) -> None:
+    deadline = time.monotonic() + 180
+    while len(RunFolder(folder).rows()) < rows:
+        assert [process.poll() for process in processes] == [None] * len(processes), [end(p) for p in processes]
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def contents(folder: Path) -> list[bytes]:
+    return [(folder / name).read_bytes() for name in ("metrics.jsonl", "result.json", "results.csv")]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("undisturbed")
+    processes = start(folder)
+    return folder, [end(process) for process in processes]
+
+
+@pytest.mark.slow
+def test_two_processes_train_to_the_bound_of_one(undisturbed, tmp_path):
+    folder, outcomes = undisturbed
+    assert [code for code, _, _ in outcomes] == [0, 0], outcomes
+    assert "2 devices, on each: 1 of 1 run, 64 of 128 images of each batch" in outcomes[0][1]
+    assert "-log p(x)" in outcomes[0][1]
+    assert "-log p(x)" not in outcomes[1][1]  # process 0 alone speaks
+    assert [err for _, _, err in outcomes] == ["", ""]
+    [process] = start(tmp_path, number=1)
+    assert end(process)[0] == 0
+    ours, theirs = RunFolder(folder).rows(), RunFolder(tmp_path).rows()
+    assert [row["step"] for row in ours] == [row["step"] for row in theirs]
+    for name in ("bound_nats", "elbo_nats"):
+        assert ours[0][name] == pytest.approx(theirs[0][name], rel=1e-5)
+        assert ours[-1][name] == pytest.approx(theirs[-1][name], abs=0.05)
+    assert checkpoint.steps(folder / "checkpoints")[-1] == 40
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", [0, 1])
+def test_when_one_is_killed_the_other_says_so_and_a_restart_goes_on(victim, undisturbed, tmp_path):
+    processes = start(tmp_path)
+    await_rows(processes, tmp_path, 3)
+    processes[victim].kill()
+    killed = time.monotonic()
+    end(processes[victim])
+    code, _, err = end(processes[1 - victim], timeout=60)
+    assert time.monotonic() - killed < 60
+    assert code == 1
+    assert err.startswith("error: lost the connection to another process of this run")
+    assert err.count("\n") == 1, err
+    assert len(RunFolder(tmp_path).rows()) < 20
+    assert [end(process)[0] for process in start(tmp_path)] == [0, 0]
+    assert contents(tmp_path) == contents(undisturbed[0])
+
+
+@pytest.mark.slow
+def test_when_one_is_asked_to_stop_both_save_and_a_restart_goes_on(undisturbed, tmp_path):
+    processes = start(tmp_path)
+    await_rows(processes, tmp_path, 3)
+    processes[1].send_signal(signal.SIGTERM)
+    outcomes = [end(process, timeout=60) for process in processes]
+    assert [code for code, _, _ in outcomes] == [128 + signal.SIGTERM] * 2, outcomes
+    assert all(err.startswith("stopped by SIGTERM after epoch") for _, _, err in outcomes), outcomes
+    assert [end(process)[0] for process in start(tmp_path)] == [0, 0]
+    assert contents(tmp_path) == contents(undisturbed[0])
+
+
+@pytest.mark.slow
+def test_what_process_0_refuses_ends_the_others_too(tmp_path):
+    data = {"name": "digits", "checksum": "", "images": {}}
+    (tmp_path / "config.json").write_text(json.dumps({"settings": {"seed": 5}, "data": data, "versions": {}}))
+    outcomes = [end(process, timeout=120) for process in start(tmp_path)]
+    assert [code for code, _, _ in outcomes] == [1, 1]
+    assert "holds a run with other settings" in outcomes[0][2]
+    assert outcomes[0][2].count("\n") == 1
+    assert outcomes[1][2].startswith("error: lost the connection")
+
+
+@pytest.mark.parametrize(
+    ("environment", "sentence"),
+    [
+        ({}, "--multihost needs JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES, JAX_PROCESS_ID in the environment"),
+        ({"JAX_COORDINATOR_ADDRESS": "there:1", "JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": "2"}, "an index below it"),
+        ({"JAX_COORDINATOR_ADDRESS": "there", "JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": "0"}, "must be HOST:PORT"),
+        ({"JAX_COORDINATOR_ADDRESS": "there:1", "JAX_NUM_PROCESSES": "two", "JAX_PROCESS_ID": "0"}, "a number"),
+    ],
+)
+def test_without_others_it_is_refused_before_anything_is_started(environment, sentence, monkeypatch):
+    for name in ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ValueError, match=sentence):
+        multihost.run(lambda: None)
+
+
+def test_a_cluster_says_that_there_are_others(monkeypatch):
+    for name in ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE", "TPU_WORKER_HOSTNAMES"):
+        monkeypatch.delenv(name, raising=False)
+    assert not multihost.is_one_of_several()
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "1")
+    assert not multihost.is_one_of_several()
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "4")
+    assert multihost.is_one_of_several()

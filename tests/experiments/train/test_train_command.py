@@ -1,0 +1,299 @@
+"""`python -m experiments.train` as a user meets it: files, sweeps, resumption. Refusals: test_train_refusals.py."""
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from experiments.common import provenance as circumstances
+from experiments.common import run_folder as workdir
+from experiments.common.run_folder import RunFolder
+from experiments.report import contents as report_contents
+from tests.helpers import entry_points
+from tests.helpers.entry_points import train
+from vae import checkpoint
+
+LONG = ["--epochs=5", "--validation_size=200", "--eval_every=2", "--checkpoint_every=1", "--learning_rate=0.1"]
+
+
+def rows(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """A single run, a run of a sweep alone, the sweep, the sweep again and larger, and the single run again."""
+    folder = tmp_path_factory.mktemp("runs")
+    sweep = ["--seed=0,1", "--learning_rate=1e-3,1e-2", f"--workdir={folder}/sweep"]
+    outcomes = train(
+        folder / "outcomes",
+        [f"--workdir={folder}/single", "--tensorboard", "--figures"],
+        ["--seed=1", "--learning_rate=1e-2", f"--workdir={folder}/alone"],
+        sweep,
+        ["--seed=0,1,2", *sweep[1:]],
+        [f"--workdir={folder}/single"],
+        [f"--workdir={folder}/map", "--sweep_mode=map", "--seed=0,1"],
+        [f"--workdir={folder}/long", *LONG, "--profile_steps=30:60"],
+    )
+    return folder, outcomes
+
+
+def test_all_end_well_and_show_the_figures(runs):
+    folder, outcomes = runs
+    assert [outcome.code for outcome in outcomes] == [0] * len(outcomes), [outcome.err for outcome in outcomes]
+    assert "-log p(x) (K=4)" in outcomes[0].out
+    assert "active units" in outcomes[0].out
+    for picture in ("learning_curves", "reconstructions", "prior_samples", "latent_plane", "interpolations"):
+        assert str(folder / "single/figures" / f"{picture}.png") in outcomes[0].out
+        assert (folder / "single/figures" / f"{picture}.pdf").stat().st_size > 1000
+    assert all("\r" not in outcome.out + outcome.err for outcome in outcomes), "no progress bar without a terminal"
+
+
+def test_config_says_what_was_run(runs):
+    config = json.loads((runs[0] / "single/config.json").read_text())
+    assert config["settings"]["hidden"] == "16"
+    assert config["settings"]["binarization"] == "dynamic"
+    assert config["data"]["images"] == {"train": 1500, "validation": 0, "test": 297}
+    assert len(config["data"]["checksum"]) == 64
+    assert {"python", "jax", "flax", "optax"} <= set(config["versions"])
+    assert config["settings"]["matmul_precision"] == "default"
+    assert "--xla_force_host_platform_device_count" in config["xla_flags"]
+
+
+def test_metrics_hold_a_row_an_evaluation_and_wall_clock_stands_apart(runs):
+    metrics, timing = rows(runs[0] / "single/metrics.jsonl"), rows(runs[0] / "single/timing.jsonl")
+    assert [row["step"] for row in metrics] == [23, 46]
+    assert [row["examples"] for row in metrics] == [23 * 64, 46 * 64]
+    for row in metrics:
+        assert row["split"] == "test"
+        assert row["elbo_nats"] == pytest.approx(-(row["rate_nats"] + row["distortion_nats"]), abs=1e-4)
+    assert not any("second" in name for name in metrics[0])
+    assert timing[1]["train_seconds"] > timing[0]["train_seconds"] > 0
+    assert list((runs[0] / "single/tensorboard").iterdir())
+
+
+def test_a_run_of_a_sweep_is_the_run_alone(runs):
+    folder, _ = runs
+    [member] = (folder / "sweep/runs").glob("*learning_rate=0.01_seed=1_*")
+    for ours, theirs in zip(rows(member / "metrics.jsonl"), rows(folder / "alone/metrics.jsonl"), strict=True):
+        for name, value in theirs.items():
+            expected = pytest.approx(value, rel=1e-4) if isinstance(value, float) else value
+            assert ours[name] == expected
+    [mapped] = (folder / "map/runs").glob("seed=0_*")
+    assert (mapped / "metrics.jsonl").read_bytes() == (folder / "single/metrics.jsonl").read_bytes()
+
+
+def test_a_sweep_started_again_trains_only_what_is_new(runs):
+    folder, outcomes = runs
+    with open(folder / "sweep/results.csv") as file:
+        table = list(csv.DictReader(file))
+    assert sorted((r["seed"], r["learning_rate"]) for r in table) == sorted(
+        (seed, rate) for seed in "012" for rate in ("0.001", "0.01")
+    )
+    assert "±" in outcomes[3].out
+    assert "6 runs" in outcomes[3].out
+    for row in table:
+        assert row["status"] == "done"
+        assert float(row["test_nll_nats"]) <= -float(row["test_elbo_nats"]) + 0.5
+    means = {}
+    for row in table:
+        means.setdefault(row["learning_rate"], []).append(float(row["test_nll_nats"]))
+    for values in means.values():
+        error = np.std(values, ddof=1) / np.sqrt(len(values))
+        assert f"{np.mean(values):.2f} ± {error:.2f}" in outcomes[3].out
+    assert (folder / "sweep/figures/compare_runs.png").exists()
+
+
+def test_a_finished_run_is_not_trained_again(runs):
+    folder, outcomes = runs
+    assert len(rows(folder / "single/metrics.jsonl")) == 2
+    assert "-log p(x)" in outcomes[4].out
+
+
+@pytest.fixture(scope="module")
+def cut(runs, tmp_path_factory):
+    """What a kill leaves behind: checkpoints, rows beyond them, half a line in each file of rows; no result."""
+    folder, _ = runs
+    copy = tmp_path_factory.mktemp("cut") / "run"
+    shutil.copytree(folder / "long", copy)
+    (copy / "result.json").unlink()
+    (copy / ".result.json.4711").write_text('{"status": "do')  # a write that did not come to its end
+    shutil.rmtree(copy / "checkpoints/5")
+    for name in ("metrics.jsonl", "timing.jsonl", "evaluations.jsonl"):
+        with open(copy / name, "a") as file:
+            file.write('{"epoch": 6, "st')
+    return copy
+
+
+def test_half_a_line_is_no_row_for_any_reader(runs, cut, tmp_path):
+    folder, _ = runs
+    copy = shutil.copytree(cut, tmp_path / "copy")
+    again = [f"--workdir={copy}", "--eval_samples=1", "--checkpoint=4", "--again"]
+    [evaluated] = entry_points.run("experiments.evaluate", [again], tmp_path / "a")
+    [report] = entry_points.run("experiments.report", [[f"--workdir={copy}"]], tmp_path / "b")
+    for outcome in (evaluated, report):
+        assert (outcome.code, outcome.err) == (0, "")
+    [*_, row] = rows(copy / "evaluations.jsonl")  # the half is gone, and the new one stands behind whole ones
+    assert row["epoch"] == 4
+    for name in ("metrics.jsonl", "timing.jsonl"):
+        assert (copy / name).read_bytes() == (folder / "long" / name).read_bytes() + b'{"epoch": 6, "st'
+        assert len(RunFolder(copy).rows(name)) == {"metrics.jsonl": 3, "timing.jsonl": 5}[name]
+    assert len(report_contents.read([copy]).runs[0].seconds) == 3
+
+
+def test_the_clock_is_told_with_every_checkpoint(runs):
+    """Else a run that is stopped between two evaluations would lose the seconds since the first of them."""
+    timing = rows(runs[0] / "long/timing.jsonl")
+    assert [row["epoch"] for row in timing] == [1, 2, 3, 4, 5]
+    seconds = [row["train_seconds"] for row in timing]
+    assert seconds == sorted(set(seconds))
+
+
+def test_other_code_is_told_and_written_down(runs, cut, tmp_path):
+    """A run is known by its settings; that its code has changed since is said, of a finished one and of one that goes
+    on."""
+    done, begun = tmp_path / "done", tmp_path / "begun"
+    shutil.copytree(runs[0] / "single", done)
+    shutil.copytree(cut, begun)
+    for path in (done, begun):
+        config = json.loads((path / "config.json").read_text())
+        assert config["code"] == circumstances.code()
+        (path / "config.json").write_text(json.dumps(config | {"code": "0" * 16, "git_commit": "0" * 40}))
+    finished, goes_on, again = train(
+        tmp_path / "outcomes", [f"--workdir={done}"], [f"--workdir={begun}", *LONG], [f"--workdir={begun}", *LONG]
+    )
+    assert "1 of 1 runs were trained by other code than there is now" in finished.out
+    assert "1 of 1 runs were begun by other code and go on by that of now" in goes_on.out
+    assert "other code" not in again.out
+    config = RunFolder(begun).config()
+    assert config["git_commit"] == "0" * 40
+    assert [one["code"] for one in config["continued"]] == [circumstances.code()]
+    assert (begun / "metrics.jsonl").read_bytes() == (runs[0] / "long/metrics.jsonl").read_bytes()
+
+
+def test_a_run_cut_off_goes_on_to_the_same_bytes(runs, cut, tmp_path):
+    folder, _ = runs
+    [outcome] = train(tmp_path / "outcomes", [f"--workdir={cut}", *LONG])
+    assert outcome.code == 0, outcome.err
+    for name in ("metrics.jsonl", "result.json"):
+        assert (cut / name).read_bytes() == (folder / "long" / name).read_bytes()
+    of_timing = lambda path: [(row["epoch"], row["step"]) for row in rows(path / "timing.jsonl")]
+    assert of_timing(cut) == of_timing(folder / "long")
+
+
+def test_a_write_that_fails_leaves_what_was_there(tmp_path, monkeypatch):
+    """result.json and the like are the old or the new, whenever the process dies."""
+    workdir.write_json(tmp_path / "result.json", {"old": 1})
+    for where in ("write_text", "replace"):
+        with monkeypatch.context() as patched:
+            fail = lambda *args, **options: (_ for _ in ()).throw(OSError(28, "No space left on device"))
+            patched.setattr(*((Path, "write_text") if where == "write_text" else (workdir.os, "replace")), fail)
+            with pytest.raises(OSError, match="No space"):
+                workdir.write_json(tmp_path / "result.json", {"new": 1})
+        assert workdir.read_json(tmp_path / "result.json") == {"old": 1}
+        assert [path.name for path in tmp_path.iterdir()] == ["result.json"]
+
+
+def test_the_newest_checkpoints_stay_and_the_best_by_the_validation_bound(runs, tmp_path):
+    folder = runs[0] / "long"
+    bounds = {row["epoch"]: row["elbo_nats"] for row in rows(folder / "metrics.jsonl")}
+    best = max(bounds, key=bounds.get)
+    assert list(bounds) == [2, 4, 5]
+    assert set(checkpoint.steps(folder / "checkpoints")) == {best, 4, 5}
+    workdir = f"--workdir={folder}"
+    outcomes = entry_points.run(
+        "experiments.evaluate",
+        [[workdir, "--eval_samples=1", f"--checkpoint={name}"] for name in ("best", "latest", "4")],
+        tmp_path,
+    )
+    assert [outcome.code for outcome in outcomes] == [0, 0, 0], outcomes
+    assert [row["epoch"] for row in rows(folder / "evaluations.jsonl")] == list(dict.fromkeys([best, 5, 4]))
+
+
+def test_evaluate_again_with_more_samples(runs, tmp_path):
+    folder, _ = runs
+    mixed = tmp_path / "mixed"
+    shutil.copytree(folder / "sweep", mixed)
+    unfinished, diverged, emptied, *others = sorted((mixed / "runs").iterdir())
+    (unfinished / "result.json").unlink()
+    row = json.loads((diverged / "result.json").read_text())
+    (diverged / "result.json").write_text(json.dumps(row | {"status": "diverged", "step": 31}))
+    shutil.rmtree(emptied / "checkpoints")
+    [good, repeated, anew, sweep, none, some, first, never] = entry_points.run(
+        "experiments.evaluate",
+        [
+            *([f"--workdir={folder}/single", "--eval_samples=64", *again] for again in ([], [], ["--again"])),
+            [f"--workdir={folder}/sweep", "--eval_samples=4"],
+            [f"--workdir={tmp_path}"],
+            [f"--workdir={mixed}", "--eval_samples=1"],
+            [f"--workdir={mixed}", "--eval_samples=1", "--checkpoint=1"],
+            [f"--workdir={mixed}", "--eval_samples=1", "--checkpoint=7"],
+        ],
+        tmp_path / "outcomes",
+    )
+    assert good.code == 0, good.err
+    row, last = rows(folder / "single/evaluations.jsonl")
+    assert row == last
+    assert good.out == anew.out
+    assert repeated.out.endswith(f"was evaluated before, with as many samples; --again evaluates it anew\n{good.out}")
+    trained = json.loads((folder / "single/result.json").read_text())
+    assert row["eval_samples"] == 64
+    assert row["test_nll_nats"] < trained["test_nll_nats"]
+    assert row["test_elbo_nats"] == pytest.approx(trained["test_elbo_nats"], rel=1e-6)
+    assert sweep.code == 0, sweep.err
+    assert "6 runs" in sweep.out
+    assert none.code == 1
+    assert "config.json" in none.err
+    reasons = [(unfinished, "is not finished"), (diverged, "diverged at step 31"), (emptied, "holds no checkpoint")]
+    for outcome, left_out in ((some, reasons), (first, reasons[1:])):  # at an epoch's end they are all alike
+        assert (outcome.code, outcome.err) == (0, "")
+        said = [line for line in outcome.out.splitlines() if line.startswith("left out: ")]
+        assert len(said) == len(left_out)
+        assert all(str(path) in line for (path, _), line in zip(left_out, said, strict=True))
+        assert f"{6 - len(left_out)} runs" in outcome.out
+    assert (never.code, never.out.count("left out: ")) == (1, 6)
+    assert never.err == f"error: --workdir={mixed} has no run to evaluate: each of its 6 is left out\n"
+    assert [reason in line for (_, reason), line in zip(reasons, some.out.splitlines(), strict=False)] == [True] * 3
+
+
+def test_the_epochs_that_hold_the_steps_are_traced(runs):
+    """Steps 30 to 60 of 23 an epoch."""
+    folder, outcomes = runs
+    assert f"trace of epochs 2 to 3, for TensorBoard or ui.perfetto.dev: {folder}/long/profile" in outcomes[-1].out
+    [trace] = (folder / "long/profile").glob("plugins/profile/*/*.xplane.pb")
+    assert trace.stat().st_size > 1000
+
+
+@pytest.mark.slow
+def test_bfloat16_trains_to_the_bound_of_float32(tmp_path):
+    settings = ["--compute_dtype=float32,bfloat16", "--epochs=60", "--hidden=128-64", "--latent_dim=8"]
+    [outcome] = train(tmp_path / "outcomes", [f"--workdir={tmp_path}/runs", *settings, "--eval_samples=100"])
+    assert outcome.code == 0, outcome.err
+    results = [json.loads(path.read_text()) for path in tmp_path.glob("runs/runs/*/result.json")]
+    bounds = {result["compute_dtype"]: result["test_elbo_nats"] for result in results}
+    assert set(bounds) == {"float32", "bfloat16"}
+    assert 0 < abs(bounds["float32"] - bounds["bfloat16"]) < 0.5
+
+
+@pytest.mark.slow
+def test_a_larger_sweep_takes_nobody_back(tmp_path):
+    """A sweep that was cut off goes on from where it was when a seed is added, and ends with the same bytes."""
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    length = ["--epochs=4", "--checkpoint_every=1"]
+    train(
+        tmp_path / "first", [*length, "--seed=0,1", f"--workdir={whole}"], [*length, "--seed=0,1", f"--workdir={cut}"]
+    )
+    for folder in (cut / "runs").iterdir():
+        (folder / "result.json").unlink()
+        shutil.rmtree(folder / "checkpoints/4")
+    kept = {folder.name: (folder / "checkpoints/3").stat().st_ino for folder in (cut / "runs").iterdir()}
+    [again] = train(tmp_path / "second", [*length, "--seed=0,1,2", f"--workdir={cut}"])
+    assert again.code == 0, again.err
+    for name, inode in kept.items():
+        assert (cut / "runs" / name / "checkpoints/3").stat().st_ino == inode  # not made anew
+        for file in ("metrics.jsonl", "result.json", "checkpoints/4/digest/metadata"):
+            assert (cut / "runs" / name / file).read_bytes() == (whole / "runs" / name / file).read_bytes()
+    assert len(list((cut / "runs").iterdir())) == 3

@@ -1,0 +1,111 @@
+"""Runs entry points many times for one import of their packages: each call is a fork of a process that has them.
+
+A fork before jax has made its first array is safe, and saves some seconds a call.
+"""
+
+import gc
+import importlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parents[2]
+# What entry points share, and what they import when they need it: seconds for every call, where the fork has to do it.
+IMPORTS = ("sklearn.datasets", "experiments.common.pictures", "experiments.train.sweep", "experiments.evaluate.trained")
+IMPORTS += (
+    "experiments.compare_estimators.comparison",
+    "experiments.toy_bernoulli.toys",
+    "experiments.gradient_flow.graph",
+    "experiments.report.page",
+)
+
+
+SMALL = ["--epochs=2", "--hidden=16", "--latent_dim=2", "--eval_samples=4", "--eval_every=1"]
+
+
+class Outcome(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+class Call(NamedTuple):
+    """`python -m module *arguments`, in a process where `fault` of `faults.py` has been brought about."""
+
+    module: str
+    arguments: list[str]
+    fault: str = ""
+
+
+def run(module: str, cases: list[list[str]], folder: Path, devices: int = 1) -> list[Outcome]:
+    """The outcome of `python -m module *case` for each case, in order, from the repository's root."""
+    return run_all([Call(module, case) for case in cases], folder, devices)
+
+
+def run_all(calls: list[Call], folder: Path, devices: int = 1, timeout: float = 600) -> list[Outcome]:
+    """The outcomes of calls of any entry points, in order."""
+    folder.mkdir(parents=True, exist_ok=True)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
+    flags = environment.get("XLA_FLAGS", "").split()  # those of conftest.py, but for its number of devices
+    flags = [flag for flag in flags if "device_count" not in flag]
+    environment["XLA_FLAGS"] = " ".join([*flags, f"--xla_force_host_platform_device_count={devices}"])
+    command = [sys.executable, "-m", "tests.helpers.entry_points", json.dumps(calls), str(folder)]
+    subprocess.run(command, cwd=ROOT, env=environment, check=True, timeout=timeout)
+    read = lambda i, name: (folder / f"{i}.{name}").read_text()
+    return [Outcome(int(read(i, "code")), read(i, "out"), read(i, "err")) for i in range(len(calls))]
+
+
+def training(*arguments: str, fault: str = "") -> Call:
+    """A small run of `python -m experiments.train`, without figures unless these are asked for."""
+    plain = [] if "--figures" in arguments else ["--nofigures"]
+    return Call("experiments.train", [*SMALL, *plain, *arguments], fault)
+
+
+def train(folder: Path, *cases: list[str], devices: int = 1) -> list[Outcome]:
+    """The outcomes of small runs."""
+    return run_all([training(*case) for case in cases], folder, devices)
+
+
+def _main(calls: list[Call], folder: Path) -> None:
+    for name in IMPORTS:
+        importlib.import_module(name)
+    gc.freeze()  # else each child's collections copy all that is shared
+    for i, call in enumerate(calls):
+        child = os.fork()
+        if child == 0:
+            for name, descriptor in (("out", 1), ("err", 2)):
+                os.dup2(os.open(folder / f"{i}.{name}", os.O_CREAT | os.O_WRONLY | os.O_TRUNC), descriptor)
+            _enter(call)
+            os._exit(0)
+        _, status = os.waitpid(child, 0)
+        (folder / f"{i}.code").write_text(str(os.waitstatus_to_exitcode(status)))
+
+
+def _enter(call: Call) -> None:
+    from absl import flags
+
+    from experiments.common import cli
+    from tests.helpers import faults
+
+    entry = importlib.import_module(f"{call.module}.__main__")
+    if hasattr(entry, "define_flags"):
+        entry.define_flags(flags.FLAGS)
+    if call.fault:
+        getattr(faults, call.fault)()
+    sys.argv = [call.module, *call.arguments]
+    sys.orig_argv = [sys.executable, "-m", *sys.argv]
+    try:
+        cli.run(entry.main, hungry=getattr(entry, "HUNGRY", ()))
+    except SystemExit as error:
+        if not error.code:
+            raise
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(error.code)  # what was refused has nothing to end, and taking an interpreter down takes half a second
+
+
+if __name__ == "__main__":
+    _main([Call(*call) for call in json.loads(sys.argv[1])], Path(sys.argv[2]))

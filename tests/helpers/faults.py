@@ -1,0 +1,88 @@
+"""What goes wrong while a run is trained: each function brings it about in its process (`entry_points.Call.fault`)."""
+
+import itertools
+import threading
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from absl import flags
+
+from experiments.common import build
+from experiments.common.run_folder import RunFolder
+from vae.devices import streaming
+
+
+def disk_fills_up() -> None:
+    """From the fourth evaluation on somebody else takes what is left on the disk of the workdir, and what old
+    checkpoints give back."""
+    append, calls = RunFolder.append, itertools.count()
+
+    def fill(full: threading.Event):
+        with open(f"{flags.FLAGS.workdir}/../filler", "wb", buffering=0) as file:
+            while True:
+                try:
+                    file.write(bytes(4096))
+                except OSError:
+                    full.set()
+                    time.sleep(1e-4)
+
+    def filling(self, *arguments):
+        if next(calls) == 6:
+            full = threading.Event()
+            threading.Thread(target=fill, args=[full], daemon=True).start()
+            full.wait()
+        append(self, *arguments)
+
+    RunFolder.append = filling
+
+
+def gradient_of_seed_1_is_nan_at_step_30() -> None:
+    make = build.optimizer
+
+    def optimizer(run, values, total_steps):
+        def update(gradients, count, params=None):
+            del params
+            bad = (values["seed"] == 1) & (count == 29)
+            return jax.tree.map(lambda leaf: jnp.where(bad, jnp.nan, leaf), gradients), count + 1
+
+        broken = optax.GradientTransformation(lambda params: jnp.zeros((), jnp.int32), update)
+        return optax.chain(broken, make(run, values, total_steps))
+
+    build.optimizer = optimizer
+
+
+def clock_goes_backwards() -> None:
+    """A minute with every look at it."""
+    now, looks = time.time(), itertools.count()
+    time.time = lambda: now - 60.0 * next(looks)
+    time.time_ns = lambda: int(1e9 * time.time())
+
+
+def an_array_is_larger_than_memory() -> None:
+    """As NumPy says it, when the data are loaded."""
+    load = build.load_data
+
+    def large(*arguments):
+        np.zeros(2**50)
+        return load(*arguments)
+
+    build.load_data = large
+
+
+def training_images_are_damaged_in_epoch_3() -> None:
+    """While they are read from the disk."""
+    train, epochs = streaming.Epoch.__call__, itertools.count(1)
+
+    def damaged(self, *arguments):
+        if next(epochs) == 3:
+            for path in Path(flags.FLAGS.data_dir).rglob("*-train.array_record*"):
+                with open(path, "r+b") as file:
+                    file.seek(1000)
+                    file.write(bytes(5000))
+        return train(self, *arguments)
+
+    streaming.Epoch.__call__ = damaged

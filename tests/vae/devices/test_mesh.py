@@ -1,0 +1,194 @@
+"""The same numbers on one device and on the eight of tests/conftest.py, and checkpoints that move between them."""
+
+import csv
+import json
+import shutil
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from tests.helpers import entry_points
+from vae import models, objectives, train
+from vae.devices import mesh
+from vae.estimators import BY_NAME
+
+MODEL = models.make_vae((8, 8, 1), latent_dim=4, hidden=(16,), activation="tanh")
+X = np.asarray(jax.random.bernoulli(jax.random.key(100), 0.3, (100, 8, 8, 1)), np.uint8)  # 4 steps of 24, 4 left out
+RUNS, BATCH = 4, 24
+
+
+@pytest.mark.parametrize(
+    ("runs", "batch_size", "number", "shape"),
+    [
+        (1, 64, 1, (1, 1)),
+        (1, 64, 8, (1, 8)),
+        (8, 64, 8, (8, 1)),
+        (32, 64, 8, (8, 1)),
+        (2, 64, 8, (2, 4)),
+        (3, 64, 8, (3, 2)),
+        (6, 64, 8, (6, 1)),
+        (9, 63, 8, (3, 1)),
+        (1, 63, 8, (1, 7)),
+        (11, 61, 8, (1, 1)),
+    ],
+)
+def test_runs_come_first_and_what_divides_neither_is_idle(runs, batch_size, number, shape):
+    made = mesh.make(runs, batch_size, jax.devices()[:number])
+    assert dict(made.shape) == dict(zip(("run", "data"), shape, strict=True))
+
+
+def test_a_line_says_what_each_device_does():
+    assert mesh.describe(mesh.make(16, 64), 16, 64) == "8 devices, on each: 2 of 16 runs"
+    assert mesh.describe(mesh.make(2, 64), 2, 64) == "8 devices, on each: 1 of 2 runs, 16 of 64 images of each batch"
+    assert "; 2 idle, since" in mesh.describe(mesh.make(3, 64), 3, 64)
+
+
+def _train(over, mode):
+    """Two epochs of four runs, and the compiled program's text.
+
+    NVIL has all there is: a network and a moving average of its own, and means over the batch inside of it. SGD, since
+    Adam makes a whole step of the rounding of a gradient that is nearly zero.
+    """
+    estimator, tx = BY_NAME["nvil"].make(num_samples=2), optax.sgd(0.02)
+    init = train.make_init(MODEL, estimator, tx, jnp.zeros((BATCH, 8, 8, 1)))
+    update = train.make_step(MODEL.apply, objectives.elbo, estimator, tx)
+    one = train.make_epoch(lambda state, key, x: update(state, key, x.astype(jnp.float32)), BATCH)
+    of_seed = lambda state, seed, data: one(state, jax.random.fold_in(jax.random.key(7), seed), data)
+    seeds, data = mesh.over_runs_of(over, np.arange(RUNS)), mesh.everywhere(over, X)
+    state = jax.jit(train.over_runs(lambda seed: init(jax.random.key(seed)), "map", over=over))(seeds)
+    epoch = jax.jit(train.over_runs(of_seed, mode, shared=1, over=over), donate_argnums=0)
+    epoch = epoch.lower(state, seeds, data).compile()
+    for _ in range(2):
+        state, metrics = epoch(state, seeds, data)
+    return (state, metrics), epoch.as_text()
+
+
+@pytest.fixture(scope="module")
+def on_one():
+    over = mesh.make(RUNS, BATCH, jax.devices()[:1])
+    return mesh.fetch(over, _train(over, "map")[0])
+
+
+@pytest.mark.parametrize(("devices", "mode"), [(4, "map"), (8, "vmap")])
+def test_numbers_are_those_of_one_device(devices, mode, on_one):
+    over = mesh.make(RUNS, BATCH, jax.devices()[:devices])
+    sharded, text = _train(over, mode)
+    kernel = jax.tree.leaves(sharded[0].params)[0]
+    assert len(kernel.addressable_shards) == devices
+    assert kernel.addressable_shards[0].data.shape[0] == 1
+    for ours, theirs in zip(*map(jax.tree.leaves, (mesh.fetch(over, sharded), on_one)), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=2e-5, atol=2e-6)
+    of_run = mesh.run_of(over, sharded[0], 2)
+    assert {leaf.sharding.num_devices for leaf in jax.tree.leaves(of_run)} == {1}
+    np.testing.assert_array_equal(jax.tree.leaves(of_run.params)[0], np.asarray(kernel)[2])
+    # Control: another run is another set of numbers.
+    assert np.abs(np.asarray(kernel)[2] - np.asarray(kernel)[1]).max() > 0.01
+    # Runs exchange nothing, parts of a batch nothing but sums.
+    exchanges = [name for name in ("all-reduce", "all-gather", "all-to-all", "permute") if f"{name}(" in text]
+    assert exchanges == ([] if devices == 4 else ["all-reduce"])
+
+
+# The real command.
+
+
+def _rows(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def _same(ours, theirs):
+    for a, b in zip(_rows(ours), _rows(theirs), strict=True):
+        assert a == {name: pytest.approx(v, rel=1e-4) if isinstance(v, float) else v for name, v in b.items()}
+
+
+def _cut(folder, copy):
+    """What is there of a run that was killed in its last epoch."""
+    shutil.copytree(folder, copy)
+    (copy / "result.json").unlink()
+    for path in (copy / "checkpoints").iterdir():
+        if path.name == "4":
+            shutil.rmtree(path)
+    return [f"--workdir={copy}", "--epochs=4"]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A run of four epochs on one device, and its copy that was killed in the last and went on on eight."""
+    folder = tmp_path_factory.mktemp("trained")
+    outcomes = entry_points.train(folder / "a", [f"--workdir={folder}/one", "--epochs=4"])
+    outcomes += entry_points.train(folder / "b", _cut(folder / "one", folder / "moved"), devices=8)
+    return folder, outcomes
+
+
+def test_a_checkpoint_moves_from_one_device_to_eight(trained):
+    folder, outcomes = trained
+    assert [outcome.code for outcome in outcomes] == [0, 0], [outcome.err for outcome in outcomes]
+    assert "devices" not in outcomes[0].out
+    assert "8 devices, on each: 1 of 1 run, 8 of 64 images of each batch\n" in outcomes[1].out
+    _same(folder / "moved", folder / "one")
+
+
+@pytest.mark.slow
+def test_the_command_on_eight_devices_and_back_to_one(trained, tmp_path):
+    folder, _ = trained
+    eight, sweep = tmp_path / "eight", ["--seed=0,1", "--batch_size=100"]
+    outcomes = entry_points.train(
+        tmp_path / "a", [f"--workdir={eight}", "--epochs=4"], [f"--workdir={tmp_path}/sweep8", *sweep], devices=8
+    )
+    outcomes += entry_points.train(
+        tmp_path / "b", _cut(eight, tmp_path / "moved"), [f"--workdir={tmp_path}/sweep1", *sweep]
+    )
+    assert [outcome.code for outcome in outcomes] == [0] * 4, [outcome.err for outcome in outcomes]
+    assert "8 devices, on each: 1 of 2 runs, 25 of 100 images of each batch\n" in outcomes[1].out
+    _same(eight, folder / "one")
+    _same(tmp_path / "moved", folder / "one")
+    tables = [csv.DictReader((tmp_path / f"sweep{n}/results.csv").read_text().splitlines()) for n in (1, 8)]
+    for ours, theirs in zip(*tables, strict=True):
+        assert float(ours["test_nll_nats"]) == pytest.approx(float(theirs["test_nll_nats"]), rel=1e-4)
+
+
+def test_memory_is_what_the_program_needs_and_what_is_free():
+    over = mesh.make(1, 1, jax.devices()[:1])
+    compiled = jax.jit(lambda x: jnp.sin(x) @ jnp.cos(x)).lower(jnp.zeros((500, 500))).compile()
+    needed, free = mesh.memory(over, compiled)
+    assert 1e6 <= needed <= 1e7  # the result alone takes 1 MB
+    assert free > 1e7
+    assert mesh.memory(mesh.make(8, 1), compiled)[1] == pytest.approx(free / 8, rel=0.2)
+
+
+# Runs the command where eight runs at once do not fit.
+TIGHT = """
+import sys
+from experiments import cli, train
+from vae import mesh
+measure = mesh.memory
+mesh.memory = lambda over, compiled: (measure(over, compiled)[0], FREE)
+sys.argv = ["train", *ARGUMENTS]
+cli.run(train.main)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("streaming", ["off", "on"])
+def test_runs_that_do_not_fit_are_trained_in_groups(streaming, tmp_path):
+    arguments = [*entry_points.SMALL, "--nofigures", "--seed=0,1,2,3", "--sweep_mode=vmap", "--hidden=64"]
+    arguments.append(f"--streaming={streaming}")
+
+    def train_with(free, name):
+        code = TIGHT.replace("FREE", str(free)).replace("ARGUMENTS", repr([*arguments, f"--workdir={tmp_path}/{name}"]))
+        done = subprocess.run([sys.executable, "-c", code], cwd=entry_points.ROOT, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    assert "first one half" not in train_with(1e12, "wide")
+    assert train_with(0, "tight").count("first one half, then the other") == 3  # down to single runs
+    tables = [
+        list(csv.DictReader((tmp_path / name / "results.csv").read_text().splitlines())) for name in ("wide", "tight")
+    ]
+    assert len(tables[0]) == 4
+    for ours, theirs in zip(*tables, strict=True):
+        assert float(ours["test_nll_nats"]) == pytest.approx(float(theirs["test_nll_nats"]), rel=1e-4)

@@ -1,0 +1,305 @@
+"""Known facts about relaxations, straight-through estimators, REBAR and RELAX, and controls that must fail."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.lax import stop_gradient
+from jax.scipy.special import logit
+
+from tests.helpers.problems import MAX_Z, assert_unbiased, differentiate_exactly, measure, oracle, problem
+from vae.distributions import Bernoulli, Categorical
+from vae.estimators import BY_NAME, attach, log_mean_exp, mean
+from vae.estimators.base import stateless
+from vae.estimators.one_hot import harden, perturb, perturb_given, two_classes
+from vae.estimators.rebar import relax_towards_mean
+
+HARD = ("st_gumbel_softmax", "gumbel_rao", "straight_through", "reinmax")
+DISCRETE = ("Bernoulli", "Categorical")
+CATEGORICAL = Categorical(jnp.array([[0.5, -0.7, 0.1], [-0.9, 0.4, 0.8]]))
+
+
+def _gradients(estimator, q, f, draws, *, reduce=mean, params=None, seed=0):
+    """`draws` gradients of the value in q's logits, `[draws, *logits]`."""
+    value = lambda q, key: jnp.sum(estimator.estimate(params or {}, {}, key, q, f, reduce).value)
+    keys = jax.random.split(jax.random.key(seed), draws)
+    return np.float64(jax.jit(jax.vmap(jax.grad(value), in_axes=(None, 0)))(q, keys).logits)
+
+
+def _z_score(first, second):
+    """The largest difference of two means, in standard errors."""
+    error = np.sqrt((first.var(0) + second.var(0)) / len(first))
+    return np.max(np.abs(first.mean(0) - second.mean(0)) / np.maximum(error, 1e-7))
+
+
+# Straight-through.
+
+
+def _polynomial(family, degree):
+    """log p is a product over the latent variables of powers of linear forms: of `degree` in each, given the others."""
+
+    def log_joint(theta, z):
+        z = z.reshape(*z.shape[:2], 2, -1)  # [K, B, D, C]
+        linear = jnp.einsum("kbdc,dco->kbdo", z, theta["weight"].reshape(2, -1, 2)) + theta["bias"] + 1
+        return jnp.sum(theta["x"] * jnp.prod(linear**degree, axis=-2), axis=-1)
+
+    return problem(family)._replace(log_joint=log_joint)
+
+
+_EXACT_ON = [("straight_through", {}, 1), ("reinmax", {}, 1), ("reinmax", {}, 2)]
+_BIASED_ON = [
+    ("straight_through", {}, 2),
+    ("reinmax", {}, 3),
+    ("reinmax", {"temperature": 2.0}, 2),
+    ("st_gumbel_softmax", {}, 1),
+]
+
+
+@pytest.mark.parametrize("family", DISCRETE)
+@pytest.mark.parametrize(("name", "options", "degree"), _EXACT_ON)
+def test_straight_through_is_exact_on_linear_and_reinmax_on_quadratic_functions(name, options, degree, family):
+    toy = _polynomial(family, degree)
+    assert_unbiased(BY_NAME[name].make(1, **options), toy, mean, differentiate_exactly(toy, mean, 1))
+
+
+@pytest.mark.parametrize("family", DISCRETE)
+@pytest.mark.parametrize(("name", "options", "degree"), _BIASED_ON)
+def test_and_no_further(name, options, degree, family):
+    toy = _polynomial(family, degree)
+    with pytest.raises(AssertionError, match="^biased"):
+        assert_unbiased(
+            BY_NAME[name].make(1, **options), toy, mean, differentiate_exactly(toy, mean, 1), groups=("phi",)
+        )
+
+
+@pytest.mark.parametrize(("t", "p"), [(0.45, 0.5), (0.45, 0.1), (0.49, 0.5)])
+def test_straight_through_and_reinmax_on_one_bernoulli(t, p):
+    """f = (b - t)^2 (ESTIMATORS.md C1): the gradients at b = 0 and 1. ReinMax weighs f' by |b - p| / 2: the exact mean.
+    Straight-through weighs it by p (1 - p), on average with the wrong sign for p < t < 1/2."""
+    q = Bernoulli(jnp.log(jnp.array([p])) - jnp.log1p(-jnp.array([p])))
+    f = lambda z, q: jnp.sum(jnp.square(z - t), axis=-1)
+    at_0_and_1 = {"straight_through": 2 * p * (1 - p) * np.array([-t, 1 - t]), "reinmax": [-p * t, (1 - p) * (1 - t)]}
+    for name, expected in at_0_and_1.items():
+        grads = _gradients(BY_NAME[name].make(1), q, f, 256)
+        np.testing.assert_allclose([grads.min(), grads.max()], expected, rtol=1e-5)
+        assert np.all(np.isclose(grads, grads.min()) | np.isclose(grads, grads.max()))
+    exact = (1 - 2 * t) * p * (1 - p)
+    np.testing.assert_allclose(np.dot([1 - p, p], at_0_and_1["reinmax"]), exact)
+
+
+# Relaxations.
+
+
+@pytest.mark.parametrize("family", DISCRETE)
+@pytest.mark.parametrize("name", [*HARD, "gumbel_softmax", "rebar", "relax"])
+def test_which_samples_f_sees(name, family):
+    """Hard ones forward, but for Gumbel-softmax: its lie within the simplex."""
+    toy, estimator = problem(family), BY_NAME[name].make(num_samples=50)
+    params, state = estimator.init(jax.random.key(0), toy.phi, None)
+
+    @jax.jit
+    def first_seen(key):
+        seen = []
+        f = lambda z, q: seen.append(z) or toy.integrand(toy.theta)(z, q)
+        estimator.estimate(params, state, key, toy.phi, f)
+        return seen[0]
+
+    z = first_seen(jax.random.key(1))
+    assert z.shape == (50, *toy.phi.logits.shape)
+    assert np.all((z == 0) | (z == 1)) == (name != "gumbel_softmax")
+    assert np.all((z >= 0) & (z <= 1))
+    if family == "Categorical":
+        np.testing.assert_allclose(jnp.sum(z, axis=-1), 1, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", [*HARD, "gumbel_softmax"])
+def test_the_bound_of_three_samples_is_one_sample_of_three_times_the_latents(name):
+    """What a straight-through gradient of an importance-weighted bound means: that of log mean exp f in all of z."""
+    logits, weight = jnp.array([0.6, -1.1]), jnp.array([0.8, -1.7])
+    f = lambda z, q: jnp.sin(2 * z @ weight) - q.log_prob(z)
+    together = lambda z, q: log_mean_exp(f(z.reshape(3, 2), Bernoulli(q.logits.reshape(3, 2))))[None]
+    three = _gradients(BY_NAME[name].make(num_samples=3), Bernoulli(logits), f, 8, reduce=log_mean_exp)
+    one = _gradients(
+        BY_NAME[name].make(num_samples=1), Bernoulli(jnp.tile(logits, 3)), together, 8, reduce=log_mean_exp
+    )
+    np.testing.assert_allclose(three, one.reshape(8, 3, 2).sum(1), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("family", DISCRETE)
+def test_gumbel_softmax_tends_to_the_truth_as_it_cools(family):
+    """Its value and its gradient, bias and Monte Carlo error (1 %) together."""
+    exact = oracle(family, "elbo", 1, "cubic")
+    bias = {}
+    for temperature in (1.0, 0.1):
+        estimator = BY_NAME["gumbel_softmax"].make(num_samples=1, temperature=temperature)
+        bias[temperature] = measure(estimator, problem(family, "cubic"), mean, exact).relative_bias
+    for group in ("value", "phi"):
+        assert bias[0.1][group] < 0.2 * bias[1.0][group]
+
+
+def test_noise_given_z_mixed_over_z_is_gumbel_noise():
+    """Independent standard Gumbels again, and the argmax is the z given."""
+    z = CATEGORICAL.sample(jax.random.key(0), 2**16)
+    x = perturb_given(jax.random.key(1), CATEGORICAL, z, 1)[0]
+    np.testing.assert_array_equal(harden(x), z)
+    noise = np.float64(x - CATEGORICAL.logits).reshape(len(x), -1)
+    error = np.sqrt(np.pi**2 / 6 / len(noise))
+    assert np.max(np.abs(noise.mean(0) - np.euler_gamma)) < MAX_Z * error
+    covariance = np.cov(noise.T)
+    kurtosis = 5.4  # of a Gumbel: the variance of a sample variance is (kurtosis - 1) variance^2 / n
+    assert np.max(np.abs(covariance - np.pi**2 / 6 * np.eye(6))) < MAX_Z * np.sqrt(kurtosis - 1) * np.pi**2 / 6 / 2**8
+
+
+def _gumbel_rao_differentiating_the_sampler(temperature=0.5):
+    def estimate(key, q, f, reduce):
+        z = q.sample(key, 1)
+        x = perturb_given(jax.random.fold_in(key, 1), q, z, 10)
+        return reduce(f(attach(z, jnp.mean(jax.nn.softmax(x / temperature), axis=0)), q))
+
+    return two_classes(stateless(estimate))
+
+
+@pytest.mark.parametrize("family", ["Categorical", pytest.param("Bernoulli", marks=pytest.mark.slow)])
+def test_gumbel_rao_has_the_mean_of_straight_through_gumbel_softmax_and_less_variance(family):
+    toy, draws = problem(family), 2**16
+    f = toy.integrand(toy.theta)
+    plain = _gradients(BY_NAME["st_gumbel_softmax"].make(1), toy.phi, f, draws)
+    averaged = _gradients(BY_NAME["gumbel_rao"].make(1), toy.phi, f, draws, seed=1)
+    assert _z_score(plain, averaged) < MAX_Z
+    assert averaged.var(0).sum() < 0.9 * plain.var(0).sum()
+    wrong = _gradients(_gumbel_rao_differentiating_the_sampler(), toy.phi, f, draws, seed=1)
+    assert _z_score(plain, wrong) > 2 * MAX_Z
+
+
+# REBAR and RELAX.
+
+
+def test_what_the_two_paths_of_a_control_variate_leave():
+    """The noise given z, differentiated at fixed randomness: d x_i = (1 - r_i) d l_i + r_i d logsumexp(l)."""
+    logits = CATEGORICAL.logits[0]
+    of = lambda logits, z: perturb_given(jax.random.key(2), Categorical(logits[None]), z, 500)[:, 0, 0]
+    both = jax.jit(lambda z: (of(logits, z), jax.jacobian(of)(logits, z)))
+    for z in jnp.eye(3)[:, None, None]:
+        x, jacobian = both(z)  # [M, C], [M, C, C]
+        r = jnp.exp(x - jnp.max(x, axis=-1, keepdims=True))[..., None]
+        np.testing.assert_allclose(jacobian, (1 - r) * jnp.eye(3) + r * jax.nn.softmax(logits), atol=1e-5)
+
+
+def _as_published(*, through_noise=True, together=True, num_samples=2):
+    """RELAX with its paper's formula: x given z drawn anew. Its c is fixed and crude."""
+
+    def estimate(key, q, f, reduce):
+        key_x, key_given = jax.random.split(key)
+        frozen = stop_gradient(q)
+        c = lambda x: 0.7 * f(jax.nn.softmax(x / 0.6), frozen) + 0.3 * jnp.sum(jnp.sin(2 * x), axis=(-2, -1))
+        x = perturb(key_x, q, num_samples)
+        z = harden(x)
+        given = perturb_given(key_given, q, z, 1)[0]
+        if not through_noise:
+            given = q.logits + stop_gradient(given - q.logits)
+        values, score = f(z, q), q.log_prob(z)
+        residual = stop_gradient(values - c(given))
+        product = mean(residual * score) if together else mean(residual) * mean(score)
+        return attach(reduce(values), reduce(values) + product + mean(c(x) - c(given)))
+
+    return two_classes(stateless(estimate))
+
+
+@pytest.mark.parametrize("family", DISCRETE)
+def test_relax_as_the_controls_write_it_is_right(family):
+    assert_unbiased(_as_published(), problem(family), mean, oracle(family, "elbo", 1), groups=("value", "phi"))
+
+
+_CONTROLS = {
+    "without the derivative through the noise given z": _as_published(through_noise=False),
+    "f and score averaged apart": _as_published(together=False),
+}
+
+
+@pytest.mark.parametrize("family", DISCRETE)
+@pytest.mark.parametrize("control", _CONTROLS)
+def test_negative_control_fails(control, family):
+    with pytest.raises(AssertionError, match="^biased"):
+        assert_unbiased(
+            _CONTROLS[control], problem(family), mean, oracle(family, "elbo", 1), groups=("phi",), max_chunks=64
+        )
+
+
+@pytest.mark.parametrize("family", DISCRETE)
+def test_relax_starts_as_rebar(family):
+    toy, grads = problem(family), {}
+    for name in ("rebar", "relax"):
+        estimator = BY_NAME[name].make(num_samples=3)
+        params, _ = estimator.init(jax.random.key(0), toy.phi, None)
+        grads[name] = _gradients(estimator, toy.phi, toy.integrand(toy.theta), 10, params=params)
+    np.testing.assert_allclose(grads["relax"], grads["rebar"], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("family", "classes"), [("Bernoulli", 2), ("Categorical", 1)])
+@pytest.mark.parametrize("name", ["rebar", "relax"])
+def test_what_is_learned_minimizes_the_square_of_the_whole_gradient(name, family, classes):
+    """With the direct term. The two classes of a Bernoulli have one gradient, up to its sign."""
+    toy = problem(family)
+    estimator = BY_NAME[name].make(num_samples=3)
+    params, state = estimator.init(jax.random.key(0), toy.phi, None)
+
+    def estimate(q):
+        e = estimator.estimate(params, state, jax.random.key(1), q, toy.integrand(toy.theta))
+        return jnp.sum(e.value), e.cv_loss
+
+    gradient, cv_loss = jax.jit(jax.grad(estimate, has_aux=True))(toy.phi)
+    np.testing.assert_allclose(cv_loss, classes * jnp.sum(jnp.square(gradient.logits)) / 2, rtol=1e-4)
+
+
+def _trained_variance(name, t, p=0.5, steps=300):
+    """Of one draw's gradient on one Bernoulli of mean p, f = (b - t)^2, before and after training on cv_loss."""
+    q, f = Bernoulli(logit(jnp.array([p]))), lambda z, q: jnp.sum(jnp.square(z - t), axis=-1)
+    estimator, tx = BY_NAME[name].make(num_samples=1), optax.adam(0.02)
+    before, state = estimator.init(jax.random.key(0), q, None)
+
+    def loss(params, key):
+        keys = jax.random.split(key, 64)
+        return jnp.mean(jax.vmap(lambda key: estimator.estimate(params, state, key, q, f).cv_loss)(keys))
+
+    def step(carry, key):
+        params, opt_state = carry
+        updates, opt_state = tx.update(jax.grad(loss)(params, key), opt_state)
+        return (optax.apply_updates(params, updates), opt_state), None
+
+    keys = jax.random.split(jax.random.key(1), steps)
+    (after, _), _ = jax.jit(lambda carry: jax.lax.scan(step, carry, keys))((before, tx.init(before)))
+    return [_gradients(estimator, q, f, 2**16, params=params).var() for params in (before, after)]
+
+
+def _reinforce_variance(t, p=0.5):
+    """In closed form."""
+    return p * (1 - p) * ((1 - p) * (1 - t) ** 4 + p * t**4) - ((1 - 2 * t) * p * (1 - p)) ** 2
+
+
+@pytest.mark.parametrize(("name", "t"), [("rebar", 0.1), ("relax", 0.499)])
+def test_variance_on_one_bernoulli_is_learned_away(name, t):
+    before, after = _trained_variance(name, t)
+    assert before > 1.2 * _reinforce_variance(t)
+    assert after < 0.1 * _reinforce_variance(t)
+
+
+def test_rebar_learns_to_do_without_a_control_that_does_not_help():
+    """Where f(0) and f(1) are nearly the same, f between them says nothing: the case for RELAX's network."""
+    before, after = _trained_variance("rebar", 0.499)
+    assert before > 1.2 * _reinforce_variance(0.499)
+    np.testing.assert_allclose(after, _reinforce_variance(0.499), rtol=0.02)
+
+
+def test_rebar_learns_that_f_at_the_mean_says_what_f_is():
+    """At p = 0.1 the warm relaxation is q's mean, whose f is a baseline; the first one's is at 1/2, where f is 0."""
+    _, after = _trained_variance("rebar", 0.499, p=0.1, steps=1000)
+    assert after < 0.1 * _reinforce_variance(0.499, p=0.1)
+
+
+@pytest.mark.parametrize("logits", [[[0.4, 0.0]], [[-1.2, 0.3, 0.8]]])
+def test_relaxed_samples_go_from_hard_ones_to_the_mean(logits):
+    q = Categorical(jnp.array(logits))
+    x = perturb(jax.random.key(0), q, 100)
+    np.testing.assert_allclose(relax_towards_mean(x, q.logits, 1e-4), harden(x), atol=1e-3)
+    np.testing.assert_allclose(relax_towards_mean(x, q.logits, 1e4), jnp.broadcast_to(q.mean, x.shape), atol=2e-3)

@@ -1,0 +1,213 @@
+"""The tools of vae/estimators/base.py: what goes forward, what goes backward, and what must not."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests.helpers.golden_runs import family_of
+from vae import distributions, estimators
+from vae.distributions import Bernoulli, Categorical, Normal, kl
+from vae.estimators import BY_NAME, attach, hold_density, inject, isolated_loss, log_mean_exp, mean, scale_cotangent
+
+A = jnp.array([0.5, -1.0, 2.0])
+
+
+def test_attach_goes_forward_as_value_and_backward_as_surrogate():
+    out, pull = jax.vjp(lambda x: attach(jnp.sin(x), x**3), A)
+    np.testing.assert_array_equal(out, jnp.sin(A))
+    np.testing.assert_allclose(pull(jnp.ones(3))[0], 3 * A**2, rtol=1e-6)
+
+
+@pytest.mark.parametrize("surrogate", [jnp.inf, -jnp.inf, jnp.nan])
+def test_an_infinite_surrogate_leaves_the_value(surrogate):
+    value = lambda x: attach(2 * x, x * surrogate)
+    np.testing.assert_array_equal(value(A), 2 * A)
+    np.testing.assert_array_equal(jax.jit(jax.value_and_grad(lambda x: jnp.sum(value(x))))(A)[0], jnp.sum(2 * A))
+    assert not np.isfinite(A + surrogate - jax.lax.stop_gradient(surrogate)).any()  # what attach is there to avoid
+
+
+def test_attach_under_jit_and_vmap():
+    gradient = jax.jit(jax.vmap(jax.grad(lambda x: attach(jnp.sin(x), x**3))))
+    np.testing.assert_allclose(gradient(A), 3 * A**2, rtol=1e-6)
+
+
+TREE = (jnp.arange(6.0).reshape(2, 3), {"b": jnp.array([[1.0], [2.0]]), "c": jnp.array([5.0, 7.0])})
+GRADS = (
+    jnp.ones((2, 3)) * jnp.array([[1.0, -2.0, 3.0]]),
+    {"b": jnp.array([[4.0], [-5.0]]), "c": jnp.array([6.0, 8.0])},
+)
+
+
+def test_inject_is_zero_with_the_given_gradients():
+    value, grads = jax.jit(jax.value_and_grad(lambda tree: 10 * inject(tree, GRADS)))(TREE)
+    assert value == 0
+    assert value.shape == ()
+    jax.tree.map(lambda got, given: np.testing.assert_allclose(got, 10 * given), grads, GRADS)
+
+
+def test_inject_keeps_batch_axes_apart():
+    assert inject(TREE, GRADS, batch_ndim=1).shape == (2,)
+    jacobian = jax.jacrev(lambda tree: inject(tree, GRADS, batch_ndim=1))(TREE)
+    for got, given in zip(jax.tree.leaves(jacobian), jax.tree.leaves(GRADS), strict=True):
+        for b in range(2):
+            np.testing.assert_array_equal(got[b, b], given[b])
+            np.testing.assert_array_equal(got[b, 1 - b], jnp.zeros_like(given[b]))
+
+
+def test_inject_with_two_batch_axes():
+    x, g = jnp.ones((2, 3, 4)), jnp.arange(24.0).reshape(2, 3, 4)
+    jacobian = jax.jacrev(lambda x: inject(x, g, batch_ndim=2))(x)  # [2, 3, 2, 3, 4]
+    assert jacobian.shape == (2, 3, 2, 3, 4)
+    np.testing.assert_array_equal(jnp.einsum("ijijd->ijd", jacobian), g)
+    np.testing.assert_array_equal(jnp.sum(jacobian, (0, 1)), g)
+
+
+def test_inject_is_zero_where_tree_or_gradients_are_infinite():
+    value = inject((A, A * jnp.inf), (A * jnp.nan, A))
+    assert value == 0
+
+
+def test_inject_does_not_differentiate_the_gradients():
+    np.testing.assert_array_equal(jax.grad(lambda g: inject(A, g))(A), jnp.zeros(3))
+
+
+def test_scale_cotangent_weighs_each_leaf_over_the_leading_axes():
+    z = (jnp.ones((4, 2, 3)), jnp.ones((4, 2, 5, 2)))  # [K, B, D], [K, B, D, C]
+    weight = jnp.arange(8.0).reshape(4, 2)
+    out, pull = jax.vjp(lambda z: scale_cotangent(z, weight), z)
+    jax.tree.map(np.testing.assert_array_equal, out, z)
+    cotangents = (jnp.full((4, 2, 3), 2.0), jnp.full((4, 2, 5, 2), -3.0))
+    first, second = pull(cotangents)[0]
+    np.testing.assert_array_equal(first, jnp.broadcast_to(2 * weight[:, :, None], (4, 2, 3)))
+    np.testing.assert_array_equal(second, jnp.broadcast_to(-3 * weight[:, :, None, None], (4, 2, 5, 2)))
+
+
+def test_scale_cotangent_weighs_a_chain_of_layers_once():
+    """z2 is made of z1: scaled as one tuple, the path through z2 to z1 carries the weight once, not squared."""
+    weight = jnp.array([3.0])
+
+    def value(m):
+        z1 = m * jnp.ones((1,))
+        z = scale_cotangent((z1, 2 * z1), weight)
+        return jnp.sum(5 * z[0] + 7 * z[1])
+
+    assert jax.grad(value)(1.0) == 3 * (5 + 2 * 7)
+
+
+def test_scale_cotangent_does_not_differentiate_the_weight():
+    np.testing.assert_array_equal(jax.grad(lambda w: jnp.sum(scale_cotangent(A, w)))(A), jnp.zeros(3))
+
+
+def test_isolated_loss_reaches_its_params_alone():
+    loss = lambda params, other: isolated_loss(lambda p: jnp.sum(jnp.square(p["w"] * other - p["b"])), params)
+    params = {"w": jnp.array([2.0, 3.0]), "b": jnp.array(0.5)}
+    other = jnp.array([1.0, -1.0])
+    value, (of_params, of_other) = jax.jit(jax.value_and_grad(loss, (0, 1)))(params, other)
+    residual = params["w"] * other - params["b"]
+    np.testing.assert_allclose(value, jnp.sum(jnp.square(residual)), rtol=1e-6)
+    np.testing.assert_allclose(of_params["w"], 2 * residual * other, rtol=1e-6)
+    np.testing.assert_allclose(of_params["b"], -2 * jnp.sum(residual), rtol=1e-6)
+    np.testing.assert_array_equal(of_other, jnp.zeros(2))
+
+
+def test_isolated_loss_without_params_is_a_constant():
+    value, grad = jax.value_and_grad(lambda x: isolated_loss(lambda p: jnp.sum(x**2), {}))(A)
+    assert value == jnp.sum(A**2)
+    np.testing.assert_array_equal(grad, jnp.zeros(3))
+
+
+def test_reductions():
+    values = jnp.array([[0.0, 1e4], [jnp.log(3.0), 1e4]])
+    np.testing.assert_allclose(mean(values), [jnp.log(3.0) / 2, 1e4], rtol=1e-6)
+    np.testing.assert_allclose(log_mean_exp(values), [jnp.log(2.0), 1e4], rtol=1e-6)
+    np.testing.assert_allclose(log_mean_exp(-jnp.inf + jnp.zeros((3, 1))), [-jnp.inf])
+
+
+def test_an_estimator_of_another_package_is_guarded_as_all_are(monkeypatch):
+    monkeypatch.setattr(estimators, "BY_NAME", dict(estimators.BY_NAME))
+    entry = estimators.Entry(estimators.BY_NAME["leave_one_out"].make, ("Bernoulli",), ("elbo",), False, 2, False, "")
+    estimators.add("mine", entry)
+    with pytest.raises(ValueError, match="mine needs num_samples of at least 2"):
+        estimators.BY_NAME["mine"].make(num_samples=1)
+    q = distributions.Normal(jnp.zeros(2), jnp.zeros(2))
+    with pytest.raises(ValueError, match="mine"):
+        estimators.BY_NAME["mine"].make(num_samples=2).estimate({}, {}, jax.random.key(0), q, lambda z, q: z[..., 0])
+    with pytest.raises(ValueError, match="an estimator called mine already"):
+        estimators.add("mine", entry)
+    assert "mine" in estimators.fitting(distributions.Bernoulli, "elbo")
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
+def test_everything_is_in_the_precision_of_q(dtype):
+    """Where both precisions are at hand, and none is promoted silently."""
+    members = {
+        "normal": lambda: Normal(jnp.array([0.3, -1.0], dtype), jnp.array([-0.2, 0.4], dtype)),
+        "bernoulli": lambda: Bernoulli(jnp.array([0.4, -1.3], dtype)),
+        "categorical": lambda: Categorical(jnp.array([[0.4, -1.3, 0.2], [1.0, 0.1, -0.5]], dtype)),
+    }
+    f = lambda z, q: jnp.sum(jnp.sin(z), axis=tuple(range(1, z.ndim))) - q.log_prob(z)
+    for name, entry in BY_NAME.items():
+        estimator = entry.make(num_samples=max(2, entry.min_samples))
+        reduce = mean if "elbo" in entry.bounds else log_mean_exp
+
+        def found(q, context, estimator=estimator, reduce=reduce):
+            params, state = estimator.init(jax.random.key(0), q, context)
+            estimate = lambda q: estimator.estimate(params, state, jax.random.key(1), q, f, reduce, context)
+            grad = jax.grad(lambda q: estimate(q).value)(q)
+            return (grad, estimate(q), params), (state, estimate(q).state)
+
+        with jax.enable_x64(True), jax.numpy_dtype_promotion("strict"):
+            ours, states = jax.eval_shape(found, members[family_of(entry)](), jnp.ones(3, dtype))
+        numbers = [leaf for leaf in jax.tree.leaves(ours) if jnp.issubdtype(leaf.dtype, jnp.floating)]
+        assert {leaf.dtype for leaf in numbers} == {jnp.dtype(dtype)}, name
+        assert len(set(map(str, states))) == 1, name
+
+
+def test_the_density_is_held_for_the_mean_alone():
+    q = Normal(jnp.array([0.3]), jnp.array([-0.2]))
+    f = lambda z, q: -q.log_prob(z)
+    slope = lambda reduce: jax.grad(lambda q: hold_density(f, reduce)(jnp.ones((1, 1)), q)[0])(q)
+    assert not np.any(jax.tree.leaves(slope(mean)))
+    assert np.all(jax.tree.leaves(slope(log_mean_exp)))
+
+
+def test_what_else_f_takes_from_q_keeps_its_derivative():
+    """A closed-form KL and the mean beside the density: neither is noise."""
+    q, prior = Bernoulli(jnp.array([0.4, -1.3])), Bernoulli(jnp.zeros(2))
+    rest = lambda q: jnp.sum(jnp.square(q.mean)) - kl(q, prior)
+    f = lambda z, q: rest(q) - q.log_prob(z)
+    slope = lambda of: jax.grad(of)(q).logits
+    z = jnp.ones((1, 2))
+    np.testing.assert_allclose(slope(lambda q: hold_density(f, mean)(z, q)[0]), slope(rest), rtol=1e-6)
+    pull = lambda f: jax.grad(lambda z: f(z, q)[0])(z)
+    np.testing.assert_allclose(pull(hold_density(f, mean)), pull(f), rtol=1e-6)  # the density's slope in z stays
+
+
+# The score function has noise even there: it weighs f with its whole height, or with what a baseline leaves of it.
+# `reparam` and its like keep the derivative of the density by definition (without it they are `stl`), REBAR and RELAX
+# because it cancels noise of their relaxed f, and a relaxed value is differentiated exactly.
+_NOISY_AT_THE_POSTERIOR = {"reparam", "reparam_antithetic", "reparam_rqmc", "reinforce", "reinforce_ema", "nvil"}
+_NOISY_AT_THE_POSTERIOR |= {"rebar", "relax", "gumbel_softmax"}
+
+
+@pytest.mark.parametrize("name", [name for name, entry in BY_NAME.items() if "elbo" in entry.bounds])
+def test_where_q_is_the_posterior_nothing_is_left_of_a_difference(name):
+    """f = log p(x, z) - log q(z|x) is then log p(x): differences and derivatives of it vanish in every draw."""
+    entry = BY_NAME[name]
+    q = {
+        "normal": Normal(jnp.array([[0.3, -1.0]]), jnp.array([[-0.2, 0.4]])),
+        "bernoulli": Bernoulli(jnp.array([[0.4, -1.3]])),
+        "categorical": Categorical(jnp.array([[[0.4, -1.3, 0.2], [1.0, 0.1, -0.5]]])),
+    }[family_of(entry)]
+    estimator = entry.make(num_samples=max(2, entry.min_samples))
+    params, state = estimator.init(jax.random.key(0), q)
+    f = lambda z, held: q.log_prob(z) - held.log_prob(z) - 3.0
+
+    @jax.jit
+    @jax.vmap
+    def gradient(key):
+        return jax.grad(lambda held: estimator.estimate(params, state, key, held, f).value[0])(q)
+
+    noise = max(float(np.abs(leaf).max()) for leaf in jax.tree.leaves(gradient(jax.random.split(jax.random.key(1), 8))))
+    assert (noise > 0.1) if name in _NOISY_AT_THE_POSTERIOR else (noise < 1e-5)

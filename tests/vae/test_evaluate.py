@@ -1,0 +1,169 @@
+"""Evaluation against the linear-Gaussian VAE, and its independence of how it is cut into chunks."""
+
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests.helpers import linear_gaussian
+from vae import distributions as dist
+from vae import evaluate, models
+
+MODEL, PARAMS, _ = linear_gaussian.example()
+EXACT = linear_gaussian.with_exact_posterior(PARAMS)
+X = jnp.asarray(np.random.default_rng(1).normal(size=(7, 4, 1, 1)), jnp.float32)
+MLP = models.make_vae((4, 4, 1), latent_dim=3, hidden=(8,))
+IMAGES = jax.random.uniform(jax.random.key(0), (7, 4, 4, 1))
+MLP_PARAMS = jax.jit(MLP.init)(jax.random.key(1), IMAGES, jax.random.key(2))
+
+
+@functools.partial(jax.jit, static_argnames=("function", "apply", "num_samples", "batch_size", "chunk_size"))
+def _run(function, apply, params, x, key, **options):
+    return function(apply, params, x, key, **options)
+
+
+def _values(function, x=IMAGES, key=3, batch_size=100, chunk_size=50, **options):
+    sizes = {"num_samples": 23, "batch_size": batch_size, "chunk_size": chunk_size}
+    return _run(function, MLP.apply, MLP_PARAMS, x, jax.random.key(key), **sizes, **options)
+
+
+@pytest.mark.parametrize("function", [evaluate.log_likelihood, evaluate.rate_distortion])
+def test_chunks_do_not_show_in_the_result(function):
+    whole = _values(function)
+    cut = _values(function, batch_size=3, chunk_size=5)  # neither divides 7 images nor 23 samples
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-4), cut, whole)
+    # A datum's number does not depend on the data beside it.
+    beside = _values(function, IMAGES.at[4:].set(0.0), batch_size=3, chunk_size=5)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a[:4], b[:4], rtol=1e-5, atol=1e-4), beside, whole)
+    # Control: other samples do show.
+    other = _values(function, key=4)
+    assert all(np.abs(a - b).max() > 1e-3 for a, b in zip(*map(jax.tree.leaves, (other, whole)), strict=True))
+
+
+def test_the_data_may_come_in_parts():
+    whole = _values(evaluate.log_likelihood)
+    for first in (0, 3):
+        part = _values(evaluate.log_likelihood, IMAGES[first : first + 3], first=first)
+        np.testing.assert_allclose(part, whole[first : first + 3], rtol=1e-5)
+    assert np.all(_values(evaluate.log_likelihood, IMAGES[3:6], first=0) != whole[3:6])  # the control
+
+
+def test_data_have_noise_of_their_own():
+    """The same image seven times: seven different estimates."""
+    same = jnp.repeat(IMAGES[:1], 7, axis=0)
+    values = np.asarray(_run(evaluate.log_likelihood, MLP.apply, MLP_PARAMS, same, jax.random.key(5), num_samples=1))
+    assert len(np.unique(values)) == 7
+
+
+@pytest.mark.parametrize("num_samples", [1, 23])
+def test_the_exact_posterior_gives_the_exact_log_likelihood(num_samples):
+    value = _run(
+        evaluate.log_likelihood, MODEL.apply, EXACT, X, jax.random.key(6), num_samples=num_samples, chunk_size=10
+    )
+    np.testing.assert_allclose(value, linear_gaussian.log_marginal(EXACT, X), rtol=1e-5, atol=1e-4)
+
+
+def test_a_wrong_posterior_converges_from_below():
+    truth = linear_gaussian.log_marginal(PARAMS, X)
+    run = functools.partial(_run, evaluate.log_likelihood, MODEL.apply, PARAMS)
+    keys = jax.random.split(jax.random.key(7), 200)
+    gaps = []
+    for k in (1, 30):
+        values = np.asarray(jax.vmap(lambda key, k=k: run(X, key, num_samples=k))(keys), np.float64)  # [200, N]
+        error = values.mean(axis=1).std(ddof=1) / np.sqrt(len(keys))
+        gaps.append((truth.mean() - values.mean(), error))
+    for (gap, error), (closer, its_error) in zip(gaps, gaps[1:], strict=False):
+        assert gap - closer > 4.5 * np.hypot(error, its_error)
+    assert gaps[-1][0] > -4.5 * gaps[-1][1]
+    np.testing.assert_allclose(gaps[0][0], np.mean(truth - linear_gaussian.elbo(PARAMS, X)), atol=4.5 * gaps[0][1])
+    value = run(X, jax.random.key(8), num_samples=50_000, chunk_size=5000)
+    np.testing.assert_allclose(value, truth, atol=0.03)
+
+
+def test_rate_and_distortion_have_their_closed_forms():
+    keys = jax.random.split(jax.random.key(10), 1000)
+    draws = jax.jit(jax.vmap(lambda key: evaluate.rate_distortion(MODEL.apply, PARAMS, X, key, num_samples=50)))(keys)
+    np.testing.assert_allclose(draws["elbo"], -(draws["rate"] + draws["distortion"]), rtol=1e-6)
+    truths = {
+        "rate": linear_gaussian.rate(PARAMS, X).sum(-1),
+        "distortion": linear_gaussian.distortion(PARAMS, X),
+        "elbo": linear_gaussian.elbo(PARAMS, X),
+    }
+    for name, truth in truths.items():
+        values = np.asarray(draws[name], np.float64)  # [draws, N]
+        error = values.std(axis=0, ddof=1) / np.sqrt(len(values))
+        assert np.all(np.abs(values.mean(axis=0) - truth) < 4.5 * error), name
+        assert np.linalg.norm(error) < 0.01 * np.linalg.norm(truth), name
+    # Control: rate and distortion are not each other.
+    assert np.abs(truths["rate"] - truths["distortion"]).min() > 0.1
+
+
+def test_samples_of_discrete_latents_are_hard():
+    """One fair-coin latent and a decoder that is only defined at 0 and 1: log p(x) is a sum of two terms."""
+
+    class Encoder(nn.Module):
+        def __call__(self, x):
+            return dist.Bernoulli(0.0 * x.reshape(len(x), -1)[:, :1] + 0.8)
+
+    class Decoder(nn.Module):
+        def __call__(self, z):
+            soft = (z != 0) & (z != 1)
+            return dist.Normal(jnp.where(soft, jnp.nan, 2 * z - 1), jnp.zeros_like(z))
+
+    model = models.VAE(Encoder(), Decoder(), models.Prior(1, "bernoulli"))
+    x = jnp.array([[-1.0], [0.3]])
+    value = _run(evaluate.log_likelihood, model.apply, {}, x, jax.random.key(11), num_samples=20_000, chunk_size=5000)
+    normal = lambda centre: np.exp(-0.5 * (np.asarray(x)[:, 0] - centre) ** 2) / np.sqrt(2 * np.pi)
+    np.testing.assert_allclose(value, np.log(0.5 * normal(-1) + 0.5 * normal(1)), atol=0.02)
+
+
+def test_active_units_counts_the_means_that_vary():
+    """Means with variances 4, 0.02, 0.005 and 0 over the data; log-variances that vary do not count."""
+    signs = np.tile([1.0, -1.0], 50)
+    means = signs[:, None] * np.sqrt([4.0, 0.02, 0.005, 0.0]) + 3.0
+
+    def apply(params, x, method):
+        assert method == "encode"
+        return dist.Normal(x, 5 * x)
+
+    x, key = jnp.asarray(means, jnp.float32), jax.random.key(0)
+    for threshold, active in [(0.001, 3), (0.01, 2), (0.03, 1)]:
+        assert tuple(map(int, evaluate.active_units(apply, {}, x, key, threshold))) == (active,)
+    # As logits of three classes: of a dimension several vary, and it counts once.
+    classes = lambda params, x, method: dist.Categorical(jnp.stack([x - 3, 3 - x, 0 * x], axis=-1))
+    assert tuple(map(int, evaluate.active_units(classes, {}, x, key, 1e-4))) == (3,)
+    # In a model: two latents read the image, one does not.
+    weight = np.zeros((3, 16), np.float32)
+    weight[0], weight[1, :8] = 1, 1
+    params = {"params": {"encoder": {"weight": weight, "offset": np.float32([0, 1, 2]), "log_scale": np.zeros(3)}}}
+    (active,) = evaluate.active_units(linear_gaussian.make(16, 3).apply, params, IMAGES, key)
+    assert int(active) == 2
+
+
+def test_a_layer_that_passes_on_noise_is_not_active():
+    """The second layer's mean is the first's sample, whose distribution does not depend on x."""
+    x = jnp.zeros((400, 1))
+
+    def apply(params, x, method):
+        first = dist.Normal(jnp.zeros((len(x), 5)), jnp.zeros((len(x), 5)))
+        return dist.Markov(first, (jnp.ones(5),), (lambda w, z: dist.Normal(w * z, jnp.zeros_like(z)),))
+
+    counts = jax.jit(lambda x: evaluate.active_units(apply, {}, x, jax.random.key(0)))(x)
+    assert tuple(map(int, counts)) == (0, 0)
+
+
+@pytest.mark.parametrize("family", sorted(models.POSTERIORS))
+def test_active_units_of_every_posterior(family):
+    model = models.make_vae((4, 4, 1), latent_dim=3, hidden=(8,), posterior=family)
+    shapes = jax.eval_shape(lambda key: model.init(key, IMAGES, key), jax.random.key(0))
+    params = jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float32), shapes)
+    count = jax.jit(lambda params: evaluate.active_units(model.apply, params, IMAGES, jax.random.key(0), 1e-3)[0])
+    assert int(count(params)) == 0
+    # The first parameter of the first latent reads the first pixel, and nothing else reads anything.
+    encoder = params["params"]["encoder"]
+    encoder["network"]["hidden_0"]["kernel"][0, 0] = 1
+    encoder["parameters"]["kernel"][0, 0] = 4
+    assert int(count(params)) == (3 if family == "dirichlet" else 1)  # whose parts sum to one

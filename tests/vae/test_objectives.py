@@ -1,0 +1,367 @@
+"""Bounds and their gradients against the linear-Gaussian VAE, where all of them have closed forms."""
+
+import functools
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests.helpers import linear_gaussian
+from vae import distributions as dist
+from vae import models, objectives
+from vae.estimators import BY_NAME, Estimate
+from vae.estimators.base import stateless
+
+MODEL, PARAMS, X = linear_gaussian.example()
+f64 = lambda array: np.asarray(array, np.float64)
+_reparam = functools.cache(lambda num_samples: BY_NAME["reparam"].make(num_samples=num_samples))
+
+
+def _bound(objective, estimator, params, key, x=X, model=MODEL):
+    """The objective's value, `[B]`, by an estimator that learns and counts nothing."""
+    expect = lambda q, f, reduce: estimator.estimate({}, {}, key, q, f, reduce)
+    return objective(model.apply, params, x, expect).value
+
+
+NUM_DRAWS = 20_000
+
+
+@functools.cache
+def _values(objective, num_samples):
+    """Independent draws of the bounds, `[draws, B]`."""
+    draw = lambda key: _bound(objective, _reparam(num_samples), PARAMS, key)
+    return f64(jax.jit(jax.vmap(draw))(jax.random.split(jax.random.key(0), NUM_DRAWS)))
+
+
+def _gradients(objective, estimator):
+    """Independent draws of the gradient of the sum of the bounds."""
+    gradient = jax.grad(lambda params, key: jnp.sum(_bound(objective, estimator, params, key)))
+    draws = lambda keys: jax.lax.map(lambda key: gradient(PARAMS, key), keys, batch_size=2000)
+    return _leaves(jax.jit(draws)(jax.random.split(jax.random.key(1), NUM_DRAWS)))
+
+
+def _z_scores(draws, truth):
+    """Standard errors between the mean over axis 0 and the truth, and the norm of those errors over the truth's."""
+    draws = f64(draws).reshape(len(draws), -1)
+    error = draws.std(axis=0, ddof=1) / np.sqrt(len(draws))
+    scores = np.abs(draws.mean(axis=0) - np.ravel(truth)) / error
+    return scores.max(), np.linalg.norm(error) / np.linalg.norm(truth)
+
+
+def _leaves(params):
+    return {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree.leaves_with_path(params)}
+
+
+def _true_gradient(beta=1.0):
+    return jax.tree.map(lambda leaf: leaf.sum(axis=0), linear_gaussian.elbo_gradients(PARAMS, X, beta))
+
+
+@pytest.mark.parametrize(
+    ("objective", "beta"),
+    [(objectives.elbo, 1.0), (objectives.elbo_analytic(), 1.0), (objectives.elbo_analytic(0.3), 0.3)],
+)
+def test_the_exact_expectation_is_the_closed_form(objective, beta):
+    exact = BY_NAME["exact"].make(order=6)  # exact for polynomials of degree 11; the integrand is quadratic
+    value = lambda params: _bound(objective, exact, params, jax.random.key(0))
+    truth = -linear_gaussian.distortion(PARAMS, X) - beta * linear_gaussian.rate(PARAMS, X).sum(-1)
+    np.testing.assert_allclose(jax.jit(value)(PARAMS), truth, rtol=1e-5)
+    gradient = jax.jit(jax.grad(lambda params: jnp.sum(value(params))))(PARAMS)
+    truth = _leaves(_true_gradient(beta))
+    for name, leaf in _leaves(gradient).items():
+        np.testing.assert_allclose(leaf, truth[name], rtol=1e-5, atol=2e-5, err_msg=name)
+
+
+@pytest.mark.parametrize("objective", [objectives.elbo, objectives.elbo_analytic()], ids=["elbo", "elbo_analytic"])
+def test_reparameterized_gradient_is_the_closed_form(objective):
+    score, error = _z_scores(_values(objective, 8), linear_gaussian.elbo(PARAMS, X))
+    assert score < 4.5
+    assert error < 0.01
+    truth = _leaves(_true_gradient())
+    for name, draws in _gradients(objective, _reparam(8)).items():
+        score, error = _z_scores(draws, truth[name])
+        assert score < 4.5, name
+        assert error < 0.01, name
+
+
+def test_control_without_the_path_the_encoder_gets_no_gradient():
+    """The same assertion fails for samples that carry no gradient: only the direct term, of mean zero, is left."""
+    blocked = stateless(lambda key, q, f, reduce: reduce(f(q.sample(key, 8), q)))
+    truth = _leaves(_true_gradient())
+    for name, draws in _gradients(objectives.elbo, blocked).items():
+        score, _ = _z_scores(draws, truth[name])
+        assert score > 20 if "encoder" in name else score < 4.5, name
+
+
+def test_more_samples_tighten_the_bound():
+    log_marginal = linear_gaussian.log_marginal(PARAMS, X)
+    rows = [(objectives.elbo, 8), (objectives.iwae, 2), (objectives.iwae, 8)]
+    means = [*(_values(*row).mean(axis=0) for row in rows), log_marginal]
+    variances = [*(_values(*row).var(axis=0) / NUM_DRAWS for row in rows), 0 * log_marginal]
+    for i in range(3):
+        margin = (means[i + 1] - means[i]) / np.sqrt(variances[i] + variances[i + 1])
+        assert np.all(margin > 4.5), (rows[i], margin)
+    # One sample of the importance-weighted bound is the ELBO.
+    once = [
+        _bound(objective, _reparam(1), PARAMS, jax.random.key(1)) for objective in (objectives.elbo, objectives.iwae)
+    ]
+    np.testing.assert_allclose(*once, rtol=1e-6)
+
+
+@pytest.mark.parametrize(("objective", "k"), [(objectives.elbo, 1), (objectives.iwae, 5)])
+def test_every_bound_is_tight_at_the_posterior(objective, k):
+    params = linear_gaussian.with_exact_posterior(PARAMS)
+    value = _bound(objective, _reparam(k), params, jax.random.key(2))
+    np.testing.assert_allclose(value, linear_gaussian.log_marginal(PARAMS, X), rtol=1e-5, atol=1e-5)
+
+
+def test_other_reductions_of_the_same_weights():
+    """Renyi's bounds are power means of the weights, ordered pointwise; the thermodynamic one is its Riemann sum."""
+    k, key = 6, jax.random.key(6)
+
+    @jax.jit
+    def program(params):
+        def log_weights(q, f, reduce):
+            return Estimate(f(q.rsample(key, k), q), 0.0, {})
+
+        named = {
+            "weights": objectives.elbo(MODEL.apply, params, X, log_weights).value,
+            "thermodynamic": _bound(objectives.thermodynamic(3, first=0.1), _reparam(k), params, key),
+            "one partition": _bound(objectives.thermodynamic(1), _reparam(k), params, key),
+        }
+        bounds = [objectives.elbo, *map(objectives.renyi, (0.999, 0.5, 0.0)), objectives.iwae]
+        return named, jnp.stack([_bound(bound, _reparam(k), params, key) for bound in bounds])
+
+    named, bounds = jax.tree.map(f64, program(PARAMS))
+    log_w = named["weights"]  # [K, B]
+    elbo, near_elbo, half, zero, iwae = bounds
+    np.testing.assert_allclose(elbo, log_w.mean(axis=0), rtol=1e-5)
+    np.testing.assert_allclose(near_elbo, elbo, rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(half, 2 * np.log(np.mean(np.exp(0.5 * log_w), axis=0)), rtol=1e-5)
+    np.testing.assert_allclose([zero, iwae], [np.log(np.mean(np.exp(log_w), axis=0))] * 2, rtol=1e-5)
+    assert np.all(elbo < half)
+    assert np.all(half < iwae)
+    np.testing.assert_allclose(named["one partition"], elbo, rtol=1e-6)
+    betas, truth = [0.0, 0.1, 0.1**0.5, 1.0], 0.0
+    for beta, after in zip(betas[:-1], betas[1:], strict=True):
+        tempered = np.exp(beta * log_w) / np.exp(beta * log_w).sum(axis=0)
+        truth = truth + (after - beta) * np.sum(tempered * log_w, axis=0)
+    np.testing.assert_allclose(named["thermodynamic"], truth, rtol=1e-5)
+
+
+@pytest.mark.parametrize("make", [lambda: objectives.renyi(1.0), lambda: objectives.renyi(-0.1)])
+def test_renyi_refuses_what_it_is_not_defined_for(make):
+    with pytest.raises(ValueError, match="alpha must be in"):
+        make()
+
+
+@pytest.mark.parametrize("options", [{"num_partitions": 0}, {"first": 0.0}, {"first": 1.0}])
+def test_the_thermodynamic_objective_refuses_empty_partitions(options):
+    with pytest.raises(ValueError, match="needs num_partitions"):
+        objectives.thermodynamic(**options)
+
+
+def test_beta_scales_the_kl_and_nothing_else():
+    estimator, key = _reparam(3), jax.random.key(3)
+    rate = MODEL.apply(PARAMS, MODEL.apply(PARAMS, X, method="encode"), method="kl_to_prior")
+    np.testing.assert_allclose(rate, linear_gaussian.rate(PARAMS, X).sum(-1), rtol=1e-5)
+    reconstruction = _bound(objectives.elbo_analytic(0.0), estimator, PARAMS, key)
+    for beta in (1.0, 4.0, jnp.float32(0.25)):
+        value = _bound(objectives.elbo_analytic(beta), estimator, PARAMS, key)
+        np.testing.assert_array_equal(value, reconstruction - beta * rate)
+    # Traced, as in a warm-up: the derivative in beta is minus the KL.
+    slope = jax.grad(lambda b: jnp.sum(_bound(objectives.elbo_analytic(b), estimator, PARAMS, key)))(2.0)
+    np.testing.assert_allclose(slope, -jnp.sum(rate), rtol=1e-6)
+
+
+def _value_and_gradient(objective):
+    # Not compiled: what is equal by formula is then equal bit for bit.
+    value, vjp = jax.vjp(lambda params: _bound(objective, _reparam(3), params, jax.random.key(4)), PARAMS)
+    return value, _leaves(vjp(jnp.ones_like(value))[0])
+
+
+@pytest.mark.parametrize("none", [0, 0.0, np.float32(0), jnp.zeros(())])
+def test_no_free_bits_change_nothing(none):
+    for got, expected in zip(
+        _value_and_gradient(objectives.elbo_analytic(1.5, free_bits=none)),
+        _value_and_gradient(objectives.elbo_analytic(1.5)),
+        strict=True,
+    ):
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-6, atol=1e-6), got, expected)
+        if isinstance(none, int | float):
+            jax.tree.map(np.testing.assert_array_equal, got, expected)
+
+
+def test_more_free_bits_than_there_are_take_the_kl_gradient_away():
+    value, gradient = _value_and_gradient(objectives.elbo_analytic(2.0, free_bits=100.0))
+    free, free_gradient = _value_and_gradient(objectives.elbo_analytic(0.0))
+    np.testing.assert_allclose(value, free - 2.0 * 2 * 100.0, rtol=1e-6)  # beta times L dimensions
+    jax.tree.map(np.testing.assert_array_equal, gradient, free_gradient)
+    # Control: the KL has a gradient that is missed.
+    paid = _value_and_gradient(objectives.elbo_analytic(2.0))[1]
+    assert all(np.abs(paid[name] - gradient[name]).max() > 0.01 for name in paid if "encoder" in name)
+
+
+def test_free_bits_are_counted_by_dimension_on_the_average_over_the_batch():
+    rates = linear_gaussian.rate(PARAMS, X)  # [B, L]
+    low, high = np.argsort(rates.mean(axis=0))
+    between = float(rates.mean(axis=0).mean())
+    assert np.any(rates[:, low] > between) or np.any(rates[:, high] < between)  # by datum, the answer would differ
+    value, gradient = _value_and_gradient(objectives.elbo_analytic(1.0, free_bits=between))
+    reconstruction, free_gradient = _value_and_gradient(objectives.elbo_analytic(0.0))
+    np.testing.assert_allclose(value, reconstruction - rates[:, high] - between, rtol=1e-5)
+    offset = "['params']['encoder']['offset']"
+    assert gradient[offset][low] == free_gradient[offset][low]
+    paid = _value_and_gradient(objectives.elbo_analytic(1.0))[1]
+    np.testing.assert_allclose(gradient[offset][high], paid[offset][high], rtol=1e-5)
+    assert gradient[offset][high] != free_gradient[offset][high]
+
+
+def _posterior(family, seed=0, latent_dim=3, batch=4):
+    outputs, build, *_ = models.POSTERIORS[family]
+    flat = np.random.default_rng(seed).normal(size=(batch, outputs(latent_dim, 3)))
+    prior = models.Prior(latent_dim, family, categories=3).apply
+    return jax.jit(lambda flat: (build(flat, latent_dim), prior({})))(np.float32(0.5 * flat))
+
+
+@pytest.mark.parametrize("family", ["normal", "laplace", "gamma", "beta", "bernoulli", "categorical"])
+def test_the_kl_of_the_dimensions_sums_to_the_kl(family):
+    model = models.make_vae((4, 4, 1), latent_dim=3, posterior=family, categories=3)
+
+    @jax.jit
+    def program(q, prior):
+        first = jax.tree.map(lambda leaf: leaf[:, :1], q), jax.tree.map(lambda leaf: leaf[:1], prior)
+        whole, rates = (model.apply({}, q, per_dimension=per, method="kl_to_prior") for per in (False, True))
+        return rates, whole, dist.kl(q, prior), dist.kl(*first)
+
+    rates, whole, kl, first = program(*_posterior(family))
+    assert rates.shape == (4, 3)
+    assert np.all(rates > 0)
+    np.testing.assert_allclose(rates.sum(axis=-1), kl, rtol=1e-5, atol=2e-5)
+    np.testing.assert_allclose(whole, kl, rtol=1e-5, atol=2e-5)
+    np.testing.assert_allclose(
+        rates[:, 0], first, rtol=1e-5, atol=2e-5
+    )  # a dimension's KL depends on that dimension alone
+
+
+@pytest.mark.parametrize("family", ["full_covariance", "dirichlet"])
+def test_free_bits_refuse_what_does_not_factorize(family):
+    model = models.make_vae((4, 4, 1), latent_dim=3, hidden=(5,), posterior=family)
+    x = jnp.ones((2, 4, 4, 1))
+    params = jax.eval_shape(model.init, jax.random.key(0), x, jax.random.key(0))
+    bound = lambda objective: jax.eval_shape(
+        lambda params: _bound(objective, BY_NAME["reparam"].make(), params, jax.random.key(0), x, model), params
+    )
+    with pytest.raises(ValueError, match="free bits need a factorized posterior"):
+        bound(objectives.elbo_analytic(free_bits=0.5))
+    assert bound(objectives.elbo_analytic()).shape == (2,)
+
+
+def test_the_analytic_kl_is_refused_where_there_is_none():
+    model = models.make_vae((4, 4, 1), latent_dim=3, hidden=(5,), posterior="student_t")
+    with pytest.raises(NotImplementedError, match="StudentT.*Normal.*elbo"):
+        model.apply({}, _posterior("student_t")[0], method="kl_to_prior")
+
+
+def test_posterior_terms_sum_to_the_log_importance_weight():
+    @jax.jit
+    def program(params):
+        q = MODEL.apply(params, X, method="encode")
+        z = q.sample(jax.random.key(5), 6)
+        log_weight = MODEL.apply(params, X, z, method="log_joint") - q.log_prob(z)
+        return objectives.posterior_terms(MODEL.apply, params, X, q, z), log_weight, z
+
+    (likelihood, ratio), log_weight, z = program(PARAMS)
+    np.testing.assert_allclose(likelihood + ratio, log_weight, rtol=1e-5, atol=1e-5)
+    decoder = jax.tree.map(f64, PARAMS["params"]["decoder"])
+    residual = f64(X).reshape(len(X), -1) - decoder["offset"] - f64(z) @ decoder["weight"].T
+    var = np.exp(decoder["log_var"])
+    np.testing.assert_allclose(likelihood, -0.5 * np.sum(residual**2 / var + np.log(2 * np.pi * var), -1), rtol=1e-5)
+
+
+def test_the_closed_forms_agree_with_each_other():
+    """The oracle itself: finite differences of the closed ELBO, Bayes' rule, and that no bound passes log p(x)."""
+    truth = _leaves(linear_gaussian.elbo_gradients(PARAMS, X))
+    flat, tree = jax.tree.flatten(jax.tree.map(f64, PARAMS))
+    elbo = lambda leaves: linear_gaussian.elbo(jax.tree.unflatten(tree, leaves), X)
+    for i, name in enumerate(truth):
+        for index in np.ndindex(flat[i].shape):
+            shift = np.zeros_like(flat[i])
+            shift[index] = 1e-5
+            above, below = ([*flat[:i], flat[i] + s * shift, *flat[i + 1 :]] for s in (1, -1))
+            np.testing.assert_allclose(truth[name][(..., *index)], (elbo(above) - elbo(below)) / 2e-5, rtol=1e-6)
+    exact = linear_gaussian.with_exact_posterior(PARAMS)
+    log_marginal = linear_gaussian.log_marginal(PARAMS, X)
+    np.testing.assert_allclose(linear_gaussian.elbo(exact, X), log_marginal, rtol=1e-6)
+    assert np.all(linear_gaussian.elbo(PARAMS, X) < log_marginal - 0.1)
+    mean, covariance = linear_gaussian.posterior(PARAMS, X)
+    q = exact["params"]["encoder"]
+    np.testing.assert_allclose(f64(X).reshape(len(X), -1) @ f64(q["weight"]).T + f64(q["offset"]), mean, rtol=1e-5)
+    np.testing.assert_allclose(np.exp(2 * f64(q["log_scale"])), np.diag(covariance), rtol=1e-6)
+
+
+# Hard latents, through the networks: every group of parameters against the sum over all states.
+
+_HARD = {
+    "two layers of bits": (dict(posterior="bernoulli", latent_dim=(2, 2), signed_bits=True), "elbo", "leave_one_out"),
+    "two layers, one by one": (dict(posterior="bernoulli", latent_dim=(2, 2), signed_bits=True), "elbo", "disarm"),
+    "classes": (dict(posterior="categorical", latent_dim=2, categories=3), "elbo_analytic", "leave_one_out"),
+}
+
+
+@pytest.mark.parametrize("case", _HARD)
+def test_a_network_of_hard_latents_learns_by_its_exact_gradient(case):
+    """Encoder, decoder and learned prior, the inputs centred."""
+    options, objective, name = _HARD[case]
+    size = {"hidden": (3,), "layer_hidden": (3,), "learn_prior": True, "data_mean": (0.3, 0.6, 0.5, 0.2)}
+    model = models.make_vae((2, 2, 1), **size, **options, activation="tanh")
+    x = np.random.default_rng(0).integers(0, 2, (3, 2, 2, 1)).astype(np.float32)
+    params = model.init(jax.random.key(0), x, jax.random.key(0))
+    leaves, treedef = jax.tree.flatten(params)
+    keys = jax.random.split(jax.random.key(1), len(leaves))
+    params = treedef.unflatten([p + 0.7 * jax.random.normal(k, p.shape) for p, k in zip(leaves, keys, strict=True)])
+
+    if name == "leave_one_out" and objective == "elbo_analytic":
+        states = np.array(list(itertools.product(np.eye(3), repeat=2)), np.float32)  # [9, 2, 3]
+    else:
+        states = np.array(list(itertools.product([0.0, 1.0], repeat=4)), np.float32)  # [16, 4]
+    each = lambda part: jnp.broadcast_to(part[:, None], (len(part), len(x), *part.shape[1:]))
+    z = (each(states[:, :2]), each(states[:, 2:])) if states.ndim == 2 else each(states)
+
+    @jax.jit
+    @jax.grad
+    def exact(params):
+        q = model.apply(params, x, method="encode")
+        log_q = q.log_prob(z)
+        return jnp.sum(jnp.exp(log_q) * (model.apply(params, x, z, method="log_joint") - log_q))
+
+    bound, truth = objectives.elbo if objective == "elbo" else objectives.elbo_analytic(), _leaves(exact(params))
+    assert any("prior" in leaf for leaf in truth)
+
+    def scores(estimator, number):
+        """Of each leaf, the largest deviation in standard errors, and the length of these over the gradient's."""
+        learned, counted = estimator.init(jax.random.key(3), model.apply(params, x, method="encode"), None)
+
+        def total(params, key):
+            expect = lambda q, f, reduce: estimator.estimate(learned, counted, key, q, f, reduce)
+            return jnp.sum(bound(model.apply, params, x, expect).value)
+
+        draw = jax.jit(jax.vmap(jax.grad(total), in_axes=(None, 0)))
+        draws = _leaves(draw(params, jax.random.split(jax.random.key(2), number)))
+        return {leaf: _deviation(f64(draws[leaf]), f64(truth[leaf])) for leaf in truth}
+
+    for leaf, (deviation, error) in scores(BY_NAME[name].make(num_samples=2), 2**16).items():
+        assert error < 0.05, leaf
+        assert deviation < 4.5, leaf
+
+    # The control: samples without their score, from which nothing comes back to the encoder but log q.
+    deaf = scores(stateless(lambda key, q, f, reduce: reduce(f(q.sample(key, 2), q))), 2**12)
+    assert all((deviation > 4.5) == ("encoder" in leaf) for leaf, (deviation, _) in deaf.items()), deaf
+
+
+def _deviation(draws, truth):
+    """In standard errors of the mean over axis 0, which are at least rounding's; and their length over the truth's."""
+    norm = np.linalg.norm(truth)
+    error = np.hypot(draws.std(axis=0, ddof=1) / np.sqrt(len(draws)), 1e-5 * norm)
+    return np.max(np.abs(draws.mean(axis=0) - truth) / error), np.linalg.norm(error) / norm
