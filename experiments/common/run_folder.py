@@ -29,7 +29,8 @@ from typing import Any
 
 from experiments.common import checks
 from experiments.common import provenance as circumstances
-from experiments.common.settings import Settings, from_json, is_printable
+from experiments.common.options import is_printable
+from experiments.common.settings import Settings, from_json
 from vae import checkpoint, train
 from vae.data import Dataset
 

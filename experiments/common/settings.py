@@ -9,11 +9,12 @@ import itertools
 import json
 import math
 import pkgutil
-import unicodedata
 from collections.abc import Iterator
 from typing import Any
 
 from absl import flags
+
+from experiments.common import options
 
 MATMUL_PRECISIONS = ("default", "bfloat16", "tensorfloat32", "float32")
 COMPUTE_DTYPES = ("float32", "bfloat16")
@@ -197,7 +198,6 @@ def check(settings: Settings) -> None:
     Raises:
       ValueError: naming the flag and what would work.
     """
-    from experiments.common import options
     from vae import models
 
     for objective, names in _OPTIONS.items():
@@ -326,20 +326,13 @@ def _parse(field: dataclasses.Field, text: str):
     if field.type is str:
         choices = _choices(field)
         if field.name == "estimator":
-            from experiments.common.options import entry
-
-            entry(text)
+            return str(options.choose(text, options.ESTIMATORS))
         elif choices and text not in choices:
             raise ValueError(f"{text!r} is not one of {', '.join(choices)}")
-        if not is_printable(text):
+        if not options.is_printable(text):
             raise ValueError(f"{text!r} cannot be printed")
         return text
     return _number(field, text, field.type)
-
-
-def is_printable(text: str) -> bool:
-    """Whether nothing in it commands a terminal or a page, as control characters do; spaces of all kinds may stand."""
-    return not any(unicodedata.category(character)[0] == "C" for character in text)
 
 
 def _number(field: dataclasses.Field, text: str, kind: type):

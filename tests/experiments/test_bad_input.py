@@ -120,7 +120,7 @@ CASES = {
     "train --workdir={}/linked_lock": (".lock is a symbolic link",),
     "train --workdir={}/\x1b[31m": ("cannot be printed", "\\x1b[31m"),
     "train --workdir={}/hostile_result": ("result.json holds what is no figure",),
-    "train --workdir={}/named_code": ("config.json", "'os' is not one of"),
+    "train --workdir={}/named_code": ("config.json", "'os:system' is not of the form"),
     "evaluate": ("--workdir",),
     "evaluate --workdir=": ("workdir",),
     "evaluate --workdir={}/nowhere": ("config.json",),

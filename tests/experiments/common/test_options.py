@@ -1,16 +1,91 @@
-"""Estimators as the command line spells them."""
+"""The grammar `name:option=value:option=value`."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.common import build, options
-from vae import distributions, estimators
+from experiments.common import options
+from experiments.common.options import ESTIMATORS, Choice, Table
+from vae import distributions
 from vae.estimators import BY_NAME
 
 
+def fruit(size: float, /, ripe: bool = False, weight: float = 1.0, seeds: int = 3, colour: str = "red", cut=len):
+    """A factory with an option of each type. `size` and `cut` are not options."""
+    if weight <= 0:
+        raise ValueError(f"weight must be positive, got {weight}")
+    return size, ripe, weight, seeds, colour, cut
+
+
+FRUITS = Table("fruit", {"apple": fruit, "stone": lambda: None}, reserved=("seeds",))
+
+
+def test_options_have_the_types_of_their_defaults():
+    choice = options.choose("apple:weight=2:ripe=true:colour=green", FRUITS)
+    assert choice == Choice("apple", (("ripe", True), ("weight", 2.0), ("colour", "green")))
+    assert FRUITS.values(choice) == {"ripe": True, "weight": 2.0, "colour": "green"}
+
+
+@pytest.mark.parametrize(
+    ("text", "canonical"),
+    [
+        ("apple", "apple"),
+        ("apple:weight=1:ripe=false", "apple"),
+        ("apple:weight=2:ripe=true", "apple:ripe=true:weight=2.0"),
+        ("apple:weight=1e-8", "apple:weight=1e-08"),
+    ],
+)
+def test_one_choice_has_one_text(text, canonical):
+    choice = options.choose(text, FRUITS)
+    assert str(choice) == canonical
+    assert options.choose(canonical, FRUITS) == choice
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("aple", "there is no fruit 'aple' \\(did you mean apple\\?\\); choose one of apple, stone"),
+        ("", "there is no fruit ''; choose one of apple, stone"),
+        ("apple:size=1", "apple has no option 'size'; its options are ripe=false, weight=1.0, colour=red"),
+        ("apple:seeds=1", "apple has no option 'seeds'; its options are"),
+        ("apple:cut=len", "apple has no option 'cut'; its options are"),
+        ("stone:weight=1", "stone has no option 'weight'; it has no options"),
+        ("apple:", "'' is not option=value"),
+        ("apple:weight", "'weight' is not option=value"),
+        ("apple:weight=", "'weight=' is not option=value"),
+        ("apple:=2", "'=2' is not option=value"),
+        ("apple:weight=heavy", "weight=heavy is not a number"),
+        ("apple:weight=nan", "weight=nan is not a finite number"),
+        ("apple:ripe=1", "ripe=1 is not true or false"),
+        ("apple:colour=\x1b[31m", "cannot be printed"),
+        ("apple:weight=2:weight=3", "gives weight twice"),
+    ],
+)
+def test_a_choice_that_cannot_be_is_refused_with_what_can(text, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        options.choose(text, FRUITS)
+
+
+def test_the_factory_gets_the_options_and_may_refuse_them():
+    table = Table("fruit", {"apple": lambda **given: given, "pear": lambda weight=1.0: fruit(1.0, weight=weight)})
+    assert options.build(Choice("apple", (("ripe", True),)), table, size=2) == {"ripe": True, "size": 2}
+    with pytest.raises(ValueError, match="^pear:weight=-1.0: weight must be positive, got -1.0"):
+        options.build(options.choose("pear:weight=-1", table), table)
+
+
+def test_an_entry_that_is_added_later_is_found():
+    entries = {}
+    table = Table("fruit", entries)
+    entries["apple"] = lambda: "an apple"
+    assert options.build(options.choose("apple", table), table) == "an apple"
+
+
+# --- estimators
+
+
 def _gradient(estimator, q):
+    """The derivative of a Monte Carlo value in the logits of q, at fixed keys."""
     f = lambda z, q: jnp.sum(z * jnp.arange(z.shape[-1]), axis=(-2, -1)) ** 2
 
     def value(logits):
@@ -21,7 +96,7 @@ def _gradient(estimator, q):
 
 
 @pytest.mark.parametrize(
-    ("text", "name", "options"),
+    ("text", "name", "given"),
     [
         ("gumbel_rao", "gumbel_rao", {}),
         ("gumbel_rao:inner_samples=3", "gumbel_rao", {"inner_samples": 3}),
@@ -29,38 +104,11 @@ def _gradient(estimator, q):
         ("unordered_set:k=4", "unordered_set", {"k": 4}),
     ],
 )
-def test_options_stand_behind_the_name(text, name, options):
+def test_an_estimator_is_made_with_its_options(text, name, given):
     q = distributions.Categorical(jax.random.normal(jax.random.key(2), (2, 5)))
-    chosen, plain = BY_NAME[name].make(num_samples=2, **options), BY_NAME[name].make(num_samples=2)
-    ours = _gradient(build.estimator(text, 2), q)
-    np.testing.assert_array_equal(ours, _gradient(chosen, q))
-    assert np.array_equal(ours, _gradient(plain, q)) == (not options)
-
-
-def test_a_temperature_behind_the_name_goes_before_the_commands():
-    q = distributions.Categorical(jax.random.normal(jax.random.key(2), (2, 5)))
-    of = lambda text, temperature: _gradient(build.estimator(text, 1, temperature), q)
-    np.testing.assert_array_equal(of("gumbel_softmax:temperature=2", 0.3), of("gumbel_softmax", 2.0))
-    assert not options.has_temperature("gumbel_softmax:temperature=2")
-
-
-@pytest.mark.parametrize(
-    ("text", "sentence"),
-    [
-        ("gumbel", "'gumbel' is not one of reparam, .*exact"),
-        ("gumbel_rao:k=3", "gumbel_rao has no option 'k'; its options are temperature=0.5, inner_samples=10"),
-        ("gumbel_rao:num_samples=3", "gumbel_rao has no option 'num_samples'"),
-        ("arm:by_layer=true", "arm has no option 'by_layer'; it has none"),
-        ("gumbel_rao:", "gumbel_rao has no option ''"),
-        ("gumbel_rao:inner_samples", "inner_samples= is not an integer"),
-        ("gumbel_rao:inner_samples=2.5", "inner_samples=2.5 is not an integer"),
-        ("nvil:decay=nan", "decay=nan is not a number"),
-        ("nvil:decay=0.9:decay=0.8", "gives decay twice"),
-    ],
-)
-def test_what_is_no_option_is_refused(text, sentence):
-    with pytest.raises(ValueError, match=sentence):
-        options.entry(text)
+    gradient = _gradient(options.build(options.choose(text, ESTIMATORS), ESTIMATORS, num_samples=2), q)
+    np.testing.assert_array_equal(gradient, _gradient(BY_NAME[name].make(num_samples=2, **given), q))
+    assert np.array_equal(gradient, _gradient(BY_NAME[name].make(num_samples=2), q)) == (not given)
 
 
 @pytest.mark.parametrize(
@@ -79,26 +127,8 @@ def test_what_is_no_option_is_refused(text, sentence):
         "exact:order=0",
     ],
 )
-def test_what_an_option_cannot_be_is_refused_by_the_estimator(text):
-    option = text.split(":")[1].split("=")[0]
-    with pytest.raises(ValueError, match=f"^{option} must be"):
-        options.entry(text).make()
-
-
-def test_an_estimator_of_your_own_has_its_options_too():
-    seen = []
-
-    def mine(num_samples: int = 1, scale: float = 1.0, exactly: bool = False, how: str = "plain", f=len):
-        seen.append((num_samples, scale, exactly, how))
-        return BY_NAME["reinforce"].make(num_samples=num_samples)
-
-    estimators.add("mine", BY_NAME["reinforce"]._replace(make=mine))
-    try:
-        options.entry("mine:scale=2:exactly=true:how=fast").make(num_samples=3)
-        assert seen == [(3, 2.0, True, "fast")]
-        with pytest.raises(ValueError, match="exactly=1 is not true or false"):
-            options.entry("mine:exactly=1")
-        with pytest.raises(ValueError, match="mine has no option 'f'; its options are scale=1.0, exactly=False, how"):
-            options.entry("mine:f=len")
-    finally:
-        del BY_NAME["mine"]
+def test_a_value_that_an_estimator_cannot_have_is_refused(text):
+    choice = options.choose(text, ESTIMATORS)
+    [(option, _)] = choice.options
+    with pytest.raises(ValueError, match=f"{option} must be"):
+        options.build(choice, ESTIMATORS, num_samples=2)
