@@ -1,0 +1,263 @@
+"""Moments of a gradient estimate over many draws, and the true gradient that the draws are compared with."""
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jaxtyping import Float
+
+from vae.estimators.base import Estimator
+
+PyTree = Any
+
+# Rounding error of float32 sums, relative to the norm of the whole gradient, whatever the number of draws.
+ROUNDING = 1e-6
+# Means over chunks are matrix products, which accelerators round to 8 or 11 bits by default.
+exact_products = jax.default_matmul_precision("highest")
+
+
+class Moments(NamedTuple):
+    """Moments of C chunks with n draws each.
+
+    Attributes:
+      mean: mean of each chunk: the gradient's pytree, each leaf `[C, ...]`.
+      square: sum of squared deviations from the chunk's own mean, in the same structure.
+      dsnr: mean directional SNR of each chunk, by part, `[C]`; NaN without a truth.
+      cosine: mean cosine of each chunk, by part, `[C]`; NaN without a truth.
+      size: n.
+    """
+
+    mean: PyTree
+    square: PyTree
+    dsnr: dict[str, Array]
+    cosine: dict[str, Array]
+    size: Array
+
+
+class Truth(NamedTuple):
+    """The true gradient, or a good estimate of it.
+
+    Attributes:
+      gradient: the gradient's pytree.
+      stderr: standard error of each coordinate, in the same structure; zero for an exact gradient.
+      along: by part, the standard error of the part's projection on itself, relative to its norm; zero for an exact
+        gradient.
+    """
+
+    gradient: PyTree
+    stderr: PyTree
+    along: dict[str, Array]
+
+
+def exactly(gradient: PyTree) -> Truth:
+    """A truth without an error."""
+    gradient = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), gradient)
+    along = {name: jnp.zeros((), jnp.float32) for name in parts(gradient)}
+    return Truth(gradient, stderr=jax.tree.map(jnp.zeros_like, gradient), along=along)
+
+
+def make_gradient(bound: Callable, estimator: Estimator) -> Callable:
+    """Returns `gradient(params, data, learned, counted, context, key)`: one estimate of the gradient in `params` of the
+    batch's mean bound, in the direction of ascent.
+
+    `bound(params, data, expect) -> Estimate` is an objective with its model. `learned` and `counted` are the
+    estimator's own params and state, which stay fixed. `context` is the input of an input-dependent baseline.
+    """
+
+    def gradient(params, data, learned, counted, context, key: Array) -> PyTree:
+        def expect(q, f, reduce):
+            return estimator.estimate(learned, counted, key, q, f, reduce, context)
+
+        return jax.grad(lambda params: jnp.mean(bound(params, data, expect).value))(params)
+
+    return gradient
+
+
+def parts(gradient: dict[str, PyTree]) -> dict[str, list[int]]:
+    """Names of the groups and of their layers, each with the indices of its leaves in `jax.tree.leaves`.
+
+    The leaves of a layer share their whole path except the last name. In a group without layers, every leaf counts as
+    a layer.
+    """
+    paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(gradient)]
+    name = lambda path: jax.tree_util.keystr(path, simple=True, separator=".")
+    members: dict[str, list[int]] = {}
+    for group in gradient:
+        leaves = [i for i, path in enumerate(paths) if name(path[:1]) == group]
+        members[group] = leaves
+        flat = all(len(paths[i]) <= 2 for i in leaves)
+        for i in leaves if len(leaves) > 1 else []:
+            members.setdefault(name(paths[i] if flat else paths[i][:-1]), []).append(i)
+    return members
+
+
+def gradient_moments(
+    gradient: Callable[[Array], PyTree],
+    key: Array,
+    draws: int,
+    chunks: int = 20,
+    block: int = 1,
+    truth: Truth | None = None,
+    directed_every: int = 1,
+) -> Moments:
+    """Moments of `gradient(fold_in(key, i))` over i < draws. The memory holds `chunks` means and sums of squares.
+
+    Args:
+      gradient: a function of a key.
+      key: a PRNG key.
+      draws: number of draws R, a multiple of `chunks`.
+      chunks: number of equal runs of draws, each with its own moments.
+      block: number of draws that `vmap` makes side by side, a divisor of draws / chunks. 1 is right for large networks,
+        because a reduction over a vmapped axis costs more than an update after every few draws.
+      truth: the true gradient, which gives the direction of the directional figures; they are NaN without it.
+      directed_every: with block = 1, the directional figures use every n-th draw only: for a network of a million
+        parameters they cost a fifth of the gradient itself.
+
+    Raises:
+      ValueError: if the numbers of draws, chunks and draws in a block do not fit together.
+    """
+    if draws % chunks or (draws // chunks) % block or draws < 2 * chunks:
+        raise ValueError(f"{draws=} must be {chunks} chunks of two or more draws, each a multiple of {block=}")
+    size = draws // chunks
+    shape = jax.eval_shape(gradient, key)
+    direction = None if truth is None else _Direction(truth.gradient, parts(shape))
+    draw = lambda i: gradient(jax.random.fold_in(key, i))
+    if block == 1:
+        update = _draws_in_turn(draw, direction, size, directed_every)
+    else:
+        update = _draws_side_by_side(draw, direction, block)
+
+    def chunk(start: Array) -> _Running:
+        directed = jax.eval_shape(lambda g: _directed(direction, g), shape)
+        zeros = lambda tree: jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), tree)
+        begin = _Running(count=0.0, mean=zeros(shape), square=zeros(shape), directed=zeros(directed))
+        return jax.lax.scan(update.step, begin, start + update.width * jnp.arange(size // update.width))[0]
+
+    running = jax.lax.map(chunk, size * jnp.arange(chunks))
+    missing = jnp.full((chunks, 2), jnp.nan, jnp.float32)
+    directed = {name: running.directed.get(name, missing) for name in parts(shape)}
+    return Moments(
+        mean=running.mean,
+        square=running.square,
+        dsnr={name: pair[:, 0] for name, pair in directed.items()},
+        cosine={name: pair[:, 1] for name, pair in directed.items()},
+        size=jnp.asarray(size, jnp.float32),
+    )
+
+
+class _Running(NamedTuple):
+    """Moments of the draws seen so far; `directed` holds the means of dsnr and cosine by part, `[2]`."""
+
+    count: Array | float
+    mean: PyTree
+    square: PyTree
+    directed: dict[str, Array]
+
+
+class _Update(NamedTuple):
+    """`step(running, start) -> (running, None)` adds the draws start, ..., start + width - 1."""
+
+    step: Callable
+    width: int
+
+
+def _draws_in_turn(draw: Callable, direction: "_Direction | None", size: int, directed_every: int) -> _Update:
+    """An update that makes its draws one after the other.
+
+    One update of the moments costs a third of a large network's gradient, so it takes up to 4 draws at once.
+    """
+    width = max(n for n in (1, 2, 4) if size % n == 0 and directed_every % n == 0)
+
+    def step(running: _Running, start):
+        several = [draw(start + i) for i in range(width)]
+        centre = jax.tree.map(lambda *g: sum(g) / width, *several)
+        spread = jax.tree.map(lambda c, *g: sum(jnp.square(leaf - c) for leaf in g), centre, *several)
+        skip = (running.count % directed_every) != 0
+        new = jax.lax.cond(skip, lambda g: running.directed, lambda g: _directed(direction, g), several[0])
+        seen = (running.count + directed_every) // directed_every
+        directed = jax.tree.map(lambda old, new: old + jnp.where(skip, 0, new - old) / seen, running.directed, new)
+        return _merge(running, centre, spread, width)._replace(directed=directed), None
+
+    return _Update(step, width)
+
+
+def _draws_side_by_side(draw: Callable, direction: "_Direction | None", block: int) -> _Update:
+    """An update that makes its draws at once, by `vmap`."""
+
+    def step(running: _Running, start):
+        g = jax.vmap(draw)(start + jnp.arange(block))
+        centre = jax.tree.map(lambda leaf: jnp.mean(leaf, axis=0), g)
+        spread = jax.tree.map(lambda leaf, c: jnp.sum(jnp.square(leaf - c), axis=0), g, centre)
+        each = jax.vmap(lambda g: _directed(direction, g))(g)
+        new = jax.tree.map(lambda ratio: jnp.mean(ratio, axis=0), each)
+        merged = _merge(running, centre, spread, block)
+        share = block / merged.count
+        directed = jax.tree.map(lambda old, new: old + (new - old) * share, running.directed, new)
+        return merged._replace(directed=directed), None
+
+    return _Update(step, block)
+
+
+def _merge(running: _Running, centre: PyTree, spread: PyTree, width: int) -> _Running:
+    """Adds `width` draws with mean `centre` and sum of squared deviations `spread` (Chan, Golub & LeVeque 1979)."""
+    total = running.count + width
+    delta = jax.tree.map(jnp.subtract, centre, running.mean)
+    mean = jax.tree.map(lambda m, d: m + d * (width / total), running.mean, delta)
+    square = jax.tree.map(
+        lambda s, r, d: s + r + jnp.square(d) * (running.count * width / total), running.square, spread, delta
+    )
+    return running._replace(count=total, mean=mean, square=square)
+
+
+class _Direction(NamedTuple):
+    truth: PyTree
+    parts: dict[str, list[int]]
+
+
+def _directed(direction: _Direction | None, gradient: PyTree) -> dict[str, Float[Array, "2"]]:
+    """|a| / |b| and the cosine of one draw, by part."""
+    if direction is None:
+        return {}
+    pairs = list(zip(jax.tree.leaves(gradient), jax.tree.leaves(direction.truth), strict=True))
+    dots = [jnp.sum(g * t) for g, t in pairs]
+    lengths = [jnp.sum(jnp.square(g)) for g, _ in pairs]
+    truths = [jnp.sum(jnp.square(t)) for _, t in pairs]
+    directed = {}
+    for name, members in direction.parts.items():
+        dot, length, truth = (sum(column[i] for i in members) for column in (dots, lengths, truths))
+        cosine = jnp.where(length == 0, 0.0, dot / jnp.sqrt(truth * length))  # a draw of zero has no direction
+        # A draw that equals the truth up to rounding gets the perpendicular part that rounding would give it.
+        sine = jnp.sqrt(jnp.maximum(1 - jnp.square(cosine), ROUNDING))
+        finite = sum(pairs[i][1].size for i in members) > 2
+        directed[name] = jnp.stack([jnp.abs(cosine) / sine if finite else jnp.asarray(jnp.nan), cosine])
+    return directed
+
+
+@exact_products
+def reference(moments: Moments) -> Truth:
+    """The mean of many draws as the truth, with its standard error."""
+    structure = jax.tree.structure(moments.mean)
+    means = jax.tree.leaves(moments.mean)
+    chunks = len(means[0])
+    pools = [pool(*pair, moments.size) for pair in zip(means, jax.tree.leaves(moments.square), strict=True)]
+    centres = [centre for centre, _ in pools]
+    errors = [jnp.sqrt(variance / (moments.size * chunks)) for _, variance in pools]
+    along = {}
+    for name, members in parts(jax.tree.unflatten(structure, centres)).items():
+        projections = sum(jnp.tensordot(means[i], centres[i], axes=centres[i].ndim) for i in members)  # [C]
+        along[name] = jnp.std(projections, ddof=1) / math.sqrt(chunks) / jnp.mean(projections)
+    return Truth(jax.tree.unflatten(structure, centres), jax.tree.unflatten(structure, errors), along)
+
+
+def pool(
+    mean: Float[Array, "C *leaf"], square: Float[Array, "C *leaf"], size: Float[Array, ""]
+) -> tuple[Float[Array, "*leaf"], Float[Array, "*leaf"]]:
+    """Mean and unbiased variance of one leaf over the draws of all chunks."""
+    ones = jnp.ones(len(mean), mean.dtype)
+    over_chunks = lambda leaf: jnp.tensordot(ones, leaf, axes=1)  # on CPU several times as fast as a sum over axis 0
+    centre = over_chunks(mean) / len(mean)
+    total = over_chunks(square) + size * over_chunks(jnp.square(mean - centre))
+    return centre, total / (size * len(mean) - 1)
