@@ -22,8 +22,7 @@ from tqdm import tqdm
 
 from experiments.benchmark import contenders
 from experiments.benchmark.__main__ import SECTIONS
-from experiments.common import build, candidates, cli, problems, tables
-from experiments.common import run_folder as workdir
+from experiments.common import build, candidates, cli, files, problems, tables
 from experiments.compare_estimators import laboratory
 from vae import diagnostics, estimators, models, objectives, train
 
@@ -43,7 +42,7 @@ def measure(options: flags.FlagValues) -> None:
                 raise ValueError(f"--{name} takes positive integers")
         laboratory.cut(options.draws, 10)
         folder = Path(options.output)
-        workdir.check_writable(folder, "output")
+        files.check_writable(folder, "output")
     report, text = {"machine": machine()}, f"Machine: {machine()}\n"
     for name in options.sections:
         report[name], lines = FUNCTIONS[name](options)

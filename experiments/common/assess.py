@@ -1,7 +1,9 @@
-"""The figures of a trained model on one split, for training's evaluations, its end, and `experiments.evaluate`."""
+"""The figures of a trained model on one split: for evaluations while it trains, at its end, and for
+`experiments.evaluate`."""
 
 import functools
 import sys
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -13,15 +15,16 @@ from experiments.common.settings import Settings
 from vae import data as datasets
 from vae import evaluate, models
 
-# The same noise for every run, so that differences between runs are differences between models.
+# The seed of the evaluation's noise. It is the same for every run, so runs differ only by their models.
 KEY = 2013
+# The number of samples of z for each image in the ELBO.
 ELBO_SAMPLES = 10
-# Images of which -log p(x) is found between two steps of the progress bar.
+# The number of images whose -log p(x) is computed between two steps of the progress bar.
 SLICE = 500
 
 
 def curve_split(data: datasets.Dataset) -> str:
-    """What learning curves are measured on: validation where there is any, else test."""
+    """The split of the learning curves: validation if the data have one, else test."""
     return "validation" if len(data.validation) else "test"
 
 
@@ -30,46 +33,51 @@ def pixels(data: datasets.Dataset, split: str) -> jax.Array:
     return jnp.asarray(datasets.pixels(getattr(data, split), data.levels))
 
 
-# Kept for the next caller: a run's curves and its end share the program, and so do runs that differ in their estimator.
+# Cached: the learning curve and the result of a run use the same compiled function, and so do runs that differ only in
+# their estimator.
 @functools.lru_cache(maxsize=4)
-def make_bound(model: models.VAE):
-    """`bound(params, x) -> dict` of ELBO, rate, distortion (nats an image, means over x) and active units; jitted."""
+def make_bound(model: models.VAE) -> Callable:
+    """`bound(params, x) -> dict`: ELBO, rate and distortion (nats, means over the images x) and active units."""
 
     @jax.jit
-    def bound(params, x):
+    def compute(params, x):
         terms = evaluate.rate_distortion(model.apply, params, x, jax.random.key(KEY), ELBO_SAMPLES)
-        row = {f"{name}_nats": jnp.mean(values) for name, values in terms.items()}
+        figures = {f"{name}_nats": jnp.mean(values) for name, values in terms.items()}
         units = evaluate.active_units(model.apply, params, x, jax.random.key(KEY))
-        return row | {"active_units": sum(units)}, units
+        return figures | {"active_units": sum(units)}, units
 
-    def row(params, x):
-        figures, units = bound(params, x)
+    def bound(params, x):
+        figures, units = compute(params, x)
         row = {name: value.item() for name, value in figures.items()}
         return row if len(units) == 1 else row | {"active_units_by_layer": "+".join(str(n.item()) for n in units)}
 
-    return row
+    return bound
 
 
 @functools.lru_cache(maxsize=4)
-def make_nll(model: models.VAE, num_samples: int):
-    """`nll(params, x) -> nats`, the importance-weighted -log p(x) of K = num_samples, with a progress bar."""
+def make_nll(model: models.VAE, num_samples: int) -> Callable:
+    """`nll(params, x) -> float`: the importance-weighted -log p(x) with K = num_samples, nats, the mean over images.
+
+    It shows a progress bar on a terminal.
+    """
 
     @jax.jit
-    def of_slice(params, x, first):
+    def log_likelihood(params, x, first):
         key = jax.random.key(KEY)
         return evaluate.log_likelihood(model.apply, params, x, key, num_samples, first=first)
 
     def nll(params, x) -> float:
         starts = range(0, len(x), SLICE)
         bar = tqdm(starts, f"-log p(x), K={num_samples}", unit="slice", leave=False, disable=not sys.stdout.isatty())
-        return -np.concatenate([of_slice(params, x[i : i + SLICE], i) for i in bar]).mean(dtype=np.float64).item()
+        return -np.concatenate([log_likelihood(params, x[i : i + SLICE], i) for i in bar]).mean(dtype=np.float64).item()
 
     return nll
 
 
-def make_judge(model: models.VAE, data: datasets.Dataset, run: Settings, eval_samples: int):
-    """`judge(params) -> dict` of the test figures of a result row."""
-    bound, nll = make_bound(model), make_nll(model, eval_samples)
+def make_judge(model: models.VAE, data: datasets.Dataset, run: Settings, eval_samples: int) -> Callable:
+    """`judge(params) -> dict`: the test figures of a result row."""
+    bound = make_bound(model)
+    nll = make_nll(model, eval_samples)
 
     def judge(params) -> dict[str, float]:
         x = pixels(data, "test")

@@ -1,7 +1,7 @@
-"""A workdir may come from anybody: its files are read as data, and refused where they are not what ours hold.
+"""Checks of files that others may have written: a workdir is read as data, and refused where it is not like ours.
 
-So no text of theirs comes into a table, a page or a terminal but names and values that a setting can have, and nothing
-outside of the folder is written over through a link in it.
+So only names and values that a setting can have reach a table, a page or a terminal, and nothing outside of the workdir
+is overwritten through a link in it.
 """
 
 import contextlib
@@ -14,7 +14,7 @@ from typing import Any
 
 from experiments.common.settings import FIELDS, from_json
 
-# What entry points make in a workdir.
+# The files and folders that commands make in a workdir.
 NAMES = (
     "config.json",
     "metrics.jsonl",
@@ -23,40 +23,60 @@ NAMES = (
     "evaluations.jsonl",
     "results.csv",
     "results.md",
+    "checkpoints",
+    "checkpoints.unreadable",
+    "figures",
+    "tensorboard",
+    "profile",
+    "runs",
+    "kept",
+    "slurm",
+    ".lock",
+    ".results.lock",
 )
-NAMES += ("checkpoints", "checkpoints.unreadable", "figures", "tensorboard", "profile", "runs", "kept", "slurm")
-NAMES += (".lock", ".results.lock")
 
-# What is text in a row, beside settings.
-TEXT = {"split": "train|validation|test", "status": "done|diverged", "active_units_by_layer": r"\d+(\+\d+)+"}
-TEXT |= {"git_commit": r"([0-9a-f]{40}\+?)?", "versions": r"[\w.+, -]*"}
-# What the rows of a file have at the least, and a result of a run that did not diverge.
+# The columns of a row that hold text, besides settings, with the pattern of their values.
+TEXT = {
+    "split": "train|validation|test",
+    "status": "done|diverged",
+    "active_units_by_layer": r"\d+(\+\d+)+",
+    "git_commit": r"([0-9a-f]{40}\+?)?",
+    "versions": r"[\w.+, -]*",
+}
+# The columns that every row of a file has.
 ROWS = {
     "metrics.jsonl": ("epoch", "step", "examples", "split", "elbo_nats"),
     "timing.jsonl": ("epoch", "step", "train_seconds"),
     "evaluations.jsonl": ("epoch", "eval_samples", "test_nll_nats"),
 }
+# The figures of every result of a run that did not diverge.
 FIGURES = ("test_nll_nats", "test_elbo_nats", "test_rate_nats", "test_distortion_nats")
+# The figures of each group of parameters in a comparison of estimators, behind the group's name.
 LABORATORY = ("biased", "bias", "bias_stderr", "max_abs_z", "critical_z")
 LABORATORY += tuple(f"{figure}{end}" for figure in ("variance", "snr") for end in ("", "_low", "_high"))
 
 
 def refuse_links(folder: str | Path) -> None:
-    """Raises ValueError if anything of ours in `folder` is a symbolic link; the folder itself may be one."""
+    """Refuses symbolic links among the files that commands make in `folder`. The folder itself may be a link.
+
+    Raises:
+      ValueError: If there is such a link; the sentence names it.
+    """
     for name in NAMES:
         path = Path(folder) / name
         for link in [path] if path.is_symlink() else _links(path):
             raise ValueError(
-                f"{link} is a symbolic link, and what it leads to might be read or written over; put the files"
+                f"{link} is a symbolic link, so files outside of the folder could be read or overwritten; put the files"
                 " themselves there (the whole folder may be a link)"
             )
 
 
 def _links(folder: Path) -> Iterator[str]:
-    """Submitit links its jobs' files to each other, and a checkpoint is removed without following links."""
+    """The links below a folder. Links in two places are harmless: submitit makes some in slurm/, and deleting a
+    checkpoint does not follow links."""
     if not folder.is_dir() or folder.name == "slurm":
         return
-    with contextlib.suppress(FileNotFoundError), os.scandir(folder) as entries:  # a neighbour may tidy up meanwhile
+    with contextlib.suppress(FileNotFoundError), os.scandir(folder) as entries:  # another process may delete meanwhile
         for entry in entries:
             if entry.is_symlink():
                 yield entry.path
@@ -64,77 +84,79 @@ def _links(folder: Path) -> Iterator[str]:
                 yield from _links(Path(entry.path))
 
 
-def is_config(config: dict[str, Any]) -> bool:
-    """Whether it may be that of a run; its settings are for `settings.from_json` to check."""
+def is_run_config(config: dict[str, Any]) -> bool:
+    """Whether this can be the config.json of a run; `settings.from_json` checks the settings in it."""
     if not all(isinstance(config.get(part), dict) for part in ("settings", "data", "versions")):
         return False
     continued = config.get("continued", [])
-    if not isinstance(continued, list) or not all(isinstance(one, dict) for one in continued):
+    if not isinstance(continued, list) or not all(isinstance(code, dict) for code in continued):
         return False
     data = config["data"]
     return isinstance(data.get("images"), dict) and all(isinstance(data.get(n), str) for n in ("name", "checksum"))
 
 
-def row(line: bytes, name: str) -> dict[str, Any]:
-    """The row that a line of the file `name` is.
+def parse_row(line: bytes, name: str) -> dict[str, Any]:
+    """The row in a line of the file `name`.
 
     Raises:
-      ValueError: what is wrong with it.
+      ValueError: If the line is not a row; the sentence is a predicate ("is not a row").
     """
     try:
-        found = json.loads(line)
+        row = json.loads(line)
     except (ValueError, RecursionError):
-        found = None
-    if not isinstance(found, dict) or not set(ROWS[name]) <= set(found) or not isinstance(found["epoch"], int):
+        row = None
+    if not isinstance(row, dict) or not set(ROWS[name]) <= set(row) or not isinstance(row["epoch"], int):
         raise ValueError("is not a row")
-    _check_figures(found)
-    return found
+    _check_figures(row)
+    return row
 
 
-def result(content: dict[str, Any]) -> dict[str, Any]:
-    """A result.json with all settings, in their own types.
+def parse_result(content: dict[str, Any]) -> dict[str, Any]:
+    """The content of a result.json, with all settings in their own types.
 
     Raises:
-      ValueError: what is wrong with it.
+      ValueError: If the content is not a result; the sentence is a predicate.
     """
     settings = {name: value for name, value in content.items() if name in FIELDS}
     figures = {name: value for name, value in content.items() if name not in FIELDS}
-    if not {"status", "step"} <= set(figures) or figures["status"] == "done" and not set(FIGURES) <= set(figures):
-        raise ValueError("is not that of a finished run")
+    complete = figures.get("status") != "done" or set(FIGURES) <= set(figures)
+    if not {"status", "step"} <= set(figures) or not complete:
+        raise ValueError("is not the result of a finished run")
     _check_figures(figures)
     return from_json(settings).json() | figures
 
 
 def is_laboratory(config: dict[str, Any], rows: list[dict[str, Any]]) -> bool:
-    """Whether these may be config.json and results.csv of `experiments.compare_estimators`."""
+    """Whether these can be config.json and results.csv of `experiments.compare_estimators`."""
     columns = list(rows[0])
     groups = [name.removesuffix("_verdict") for name in columns if name.endswith("_verdict")]
     text = {"problem", "estimator", "truth", *(f"{group}_verdict" for group in groups)}
     numbers = {"num_samples", "declared_biased", "flops", "seconds"}
     numbers |= {f"{group}_{figure}" for group in groups for figure in LABORATORY}
-    ordered = columns[0] == "problem" and "estimator" in columns[1:3]  # between them, what points of a sweep differ in
-    return ordered and _made(config, "draws", "confidence") and _is_table(rows, text, numbers)
+    ordered = columns[0] == "problem" and "estimator" in columns[1:3]  # a swept parameter may stand between them
+    return ordered and _is_measurement(config, "draws", "confidence") and _is_table(rows, text, numbers)
 
 
 def is_toy(config: dict[str, Any], rows: list[dict[str, Any]], curves: list[dict[str, Any]]) -> bool:
-    """Whether these may be config.json, results.csv and curves.csv of `experiments.toy_bernoulli`."""
+    """Whether these can be config.json, results.csv and curves.csv of `experiments.toy_bernoulli`."""
     return (
-        _made(config, "steps", "seeds", "num_samples")
+        _is_measurement(config, "steps", "seeds", "num_samples")
         and isinstance(config["settings"].get("toy"), str)
         and _is_table(rows, {"point", "estimator", "family"}, {"final_loss", "final_loss_stderr", "first_variance"})
         and _is_table(curves, {"point", "estimator"}, {"seed", "step", "loss", "variance"})
     )
 
 
-def _made(config: dict[str, Any], *numbers: str) -> bool:
-    """Whether it says by what command, from what versions, and with these settings."""
+def _is_measurement(config: dict[str, Any], *numbers: str) -> bool:
+    """Whether the configuration has a command, versions and settings, of which `numbers` are numbers."""
     kinds = {"command": str, "versions": dict, "settings": dict}
-    known = all(isinstance(config.get(name), kind) for name, kind in kinds.items())
-    return known and all(_is_number(config["settings"].get(name)) for name in numbers)
+    complete = all(isinstance(config.get(name), kind) for name, kind in kinds.items())
+    return complete and all(_is_number(config["settings"].get(name)) for name in numbers)
 
 
 def _is_table(rows: list[dict[str, Any]], text: set[str], numbers: set[str]) -> bool:
-    """Whether these columns are there, all others are numbers or truth values as well, and each name is plain words."""
+    """Whether the table has these columns, every column but `text` holds numbers or truth values, and every column's
+    name is made of plain words."""
     return (
         text | numbers <= set(rows[0])
         and all(re.fullmatch(r"\w[\w .+-]*", name) for name in rows[0])
@@ -145,11 +167,11 @@ def _is_table(rows: list[dict[str, Any]], text: set[str], numbers: set[str]) -> 
 
 def _check_figures(row: dict[str, Any]) -> None:
     for name, value in row.items():
-        known = re.fullmatch(TEXT[name], str(value)) if name in TEXT else _is_number(value)
-        if not known or not re.fullmatch("[a-z][a-z0-9_]*", name):
-            raise ValueError(f"holds what is no figure ({name!r})")
+        allowed = re.fullmatch(TEXT[name], str(value)) if name in TEXT else _is_number(value)
+        if not allowed or not re.fullmatch("[a-z][a-z0-9_]*", name):
+            raise ValueError(f"holds a value that is not a figure ({name!r})")
 
 
 def _is_number(value: Any) -> bool:
-    """Whether it is one that fits into 64 bits."""
+    """Whether the value is a float, or an integer that fits into 64 bits."""
     return isinstance(value, float) or isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63

@@ -1,5 +1,8 @@
-"""What happens when an entry point is asked to stop: SIGTERM (a scheduler), SIGINT (Ctrl-C), SIGUSR1 (SLURM, before it
-requeues). It stops with a sentence; a run that trains first finishes its epoch and saves, unless SIGINT comes twice.
+"""How a command stops when it is asked to: by SIGTERM (a scheduler), SIGINT (Ctrl-C) or SIGUSR1 (SLURM, before it
+requeues a job).
+
+A command says in one sentence that it stopped. A command that trains first finishes its epoch and saves, unless Ctrl-C
+is pressed twice.
 """
 
 import functools
@@ -13,15 +16,18 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
 
 def stop_at_once(resumes: bool) -> None:
-    """From here on each of the signals ends the process, with a sentence and status 128 + its number; `resumes` is
-    whether the same command goes on from where it was."""
+    """Lets each signal end the process from now on, with one sentence and the exit status 128 + signal number.
+
+    Args:
+      resumes: Whether the same command would continue where this one stopped; the sentence says so.
+    """
     for number in SIGNALS:
-        signal.signal(number, functools.partial(_leave_at_once, resumes))
+        signal.signal(number, functools.partial(_exit_at_once, resumes))
 
 
-def _leave_at_once(resumes: bool, number: int, frame: FrameType | None) -> NoReturn:
-    """Neither by `print`, which may be what was interrupted, nor by Python's own end, which would tear down the
-    compiler's threads while they run."""
+def _exit_at_once(resumes: bool, number: int, frame: FrameType | None) -> NoReturn:
+    # Python's `print` and `sys.exit` are not safe here. The signal may have interrupted a `print`, and a normal exit
+    # destroys the threads of XLA's compiler while they work, which crashes with a stack trace.
     del frame
     try:
         os.write(2, _sentence(signal.Signals(number), resumes).encode())
@@ -29,8 +35,8 @@ def _leave_at_once(resumes: bool, number: int, frame: FrameType | None) -> NoRet
         os._exit(128 + number)
 
 
-def leave(asked: signal.Signals, when: str) -> NoReturn:
-    """Says that and how one goes on, and exits."""
+def stop_after_saving(asked: signal.Signals, when: str) -> NoReturn:
+    """Says that the run stopped and that the same command continues it, and exits. `when` is part of the sentence."""
     print(_sentence(asked, True, when), end="", file=sys.stderr)
     sys.exit(128 + asked)
 
@@ -40,20 +46,25 @@ def _sentence(asked: signal.Signals, resumes: bool, when: str = "") -> str:
 
 
 class Watch:
-    """A context in which the signals are only noted: `asked` is the first of them, None before."""
+    """A context in which a signal is remembered and nothing is interrupted, except by a second Ctrl-C.
+
+    Attributes:
+      asked: The first signal that arrived; None before.
+    """
 
     def __init__(self):
         self.asked: signal.Signals | None = None
 
     def __enter__(self):
-        self._before = {number: signal.signal(number, self._note) for number in SIGNALS}
+        self._handlers_before = {number: signal.signal(number, self._remember) for number in SIGNALS}
         return self
 
     def __exit__(self, *exception):
-        for number, handler in self._before.items():
+        for number, handler in self._handlers_before.items():
             signal.signal(number, handler)
 
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        if self.asked and number == signal.SIGINT and callable(self._before[number]):
-            self._before[number](number, frame)
+    def _remember(self, number: int, frame: FrameType | None) -> None:
+        handler = self._handlers_before[number]
+        if self.asked and number == signal.SIGINT and callable(handler):
+            handler(number, frame)
         self.asked = self.asked or signal.Signals(number)

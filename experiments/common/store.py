@@ -6,7 +6,6 @@ msgpack behind a checksum, written all or nothing; one that cannot be read count
 
 import functools
 import hashlib
-import importlib.metadata
 import os
 import re
 import time
@@ -18,7 +17,7 @@ import jax
 import numpy as np
 from flax import serialization
 
-from experiments.common.provenance import PACKAGES, code
+from experiments.common.provenance import code_digest, versions
 
 CHECKSUM = 32  # bytes
 
@@ -67,8 +66,7 @@ def digest_of(function: Callable, *args, of: tuple = ()) -> str:
 
 @functools.cache
 def _surroundings() -> str:
-    versions = [importlib.metadata.version(name) for name in PACKAGES]
-    return f"{code()} {versions} {jax.devices()[0].device_kind} {os.environ.get('XLA_FLAGS', '')}"
+    return f"{code_digest()} {versions()} {jax.devices()[0].device_kind} {os.environ.get('XLA_FLAGS', '')}"
 
 
 def _read(path: Path) -> dict[str, Any] | None:

@@ -11,9 +11,7 @@ from typing import Any
 import jax
 from absl import flags
 
-from experiments.common import candidates, checks, cli, problems, tables
-from experiments.common import provenance as circumstances
-from experiments.common import run_folder as workdir
+from experiments.common import candidates, checks, cli, files, problems, provenance, tables
 from experiments.common.options import entry, has_temperature, tempered
 from experiments.common.problems import Problem
 from experiments.common.run_folder import RunFolder
@@ -51,7 +49,7 @@ def _compare(options: flags.FlagValues, run: Settings) -> None:
         protocol = _protocol(points[0], objective, options)
         samples, budget = _samples(options, points[0], objective)
         folder = Path(options.output or _default_output(options))
-        workdir.check_writable(folder, "output")
+        files.check_writable(folder, "output")
         checks.refuse_links(folder)
     with cli.one_sentence(OSError, candidates.Refused):
         cases = _cases(points[0], objective, names, samples, budget, asked=options.estimators is not None)
@@ -63,8 +61,8 @@ def _compare(options: flags.FlagValues, run: Settings) -> None:
         decided = {"objective": objective, "temperature": points[0].temperature, **protocol._asdict()}
         decided |= {"compute_dtype": run.compute_dtype, "num_samples": None if budget else [str(k) for k in samples]}
         took = time.perf_counter() - started + store.earlier_seconds
-        config = circumstances.measurement(cli.given(define_flags, options) | decided, took)
-        workdir.write_json(folder / "config.json", config)
+        config = provenance.describe_measurement(cli.given(define_flags, options) | decided, took)
+        files.write_json(folder / "config.json", config)
 
 
 def _check(options: flags.FlagValues) -> None:
@@ -183,7 +181,7 @@ def _protocol(problem: Problem, objective: str, options: flags.FlagValues) -> la
 def _write(folder: Path, points, objective, found, measured, protocol: laboratory.Protocol) -> None:
     groups, rows = list(points[0].params), measured[0]
     for name, table in zip(("results", "layers", "pairs"), measured, strict=True):
-        workdir.write_text(folder / f"{name}.csv", tables.to_csv(table))
+        files.write_text(folder / f"{name}.csv", tables.to_csv(table))
     markdown, latex = [], []
     for point in points:
         mine = [row for row, one in zip(rows, found, strict=True) if one.problem is point]
@@ -200,8 +198,8 @@ def _write(folder: Path, points, objective, found, measured, protocol: laborator
         " the verdict is on variance x FLOP; * biased by its paper; control variates were trained for"
         f" {protocol.cv_steps} steps here, a run's own on top of what the run had learned"
     )
-    workdir.write_text(folder / "results.md", "\n".join([*markdown, note, ""]))
-    workdir.write_text(folder / "results.tex", "\n\n".join(latex) + "\n")
+    files.write_text(folder / "results.md", "\n".join([*markdown, note, ""]))
+    files.write_text(folder / "results.tex", "\n\n".join(latex) + "\n")
     _draw(folder / "figures", points, found, rows, protocol.confidence)
     print("\n".join([*markdown, note, ""]))
     print(f"figures: {', '.join(str(p) for p in sorted((folder / 'figures').glob('*.png')))}")

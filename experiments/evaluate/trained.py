@@ -3,8 +3,7 @@
 import jax
 from absl import flags
 
-from experiments.common import assess, build, checks, cli, results
-from experiments.common import provenance as circumstances
+from experiments.common import assess, build, checks, cli, provenance, results
 from experiments.common import run_folder as workdir
 from experiments.common.run_folder import RunFolder
 from experiments.common.settings import Settings
@@ -62,7 +61,7 @@ def evaluate(folder: RunFolder) -> dict:
             figures = {name: value for name, value in before[-1].items() if name in kept}
             return run.json() | {"status": "done"} | asked | figures
         figures = assess.make_judge(model, data, run, FLAGS.eval_samples)(params)
-    made = circumstances.of_now()
+    made = provenance.describe_environment()
     of_now = {"git_commit": made["git_commit"], "versions": ", ".join(map(" ".join, made["versions"].items()))}
     folder.append(asked | figures | of_now, "evaluations.jsonl")
     return run.json() | {"status": "done"} | asked | figures

@@ -16,8 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
-from experiments.common import cli, plots
-from experiments.common import run_folder as workdir
+from experiments.common import cli, files, plots
 from vae import data as datasets
 from vae import models, objectives
 from vae.estimators.base import Estimate
@@ -220,7 +219,7 @@ def _draw_edge(ax, row: dict, boxes: dict[str, FancyBboxPatch]):
 def run(output: str, seed: int) -> None:
     """Measures, draws, writes, and says where the gradient went."""
     with cli.one_sentence():
-        workdir.check_writable(output, "output")
+        files.check_writable(output, "output")
     digits = datasets.load("digits")
     x = jnp.asarray(datasets.pixels(digits.test[:1], digits.levels))
     model = models.make_vae(x.shape[1:], latent_dim=1, hidden=(16,), activation="tanh")

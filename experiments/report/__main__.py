@@ -21,8 +21,7 @@ def define_flags(values: flags.FlagValues) -> None:
 
 
 def main(options: flags.FlagValues = flags.FLAGS) -> None:
-    from experiments.common import checks
-    from experiments.common import run_folder as workdir
+    from experiments.common import checks, files
     from experiments.report import contents as report_contents  # jax is not for --help
     from experiments.report import page as report_page
 
@@ -38,8 +37,8 @@ def main(options: flags.FlagValues = flags.FLAGS) -> None:
         output = Path(options.output or paths[0] / "report.html")
         if output.is_dir():
             raise ValueError(f"--output={output} is a folder; give the name of a file")
-        workdir.check_writable(output.parent, "output")
-        workdir.write_text(output, text)
+        files.check_writable(output.parent, "output")
+        files.write_text(output, text)
     found = {"run": contents.runs, "laboratory result": contents.laboratories, "toy problem": contents.toys}
     shown = [f"{len(each)} {name}{'s' if len(each) > 1 else ''}" for name, each in found.items() if each]
     print(f"{output}: {' and '.join(shown)}, {output.stat().st_size / 1e6:.1f} MB")

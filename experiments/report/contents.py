@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from experiments.common import checks, cli, results, settings
-from experiments.common.run_folder import RunFolder, all_runs, read_json
+from experiments.common.files import read_json
+from experiments.common.run_folder import RunFolder, all_runs
 
 
 class Run(NamedTuple):

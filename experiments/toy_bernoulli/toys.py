@@ -12,9 +12,19 @@ import numpy as np
 import optax
 from absl import flags
 
-from experiments.common import build, candidates, checks, cli, plots, plots_gradients, problems, results, tables
-from experiments.common import provenance as circumstances
-from experiments.common import run_folder as workdir
+from experiments.common import (
+    build,
+    candidates,
+    checks,
+    cli,
+    files,
+    plots,
+    plots_gradients,
+    problems,
+    provenance,
+    results,
+    tables,
+)
 from experiments.common.options import entry
 from experiments.common.store import Store, digest_of
 from experiments.compare_estimators import laboratory
@@ -39,7 +49,7 @@ def train_all(options: flags.FlagValues) -> None:
         if options.steps % (options.records - 1):
             raise ValueError(f"--steps={options.steps} must be a multiple of --records less one, {options.records - 1}")
         folder = Path(options.output or f"results/toy-{options.toy}")
-        workdir.check_writable(folder, "output")
+        files.check_writable(folder, "output")
         checks.refuse_links(folder)
         points = TOYS[options.toy](problems, options.batch_size)
         names = candidates.choose(points[0], "elbo", options.estimators)
@@ -59,7 +69,9 @@ def train_all(options: flags.FlagValues) -> None:
             print(f"{store.folder} holds the curves, from {store.earlier_seconds:.0f} seconds of training: none anew\n")
         _write(folder, points, curves, options)
         seconds = time.perf_counter() - started + store.earlier_seconds
-        workdir.write_json(folder / "config.json", circumstances.measurement(cli.given(define_flags, options), seconds))
+        files.write_json(
+            folder / "config.json", provenance.describe_measurement(cli.given(define_flags, options), seconds)
+        )
 
 
 def _train(program, seeds):
@@ -139,10 +151,10 @@ def _write(folder: Path, points, curves, options) -> None:
             row[figure], row[f"{figure}_stderr"] = results.mean_and_error(values.tolist())
         last.append(row)
     last.sort(key=lambda row: (titles.index(row["point"]), results.least_first(row["final_loss"])))
-    workdir.write_text(folder / "curves.csv", tables.to_csv(long))
-    workdir.write_text(folder / "results.csv", tables.to_csv(last))
+    files.write_text(folder / "curves.csv", tables.to_csv(long))
+    files.write_text(folder / "results.csv", tables.to_csv(last))
     table = tables.to_markdown([["point", "estimator", "final loss", "variance at the start"], *map(_cells, last)])
-    workdir.write_text(folder / "results.md", table + "\n")
+    files.write_text(folder / "results.md", table + "\n")
     families = {family: [name for name in curves if _family(name) == family] for family in FAMILIES}
     families = {family: names for family, names in families.items() if names}
     plots.save(plots_gradients.toy_curves(steps, curves, titles, families), folder / "figures" / "toy")

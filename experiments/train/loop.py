@@ -17,12 +17,12 @@ from absl import flags
 from jax.sharding import Mesh
 from tqdm import tqdm
 
-from experiments.common import assess, build, cli, interrupt
-from experiments.common import run_folder as workdir
-from experiments.common.run_folder import Recorder, RunFolder, Silent
+from experiments.common import assess, build, cli, files, interrupt
+from experiments.common.run_folder import RunFolder
 from experiments.common.settings import Settings
 from experiments.train import multihost
 from experiments.train.profiling import Profile
+from experiments.train.recorder import Recorder, SilentRecorder
 from vae import checkpoint
 from vae import train as training
 from vae.data import Dataset
@@ -165,14 +165,14 @@ def _train(compiled: Compiled) -> tuple[training.TrainState, np.ndarray]:
     with ExitStack() as stack:
         watch = stack.enter_context(interrupt.Watch())
         recorder = functools.partial(Recorder, keep=FLAGS.keep, tensorboard=FLAGS.tensorboard)
-        recorder = recorder if multihost.is_first() else Silent
+        recorder = recorder if multihost.is_first() else SilentRecorder
         recorders = [stack.enter_context(recorder(folder)) for folder in part.folders]
 
         def save(number: int) -> None:
             for recorder in recorders:  # all have the one before, so that a kill leaves one that all have
                 recorder.wait()
             for i, recorder in enumerate(recorders):
-                recorder.tell_time(number, number * steps, seconds)
+                recorder.log_time(number, number * steps, seconds)
                 recorder.save(number, one(state, i))
 
         number, saved, asked = done, done, None
@@ -206,7 +206,7 @@ def _train(compiled: Compiled) -> tuple[training.TrainState, np.ndarray]:
         bar.close()
     if asked := multihost.asked_of_any(watch.asked or asked):
         multihost.wait_for_all()
-        interrupt.leave(asked, f" after epoch {number} of {run.epochs}; all is saved")
+        interrupt.stop_after_saving(asked, f" after epoch {number} of {run.epochs}; all is saved")
     return state, failed_steps
 
 
@@ -253,7 +253,7 @@ def _conclude(part: Part, run: Settings, folder: RunFolder, state, failed_step, 
         row |= judge(params)
         if len(part.data.validation):
             row["validation_elbo_nats"] = folder.rows()[-1]["elbo_nats"]
-    workdir.write_json(folder.path / "result.json", row)
+    files.write_json(folder.path / "result.json", row)
     if not finished:
         last = f"the state of epoch {step // steps} is kept there"
         return f"{folder.path}: the loss, or the gradient before it, was not finite at step {failed_step}, {last}"

@@ -83,10 +83,10 @@ def submit_missing(jobs: list[Job], folder: Path, parameters: dict[str, Any]) ->
     Raises:
       ValueError: as `submit`.
     """
-    from experiments.common import run_folder as workdir  # jax is for the job's command, not for this file in its job
+    from experiments.common import files  # jax is for the job's command, not for this file in its job
 
     record = folder / "jobs.json"
-    known = workdir.read_json(record) if record.exists() else {}
+    known = files.read_json(record) if record.exists() else {}
     waiting = _queued() if known else set()
     missing = []
     for job in jobs:
@@ -102,7 +102,7 @@ def submit_missing(jobs: list[Job], folder: Path, parameters: dict[str, Any]) ->
     for job, of_slurm in zip(missing, submitted, strict=True):
         known[job.digest] = of_slurm.job_id
         print(f"{job.title}: job {of_slurm.job_id}")
-    workdir.write_json(record, known)
+    files.write_json(record, known)
     print(f"what the jobs print: {folder}/*_log.out and *_log.err; the same command again says what is left")
 
 

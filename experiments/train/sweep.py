@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from absl import flags
 
-from experiments.common import build, checks, cli, results, settings, tables
+from experiments.common import build, checks, cli, files, locks, results, settings, tables
 from experiments.common import run_folder as workdir
 from experiments.common.run_folder import RunFolder
 from experiments.common.settings import Settings
@@ -45,13 +45,13 @@ def _train_all(runs: list[Settings], path: Path) -> None:
         chosen = range(len(programs)) if FLAGS.program == 0 else [FLAGS.program - 1]
         folders, swept = _folders(path, runs), _swept(runs)
         groups = [_Group({run: folders[run] for run in programs[i]}, swept) for i in chosen]
-        workdir.check_writable(path)
+        files.check_writable(path)
         checks.refuse_links(path)
         for group in groups:
             group.claim()
         _tell_of_other_code(groups)
         if multihost.is_first():
-            workdir.check_space(path, sum(group.checkpoint_bytes() for group in groups))
+            files.check_space(path, sum(group.checkpoint_bytes() for group in groups))
         parts = []
         for i, group in zip(chosen, groups, strict=True):
             parts += group.parts(f"program {i + 1} of {len(programs)}, " if len(programs) > 1 else "")
@@ -71,10 +71,10 @@ def submit_all(runs: list[Settings], path: Path) -> None:
     Exits with one sentence on bad input, before anything is submitted.
     """
     with cli.one_sentence():
-        workdir.check_writable(path)
+        files.check_writable(path)
         checks.refuse_links(path)
         folders, swept = _folders(path, runs), _swept(runs)
-        finished = {run for run, folder in folders.items() if folder.is_of(run) and folder.result()}
+        finished = {run for run, folder in folders.items() if folder.belongs_to(run) and folder.result()}
         command = [sys.executable, *sys.orig_argv[1:], "--launcher=local", f"--workdir={path.resolve()}"]
         programs, jobs = list(settings.programs(runs)), []
         for number, group in enumerate(programs, 1):
@@ -161,7 +161,7 @@ def _tell_of_other_code(groups: list[_Group]) -> None:
     """Says which runs were begun or trained by other code than this: a run is known by its settings, not its code."""
     folders = [folder for group in groups for folder in group.folders]
     pending = {folder.path for group in groups for _, folder in group.pending}
-    other = [folder for folder in folders if not folder.is_of_this_code()]
+    other = [folder for folder in folders if not folder.has_this_code()]
     if trained := [folder for folder in other if folder.path not in pending]:
         print(
             f"{len(trained)} of {len(folders)} runs were trained by other code than there is now, and stay as they are;"
@@ -172,7 +172,7 @@ def _tell_of_other_code(groups: list[_Group]) -> None:
             f"{len(begun)} of {len(folders)} runs were begun by other code and go on by that of now (see config.json)"
         )
         for folder in begun:
-            folder.go_on_by_this_code()
+            folder.record_change_of_code()
 
 
 def _conclude(path: Path, runs: list[Settings]) -> None:
@@ -180,11 +180,11 @@ def _conclude(path: Path, runs: list[Settings]) -> None:
 
     Jobs that end at the same time take turns, so that the last one sees all results; it draws, if `runs` are all there.
     """
-    with workdir.alone(path):
+    with locks.taking_turns(path):
         folders, rows = _finished(path)
-        workdir.write_text(path / "results.csv", tables.to_csv(rows))
+        files.write_text(path / "results.csv", tables.to_csv(rows))
         table = results.to_markdown(rows)
-        workdir.write_text(path / "results.md", table + "\n")
+        files.write_text(path / "results.md", table + "\n")
         if len(folders) > 1 and all(folder.result() for folder in _folders(path, runs).values()):
             from experiments.common import pictures
 

@@ -14,8 +14,7 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from experiments.common import build, settings
-from experiments.common import run_folder as workdir
+from experiments.common import build, run_folder, settings
 from tests.helpers.entry_points import SMALL, Call, run_all
 from vae import checkpoint
 
@@ -119,7 +118,7 @@ CASES = {
     "train --workdir={}/linked": ("metrics.jsonl is a symbolic link",),
     "train --workdir={}/linked_lock": (".lock is a symbolic link",),
     "train --workdir={}/\x1b[31m": ("cannot be printed", "\\x1b[31m"),
-    "train --workdir={}/hostile_result": ("result.json holds what is no figure",),
+    "train --workdir={}/hostile_result": ("result.json holds a value that is not a figure",),
     "train --workdir={}/named_code": ("config.json", "'os:system' is not of the form"),
     "evaluate": ("--workdir",),
     "evaluate --workdir=": ("workdir",),
@@ -199,7 +198,7 @@ CASES = {
     "report --workdir={}/list": ("config.json",),
     "report --workdir={}/newer": ("config.json", "cannot_be_known"),
     "report --workdir={}/torn": ("metrics.jsonl", "line 1"),
-    "report --workdir={}/hostile_result": ("result.json holds what is no figure",),
+    "report --workdir={}/hostile_result": ("result.json holds a value that is not a figure",),
     "benchmark --sections=speed": ("--sections",),
     "benchmark --sections=": ("--sections",),
     "benchmark --batch_sizes=0": ("--batch_sizes",),
@@ -256,7 +255,7 @@ def write_workdirs(folder: Path) -> None:
     data = build.load_data(run, None)
     state = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), _shapes(run, data))
     other = jax.tree.map(lambda leaf: np.zeros((*leaf.shape, 1), leaf.dtype), state)
-    good = {"config.json": json.dumps(workdir._config(run, data))}
+    good = {"config.json": json.dumps(run_folder.describe(run, data))}
     figures = {f"test_{name}_nats": 1.0 for name in ("nll", "elbo", "rate", "distortion")}
     done = {"result.json": json.dumps(run.json() | {"status": "done", "step": 48, **figures})}
     changes = {

@@ -8,8 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments.common import provenance as circumstances
-from experiments.common import run_folder as workdir
+from experiments.common import files, provenance
 from experiments.common.run_folder import RunFolder
 from experiments.report import contents as report_contents
 from tests.helpers import entry_points
@@ -160,7 +159,7 @@ def test_other_code_is_told_and_written_down(runs, cut, tmp_path):
     shutil.copytree(cut, begun)
     for path in (done, begun):
         config = json.loads((path / "config.json").read_text())
-        assert config["code"] == circumstances.code()
+        assert config["code"] == provenance.code_digest()
         (path / "config.json").write_text(json.dumps(config | {"code": "0" * 16, "git_commit": "0" * 40}))
     finished, goes_on, again = train(
         tmp_path / "outcomes", [f"--workdir={done}"], [f"--workdir={begun}", *LONG], [f"--workdir={begun}", *LONG]
@@ -170,7 +169,7 @@ def test_other_code_is_told_and_written_down(runs, cut, tmp_path):
     assert "other code" not in again.out
     config = RunFolder(begun).config()
     assert config["git_commit"] == "0" * 40
-    assert [one["code"] for one in config["continued"]] == [circumstances.code()]
+    assert [one["code"] for one in config["continued"]] == [provenance.code_digest()]
     assert (begun / "metrics.jsonl").read_bytes() == (runs[0] / "long/metrics.jsonl").read_bytes()
 
 
@@ -186,14 +185,14 @@ def test_a_run_cut_off_goes_on_to_the_same_bytes(runs, cut, tmp_path):
 
 def test_a_write_that_fails_leaves_what_was_there(tmp_path, monkeypatch):
     """result.json and the like are the old or the new, whenever the process dies."""
-    workdir.write_json(tmp_path / "result.json", {"old": 1})
+    files.write_json(tmp_path / "result.json", {"old": 1})
     for where in ("write_text", "replace"):
         with monkeypatch.context() as patched:
             fail = lambda *args, **options: (_ for _ in ()).throw(OSError(28, "No space left on device"))
-            patched.setattr(*((Path, "write_text") if where == "write_text" else (workdir.os, "replace")), fail)
+            patched.setattr(*((Path, "write_text") if where == "write_text" else (files.os, "replace")), fail)
             with pytest.raises(OSError, match="No space"):
-                workdir.write_json(tmp_path / "result.json", {"new": 1})
-        assert workdir.read_json(tmp_path / "result.json") == {"old": 1}
+                files.write_json(tmp_path / "result.json", {"new": 1})
+        assert files.read_json(tmp_path / "result.json") == {"old": 1}
         assert [path.name for path in tmp_path.iterdir()] == ["result.json"]
 
 
