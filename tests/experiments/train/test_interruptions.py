@@ -96,7 +96,7 @@ def test_a_run_asked_to_stop_saves_and_no_other_disturbs_it(tmp_path):
 # A run in the middle of an epoch that does not end.
 BUSY = """
 import os, signal
-from experiments import interrupt
+from experiments.common import interrupt
 interrupt.stop_at_once(resumes=RESUMES)
 with interrupt.Watch() as watch:
     for number in NUMBERS:
