@@ -1,114 +1,150 @@
-"""What every entry point shares: bad input becomes one sentence on stderr and a non-zero exit, never a traceback."""
+"""The frame of every command: packages to import, flags, and one sentence instead of a traceback for bad input.
+
+if __name__ == "__main__":
+    define_flags(flags.FLAGS)
+    cli.run(main)
+"""
 
 import hashlib
-import importlib.util
+import importlib
 import os
 import platform
+import shlex
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
+import jax
 from absl import app, flags, logging
 
 from experiments.common import interrupt
 
+IMPORT_VARIABLE = "VAE_IMPORT"
+
+
+def define_import(flag_values: flags.FlagValues) -> None:
+    """Defines --import."""
+    flags.DEFINE_list(
+        "import",
+        [],
+        "Python packages with estimators, posteriors, objectives or data sets of your own, comma-separated. They are"
+        f" imported before the other flags are read. The environment variable {IMPORT_VARIABLE} names more.",
+        flag_values=flag_values,
+    )
+
+
+define_import(flags.FLAGS)
 flags.DEFINE_string(
     "compilation_cache",
     "auto",
-    "folder of compiled programs, so that the same command starts at once the next time: auto for one in the user's"
-    " cache folder, none to do without; JAX_COMPILATION_CACHE_DIR goes before it",
+    "Folder of compiled programs, so that the same command starts at once the next time. auto: a folder in the user's"
+    " cache; none: no folder. The environment variable JAX_COMPILATION_CACHE_DIR takes precedence.",
 )
 
 
 def run(main: Callable[[], None], resumes: bool = False, hungry: tuple[str, ...] = ()) -> None:
-    """`app.run(main)`, refusing stray positional arguments, which are mostly a forgotten `--` or a space in a list.
+    """Parses the command line and calls `main`; stray positional arguments are refused, since most of them are a
+    forgotten `--` or a space in a list.
 
-    `resumes`: whether the same command goes on from where it was stopped, which is said where it is. `hungry`: the
-    flags that its memory grows with, the likeliest first.
+    Args:
+      main: The command, without arguments.
+      resumes: Whether the same command goes on from where it was stopped. The sentence after a signal says so.
+      hungry: The flags that memory grows with, the likeliest first. The sentence about too little memory names them.
     """
 
-    def without_arguments(argv):
+    def guarded(argv: list[str]) -> None:
         if len(argv) > 1:
             raise app.UsageError(f"unexpected argument {argv[1]!r}: settings are given as --name=value")
-        logging.set_verbosity(logging.WARNING)  # else absl prints the libraries' hundreds of INFO lines
-        # Orbax logs with a traceback what it raises as well, and warns of what a kill left behind.
-        logging.get_absl_logger().addFilter(lambda record: "orbax" not in Path(record.pathname).parts)
-        sys.unraisablehook = _without_orphans
+        _quiet_libraries()
         interrupt.stop_at_once(resumes)
-        _keep_compiled_programs(flags.FLAGS.compilation_cache)
+        _use_compilation_cache(flags.FLAGS.compilation_cache)
         with _enough_memory(hungry):
             main()
 
-    app.run(without_arguments, flags_parser=_parse)
+    app.run(guarded, flags_parser=_parse)
 
 
-def _without_orphans(unraisable) -> None:
-    """Where one write of a checkpoint fails, what Orbax had begun beside it finds that nobody waits for it any more,
-    and each would print a traceback beside the sentence."""
-    if unraisable.object is not None or str(unraisable.exc_value) != "Event loop is closed":
-        sys.__unraisablehook__(unraisable)
+# --- Packages of your own
 
 
-def _keep_compiled_programs(folder: str) -> None:
-    if folder == "none" or "JAX_COMPILATION_CACHE_DIR" in os.environ:
-        return
-    if folder == "auto":
-        # Programs for one processor may not run on another, and a cluster's machines share a home.
-        info = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-        traits = {line for line in info if line.startswith(("flags", "model name", "Features", "CPU part"))}
-        kind = hashlib.sha256("".join([platform.machine(), *sorted(traits)]).encode()).hexdigest()[:8]
-        home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-        if home.startswith("~"):  # a user without a home
-            return
-        folder = Path(home) / "vae" / f"compiled-{kind}"
-    import jax
-
-    jax.config.update("jax_compilation_cache_dir", str(folder))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
-    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+def imported_packages() -> tuple[str, ...]:
+    """The packages that --import and VAE_IMPORT name, in this order, without duplicates."""
+    values = flags.FlagValues()
+    define_import(values)
+    values(["", *sys.argv[1:]], known_only=True)  # no other flag is read here
+    named = [*values["import"].value, *os.environ.get(IMPORT_VARIABLE, "").split(",")]
+    return tuple(dict.fromkeys(name.strip() for name in named if name.strip()))
 
 
-def _parse(argv):
+def _import_packages() -> None:
+    """Imports the packages, so that the flags and tables know what they add."""
+    for name in imported_packages():
+        if not all(part.isidentifier() for part in name.split(".")):
+            stop(f"--import={name}: a package has a name such as my_estimator or my_paper.estimators")
+        try:
+            importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            if not error.name or not f"{name}.".startswith(f"{error.name}."):  # an import inside the package failed
+                raise
+            stop(
+                f"--import={name}: there is no package {error.name!r}; start the command in the folder that holds the"
+                " package, or add this folder to PYTHONPATH"
+            )
+
+
+def module(name: str) -> str:
+    """The module of a command, for `python -m`."""
+    return f"experiments.{name}"
+
+
+def command(name: str, *arguments: str) -> str:
+    """The line that starts the command `name` with these arguments and the packages of this process."""
+    packages = imported_packages()
+    imports = [f"--import={','.join(packages)}"] if packages else []
+    return shlex.join(["python", "-m", f"experiments.{name}", *imports, *arguments])
+
+
+# --- Flags
+
+
+def _parse(argv: list[str]) -> list[str]:
+    """absl's parser, with one sentence for a wrong flag."""
     try:
-        rest = flags.FLAGS(argv)
+        _import_packages()
+        positional = flags.FLAGS(argv)
         for name in flags.FLAGS:
             value = flags.FLAGS[name].value
             if isinstance(value, int) and abs(value) >= 2**31:
                 raise flags.IllegalFlagValueError(f"flag --{name}={value}: does not fit into 32 bits")
-        return rest
+        return positional
     except flags.Error as error:
         hint = "" if "--help" in argv else "; --helpfull lists every flag"
         stop(f"{error}{hint}")
 
 
 def given(define_flags: Callable[[flags.FlagValues], None], options: flags.FlagValues) -> dict[str, Any]:
-    """The values that `options` has of the flags that `define_flags` defines."""
+    """The values that `options` has for the flags that `define_flags` defines."""
     names = flags.FlagValues()
     define_flags(names)
     return {name: options[name].value for name in names}
 
 
-def module(name: str) -> str:
-    """What `python -m` runs for the entry point `name`: that of the package that was started, where it has its own, as
-    a paper's project does, for its estimator is known there alone; else that of this package."""
-    started = sys.modules["__main__"].__spec__
-    own = f"{started.parent}.{name}" if started and started.parent else ""
-    return own if own and importlib.util.find_spec(own) else f"experiments.{name}"
+# --- Errors
 
 
 @contextmanager
 def one_sentence(*kinds: type[Exception]) -> Iterator[None]:
-    """Turns what bad input raises into one sentence and exit status 1.
+    """Turns an exception of these kinds into one sentence on stderr and exit status 1.
 
-    `kinds` are ValueError, NotImplementedError and OSError where none are given. Around long work give OSError alone: a
-    full disk is the user's to mend, any other error is ours and keeps its traceback.
+    The default kinds, ValueError, NotImplementedError and OSError, are those of bad input. Long work should be wrapped
+    with OSError alone: the user can mend a full disk, but any other error is a bug, and its traceback is needed.
     """
-    refused = kinds or (ValueError, NotImplementedError, OSError)
+    kinds = kinds or (ValueError, NotImplementedError, OSError)
     try:
         yield
-    except refused as error:
+    except kinds as error:
         if isinstance(error, OSError) and error.strerror:
             stop(f"{error.strerror}{f': {error.filename}' if error.filename else ''}")
         stop(str(error))
@@ -116,10 +152,10 @@ def one_sentence(*kinds: type[Exception]) -> Iterator[None]:
 
 @contextmanager
 def _enough_memory(hungry: tuple[str, ...]) -> Iterator[None]:
-    """Says which flags help where the device's memory, or the host's, does not suffice."""
+    """Names the flags that help where the memory of the device or of the host does not suffice."""
     try:
         yield
-    except (RuntimeError, MemoryError) as error:  # jax's own is a RuntimeError
+    except (RuntimeError, MemoryError) as error:  # jax raises a RuntimeError
         if not isinstance(error, MemoryError) and "RESOURCE_EXHAUSTED" not in str(error):
             raise
         smaller = f"; a smaller {' or '.join(f'--{name}' for name in hungry)} needs less" if hungry else ""
@@ -129,10 +165,54 @@ def _enough_memory(hungry: tuple[str, ...]) -> Iterator[None]:
 
 
 def stop(sentence: str) -> NoReturn:
-    """Says what is wrong on stderr and exits with status 1.
+    """Prints the sentence on stderr and exits with status 1.
 
-    Names of files and what stands in them go into a sentence as they are, and nothing of them commands the terminal.
+    Sentences quote names of files and their contents. Characters that could steer the terminal are escaped.
     """
     sentence = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in " ".join(sentence.split()))
     print(f"error: {sentence}", file=sys.stderr)
     sys.exit(1)
+
+
+# --- Libraries
+
+
+def _quiet_libraries() -> None:
+    """Silences messages of libraries that say nothing to the user of a command."""
+    logging.set_verbosity(logging.WARNING)  # hundreds of INFO lines
+    # Orbax logs every exception that it raises, with a traceback, and warns about what a killed process left behind.
+    logging.get_absl_logger().addFilter(lambda record: "orbax" not in Path(record.pathname).parts)
+    sys.unraisablehook = _ignore_closed_event_loop
+
+
+def _ignore_closed_event_loop(unraisable) -> None:
+    """Where one write of a checkpoint fails, Orbax abandons the writes beside it, and each of them would print a
+    traceback after the sentence about the failure."""
+    if unraisable.object is not None or str(unraisable.exc_value) != "Event loop is closed":
+        sys.__unraisablehook__(unraisable)
+
+
+def _use_compilation_cache(choice: str) -> None:
+    """Lets jax read and write compiled programs in the folder that --compilation_cache names."""
+    if choice == "none" or "JAX_COMPILATION_CACHE_DIR" in os.environ:
+        return
+    folder = _users_cache() if choice == "auto" else choice
+    if folder:
+        jax.config.update("jax_compilation_cache_dir", str(folder))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+        jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def _users_cache() -> Path | None:
+    """A folder in the user's cache for this kind of processor; None for a user without a home.
+
+    The machines of a cluster share a home, and a program that was compiled for one processor may crash on another.
+    """
+    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    if home.startswith("~"):
+        return None
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    traits = {line for line in lines if line.startswith(("flags", "model name", "Features", "CPU part"))}
+    kind = hashlib.sha256("".join([platform.machine(), *sorted(traits)]).encode()).hexdigest()[:8]
+    return Path(home) / "vae" / f"compiled-{kind}"

@@ -1,6 +1,6 @@
-"""What the entry points share."""
+"""The frame that every command shares."""
 
-import importlib.machinery
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,13 +11,13 @@ import pytest
 from experiments.common import cli
 
 ROOT = Path(__file__).resolve().parents[3]
-COMMANDS = {file.stem for file in (ROOT / "experiments").glob("*.py") if '__name__ == "__main__"' in file.read_text()}
+COMMANDS = sorted(file.parent.name for file in (ROOT / "experiments").glob("*/__main__.py"))
 SETTINGS = ("compilation_cache_dir", "persistent_cache_min_compile_time_secs", "persistent_cache_min_entry_size_bytes")
 
 
 @pytest.fixture
 def folder_in_use(monkeypatch):
-    """Reads jax's folder of compiled programs; afterwards it is the one before."""
+    """A function that reads jax's folder of compiled programs, which is restored afterwards."""
     before = {f"jax_{name}": getattr(jax.config, f"jax_{name}") for name in SETTINGS}
     monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
     jax.config.update("jax_compilation_cache_dir", None)
@@ -26,28 +26,43 @@ def folder_in_use(monkeypatch):
         jax.config.update(name, value)
 
 
+@pytest.fixture
+def run(tmp_path):
+    """Runs a command in a folder that holds the package `paper`, which adds the estimator `mine` to the table."""
+    (tmp_path / "paper").mkdir()
+    adds = "from vae.estimators import BY_NAME\nBY_NAME['mine'] = BY_NAME['gumbel_rao']\n"
+    (tmp_path / "paper/__init__.py").write_text(adds)
+    (tmp_path / "broken.py").write_text("import no_such_package\n")
+
+    def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess:
+        everything = os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"} | environment
+        command = [sys.executable, "-m", "experiments.train", *arguments]
+        return subprocess.run(command, cwd=tmp_path, env=everything, capture_output=True, text=True, check=False)
+
+    return run
+
+
 def test_compiled_programs_are_kept_in_the_users_cache(folder_in_use, monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    cli._keep_compiled_programs("auto")
+    cli._use_compilation_cache("auto")
     assert folder_in_use().startswith(str(tmp_path / "vae" / "compiled-"))
 
 
-def test_compiled_programs_are_kept_where_one_says(folder_in_use, monkeypatch, tmp_path):
-    cli._keep_compiled_programs(str(tmp_path))
+def test_compiled_programs_are_kept_in_the_folder_that_is_named(folder_in_use, tmp_path):
+    cli._use_compilation_cache(str(tmp_path))
     assert folder_in_use() == str(tmp_path)
 
 
 def test_compiled_programs_are_not_kept(folder_in_use, monkeypatch):
-    cli._keep_compiled_programs("none")
+    cli._use_compilation_cache("none")
     assert folder_in_use() is None
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "/elsewhere")
-    cli._keep_compiled_programs("auto")
+    cli._use_compilation_cache("auto")
     assert folder_in_use() is None
 
 
-@pytest.mark.parametrize("command", sorted(COMMANDS))
-def test_help_does_not_wait_for_jax(command):
-    """Nor for what is built on it: the import of jax alone takes most of a second."""
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_does_not_wait_for_slow_third_parties(command):
     module = f"experiments.{command}"
     program = f"""
 import runpy, sys
@@ -55,22 +70,15 @@ sys.argv = [{module!r}, "--help"]
 try:
     runpy.run_module({module!r}, run_name="__main__", alter_sys=True)
 finally:
-    print("imported:", *{{"jax", "flax", "numpy", "matplotlib"}} & set(sys.modules))
+    print("imported:", *{{"matplotlib", "plotly", "tensorflow_datasets", "sklearn"}} & set(sys.modules))
 """
     shown = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
-    assert shown.returncode == 1, shown.stderr  # absl's, of --help
+    assert shown.returncode == 1, shown.stderr  # absl's status after --help
     assert "flags:" in shown.stdout
     assert shown.stdout.splitlines()[-1] == "imported:"
 
 
-def test_the_benchmark_has_the_sections_that_its_flags_name():
-    from experiments.benchmark import __main__ as benchmark
-    from experiments.benchmark import speed
-
-    assert tuple(speed.FUNCTIONS) == benchmark.SECTIONS
-
-
-def test_too_little_memory_names_the_entry_points_own_flags(capsys, monkeypatch):
+def test_too_little_memory_names_the_flags_of_the_command(capsys, monkeypatch):
     monkeypatch.setattr(cli.flags, "FLAGS", cli.flags.FlagValues())  # not those that other tests have defined
     for hungry, advice in (
         ((), "(no more)\n"),
@@ -81,17 +89,47 @@ def test_too_little_memory_names_the_entry_points_own_flags(capsys, monkeypatch)
         assert capsys.readouterr().err.endswith(advice)
 
 
-def test_a_papers_project_has_its_own_commands(monkeypatch, tmp_path):
-    """Where there is one beside the module that was started; not in `python file.py`, which has no such place."""
-    (tmp_path / "papers_project").mkdir()
-    (tmp_path / "papers_project/report.py").touch()
-    monkeypatch.syspath_prepend(tmp_path)
-    for started, report, train in (
-        ("experiments.train", "experiments.report", "experiments.train"),
-        ("papers_project.train", "papers_project.report", "experiments.train"),
-        ("timeit", "experiments.report", "experiments.train"),
-        (None, "experiments.report", "experiments.train"),
-    ):
-        spec = started and importlib.machinery.ModuleSpec(started, None)
-        monkeypatch.setattr(sys.modules["__main__"], "__spec__", spec)
-        assert (cli.module("report"), cli.module("train")) == (report, train)
+# --- Packages of your own
+
+
+def test_an_imported_package_adds_an_estimator_before_the_flags_are_checked(run):
+    done = run("--estimator=mine:inner_samples=2", "--num_samples=0", "--import=paper")
+    assert "num_samples" in done.stderr  # the estimator is known, so the next wrong flag is the first to be refused
+    assert "mine" not in done.stderr
+
+
+def test_the_environment_variable_imports_as_the_flag_does(run):
+    assert "there is no estimator 'mine'" in run("--estimator=mine").stderr
+    assert "num_samples" in run("--estimator=mine", "--num_samples=0", VAE_IMPORT="paper").stderr
+
+
+@pytest.mark.parametrize(
+    ("package", "sentence"),
+    [
+        ("papre", "error: --import=papre: there is no package 'papre'; start the command in the folder"),
+        ("paper.nowhere", "error: --import=paper.nowhere: there is no package 'paper.nowhere'"),
+        ("../paper", "error: --import=../paper: a package has a name such as"),
+    ],
+)
+def test_a_package_that_does_not_exist_is_refused_in_one_sentence(package, sentence, run):
+    done = run(f"--import={package}")
+    assert done.returncode == 1
+    assert done.stderr.startswith(sentence)
+    assert done.stderr.count("\n") == 1
+
+
+def test_an_error_inside_a_package_keeps_its_traceback(run):
+    assert "No module named 'no_such_package'" in run("--import=broken").stderr
+    assert "Traceback" in run("--import=broken").stderr
+
+
+def test_a_printed_command_repeats_the_imports(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["train", "--seed=1", "--import=paper,other"])
+    monkeypatch.setenv("VAE_IMPORT", "other, third")
+    assert cli.imported_packages() == ("paper", "other", "third")
+    assert cli.command("report", "--workdir=a b") == (
+        "python -m experiments.report --import=paper,other,third '--workdir=a b'"
+    )
+    monkeypatch.setattr(sys, "argv", ["train", "--seed=1"])
+    monkeypatch.delenv("VAE_IMPORT")
+    assert cli.command("report") == "python -m experiments.report"
