@@ -8,9 +8,7 @@ has a fixed distribution also have `from_noise`, the map from that noise to the 
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +18,7 @@ from jax.scipy import stats
 from jax.scipy.special import digamma, gammaln, xlogy
 
 _LOG_2PI = 1.8378770664093453
-_family = lambda cls: jax.tree_util.register_dataclass(dataclass(frozen=True)(cls))
+family = lambda cls: jax.tree_util.register_dataclass(dataclass(frozen=True)(cls))
 
 
 def uniform(key: Array, shape: tuple[int, ...], dtype) -> Array:
@@ -58,7 +56,7 @@ class _LocationScale(_Reparameterizable):
         return self.from_noise(self.noise(key, (num_samples, *self.mean.shape), self.mean.dtype))
 
 
-@_family
+@family
 class Normal(_LocationScale):
     """Diagonal Gaussian by mean and log-variance, both `[*batch, D]`: the two outputs of a VAE's encoder."""
 
@@ -76,7 +74,7 @@ class Normal(_LocationScale):
         return -0.5 * jnp.sum(jnp.square(standardized) + self.log_var + _LOG_2PI, axis=-1)
 
 
-@_family
+@family
 class Laplace(_LocationScale):
     """Factorized Laplace by location and log of the scale b (variance 2 b^2), both `[*batch, D]`."""
 
@@ -92,7 +90,7 @@ class Laplace(_LocationScale):
         return jnp.sum(stats.laplace.logpdf(z, self.mean, self.scale), axis=-1)
 
 
-@_family
+@family
 class StudentT(_LocationScale):
     """Factorized Student t by location, log-scale and log of the degrees of freedom, all `[*batch, D]`.
 
@@ -115,7 +113,7 @@ class StudentT(_LocationScale):
         return jnp.sum(stats.t.logpdf(z, jnp.exp(self.log_df), self.mean, self.scale), axis=-1)
 
 
-@_family
+@family
 class MultivariateNormal(_LocationScale):
     """Full-covariance Gaussian: mean `[*batch, D]` and lower Cholesky factor `cholesky [*batch, D, D]`."""
 
@@ -136,7 +134,7 @@ class MultivariateNormal(_LocationScale):
         return -0.5 * jnp.sum(jnp.square(standardized) + _LOG_2PI, axis=-1) - _log_det(self)
 
 
-@_family
+@family
 class Gamma(_Reparameterizable):
     """Factorized Gamma by the logs of concentration and rate, both `[*batch, D]`; mean = concentration / rate.
 
@@ -161,7 +159,7 @@ class Gamma(_Reparameterizable):
         return jnp.sum(stats.gamma.logpdf(z, jnp.exp(self.log_concentration), scale=jnp.exp(-self.log_rate)), axis=-1)
 
 
-@_family
+@family
 class Beta(_Reparameterizable):
     """Factorized Beta by the logs of its two concentrations, both `[*batch, D]`; reparameterized implicitly.
 
@@ -185,7 +183,7 @@ class Beta(_Reparameterizable):
         return jnp.sum(stats.beta.logpdf(z, jnp.exp(self.log_alpha), jnp.exp(self.log_beta)), axis=-1)
 
 
-@_family
+@family
 class Dirichlet(_Reparameterizable):
     """Dirichlet over D parts by the logs of its concentrations `[*batch, D]`; reparameterized implicitly. Its samples
     are kept above the smallest normal float, as Gamma's are."""
@@ -206,7 +204,7 @@ class Dirichlet(_Reparameterizable):
         return jnp.sum(xlogy(concentration - 1, z) - gammaln(concentration), -1) + gammaln(jnp.sum(concentration, -1))
 
 
-@_family
+@family
 class Bernoulli:
     """Factorized Bernoulli by its logits `[*batch, D]`; samples are 0. or 1."""
 
@@ -244,7 +242,7 @@ class _OfClasses:
         return jax.nn.softmax(self.logits, axis=-1)
 
 
-@_family
+@family
 class Categorical(_OfClasses):
     """D independent categorical variables of C classes by logits `[*batch, D, C]`; samples are one-hot."""
 
@@ -261,7 +259,7 @@ class Categorical(_OfClasses):
         return jnp.sum(z * jax.nn.log_softmax(self.logits, axis=-1), axis=(-2, -1))
 
 
-@_family
+@family
 class BinaryConcrete(_LocationScale):
     """The binary Concrete distribution of a relaxed bit, by the bit's logits `[*batch, D]` and a temperature (Maddison,
     Mnih & Teh 2016, arXiv:1611.00712).
@@ -288,7 +286,7 @@ class BinaryConcrete(_LocationScale):
         return jnp.sum(stats.logistic.logpdf(z, location, scale), axis=-1)
 
 
-@_family
+@family
 class ExpConcrete(_OfClasses, _Reparameterizable):
     """The Concrete distribution of D relaxed one-hot variables of C classes, by logits `[*batch, D, C]` and a
     temperature (Maddison, Mnih & Teh 2016, arXiv:1611.00712, appendix C.3).
@@ -316,7 +314,7 @@ class ExpConcrete(_OfClasses, _Reparameterizable):
         return jnp.sum(constant + jnp.sum(x, -1) - classes * jax.nn.logsumexp(x, -1), axis=-1)
 
 
-@_family
+@family
 class DiscretizedLogistic(_Reparameterizable):
     """Logistic over pixels in [0, 1], integrated over the bin of each of `levels` grey levels; a probability mass.
 
@@ -341,77 +339,6 @@ class DiscretizedLogistic(_Reparameterizable):
         # sigmoid(u) - sigmoid(l) = sigmoid(u) sigmoid(-l) (1 - exp(l - u)): no cancellation in the far tails.
         inside = below + above + jnp.log(-jnp.expm1(-2 * half * inverse))
         return jnp.sum(jnp.where(x < half, below, jnp.where(x > 1 - half, above, inside)), axis=-1)
-
-
-@_family
-class Markov:
-    """A chain of stochastic layers: z_1 ~ first, z_{l+1} ~ q_l(. | z_l); a sample is the tuple (z_1, ..., z_L).
-
-    It holds the *weights* of the conditionals and computes them from the layers before, so that `stop_gradient(q)`
-    freezes the weights and leaves the path from layer to layer open: what sticking the landing and DReG need.
-
-    Attributes:
-      first: the distribution of z_1, batch_shape `[*batch]`.
-      weights: one pytree for each conditional.
-      conditionals: functions `(weights, z_l [K, *batch, D_l]) -> distribution` of batch_shape `[K, *batch]`.
-      descending: the order of the tuple is reversed, (z_L, ..., z_1): a prior that starts from the top.
-    """
-
-    first: Any
-    weights: tuple
-    conditionals: tuple[Callable, ...] = field(metadata={"static": True})
-    descending: bool = field(default=False, metadata={"static": True})
-
-    @property
-    def batch_shape(self) -> tuple[int, ...]:
-        return self.first.batch_shape
-
-    @property
-    def rsample(self):
-        """A method where the first layer has one; else it does not exist."""
-        if getattr(self.first, "rsample", None) is None:
-            raise AttributeError(f"{type(self.first).__name__} layers are not reparameterizable")
-        return lambda key, num_samples: self._draw("rsample", key, num_samples)
-
-    def sample(self, key: Array, num_samples: int) -> tuple[Array, ...]:
-        return stop_gradient(self._draw("sample", key, num_samples))
-
-    def log_prob(self, z: tuple[Array, ...]) -> Array:
-        layers = self._order(z)
-        terms = [q.log_prob(layer) for q, layer in zip(self._layers(layers), layers, strict=True)]
-        return sum(terms)
-
-    def layer(self, index: int, before: Array | None) -> Any:
-        """The distribution of a layer, in the order of drawing, given a sample `[K, *batch, D]` of the one before."""
-        return self.conditionals[index - 1](self.weights[index - 1], before) if index else self.first
-
-    def continued(self, key: Array, layers: tuple[Array, ...]) -> tuple[Array, ...]:
-        """A whole sample, as `log_prob` takes it, whose first layers in the order of drawing are those given."""
-        return self._order(stop_gradient(self._continue("sample", key, layers)))
-
-    def layer_means(self, key: Array, num_samples: int) -> tuple[Array, ...]:
-        """E[z_l] of each layer, `[*batch, D_l]`: the first exactly, the others averaged over those before."""
-        layers = self._order(self.sample(key, num_samples))
-        first, *rest = self._layers(layers)
-        return self._order((first.mean, *(jnp.mean(q.mean, axis=0) for q in rest)))
-
-    def _layers(self, layers):
-        """The distribution of each layer given the layers before."""
-        return [self.layer(index, before) for index, before in enumerate((None, *layers[:-1]))]
-
-    def _draw(self, method: str, key: Array, num_samples: int):
-        key_first, key_rest = jax.random.split(key)
-        first = getattr(self.first, method)(key_first, num_samples)
-        return self._order(self._continue(method, key_rest, (first,)))
-
-    def _continue(self, method: str, key: Array, layers: tuple[Array, ...]) -> tuple[Array, ...]:
-        for index in range(len(layers), len(self.weights) + 1):
-            conditional = self.layer(index, layers[-1])
-            layers = (*layers, getattr(conditional, method)(jax.random.fold_in(key, index), 1)[0])
-        return layers
-
-    def _order(self, layers):
-        return layers[::-1] if self.descending else layers
 
 
 def kl(q, p) -> Array:

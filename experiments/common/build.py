@@ -1,6 +1,7 @@
 """From settings to the library's objects: the one place that maps flags to functions."""
 
 import functools
+import inspect
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -102,25 +103,32 @@ def max_bytes(streaming: str) -> float:
 
 def model(run: Settings, data: datasets.Dataset, judged: bool = False) -> models.VAE:
     """The VAE of the run for images of this data set; `judged`: with the latents that a relaxation stands for."""
-    hard = models.POSTERIORS[run.posterior].hard
+    posterior = _posterior(run)
+    slope = {"negative_slope": run.negative_slope} if run.activation == "leaky_relu" else {}
     return models.make_vae(
         data.train.shape[1:],
         latent_dim=run.latent_dim,
         hidden=run.hidden,
         layer_hidden=run.layer_hidden,
         architecture=run.architecture,
-        activation=run.activation,
-        negative_slope=run.negative_slope,
+        activation=models.ACTIVATIONS[run.activation](**slope),
         likelihood=run.likelihood,
-        posterior=hard if hard and judged else run.posterior,
+        posterior=posterior.hard or posterior if judged else posterior,
+        prior="learned" if run.learn_prior else "standard",
         levels=data.levels,
-        categories=run.categories,
-        learn_prior=run.learn_prior,
-        signed_bits=run.signed_bits,
         data_mean=_mean_image(data) if run.data_mean else (),
         compute_dtype=run.compute_dtype,
-        temperature=run.temperature if hard and not judged else 0.0,
     )
+
+
+def _posterior(run: Settings) -> models.Posterior:
+    """The posterior of the run, with those of its options that the run sets."""
+    make = models.POSTERIORS[run.posterior]
+    options = {"categories": run.categories, "temperature": run.temperature, "signed": run.signed_bits}
+    known = inspect.signature(make).parameters
+    if run.signed_bits and "signed" not in known:
+        raise ValueError("--signed_bits is for binary latents; choose --posterior=bernoulli or binary_concrete")
+    return make(**{name: value for name, value in options.items() if name in known and value})
 
 
 @functools.cache

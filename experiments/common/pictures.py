@@ -11,6 +11,7 @@ from experiments.common import assess, plots, results
 from experiments.common.run_folder import RunFolder
 from vae import data as datasets
 from vae import distributions, models
+from vae.hierarchy import Markov
 
 DRAWN = 12  # images of the test set: ten and their reconstructions, six pairs and the paths between them
 
@@ -73,7 +74,7 @@ def _model_figures(data: datasets.Dataset, model: models.VAE, params):
         "reconstructions": plots.reconstructions(np.asarray(x[:10]), decode(jax.tree.map(lambda leaf: leaf[:10], z))),
         "prior_samples": plots.image_grid(decode(prior_samples)),
     }
-    if isinstance(prior, distributions.Bernoulli | distributions.Categorical | distributions.Markov):
+    if isinstance(prior, distributions.Bernoulli | distributions.Categorical | Markov):
         return figures
     rows = len(x) // 2
     left, right = np.asarray(x[0 : 2 * rows : 2]), np.asarray(x[1 : 2 * rows : 2])

@@ -229,7 +229,7 @@ def check(settings: Settings) -> None:
             "--by_layer is for several stochastic layers, --objective=elbo and estimators that do not differentiate the"
             " bound in z; for example --latent_dim=16-8 --objective=elbo --estimator=leave_one_out"
         )
-    relaxed = [name for name, posterior in models.POSTERIORS.items() if posterior.hard]
+    relaxed = [name for name, make in models.POSTERIORS.items() if make().hard]
     if settings.temperature and not options.has_temperature(settings.estimator) and settings.posterior not in relaxed:
         raise ValueError(
             f"--temperature is not for --estimator={settings.estimator}; leave it out or take "

@@ -1,6 +1,8 @@
-"""Five training steps with each estimator, whose bounds are kept for each minor version of jax in golden/.
+"""The bounds of five training steps with each estimator; golden/ has them for each minor version of jax.
 
-python -m tests.helpers.golden_runs        writes those of the jax at hand; a change of numbers belongs into CHANGELOG.md
+    python -m tests.helpers.golden_runs        writes the file of the installed jax
+
+CHANGELOG.md must mention every change of these numbers.
 """
 
 import json
@@ -36,7 +38,9 @@ def bounds(name: str) -> list[float]:
     """The bound at each of the steps, nats."""
     entry = BY_NAME[name]
     estimator, tx = entry.make(num_samples=max(2, entry.min_samples)), optax.adam(0.05)
-    model = models.make_vae((3, 3, 1), latent_dim=2, hidden=(5,), posterior=family_of(entry), categories=3)
+    family = family_of(entry)
+    posterior = models.POSTERIORS[family](**({"categories": 3} if family == "categorical" else {}))
+    model = models.make_vae((3, 3, 1), latent_dim=2, hidden=(5,), posterior=posterior)
     x = np.float32(np.random.default_rng(0).random((4, 3, 3, 1)) < 0.4)
     bound = objectives.elbo if "elbo" in entry.bounds else objectives.iwae
     step = train.make_step(model.apply, bound, estimator, tx)

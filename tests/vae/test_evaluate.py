@@ -11,6 +11,7 @@ import pytest
 from tests.helpers import linear_gaussian
 from vae import distributions as dist
 from vae import evaluate, models
+from vae.hierarchy import Markov
 
 MODEL, PARAMS, _ = linear_gaussian.example()
 EXACT = linear_gaussian.with_exact_posterior(PARAMS)
@@ -113,7 +114,7 @@ def test_samples_of_discrete_latents_are_hard():
             soft = (z != 0) & (z != 1)
             return dist.Normal(jnp.where(soft, jnp.nan, 2 * z - 1), jnp.zeros_like(z))
 
-    model = models.VAE(Encoder(), Decoder(), models.Prior(1, "bernoulli"))
+    model = models.VAE(Encoder(), Decoder(), models.Prior(1, models.POSTERIORS["bernoulli"]()))
     x = jnp.array([[-1.0], [0.3]])
     value = _run(evaluate.log_likelihood, model.apply, {}, x, jax.random.key(11), num_samples=20_000, chunk_size=5000)
     normal = lambda centre: np.exp(-0.5 * (np.asarray(x)[:, 0] - centre) ** 2) / np.sqrt(2 * np.pi)
@@ -149,7 +150,7 @@ def test_a_layer_that_passes_on_noise_is_not_active():
 
     def apply(params, x, method):
         first = dist.Normal(jnp.zeros((len(x), 5)), jnp.zeros((len(x), 5)))
-        return dist.Markov(first, (jnp.ones(5),), (lambda w, z: dist.Normal(w * z, jnp.zeros_like(z)),))
+        return Markov(first, (jnp.ones(5),), (lambda w, z: dist.Normal(w * z, jnp.zeros_like(z)),))
 
     counts = jax.jit(lambda x: evaluate.active_units(apply, {}, x, jax.random.key(0)))(x)
     assert tuple(map(int, counts)) == (0, 0)

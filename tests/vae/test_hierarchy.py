@@ -13,6 +13,7 @@ from vae import diagnostics, estimators, models
 from vae import distributions as dist
 from vae.estimators import base
 from vae.estimators.layerwise import layerwise
+from vae.hierarchy import Markov
 
 A, W = jnp.array([0.4, -0.3]), jnp.array([0.7, 0.1])  # z_1: mean, log_var; z_2 | z_1: slope and offset of the mean
 
@@ -23,7 +24,7 @@ def _conditional(weights, z):
 
 def _posterior(params):
     first = dist.Normal(params["a"][:1], params["a"][1:])
-    return dist.Markov(first, (params["w"],), (_conditional,))
+    return Markov(first, (params["w"],), (_conditional,))
 
 
 def _log_joint(theta, z):
@@ -89,7 +90,7 @@ def test_sample_and_log_prob_agree_with_the_layers():
 
 
 def test_layers_without_rsample_are_refused_by_pathwise_estimators():
-    q = dist.Markov(dist.Bernoulli(jnp.zeros((2, 3))), (), ())
+    q = Markov(dist.Bernoulli(jnp.zeros((2, 3))), (), ())
     assert not hasattr(q, "rsample")
     estimator = estimators.BY_NAME["reparam"].make()
     with pytest.raises(ValueError, match="leave_one_out"):
@@ -134,7 +135,7 @@ def _hard_conditional(weights, z):
 
 def _hard_posterior(params):
     weights = tuple(params[name] for name in ("w", "v") if name in params)
-    return dist.Markov(dist.Bernoulli(params["a"]), weights, (_hard_conditional,) * len(weights))
+    return Markov(dist.Bernoulli(params["a"]), weights, (_hard_conditional,) * len(weights))
 
 
 def _hard_weight(params):
@@ -250,8 +251,8 @@ def test_a_layer_above_that_is_not_drawn_anew_is_caught():
     q = _hard_posterior(BITS)
     _, fixed = q.sample(jax.random.key(3), 1)
 
-    @dist._family
-    class _Frozen(dist.Markov):
+    @dist.family
+    class _Frozen(Markov):
         def continued(self, key, layers):
             return (*layers, jnp.broadcast_to(fixed, layers[0].shape))[:2]
 

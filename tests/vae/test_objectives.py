@@ -218,16 +218,20 @@ def test_free_bits_are_counted_by_dimension_on_the_average_over_the_batch():
     assert gradient[offset][high] != free_gradient[offset][high]
 
 
+def _with_three_categories(family):
+    return models.POSTERIORS[family](**({"categories": 3} if family == "categorical" else {}))
+
+
 def _posterior(family, seed=0, latent_dim=3, batch=4):
-    outputs, build, *_ = models.POSTERIORS[family]
-    flat = np.random.default_rng(seed).normal(size=(batch, outputs(latent_dim, 3)))
-    prior = models.Prior(latent_dim, family, categories=3).apply
-    return jax.jit(lambda flat: (build(flat, latent_dim), prior({})))(np.float32(0.5 * flat))
+    posterior = _with_three_categories(family)
+    flat = np.random.default_rng(seed).normal(size=(batch, posterior.num_parameters(latent_dim)))
+    prior = models.Prior(latent_dim, posterior).apply
+    return jax.jit(lambda flat: (posterior.distribution(flat, latent_dim), prior({})))(np.float32(0.5 * flat))
 
 
 @pytest.mark.parametrize("family", ["normal", "laplace", "gamma", "beta", "bernoulli", "categorical"])
 def test_the_kl_of_the_dimensions_sums_to_the_kl(family):
-    model = models.make_vae((4, 4, 1), latent_dim=3, posterior=family, categories=3)
+    model = models.make_vae((4, 4, 1), latent_dim=3, posterior=_with_three_categories(family))
 
     @jax.jit
     def program(q, prior):
@@ -304,9 +308,21 @@ def test_the_closed_forms_agree_with_each_other():
 # Hard latents, through the networks: every group of parameters against the sum over all states.
 
 _HARD = {
-    "two layers of bits": (dict(posterior="bernoulli", latent_dim=(2, 2), signed_bits=True), "elbo", "leave_one_out"),
-    "two layers, one by one": (dict(posterior="bernoulli", latent_dim=(2, 2), signed_bits=True), "elbo", "disarm"),
-    "classes": (dict(posterior="categorical", latent_dim=2, categories=3), "elbo_analytic", "leave_one_out"),
+    "two layers of bits": (
+        dict(posterior=models.POSTERIORS["bernoulli"](signed=True), latent_dim=(2, 2)),
+        "elbo",
+        "leave_one_out",
+    ),
+    "two layers, one by one": (
+        dict(posterior=models.POSTERIORS["bernoulli"](signed=True), latent_dim=(2, 2)),
+        "elbo",
+        "disarm",
+    ),
+    "classes": (
+        dict(posterior=models.POSTERIORS["categorical"](categories=3), latent_dim=2),
+        "elbo_analytic",
+        "leave_one_out",
+    ),
 }
 
 
@@ -314,7 +330,7 @@ _HARD = {
 def test_a_network_of_hard_latents_learns_by_its_exact_gradient(case):
     """Encoder, decoder and learned prior, the inputs centred."""
     options, objective, name = _HARD[case]
-    size = {"hidden": (3,), "layer_hidden": (3,), "learn_prior": True, "data_mean": (0.3, 0.6, 0.5, 0.2)}
+    size = {"hidden": (3,), "layer_hidden": (3,), "prior": "learned", "data_mean": (0.3, 0.6, 0.5, 0.2)}
     model = models.make_vae((2, 2, 1), **size, **options, activation="tanh")
     x = np.random.default_rng(0).integers(0, 2, (3, 2, 2, 1)).astype(np.float32)
     params = model.init(jax.random.key(0), x, jax.random.key(0))

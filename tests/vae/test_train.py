@@ -230,7 +230,7 @@ def test_training_stays_in_float32_where_float64_is_on(name):
     entry = BY_NAME[name]
     objective = objectives.elbo if "elbo" in entry.bounds else objectives.iwae
     estimator = entry.make(num_samples=max(2, entry.min_samples))
-    model = models.make_vae((8, 8, 1), 2, (5,), posterior=family_of(entry), likelihood="gaussian", learn_prior=True)
+    model = models.make_vae((8, 8, 1), 2, (5,), posterior=family_of(entry), likelihood="gaussian", prior="learned")
     with jax.enable_x64(True):
         init = train.make_init(model, estimator, TX, X[:BATCH])
         epoch = train.make_epoch(train.make_step(model.apply, objective, estimator, TX), BATCH)

@@ -10,7 +10,6 @@ import inspect
 from collections.abc import Callable
 from typing import NamedTuple
 
-from vae.distributions import Markov
 from vae.estimators.antithetic import reparam_antithetic
 from vae.estimators.arm import arm, disarm
 from vae.estimators.arms import arms
@@ -44,6 +43,7 @@ from vae.estimators.straight_through import reinmax, straight_through
 from vae.estimators.top_k import rao_blackwell_top_k
 from vae.estimators.unordered_set import unordered_set
 from vae.estimators.wake_sleep import wake_sleep, wake_sleep_dreg
+from vae.hierarchy import Markov
 
 __all__ = [
     "BY_NAME",

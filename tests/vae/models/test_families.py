@@ -1,0 +1,187 @@
+"""Posteriors, priors and likelihoods, by the numbers that come out of them."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.stats as st
+
+from tests.helpers.random_models import float64, images, parameters
+from vae import distributions as dist
+from vae import models, objectives
+from vae.estimators import BY_NAME
+
+K, B, D = 3, 2, 4
+
+
+def _with_four_categories(name):
+    """The posterior of that name, with four categories where it has categories."""
+    return models.POSTERIORS[name](**({"categories": 4} if name in ("categorical", "concrete") else {}))
+
+
+@pytest.mark.parametrize("name", sorted(models.POSTERIORS))
+def test_a_posterior_of_zeros_is_the_prior(name):
+    """Except for Student's t, whose prior is of another family."""
+    posterior = _with_four_categories(name)
+    q = posterior.distribution(np.zeros((B, posterior.num_parameters(3)), np.float32), 3)
+    prior = jax.jit(models.Prior(3, posterior).apply)({})
+    assert (q.batch_shape, prior.batch_shape) == ((B,), ())
+    if name == "student_t":
+        np.testing.assert_allclose(np.exp(q.log_df), np.exp(2.0), rtol=1e-6)
+    elif posterior.hard:  # no closed form of the KL
+        z = q.sample(jax.random.key(1), 5)
+        np.testing.assert_array_equal(q.log_prob(z), np.broadcast_to(prior.log_prob(z), (5, B)))
+    else:
+        np.testing.assert_allclose(jax.jit(dist.kl)(q, prior), np.zeros(B), atol=1e-5)
+
+
+@pytest.mark.parametrize("name", sorted(models.POSTERIORS))
+def test_a_learned_prior_begins_at_the_standard_prior_and_moves(name):
+    posterior = _with_four_categories(name)
+    standard = models.Prior(3, posterior).apply({})
+    learned = models.Prior(3, posterior, models.PRIORS["learned"]())
+    params = learned.init(jax.random.key(0))
+    start = jax.jit(learned.apply)(params)
+    moved = jax.jit(learned.apply)(jax.tree.map(lambda leaf: leaf + 0.3 * np.arange(leaf.size), params))
+    assert start.batch_shape == ()
+    if posterior.has_own_prior:
+        jax.tree.map(np.testing.assert_array_equal, start, standard)
+    assert any(np.any(leaf != like) for leaf, like in zip(*map(jax.tree.leaves, (moved, start)), strict=True))
+
+
+def test_full_covariance_is_built_of_all_its_outputs():
+    posterior = models.POSTERIORS["full_covariance"]()
+    flat = jnp.asarray(np.random.default_rng(0).normal(size=(B, posterior.num_parameters(3))), jnp.float32)
+    q = posterior.distribution(flat, 3)
+    np.testing.assert_array_equal(q.mean, flat[:, :3])
+    sigma = np.exp(0.5 * float64(flat[:, 3:6]))
+    np.testing.assert_allclose(np.diagonal(q.cholesky, axis1=-2, axis2=-1), sigma, rtol=1e-6)
+    rows, columns = np.tril_indices(3, -1)
+    np.testing.assert_allclose(q.cholesky[:, rows, columns], sigma[:, rows] * float64(flat[:, 6:]) / 3, rtol=1e-6)
+    np.testing.assert_array_equal(np.triu(q.cholesky, 1), 0)
+
+
+# The implicit gradients compile for long; Dirichlet and Student t stay to represent them.
+_slow = lambda family: pytest.param(family, marks=[pytest.mark.slow] if family in ("beta", "gamma") else [])
+
+
+@pytest.mark.parametrize("family", [_slow(each) for each in sorted(models.POSTERIORS)])
+def test_every_posterior_trains(family):
+    """One step up the gradient, which is finite and reaches all parameters, raises the bound at the same noise."""
+    options = {"categories": 3} if family in ("categorical", "concrete") else {}
+    posterior = models.POSTERIORS[family](**options)
+    model = models.make_vae((4, 4, 1), latent_dim=3, hidden=(6,), activation="tanh", posterior=posterior)
+    estimator = BY_NAME["leave_one_out" if family in ("bernoulli", "categorical") else "reparam"].make(num_samples=4)
+    x = images((4, 4, 1), batch=5)
+
+    def bound(params, key):
+        expect = lambda q, f, reduce: estimator.estimate({}, {}, key, q, f, reduce)
+        return jnp.mean(objectives.elbo(model.apply, params, x, expect).value)
+
+    with jax.numpy_dtype_promotion("strict"):
+        params = parameters(model, x)
+        step = jax.jit(jax.value_and_grad(bound))
+        value, grads = step(params, jax.random.key(1))
+        moved = jax.tree.map(lambda leaf, slope: leaf + 1e-2 * slope, params, grads)
+        higher, _ = step(moved, jax.random.key(1))
+    for path, leaf in jax.tree.leaves_with_path(grads):
+        assert np.all(np.isfinite(leaf)), path
+        assert np.any(leaf != 0), path
+    if family not in ("bernoulli", "categorical"):  # whose gradient is not that of the value at fixed noise
+        assert float(higher) > float(value)
+
+
+@pytest.mark.parametrize("family", ["bernoulli", "binary_concrete"])
+def test_signed_bits_are_seen_as_minus_one_and_one(family):
+    """By the decoder, and by the encoder of the layer above: with half the weights on what they see and its mean in the
+    bias, the networks that see 0 and 1 are the same."""
+    sizes = {"latent_dim": (D, 2), "hidden": (6,), "layer_hidden": (5,)}
+    plain, signed = (
+        models.make_vae((2, 3, 1), posterior=models.POSTERIORS[family](signed=each), **sizes) for each in (False, True)
+    )
+    x, key = images((2, 3, 1)), jax.random.key(3)
+    params = parameters(plain, x)
+    other = jax.tree.map(lambda leaf: leaf, params)
+    for part in ("encoder/rest_0", "prior/rest_0", "decoder"):
+        first, second = part.split("/") if "/" in part else (part, None)
+        network = other["params"][first][second]["network"] if second else other["params"][first]["network"]
+        layer = network["hidden_0"]
+        network["hidden_0"] = {"kernel": layer["kernel"] / 2, "bias": layer["bias"] + layer["kernel"].sum(0) / 2}
+    z = plain.apply(params, x, method="encode").sample(key, 2)
+    joint = [m.apply(p, x, z, method="log_joint") for m, p in ((plain, params), (signed, other), (signed, params))]
+    posterior = [m.apply(p, x, method="encode").log_prob(z) for m, p in ((plain, params), (signed, other))]
+    np.testing.assert_allclose(joint[0], joint[1], rtol=1e-5)
+    np.testing.assert_allclose(posterior[0], posterior[1], rtol=1e-5)
+    assert np.abs(float64(joint[0]) - float64(joint[2])).min() > 1e-3  # the same weights see something else
+
+
+def test_relaxed_bits_have_a_bound_on_log_p_and_harden():
+    """One latent, so that log p(x) is an integral: the relaxed bound is below it, by a KL that vanishes with K. Read as
+    bits, the same parameters are a Bernoulli model."""
+    sizes = {"latent_dim": 1, "hidden": (), "prior": "learned"}
+    posterior = models.POSTERIORS["binary_concrete"](temperature=0.4)
+    relaxed = models.make_vae((2, 2, 1), posterior=posterior, **sizes)
+    x = images((2, 2, 1), batch=3)
+    params = jax.tree.map(lambda leaf: leaf + 0.7, parameters(relaxed, x))
+    q = relaxed.apply(params, x, method="encode")
+    assert (q.temperature, relaxed.apply(params, method="prior_distribution").temperature) == (0.4, 0.4)
+
+    z = jnp.linspace(-80, 80, 40_001)[:, None, None]  # [K, B=1, D=1]
+    terms = relaxed.apply(params, x, jnp.broadcast_to(z, (len(z), 3, 1)), method="log_joint")
+    log_p = jax.nn.logsumexp(terms, axis=0) + np.log(160 / 40_000)
+    z = q.sample(jax.random.key(0), 200_000)
+    weights = relaxed.apply(params, x, z, method="log_joint") - q.log_prob(z)
+    gap, error = jnp.mean(weights, axis=0) - log_p, jnp.std(weights, axis=0) / np.sqrt(len(weights))
+    assert np.all(gap < -10 * error)
+    ratio = jnp.exp(weights - log_p)
+    assert np.all(np.abs(jnp.mean(ratio, axis=0) - 1) < 4.5 * jnp.std(ratio, axis=0) / np.sqrt(len(ratio)))
+
+    hard = models.make_vae((2, 2, 1), posterior=posterior.hard, **sizes)
+    bits = hard.apply(params, x, method="encode")
+    np.testing.assert_array_equal(bits.logits, q.logits)
+    far = np.float32([[[-1e4]] * 3, [[1e4]] * 3])  # the logits of a relaxed bit that is one
+    np.testing.assert_allclose(
+        relaxed.apply(params, x, far, method="log_likelihood"),
+        hard.apply(params, x, np.float32(far > 0), method="log_likelihood"),
+        rtol=1e-6,
+    )
+
+
+def _likelihood(name, shape=(2, 3, 1)):
+    model = models.make_vae(shape, latent_dim=D, hidden=(6,), activation="tanh", likelihood=name)
+    x = jnp.round(images(shape, batch=5) * 255) / 255
+    params = jax.jit(model.init)(jax.random.key(0), x, jax.random.key(1))
+    z = jax.random.normal(jax.random.key(3), (K, 5, D))
+    return model, params, x, z
+
+
+def test_gaussian_likelihood_learns_its_scale():
+    model, params, x, z = _likelihood("gaussian")
+    pixels = model.apply(params, z, method="decode")
+    flat = float64(x).reshape(5, -1)
+    total = lambda params: jnp.sum(model.apply(params, x, z, method="log_likelihood"))
+    slope = lambda params: jax.grad(total)(params)["params"]["decoder"]["log_scale"]
+    np.testing.assert_allclose(pixels.scale, np.exp(-1.0), rtol=1e-6)
+    assert np.all((pixels.mean > 0) & (pixels.mean < 1))
+    squares = (flat - float64(pixels.mean)) ** 2  # [K, B, pixels]
+    # d/d log s of sum log N(x; m, s^2) = sum ((x - m)^2 / s^2 - 1), one scale a pixel
+    np.testing.assert_allclose(slope(params), np.sum(squares / np.exp(-2.0) - 1, axis=(0, 1)), rtol=1e-4)
+    # At the maximum-likelihood scale the slope is zero, and the likelihood what scipy says.
+    best = 0.5 * np.log(squares.mean(axis=(0, 1)))
+    params["params"]["decoder"]["log_scale"] = jnp.asarray(best, jnp.float32)
+    np.testing.assert_allclose(slope(params), 0, atol=1e-3)
+    truth = st.norm(float64(pixels.mean), np.exp(best)).logpdf(flat).sum(-1)
+    np.testing.assert_allclose(model.apply(params, x, z, method="log_likelihood"), truth, rtol=1e-5)
+
+
+def test_discretized_logistic_likelihood_is_a_mass():
+    model, params, x, z = _likelihood("discretized_logistic")
+    pixels = model.apply(params, z, method="decode")
+    cdf = st.logistic(float64(pixels.mean), np.exp(-2.0)).cdf
+    flat, half = float64(x).reshape(5, -1), 0.5 / 255
+    upper, lower = np.where(flat > 1 - half, 1, cdf(flat + half)), np.where(flat < half, 0, cdf(flat - half))
+    np.testing.assert_allclose(
+        model.apply(params, x, z, method="log_likelihood"), np.log(upper - lower).sum(-1), rtol=1e-5
+    )
+    slope = jax.grad(lambda params: jnp.sum(model.apply(params, x, z, method="log_likelihood")))(params)
+    assert np.all(slope["params"]["decoder"]["log_scale"] != 0)

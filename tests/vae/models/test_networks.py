@@ -1,0 +1,114 @@
+"""Networks against their formulas, and the formats in which they compute."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests.helpers.random_models import float64, images, parameters
+from vae import models
+
+K, B, D = 3, 2, 4
+
+
+@pytest.mark.parametrize("activation", sorted(models.ACTIVATIONS))
+def test_the_mlp_is_its_formula(activation):
+    network = models.MLP((5, 3), models.ACTIVATIONS[activation](), outputs=2, event_ndim=3)
+    x = images((2, 3, 1)) - 0.5
+    params = jax.tree.map(
+        lambda leaf: np.random.default_rng(leaf.size).normal(size=leaf.shape).astype(np.float32),
+        jax.eval_shape(network.init, jax.random.key(0), x),
+    )
+    act = {
+        "relu": lambda h: np.maximum(h, 0),
+        "tanh": np.tanh,
+        "leaky_relu": lambda h: np.where(h > 0, h, 0.01 * h),
+        "gelu": lambda h: 0.5 * h * (1 + np.tanh(np.sqrt(2 / np.pi) * (h + 0.044715 * h**3))),
+    }[activation]
+    h = float64(x).reshape(B, -1)
+    for name in ("hidden_0", "hidden_1"):
+        h = act(h @ float64(params["params"][name]["kernel"]) + float64(params["params"][name]["bias"]))
+    h = h @ float64(params["params"]["outputs"]["kernel"]) + float64(params["params"]["outputs"]["bias"])
+    np.testing.assert_allclose(jax.jit(network.apply)(params, x), h, rtol=1e-5, atol=1e-5)
+
+
+def test_without_hidden_layers_both_maps_are_linear():
+    model = models.make_vae((2, 3, 1), latent_dim=D, hidden=())
+    x = images((2, 3, 1))
+    params = parameters(model, x)
+    encode = lambda x: model.apply(params, x, method="encode").mean
+    np.testing.assert_allclose(encode(3 * x) - encode(2 * x), encode(x) - encode(0 * x), atol=1e-5)
+    assert set(params["params"]["decoder"]["network"]) == {"outputs"}
+
+
+def test_conv_decoder_reaches_every_pixel():
+    """Every pixel and every colour depends on z, the cropped edges too; no two pixels are one."""
+    model = models.make_vae((5, 7, 3), latent_dim=D, hidden=(6, 5), architecture="conv", activation="tanh")
+    params = parameters(model, images((5, 7, 3)))
+    z = jax.random.normal(jax.random.key(0), (2, 1, D))
+    first, second = jax.jit(lambda z: model.apply(params, z, method="decode").logits)(z)[:, 0]
+    assert np.all(first != second)
+    assert len(np.unique(first)) == 5 * 7 * 3
+
+
+def test_conv_encoder_sees_every_pixel():
+    model = models.make_vae((5, 7, 1), latent_dim=D, hidden=(6, 5), architecture="conv", activation="tanh")
+    x = images((5, 7, 1), batch=1)
+    params = parameters(model, x)
+    seen = jax.jit(jax.grad(lambda x: jnp.sum(model.apply(params, x, method="encode").mean)))(x)
+    assert np.all(seen != 0)
+
+
+def test_the_negative_slope_is_that_of_leaky_relu():
+    """Where every hidden unit is negative, networks of twice the slope give twice the change."""
+    make = lambda slope: models.make_vae(
+        (2, 3, 1), latent_dim=D, hidden=(6,), activation=models.ACTIVATIONS["leaky_relu"](negative_slope=slope)
+    )
+    steep = make(0.3)
+    flat = make(0.15)
+    x = images((2, 3, 1))
+    params = parameters(steep, x)
+    params["params"]["encoder"]["network"]["hidden_0"]["bias"] -= 100
+    mean = lambda model, x: float64(model.apply(params, x, method="encode").mean)
+    change = mean(flat, x) - mean(flat, 0 * x)
+    assert np.abs(change).max() > 1e-3
+    np.testing.assert_allclose(mean(steep, x) - mean(steep, 0 * x), 2 * change, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("posterior", "architecture"), [("normal", "conv"), *((name, "mlp") for name in models.POSTERIORS)]
+)
+def test_layers_compute_in_bfloat16_and_all_else_in_float32(posterior, architecture):
+    layers = (3, 2) if posterior in ("normal", "bernoulli", "categorical", "concrete") else 3
+    sizes = {"latent_dim": layers, "hidden": (6, 5), "layer_hidden": (4,), "architecture": architecture}
+    model = models.make_vae((8, 8, 1), posterior=posterior, compute_dtype="bfloat16", **sizes)
+    key, x = jax.random.key(0), images((8, 8, 1))
+
+    def terms(params):
+        q = model.apply(params, x, method="encode")
+        z = q.sample(key, K)
+        return q, z, q.log_prob(z), model.apply(params, x, z, method="log_joint")
+
+    params = jax.eval_shape(lambda: model.init(key, x, key))
+    with jax.numpy_dtype_promotion("strict"):
+        program, results = jax.make_jaxpr(terms, return_shape=True)(params)
+    assert {leaf.dtype for leaf in jax.tree.leaves((params, results))} == {jnp.dtype("float32")}
+    made = re.findall(r":(\w+)\[[\d,]*\] = (\w+)", str(program))
+    products = {dtype for dtype, operation in made if operation in ("dot_general", "conv_general_dilated")}
+    assert products == ({"bf16"} if posterior != "full_covariance" else {"bf16", "f32"})  # L eps, of the distribution
+    assert not {operation for dtype, operation in made if dtype == "bf16"} & {"log", "exp", "log1p", "reduce_sum"}
+
+
+def test_bfloat16_moves_outputs_by_its_rounding():
+    """Eight bits of mantissa: half a percent of each product, a few of them in a row."""
+    x, z = images((8, 8, 1)), np.random.default_rng(1).normal(size=(K, B, D)).astype(np.float32)
+    narrow, wide = (
+        models.make_vae((8, 8, 1), latent_dim=D, hidden=(6, 5), compute_dtype=dtype)
+        for dtype in ("bfloat16", "float32")
+    )
+    params = parameters(wide, x)
+    ours, theirs = (model.apply(params, z, method="decode").logits for model in (narrow, wide))
+    scale = np.abs(theirs).max()
+    assert 1e-4 < np.abs(ours - theirs).max() / scale < 0.03

@@ -1,0 +1,75 @@
+"""The model as a whole: its densities for every image shape, its noise, and the centring of the data."""
+
+import jax
+import numpy as np
+import pytest
+import scipy.stats as st
+
+from tests.helpers.random_models import float64, images, parameters
+from vae import models
+
+SHAPES = [(8, 8, 1), (28, 28, 1), (28, 20, 1), (32, 32, 3), (5, 7, 1), (1, 10, 1)]
+K, B, D = 3, 2, 4
+
+
+@pytest.mark.parametrize("architecture", models.ARCHITECTURES)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_every_image_shape(shape, architecture):
+    model = models.make_vae(shape, latent_dim=D, hidden=(6, 5), architecture=architecture, activation="tanh")
+    x = images(shape)
+    z = np.random.default_rng(1).normal(size=(K, B, D)).astype(np.float32)
+    z[0, 1] = z[1, 0]
+
+    @jax.jit
+    def program(params):
+        q = model.apply(params, x, method="encode")  # no rngs: no module calls make_rng
+        terms = (model.apply(params, x, z, method=name) for name in ("log_likelihood", "log_joint"))
+        prior = model.apply(params, method="prior_distribution")
+        return q, model.apply(params, z, method="decode").logits, *terms, prior.log_prob(z)
+
+    q, logits, likelihood, joint, log_prior = jax.device_get(program(parameters(model, x)))
+    assert q.mean.shape == q.log_var.shape == (B, D)
+    assert logits.shape == (K, B, np.prod(shape))
+    flat = float64(x).reshape(B, -1)
+    truth = np.sum(flat * float64(logits) - np.logaddexp(0, float64(logits)), axis=-1)
+    np.testing.assert_allclose(likelihood, truth, rtol=1e-5)
+    np.testing.assert_allclose(log_prior, st.norm.logpdf(float64(z)).sum(-1), rtol=1e-5)
+    np.testing.assert_allclose(joint, likelihood + log_prior, rtol=1e-6)
+    # Another image has another posterior, another z another image, and the same z the same one wherever it stands.
+    assert np.all(q.mean[0] != q.mean[1])
+    assert np.all(np.abs(logits[0, 0] - logits[1:, 0]).max(axis=-1) > 1e-3)
+    np.testing.assert_allclose(logits[0, 1], logits[1, 0], rtol=1e-5, atol=1e-6)
+
+
+def test_the_key_is_the_noise():
+    model = models.make_vae((4, 4, 1), latent_dim=D, hidden=(6,))
+    x = images((4, 4, 1))
+    params = parameters(model, x)
+
+    @jax.jit
+    def call(params, key):
+        z = model.apply(params, x, method="encode").sample(key, K)
+        return model.apply(params, x, key, K).logits, model.apply(params, z, method="decode").logits
+
+    first, by_hand = call(params, jax.random.key(1))
+    np.testing.assert_allclose(first, by_hand, rtol=1e-6, atol=1e-6)  # encodes, samples with the key given, decodes
+    np.testing.assert_array_equal(first, call(params, jax.random.key(1))[0])
+    assert np.abs(first - call(params, jax.random.key(2))[0]).max() > 1e-3
+    # Common random numbers: with the same key, a small change of the parameters is a small change of the draw.
+    near = jax.tree.map(lambda leaf: leaf * (1 + 1e-5), params)
+    assert np.abs(first - call(near, jax.random.key(1))[0]).max() < 1e-3
+
+
+def test_the_data_mean_centres_both_ends():
+    """The encoder sees x - mean; the decoder's output begins at the logits of the mean."""
+    shape, mean = (2, 3, 1), (0.1, 0.5, 0.9, 0.3, 0.2, 0.7)
+    options = dict(latent_dim=D, hidden=(6,), activation="tanh")
+    plain, centred = models.make_vae(shape, **options), models.make_vae(shape, **options, data_mean=mean)
+    x, z = images(shape), np.zeros((1, B, D), np.float32)
+    params = parameters(plain, x)
+    shifted = x - np.float32(mean).reshape(shape)
+    np.testing.assert_allclose(
+        centred.apply(params, x, method="encode").mean, plain.apply(params, shifted, method="encode").mean, rtol=1e-5
+    )
+    difference = centred.apply(params, z, method="decode").logits - plain.apply(params, z, method="decode").logits
+    np.testing.assert_allclose(jax.nn.sigmoid(difference), np.broadcast_to(mean, (1, B, 6)), rtol=1e-5)

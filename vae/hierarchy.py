@@ -1,0 +1,112 @@
+"""Several stochastic layers: the distribution `Markov` and the linen module `Chain` that makes it.
+
+z_1 ~ q(. | x),  z_2 ~ q(. | z_1),  ...,  z_L ~ q(. | z_{L-1})
+"""
+
+from collections.abc import Callable
+from dataclasses import field
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.lax import stop_gradient
+
+from vae.distributions import family
+
+
+@family
+class Markov:
+    """A chain of stochastic layers: z_1 ~ first, z_{l+1} ~ q_l(. | z_l); a sample is the tuple (z_1, ..., z_L).
+
+    It holds the *weights* of the conditionals and computes them from the layers before, so that `stop_gradient(q)`
+    freezes the weights and leaves the path from layer to layer open: what sticking the landing and DReG need.
+
+    Attributes:
+      first: the distribution of z_1, batch_shape `[*batch]`.
+      weights: one pytree for each conditional.
+      conditionals: functions `(weights, z_l [K, *batch, D_l]) -> distribution` of batch_shape `[K, *batch]`.
+      descending: the order of the tuple is reversed, (z_L, ..., z_1): a prior that starts from the top.
+    """
+
+    first: Any
+    weights: tuple
+    conditionals: tuple[Callable, ...] = field(metadata={"static": True})
+    descending: bool = field(default=False, metadata={"static": True})
+
+    @property
+    def batch_shape(self) -> tuple[int, ...]:
+        return self.first.batch_shape
+
+    @property
+    def rsample(self):
+        """A method where the first layer has one; else it does not exist."""
+        if getattr(self.first, "rsample", None) is None:
+            raise AttributeError(f"{type(self.first).__name__} layers are not reparameterizable")
+        return lambda key, num_samples: self._draw("rsample", key, num_samples)
+
+    def sample(self, key: Array, num_samples: int) -> tuple[Array, ...]:
+        return stop_gradient(self._draw("sample", key, num_samples))
+
+    def log_prob(self, z: tuple[Array, ...]) -> Array:
+        layers = self._order(z)
+        terms = [q.log_prob(layer) for q, layer in zip(self._layers(layers), layers, strict=True)]
+        return sum(terms)
+
+    def layer(self, index: int, before: Array | None) -> Any:
+        """The distribution of a layer, in the order of drawing, given a sample `[K, *batch, D]` of the one before."""
+        return self.conditionals[index - 1](self.weights[index - 1], before) if index else self.first
+
+    def continued(self, key: Array, layers: tuple[Array, ...]) -> tuple[Array, ...]:
+        """A whole sample, as `log_prob` takes it, whose first layers in the order of drawing are those given."""
+        return self._order(stop_gradient(self._continue("sample", key, layers)))
+
+    def layer_means(self, key: Array, num_samples: int) -> tuple[Array, ...]:
+        """E[z_l] of each layer, `[*batch, D_l]`: the first exactly, the others averaged over those before."""
+        layers = self._order(self.sample(key, num_samples))
+        first, *rest = self._layers(layers)
+        return self._order((first.mean, *(jnp.mean(q.mean, axis=0) for q in rest)))
+
+    def _layers(self, layers):
+        """The distribution of each layer given the layers before."""
+        return [self.layer(index, before) for index, before in enumerate((None, *layers[:-1]))]
+
+    def _draw(self, method: str, key: Array, num_samples: int):
+        key_first, key_rest = jax.random.split(key)
+        first = getattr(self.first, method)(key_first, num_samples)
+        return self._order(self._continue(method, key_rest, (first,)))
+
+    def _continue(self, method: str, key: Array, layers: tuple[Array, ...]) -> tuple[Array, ...]:
+        for index in range(len(layers), len(self.weights) + 1):
+            conditional = self.layer(index, layers[-1])
+            layers = (*layers, getattr(conditional, method)(jax.random.fold_in(key, index), 1)[0])
+        return layers
+
+    def _order(self, layers):
+        return layers[::-1] if self.descending else layers
+
+
+class Chain(nn.Module):
+    """Several stochastic layers, as an encoder (z_1 from x, z_2 from z_1, ...) or as a prior (from the top down).
+
+    Attributes:
+      first: module of the first layer: an encoder of x, or a prior.
+      rest: encoders of the further layers, each from a sample `[K, B, D_l]` of the layer before.
+      descending: whether a sample lists the last layer first. A prior is descending, so that its samples are ordered
+        like the encoder's.
+    """
+
+    first: nn.Module
+    rest: tuple[nn.Module, ...]
+    descending: bool = False
+
+    def __call__(self, *inputs: Array) -> Markov:
+        first = self.first(*inputs)
+        if self.is_initializing():
+            z = jnp.zeros((1, *first.batch_shape, *first.mean.shape[len(first.batch_shape) :]), first.mean.dtype)
+            for layer in self.rest:
+                z = layer(z).mean
+        conditionals = tuple(layer.clone(parent=None, name=None).apply for layer in self.rest)
+        weights = tuple(layer.variables for layer in self.rest)
+        return Markov(first, weights, conditionals, self.descending)

@@ -1,0 +1,352 @@
+"""Which distribution a network's outputs are the parameters of: the tables POSTERIORS, PRIORS and LIKELIHOODS.
+
+Each table maps a name to a factory. The factory's keyword arguments are the options of the name:
+`POSTERIORS["categorical"](categories=8)`. Factories return frozen dataclasses, so that equal options give equal models,
+and equal models are compiled once.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jax import Array
+
+from vae import distributions as dist
+
+_identity = lambda z: z
+_sign = lambda z: 2 * z - 1  # bits 0 and 1 become -1 and 1
+_relaxed_sign = lambda z: jnp.tanh(z / 2)  # the same for a relaxed bit, by its logits
+
+
+class Posterior:
+    """A family of approximate posteriors q(z|x).
+
+    Attributes:
+      name: the name in `POSTERIORS`.
+      event_ndim: number of axes of a sample's event: 2 for one-hot vectors `[D, C]`, else 1.
+      has_own_prior: whether the standard prior is a member of the family, so that a prior can be learned.
+    """
+
+    name: ClassVar[str]
+    event_ndim: ClassVar[int] = 1
+    has_own_prior: ClassVar[bool] = True
+
+    @property
+    def read(self) -> Callable[[Array], Array]:
+        """The function that maps a sample to what networks see of it.
+
+        A property that returns a function of this module, because bound methods of equal objects are not equal.
+        """
+        return _identity
+
+    @property
+    def hard(self) -> "Posterior | None":
+        """The posterior that a relaxation stands for and is evaluated as; None for all other families."""
+        return None
+
+    def num_parameters(self, latent_dim: int) -> int:
+        """Length of the flat vector that holds the parameters of `latent_dim` latent variables."""
+        raise NotImplementedError
+
+    def distribution(self, parameters: Array, latent_dim: int) -> Any:
+        """The distribution whose parameters are the flat vector `[*batch, num_parameters]`."""
+        raise NotImplementedError
+
+    def standard_prior(self, latent_dim: int) -> Any:
+        """The prior that has nothing to learn: the family itself at parameters of zero."""
+        return self.distribution(jnp.zeros(self.num_parameters(latent_dim), jnp.float32), latent_dim)
+
+
+@dataclass(frozen=True)
+class Factorized(Posterior):
+    """A family of independent latent variables, with one number for each field of the distribution's class."""
+
+    name: str
+    family: type
+
+    def num_parameters(self, latent_dim: int) -> int:
+        return latent_dim * len(dataclasses.fields(self.family))
+
+    def distribution(self, parameters: Array, latent_dim: int) -> Any:
+        return self.family(*_split(parameters, latent_dim))
+
+
+@dataclass(frozen=True)
+class FullCovariance(Posterior):
+    """A Gaussian with D means, D log-variances, and the strictly lower triangle of a factor with ones on its diagonal.
+
+    The factor's rows are scaled by the standard deviations, so that a narrow posterior needs no small outputs. The
+    triangle is divided by D, so that a network's first outputs, of order 1, hardly correlate. Without these two the
+    encoder learns far less in the same time. Zeros give the standard normal, which is the prior.
+    """
+
+    name: ClassVar[str] = "full_covariance"
+    has_own_prior: ClassVar[bool] = False
+
+    def num_parameters(self, latent_dim: int) -> int:
+        return 2 * latent_dim + latent_dim * (latent_dim - 1) // 2
+
+    def distribution(self, parameters: Array, latent_dim: int) -> dist.MultivariateNormal:
+        mean, log_var, lower = jnp.split(parameters, [latent_dim, 2 * latent_dim], axis=-1)
+        shape = (*parameters.shape[:-1], latent_dim, latent_dim)
+        factor = jnp.broadcast_to(jnp.eye(latent_dim, dtype=parameters.dtype), shape)
+        factor = factor.at[..., *jnp.tril_indices(latent_dim, -1)].set(lower / latent_dim)
+        return dist.MultivariateNormal(mean, jnp.exp(0.5 * log_var)[..., None] * factor)
+
+    def standard_prior(self, latent_dim: int) -> dist.Normal:
+        return _standard_normal(latent_dim)
+
+
+@dataclass(frozen=True)
+class StudentT(Posterior):
+    """Student's t, whose prior is the standard normal."""
+
+    name: ClassVar[str] = "student_t"
+    has_own_prior: ClassVar[bool] = False
+
+    def num_parameters(self, latent_dim: int) -> int:
+        return 3 * latent_dim
+
+    def distribution(self, parameters: Array, latent_dim: int) -> dist.StudentT:
+        mean, log_scale, log_df = _split(parameters, latent_dim)
+        return dist.StudentT(mean, log_scale, 2.0 + log_df)  # near 7 degrees of freedom at first: a finite variance
+
+    def standard_prior(self, latent_dim: int) -> dist.Normal:
+        return _standard_normal(latent_dim)
+
+
+@dataclass(frozen=True)
+class Bernoulli(Posterior):
+    """Bits. With `signed`, networks see them as -1 and 1 instead of 0 and 1."""
+
+    signed: bool = False
+    name: ClassVar[str] = "bernoulli"
+
+    @property
+    def read(self) -> Callable[[Array], Array]:
+        return _sign if self.signed else _identity
+
+    def num_parameters(self, latent_dim: int) -> int:
+        return latent_dim
+
+    def distribution(self, parameters: Array, latent_dim: int) -> dist.Bernoulli:
+        return dist.Bernoulli(parameters)
+
+
+@dataclass(frozen=True)
+class BinaryConcrete(Posterior):
+    """Relaxed bits, at a temperature. With `signed`, networks see numbers between -1 and 1 instead of 0 and 1."""
+
+    temperature: float = 2 / 3
+    signed: bool = False
+    name: ClassVar[str] = "binary_concrete"
+
+    def __post_init__(self) -> None:
+        _require_temperature(self)
+
+    @property
+    def read(self) -> Callable[[Array], Array]:
+        return _relaxed_sign if self.signed else nn.sigmoid
+
+    @property
+    def hard(self) -> Bernoulli:
+        return Bernoulli(signed=self.signed)
+
+    def num_parameters(self, latent_dim: int) -> int:
+        return latent_dim
+
+    def distribution(self, parameters: Array, latent_dim: int) -> dist.BinaryConcrete:
+        return dist.BinaryConcrete(parameters, self.temperature)
+
+
+@dataclass(frozen=True)
+class Categorical(Posterior):
+    """One-hot vectors of C `categories`."""
+
+    categories: int = 10
+    name: ClassVar[str] = "categorical"
+    event_ndim: ClassVar[int] = 2
+
+    def __post_init__(self) -> None:
+        _require_categories(self)
+
+    def num_parameters(self, latent_dim: int) -> int:
+        return latent_dim * self.categories
+
+    def distribution(self, parameters: Array, latent_dim: int) -> dist.Categorical:
+        return dist.Categorical(parameters.reshape(*parameters.shape[:-1], latent_dim, self.categories))
+
+
+@dataclass(frozen=True)
+class Concrete(Posterior):
+    """Relaxed one-hot vectors of C `categories`, at a temperature."""
+
+    categories: int = 10
+    temperature: float = 2 / 3
+    name: ClassVar[str] = "concrete"
+    event_ndim: ClassVar[int] = 2
+
+    def __post_init__(self) -> None:
+        _require_categories(self)
+        _require_temperature(self)
+
+    @property
+    def read(self) -> Callable[[Array], Array]:
+        return jnp.exp
+
+    @property
+    def hard(self) -> Categorical:
+        return Categorical(categories=self.categories)
+
+    def num_parameters(self, latent_dim: int) -> int:
+        return latent_dim * self.categories
+
+    def distribution(self, parameters: Array, latent_dim: int) -> dist.ExpConcrete:
+        logits = parameters.reshape(*parameters.shape[:-1], latent_dim, self.categories)
+        return dist.ExpConcrete(logits, self.temperature)
+
+
+POSTERIORS: dict[str, Callable[..., Posterior]] = {
+    "normal": lambda: Factorized("normal", dist.Normal),
+    "full_covariance": FullCovariance,
+    "laplace": lambda: Factorized("laplace", dist.Laplace),
+    "student_t": StudentT,
+    "gamma": lambda: Factorized("gamma", dist.Gamma),
+    "beta": lambda: Factorized("beta", dist.Beta),
+    "dirichlet": lambda: Factorized("dirichlet", dist.Dirichlet),
+    "bernoulli": Bernoulli,
+    "categorical": Categorical,
+    "binary_concrete": BinaryConcrete,
+    "concrete": Concrete,
+}
+
+
+@dataclass(frozen=True)
+class StandardPrior:
+    """Nothing to learn: standard normal, standard Laplace, Gamma(1, 1), uniform, fair coins or fair dice."""
+
+    name: ClassVar[str] = "standard"
+
+    def refusal(self, posterior: Posterior) -> str | None:
+        """Why this prior does not go with the posterior, and what does; None where it does."""
+        return None
+
+    def distribution(self, param: Callable[..., Array], posterior: Posterior, latent_dim: int) -> Any:
+        """p(z), of batch_shape `[]`; `param(name, initializer, shape, dtype)` makes a parameter of the model."""
+        return posterior.standard_prior(latent_dim)
+
+
+@dataclass(frozen=True)
+class LearnedPrior:
+    """A member of the posterior's family whose parameters are learned. Training begins at the standard prior."""
+
+    name: ClassVar[str] = "learned"
+
+    def refusal(self, posterior: Posterior) -> str | None:
+        """Why this prior does not go with the posterior, and what does; None where it does."""
+        if posterior.has_own_prior:
+            return None
+        able = ", ".join(name for name, make in POSTERIORS.items() if make().has_own_prior)
+        return (
+            f"prior=learned does not go with posterior={posterior.name}, whose standard prior is of another "
+            f"family; choose prior=standard, or a posterior of {able}"
+        )
+
+    def distribution(self, param: Callable[..., Array], posterior: Posterior, latent_dim: int) -> Any:
+        """p(z), of batch_shape `[]`; `param(name, initializer, shape, dtype)` makes a parameter of the model."""
+        size = posterior.num_parameters(latent_dim)
+        parameters = param("parameters", nn.initializers.zeros, (size,), jnp.float32)
+        return posterior.distribution(parameters, latent_dim)
+
+
+PRIORS: dict[str, Callable[..., StandardPrior | LearnedPrior]] = {
+    "standard": StandardPrior,
+    "learned": LearnedPrior,
+}
+
+
+class Likelihood:
+    """A family of p(x|z), from one number for each pixel and, where it needs more, parameters of its own.
+
+    Attributes:
+      name: the name in `LIKELIHOODS`.
+    """
+
+    name: ClassVar[str]
+
+    def distribution(self, param: Callable[..., Array], outputs: Array, levels: int) -> Any:
+        """p(x|z) over flat images.
+
+        Args:
+          param: `param(name, initializer, shape, dtype)` makes a parameter of the model.
+          outputs: the decoder network's outputs `[K, B, pixels]`, in (-inf, inf).
+          levels: number of grey levels of a pixel.
+        """
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class BernoulliPixels(Likelihood):
+    """Binary pixels; the outputs are their logits."""
+
+    name: ClassVar[str] = "bernoulli"
+
+    def distribution(self, param: Callable[..., Array], outputs: Array, levels: int) -> dist.Bernoulli:
+        return dist.Bernoulli(outputs)
+
+
+@dataclass(frozen=True)
+class GaussianPixels(Likelihood):
+    """A Gaussian around the sigmoid of the outputs, with one learned log-scale for each pixel."""
+
+    name: ClassVar[str] = "gaussian"
+
+    def distribution(self, param: Callable[..., Array], outputs: Array, levels: int) -> dist.Normal:
+        log_scale = _log_scale(param, outputs, initial=-1.0)
+        return dist.Normal(nn.sigmoid(outputs), 2 * log_scale)
+
+
+@dataclass(frozen=True)
+class DiscretizedLogisticPixels(Likelihood):
+    """A probability for each grey level: a logistic distribution around the sigmoid of the outputs, integrated over the
+    level's bin, with one learned log-scale for each pixel."""
+
+    name: ClassVar[str] = "discretized_logistic"
+
+    def distribution(self, param: Callable[..., Array], outputs: Array, levels: int) -> dist.DiscretizedLogistic:
+        log_scale = _log_scale(param, outputs, initial=-2.0)
+        return dist.DiscretizedLogistic(nn.sigmoid(outputs), log_scale, levels)
+
+
+LIKELIHOODS: dict[str, Callable[..., Likelihood]] = {
+    "bernoulli": BernoulliPixels,
+    "gaussian": GaussianPixels,
+    "discretized_logistic": DiscretizedLogisticPixels,
+}
+
+
+def _log_scale(param: Callable[..., Array], outputs: Array, initial: float) -> Array:
+    log_scale = param("log_scale", nn.initializers.constant(initial), outputs.shape[-1:], jnp.float32)
+    return jnp.broadcast_to(log_scale, outputs.shape)
+
+
+def _require_categories(posterior: Categorical | Concrete) -> None:
+    if posterior.categories < 2:
+        raise ValueError(f"posterior={posterior.name} needs at least two categories, got {posterior.categories}")
+
+
+def _require_temperature(posterior: BinaryConcrete | Concrete) -> None:
+    if not posterior.temperature > 0:
+        raise ValueError(f"posterior={posterior.name} needs a temperature above 0, got {posterior.temperature}")
+
+
+def _split(flat: Array, size: int) -> list[Array]:
+    return jnp.split(flat, flat.shape[-1] // size, axis=-1)
+
+
+def _standard_normal(latent_dim: int) -> dist.Normal:
+    zeros = jnp.zeros(latent_dim, jnp.float32)
+    return dist.Normal(zeros, zeros)

@@ -1,0 +1,89 @@
+"""`make_vae`: a VAE from names, with or without options."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax.numpy as jnp
+from jax import Array
+
+from vae.hierarchy import Chain
+from vae.models.families import LIKELIHOODS, POSTERIORS, PRIORS, LearnedPrior, Likelihood, Posterior, StandardPrior
+from vae.models.networks import ACTIVATIONS, ARCHITECTURES, MLP, Architecture
+from vae.models.vae import VAE, Decoder, Encoder, Prior
+
+
+def make_vae(
+    image_shape: tuple[int, int, int],
+    latent_dim: int | Sequence[int] = 20,
+    hidden: Sequence[int] = (500,),
+    layer_hidden: Sequence[int] = (),
+    architecture: str | Architecture = "mlp",
+    activation: str | Callable[[Array], Array] = "relu",
+    likelihood: str | Likelihood = "bernoulli",
+    posterior: str | Posterior = "normal",
+    prior: str | StandardPrior | LearnedPrior = "standard",
+    levels: int = 256,
+    data_mean: Sequence[float] = (),
+    compute_dtype: str = "float32",
+) -> VAE:
+    """A VAE for images of shape (H, W, C).
+
+    Architecture, activation, likelihood, posterior and prior are names, which stand for their default options, or what
+    a factory of the tables returned: `posterior=POSTERIORS["categorical"](categories=8)`.
+
+    Args:
+      image_shape: (H, W, C).
+      latent_dim: number of latent variables. Several numbers make as many stochastic layers, from the image upwards.
+      hidden: widths of the layers (mlp) or numbers of channels (conv), from the image to the latents. The decoder
+        mirrors them.
+      layer_hidden: widths of the layers between two stochastic layers.
+      architecture: networks of the first stochastic layer and of the decoder, by `ARCHITECTURES`.
+      activation: function between the networks' layers, by `ACTIVATIONS`.
+      likelihood: family of p(x|z), by `LIKELIHOODS`.
+      posterior: family of q(z|x), by `POSTERIORS`.
+      prior: where the prior's parameters come from, by `PRIORS`.
+      levels: number of grey levels of the data; only the discretized logistic reads it.
+      data_mean: the mean image, one number for each pixel, which centres the encoder's inputs and the decoder's
+        outputs; empty for none.
+      compute_dtype: dtype of the products and activations of the networks' layers.
+
+    Raises:
+      ValueError: for an unknown name, and for choices that do not go together.
+    """
+    architecture = _choose("architecture", architecture, ARCHITECTURES)
+    activation = _choose("activation", activation, ACTIVATIONS)
+    likelihood = _choose("likelihood", likelihood, LIKELIHOODS)
+    posterior = _choose("posterior", posterior, POSTERIORS)
+    prior = _choose("prior", prior, PRIORS)
+    refusal = prior.refusal(posterior)
+    if refusal:
+        raise ValueError(refusal)
+
+    hidden = tuple(hidden)
+    data_mean = tuple(data_mean)
+    dims = (latent_dim,) if isinstance(latent_dim, int) else tuple(latent_dim)
+    dtype = None if compute_dtype == "float32" else jnp.dtype(compute_dtype)
+
+    network = architecture.encoder(hidden, activation, image_shape, dtype)
+    encoder = Encoder(network, dims[0], posterior, data_mean, dtype)
+    prior_module = Prior(dims[-1], posterior, prior)
+    if len(dims) > 1:
+
+        def layer(size: int) -> Encoder:
+            network = MLP(tuple(layer_hidden), activation, event_ndim=posterior.event_ndim, dtype=dtype)
+            return Encoder(network, size, posterior, dtype=dtype, read=posterior.read)
+
+        encoder = Chain(encoder, tuple(layer(size) for size in dims[1:]))
+        prior_module = Chain(prior_module, tuple(layer(size) for size in reversed(dims[:-1])), descending=True)
+    network = architecture.decoder(hidden, activation, image_shape, dtype)
+    decoder = Decoder(network, likelihood, levels, data_mean, posterior.read)
+    return VAE(encoder, decoder, prior_module)
+
+
+def _choose(argument: str, choice: Any, table: dict[str, Callable[..., Any]]) -> Any:
+    """What the factory of that name returns for its default options; a choice that is no name stays as it is."""
+    if not isinstance(choice, str):
+        return choice
+    if choice not in table:
+        raise ValueError(f"{argument}={choice} is unknown; choose one of {', '.join(table)}")
+    return table[choice]()

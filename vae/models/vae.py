@@ -1,0 +1,163 @@
+"""The VAE: an encoder q(z|x), a decoder p(x|z) and a prior p(z), as Flax linen modules.
+
+    posterior = POSTERIORS["normal"]()
+    encoder = Encoder(MLP((500,), event_ndim=3), latent_dim=20, posterior=posterior)
+    decoder = Decoder(MLP((500,), outputs=784))
+    model = VAE(encoder, decoder, Prior(latent_dim=20, posterior=posterior))
+    params = model.init(key, x, key)
+    q = model.apply(params, x, method="encode")  # q(z|x), a distribution of batch_shape [B]
+
+The modules are deterministic functions of their parameters: the noise of a sample comes from a key that is an argument.
+Images x are `[B, H, W, C]` in [0, 1]; samples z are `[K, B, D]`, and a tuple of such arrays where there are several
+stochastic layers; log-densities are in nats and summed over the event.
+
+Networks compute in their `dtype` (None: the dtype of their inputs), as Flax's layers do. Parameters are float32, and so
+is everything that follows the networks' outputs: distributions, log-densities and bounds.
+"""
+
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import DTypeLike
+
+from vae import distributions as dist
+from vae.models.families import LIKELIHOODS, POSTERIORS, PRIORS, LearnedPrior, Likelihood, Posterior, StandardPrior
+
+
+class VAE(nn.Module):
+    """The joint density p(z) p(x|z) and the approximate posterior q(z|x).
+
+    Attributes:
+      encoder: module that maps x `[B, H, W, C]` to q(z|x), a distribution of batch_shape `[B]`.
+      decoder: module that maps z `[K, B, D]` to p(x|z), a distribution over flat images of batch_shape `[K, B]`.
+      prior: module without inputs that gives p(z), a distribution of batch_shape `[]`.
+    """
+
+    encoder: nn.Module
+    decoder: nn.Module
+    prior: nn.Module
+
+    def __call__(self, x: Array, key: Array, num_samples: int = 1):
+        """Encodes x, draws samples with `key` and decodes them: p(x|z) of batch_shape `[K, B]`."""
+        self.prior()
+        return self.decoder(self.encoder(x).sample(key, num_samples))
+
+    def encode(self, x: Array):
+        """q(z|x), of batch_shape `[B]`."""
+        return self.encoder(x)
+
+    def decode(self, z: Array):
+        """p(x|z), a distribution over flat images that has the batch_shape of z."""
+        return self.decoder(z)
+
+    def prior_distribution(self):
+        """p(z), of batch_shape `[]`."""
+        return self.prior()
+
+    def log_likelihood(self, x: Array, z: Array) -> Array:
+        """log p(x|z), `[K, B]`."""
+        return self.decoder(z).log_prob(x.reshape(x.shape[0], -1))
+
+    def log_joint(self, x: Array, z: Array) -> Array:
+        """log p(x, z), `[K, B]`."""
+        return self.log_likelihood(x, z) + self.prior().log_prob(z)
+
+    def kl_to_prior(self, q, per_dimension: bool = False) -> Array:
+        """KL(q(z|x) || p(z)) in closed form, `[B]`, or of each latent dimension, `[B, D]`.
+
+        Raises:
+          ValueError: if `per_dimension` is set and the posterior does not factorize over its dimensions.
+          NotImplementedError: if the KL has no closed form.
+        """
+        if not per_dimension:
+            return dist.kl(q, self.prior())
+        if isinstance(q, dist.MultivariateNormal | dist.Dirichlet):
+            raise ValueError(f"free bits need a factorized posterior; {type(q).__name__} does not split by dimension")
+        # The latent dimensions become a batch axis: each is a distribution of its own, with an event of length 1.
+        axis = -2 if isinstance(q, dist.Categorical) else -1
+        split = lambda d: jax.tree.map(lambda leaf: jnp.expand_dims(leaf, axis), d)
+        return dist.kl(split(q), split(self.prior()))
+
+
+class Encoder(nn.Module):
+    """q(z|x): a network, and a linear map from its features to the parameters of the posterior.
+
+    Attributes:
+      network: module that maps x `[B, H, W, C]` to features `[B, F]`.
+      latent_dim: D, the number of latent variables.
+      posterior: the family of q(z|x), made by a factory of `POSTERIORS`.
+      data_mean: the mean image, flat, which is subtracted from x; empty for none.
+      dtype: dtype of the linear map.
+      read: function of x whose result the network sees.
+    """
+
+    network: nn.Module
+    latent_dim: int
+    posterior: Posterior = POSTERIORS["normal"]()
+    data_mean: tuple[float, ...] = ()
+    dtype: DTypeLike | None = None
+    read: Callable[[Array], Array] = lambda x: x
+
+    @nn.compact
+    def __call__(self, x: Array):
+        if self.data_mean:
+            x = x - jnp.reshape(jnp.asarray(self.data_mean, x.dtype), x.shape[1:])
+        size = self.posterior.num_parameters(self.latent_dim)
+        parameters = nn.Dense(size, dtype=self.dtype, name="parameters")(self.network(self.read(x)))
+        return self.posterior.distribution(_at_least_float32(parameters), self.latent_dim)
+
+
+class Decoder(nn.Module):
+    """p(x|z): a network from z to one number for each pixel, and a likelihood around these numbers.
+
+    Where there are several stochastic layers, the decoder reads the first.
+
+    Attributes:
+      network: module that maps z `[K, B, D]` to `[K, B, H * W * C]`.
+      likelihood: the family of p(x|z), made by a factory of `LIKELIHOODS`.
+      levels: number of grey levels of a pixel; only the discretized logistic reads it.
+      data_mean: the mean image, flat and in (0, 1). Its logits are added to the network's outputs, as if the bias of
+        the last layer began there. Empty for none.
+      read: function of z whose result the network sees.
+    """
+
+    network: nn.Module
+    likelihood: Likelihood = LIKELIHOODS["bernoulli"]()
+    levels: int = 256
+    data_mean: tuple[float, ...] = ()
+    read: Callable[[Array], Array] = lambda z: z
+
+    @nn.compact
+    def __call__(self, z: Array | tuple[Array, ...]):
+        z = self.read(z[0] if isinstance(z, tuple) else z)
+        outputs = _at_least_float32(self.network(z.reshape(*z.shape[:2], -1)))
+        if self.data_mean:
+            mean = jnp.asarray(self.data_mean, outputs.dtype)
+            outputs = outputs + jnp.log(mean) - jnp.log1p(-mean)
+        return self.likelihood.distribution(self.param, outputs, self.levels)
+
+
+class Prior(nn.Module):
+    """p(z): a distribution of batch_shape `[]`.
+
+    Attributes:
+      latent_dim: D, the number of latent variables.
+      posterior: the posterior that the prior belongs to, made by a factory of `POSTERIORS`.
+      kind: where the prior's parameters come from, made by a factory of `PRIORS`.
+    """
+
+    latent_dim: int
+    posterior: Posterior = POSTERIORS["normal"]()
+    kind: StandardPrior | LearnedPrior = PRIORS["standard"]()
+
+    @nn.compact
+    def __call__(self):
+        return self.kind.distribution(self.param, self.posterior, self.latent_dim)
+
+
+def _at_least_float32(outputs: Array) -> Array:
+    """The outputs of a network that computes in a narrower format, as float32; wider formats stay."""
+    return outputs.astype(jnp.float32) if jnp.finfo(outputs.dtype).bits < 32 else outputs
