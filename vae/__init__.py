@@ -1,11 +1,49 @@
-"""Variational autoencoders and Monte Carlo gradient estimators in JAX/Flax."""
+"""Variational autoencoders and Monte Carlo gradient estimators in JAX/Flax.
+
+    import vae
+    model = vae.make_vae(image_shape=(28, 28, 1), latent_dim=20)
+    estimator = vae.estimators.make("reparam", num_samples=1)
+    step = vae.make_step(model.apply, vae.elbo, estimator, optax.adam(1e-3))
+
+`vae/README.md` has the whole script.
+"""
 
 import importlib.metadata
 import os
 
-# jaxlib 0.10.2 sums some vmapped products wrongly on CPUs, without a word, and 0.11.0 crashes on some
-# (github.com/jax-ml/jax/issues/39103 and 39257): gradients of tens of thousands of draws come out biased. The flag is
-# read when jax makes its first array, so import vae before that.
-_BROKEN_FUSION, _WITHOUT_IT = ("0.10.2", "0.11.0"), "--xla_cpu_experimental_ynn_fusion_type="
-if importlib.metadata.version("jaxlib") in _BROKEN_FUSION and _WITHOUT_IT not in os.environ.get("XLA_FLAGS", ""):
-    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_WITHOUT_IT}".strip()
+# jaxlib 0.10.2 sums some vmapped products wrongly on CPUs, without a word, and jaxlib 0.11.0 crashes on some
+# (github.com/jax-ml/jax/issues/39103 and 39257): gradients of tens of thousands of draws come out biased. XLA reads the
+# flag when jax makes its first array, so import vae before that.
+_BROKEN_FUSION = ("0.10.2", "0.11.0")
+_WITHOUT_FUSION = "--xla_cpu_experimental_ynn_fusion_type="
+if importlib.metadata.version("jaxlib") in _BROKEN_FUSION and _WITHOUT_FUSION not in os.environ.get("XLA_FLAGS", ""):
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_WITHOUT_FUSION}".strip()
+
+from vae import checkpoint as checkpoint
+from vae import data as data
+from vae import devices as devices
+from vae import diagnostics as diagnostics
+from vae import distributions as distributions
+from vae import estimators as estimators
+from vae import evaluate as evaluate
+from vae import models as models
+from vae import objectives as objectives
+from vae import train as train
+from vae.estimators import Estimate as Estimate
+from vae.estimators import Estimator as Estimator
+from vae.estimators import Reduction as Reduction
+from vae.estimators import bind as bind
+from vae.estimators import log_mean_exp as log_mean_exp
+from vae.estimators import mean as mean
+from vae.models import VAE as VAE
+from vae.models import make_vae as make_vae
+from vae.objectives import elbo as elbo
+from vae.objectives import elbo_analytic as elbo_analytic
+from vae.objectives import iwae as iwae
+from vae.objectives import renyi as renyi
+from vae.objectives import thermodynamic as thermodynamic
+from vae.train import TrainState as TrainState
+from vae.train import make_epoch as make_epoch
+from vae.train import make_init as make_init
+from vae.train import make_step as make_step
+from vae.train import over_runs as over_runs

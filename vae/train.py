@@ -1,32 +1,33 @@
-"""One pure step, scanned over an epoch, mapped over runs. The one room that knows optax.
+"""One pure step, scanned over an epoch, mapped over runs. No other module of the library knows optax.
 
     init = make_init(model, estimator, tx, x)           state = init(key)
     step = make_step(model.apply, objective, estimator, tx)     state, metrics = step(state, key, x)
     epoch = jax.jit(make_epoch(step, batch_size), donate_argnums=0)     state, metrics = epoch(state, key, data)
 
 The data stay on the device. The order of the data and every key are pure functions of (key, state.step), so a resumed
-run is the same run, bit for bit; on a GPU, under XLA_FLAGS=--xla_gpu_deterministic_ops=true alone. Because everything
-is a function, what changes from step to step needs no machinery: a step with KL warm-up is one that makes its objective
-from `state.step`, binarization is a step that draws x first.
+run is the same run, bit for bit. On a GPU this holds under XLA_FLAGS=--xla_gpu_deterministic_ops=true only.
+
+Because everything is a function, settings that change from step to step need no machinery. A step with KL warm-up makes
+its objective from `state.step`; a step with dynamic binarization draws x first.
 """
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
-from jax import Array
 from jax.sharding import Mesh
+from jaxtyping import Array, Bool, Int, PRNGKeyArray, PyTree
 
 from vae.devices import mesh
-from vae.estimators.base import Estimator
-
-PyTree = Any
+from vae.estimators.contract import Estimator, bind
+from vae.objectives import Objective
 
 
 class TrainState(NamedTuple):
-    """All that training carries, a pytree.
+    """Everything that training carries from step to step; a pytree.
 
     Attributes:
       params: {"model": flax variables, "estimator": what the estimator learns}.
@@ -38,14 +39,15 @@ class TrainState(NamedTuple):
     params: dict[str, PyTree]
     opt_state: PyTree
     estimator_state: PyTree
-    step: Array
+    step: Int[Array, "*runs"]
 
 
-def make_init(model, estimator: Estimator, tx: optax.GradientTransformation, x: Array) -> Callable[[Array], TrainState]:
-    """`init(key) -> TrainState` for batches like x `[B, H, W, C]`, of which only the shape is read: images are
-    float32."""
+def make_init(
+    model: nn.Module, estimator: Estimator, tx: optax.GradientTransformation, x: Any
+) -> Callable[[PRNGKeyArray], TrainState]:
+    """`init(key) -> TrainState` for batches of the shape of x, `[B, H, W, C]`. Images are float32, whatever x is."""
 
-    def init(key: Array) -> TrainState:
+    def init(key: PRNGKeyArray) -> TrainState:
         key_model, key_sample, key_estimator = jax.random.split(key, 3)
         like = jnp.zeros(x.shape, jnp.float32)
         variables = model.init(key_model, like, key_sample)
@@ -58,23 +60,21 @@ def make_init(model, estimator: Estimator, tx: optax.GradientTransformation, x: 
 
 
 def make_step(
-    apply: Callable, objective: Callable, estimator: Estimator, tx: optax.GradientTransformation
-) -> Callable[[TrainState, Array, Array], tuple[TrainState, dict[str, Array]]]:
-    """`step(state, key, x) -> (state, metrics)`: one update of model and estimator by one `jax.grad`.
+    apply: Callable | None, objective: Objective, estimator: Estimator, tx: optax.GradientTransformation
+) -> Callable[[TrainState, PRNGKeyArray, Array], tuple[TrainState, dict[str, Array]]]:
+    """`step(state, key, x) -> (state, metrics)`: one update of the model and the estimator by one `jax.grad`.
 
-    x is a batch `[B, H, W, C]` in [0, 1]. Metrics: `bound` (nats, the mean over the batch of the objective's value),
-    `cv_loss`.
+    x is a batch `[B, H, W, C]` in [0, 1]. The metrics are `bound` (nats, the mean over the batch of the objective's
+    value) and `cv_loss`.
     """
 
-    def loss_fn(params, estimator_state, key: Array, x: Array):
-        def expect(q, f, reduce):
-            return estimator.estimate(params["estimator"], estimator_state, key, q, f, reduce, x)
-
+    def loss_fn(params, estimator_state, key, x):
+        expect = bind(estimator, params["estimator"], estimator_state, key, context=x)
         estimate = objective(apply, params["model"], x, expect)
         bound = jnp.mean(estimate.value)
         return estimate.cv_loss - bound, (estimate.state, {"bound": bound, "cv_loss": estimate.cv_loss})
 
-    def step(state: TrainState, key: Array, x: Array):
+    def step(state: TrainState, key: PRNGKeyArray, x: Any):
         grads, (estimator_state, metrics) = jax.grad(loss_fn, has_aux=True)(state.params, state.estimator_state, key, x)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
@@ -84,17 +84,17 @@ def make_step(
 
 
 def make_epoch(step: Callable, batch_size: int) -> Callable[[TrainState, Array, Array], tuple[TrainState, dict]]:
-    """`epoch(state, key, data) -> (state, metrics)`: one pass in random order over data `[N, H, W, C]`, any dtype.
+    """`epoch(state, key, data) -> (state, metrics)`: one pass in random order over data `[N, H, W, C]` of any dtype.
 
-    `key` is the run's and the same in every epoch; `step` is called with the key of its own step. The last N modulo
-    batch_size images of the epoch's order are left out. Metrics are means over the epoch, and `failed_step`: 0 or, if
-    the bound or the state was not finite, the number of the first such step. The state is then that of the
-    epoch's start, the last one known to be good; from there the same would happen again.
+    `key` belongs to the run and is the same in every epoch; each step gets a key of its own. The last N modulo
+    batch_size images of the epoch's order are left out. The metrics are means over the epoch, and `failed_step`: the
+    number of the first step at which the bound or the state was not finite, or 0. After a failure the returned state is
+    that of the epoch's start, the last one known to be good.
     """
 
-    def epoch(start: TrainState, key: Array, data: Array):
+    def epoch(start: TrainState, key: PRNGKeyArray, data: Array):
         order = make_order(len(data), batch_size)(key, start.step)
-        rows = data.reshape(len(data), -1)  # of which a gather is faster than of images
+        rows = data.reshape(len(data), -1)  # a gather of rows is faster than a gather of images
         images = lambda batch: rows[batch].reshape(batch_size, *data.shape[1:])
         return conclude(start, *make_chunk(step, images)(start, key, order))
 
@@ -102,7 +102,8 @@ def make_epoch(step: Callable, batch_size: int) -> Callable[[TrainState, Array, 
 
 
 def make_order(size: int, batch_size: int) -> Callable[[Array, Array], Array]:
-    """`order(key, step) -> [steps, batch_size]`: which of `size` images each step of that step's epoch sees.
+    """`order(key, step) -> [steps, batch_size]`: the indices, below `size`, of the images of each step, in the epoch of
+    `step`.
 
     Raises:
       ValueError: if there are fewer images than in a batch.
@@ -111,7 +112,7 @@ def make_order(size: int, batch_size: int) -> Callable[[Array, Array], Array]:
     if not steps:
         raise ValueError(f"batch_size={batch_size} is larger than the {size} images")
 
-    def order(key: Array, step: Array) -> Array:
+    def order(key: PRNGKeyArray, step: Array) -> Array:
         key_order, _ = jax.random.split(key)
         order = jax.random.permutation(jax.random.fold_in(key_order, step // steps), size)
         return order[: steps * batch_size].reshape(steps, batch_size)
@@ -120,12 +121,12 @@ def make_order(size: int, batch_size: int) -> Callable[[Array, Array], Array]:
 
 
 def make_chunk(step: Callable, images: Callable[[Array], Array] = lambda batch: batch) -> Callable:
-    """`chunk(state, key, batches) -> (state, metrics)`: consecutive steps of an epoch, metrics `[T]` of each.
+    """`chunk(state, key, batches) -> (state, metrics)`: T consecutive steps of an epoch, with metrics `[T]`.
 
-    `batches` `[T, B, ...]` are images, or what `images` makes images of.
+    `batches` `[T, B, ...]` hold images, or anything that the function `images` turns into images.
     """
 
-    def chunk(state: TrainState, key: Array, batches: Array):
+    def chunk(state: TrainState, key: PRNGKeyArray, batches: Array):
         _, key_steps = jax.random.split(key)
 
         def body(state, batch):
@@ -137,10 +138,10 @@ def make_chunk(step: Callable, images: Callable[[Array], Array] = lambda batch: 
 
 
 def conclude(start: TrainState, state: TrainState, metrics: dict[str, Array]) -> tuple[TrainState, dict[str, Array]]:
-    """What an epoch returns, from its first and last state and the metrics `[steps]` of each of its steps."""
+    """What an epoch returns, from its first and last state and the metrics `[steps]` of its steps."""
     steps = len(metrics["bound"])
-    # Checked once an epoch: in every step it would cost a tenth of the time. A gradient that is not finite shows in
-    # the bound of the step after, or in the last state.
+    # The check is made once for each epoch; in every step it would cost a tenth of the time. A gradient that is not
+    # finite shows in the bound of the next step, or in the last state.
     failed = ~jnp.append(jnp.isfinite(metrics["bound"]), all_finite(state))
     failed_step = jnp.where(jnp.any(failed), start.step + 1 + jnp.minimum(jnp.argmax(failed), steps - 1), 0)
     state = jax.tree.map(lambda new, old: jnp.where(failed_step == 0, new, old), state, start)
@@ -150,8 +151,8 @@ def conclude(start: TrainState, state: TrainState, metrics: dict[str, Array]) ->
 def over_runs(function: Callable, mode: str, shared: int = 0, over: Mesh | None = None) -> Callable:
     """`function` over a leading axis of runs, in one program: side by side ("vmap") or one after the other ("map").
 
-    The last `shared` arguments are the same for every run. With a mesh (`vae.mesh.make`) each device has its own part
-    of the runs, or of their batches.
+    The last `shared` arguments are the same for every run. With a mesh (`vae.devices.mesh.make`) each device has its
+    own part of the runs, or of their batches.
     """
 
     def mapped(*args):
@@ -163,6 +164,6 @@ def over_runs(function: Callable, mode: str, shared: int = 0, over: Mesh | None 
     return mapped if over is None else mesh.shard(mapped, over, shared)
 
 
-def all_finite(tree: PyTree) -> Array:
+def all_finite(tree: PyTree) -> Bool[Array, ""]:
     """Whether every number in the tree is finite, `[]` bool."""
     return jax.tree.reduce(lambda finite, leaf: finite & jnp.all(jnp.isfinite(leaf)), tree, jnp.array(True))

@@ -18,11 +18,12 @@ from jax.lax import stop_gradient
 from scipy import special, stats
 
 from vae import distributions
-from vae.estimators import BY_NAME, Estimator, log_mean_exp, mean
+from vae.estimators import BY_NAME, Entry, Estimator, Reduction, log_mean_exp, mean
 from vae.estimators.exact import MAX_EVALUATIONS
 
 PyTree = Any
-REDUCE = {"elbo": mean, "iwae": log_mean_exp}
+REDUCE = {"mean": mean, "log_mean_exp": log_mean_exp}
+LOG_Q_WEIGHT = 1.0
 GROUPS = ("value", "phi", "theta")
 MAX_Z = 4.5
 MAX_RELATIVE_STDERR = 0.01
@@ -43,8 +44,11 @@ class Problem(NamedTuple):
     posterior: Callable[[PyTree], Any]
     log_joint: Callable[[PyTree, Array], Array]
 
-    def integrand(self, theta: PyTree) -> Callable[[Array, Any], Array]:
-        return lambda z, q: self.log_joint(theta, z) - q.log_prob(z)
+    def integrand(self, theta: PyTree) -> Callable[[Array], Array]:
+        return lambda z: self.log_joint(theta, z)
+
+    def log_weight(self, theta: PyTree, z: Array, q) -> Array:
+        return self.log_joint(theta, z) - q.log_prob(z)
 
     def astype(self, dtype) -> "Problem":
         cast = lambda tree: jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), tree)
@@ -134,19 +138,19 @@ def oracle(family: str, bound: str, num_samples: int, shape: str = "sine") -> di
 
 
 def differentiate_exactly(
-    problem: Problem, reduce: Callable, num_samples: int, order: int | None = None, by: str | None = None
+    problem: Problem, reduce: Reduction, num_samples: int, order: int | None = None, by: str | None = None
 ) -> dict[str, np.ndarray]:
     """By the table's `exact` where it fits and by `quantile_quadrature` elsewhere, unless `by` names one of the two."""
     family = type(problem.posterior(problem.phi))
-    tuple_size = 1 if reduce is mean else num_samples
-    by = by or ("exact" if BY_NAME["exact"].fits(family, "elbo") else "quadrature")
+    tuple_size = 1 if reduce.additive else num_samples
+    by = by or ("exact" if fits(BY_NAME["exact"], family, "mean") else "quadrature")
     with jax.enable_x64(True):
         problem = problem.astype(jnp.float64)
         if by == "exact":
             width = jax.tree.leaves(problem.phi)[0].shape[-1]
             order = order or min(24, int(MAX_EVALUATIONS ** (1 / (width * tuple_size))))
             estimator = BY_NAME["exact"].make(num_samples=num_samples, order=order)
-            expectation = lambda q, f: estimator.estimate({}, {}, None, q, f, reduce).value
+            expectation = lambda q, f: estimator.estimate({}, {}, None, q, f, reduce, LOG_Q_WEIGHT).value
         else:
             z, log_weight = quantile_nodes(problem.posterior(problem.phi), order or 22)
             expectation = lambda q, f: _sum_over_tuples(q, f, reduce, tuple_size, z, log_weight)
@@ -165,13 +169,15 @@ def _flat(value, phi, theta) -> dict[str, np.ndarray]:
     return {"value": ravel(value), "phi": ravel(phi), "theta": ravel(theta)}
 
 
-def _sum_over_tuples(q, f, reduce: Callable, tuple_size: int, z: Array, log_weight: Array) -> Array:
+def _sum_over_tuples(q, f, reduce: Reduction, tuple_size: int, z: Array, log_weight: Array) -> Array:
     """E[reduce(f(z_1), ..., f(z_K))] over fixed nodes whose weights, not places, follow q."""
     log_prob = q.log_prob(z)
     weight = jnp.exp(log_weight + log_prob - stop_gradient(log_prob))  # [N, B]
     spread = lambda array, axis: jnp.expand_dims(array, [a for a in range(tuple_size) if a != axis])
     shape = (len(z),) * tuple_size + q.batch_shape
-    values = jnp.stack([jnp.broadcast_to(spread(f(z, q), axis), shape) for axis in range(tuple_size)])
+    values = jnp.stack(
+        [jnp.broadcast_to(spread(f(z) - LOG_Q_WEIGHT * log_prob, axis), shape) for axis in range(tuple_size)]
+    )
     weights = math.prod(spread(weight, axis) for axis in range(tuple_size))
     return jnp.sum(weights * reduce(values), axis=tuple(range(tuple_size)))
 
@@ -213,16 +219,21 @@ def _quantiles(q, normal: np.ndarray) -> np.ndarray:
             return np.stack([first, second, 1 - first - second], axis=-1)
 
 
+def fits(entry: Entry, q: Any, bound: str) -> bool:
+    """Whether the entry can estimate the gradient of this bound of log-weights."""
+    return entry.refusal(q, REDUCE[bound], LOG_Q_WEIGHT) is None
+
+
 # The assertion.
 
 
 def make_estimator(name: str, bound: str) -> tuple[Estimator, int]:
     """The entry with the fewest samples that make its bound what it is: for the importance-weighted one, two."""
-    num_samples = max(2 if bound == "iwae" else 1, BY_NAME[name].min_samples)
+    num_samples = max(2 if bound == "log_mean_exp" else 1, BY_NAME[name].min_samples)
     return BY_NAME[name].make(num_samples=num_samples), num_samples
 
 
-def trained(estimator: Estimator, problem: Problem, reduce: Callable, calls: int = 3):
+def trained(estimator: Estimator, problem: Problem, reduce: Reduction, calls: int = 3):
     """Params away from their initial values and a state that has seen other draws: what training hands an estimator."""
     key_params, key_calls = jax.random.split(jax.random.key(11))
     q, context = problem.posterior(problem.phi), problem.theta["x"]
@@ -240,7 +251,9 @@ def trained(estimator: Estimator, problem: Problem, reduce: Callable, calls: int
 
     params, state = init(key_params)
     step = jax.jit(
-        lambda state, key: estimator.estimate(params, state, key, q, problem.integrand(problem.theta), reduce, context)
+        lambda state, key: estimator.estimate(
+            params, state, key, q, problem.integrand(problem.theta), reduce, LOG_Q_WEIGHT, context
+        )
     )
     if jax.tree.leaves(state):
         for key in jax.random.split(key_calls, calls):
@@ -256,12 +269,12 @@ def _moved(key, leaf):
 
 
 def gradient_program(
-    estimator: Estimator, problem: Problem, reduce: Callable, params: PyTree, state: PyTree
+    estimator: Estimator, problem: Problem, reduce: Reduction, params: PyTree, state: PyTree
 ) -> Callable:
     """(phi, theta, key) -> ((sum of values, values), (d phi, d theta))."""
 
     def run(phi, theta, key):
-        expectation = lambda q, f: estimator.estimate(params, state, key, q, f, reduce, theta["x"]).value
+        expectation = lambda q, f: estimator.estimate(params, state, key, q, f, reduce, LOG_Q_WEIGHT, theta["x"]).value
         return jax.value_and_grad(functools.partial(_objective, problem, expectation), (0, 1), has_aux=True)(phi, theta)
 
     return run
@@ -270,7 +283,7 @@ def gradient_program(
 def assert_unbiased(
     estimator: Estimator,
     problem: Problem,
-    reduce: Callable,
+    reduce: Reduction,
     exact: dict[str, np.ndarray],
     *,
     groups: tuple[str, ...] = GROUPS,
@@ -292,7 +305,7 @@ def assert_unbiased(
 
 
 def measure(
-    estimator: Estimator, problem: Problem, reduce: Callable, exact, *, seed=0, chunk=2**14, max_chunks=256
+    estimator: Estimator, problem: Problem, reduce: Reduction, exact, *, seed=0, chunk=2**14, max_chunks=256
 ) -> Report:
     params, state = trained(estimator, problem, reduce)
     run = gradient_program(estimator, problem, reduce, params, state)

@@ -1,18 +1,18 @@
-"""`python -m vae.estimators` prints the table of all estimators as Markdown: the one in README.md."""
+"""`python -m vae.estimators` prints the table of all estimators as Markdown, as it stands in this folder's README."""
 
 from vae.estimators import BY_NAME
 
 
 def table() -> str:
-    """One line an estimator, in the order of `BY_NAME`."""
+    """One line for each estimator, in the order of `BY_NAME`."""
     lines = [
-        "| name | latents | bounds | unbiased | least K | uses df/dz | paper |",
+        "| name | latents | reductions | unbiased | least K | differentiates f | paper |",
         "|---|---|---|---|---|---|---|",
     ]
-    yes = lambda flag: "yes" if flag else "no"
+    yes_or_no = lambda flag: "yes" if flag else "no"
     for name, entry in BY_NAME.items():
-        cells = [f"`{name}`", ", ".join(entry.latents), ", ".join(entry.bounds), yes(not entry.biased)]
-        cells += [str(entry.min_samples), yes(entry.uses_gradient), entry.paper]
+        cells = [f"`{name}`", ", ".join(entry.latents), ", ".join(entry.reductions), yes_or_no(not entry.biased)]
+        cells += [str(entry.min_samples), yes_or_no(entry.differentiates_f), entry.paper]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from vae import distributions
-from vae.estimators.base import Estimator, check_positive, mean, stateless
+from vae.estimators.contract import Estimator, Integrand
+from vae.estimators.tools import check_positive, integrand, stateless
 
 MAX_EVALUATIONS = 2**22
 CHUNK = 1024
@@ -25,11 +26,11 @@ def exact(num_samples: int = 1, order: int = 24) -> Estimator:
     """
     check_positive(order=order)
 
-    def estimate(key, q, f, reduce):
+    def estimate(key, q, f, reduce, log_q_weight):
         del key
         z, log_weight = nodes(q, order)  # [N, *batch, D], [N, *batch]
-        values = _evaluated(f, z, q)  # [N, *batch]
-        tuple_size = 1 if reduce is mean else num_samples
+        values = _evaluate(integrand(f, q, log_q_weight), z, q)  # [N, *batch]
+        tuple_size = 1 if reduce.additive else num_samples
         _refuse_if_large(len(values), tuple_size)
         tuples = np.indices((len(values),) * tuple_size).reshape(tuple_size, -1)  # [K, N^K]
         weight = jnp.exp(jnp.sum(log_weight[tuples], axis=0))
@@ -38,13 +39,13 @@ def exact(num_samples: int = 1, order: int = 24) -> Estimator:
     return stateless(estimate)
 
 
-def _evaluated(f, z, q) -> jax.Array:
+def _evaluate(f: Integrand, z, q) -> jax.Array:
     """f at all nodes, CHUNK at a time and again in the backward pass: the memory is that of one chunk."""
     size = max(n for n in range(1, min(CHUNK, len(z)) + 1) if len(z) % n == 0)
     if size == len(z):
-        return f(z, q)
+        return f(z)
     chunks = z.reshape(-1, size, *z.shape[1:])
-    return jax.lax.map(jax.checkpoint(lambda chunk: f(chunk, q)), chunks).reshape(len(z), *q.batch_shape)
+    return jax.lax.map(jax.checkpoint(lambda chunk: f(chunk)), chunks).reshape(len(z), *q.batch_shape)
 
 
 def nodes(q, order: int = 24):

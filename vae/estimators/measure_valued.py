@@ -1,34 +1,40 @@
-"""Measure-valued derivatives (Pflug 1989; Mohamed et al. 2020, arXiv:1906.10652, section 6): a density's derivative
-is a constant times the difference of two densities, and that of an expectation the difference of two."""
+"""Measure-valued derivatives (Pflug 1989; Mohamed et al. 2020, arXiv:1906.10652, section 6).
+
+The derivative of a density is a constant times the difference of two densities. So the derivative of an expectation is
+a constant times the difference of two expectations.
+"""
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
 from vae import distributions
-from vae.estimators.base import Estimator, hold_density, inject, stateless
+from vae.estimators.contract import Estimator, Integrand
+from vae.estimators.tools import held, inject, integrand, stateless
 
 
 def measure_valued(num_samples: int = 1) -> Estimator:
-    """One latent dimension is perturbed at a time, coupled; f is evaluated 2 D K times for each parameter group.
+    """One latent dimension at a time is replaced by two coupled values; f is evaluated 2 D K times for each parameter.
 
-    Normal, mean: z_d = mean +- scale W, W Rayleigh, the same on both sides. Normal, scale: scale M against scale U M, M
-    double-sided Maxwell and U uniform, so that U M is standard normal. Bernoulli: z_d = 1 against 0.
+    Mean of a Normal: z_d = mean +- scale W, with one Rayleigh variable W for both sides. Scale of a Normal: scale M
+    against scale U M, with M double-sided Maxwell and U uniform, so that U M is standard normal. Bernoulli: z_d = 1
+    against 0.
     """
 
-    def estimate(key, q, f, reduce):
+    def estimate(key, q, f, reduce, log_q_weight):
         key_z, key_pair = jax.random.split(key)
         z = q.sample(key_z, num_samples)  # [K, *batch, D]
         pairs, tree, weights = _pairs(q, key_pair, num_samples)
-        differences = _differences(f, q, z, pairs)  # [groups, *batch, D]
+        differences = _differences(integrand(f, q, log_q_weight), z, pairs)  # [groups, *batch, D]
         grads = tuple(weight * difference for weight, difference in zip(weights, differences, strict=True))
-        return reduce(hold_density(f, reduce)(z, q)) + inject(tree, grads, len(q.batch_shape))
+        bound = reduce(integrand(f, held(q, reduce), log_q_weight)(z))
+        return bound + inject(tree, grads, len(q.batch_shape))
 
     return stateless(estimate)
 
 
 def _pairs(q, key: Array, num_samples: int):
-    """For each parameter group: the two coupled replacements `[K, *batch, D]`, the parameter, and its weight."""
+    """For each parameter: the two coupled replacements `[K, *batch, D]`, the parameter itself, and its weight."""
     if isinstance(q, distributions.Bernoulli):
         ones = jnp.ones((num_samples, *q.logits.shape), q.logits.dtype)
         return [(ones, jnp.zeros_like(ones))], (q.logits,), (q.mean * (1 - q.mean),)
@@ -43,12 +49,12 @@ def _pairs(q, key: Array, num_samples: int):
     return [for_mean, for_log_var], (q.mean, q.log_var), weights
 
 
-def _differences(f, q, z: Array, pairs) -> Array:
-    """mean over samples of f(z, z_d = first) - f(z, z_d = second), `[groups, *batch, D]`."""
+def _differences(f: Integrand, z: Array, pairs) -> Array:
+    """The mean over samples of f(z with z_d = first) - f(z with z_d = second), `[groups, *batch, D]`."""
     width = z.shape[-1]
     axes = jnp.eye(width, dtype=bool).reshape(width, *[1] * (z.ndim - 1), width)
     values = jnp.asarray(pairs)  # [groups, 2, K, *batch, D]
     replaced = jnp.where(axes, values[:, :, None], z)  # [groups, 2, D, K, *batch, D]
     lead = replaced.shape[:4]
-    out = f(replaced.reshape(-1, *z.shape[1:]), q).reshape(*lead, *z.shape[1:-1])
+    out = f(replaced.reshape(-1, *z.shape[1:])).reshape(*lead, *z.shape[1:-1])
     return jnp.moveaxis(jnp.mean(out[:, 0] - out[:, 1], axis=2), 1, -1)

@@ -1,31 +1,37 @@
 """The unordered-set estimator (Kool, van Hoof & Welling 2020, arXiv:2002.06043): k classes are drawn without
-replacement, and their weights average over all orders in which they could have come."""
+replacement, and their weights average over all orders in which they could have been drawn."""
 
 import jax
 import jax.numpy as jnp
-from jax import Array
 from jax.lax import stop_gradient
+from jaxtyping import Array, Float
 
-from vae.estimators.base import Estimator, hold_density, inject, stateless
-from vae.estimators.local_expectation import changed_one_by_one, expected_score
+from vae.estimators.contract import Estimator
+from vae.estimators.parts.one_dimension import changed_one_by_one, expected_score
+from vae.estimators.tools import held, inject, integrand, stateless
 
-MOST = 10  # of k: the program has a term for each of the 2^k parts of a set
+LARGEST_SET = 10  # the program has a term for each of the 2^k parts of a set
 
 
 def unordered_set(num_samples: int = 1, k: int = 2) -> Estimator:
-    """One dimension at a time, the others as sampled, the first class drawn being the sample: 1 + D (k - 1) evaluations
-    of f a sample. k = C is local expectation; at most 10."""
+    """One dimension at a time, the others as sampled; the first class drawn is the sample. f is evaluated 1 + D (k - 1)
+    times for each sample. k = C is local expectation.
 
-    def estimate(key, q, f, reduce):
-        f = hold_density(f, reduce)
-        log_probs, classes = jax.nn.log_softmax(stop_gradient(q.logits)), q.logits.shape[-1]
-        if not 2 <= k <= min(classes, MOST):
-            raise ValueError(f"k must be from 2 to {min(classes, MOST)} with {classes} classes, got {k}")
+    Raises:
+      ValueError: if k is not between 2 and the number of classes, or is above 10.
+    """
+
+    def estimate(key, q, f, reduce, log_q_weight):
+        f = integrand(f, held(q, reduce), log_q_weight)
+        log_probs = jax.nn.log_softmax(stop_gradient(q.logits))
+        classes = q.logits.shape[-1]
+        if not 2 <= k <= min(classes, LARGEST_SET):
+            raise ValueError(f"k must be from 2 to {min(classes, LARGEST_SET)} with {classes} classes, got {k}")
         perturbed = log_probs + jax.random.gumbel(key, (num_samples, *q.logits.shape), q.logits.dtype)
         drawn = jnp.moveaxis(jax.lax.top_k(perturbed, k)[1], -1, 0)  # [k, K, *batch, D]
         chosen = jax.nn.one_hot(drawn, classes, dtype=log_probs.dtype)  # [k, K, *batch, D, C]
         z = chosen[0]
-        values = f(z, q)  # [K, *batch]
+        values = f(z)  # [K, *batch]
         changes = changed_one_by_one(f, q, z, chosen[1:]) - values[..., None]
         changes = jnp.concatenate([jnp.zeros_like(changes[:1]), changes])  # [k, K, *batch, D]
         weight, control = set_weights(log_probs, chosen)
@@ -35,11 +41,12 @@ def unordered_set(num_samples: int = 1, k: int = 2) -> Estimator:
     return stateless(estimate)
 
 
-def set_weights(log_probs: Array, chosen: Array) -> tuple[Array, Array]:
-    """p(s) R(S, s) `[k, ...]` and p(s') R^{D without s}(S, s') `[k, k, ...]` for S given one-hot, `[k, ..., C]`.
+def set_weights(log_probs: Array, chosen: Float[Array, "k *rest C"]) -> tuple[Array, Array]:
+    """p(s) R(S, s) `[k, ...]` and p(s') R^{D without s}(S, s') `[k, k, ...]`, for the set S of one-hot classes.
 
-    v of a part of S, given out beforehand, is the probability that the others of S come next, over their p's:
-    v(part) = sum over s of v(part + s), over the probability of what is not in part; v(S) = 1. 2^k parts.
+    Let v(part) be the probability that the rest of S is drawn next once `part` has been drawn, divided by the
+    probabilities of the rest. Then v(part) is the sum over s of v(part + s), divided by the probability of everything
+    outside `part`, and v(S) = 1. There are 2^k parts.
     """
     k = len(chosen)
     log_v = {2**k - 1: jnp.zeros(chosen.shape[1:-1], log_probs.dtype)}

@@ -5,14 +5,16 @@ import jax
 import jax.numpy as jnp
 from jax.lax import stop_gradient
 
-from vae.estimators.base import Estimate, Estimator, check_decay, inject, mean
+from vae.estimators.contract import Estimate, Estimator, Integrand, mean
+from vae.estimators.tools import check_decay, inject, integrand
 
 
 def reparam_linear_cv(num_samples: int = 1, decay: float = 0.99) -> Estimator:
-    """g - c (ghat - E ghat), for mean and log-variance; fhat(z) = f(m) + f'(m) (z - m) + (z - m)' H (z - m) / 2.
+    """g - c (ghat - E ghat) for the mean and for the log-variance, where ghat is the gradient of the expansion
+    fhat(z) = f(m) + f'(m) (z - m) + (z - m)' H (z - m) / 2.
 
-    The coefficients c, one for each of the two, are the regression of g on its control over *earlier* calls (1 before
-    any): with the current samples they would be biased. Exact for quadratic f. D + K Hessian-vector products a datum.
+    The two coefficients c regress g on its control over *earlier* calls, and are 1 before the first; fitted to the
+    current samples they would bias the gradient. Exact for quadratic f. Each datum costs D + K Hessian-vector products.
     """
     check_decay(decay)
 
@@ -20,13 +22,14 @@ def reparam_linear_cv(num_samples: int = 1, decay: float = 0.99) -> Estimator:
         del key, context
         return {}, {name: jnp.zeros(2, q.mean.dtype) for name in ("covariance", "variance")}
 
-    def estimate(params, state, key, q, f, reduce=mean, context=None) -> Estimate:
+    def estimate(params, state, key, q, f, reduce=mean, log_q_weight=0.0, context=None) -> Estimate:
         del params, context
         eps = jax.random.normal(key, (num_samples, *q.mean.shape), q.mean.dtype)
-        bound = lambda q: reduce(f(q.from_noise(eps), q))
+        values = lambda q: integrand(f, q, log_q_weight)
+        bound = lambda q: reduce(values(q)(q.from_noise(eps)))
         frozen = stop_gradient(q)
         grads = jax.tree.leaves(jax.grad(lambda q: jnp.sum(bound(q)))(frozen))  # two of [*batch, D]
-        controls = jax.tree.leaves(jax.grad(lambda q: _expansion_error(f, q, eps))(frozen))
+        controls = jax.tree.leaves(jax.grad(lambda q: _expansion_error(values(q), q, eps))(frozen))
 
         known = state["variance"] > 0
         c = jnp.where(known, state["covariance"] / jnp.where(known, state["variance"], 1.0), 1.0)
@@ -44,9 +47,11 @@ def reparam_linear_cv(num_samples: int = 1, decay: float = 0.99) -> Estimator:
     return Estimator(init, estimate)
 
 
-def _expansion_error(f, q, eps):
-    """sum over the batch of mean_k fhat(z_k) - E fhat: zero on average, for every q, and so is its derivative in q."""
-    centre, gradient = stop_gradient(q.mean), jax.grad(lambda z: jnp.sum(f(z, q)))
+def _expansion_error(f: Integrand, q, eps):
+    """The sum over the batch of mean_k fhat(z_k) - E fhat. Its mean is zero for every q, and so is the mean of its
+    derivative in q."""
+    centre = stop_gradient(q.mean)
+    gradient = jax.grad(lambda z: jnp.sum(f(z)))
     step = q.from_noise(eps) - centre  # [K, *batch, D]
     slope, curved = jax.jvp(gradient, (jnp.broadcast_to(centre, step.shape),), (step,))  # f'(m), H (z - m)
     samples = jnp.mean(step * (slope + 0.5 * curved), axis=0)
@@ -56,7 +61,7 @@ def _expansion_error(f, q, eps):
 
 
 def _hessian_diagonal(gradient, z):
-    """diag of the Hessian at z `[1, *batch, D]`, of the same shape, all directions at once."""
+    """The diagonal of the Hessian at z, in the shape of z `[1, *batch, D]`; all directions are taken at once."""
 
     def along(axis):
         return jnp.sum(axis * jax.jvp(gradient, (z,), (jnp.broadcast_to(axis, z.shape),))[1], axis=-1)

@@ -6,7 +6,8 @@ import numpy as np
 from jax import Array
 from jax.scipy.special import ndtri
 
-from vae.estimators.base import Estimator, stateless
+from vae.estimators.contract import Estimator
+from vae.estimators.tools import integrand, stateless
 
 
 def reparam_rqmc(num_samples: int = 1) -> Estimator:
@@ -17,9 +18,10 @@ def reparam_rqmc(num_samples: int = 1) -> Estimator:
     if num_samples & (num_samples - 1):
         raise ValueError(f"Sobol' points come in powers of 2: num_samples must be one, got {num_samples}")
 
-    def estimate(key, q, f, reduce):
+    def estimate(key, q, f, reduce, log_q_weight):
         eps = _scrambled_normal(key, num_samples, q.mean.shape)  # [K, *batch, D]
-        return reduce(f(q.from_noise(eps.astype(q.mean.dtype)), q))
+        z = q.from_noise(eps.astype(q.mean.dtype))
+        return reduce(integrand(f, q, log_q_weight)(z))
 
     return stateless(estimate)
 

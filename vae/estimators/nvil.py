@@ -1,0 +1,37 @@
+"""NVIL (Mnih & Gregor 2014, arXiv:1402.0030): a moving average plus a network of the context as control."""
+
+import jax.numpy as jnp
+from jax.lax import stop_gradient
+
+from vae.estimators.contract import Estimate, Estimator, mean
+from vae.estimators.parts import moving_average
+from vae.estimators.parts.baseline import Baseline, features_of
+from vae.estimators.parts.learning_signal import score_surrogate
+from vae.estimators.tools import check_decay, check_positive, held, integrand, isolated_loss
+
+
+def nvil(num_samples: int = 1, decay: float = 0.99, hidden: int = 100) -> Estimator:
+    """The network has one hidden layer of `hidden` tanh units and is fitted to the values by least squares (`cv_loss`).
+
+    The paper also divides by the running standard deviation. That rescales the gradient, and so biases it; it is left
+    out here.
+    """
+    check_decay(decay)
+    check_positive(hidden=hidden)
+    network = Baseline(hidden)
+
+    def init(key, q, context=None):
+        return network.init(key, features_of(q, context)), moving_average.start(q)
+
+    def estimate(params, state, key, q, f, reduce=mean, log_q_weight=0.0, context=None) -> Estimate:
+        z = q.sample(key, num_samples)
+        values = integrand(f, held(q, reduce), log_q_weight)(z)  # [K, *batch]
+        centre = moving_average.read(state, decay)
+        features = features_of(q, context)
+        target = stop_gradient(values) - centre
+        cv_loss = isolated_loss(lambda p: jnp.mean(jnp.square(target - network.apply(p, features))), params)
+        control = jnp.broadcast_to(centre + stop_gradient(network.apply(params, features)), values.shape)
+        value = score_surrogate(q, z, values, control, reduce)
+        return Estimate(value, cv_loss, moving_average.update(state, values, decay))
+
+    return Estimator(init, estimate)

@@ -1,0 +1,52 @@
+"""Coupled pairs: z and its partner both follow q but oppose each other, and the change of f between them is the signal.
+
+One formula covers all of them: d/d logits E[h(z)] = E[(h(z) - h(partner)) weight], where h is the reduced f as a
+function of one sample among the others. The estimators differ in the pair and in its weight.
+"""
+
+from collections.abc import Callable
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from vae import distributions
+from vae.distributions import Bernoulli
+from vae.estimators.contract import Estimator
+from vae.estimators.parts.learning_signal import learning_signal
+from vae.estimators.tools import held, inject, integrand, stateless
+
+
+def coupled_pairs(couple: Callable, num_samples: int) -> Estimator:
+    """The estimator of a coupling, `couple(key, q, n) -> z, partner, weight`, each `[n, *batch, *event]`.
+
+    For the mean, `num_samples` counts evaluations of f: there are num_samples / 2 pairs. Every other bound is the bound
+    of K = num_samples independent samples, whose K partners are evaluated besides: 2 K evaluations.
+    """
+
+    def estimate(key, q, f, reduce, log_q_weight):
+        f = integrand(f, held(q, reduce), log_q_weight)
+        if reduce.additive:
+            if num_samples % 2:
+                raise ValueError(f"coupled samples come in pairs: num_samples must be even, got {num_samples}")
+            z, partner, weight = couple(key, q, num_samples // 2)
+            z = jnp.concatenate([z, partner])
+            weight = jnp.concatenate([weight, -weight])
+            values = f(z)  # [K, *batch]
+            opposite = jnp.roll(values, num_samples // 2, axis=0)
+        else:
+            z, partner, weight = couple(key, q, num_samples)
+            values = f(z)
+            opposite = f(partner)
+        signal = learning_signal(values, opposite, reduce)  # [K, *batch]
+        signal = signal.reshape(signal.shape + (1,) * (weight.ndim - signal.ndim))
+        return reduce(values) + inject(q.logits, jnp.sum(signal * weight, axis=0), len(q.batch_shape))
+
+    return stateless(estimate)
+
+
+def antithetic_bits(
+    key: PRNGKeyArray, q: Bernoulli, n: int
+) -> tuple[Float[Array, "n *batch D"], Float[Array, "n *batch D"], Float[Array, "n *batch D"]]:
+    """Uniform numbers u, the bits that u gives, and the bits that 1 - u gives."""
+    u = distributions.uniform(key, (n, *q.logits.shape), q.logits.dtype)
+    return u, q.threshold(u), q.threshold(1 - u)

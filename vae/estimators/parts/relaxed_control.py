@@ -1,0 +1,59 @@
+"""REBAR and RELAX: a control variate c(x) on the perturbed logits x = l + Gumbel noise, whose argmax is z.
+
+  gradient = (f(z) - c(x')) d log q(z) + d c(x) - d c(x'),    x' ~ p(x | z)
+
+x' is differentiated too, through the sampler of the noise given z. Coupled so that x' = x (REBAR's common random
+numbers), x_j moves by dl_j, and x'_j by (1 - r_j) dl_j + r_j d logsumexp(l), with r_j = exp(x_j - max x). The
+difference is r_j d log pi_j. So the whole gradient is a weight on each log-probability:
+
+  gradient = sum_j w_j d log pi_j,    w = (f(z) - c(x)) z + r dc/dx.
+
+Anything else that c depends on, such as l itself, enters c(x) and c(x') alike and cancels.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax.lax import stop_gradient
+from jaxtyping import Array, Float
+
+from vae.estimators.contract import Estimate, Estimator, mean
+from vae.estimators.parts.baseline import features_of
+from vae.estimators.parts.control_variates import least_variance
+from vae.estimators.parts.one_hot import accept_bits, harden, perturb
+from vae.estimators.tools import integrand
+
+
+def relaxed_control(num_samples: int, init: Callable, control: Callable) -> Estimator:
+    """The estimator with c = control(params, f, relaxed x, features of the context) `[K, *batch]`."""
+
+    def estimate(params, state, key, q, f, reduce=mean, log_q_weight=0.0, context=None) -> Estimate:
+        frozen = stop_gradient(q)
+        features = features_of(q, context)
+        f_frozen = integrand(f, frozen, log_q_weight)
+        x = perturb(key, frozen, num_samples)  # [K, *batch, D, C]
+        z = harden(x)
+        values = integrand(f, q, log_q_weight)(z)
+        r = jnp.exp(x - jnp.max(x, axis=-1, keepdims=True))
+
+        def gradient(params):
+            relaxed = lambda x: relax_towards_mean(x, frozen.logits, jnp.exp(params["log_temperature"]))
+            c, pullback = jax.vjp(lambda x: control(params, f_frozen, relaxed(x), features), x)
+            weight = (values - c)[..., None, None] * z + r * pullback(jnp.ones_like(c))[0]
+            return mean(weight - frozen.mean * jnp.sum(weight, axis=-1, keepdims=True))
+
+        return least_variance(params, state, q, lambda q: reduce(integrand(f, q, log_q_weight)(z)), gradient)
+
+    return accept_bits(Estimator(init, estimate))
+
+
+def relax_towards_mean(
+    x: Float[Array, "*samples D C"], logits: Float[Array, "*batch D C"], temperature: Array
+) -> Float[Array, "*samples D C"]:
+    """Perturbed logits to the simplex, by the relaxation of REBAR's experiments.
+
+    As the temperature falls to 0 the result is the hard sample. As it grows the result is q's mean, where
+    softmax(x / temperature) would be uniform.
+    """
+    return jax.nn.softmax((x + temperature**2 / (1 + temperature) * logits) / temperature)

@@ -1,0 +1,54 @@
+"""The network of RODEO, evaluated at many points that differ in one number only."""
+
+import functools
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jax.lax import stop_gradient
+from jaxtyping import Array
+
+LEAK = 0.3  # the slope of the leaky ReLUs below zero
+
+
+class SurrogateNetwork(nn.Module):
+    """Maps the level of f and a change of f to (h, h~), with one hidden layer of leaky ReLUs.
+
+    Along the change, the network is a broken line with a knot for each hidden unit. The pieces are added up once for
+    each sample, and each of the sample's many moves is looked up among the sorted knots. A move costs log2(hidden)
+    comparisons instead of a network.
+    """
+
+    hidden: int
+
+    @nn.compact
+    def __call__(self, level: Array, change: Array) -> tuple[Array, Array]:
+        """Returns h and h~, both `[*rows, N]`, at N changes `[*rows, N]` from each level `[*rows]`."""
+        inner = self.param("inner", nn.initializers.lecun_normal(), (2, self.hidden), change.dtype)
+        inner_bias = self.param("inner_bias", nn.initializers.zeros, (self.hidden,), change.dtype)
+        outer = self.param("outer", nn.initializers.lecun_normal(), (self.hidden, 2), change.dtype)
+        outer_bias = self.param("outer_bias", nn.initializers.zeros, (2,), change.dtype)
+
+        # A hidden unit receives `start` before any change. A unit that rises is damped to the left of its knot.
+        start = level[..., None] * inner[0] + inner_bias  # [*rows, hidden]
+        slope = inner[1] + jnp.where(
+            inner[1] == 0, jnp.finfo(inner.dtype).tiny, 0
+        )  # the knot of a flat unit is far away
+        knots = stop_gradient(-start / slope)
+        order = jnp.argsort(knots, axis=-1)
+        left = jnp.where(slope > 0, LEAK, 1.0)[:, None]
+        right = 1 + LEAK - left
+        # What each unit adds to the values and the slopes of the two outputs.
+        slopes = jnp.broadcast_to(slope[:, None] * outer, (*start.shape, 2))
+        lines = jnp.concatenate([start[..., None] * outer, slopes], axis=-1)  # [*rows, hidden, 4]
+
+        first = jnp.sum(left * lines, axis=-2, keepdims=True)
+        bends = jnp.take_along_axis((right - left) * lines, order[..., None], axis=-2)
+        pieces = jnp.concatenate([first, first + jnp.cumsum(bends, axis=-2)], axis=-2)  # [*rows, hidden + 1, 4]
+        piece = _position(jnp.take_along_axis(knots, order, axis=-1), change)
+        value, rise = jnp.split(jnp.take_along_axis(pieces, piece[..., None], axis=-2), 2, axis=-1)
+        h = value + rise * change[..., None] + outer_bias
+        return h[..., 0], h[..., 1]
+
+
+# For each row: how many of the sorted numbers are smaller.
+_position = jnp.vectorize(functools.partial(jnp.searchsorted, method="scan_unrolled"), signature="(m),(n)->(n)")
