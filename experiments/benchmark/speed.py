@@ -259,7 +259,7 @@ def flop_ratios(batch_size: int = 20, num_samples: int = 64) -> dict[str, float]
         estimator = estimators.BY_NAME[name].make(num_samples=num_samples)
 
         def loss(params, key):
-            expect = lambda q, f, reduce: estimator.estimate({}, {}, key, q, f, reduce, x)
+            expect = estimators.bind(estimator, {}, {}, key, x)
             return -jnp.mean(objective(model.apply, params, x, expect).value)
 
         return diagnostics.flops(jax.grad(loss), params, jax.random.key(0))

@@ -136,7 +136,8 @@ def estimator(name: str, num_samples: int, temperature: float = 0.0, by_layer: b
     """The estimator spelled so. A temperature is for those that have one, 0 is their own; `by_layer` is for those that
     can take layers one by one."""
     options, found = {"temperature": temperature} if temperature and has_temperature(name) else {}, entry(name)
-    return found.make(num_samples=num_samples, by_layer=by_layer and not found.uses_gradient, **options)
+    made = found.make(num_samples=num_samples, **options)
+    return estimators.layerwise(made) if by_layer and not found.differentiates_f else made
 
 
 def objective(run: Settings, values: dict[str, Array], epoch: Array):
@@ -146,7 +147,7 @@ def objective(run: Settings, values: dict[str, Array], epoch: Array):
     if run.objective == "renyi":
         return objectives.renyi(run.alpha)
     if run.objective == "thermodynamic":
-        return objectives.thermodynamic(run.partitions)
+        return objectives.thermodynamic(partitions=run.partitions)
     beta = values["beta"]
     if run.kl_warmup:
         beta = beta * jnp.minimum(1.0, epoch / values["kl_warmup"])
@@ -224,12 +225,12 @@ def program(run: Settings, data: datasets.Dataset) -> Program:
     return Program(vae, model(run, data, judged=True), init, epoch, order, chunk, steps_per_epoch)
 
 
-def expectations(bound: Callable) -> list[tuple[Any, Callable]]:
-    """What `bound(expect)` hands to its estimator: each q, and the reduction of its samples."""
+def expectations(bound: Callable) -> list[tuple[Any, estimators.Reduction, float]]:
+    """What `bound(expect)` hands to its estimator: each q, the reduction of its samples, and its log_q_weight."""
     calls = []
 
-    def expect(q, f, reduce):
-        calls.append((q, reduce))
+    def expect(q, f, reduce=estimators.mean, log_q_weight=0.0):
+        calls.append((q, reduce, log_q_weight))
         return estimators.Estimate(jnp.zeros(q.batch_shape), jnp.zeros(()), {})
 
     bound(expect)
@@ -242,26 +243,18 @@ def _check_estimator(run: Settings, vae: models.VAE, x: Array) -> None:
 
     def encoded():
         params, bound = vae.init(key, x, key), objective(run, arrays(run), jnp.zeros(()))
-        [(q, reduce)] = expectations(lambda expect: bound(vae.apply, params, x, expect))
-        reductions.append(reduce)
+        [(q, reduce, log_q_weight)] = expectations(lambda expect: bound(vae.apply, params, x, expect))
+        reductions.append((reduce, log_q_weight))
         return q
 
     q = jax.eval_shape(encoded)
-    [reduce] = reductions
-    log_q = run.objective != "elbo_analytic"
-    if found.suits(q, reduce) and not found.suits(q, reduce, log_q):
+    [(reduce, log_q_weight)] = reductions
+    if run.by_layer:
+        q = q.first
+    if refusal := found.refusal(q, reduce, log_q_weight):
         raise ValueError(
-            f"--estimator={run.estimator} with --objective=elbo_analytic, whose KL has no samples, is reparam; take "
-            f"--objective=elbo"
-        )
-    if not found.suits(q, reduce, log_q):
-        layers = (
-            f" and several layers (--latent_dim={'-'.join(map(str, run.latent_dim))})" if run.latent_dim[1:] else ""
-        )
-        raise ValueError(
-            f"--estimator={run.estimator} does not suit --posterior={run.posterior}{layers} with "
-            f"--objective={run.objective}; these do: "
-            f"{', '.join(name for name, one in estimators.BY_NAME.items() if one.suits(q, reduce, log_q))}"
+            f"--estimator={run.estimator} does not suit --posterior={run.posterior} with --objective={run.objective}: "
+            f"{refusal}"
         )
 
 

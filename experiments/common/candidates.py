@@ -10,7 +10,7 @@ from experiments.common import build
 from experiments.common.options import entry
 from experiments.common.problems import Problem
 from vae import diagnostics
-from vae.estimators import BY_NAME, Estimator, mean
+from vae.estimators import BY_NAME, Estimator, Reduction, bind, mean
 
 PyTree = Any
 ORACLE = "exact"
@@ -44,7 +44,7 @@ def choose(problem: Problem, objective: str, names: list[str] | None, flag: str 
     """
     calls = posteriors(problem, objective)
     log_q = objective != "elbo_analytic"
-    fits = [name for name in BY_NAME if all(BY_NAME[name].suits(*call, log_q) for call in calls)]
+    fits = [name for name in BY_NAME if all(BY_NAME[name].refusal(*call) is None for call in calls)]
     if names is None:
         return [name for name in fits if name != ORACLE]
     names = list(dict.fromkeys(name.strip() for name in names))
@@ -83,14 +83,14 @@ def each(items: Iterable[tuple], make: Callable, asked: bool) -> list:
     return made
 
 
-def posteriors(problem: Problem, objective: str) -> list[tuple[Any, Callable]]:
-    """What the objective hands to `expect`: each q, and its reduction."""
+def posteriors(problem: Problem, objective: str) -> list[tuple[Any, Reduction, float]]:
+    """What the objective hands to `expect`: each q, its reduction and its log_q_weight."""
     return build.expectations(lambda expect: problem.bounds[objective](problem.params, problem.data, expect))
 
 
 def multi_sample(problem: Problem, objective: str) -> bool:
     """Whether the objective is another bound for every K."""
-    return any(reduce is not mean for _, reduce in posteriors(problem, objective))
+    return any(not reduce.additive for _, reduce, _ in posteriors(problem, objective))
 
 
 def parse_budget(text: str | None) -> tuple[str, float] | None:
@@ -158,10 +158,8 @@ def admitted(problem: Problem, objective: str, name: str, num_samples: int) -> E
 
     def estimates():
         learned, counted = estimator.init(key, calls[0][0], problem.context)
-        of = lambda q, reduce: estimator.estimate(
-            learned, counted, key, q, lambda z, q: q.log_prob(z), reduce, problem.context
-        )
-        return [of(q, reduce) for q, reduce in calls]
+        expect = bind(estimator, learned, counted, key, problem.context)
+        return [expect(q, q.log_prob, reduce, log_q_weight) for q, reduce, log_q_weight in calls]
 
     try:
         estimator = made(problem, name, num_samples)
@@ -189,8 +187,10 @@ def cost(problem: Problem, objective: str, name: str, kind: str, num_samples: in
         return diagnostics.flops(diagnostics.make_gradient(bound, estimator), *arguments, jax.random.key(0))
 
     def value(watch, key, params, data, learned, counted, context):
-        def expect(q, f, reduce):
-            return estimator.estimate(learned, counted, key, q, watch(f), reduce, context)
+        bound_estimator = bind(estimator, learned, counted, key, context)
+
+        def expect(q, f, reduce=mean, log_q_weight=0.0):
+            return bound_estimator(q, watch(f), reduce, log_q_weight)
 
         return bound(params, data, expect).value
 

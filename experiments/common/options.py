@@ -65,7 +65,7 @@ class Table:
         return self.defaults(choice.name) | dict(choice.options)
 
 
-ESTIMATORS = Table("estimator", BY_NAME, factory=lambda entry: entry.make, reserved=("num_samples", "by_layer"))
+ESTIMATORS = Table("estimator", BY_NAME, factory=lambda entry: entry.make, reserved=("num_samples",))
 
 
 def parse(text: str) -> Choice:
@@ -161,7 +161,9 @@ def entry(text: str) -> Entry:
     """The entry of the table, with these options in place of its own defaults."""
     choice = choose(text, ESTIMATORS)
     found = BY_NAME[choice.name]
-    return found._replace(make=functools.partial(found.make, **dict(choice.options))) if choice.options else found
+    if not choice.options:
+        return found
+    return dataclasses.replace(found, make=functools.partial(found.make, **dict(choice.options)))
 
 
 def tempered() -> list[str]:

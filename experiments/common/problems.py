@@ -12,8 +12,8 @@ that returns one, given as --problem=module:function with the module in the curr
         phi = {"mean": jnp.array([0.3, -0.2]), "log_var": jnp.zeros(2)}
         params = {"phi": phi, "theta": {"w": jnp.array([1.0, 2.0])}}
         posterior = lambda params: distributions.Normal(**params["phi"])
-        f = lambda params, z, q: -jnp.sum((jnp.sin(z) - params["theta"]["w"]) ** 2, axis=-1) - q.log_prob(z)  # [K]
-        return problems.of_integrand("mine", params, posterior, f)
+        f = lambda params, z: -jnp.sum((jnp.sin(z) - params["theta"]["w"]) ** 2, axis=-1)  # [K]
+        return problems.of_integrand("mine", params, posterior, f, log_q_weight=1.0)
 """
 
 import importlib
@@ -73,14 +73,14 @@ class Problem(NamedTuple):
     learned: tuple[str, tuple[PyTree, PyTree]] | None = None
 
 
-def of_integrand(name: str, params: dict[str, PyTree], posterior: Callable, f: Callable) -> Problem:
-    """E_q[f] (objective elbo) and E[log (1/K) sum_k exp f(z_k)] (iwae) for q = posterior(params) and
-    f(params, z, q) -> `[K, *batch]`. f may depend on q as `vae.estimators.base.Estimator` says: by a multiple of
-    log q(z) that is the same for all z, and by what does not depend on z, its mean or a closed-form KL.
-    """
+def of_integrand(
+    name: str, params: dict[str, PyTree], posterior: Callable, f: Callable, log_q_weight: float = 0.0
+) -> Problem:
+    """E_q[f - c log q] (objective elbo) and E[log (1/K) sum_k exp(f(z_k) - c log q(z_k))] (iwae), for
+    q = posterior(params), f(params, z) -> `[K, *batch]` and c = log_q_weight."""
 
     def bound(reduce):
-        return lambda params, data, expect: expect(posterior(params), lambda z, q: f(params, z, q), reduce)
+        return lambda params, data, expect: expect(posterior(params), lambda z: f(params, z), reduce, log_q_weight)
 
     return Problem(name, params, {"elbo": bound(mean), "iwae": bound(log_mean_exp)})
 
@@ -145,7 +145,7 @@ quadratic, exponential, cosine = (partial(gaussian_cost, name) for name in ("qua
 def _cost_bound(name: str) -> Callable:
     def bound(params, k, expect):
         q = distributions.Normal(params["phi"]["mean"], 2 * jnp.log(params["phi"]["scale"]))
-        return expect(q, lambda z, q: jnp.sum(COSTS[name](z, k), axis=-1), mean)
+        return expect(q, lambda z: jnp.sum(COSTS[name](z, k), axis=-1), mean)
 
     return bound
 
@@ -172,8 +172,8 @@ def coins(target: float = 0.45, power: float = 2.0, dimensions: int = 1, batch_s
 
 def _coins(params, data, expect):
     q = distributions.Bernoulli(_repeated(params["phi"]["logits"], len(data["power"])))
-    cost = lambda z, q: jnp.mean(_power(jnp.abs(z - data["target"][:, None]), data["power"][:, None]), axis=-1)
-    return expect(q, lambda z, q: -cost(z, q), mean)
+    cost = lambda z: jnp.mean(_power(jnp.abs(z - data["target"][:, None]), data["power"][:, None]), axis=-1)
+    return expect(q, lambda z: -cost(z), mean)
 
 
 def _expected_coins(params, data):
@@ -202,7 +202,7 @@ _BITS = np.indices((2, 2, 2)).reshape(3, 8).T.astype(np.float32)  # [8, 3]
 def _three_bits(params, data, expect):
     each = distributions.Bernoulli(_repeated(params["phi"]["logit"], 3))
     q = distributions.Categorical(_repeated(each.log_prob(_BITS[:, None])[:, 0][None], len(data)))  # [B, 1, 8]
-    return expect(q, lambda z, q: -jnp.sum(jnp.square(z[..., 0, :] @ _BITS - data), axis=-1), mean)
+    return expect(q, lambda z: -jnp.sum(jnp.square(z[..., 0, :] @ _BITS - data), axis=-1), mean)
 
 
 def _expected_bits(params, data):
@@ -223,7 +223,7 @@ def table(dimensions: int = 6, batch_size: int = 1) -> Problem:
 
 def _table(params, data, expect):
     q = distributions.Bernoulli(_repeated(params["phi"]["logits"], len(data)))
-    return expect(q, lambda z, q: jnp.sum(_weights(z) * data, axis=-1) - q.log_prob(z), mean)
+    return expect(q, lambda z: jnp.sum(_weights(z) * data, axis=-1), mean, 1.0)
 
 
 def _expected_table(params, data):
@@ -278,13 +278,13 @@ def logistic_regression() -> Problem:
     def log_weight(reduce):
         def bound(params, data, expect):
             q = distributions.Normal(**params["phi"])
-            return expect(q, lambda z, q: log_likelihood(z, data) + standard(z[0]).log_prob(z) - q.log_prob(z), reduce)
+            return expect(q, lambda z: log_likelihood(z, data) + standard(z[0]).log_prob(z), reduce, 1.0)
 
         return bound
 
     def elbo_analytic(params, data, expect):
         q = distributions.Normal(**params["phi"])
-        estimate = expect(q, lambda z, q: log_likelihood(z, data), mean)
+        estimate = expect(q, lambda z: log_likelihood(z, data), mean)
         return estimate._replace(value=estimate.value - distributions.kl(q, standard(q.mean)))
 
     def expected(params):

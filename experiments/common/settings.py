@@ -224,7 +224,7 @@ def check(settings: Settings) -> None:
             "--layer_hidden is between stochastic layers; leave it out or take several, as --latent_dim=8-4 does"
         )
     entry = options.entry(settings.estimator)
-    if settings.by_layer and (len(settings.latent_dim) == 1 or settings.objective != "elbo" or entry.uses_gradient):
+    if settings.by_layer and (len(settings.latent_dim) == 1 or settings.objective != "elbo" or entry.differentiates_f):
         raise ValueError(
             "--by_layer is for several stochastic layers, --objective=elbo and estimators that do not differentiate the"
             " bound in z; for example --latent_dim=16-8 --objective=elbo --estimator=leave_one_out"

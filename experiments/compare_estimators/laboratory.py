@@ -21,7 +21,7 @@ from experiments.common.problems import Problem
 from experiments.common.store import Store, digest_of
 from vae import diagnostics
 from vae.diagnostics import Truth
-from vae.estimators import BY_NAME, Estimator, mean
+from vae.estimators import BY_NAME, Estimator, bind
 from vae.estimators.exact import nodes
 
 # A quadrature or an enumeration is taken for the truth up to so many terms.
@@ -129,9 +129,7 @@ def _digest(problem: Problem, objective: str, case: Case, protocol: Protocol, tr
 
     def all_of_it(params, data, context, learned, counted, truth):
         def value_and_loss(params, learned):
-            def expect(q, f, reduce):
-                return estimator.estimate(learned, counted, jax.random.key(0), q, f, reduce, context)
-
+            expect = bind(estimator, learned, counted, jax.random.key(0), context)
             estimate = problem.bounds[objective](params, data, expect)
             return jnp.mean(estimate.value) + estimate.cv_loss
 
@@ -221,9 +219,7 @@ def train(problem: Problem, objective: str, name: str, num_samples: int, protoco
             learned, counted, opt_state = carry
 
             def loss(learned):
-                def expect(q, f, reduce):
-                    return estimator.estimate(learned, counted, key, q, f, reduce, context)
-
+                expect = bind(estimator, learned, counted, key, context)
                 estimate = problem.bounds[objective](params, data, expect)
                 return estimate.cv_loss, estimate.state
 
@@ -283,10 +279,10 @@ def find_truth(
 def summed(problem: Problem, objective: str, num_samples: int):
     """(how, gradient) by the sum over all states, or quadratures of two orders that agree; None where neither can."""
     calls = candidates.posteriors(problem, objective)
-    if not all(BY_NAME[candidates.ORACLE].suits(*call) for call in calls):
+    if any(BY_NAME[candidates.ORACLE].refusal(*call) for call in calls):
         return None
     gradients = []
-    orders = _orders(calls[0][0], 1 if calls[0][1] is mean else num_samples)
+    orders = _orders(calls[0][0], 1 if calls[0][1].additive else num_samples)
     for order in orders:
         estimator = BY_NAME[candidates.ORACLE].make(num_samples=num_samples, order=order)
         gradient = diagnostics.make_gradient(problem.bounds[objective], estimator)

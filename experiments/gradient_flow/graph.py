@@ -19,7 +19,7 @@ from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 from experiments.common import cli, files, plots
 from vae import data as datasets
 from vae import models, objectives
-from vae.estimators.base import Estimate
+from vae.estimators import Estimate
 
 SAMPLERS = {"without the trick": lambda q, key: q.sample(key, 1), "with the trick": lambda q, key: q.rsample(key, 1)}
 BLUE, VERMILLION, GREEN = plots.COLOURS[:3]
@@ -47,7 +47,7 @@ def measure(model, params, x: Array, key: Array, sampler: Callable) -> Graph:
 
     def loss(phi, theta, x, key):
         params = {"params": {"encoder": unravel_phi(phi), "decoder": unravel_theta(theta)}}
-        expect = lambda q, f, reduce: Estimate(reduce(f(checkpoint_name(sampler(q, key), "z"), q)), jnp.zeros(()), {})
+        expect = lambda q, f, reduce: Estimate(reduce(f(checkpoint_name(sampler(q, key), "z"))), jnp.zeros(()), {})
         bound = objectives.elbo_analytic()(_named(model.apply), params, x, expect).value
         return checkpoint_name(-jnp.sum(bound), "loss")
 

@@ -165,7 +165,7 @@ def _write(folder: Path, points, curves, options) -> None:
 def _family(name: str) -> str:
     """What an estimator works with, as the table of estimators has it."""
     found = entry(name)
-    if found.biased or found.uses_gradient:
+    if found.biased or found.differentiates_f:
         return BIASED if found.biased else SLOPE
     return SCORE if "any" in found.latents else VALUES
 

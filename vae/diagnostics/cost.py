@@ -60,9 +60,9 @@ def evaluations(value: Callable[..., PyTree], key: Array, *args) -> int:
         calls.add(call)
 
     def watch(f):
-        def watched(z, q):
+        def watched(z):
             jax.debug.callback(record, jax.tree.leaves(jax.lax.stop_gradient(z)))
-            return f(z, q)
+            return f(z)
 
         return watched
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
 
-from vae.estimators.base import Estimator
+from vae.estimators.contract import Estimator, bind
 
 PyTree = Any
 
@@ -68,9 +68,7 @@ def make_gradient(bound: Callable, estimator: Estimator) -> Callable:
     """
 
     def gradient(params, data, learned, counted, context, key: Array) -> PyTree:
-        def expect(q, f, reduce):
-            return estimator.estimate(learned, counted, key, q, f, reduce, context)
-
+        expect = bind(estimator, learned, counted, key, context)
         return jax.grad(lambda params: jnp.mean(bound(params, data, expect).value))(params)
 
     return gradient
