@@ -38,7 +38,9 @@ def bounds(name: str) -> list[float]:
     """The bound at each of the steps, nats."""
     entry = BY_NAME[name]
     estimator, tx = entry.make(num_samples=max(2, entry.min_samples)), optax.adam(0.05)
-    model = models.make_vae((3, 3, 1), latent_dim=2, hidden=(5,), posterior=family_of(entry), categories=3)
+    family = family_of(entry)
+    posterior = models.POSTERIORS[family](**({"categories": 3} if family == "categorical" else {}))
+    model = models.make_vae((3, 3, 1), latent_dim=2, hidden=(5,), posterior=posterior)
     x = np.float32(np.random.default_rng(0).random((4, 3, 3, 1)) < 0.4)
     bound = objectives.elbo if "mean" in entry.reductions else objectives.iwae
     step = train.make_step(model.apply, bound, estimator, tx)

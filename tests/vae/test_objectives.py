@@ -7,12 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from vae.estimators.base import stateless
 
 from tests.helpers import linear_gaussian
 from vae import distributions as dist
 from vae import models, objectives
 from vae.estimators import BY_NAME, Estimate
-from vae.estimators.base import stateless
 
 MODEL, PARAMS, X = linear_gaussian.example()
 f64 = lambda array: np.asarray(array, np.float64)

@@ -9,9 +9,9 @@ import jax.numpy as jnp
 from jax.lax import stop_gradient
 from jaxtyping import Array, PRNGKeyArray
 
-from vae.hierarchy import Markov
 from vae.estimators.contract import Distribution, Estimate, Estimator, mean
 from vae.estimators.tools import attach, integrand
+from vae.hierarchy import Markov
 
 
 def layerwise(estimator: Estimator) -> Estimator:

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
 from jax.lax import stop_gradient
+from vae.estimators.base import Estimate
 
 from experiments.gradient_flow import graph as gradient_graph
 from vae import distributions as dist
 from vae import models, objectives
-from vae.estimators.base import Estimate
 
 BEFORE, AFTER = gradient_graph.SAMPLERS.values()
 THROUGH_Z = {("mu", "z"), ("log_var", "z"), ("eps", "z")}

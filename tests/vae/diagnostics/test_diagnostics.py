@@ -8,11 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy import stats
+from vae.estimators.base import stateless
 
 from experiments.common import problems
 from vae import diagnostics, distributions
 from vae.estimators import BY_NAME, Estimator, doubly_reparam, log_mean_exp, mean, scale_cotangent
-from vae.estimators.base import stateless
 
 SHAPE = {"encoder": {"first": {"kernel": (3, 2), "bias": (2,)}, "last": {"bias": ()}}, "decoder": {"w": (2,)}}
 IS_SHAPE = lambda node: isinstance(node, tuple)
