@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import Array
 
@@ -53,6 +54,11 @@ def _load(
     dataset: str, binarization: str, validation_size: int, data_dir: str | None, cache_dir: str | None, max_bytes: float
 ):
     data = datasets.load(dataset, data_dir, validation_size, cache_dir, max_bytes)
+    if binarization in ("static", "threshold") and not isinstance(data.train, np.ndarray):
+        raise ValueError(
+            f"--binarization={binarization} needs the training images in memory, and those of --dataset={dataset} are "
+            "too large for it; choose --binarization=dynamic, or --streaming=off"
+        )
     return datasets.fix_binarization(data, binarization)
 
 

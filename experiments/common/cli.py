@@ -9,9 +9,10 @@ import hashlib
 import importlib
 import os
 import platform
+import re
 import shlex
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
@@ -147,7 +148,16 @@ def one_sentence(*kinds: type[Exception]) -> Iterator[None]:
     except kinds as error:
         if isinstance(error, OSError) and error.strerror:
             stop(f"{error.strerror}{f': {error.filename}' if error.filename else ''}")
-        stop(str(error))
+        stop(with_flags(str(error), flags.FLAGS))
+
+
+def with_flags(sentence: str, names: Iterable[str]) -> str:
+    """The sentence of an error with dashes before the arguments that are flags of these names.
+
+    The library names arguments, `validation_size=3`; the user of a command knows them as `--validation_size=3`.
+    """
+    known = "|".join(re.escape(name) for name in names)
+    return re.sub(rf"(?<![\w.:/=-])({known})=", r"--\1=", sentence)
 
 
 @contextmanager

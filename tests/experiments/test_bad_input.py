@@ -25,7 +25,7 @@ CASES = {
     "train --dataset=mnist --data_dir={}": ("mnist", "prepare_data.sh"),
     "train --dataset=frey_faces": ("--data_dir",),
     "train --dataset=frey_faces --data_dir={}": ("frey_faces.npz",),
-    "train --dataset=../../etc/passwd --data_dir={}": ("is not known",),
+    "train --dataset=../../etc/passwd --data_dir={}": ("is unknown",),
     "train --dataset=npz:": ("no such file",),
     "train --dataset=npz:/nowhere/x.npz": ("/nowhere/x.npz",),
     "train --dataset=npz:{}": ("no such file",),

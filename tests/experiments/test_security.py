@@ -33,7 +33,7 @@ from experiments.train import __main__ as train
 from experiments.train import multihost
 from experiments.train.slurm import Command
 from tests.experiments.report.test_report import write_run
-from tests.vae.data.test_data import some_images, write_tfds
+from tests.helpers.data_sets import some_images, write_tfds
 from vae import checkpoint
 from vae import data as datasets
 from vae.devices import host_memory
@@ -193,7 +193,7 @@ def test_an_archive_that_would_fill_the_memory_is_refused(tmp_path, monkeypatch)
     np.savez_compressed(tmp_path / "bomb.npz", images=np.zeros((4000, 50, 50), np.uint8))
     assert (tmp_path / "bomb.npz").stat().st_size < 20_000
     monkeypatch.setattr(host_memory, "free", lambda: 1e6)
-    with pytest.raises(ValueError, match="its arrays are of 0.0 GB, and 0.0 of memory are free"):
+    with pytest.raises(ValueError, match="its arrays take 0.0 GB, and 0.0 GB of memory are free"):
         datasets.load(f"npz:{tmp_path / 'bomb.npz'}")
 
 

@@ -15,6 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "vae/README.md").read_text()
 BLOCK = r"```python\n(.*?)```"
 END = rf"[Aa]t the end of `([^`]+)`:\n\n{BLOCK}"
+NEW = rf"The new file `([^`]+)`:\n\n{BLOCK}"
 BELOW = rf"In `([^`]+)`, below `([^`]+)`:\n\n{BLOCK}"
 BECOMES = r"In `([^`]+)`, `([^`]+)` becomes `([^`]+)`"
 SECTIONS = dict(re.findall(r"^### (.*?)\n(.*?)(?=^##)", PAGE, re.S | re.M))
@@ -31,6 +32,7 @@ def edited(sections: list[str]) -> dict[str, str]:
                 b for b in re.findall(BLOCK, (ROOT / "README.md").read_text(), re.S) if "stateless(estimate)" in b
             ]
             files["vae/estimators/reinforce_at_mean.py"] = source
+        files.update(re.findall(NEW, text, re.S))
         for path, addition in re.findall(END, text, re.S):
             files[path] = f"{current(path)}\n\n{addition}"
         for path, anchor, addition in re.findall(BELOW, text, re.S):

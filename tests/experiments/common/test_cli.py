@@ -133,3 +133,18 @@ def test_a_printed_command_repeats_the_imports(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["train", "--seed=1"])
     monkeypatch.delenv("VAE_IMPORT")
     assert cli.command("report") == "python -m experiments.report"
+
+
+@pytest.mark.parametrize(
+    ("sentence", "expected"),
+    [
+        ("validation_size=3 must be 0 for dataset=mine", "--validation_size=3 must be 0 for --dataset=mine"),
+        ("(dataset=mine)", "(--dataset=mine)"),
+        ("--dataset=mine is unknown", "--dataset=mine is unknown"),
+        ("dataset=npz:/tmp/dataset=x.npz", "--dataset=npz:/tmp/dataset=x.npz"),
+        ("gumbel_rao:dataset=3", "gumbel_rao:dataset=3"),
+        ("my_dataset=3 and levels=2", "my_dataset=3 and levels=2"),
+    ],
+)
+def test_an_argument_in_the_librarys_sentence_becomes_a_flag(sentence, expected):
+    assert cli.with_flags(sentence, ["dataset", "validation_size"]) == expected

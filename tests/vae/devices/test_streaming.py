@@ -13,9 +13,9 @@ from experiments.common import build
 from experiments.common.run_folder import RunFolder
 from experiments.common.settings import Settings
 from tests.experiments.train.test_faults import assert_one_sentence
+from tests.helpers.data_sets import some_images, write_tfds
 from tests.helpers.entry_points import ROOT, run_all, train
 from tests.helpers.entry_points import training as call
-from tests.vae.data.test_data import some_images, write_tfds
 from vae import checkpoint
 from vae import data as datasets
 from vae import train as training

@@ -1,0 +1,118 @@
+"""Pixels, binarization and the mean image: exact values, and draws within their standard errors."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests.helpers.data_sets import one_sentence
+from vae.data import BINARIZATIONS, Dataset, binarize, fix_binarization, load, mean_image, pixels
+
+KEY = jax.random.key(0)
+
+
+@pytest.mark.parametrize("levels", [2, 17, 256])
+def test_pixels_are_the_grey_level_over_the_largest(levels):
+    images = np.arange(levels, dtype=np.uint8)
+    expected = np.arange(levels) / (levels - 1)
+    for got in (pixels(images, levels), jax.jit(lambda x: pixels(x, levels))(images)):
+        assert got.dtype == jnp.float32
+        np.testing.assert_allclose(got, expected, rtol=2e-7, atol=0)
+        assert (got[0], got[-1]) == (0, 1)
+    assert isinstance(pixels(images, levels), np.ndarray)
+
+
+def test_float_pixels_pass_through():
+    x = np.linspace(0, 1, 5, dtype=np.float32)
+    assert pixels(x, 0) is x
+    np.testing.assert_array_equal(jax.jit(lambda x: pixels(x, 0))(x), x)
+
+
+def test_binarize_draws_each_pixel_with_its_own_probability():
+    x = np.array([0.0, 0.1, 0.5, 0.9, 1.0], np.float32)
+    draws = np.asarray(jax.vmap(lambda key: binarize(key, x))(jax.random.split(KEY, 20000)))
+    assert draws.dtype == np.float32
+    assert set(np.unique(draws)) == {0, 1}
+    stderr = np.sqrt(x * (1 - x) / len(draws))
+    assert np.all(np.abs(draws.mean(0) - x) <= 4.5 * stderr)
+    np.testing.assert_array_equal(binarize(KEY, x), jax.jit(binarize)(KEY, x))
+
+
+def z_score_of_residuals(images, ink, levels):
+    """Of sum of (ink - pixel) weighed by (pixel - 1/2): 0 on average if P(ink) is the pixel, and far away if not."""
+    p = pixels(images, levels).astype(np.float64)
+    weight = p - 0.5
+    variance = np.sum(weight**2 * p * (1 - p))
+    return np.sum(weight * (pixels(ink, levels) - p)) / np.sqrt(variance)
+
+
+def grey(levels, size=4000):
+    rng = np.random.default_rng(1)
+    draw = lambda n: (
+        rng.integers(0, levels, (n, 3, 2, 1), dtype=np.uint8) if levels else rng.random((n, 3, 2, 1), np.float32)
+    )
+    return Dataset("grey", draw(size), draw(size // 4), draw(size // 2), levels, "")
+
+
+@pytest.mark.parametrize("levels", [0, 17, 256])
+def test_static_binarization_is_one_unbiased_draw(levels):
+    data = grey(levels)
+    fixed = fix_binarization(data, "static", seed=3)
+    for images, ink in zip(data[1:4], fixed[1:4], strict=True):
+        assert (ink.dtype, ink.shape) == (images.dtype, images.shape)
+        assert set(np.unique(pixels(ink, levels))) == {0, 1}
+        assert abs(z_score_of_residuals(images, ink, levels)) < 4.5
+    thresholded = fix_binarization(data, "threshold").train
+    assert abs(z_score_of_residuals(data.train, thresholded, levels)) > 45  # the control: the check can fail
+    assert np.all(fixed.train[data.train == max(levels - 1, 1)] > 0)
+    assert not fixed.train[data.train == 0].any()
+
+
+def test_binarization_depends_on_the_seed_and_the_split_alone():
+    a, b = load("digits"), load("digits", validation_size=100)
+    first = fix_binarization(a, "static", seed=5)
+    assert first.checksum == fix_binarization(a, "static", seed=5).checksum
+    assert first.checksum != fix_binarization(a, "static", seed=6).checksum != a.checksum
+    np.testing.assert_array_equal(first.test, fix_binarization(b, "static", seed=5).test)
+    assert first.checksum == "373ae747e3d908b87b9d0efe41c02c269360c56360ed651e033575ae9f98f315"
+
+
+def test_dynamic_binarization_leaves_train_grey_and_fixes_the_rest():
+    data = load("digits", validation_size=100)
+    dynamic, static = fix_binarization(data, "dynamic", seed=2), fix_binarization(data, "static", seed=2)
+    assert dynamic.train is data.train
+    np.testing.assert_array_equal(dynamic.validation, static.validation)
+    np.testing.assert_array_equal(dynamic.test, static.test)
+    assert set(np.unique(dynamic.test)) == {0, 16}
+
+
+def test_threshold_is_at_one_half():
+    digits = grey(17)
+    np.testing.assert_array_equal(fix_binarization(digits, "threshold").train, np.where(digits.train >= 8, 16, 0))
+    photos = grey(256)
+    np.testing.assert_array_equal(fix_binarization(photos, "threshold").train, np.where(photos.train >= 128, 255, 0))
+    halves = Dataset("halves", *[np.array([[[[0.5]]], [[[0.49]]]], np.float32)] * 3, 0, "")
+    assert fix_binarization(halves, "threshold").train.ravel().tolist() == [1, 0]
+
+
+def test_binary_images_stay_as_they_are_under_every_binarization():
+    data = grey(2)
+    for binarization in BINARIZATIONS:
+        for got, expected in zip(fix_binarization(data, binarization)[1:4], data[1:4], strict=True):
+            np.testing.assert_array_equal(got, expected)
+
+
+def test_none_changes_nothing_and_other_names_are_refused():
+    data = load("digits")
+    assert fix_binarization(data, "none") is data
+    with pytest.raises(
+        ValueError, match="^binarization=otsu is unknown; choose one of none, dynamic, static, threshold"
+    ) as caught:
+        fix_binarization(data, "otsu")
+    one_sentence(caught.value)
+
+
+def test_the_mean_image_is_of_the_training_images_and_has_logits():
+    train = np.uint8([[[[0], [16]]], [[[0], [8]]]])
+    data = Dataset("", train, train[:0], 1 + train, 17, "")
+    assert mean_image(data) == pytest.approx((1e-3, 0.75))

@@ -1,0 +1,166 @@
+"""Arrays of the user: they load as they are, or are refused in one sentence."""
+
+import io
+import os
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from tests.helpers.data_sets import one_sentence, refusal, rows
+from vae.data import load, pixels
+
+
+def save(tmp_path, **arrays):
+    path = tmp_path / "mine.npz"
+    np.savez_compressed(path, **arrays)
+    return f"npz:{path}"
+
+
+def test_npz_keeps_uint8_images_and_their_splits(tmp_path):
+    rng = np.random.default_rng(0)
+    train, validation, test = (rng.integers(0, 256, (n, 4, 5, 3), dtype=np.uint8) for n in (6, 3, 2))
+    data = load(save(tmp_path, train=train, validation=validation, test=test, labels=np.arange(6)))
+    for got, expected in zip(data[1:4], (train, validation, test), strict=True):
+        np.testing.assert_array_equal(got, expected)
+    assert data.levels == 256
+    assert load(data.name, validation_size=3).checksum == data.checksum  # what the set has
+    assert "validation_size=2 must be 0" in refusal(data.name, validation_size=2)
+
+
+@pytest.mark.parametrize(
+    ("shape", "expected"),
+    [((4, 5), (4, 5, 1)), ((4, 5, 3), (4, 5, 3)), ((784,), (28, 28, 1)), ((10,), (1, 10, 1)), ((1,), (1, 1, 1))],
+)
+def test_npz_layouts(tmp_path, shape, expected):
+    train, test = np.random.default_rng(0).random((2, 3, *shape))
+    data = load(save(tmp_path, x_train=train, x_test=test, y_train=np.arange(3)))
+    np.testing.assert_array_equal(data.train, train.astype(np.float32).reshape(3, *expected))
+    np.testing.assert_array_equal(data.test, test.astype(np.float32).reshape(3, *expected))
+    assert (data.train.dtype, data.levels) == (np.float32, 0)
+
+
+def test_npz_with_images_alone_gives_a_tenth_to_the_test(tmp_path):
+    images = np.arange(50 * 4, dtype=np.uint8).reshape(50, 2, 2)
+    data = load(save(tmp_path, images=images), validation_size=7)
+    assert [len(split) for split in data[1:4]] == [38, 7, 5]
+    assert rows(*data[1:4]) == rows(images)
+    assert "has one image" in refusal(save(tmp_path, images=images[:1]))
+
+
+@pytest.mark.parametrize("dtype", [bool, np.uint8])
+def test_npz_of_zeros_and_ones_has_two_levels(tmp_path, dtype):
+    images = np.random.default_rng(0).integers(0, 2, (20, 3, 3)).astype(dtype)
+    data = load(save(tmp_path, train=images, test=images))
+    assert (data.levels, data.train.dtype) == (2, np.uint8)
+    np.testing.assert_array_equal(pixels(data.train, 2)[..., 0], images)
+
+
+GOOD = np.zeros((4, 2, 2), np.uint8)
+BAD = {
+    "nan": (dict(train=np.full((2, 2, 2), np.nan), test=np.zeros((2, 2, 2))), "8 NaN pixels"),
+    "signaling nan": (dict(images=np.full((2, 2), 0x7FA00000, np.uint32).view(np.float32)), "NaN pixels"),
+    "above one": (dict(images=np.full((4, 2, 2), 255.0)), "values from 255.0 to 255.0"),
+    "below zero": (dict(images=np.full((4, 2, 2), -0.1)), "floats must be 0 to 1"),
+    "infinite": (dict(images=np.full((4, 2, 2), np.inf)), "values from inf"),
+    "int64": (dict(images=np.zeros((4, 2, 2), np.int64)), "is int64; it must be uint8"),
+    "complex": (dict(images=np.zeros((4, 2, 2), complex)), "is complex128; it must be"),
+    "text": (dict(images=np.full((4, 2), "a")), "must be uint8"),
+    "one axis": (dict(images=np.zeros(4, np.uint8)), "has shape [4]"),
+    "five axes": (dict(images=np.zeros((1, 1, 1, 1, 1), np.uint8)), "has shape [1, 1, 1, 1, 1]"),
+    "empty": (dict(train=GOOD, test=GOOD[:0]), "test has shape [0, 2, 2]"),
+    "two shapes": (dict(train=GOOD, test=GOOD[:, :1]), "differ in dtype or image shape"),
+    "two dtypes": (dict(train=GOOD, test=GOOD.astype(float)), "train uint8 [4, 2, 2], test float64 [4, 2, 2]"),
+    "bytes and bits": (dict(train=GOOD, test=GOOD.astype(bool)), "differ in dtype"),
+    "no test": (dict(train=GOOD), "the file holds train; it must hold train and test"),
+    "no known key": (dict(data=GOOD, target=GOOD), "the file holds data, target"),
+    "nothing": ({}, "the file holds nothing"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_npz_that_are_not_images_are_refused(tmp_path, case):
+    arrays, message = BAD[case]
+    name = save(tmp_path, **arrays)
+    sentence = refusal(name)
+    assert message in sentence
+    assert name in sentence
+
+
+def test_npz_never_unpickles(tmp_path):
+    class Bomb:
+        def __reduce__(self):
+            return (os.mkdir, (str(tmp_path / "exploded"),))
+
+    path = tmp_path / "bomb.npz"
+    np.savez(path, train=np.array([Bomb()], object), test=np.array([Bomb()], object))
+    assert "Object arrays cannot be loaded" in refusal(f"npz:{path}")
+    path.write_bytes(pickle.dumps(Bomb()))
+    assert "cannot be read as .npz" in refusal(f"npz:{path}")
+    assert not (tmp_path / "exploded").exists()
+
+
+def test_npz_files_that_are_missing_or_damaged_are_refused(tmp_path):
+    assert "there is no such file" in refusal(f"npz:{tmp_path / 'none.npz'}")
+    assert "there is no such file" in refusal(f"npz:{tmp_path}")
+    assert "there is no such file" in refusal("npz:")
+    path = Path(save(tmp_path, train=GOOD, test=GOOD).removeprefix("npz:"))
+    path.write_bytes(path.read_bytes()[:-30])
+    assert "cannot be read as .npz" in refusal(f"npz:{path}")
+    np.save(tmp_path / "single.npy", GOOD)
+    assert "cannot be read as .npz" in refusal(f"npz:{tmp_path / 'single.npy'}")
+
+
+def assert_loads_or_refuses(path):
+    try:
+        data = load(f"npz:{path}")
+    except ValueError as error:
+        one_sentence(error)
+        return
+    for images in (data.train, data.test):
+        x = pixels(images, data.levels)
+        assert x.dtype == np.float32
+        assert x.ndim == 4
+        assert x.size
+        assert x.min() >= 0
+        assert x.max() <= 1
+
+
+@settings(max_examples=60, deadline=None)
+@given(content=st.binary(max_size=300))
+def test_any_bytes_load_or_are_refused(tmp_path_factory, content):
+    path = tmp_path_factory.getbasetemp() / "bytes.npz"
+    path.write_bytes(content)
+    assert_loads_or_refuses(path)
+
+
+@settings(max_examples=100, deadline=None)
+@given(where=st.integers(0, 10**6), value=st.integers(0, 255))
+def test_any_changed_byte_loads_or_is_refused(tmp_path_factory, where, value):
+    stream = io.BytesIO()
+    np.savez(stream, train=GOOD, test=GOOD)
+    content = bytearray(stream.getvalue())
+    content[where % len(content)] = value
+    path = tmp_path_factory.getbasetemp() / "changed.npz"
+    path.write_bytes(content)
+    assert_loads_or_refuses(path)
+
+
+ANY_ARRAY = hnp.arrays(
+    st.one_of(hnp.floating_dtypes(), hnp.integer_dtypes(), hnp.unsigned_integer_dtypes(), hnp.boolean_dtypes()),
+    hnp.array_shapes(min_dims=0, max_dims=5, min_side=0, max_side=3),
+)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    arrays=st.dictionaries(st.sampled_from(["train", "test", "validation", "images", "x_train", "x_test"]), ANY_ARRAY)
+)
+def test_any_arrays_load_or_are_refused(tmp_path_factory, arrays):
+    path = tmp_path_factory.getbasetemp() / "arrays.npz"
+    np.savez(path, **arrays)
+    assert_loads_or_refuses(path)

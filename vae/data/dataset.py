@@ -1,0 +1,99 @@
+"""A data set in three splits: how they are completed from what a set has, and their checksum."""
+
+import hashlib
+from typing import NamedTuple
+
+import numpy as np
+
+from vae.data.on_disk import OnDisk
+from vae.data.splits import Splits, shuffle_and_cut
+
+
+class Dataset(NamedTuple):
+    """Images [N, H, W, C] in three splits: uint8 in 0 to levels - 1, or float32 in [0, 1] where levels is 0.
+
+    Attributes:
+      name: the name by which `vae.data.load` knows the set.
+      train: training images, in memory or, if they are too large for it, on disk.
+      validation: validation images; [0, H, W, C] where there are none.
+      test: test images.
+      levels: number of grey levels: 2 for binary images, 17 for the digits, 256 for others, 0 for continuous pixels.
+      checksum: sha256 of the three splits' dtypes, shapes and bytes. Where the training images are on disk, their
+        prepared files stand in for their bytes.
+      files: for a TFDS set, which images of which prepared files the training split has.
+      files_checksum: for a TFDS set, the `checksum` that it has if its training images are on disk.
+    """
+
+    name: str
+    train: np.ndarray | OnDisk
+    validation: np.ndarray
+    test: np.ndarray
+    levels: int
+    checksum: str
+    files: bytes = b""
+    files_checksum: str = ""
+
+
+def make_dataset(name: str, splits: Splits, validation_size: int) -> Dataset:
+    """The data set with a test split, and `validation_size` training images as validation split if that is not 0.
+
+    Raises:
+      ValueError: if there are too few training images, or if the set has another validation split of its own.
+    """
+    train, test = splits.train, splits.test
+    indices = np.arange(len(train))  # is cut as `train` is, and so tells which images `train` has
+    if test is None:
+        if len(train) < 2:
+            raise ValueError(f"dataset={name} has one image; training and testing need at least one each")
+        size = len(train) - max(1, len(train) // 10)
+        train, test = shuffle_and_cut(train, size)
+        indices, _ = shuffle_and_cut(indices, size)
+    validation = train[:0] if splits.validation is None else splits.validation
+    held_out = _size_to_hold_out(name, len(train), len(validation), validation_size)
+    if held_out:
+        indices, _ = shuffle_and_cut(indices, len(train) - held_out)
+        train, validation = shuffle_and_cut(train, len(train) - held_out)
+    levels = _levels(train, validation, test) if splits.levels is None else splits.levels
+    files = f"{splits.files} train {hashlib.sha256(indices.tobytes()).hexdigest()}".encode() if splits.files else b""
+    return checksummed(name, [train, validation, test], levels, files)
+
+
+def checksummed(name: str, splits: list[np.ndarray | OnDisk], levels: int, files: bytes) -> Dataset:
+    """The data set of the splits train, validation and test, with its checksums."""
+    train, *others = splits
+    files_checksum = _sha256(train, *others, files=files) if files else ""
+    checksum = files_checksum if isinstance(train, OnDisk) else _sha256(train, *others)
+    return Dataset(name, *splits, levels, checksum, files, files_checksum)
+
+
+def _size_to_hold_out(name: str, train: int, validation: int, size: int) -> int:
+    """How many training images become the validation split, where `size` are asked for."""
+    if not 0 <= size < train:
+        raise ValueError(f"validation_size={size} must be 0 to {train - 1} for dataset={name}")
+    if size in (0, validation):
+        return 0
+    if validation:
+        raise ValueError(
+            f"validation_size={size} must be 0 for dataset={name}, which has {validation} validation images"
+        )
+    return size
+
+
+def _levels(*splits: np.ndarray | OnDisk) -> int:
+    """2 for images that hold nothing but 0 and 1, 256 for other uint8 images, 0 for continuous ones.
+
+    Images on disk are not read: they are taken to be like the other splits.
+    """
+    if splits[0].dtype != np.uint8:
+        return 0
+    in_memory = [images for images in splits if not isinstance(images, OnDisk)]
+    return 2 if max(images.max(initial=0) for images in in_memory) <= 1 else 256
+
+
+def _sha256(*arrays: np.ndarray | OnDisk, files: bytes = b"") -> str:
+    """sha256 of the arrays' dtypes, shapes and bytes. If `files` is given, it stands in for the first array's bytes."""
+    digest = hashlib.sha256()
+    for i, array in enumerate(arrays):
+        digest.update(f"{array.dtype.str}{array.shape}".encode())
+        digest.update(files if files and i == 0 else np.ascontiguousarray(array).data)
+    return digest.hexdigest()

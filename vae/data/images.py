@@ -1,0 +1,73 @@
+"""What is done to the images of a data set: scaling, binarization, the mean image."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jaxtyping import Float, PRNGKeyArray, Shaped
+
+from vae.data.dataset import Dataset, checksummed
+from vae.data.on_disk import OnDisk
+
+BINARIZATIONS = ("none", "dynamic", "static", "threshold")
+
+
+def pixels(images: Shaped[Array | np.ndarray, "*shape"], levels: int) -> Float[Array | np.ndarray, "*shape"]:
+    """Images as float32 in [0, 1]: grey level / (levels - 1). Float images stay as they are, and NumPy stays NumPy."""
+    if jnp.issubdtype(images.dtype, jnp.floating):
+        return images
+    return images.astype(np.float32) / np.float32(levels - 1)
+
+
+def binarize(key: PRNGKeyArray, x: Float[Array | np.ndarray, "*shape"]) -> Float[Array, "*shape"]:
+    """One draw of Bernoulli(x) for each pixel x in [0, 1], float32 0 or 1: dynamic binarization inside a step."""
+    return jax.random.bernoulli(key, x).astype(jnp.float32)
+
+
+def mean_image(data: Dataset, margin: float = 1e-3) -> tuple[float, ...]:
+    """The mean of each pixel over the training images, flat, and at least `margin` away from 0 and 1, which have no
+    logit."""
+    white = max(data.levels - 1, 1)
+    pieces = [data.train]
+    if isinstance(data.train, OnDisk):
+        pieces = (data.train[start : start + 1000] for start in range(0, len(data.train), 1000))
+    total = sum(piece.reshape(len(piece), -1).sum(axis=0, dtype=np.float64) for piece in pieces)
+    mean = total / len(data.train) / white
+    return tuple(np.clip(mean, margin, 1 - margin).tolist())
+
+
+def fix_binarization(data: Dataset, binarization: str, seed: int = 0) -> Dataset:
+    """Binarizes, once and for all, the splits that are not binarized anew in each step.
+
+    none: no split. static: every split is drawn once (Salakhutdinov and Murray 2008). dynamic: validation and test are
+    drawn once, and train stays grey for `binarize`. threshold: a pixel is 1 where it is at least 0.5.
+    The draws depend on `seed` and on the split alone. White is `levels - 1`, so that `pixels` still gives 0 and 1.
+
+    Raises:
+      ValueError: for an unknown binarization, and for training images on disk, which cannot be binarized beforehand.
+    """
+    if binarization not in BINARIZATIONS:
+        raise ValueError(f"binarization={binarization} is unknown; choose one of {', '.join(BINARIZATIONS)}")
+    if binarization == "none":
+        return data
+    if binarization != "dynamic" and isinstance(data.train, OnDisk):
+        raise ValueError(
+            f"binarization={binarization} needs training images in memory, and those of dataset={data.name} stay on "
+            "disk; choose binarization=dynamic, or load the set with a larger max_bytes"
+        )
+    white = max(data.levels - 1, 1)
+    splits = [data.train, data.validation, data.test]
+    for i in (1, 2) if binarization == "dynamic" else (0, 1, 2):
+        if binarization == "threshold":
+            ink = splits[i] >= white / 2
+        else:
+            ink = _draw(np.random.default_rng((seed, i)), splits[i], data.levels)
+        splits[i] = ink.astype(splits[i].dtype) * white
+    return checksummed(data.name, splits, data.levels, data.files if binarization == "dynamic" else b"")
+
+
+def _draw(rng: np.random.Generator, images: np.ndarray, levels: int) -> np.ndarray:
+    """Bernoulli(pixel). With u uniform on 0..levels-2, P(u < k) is k / (levels - 1) exactly, at one byte a pixel."""
+    if levels == 0:
+        return rng.random(images.shape, dtype=np.float32) < images
+    return rng.integers(0, levels - 1, images.shape, dtype=np.uint8) < images

@@ -1,0 +1,92 @@
+"""The user's own arrays, from an .npz file."""
+
+from pathlib import Path
+
+import numpy as np
+
+from vae.data.errors import reason
+from vae.data.splits import SPLITS, Splits
+from vae.devices import host_memory
+
+
+def load(path: str) -> Splits:
+    """The arrays `train` and `test` (and perhaps `validation`), the same with the prefix `x_`, or `images` alone.
+
+    [N, H, W, C] stays as it is; [N, H, W] gets one channel. [N, D] is read as square images where D is a square number,
+    so that flattened MNIST fits convolutional models as well, and otherwise as one row of pixels, [N, 1, D, 1].
+    """
+    dataset = f"dataset=npz:{path}"
+    file = Path(path).expanduser()
+    if not file.is_file():
+        raise FileNotFoundError(f"{dataset}: there is no such file; give the path of an .npz file after npz:")
+    arrays = _read(dataset, file)
+    images = {split: _images(f"{dataset}: {split}", array) for split, array in arrays.items()}
+    if len({(array.dtype.kind, images[split].shape[1:]) for split, array in arrays.items()}) > 1:
+        differences = ", ".join(f"{split} {array.dtype} {list(array.shape)}" for split, array in arrays.items())
+        raise ValueError(f"{dataset}: the splits differ in dtype or image shape ({differences}); save them alike")
+    return Splits(**images)
+
+
+def members(file: np.lib.npyio.NpzFile, names: dict[str, str]) -> dict[str, np.ndarray]:
+    """The arrays whose names in the file are the values of `names`, by its keys.
+
+    Raises:
+      ValueError: if they would not fit into memory, or are not arrays. Nothing has been unpacked then.
+    """
+    infos = {member.filename.removesuffix(".npy"): member for member in file.zip.infolist()}
+    unpacked = sum(infos[name].file_size for name in names.values())
+    free = host_memory.free()
+    if unpacked > free:
+        raise ValueError(f"its arrays take {unpacked / 1e9:.1f} GB, and {free / 1e9:.1f} GB of memory are free")
+    arrays = {key: file[name] for key, name in names.items()}
+    for key, array in arrays.items():
+        if not isinstance(array, np.ndarray):  # NumPy returns the bytes of a member that is not an .npy file
+            raise ValueError(f"its {names[key]} is not an array")
+    return arrays
+
+
+def _read(dataset: str, path: Path) -> dict[str, np.ndarray]:
+    """The arrays of the file by split, as they are."""
+    try:
+        with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
+            names = file.files
+            if "images" in names:
+                return members(file, {"train": "images"})
+            for prefix in ("", "x_"):
+                if {f"{prefix}train", f"{prefix}test"} <= set(names):
+                    return members(file, {split: prefix + split for split in SPLITS if prefix + split in names})
+    except Exception as error:  # NumPy and zipfile document no list of what they raise on a damaged file
+        raise ValueError(
+            f"{dataset}: the file cannot be read as .npz ({reason(error)}); write it with "
+            "np.savez(PATH, train=..., test=...) from arrays of uint8, bool or float"
+        ) from error
+    raise ValueError(
+        f"{dataset}: the file holds {', '.join(names[:8]) or 'nothing'}; it must hold train and test (and perhaps "
+        "validation), or x_train and x_test, or images"
+    )
+
+
+def _images(where: str, array: np.ndarray) -> np.ndarray:
+    """The user's array as [N, H, W, C], uint8 or float32.
+
+    Raises:
+      ValueError: if it does not hold images.
+    """
+    if array.ndim not in (2, 3, 4) or array.size == 0:
+        raise ValueError(
+            f"{where} has shape {list(array.shape)}; it must be a non-empty [N, H, W, C], [N, H, W] or [N, D]"
+        )
+    if array.dtype != np.uint8 and array.dtype.kind not in "bf":
+        raise ValueError(f"{where} is {array.dtype}; it must be uint8 (0 to 255), bool or float (0 to 1)")
+    if array.dtype.kind == "f":
+        if np.isnan(array).any():
+            raise ValueError(f"{where} has {np.isnan(array).sum()} NaN pixels; floats must be 0 to 1")
+        low = array.min()
+        high = array.max()
+        if not (low >= 0 and high <= 1):
+            raise ValueError(f"{where} has values from {low} to {high}; floats must be 0 to 1, uint8 may be 0 to 255")
+    if array.ndim == 2:
+        side = round(array.shape[1] ** 0.5)
+        array = array.reshape(len(array), *((side, side) if side**2 == array.shape[1] else (1, -1)))
+    array = array if array.ndim == 4 else array[..., None]
+    return np.ascontiguousarray(array, np.float32 if array.dtype.kind == "f" else np.uint8)

@@ -1,0 +1,40 @@
+"""What a loader returns: the splits that a data set has."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from vae.data.on_disk import OnDisk
+
+SPLITS = ("train", "validation", "test")
+SEED = 0  # of every shuffle that cuts a split: how a set is cut is a part of what it is, never a setting
+
+
+class Splits(NamedTuple):
+    """The images [N, H, W, C] that a data set has, uint8 or float32 in [0, 1].
+
+    Attributes:
+      train: training images.
+      validation: validation images; None where the set has none.
+      test: test images; None where the set has none: a tenth of the training images are then taken for it.
+      levels: number of grey levels, 0 for continuous pixels; None where the pixels themselves tell it.
+      files: what tells the prepared files of a TFDS set from others; empty for other sets.
+    """
+
+    train: np.ndarray | OnDisk
+    validation: np.ndarray | None = None
+    test: np.ndarray | None = None
+    levels: int | None = None
+    files: str = ""
+
+
+def shuffle_and_cut(images: np.ndarray | OnDisk, *sizes: int) -> list[np.ndarray | OnDisk]:
+    """The images in a fixed random order, cut into pieces of the given sizes and the rest.
+
+    If the images are on disk, the first piece stays there and the others are decoded.
+    """
+    order = np.random.default_rng(SEED).permutation(len(images))
+    if isinstance(images, OnDisk):
+        first, *others = (images.subset(piece) for piece in np.split(order, np.cumsum(sizes)))
+        return [first, *(other.decoded() for other in others)]
+    return np.split(images[order], np.cumsum(sizes))
