@@ -159,7 +159,7 @@ def test_a_prepared_data_set_names_no_code(inside, hostile, tmp_path):
     else:
         images["image"]["pythonClassName"] = f"{hostile}.Handler"
     (folder / "features.json").write_text(json.dumps(features))
-    with pytest.raises(OSError, match="not of TFDS, 'hostile_module.Handler'"):
+    with pytest.raises(OSError, match="does not belong to TFDS, 'hostile_module.Handler'"):
         datasets.load("tiny", tmp_path / "data")
 
 
