@@ -80,6 +80,14 @@ def plus_minus(value: float, error: float) -> str:
     return f"{value:.{places}f} ± {error:.{places}f}"
 
 
+def with_interval(row: dict[str, Any], key: str) -> str:
+    """The number row[key] and, if it is known, the interval from row[key + "_low"] to row[key + "_high"]."""
+    value, low, high = (row.get(key + end, math.nan) for end in ("", "_low", "_high"))
+    if math.isnan(value):
+        return "-"
+    return number(value) if math.isnan(low) else f"{number(value)} [{number(low)}, {number(high)}]"
+
+
 def _tex(text: str) -> str:
     """Plain text with what LaTeX reads as a command escaped."""
     for plain, escaped in (("_", r"\_"), ("%", r"\%"), ("±", r"$\pm$"), ("|z|", r"$|z|$"), (" x ", r" $\times$ ")):

@@ -207,21 +207,19 @@ def _write(folder: Path, points, objective, found, measured, protocol: laborator
 
 
 def _draw(folder: Path, points, found, rows, confidence: float) -> None:
-    from experiments.common import plots, plots_gradients  # matplotlib takes memory that the measuring wants
+    from experiments.common import plots  # matplotlib takes memory that the measuring wants
 
-    groups, several = list(points[0].params), len({row["num_samples"] for row in rows}) > 1
-    label = lambda row: f"{row['estimator']}, K={row['num_samples']}" if several else row["estimator"]
+    groups = list(points[0].params)
     for point in points:
-        mine = [r | {"label": label(r)} for r, one in zip(rows, found, strict=True) if one.problem is point]
+        mine = [row for row, one in zip(rows, found, strict=True) if one.problem is point]
         place = "".join(f"_{key}={value:g}" for key, value in point.point.items()) if len(points) > 1 else ""
-        plots.save(plots_gradients.bias_forest(mine, groups), folder / f"bias{place}")
-        plots.save(plots_gradients.variance_against_cost(mine, groups), folder / f"variance_cost{place}")
+        plots.save(plots.bias_forest(mine, groups), folder / f"bias{place}")
+        plots.save(plots.variance_against_cost(mine, groups), folder / f"variance_cost{place}")
         if len({one.case.slot for one in found}) > 1:
-            plots.save(plots_gradients.against(mine, groups, "num_samples", "snr"), folder / f"snr{place}")
+            plots.save(plots.against(mine, groups, "num_samples", "snr"), folder / f"snr{place}")
     if len(points) > 1:
         [name] = points[0].point
-        rows = [row | {"label": label(row)} for row in rows]
-        plots.save(plots_gradients.against(rows, groups, name, "variance", by="label"), folder / f"variance_{name}")
+        plots.save(plots.against(rows, groups, name, "variance"), folder / f"variance_{name}")
 
 
 def _number(flag: str, text: str, kind: type):

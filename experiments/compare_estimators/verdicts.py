@@ -7,7 +7,7 @@ import numpy as np
 
 from experiments.common.candidates import Case
 from experiments.common.options import entry, temperature_of
-from experiments.common.tables import number, plus_minus
+from experiments.common.tables import number, plus_minus, with_interval
 from experiments.compare_estimators.laboratory import Found, finite
 from vae import diagnostics
 
@@ -175,20 +175,12 @@ def cells(rows: list[dict[str, Any]], group: str) -> list[list[str]]:
         line += [number(row["seconds"] * unit)]
         line += [plus_minus(100 * of(row, "bias"), 100 * of(row, "bias_stderr"))]
         line += [f"{number(of(row, 'max_abs_z'), 2)} ({number(of(row, 'critical_z'), 2)})"]
-        line += [between(row, f"{group}_variance")]
+        line += [with_interval(row, f"{group}_variance")]
         line += [number(of(row, key)) for key in ("snr", "dsnr", "cosine")]
-        line += [between(row, f"{group}_{key}_to_best") for key in ("variance_x_flops", "variance_x_seconds")]
+        line += [with_interval(row, f"{group}_{key}_to_best") for key in ("variance_x_flops", "variance_x_seconds")]
         table.append([*line, str(of(row, "verdict"))])
     empty = [i for i in range(len(header)) if all(line[i] == "-" for line in table[1:])]
     return [[cell for i, cell in enumerate(line) if i not in empty] for line in table]
-
-
-def between(row: dict[str, Any], key: str) -> str:
-    """A number and its interval."""
-    value, low, high = (row.get(key + end, math.nan) for end in ("", "_low", "_high"))
-    if math.isnan(value):
-        return "-"
-    return number(value) if math.isnan(low) else f"{number(value)} [{number(low)}, {number(high)}]"
 
 
 def _time_unit(seconds: list[float]) -> tuple[float, str]:

@@ -71,9 +71,9 @@ def order(name: str, figure: str, values: tuple[str, ...], within: str | None = 
 
 def _finished(path: Path, figure: str, chosen: dict[str, Any]) -> list[Any]:
     """The runs with these settings, all of them through and with this figure."""
-    from experiments.report import contents as report_contents
+    from experiments.common import workdirs
 
-    runs = report_contents.read([path]).runs
+    runs = workdirs.read([path]).runs
     runs = [run for run in runs if all(str(run.row[key]) == str(value) for key, value in chosen.items())]
     done = [run for run in runs if run.row.get("status") == "done"]
     if len(done) < max(1, len(runs)):
@@ -175,11 +175,10 @@ def toy(point: str, figure: str, estimators: tuple[str, ...]) -> Callable:
     """The final loss or the variance at the start of some estimators at a point of a toy problem, least first."""
 
     def read(path: Path) -> dict[str, Any]:
-        from experiments.common import results
-        from experiments.report import contents as report_contents
+        from experiments.common import results, workdirs
         from vae.estimators import BY_NAME
 
-        [found] = report_contents.read([path]).toys
+        [found] = workdirs.read([path]).toys
         rows = [row for row in found.rows if row["point"] == point and row["estimator"] in estimators]
         if missing := set(estimators) - {row["estimator"] for row in rows}:
             raise ValueError(f"{path} has no row of {', '.join(sorted(missing))}; run the script again")
@@ -203,9 +202,9 @@ def toy(point: str, figure: str, estimators: tuple[str, ...]) -> Callable:
 
 
 def _laboratory(path: Path, estimator: str):
-    from experiments.report import contents as report_contents
+    from experiments.common import workdirs
 
-    [laboratory] = report_contents.read([path]).laboratories
+    [laboratory] = workdirs.read([path]).laboratories
     rows = [row for row in laboratory.rows if row["estimator"] == estimator]
     if not rows:
         raise ValueError(f"{path} has no row of {estimator}; run the script again")

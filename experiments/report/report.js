@@ -45,7 +45,7 @@
       height: small ? 320 : 380,
       ...chart.layout,
       xaxis: axis(
-        { exponentformat: "SI", ...chart.layout.xaxis, ...(choice && { title: { text: choice.title } }) },
+        { exponentformat: "SI", ...chart.layout.xaxis, ...(choice && { title: { text: choice.title }, type: choice.type }) },
         data.flatMap((trace) => trace.x),
       ),
       yaxis: axis(

@@ -19,7 +19,6 @@ from experiments.common import (
     cli,
     files,
     plots,
-    plots_gradients,
     problems,
     provenance,
     results,
@@ -157,7 +156,7 @@ def _write(folder: Path, points, curves, options) -> None:
     files.write_text(folder / "results.md", table + "\n")
     families = {family: [name for name in curves if _family(name) == family] for family in FAMILIES}
     families = {family: names for family, names in families.items() if names}
-    plots.save(plots_gradients.toy_curves(steps, curves, titles, families), folder / "figures" / "toy")
+    plots.save(plots.toy_curves(steps, curves, titles, families), folder / "figures" / "toy")
     print(f"{table}\n* biased by its paper; mean ± standard error of {options.seeds} seeds\n")
     print(f"picture: {folder / 'figures' / 'toy.png'}\nevery number: {folder / 'curves.csv'}, {folder / 'results.csv'}")
 

@@ -1,7 +1,7 @@
 """What comes from others is data: no file of theirs runs code, writes outside of its folder, or speaks as markup.
 
 Beside these: objects and damage in .npz (test_datasets.py), whole commands on hostile workdirs (test_bad_input.py),
-markup in the report (test_report.py), and that nothing listens (test_interruptions.py).
+markup in the report (tests/experiments/report/test_page.py), and that nothing listens (test_interruptions.py).
 """
 
 import ast
@@ -22,18 +22,17 @@ import numpy as np
 import pytest
 from absl import flags
 
-from experiments.common import checks, cli, settings, tables
+from experiments.common import checks, cli, settings, tables, workdirs
 from experiments.common.run_folder import RunFolder, run_folders
 from experiments.common.settings import Settings
 from experiments.report import __main__ as report
 from experiments.report import charts as report_charts
-from experiments.report import contents as report_contents
 from experiments.report import page as report_page
 from experiments.train import __main__ as train
 from experiments.train import multihost
 from experiments.train.slurm import Command
-from tests.experiments.report.test_report import write_run
 from tests.helpers.data_sets import some_images, write_tfds
+from tests.helpers.written_workdirs import write_run
 from vae import checkpoint
 from vae import data as datasets
 from vae.devices import host_memory
@@ -273,8 +272,8 @@ HOSTILE = (MARKUP, "=cmd()", None, True, [], {MARKUP: 1}, -1, 10**400, float("na
 
 def _shown_or_refused(folder: Path, what) -> bool:
     try:
-        page = report_page.page(report_contents.read([folder]), "title")
-        table = tables.to_csv([run.row for run in report_contents.read([folder]).runs])
+        page = report_page.make_page(workdirs.read([folder]), "title")
+        table = tables.to_csv([run.row for run in workdirs.read([folder]).runs])
     except ValueError:
         return False
     [charts] = re.findall('<script type="application/json" id="charts">(.*?)</script>', page)
@@ -363,12 +362,12 @@ def test_a_columns_name_is_words(place, tmp_path, no_plotly):
     path.write_text("\n".join([head.replace(place, link.replace('"', "")), *lines]))
     assert not _shown_or_refused(tmp_path / "a", place)
     path.write_text("\n".join([head.replace(place, "two words-1.5"), *lines]))
-    [laboratory] = report_contents.read([tmp_path / "a"]).laboratories
+    [laboratory] = workdirs.read([tmp_path / "a"]).laboratories
     rows = [{name.replace("two words-1.5", link): cell for name, cell in row.items()} for row in laboratory.rows]
     forged, group = laboratory._replace(rows=rows), link if place == "phi" else "phi"
     charts = [
         report_charts.variance_against_cost(rows, group),
-        report_charts.bias(rows, group, 0.95),
+        report_charts.bias(rows, group),
         report_charts.against(forged, group, "num_samples", "snr"),
         report_charts.against(forged, group, forged.point, "variance"),
     ]
@@ -413,7 +412,7 @@ def test_whatever_a_toy_left_is_shown_as_text_or_refused(tmp_path, no_plotly):
 )
 def test_a_command_on_a_page_is_words(command, shown, tmp_path, no_plotly):
     write_laboratory(tmp_path / "a", command)
-    page = report_page.page(report_contents.read([tmp_path / "a"]), "title")
+    page = report_page.make_page(workdirs.read([tmp_path / "a"]), "title")
     assert shown in html.unescape(re.sub("</?span>", "", page))
 
 

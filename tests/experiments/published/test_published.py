@@ -14,7 +14,7 @@ from experiments.common import checks, tables
 from experiments.common.settings import Settings
 from experiments.published import __main__ as published
 from experiments.published import obtained
-from tests.experiments.report.test_report import write_run
+from tests.helpers.written_workdirs import write_run
 
 ROOT = Path(__file__).resolve().parents[3]
 

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from absl import flags
 
-from experiments.common import build, candidates, plots_gradients, problems
+from experiments.common import build, candidates, plots, problems
 from experiments.toy_bernoulli import __main__ as toy_bernoulli
 from experiments.toy_bernoulli import toys
-from tests.experiments.report import test_report
+from tests.helpers.report_pages import make_page
 from vae import diagnostics
 
 
@@ -97,7 +97,7 @@ def test_curves_tables_and_picture(tmp_path, capsys, monkeypatch):
     assert (tmp_path / "curves.csv").read_bytes() == written
     assert "holds the curves" in capsys.readouterr().out
 
-    page = test_report.read(tmp_path)
+    page = make_page(tmp_path)
     with open(tmp_path / "results.csv") as file:
         last = list(csv.DictReader(file))
     shown = [line for point in ("0.45", "0.49", "0.499") for line in page.tables[f"toy target {point}"][1:]]
@@ -128,7 +128,7 @@ def test_the_picture_has_a_column_for_each_family():
     curves = {name: {key: np.ones((2, 3, 5)) for key in ("loss", "variance")} for name in names}
     curves["arm"]["loss"][1] = [[1, 2, 3, 4, 5]] * 3
     families = {"score": ["reinforce"], "coupled": ["arm", "disarm"]}
-    axes = plots_gradients.toy_curves(steps, curves, ["easy", "hard"], families).axes
+    axes = plots.toy_curves(steps, curves, ["easy", "hard"], families).axes
     assert len(axes) == (1 + 2 * 2) * 2
     assert [[text.get_text() for text in ax.get_legend().get_texts()] for ax in axes[:2]] == [
         ["reinforce"],

@@ -8,9 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments.common import files, provenance
+from experiments.common import files, provenance, workdirs
 from experiments.common.run_folder import RunFolder
-from experiments.report import contents as report_contents
 from tests.helpers import entry_points
 from tests.helpers.entry_points import train
 from vae import checkpoint
@@ -140,7 +139,7 @@ def test_half_a_line_is_no_row_for_any_reader(runs, cut, tmp_path):
     for name in ("metrics.jsonl", "timing.jsonl"):
         assert (copy / name).read_bytes() == (folder / "long" / name).read_bytes() + b'{"epoch": 6, "st'
         assert len(RunFolder(copy).rows(name)) == {"metrics.jsonl": 3, "timing.jsonl": 5}[name]
-    assert len(report_contents.read([copy]).runs[0].seconds) == 3
+    assert len(workdirs.read([copy]).runs[0].seconds) == 3
 
 
 def test_the_clock_is_told_with_every_checkpoint(runs):

@@ -1,0 +1,61 @@
+"""Learning curves of several seeds: which seeds and steps are averaged, and which means an axis cannot show.
+
+A run is a dict with
+
+    "rows"      evaluations, dicts with "step", "elbo_nats" and perhaps "examples" and "split"
+    "seconds"   seconds of training at each evaluation, or None
+    "status"    "done", "diverged", or None while the run trains
+
+Bounds are in nats.
+"""
+
+import math
+from typing import Any
+
+import numpy as np
+
+CLOCKS = ("step", "examples", "seconds")
+
+Run = dict[str, Any]
+
+
+def line(run: Run) -> np.ndarray:
+    """The evaluations with a finite ELBO in the order of their steps, `[evaluations, 4]`: the three CLOCKS, NaN where
+    one is unknown, and the ELBO."""
+    return np.array(sorted(_by_step(run).values()), dtype=float).reshape(-1, 4)
+
+
+def averaged(runs: list[Run]) -> np.ndarray:
+    """The lines of the seeds whose mean is drawn, at the steps that all of them have, `[seeds, steps, 4]`.
+
+    Finished seeds are averaged; if there are none, seeds in training; if there are none either, seeds that diverged.
+    So a seed that diverged early does not cut the mean of the others short.
+    """
+    for status in ("done", None, "diverged"):
+        if seeds := [_by_step(run) for run in runs if run.get("status") == status]:
+            common = sorted(set.intersection(*map(set, seeds)))
+            lines = [[seed[step] for step in common] for seed in seeds]
+            return np.array(lines, dtype=float).reshape(len(seeds), len(common), 4)
+    return np.zeros((0, 0, 4))
+
+
+def reason_unseen(runs: list[Run], limits: tuple[float, float]) -> str:
+    """Why the mean of the runs is nowhere within the limits, as an addition to its name; empty if some of it is."""
+    elbo = averaged(runs)[..., -1].T  # [steps, seeds]
+    if not len(elbo):
+        return " (no step in common)" if any(map(_by_step, runs)) else " (not finite)"
+    low, high = limits
+    mean = elbo.mean(axis=1)
+    return "" if np.any((mean >= low) & (mean <= high)) else " (off scale)"
+
+
+def _by_step(run: Run) -> dict[int, tuple[float, ...]]:
+    """The clocks and the ELBO of each step whose ELBO is finite. If a step was evaluated twice, the last row counts."""
+    rows = run["rows"]
+    seconds = run.get("seconds")
+    seconds = [math.nan] * len(rows) if seconds is None else seconds
+    return {
+        row["step"]: (row["step"], row.get("examples", math.nan), second, row["elbo_nats"])
+        for row, second in zip(rows, seconds, strict=True)
+        if math.isfinite(row["elbo_nats"])
+    }

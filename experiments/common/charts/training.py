@@ -1,0 +1,122 @@
+"""Charts of trained models: learning curves of one run, the bound of many runs, and the rate-distortion plane."""
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from experiments.common.charts import seeds
+from experiments.common.charts.description import Axis, Chart, Guide, Series, by_label, column, limits
+
+CLOCK_TITLES = {"step": "training step", "examples": "training examples", "seconds": "training time (s)"}
+
+
+def learning(rows: list[dict[str, Any]], split: str) -> list[Chart]:
+    """Three charts of one run against epochs, in nats: the bound, the rate and the distortion.
+
+    Args:
+      rows: Evaluations, dicts with "epoch", "elbo_nats", "rate_nats" and "distortion_nats" on `split`, and perhaps
+        "bound_nats" (mean of the training objective over the epoch) and "active_units". Values that are absent or not
+        finite are left out.
+    """
+    epochs = column(rows, "epoch")
+    x = Axis("epoch", limits=limits([epochs]))
+    lines = {
+        "bound (nats)": [("training objective", 0, "bound_nats"), (f"{split} ELBO", 1, "elbo_nats")],
+        f"{split} rate (nats)": [(f"{split} ELBO", 1, "rate_nats")],
+        f"{split} distortion (nats)": [(f"{split} ELBO", 1, "distortion_nats")],
+    }
+    charts = []
+    for title, series in lines.items():
+        series = [Series(label, style, epochs, column(rows, key)) for label, style, key in series]
+        finite = [one._replace(x=one.x[np.isfinite(one.y)], y=one.y[np.isfinite(one.y)]) for one in series]
+        charts.append(Chart(finite, x, Axis(title, limits=limits([one.y for one in finite], robust=True))))
+    active = column(rows, "active_units")
+    if np.isfinite(active).any():
+        charts[1] = charts[1]._replace(note=f"{active[np.isfinite(active)][-1]:.0f} active units")
+    return charts
+
+
+def bound(runs: list[dict[str, Any]], clock: str) -> Chart:
+    """The held-out ELBO (nats) of many runs against "step", "examples" or "seconds".
+
+    Args:
+      runs: Runs as `charts.seeds` describes them, with "label". Runs of one label are seeds of one setting. Their mean
+        is drawn with one standard error, and each of several seeds faintly behind it. A setting whose mean is outside
+        of the axes says so in its label. Runs whose clock is unknown are left out.
+    """
+    y_limits = limits([seeds.line(run)[:, -1] for run in runs], robust=True)
+    series = []
+    for style, (label, group) in enumerate(by_label(runs).items()):
+        reason = seeds.reason_unseen(group, y_limits) if y_limits else " (not finite)"
+        series += _seeds_and_mean(label + reason, style, [run for run in group if _has_clock(run, clock)], clock)
+    ends = [one.x[-1] for one in series if len(one.x)]
+    spread = clock == "seconds" and bool(ends) and max(ends) > 5 * min(ends) > 0
+    splits = sorted({row["split"] for run in runs for row in run["rows"] if "split" in row})
+    title = f"{' and '.join(splits) or 'held-out'} ELBO (nats)"
+    return Chart(series, Axis(CLOCK_TITLES[clock], "log" if spread else "linear"), Axis(title, limits=y_limits))
+
+
+def known_clocks(runs: list[dict[str, Any]]) -> list[str]:
+    """The clocks that are known at every evaluation of every run."""
+    lines = [seeds.line(run) for run in runs]
+    return [clock for i, clock in enumerate(seeds.CLOCKS) if all(np.isfinite(line[:, i]).all() for line in lines)]
+
+
+def _has_clock(run: dict[str, Any], clock: str) -> bool:
+    return clock != "seconds" or run.get("seconds") is not None
+
+
+def _seeds_and_mean(label: str, style: int, runs: list[dict[str, Any]], clock: str) -> Iterator[Series]:
+    place = seeds.CLOCKS.index(clock)
+    if len(runs) > 1:
+        for run in runs:
+            x, y = seeds.line(run)[:, [place, -1]].T
+            yield Series(label, style, x, y, faint=True)
+    averaged = seeds.averaged(runs)[..., [place, -1]]
+    number = f"{len(averaged)} of {len(runs)}" if len(averaged) < len(runs) else len(runs)
+    remark = f"mean of {number} seeds" if len(runs) > 1 else ""
+    x, mean = averaged.mean(axis=0).T if len(averaged) else np.zeros((2, 0))
+    low = high = None
+    if len(averaged) > 1:
+        error = averaged[..., -1].std(axis=0, ddof=1) / math.sqrt(len(averaged))
+        low, high = mean - error, mean + error
+    yield Series(label, style, x, mean, low, high, remark=remark)
+
+
+def rate_distortion(points: list[dict[str, Any]]) -> Chart:
+    """Models in the plane of rate and distortion (nats), with lines of equal ELBO = -(rate + distortion).
+
+    Args:
+      points: Dicts with "label", "rate_nats" and "distortion_nats", and perhaps "details" for the point.
+    """
+    series = []
+    for style, (label, group) in enumerate(by_label(points).items()):
+        details = tuple(point.get("details") for point in group)
+        series.append(
+            Series(label, style, column(group, "rate_nats"), column(group, "distortion_nats"), details=details)
+        )
+    x = Axis("rate, KL(q(z|x) || p(z)) (nats)", limits=limits([one.x for one in series]))
+    y = Axis("distortion, \N{MINUS SIGN}E log p(x|z) (nats)", limits=limits([one.y for one in series]))
+    if x.limits is None or y.limits is None:
+        return Chart([], x, y)
+    return Chart(series, x, y, tuple(_equal_elbo(x.limits, y.limits)))
+
+
+def _equal_elbo(x_limits: tuple[float, float], y_limits: tuple[float, float]) -> Iterator[Guide]:
+    """About six lines of equal ELBO, at round values, across the plane."""
+    left, right = x_limits
+    low, high = y_limits
+    step = _round_below((right - left + high - low) / 6)
+    for n in range(math.ceil((left + low) / step), math.floor((right + high) / step) + 1):
+        total = n * step  # rate + distortion
+        if left + low < total < right + high:
+            ends = np.array([max(left, total - high), min(right, total - low)])
+            yield Guide("equal elbo", ends, total - ends, f"ELBO {-total:g}".replace("-", "\N{MINUS SIGN}"))
+
+
+def _round_below(size: float) -> float:
+    """The largest of 1, 2 and 5 times a power of ten that is not above `size`."""
+    power = 10.0 ** math.floor(math.log10(size))
+    return next(step * power for step in (5, 2, 1) if step * power <= size)

@@ -1,0 +1,168 @@
+"""Pictures of measured gradients and of toy problems, one panel or more for each group of parameters.
+
+Rows are those of `experiments.common.charts.gradients`.
+"""
+
+import math
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from experiments.common.charts import Series, gradients, toys
+from experiments.common.plots import panels
+from experiments.common.plots.style import (
+    COLOURS,
+    GREY,
+    LIGHT_GREY,
+    VERMILLION,
+    WIDTH,
+    legend_key,
+    legend_outside,
+    styled,
+)
+
+Rows = list[dict[str, Any]]
+
+
+@styled
+def bias_forest(rows: Rows, groups: list[str]) -> Figure:
+    """Bias along the true gradient with its intervals, and beside it the largest |z|.
+
+    A filled vermillion square is biased by either figure; an open circle is within chance.
+    """
+    figure = Figure(figsize=(WIDTH, 1.05 + 0.19 * len(rows)), layout="constrained")
+    axes = figure.subplots(1, 2 * len(groups), sharey=True, squeeze=False, width_ratios=[3, 2] * len(groups))[0]
+    for group, (left, right) in zip(groups, axes.reshape(-1, 2), strict=True):
+        bias, worst = gradients.bias(rows, group), gradients.largest_z(rows, group)
+        for series in bias.series:
+            panels.draw_bars(left, series, horizontal=True, linestyle="none", markersize=4, elinewidth=1.1)
+        for series in worst.series:
+            panels.draw_line(right, series, linestyle="none", markersize=4, markerfacecolor=_face(series))
+        panels.set_axes(left, bias)
+        panels.set_axes(right, worst)
+        panels.draw_guides(right, worst)
+        left.axvline(0, color=GREY, linewidth=0.8, zorder=0)
+        left.set_title(group, loc="left", fontsize=8.5)
+    for ax in axes:
+        ax.tick_params(axis="y", length=0)
+        ax.grid(axis="y", visible=False)
+    truths = list(dict.fromkeys(row["truth"] for row in rows))
+    title = f"truth: {truths[0]}" + (" (and for each other K)" if len(truths) > 1 else "")
+    chance = {"color": COLOURS[0], "marker": "o", "markerfacecolor": "white", "label": "as chance allows"}
+    biased = {"color": VERMILLION, "marker": "s", "label": "biased"}
+    handles = [Line2D([], [], markersize=4, **style) for style in (chance, biased)]
+    critical = {"color": GREY, "marker": "|", "markersize": 8, "linestyle": "none"}
+    handles.append(Line2D([], [], label="|z| that chance exceeds in 0.01 %", **critical))
+    figure.legend(handles=handles, loc="outside upper center", ncols=3, title=title, title_fontsize=8)
+    return figure
+
+
+@styled
+def variance_against_cost(rows: Rows, groups: list[str]) -> Figure:
+    """Variance against FLOP and against time of a gradient, as `charts.gradients.variance_against_cost` describes."""
+    figure = Figure(figsize=(WIDTH, 0.5 + 2.45 * len(groups)), layout="constrained")
+    axes = figure.subplots(len(groups), len(gradients.COSTS), squeeze=False, sharex="col", sharey="row")
+    names: dict[str, Series] = {}
+    hollow = False
+    for line, group in zip(axes, groups, strict=True):
+        for ax, cost in zip(line, gradients.COSTS, strict=True):
+            chart = gradients.variance_against_cost(rows, group, cost)
+            ax.grid(False)
+            panels.set_axes(ax, chart)
+            panels.draw_guides(ax, chart)
+            for axis in (ax.xaxis, ax.yaxis):
+                panels.plain_ticks(axis)
+            for series in chart.series:
+                panels.draw_bars(ax, series, markersize=5, linewidth=0.9)
+                names.setdefault(series.label, series)
+                hollow |= series.hollow
+            ax.label_outer()
+    handles = [legend_key(series, markersize=5) for _, series in sorted(names.items(), key=lambda item: item[1].style)]
+    handles += [Line2D([], [], color="black", linewidth=1, linestyle="--", label="Pareto front")]
+    handles += [Line2D([], [], color="#BBBBBB", linewidth=0.8, label="equal variance × cost")]
+    if hollow:
+        white = {"marker": "o", "markersize": 5, "markerfacecolor": "white", "linestyle": "none"}
+        handles += [Line2D([], [], color=GREY, label="hollow: biased", **white)]
+    figure.legend(handles=handles, loc="outside upper center", ncols=4)
+    return figure
+
+
+@styled
+def against(rows: Rows, groups: list[str], x: str, figure_name: str) -> Figure:
+    """A figure of `charts.gradients.FIGURES` against the column `x`, with intervals as bands."""
+    columns = min(len(groups), 2)
+    lines = math.ceil(len(groups) / columns)
+    figure = Figure(figsize=(WIDTH if columns > 1 else 0.7 * WIDTH, 0.6 + 2.3 * lines), layout="constrained")
+    axes = list(figure.subplots(lines, columns, squeeze=False).flat)
+    for ax, group in zip(axes, groups, strict=False):
+        chart = gradients.against(rows, group, x, figure_name)
+        for series in chart.series:
+            panels.draw_band(ax, series)
+            panels.draw_line(ax, series, markersize=3.5, linewidth=1.1)
+        panels.set_axes(ax, chart)
+        if ax.has_data():
+            panels.plain_ticks(ax.yaxis)
+        panels.draw_guides(ax, chart)
+    for ax in axes[len(groups) :]:
+        ax.remove()
+    handles = {line.get_label(): line for ax in figure.axes for line in ax.lines}
+    legend_outside(figure, list(handles.values()))
+    return figure
+
+
+@styled
+def toy_curves(
+    steps: np.ndarray, curves: dict[str, dict[str, np.ndarray]], titles: list[str], families: dict[str, list[str]]
+) -> Figure:
+    """Loss and variance of the gradient against steps: a column for each family of estimators, two rows for each point
+    of a toy problem, and in grey the losses of the other families.
+
+    Args:
+      curves: "loss" and "variance" of each estimator, `[points, seeds, steps]`; the mean over seeds is drawn.
+      titles: A title for each point.
+      families: The estimators of each family.
+    """
+    count = len(titles)
+    figure = Figure(figsize=(WIDTH + 1.2, 1.1 + 2.3 * count), layout="constrained")
+    shape = {"height_ratios": [0.75, *[1] * 2 * count], "squeeze": False}
+    keys, *axes = figure.subplots(1 + 2 * count, len(families), sharex=True, sharey="row", **shape)
+    for row, (figure_name, i) in zip(axes, [(name, i) for name in toys.FIGURES for i in range(count)], strict=True):
+        values = {name: _by_step(steps, curve[figure_name][i]) for name, curve in curves.items()}
+        chart = toys.curves(values, families, figure_name)
+        for ax, family in zip(row, families, strict=True):
+            others = [series for series in chart.series if series.group != family]
+            for series in others if figure_name == "loss" else []:
+                ax.plot(series.x, series.y, color=LIGHT_GREY, linewidth=0.7, zorder=1)
+            _draw_family([series for series in chart.series if series.group == family], ax, len(steps))
+            ax.set_yscale(chart.y.scale)
+        if figure_name == "loss":
+            row[0].ticklabel_format(axis="y", useOffset=False)
+        row[0].set_ylabel(f"{chart.y.title}\n{titles[i]}")
+    for column, (family, names) in enumerate(families.items()):
+        axes[-1][column].set_xlabel("step")
+        keys[column].axis("off")
+        none = np.zeros(0)
+        handles = [legend_key(Series(name, style, none, none), markersize=4) for style, name in enumerate(names)]
+        corner = {"loc": "upper left", "bbox_to_anchor": (-0.05, 1), "alignment": "left", "borderpad": 0}
+        keys[column].legend(handles=handles, title=family, title_fontproperties={"weight": "bold"}, **corner)
+    return figure
+
+
+def _by_step(steps: np.ndarray, values: np.ndarray) -> toys.Curve:
+    """The values `[seeds, steps]` at each step."""
+    return {int(step): values[:, t].tolist() for t, step in enumerate(steps)}
+
+
+def _draw_family(family: list[Series], ax, steps: int) -> None:
+    """The curves of a family. Their markers are apart, so that curves that lie on each other can be told apart."""
+    every = max(len(family), steps // 6)
+    for place, series in enumerate(family):
+        apart = {"markevery": (place * every // len(family), every)}
+        panels.draw_line(ax, series, markersize=3, linewidth=1.1, **apart)
+
+
+def _face(series: Series) -> str:
+    """The colour inside a marker of the largest |z|."""
+    return "white" if series.hollow else VERMILLION

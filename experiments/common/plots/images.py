@@ -1,0 +1,171 @@
+"""Grids of images: samples, reconstructions, interpolations and the plane of a two-dimensional latent.
+
+Images are `[..., H, W, C]` in [0, 1], with C = 1 (grey) or 3 (RGB).
+"""
+
+import math
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator
+
+from experiments.common.charts.description import limits
+from experiments.common.plots.style import VERMILLION, WIDTH, look, styled
+
+PAGE_HEIGHT = 8  # inches
+
+
+@styled
+def image_grid(images: np.ndarray, columns: int | None = None) -> Figure:
+    """Images `[N, H, W, C]` row by row. Without `columns`, the grid is about as high as it is wide."""
+    images = _as_rgb(images)
+    count, height, width, _ = images.shape
+    columns = columns or min(count, math.ceil(math.sqrt(count * height / width)))
+    return _show(_tile(images, columns, _gap(images)), side=min(height, width))[0]
+
+
+@styled
+def reconstructions(x: np.ndarray, x_hat: np.ndarray) -> Figure:
+    """Rows of data `x` above rows of their reconstructions `x_hat`, both `[N, H, W, C]`."""
+    if np.shape(x) != np.shape(x_hat):
+        raise ValueError(f"x has shape {np.shape(x)} and x_hat {np.shape(x_hat)}; every image needs its reconstruction")
+    x, x_hat = _as_rgb(x), _as_rgb(x_hat)
+    count, height, width, _ = x.shape
+    rows = math.ceil(count / np.clip(round(10 * height / width), 1, count))
+    columns = math.ceil(count / rows)
+    gap = _gap(x)
+    pairs = np.concatenate([x, np.ones_like(x[:, :gap]), x_hat], axis=1)  # [N, 2 H + gap, W, 3]
+    mosaic = _tile(pairs, columns, gap, row_gap=3 * gap)
+    figure, ax = _show(mosaic, side=min(height, width), left=0.92)
+    tops = np.arange(rows) * (pairs.shape[1] + 3 * gap) - 0.5
+    ticks = np.concatenate([tops + height / 2, tops + height + gap + height / 2])
+    ax.set_yticks(ticks, ["data"] * rows + ["reconstruction"] * rows)
+    return figure
+
+
+@styled
+def interpolations(images: np.ndarray) -> Figure:
+    """Paths through the latent space `[rows, steps, H, W, C]`, left to right. The first and the last image are data."""
+    rows, steps = np.shape(images)[:2]
+    images = _as_rgb(np.reshape(images, (rows * steps, *np.shape(images)[2:])))
+    _, height, width, _ = images.shape
+    gap = _gap(images)
+    figure, ax = _show(_tile(images, steps, gap), side=min(height, width), top=0.22)
+    for column in {0, steps - 1}:
+        corner = (column * (width + gap) - 0.5, -0.5)
+        frame = {"fill": False, "color": VERMILLION, "linewidth": 1.5, "clip_on": False}
+        ax.add_patch(Rectangle(corner, width, rows * (height + gap) - gap, **frame))
+    centres = np.unique([0, steps - 1]) * (width + gap) + (width - 1) / 2
+    ax.set_xticks(centres, ["data"] * len(centres))
+    ax.xaxis.tick_top()
+    ax.tick_params(length=0, labelcolor=VERMILLION)
+    return figure
+
+
+@styled
+def latent_plane(
+    images: np.ndarray,
+    extent: tuple[float, float],
+    means: np.ndarray | None = None,
+    labels: np.ndarray | None = None,
+    quantiles: bool = False,
+) -> Figure:
+    """Images decoded over the plane of a two-dimensional latent, and beside them the posterior means of the data.
+
+    Args:
+      images: `[n, n, H, W, C]`. With grid = linspace(*extent, n), images[i, j] is decoded from z_1 = grid[j] and
+        z_2 = grid[i], the order of `meshgrid`. It is drawn so that z_2 points up.
+      extent: Lowest and highest value on both axes: values of z or, if `quantiles`, quantiles of the prior.
+      means: Posterior means as values of z, `[N, 2]`.
+      labels: Integer classes of the means, `[N]`.
+    """
+    size = len(images)
+    if np.shape(images)[:2] != (size, size):
+        raise ValueError(f"images has shape {np.shape(images)}; the latent plane needs as many rows as columns")
+    tiles = _as_rgb(np.reshape(images[::-1], (size * size, *np.shape(images)[2:])))
+    panels = 1 if means is None else 2
+    figure = Figure(figsize=(WIDTH * panels / 2, WIDTH / 2 if panels == 1 else 0.45 * WIDTH), layout="constrained")
+    mosaic_ax, *rest = figure.subplots(1, panels, squeeze=False)[0]
+    half = (extent[1] - extent[0]) / max(size - 1, 1) / 2  # half an image: a tick is at the centre of its image
+    edges = (extent[0] - half, extent[1] + half)
+    mosaic_ax.imshow(_tile(tiles, size, 0), extent=(*edges, *edges), aspect=tiles.shape[1] / tiles.shape[2])
+    mosaic_ax.grid(False)
+    unit = " (prior quantile)" if quantiles else ""
+    mosaic_ax.set(xlabel=f"$z_1${unit}", ylabel=f"$z_2${unit}")
+    for ax in rest:
+        _plot_means(ax, np.asarray(means), labels)
+        ax.set(xlabel="posterior mean of $z_1$", ylabel="posterior mean of $z_2$")
+    for axis in [axis for ax in figure.axes for axis in (ax.xaxis, ax.yaxis)]:
+        axis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
+    return figure
+
+
+def _as_rgb(images: np.ndarray) -> np.ndarray:
+    """`[N, H, W, 1 or 3]` -> `[N, H, W, 3]` in [0, 1]. NaN becomes vermillion. A line of pixels becomes a strip."""
+    images = np.asarray(images, dtype=float)
+    if images.ndim != 4 or images.shape[-1] not in (1, 3) or not images.size:
+        raise ValueError(f"images are [N, H, W, C] with C = 1 or 3 and N > 0, got {images.shape}")
+    images = np.broadcast_to(images, (*images.shape[:3], 3)).clip(0, 1)
+    images = np.where(np.isnan(images), to_rgb(VERMILLION), images)
+    _, height, width, _ = images.shape
+    if height == 1 or width == 1:
+        images = images.repeat(max(1, width // 8), axis=1).repeat(max(1, height // 8), axis=2)
+    return images
+
+
+def _gap(images: np.ndarray) -> int:
+    """Pixels between images."""
+    return max(1, round(0.06 * min(images.shape[1:3])))
+
+
+def _tile(images: np.ndarray, columns: int, gap: int, row_gap: int | None = None) -> np.ndarray:
+    """`[N, H, W, 3]` -> one image, row by row. Gaps, and the missing images of the last row, are white."""
+    count, height, width, _ = images.shape
+    row_gap = gap if row_gap is None else row_gap
+    rows = math.ceil(count / columns)
+    tiles = np.ones((rows * columns, height + row_gap, width + gap, 3))
+    tiles[:count, :height, :width] = images
+    mosaic = tiles.reshape(rows, columns, *tiles.shape[1:]).swapaxes(1, 2).reshape(rows * tiles.shape[1], -1, 3)
+    return mosaic[: mosaic.shape[0] - row_gap, : mosaic.shape[1] - gap]
+
+
+def _show(mosaic: np.ndarray, side: int, left: float = 0, top: float = 0) -> tuple[Figure, Axes]:
+    """The mosaic without axes, with margins for labels.
+
+    The mosaic fills a page at most, and `side` pixels fill an inch at most.
+
+    Args:
+      side: Pixels of the shorter side of one image.
+      left: Left margin in inches.
+      top: Upper margin in inches.
+    """
+    height, width = mosaic.shape[:2]
+    pad = 0.03
+    scale = min((WIDTH - left - 2 * pad) / width, PAGE_HEIGHT / height, 1 / side)  # inches of a pixel
+    figure_width = width * scale + left + 2 * pad
+    figure_height = height * scale + top + 2 * pad
+    figure = Figure(figsize=(figure_width, figure_height))
+    corner = ((left + pad) / figure_width, pad / figure_height)
+    ax = figure.add_axes((*corner, width * scale / figure_width, height * scale / figure_height))
+    ax.imshow(mosaic)
+    ax.grid(False)
+    ax.spines[:].set_visible(False)
+    ax.set(xticks=[], yticks=[])
+    ax.tick_params(length=0)
+    return figure, ax
+
+
+def _plot_means(ax: Axes, means: np.ndarray, labels: np.ndarray | None) -> None:
+    """Posterior means `[N, 2]`. Each class has its own colour and marker, named in a legend on the right."""
+    for style, name in enumerate([None] if labels is None else np.unique(labels)):
+        chosen = means if name is None else means[np.asarray(labels) == name]
+        colour, _, marker = look(style)
+        ax.scatter(*chosen.T, s=5, marker=marker, color=colour, alpha=0.7, linewidth=0, label=name, rasterized=True)
+    if both := limits([means.ravel()]):
+        ax.set(xlim=both, ylim=both)
+    ax.set_aspect("equal")
+    if labels is not None:
+        ax.legend(loc="center left", bbox_to_anchor=(1, 0.5), markerscale=2.5, handletextpad=0.1)

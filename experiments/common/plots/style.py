@@ -1,0 +1,91 @@
+"""How pictures look and how they are written: fonts, colours, markers, legends and files."""
+
+import io
+import math
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+import matplotlib
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from experiments.common.charts import Series
+
+WIDTH = 6.75  # inches of a page with two columns
+# Okabe & Ito (2008), safe for the colour-blind, without their yellow, which is invisible on white paper.
+COLOURS = BLUE, VERMILLION, *_ = ("#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7", "#56B4E9", "#000000")
+GREY = "#777777"
+LIGHT_GREY = "#DDDDDD"
+DASHES = ("-", "--", ":", "-.")
+MARKERS = "os^Dv<>P"
+RC = {
+    "font.size": 8,
+    "axes.labelsize": 8.5,
+    "axes.linewidth": 0.8,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "grid.color": LIGHT_GREY,
+    "grid.linewidth": 0.6,
+    "legend.fontsize": 8,
+    "legend.frameon": False,
+    "lines.linewidth": 1.4,
+    "image.interpolation": "nearest",
+    "pdf.fonttype": 42,
+    "savefig.dpi": 300,
+}
+# A decorator: the style holds within the function and nowhere else.
+styled = matplotlib.rc_context(RC)
+
+
+class Look(NamedTuple):
+    """Colour, dash and marker of a series."""
+
+    colour: str
+    dash: str
+    marker: str
+
+
+def look(style: int) -> Look:
+    """The look of the series number `style`. After seven series the colours return with another dash."""
+    dash = DASHES[style // len(COLOURS) % len(DASHES)]
+    return Look(COLOURS[style % len(COLOURS)], dash, MARKERS[style % len(MARKERS)])
+
+
+@styled
+def save(figure: Figure, path: str | Path) -> list[Path]:
+    """Writes `path`.png and `path`.pdf and returns both paths.
+
+    A file is written completely or not at all. Equal figures give equal bytes, because no date is stored.
+    """
+    metadata = {"png": {"Software": None}, "pdf": {"CreationDate": None}}
+    paths = [Path(f"{path}.{kind}") for kind in metadata]
+    for target, (kind, undated) in zip(paths, metadata.items(), strict=True):
+        drawing = io.BytesIO()
+        figure.savefig(drawing, format=kind, metadata=undated)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+        try:
+            partial.write_bytes(drawing.getvalue())
+            os.replace(partial, target)
+        finally:
+            partial.unlink(missing_ok=True)
+    return paths
+
+
+def legend_key(series: Series, **style) -> Line2D:
+    """A line for a legend, in the colour and with the marker of a series."""
+    colour, _, marker = look(series.style)
+    return Line2D([], [], color=colour, marker=marker, linewidth=1.1, label=series.label, **style)
+
+
+def legend_outside(figure: Figure, handles: list) -> None:
+    """A legend above the panels in as many columns as fit, or right of them if it has more than eight names."""
+    longest = max((len(handle.get_label()) for handle in handles), default=0)
+    if len(handles) > 8:
+        figure.legend(handles=handles, loc="outside right upper")
+    elif handles:
+        rows = math.ceil(len(handles) / max(1, int(figure.get_figwidth() / (0.55 + 0.06 * longest))))
+        figure.legend(handles=handles, loc="outside upper center", ncols=math.ceil(len(handles) / rows))

@@ -1,0 +1,101 @@
+"""Pictures of trained models: learning curves of one run, the comparison of many runs, the rate-distortion plane."""
+
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from experiments.common import charts
+from experiments.common.charts import training
+from experiments.common.plots import panels
+from experiments.common.plots.style import WIDTH, legend_outside, look, styled
+
+
+@styled
+def learning_curves(rows: list[dict[str, Any]], split: str, timing: list[float] | None = None) -> Figure:
+    """Bound, rate and distortion of one run against epochs, as `charts.training.learning` describes them.
+
+    Args:
+      timing: Seconds of training at each row, shown as a second horizontal axis.
+    """
+    figure = Figure(figsize=(WIDTH, 2.5 if timing is None else 2.8), layout="constrained")
+    axes = figure.subplots(1, 3)
+    epochs = charts.description.column(rows, "epoch")
+    marker = "o" if len(rows) <= 30 else None
+    for ax, chart in zip(axes, training.learning(rows, split), strict=True):
+        panels.set_axes(ax, chart)
+        for series in chart.series:
+            panels.draw_line(ax, series, marker=marker, markersize=2.5)
+        ax.xaxis.set_major_locator(MaxNLocator(5, integer=True, min_n_ticks=1))
+        ax.text(0.97, 0.05, chart.note, transform=ax.transAxes, ha="right")
+        if timing is not None:
+            _add_clock(ax, epochs, timing)
+    legend_outside(figure, [line for line in axes[0].lines if len(line.get_xdata())])
+    return figure
+
+
+@styled
+def compare_runs(runs: list[dict[str, Any]]) -> Figure:
+    """The held-out ELBO of many runs against steps and, if it is known, against seconds of training.
+
+    `runs` are those of `charts.training.bound`: thin lines are seeds, a band is one standard error of their mean.
+    """
+    clocks = ["step"] + ["seconds"] * any(run.get("seconds") is not None for run in runs)
+    names = len({run["label"] for run in runs})
+    width = WIDTH if len(clocks) == 2 else 0.7 * WIDTH
+    figure = Figure(figsize=(width, 3.0 + 0.15 * max(0, names - 16)), layout="constrained")
+    axes = figure.subplots(1, len(clocks), sharey=True, squeeze=False)[0]
+    for ax, clock in zip(axes, clocks, strict=True):
+        chart = training.bound(runs, clock)
+        for series in chart.series:
+            if series.faint:
+                line = series._replace(label="_")
+                panels.draw_line(ax, line, dashed=True, marked=False, alpha=0.4, linewidth=0.5)
+            else:
+                panels.draw_band(ax, series)
+                panels.draw_line(ax, series, dashed=True, marked=False)
+        panels.set_axes(ax, chart)
+        if chart.x.scale == "log":
+            ax.set_xscale("log", nonpositive="mask")
+    for ax in axes[1:]:
+        ax.set_ylabel("")
+    legend_outside(figure, [line for line in axes[0].lines if not line.get_label().startswith("_")])
+    return figure
+
+
+@styled
+def rate_distortion(points: list[dict[str, Any]]) -> Figure:
+    """Models in the rate-distortion plane over lines of equal ELBO, as `charts.training.rate_distortion` describes."""
+    figure = Figure(figsize=(0.7 * WIDTH, 3.4), layout="constrained")
+    ax = figure.subplots()
+    ax.grid(False)
+    chart = training.rate_distortion(points)
+    for series in chart.series:
+        colour, _, marker = look(series.style)
+        style = {"s": 28, "edgecolor": "white", "linewidth": 0.5, "zorder": 3}
+        ax.scatter(series.x, series.y, color=colour, marker=marker, label=series.label, **style)
+    panels.set_axes(ax, chart)
+    panels.draw_guides(ax, chart)
+    places = np.array([place for series in chart.series for place in zip(series.x, series.y, strict=True)])
+    for guide in chart.guides:
+        panels.name_equal_elbo(ax, guide, places)
+    legend_outside(figure, ax.collections)
+    return figure
+
+
+def _add_clock(ax: Axes, epochs: np.ndarray, timing: list[float]) -> None:
+    """A second horizontal axis: the seconds of training at each epoch, 0 at the start, interpolated between rows."""
+    seconds = np.asarray(timing, dtype=float)
+    if seconds.shape != epochs.shape:
+        raise ValueError(f"timing has shape {seconds.shape} for {len(epochs)} rows; it needs one number for each row")
+
+    def name(epoch: float, _) -> str:
+        elapsed = np.interp(epoch, [0, *epochs], [0, *seconds])
+        return f"{elapsed:,.0f}" if elapsed >= 100 else f"{elapsed:.3g}"
+
+    clock = ax.secondary_xaxis("top")
+    clock.xaxis.set_major_locator(MaxNLocator(3, integer=True, min_n_ticks=1))
+    clock.xaxis.set_major_formatter(name)
+    clock.set_xlabel("training time (s)")

@@ -1,0 +1,202 @@
+"""What workdirs hold, read from disk: runs of `experiments.train`, results of `experiments.compare_estimators` (the
+laboratory) and of `experiments.toy_bernoulli`.
+
+Nothing is computed here but labels. Every number is that of a row.
+"""
+
+import csv
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from experiments.common import checks, results
+from experiments.common.files import read_json
+from experiments.common.run_folder import RunFolder, all_runs
+
+
+class Run(NamedTuple):
+    """One run of training.
+
+    Attributes:
+      folder: The folder of the run.
+      config: The content of its config.json.
+      row: The line of the run in results.csv, or its settings alone while it trains. It has a "workdir" if several
+        workdirs are read.
+      rows: The evaluations of the run, in the order in which they were made.
+      seconds: Seconds of training at each of `rows`, or None if no time was recorded.
+      evaluations: The rows that `experiments.evaluate` added later.
+    """
+
+    folder: RunFolder
+    config: dict[str, Any]
+    row: dict[str, Any]
+    rows: list[dict[str, Any]]
+    seconds: list[float] | None
+    evaluations: list[dict[str, Any]]
+
+
+class Laboratory(NamedTuple):
+    """One result of `experiments.compare_estimators`, with a row for each estimator, K and point."""
+
+    path: Path
+    config: dict[str, Any]
+    rows: list[dict[str, Any]]
+
+    @property
+    def groups(self) -> list[str]:
+        """The groups of parameters that were judged separately."""
+        return [key.removesuffix("_verdict") for key in self.rows[0] if key.endswith("_verdict")]
+
+    @property
+    def point(self) -> str | None:
+        """The name of the quantity in which the points of a sweep differ: the column after the problem's name."""
+        return next((key for key in list(self.rows[0])[1:2] if key != "estimator"), None)
+
+    def pairs(self) -> list[dict[str, Any]]:
+        """Ratios of the figures of two estimators at a point, with their intervals, read from pairs.csv."""
+        return _read_csv(self.path / "pairs.csv")
+
+
+class Toy(NamedTuple):
+    """One result of `experiments.toy_bernoulli`.
+
+    Attributes:
+      rows: A row for each point and estimator.
+      curves: A row for each point, estimator, seed and recorded step.
+    """
+
+    path: Path
+    config: dict[str, Any]
+    rows: list[dict[str, Any]]
+    curves: list[dict[str, Any]]
+
+
+class Contents(NamedTuple):
+    """Everything that some workdirs hold.
+
+    Attributes:
+      names: The names of the settings in which the runs differ, apart from the seed.
+    """
+
+    runs: list[Run]
+    laboratories: list[Laboratory]
+    toys: list[Toy]
+    names: list[str]
+
+    @property
+    def finished(self) -> list[dict[str, Any]]:
+        """The rows of results.csv of all workdirs."""
+        return [run.row for run in self.runs if "status" in run.row]
+
+    def label(self, row: dict[str, Any]) -> str:
+        """The settings of a row that distinguish it from the other rows."""
+        return results.label(row if self.names else self.runs[0].row, self.names)
+
+    def runs_by_label(self) -> dict[str, list[Run]]:
+        """The runs of each setting, which differ in the seed alone. The best setting is first, unfinished ones last."""
+        groups: dict[str, list[Run]] = {}
+        if self.finished:
+            groups = {self.label(row): [] for row in results.aggregate(self.finished, self.names)}
+        for run in self.runs:
+            groups.setdefault(self.label(run.row), []).append(run)
+        return groups
+
+
+def read(paths: list[Path]) -> Contents:
+    """Everything that the workdirs hold.
+
+    Raises:
+      ValueError: If a workdir holds neither a run nor a result of the laboratory or a toy problem, or if a file in it
+        is damaged. The sentence names the folder.
+    """
+    runs: list[Run] = []
+    measured: list[Laboratory | Toy] = []
+    for path in paths:
+        trained_here = _read_runs(path, name_workdir=len(paths) > 1)
+        measured_here = _read_measurements(path)
+        if not trained_here and not measured_here:
+            raise ValueError(
+                f"--workdir={path} holds no run and no result of compare_estimators or toy_bernoulli (no config.json);"
+                " give the folder of a trained run, of a sweep, of the laboratory or of a toy problem"
+            )
+        runs += trained_here
+        measured += measured_here
+    return Contents(
+        runs,
+        laboratories=[one for one in measured if isinstance(one, Laboratory)],
+        toys=[one for one in measured if isinstance(one, Toy)],
+        names=results.varying([run.row for run in runs]),
+    )
+
+
+def _read_runs(path: Path, name_workdir: bool) -> list[Run]:
+    runs = []
+    for folder in all_runs(path):
+        if "data" not in read_json(folder.path / "config.json"):
+            continue
+        row = folder.result() or folder.settings().json()
+        if name_workdir:
+            row = row | {"workdir": str(path)}
+        evaluations = folder.rows("evaluations.jsonl")
+        runs.append(Run(folder, folder.config(), row, folder.rows(), folder.seconds(), evaluations))
+    return runs
+
+
+def _read_measurements(path: Path) -> list[Laboratory | Toy]:
+    """The results of the laboratory and of toy problems in this folder and in the folders directly below it.
+
+    A damaged result below the folder is left out, and a printed line says so.
+    """
+    measured = []
+    for config in [path / "config.json", *sorted(path.glob("*/config.json"))]:
+        if config.exists() and "command" in read_json(config):
+            try:
+                measured.append(_read_measurement(config.parent))
+            except ValueError as error:
+                if config.parent == path:
+                    raise
+                print(f"not shown: {error}")
+    return measured
+
+
+def _read_measurement(path: Path) -> Laboratory | Toy:
+    config = read_json(path / "config.json")
+    rows = _read_csv(path / "results.csv")
+    if checks.is_laboratory(config, rows):
+        return Laboratory(path, config, rows)
+    if (path / "curves.csv").exists():
+        curves = _read_csv(path / "curves.csv")
+        if checks.is_toy(config, rows, curves):
+            return Toy(path, config, rows, curves)
+    raise ValueError(f"{path} does not hold a result of the laboratory or of a toy problem; leave it out of --workdir")
+
+
+def _read_csv(path: Path) -> list[dict[str, Any]]:
+    """The rows of a CSV file.
+
+    Raises:
+      ValueError: If the file has no rows or is not a table.
+    """
+    rows = []
+    if path.exists():
+        try:
+            with open(path, newline="") as file:
+                rows = [{key: _parse_cell(text) for key, text in row.items()} for row in csv.DictReader(file)]
+        except (csv.Error, ValueError, TypeError):  # bytes that are no text, or lines longer than the header
+            raise ValueError(f"{path} is not a table; restore it, or leave the folder out of --workdir") from None
+    if not rows:
+        raise ValueError(
+            f"{path.parent} has no rows in {path.name}; measure again, or leave the folder out of --workdir"
+        )
+    return rows
+
+
+def _parse_cell(text: str) -> Any:
+    """The value that was written into a cell of a CSV file; an empty cell is NaN."""
+    if text in ("True", "False"):
+        return text == "True"
+    for kind in (int, float):
+        try:
+            return kind(text or "nan")
+        except ValueError:
+            continue
+    return text

@@ -1,0 +1,139 @@
+"""The parts of a page as HTML: tables that sort, large figures, charts and pictures.
+
+Text goes through `escape` here and nowhere else is trusted: names, settings and paths may come from anybody.
+"""
+
+import base64
+import json
+import math
+from html import escape
+from typing import Any, NamedTuple
+
+from experiments.report.plotly_charts import Figure
+
+
+class Cell(NamedTuple):
+    """A cell of a table.
+
+    Attributes:
+      text: The text that is shown.
+      value: The number by which the cell is sorted, to its last digit.
+      interval: The interval of the number, shown below it.
+    """
+
+    text: str
+    value: Any = None
+    interval: str = ""
+
+
+class Fact(NamedTuple):
+    """A large figure: its name, its value as text, and a unit or remark."""
+
+    name: str
+    value: str
+    unit: str = ""
+
+
+class Section(NamedTuple):
+    """A section of the page: its anchor, its heading (plain text) and its HTML."""
+
+    anchor: str
+    heading: str
+    html: str
+
+
+class Charts:
+    """The charts of a page, collected while its sections are made."""
+
+    def __init__(self) -> None:
+        self.figures: list[Figure] = []
+
+    def add(self, figure: Figure, name: str) -> str:
+        """The place of a chart with its buttons. `name` is read aloud to people who do not see it."""
+        self.figures.append(figure)
+        buttons = "".join(
+            f'<button type="button" aria-pressed="{"false" if i else "true"}">{escape(choice["label"])}</button>'
+            for i, choice in enumerate(figure["choices"])
+        )
+        choices = f'<div class="choices" role="group" aria-label="horizontal axis">{buttons}</div>' if buttons else ""
+        place = f'<div class="plot" role="img" aria-label="{escape(name)}"></div>'
+        return f'<div class="chart" data-chart="{len(self.figures) - 1}">{choices}{place}</div>'
+
+    def json(self) -> str:
+        """All charts as JSON that no HTML parser takes for a tag."""
+        text = json.dumps(_rounded(self.figures), separators=(",", ":"))
+        return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def table(header: list[str], lines: list[list[Cell]], name: str, sortable: bool = True) -> str:
+    """A table. `name` is read aloud to people who do not see it. Columns of numbers are sorted by their values."""
+    numeric = [_is_numeric([line[i].value for line in lines]) for i in range(len(header))]
+    head = []
+    for title, right in zip(header, numeric, strict=True):
+        kind = ' class="number"' if right else ""
+        content = f'<button type="button">{escape(title)}</button>' if sortable else escape(title)
+        head.append(f'<th scope="col"{kind}{" aria-sort=none" if sortable else ""}>{content}</th>')
+    body = []
+    for line in lines:
+        cells = [_cell(cell, right) for cell, right in zip(line, numeric, strict=True)]
+        body.append(f"<tr>{''.join(cells)}</tr>")
+    kind = "sortable" if sortable else "plain"
+    return (
+        f'<div class="scroll" tabindex="0"><table class="{kind}" aria-label="{escape(name)}">'
+        f"<thead><tr>{''.join(head)}</tr></thead><tbody>{''.join(body)}</tbody></table></div>"
+    )
+
+
+def large_figures(facts: list[Fact]) -> str:
+    """A line of large figures."""
+    lines = (
+        f"<div><dt>{escape(fact.name)}</dt><dd>{escape(fact.value)} <small>{escape(fact.unit)}</small></dd></div>"
+        for fact in facts
+    )
+    return f'<dl class="facts">{"".join(lines)}</dl>'
+
+
+def picture(data: bytes, caption: str) -> str:
+    """A PNG file inside of the page, with its caption."""
+    source = f"data:image/png;base64,{base64.b64encode(data).decode()}"
+    return f'<figure><img src="{source}" alt="{escape(caption)}"><figcaption>{escape(caption)}</figcaption></figure>'
+
+
+def folded(summary: str, html: str) -> str:
+    """HTML that is shown when its summary is clicked."""
+    return f"<details><summary>{escape(summary)}</summary>{html}</details>"
+
+
+def with_minus_signs(text: str) -> str:
+    """A number whose hyphens are typographer's minus signs, which are as wide as plus signs."""
+    return text if text == "-" else text.replace("-", "\N{MINUS SIGN}")
+
+
+def _cell(cell: Cell, right: bool) -> str:
+    kind = ' class="number"' if right else ""
+    value = f' data-value="{cell.value!r}"' if right and cell.value is not None else ""
+    text = escape(cell.text) + (f" <small>{escape(cell.interval)}</small>" if cell.interval else "")
+    return f"<td{kind}{value}>{with_minus_signs(text) if right else text}</td>"
+
+
+def _is_numeric(values: list[Any]) -> bool:
+    """Whether a column holds numbers, some of which may be missing."""
+    present = [value for value in values if value is not None]
+    return bool(present) and all(isinstance(value, int | float) and not isinstance(value, bool) for value in present)
+
+
+def _rounded(content: Any) -> Any:
+    """Nested lists and dicts whose numbers have the seven digits of a float32, which is enough for a chart.
+
+    Numbers that are not finite become None, which plotly leaves out: JSON in JavaScript has no NaN and no infinity.
+    """
+    if isinstance(content, dict):
+        return {key: _rounded(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_rounded(value) for value in content]
+    if not isinstance(content, float):
+        return content
+    if not math.isfinite(content):
+        return None
+    number = float(f"{content:.7g}")
+    return int(number) if number.is_integer() else number

@@ -1,0 +1,90 @@
+"""The section about a result of the laboratory: which gradient is better, by how much, and for what cost."""
+
+import math
+from collections import Counter
+from html import escape
+
+from experiments.common.tables import number, plus_minus, with_interval
+from experiments.common.workdirs import Laboratory
+from experiments.report import charts
+from experiments.report.elements import Cell, Charts, Fact, Section, large_figures, table
+
+
+def section(laboratory: Laboratory, page_charts: Charts, place: int) -> Section:
+    """Charts and a table for each group of parameters."""
+    heading = f"Gradient quality: {laboratory.rows[0]['problem']}"
+    parts = ["<p>Variance is the trace of the covariance; * biased by its paper.</p>"]
+    for group in laboratory.groups:
+        point = ""
+        if laboratory.point:
+            point = f" <small>{escape(laboratory.point)} {_last_point(laboratory):g}</small>"
+        parts.append(f"<h3>{escape(group)}{point}</h3>")
+        parts.append(f'<div class="pair">{_charts(laboratory, group, page_charts)}</div>')
+        parts.append(_estimators(laboratory, group))
+    return Section(f"laboratory-{place}", heading, "".join(parts))
+
+
+def protocol(laboratory: Laboratory) -> str:
+    """One sentence on what was measured, and how."""
+    settings = laboratory.config["settings"]
+    truths = " and ".join(dict.fromkeys(str(row["truth"]).split(", K=")[0] for row in laboratory.rows))
+    return (
+        f"{laboratory.rows[0]['problem']}, {settings['objective']}: {settings['draws']} gradients of each estimator,"
+        f" truth: {truths}; {100 * settings['confidence']:g} % intervals."
+    )
+
+
+def best_estimators(laboratory: Laboratory) -> str:
+    """The best estimator for each group of parameters, or how often each one was best at several points or K."""
+    facts = []
+    for group in laboratory.groups:
+        best = Counter(row["estimator"] for row in laboratory.rows if row[f"{group}_verdict"] == "best")
+        counts = ", ".join(f"{name} ({number} of {best.total()})" for name, number in best.most_common())
+        facts.append(Fact(f"{group}: least variance × FLOP", next(iter(best)) if len(best) == 1 else counts or "-"))
+    return large_figures(facts)
+
+
+def _charts(laboratory: Laboratory, group: str, page_charts: Charts) -> str:
+    point = laboratory.point
+    rows = laboratory.rows
+    last = [row for row in rows if row[point] == _last_point(laboratory)] if point else rows
+    drawn = {
+        "variance against cost": charts.variance_against_cost(last, group),
+        "bias": charts.bias(last, group),
+    }
+    pairs = {(row["estimator"], row["num_samples"]) for row in rows}
+    if len(pairs) > len({name for name, _ in pairs}):
+        drawn["signal-to-noise ratio"] = charts.against(laboratory, group, "num_samples", "snr")
+    if point and len({row[point] for row in rows}) > 1:
+        drawn[f"variance against {point}"] = charts.against(laboratory, group, point, "variance")
+    return "".join(page_charts.add(figure, f"{group} {name}") for name, figure in drawn.items() if figure)
+
+
+def _last_point(laboratory: Laboratory) -> float:
+    return max(row[laboratory.point] for row in laboratory.rows)
+
+
+def _estimators(laboratory: Laboratory, group: str) -> str:
+    """Every row of the laboratory's results.csv, with the columns of this group."""
+    point = laboratory.point if len({row.get(laboratory.point) for row in laboratory.rows}) > 1 else None
+    header = [*([point] if point else []), "estimator", "K", "verdict", "variance", "SNR", "cosine"]
+    header += ["variance × FLOP, to best", "variance × time, to best", "bias along truth (%)", "max |z|", "FLOP", "s"]
+    lines = []
+    for row in laboratory.rows:
+        value = lambda key, row=row: row.get(f"{group}_{key}", math.nan)
+        line = [Cell(f"{row[point]:g}", row[point])] if point else []
+        line.append(Cell(row["estimator"] + (" *" if row["declared_biased"] else "")))
+        line.append(Cell(str(row["num_samples"]), row["num_samples"]))
+        line.append(Cell(str(value("verdict"))))
+        for key in ("variance", "snr", "cosine", "variance_x_flops_to_best", "variance_x_seconds_to_best"):
+            line.append(_cell_with_interval(with_interval(row, f"{group}_{key}"), value(key)))
+        line.append(_cell_with_interval(plus_minus(100 * value("bias"), 100 * value("bias_stderr")), value("bias")))
+        line.append(Cell(number(value("max_abs_z"), 2), value("max_abs_z")))
+        line += [Cell(number(row[key]), row[key]) for key in ("flops", "seconds")]
+        lines.append(line)
+    return table(header, lines, f"estimators {group}")
+
+
+def _cell_with_interval(text: str, value: float) -> Cell:
+    figure, _, interval = text.partition(" ")
+    return Cell(figure, value, interval)

@@ -1,0 +1,210 @@
+"""The plotly renderer: charts of `experiments.common.charts` as figures of plotly.js, in plain dicts.
+
+A figure is {"data", "layout"} of plotly's schema and "choices", which the buttons above the figure offer: {"label",
+"title", "type", "x"}, with the title, the scale and the values of the horizontal axis, one list for each trace. If
+there are choices, the traces themselves have no "x". Colours are names, "@0" to "@6" for series and "@muted", "@grid"
+and "@paper", which the script of the page replaces by colours of its style sheet, light or dark.
+"""
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from experiments.common.charts import Axis, Chart, Guide, Series
+
+Figure = dict[str, Any]
+
+COLOURS = [f"@{i}" for i in range(7)]
+DASHES = ("solid", "dash", "dot", "dashdot")
+SYMBOLS = (
+    *("circle", "square", "triangle-up", "diamond"),
+    *("triangle-down", "triangle-left", "triangle-right", "cross"),
+)
+GUIDES = {
+    "equal elbo": {"color": "@grid", "width": 1},
+    "slope": {"color": "@muted", "width": 1, "dash": "dot"},
+}
+# Where the label of a guide stands, as a fraction of its length.
+LABEL_PLACE = 0.12
+# Names in a legend. Further series show their names when they are touched.
+NAMED = 24
+
+
+def draw(chart: Chart, **look) -> Figure | None:
+    """The figure of a chart, or None if the chart has nothing to show. `look` is that of `_trace`."""
+    if not _has_points(chart):
+        return None
+    guides = _guide_traces(chart.guides)
+    traces = [
+        _trace(series, chart, place, **look) | {"x": _coordinates(series.x)}
+        for place, series in enumerate(chart.series)
+    ]
+    return {"data": guides + traces, "layout": {"xaxis": _axis(chart.x)} | _layout(chart), "choices": []}
+
+
+def draw_choices(charts: dict[str, Chart], every: int = 1, **look) -> Figure | None:
+    """One figure of charts that differ in the horizontal axis alone, with a button for each of them.
+
+    Guides are left out, because they would change with the axis.
+
+    Args:
+      charts: The chart of each button.
+      every: One of so many points is drawn, counted from the last.
+    """
+    charts = {label: _thinned(chart, every) for label, chart in charts.items()}
+    first = next(iter(charts.values()), None)
+    if first is None or not _has_points(first):
+        return None
+    choices = [
+        {"label": label, "title": _plain(chart.x.title), "type": chart.x.scale}
+        | {"x": [_coordinates(series.x) for series in chart.series]}
+        for label, chart in charts.items()
+    ]
+    traces = [_trace(series, first, place, **look) for place, series in enumerate(first.series)]
+    return {"data": traces, "layout": _layout(first), "choices": choices}
+
+
+def dashes(chart: Chart) -> dict[str, str]:
+    """The dash of each group of series."""
+    groups = dict.fromkeys(series.group for series in chart.series)
+    return {group: DASHES[i % len(DASHES)] for i, group in enumerate(groups)}
+
+
+def _trace(
+    series: Series,
+    chart: Chart,
+    place: int,
+    *,
+    hover: str,
+    mode: str = "lines+markers",
+    width: float = 2,
+    size: float = 6,
+    outline: bool = False,
+    bars: bool = False,
+) -> dict[str, Any]:
+    """A trace of plotly's schema without "x".
+
+    Args:
+      place: Place of the series in the chart.
+      hover: plotly's template of the text that is shown when a point is touched.
+      mode: "lines", "markers" or both.
+      width: Width of the line.
+      size: Size of the markers.
+      outline: Whether markers have an edge in the colour of the paper.
+      bars: Whether intervals are drawn, as error bars.
+    """
+    colour = COLOURS[series.style % len(COLOURS)]
+    dash = dashes(chart)[series.group] if series.group else DASHES[series.style // len(COLOURS) % len(DASHES)]
+    label = _plain(series.label)
+    trace = {"type": "scatter", "y": _coordinates(series.y, chart.y.names), "legendgroup": label, "mode": mode}
+    line = {"color": colour, "dash": dash, "width": width}
+    if series.faint:
+        faint = {"mode": "lines", "opacity": 0.35, "hoverinfo": "skip", "showlegend": False}
+        return trace | faint | {"line": line | {"width": 1}}
+    marker = {"color": colour, "symbol": _symbol(series), "size": size}
+    if outline:
+        marker["line"] = {"color": "@paper", "width": 1}
+    extra = f"<extra>{label}{f' ({_plain(series.remark)})' if series.remark else ''}</extra>"
+    trace |= {"name": label, "line": line, "marker": marker, "hovertemplate": hover + extra}
+    trace["showlegend"] = place < NAMED or not _is_visible(series, chart.y)
+    if series.details:
+        trace["customdata"] = list(series.details)
+    if bars and series.low is not None:
+        trace["error_x" if chart.y.names else "error_y"] = _bars(series, chart, colour)
+    return trace
+
+
+def _guide_traces(guides: Iterable[Guide]) -> list[dict[str, Any]]:
+    """The lines of the guides, with their labels near the first ends. A label of several guides stands once."""
+    traces = []
+    labels: set[str] = set()
+    for guide in guides:
+        if guide.kind not in GUIDES:
+            continue
+        text = "" if guide.label in labels else _plain(guide.label)
+        labels.add(guide.label)
+        between = _geometric if guide.kind == "slope" else _linear
+        x, y = ([ends[0], between(ends[0], ends[-1]), ends[-1]] for ends in (guide.x, guide.y))
+        trace = {"type": "scatter", "x": x, "y": y, "line": GUIDES[guide.kind], "showlegend": False}
+        label = {"mode": "lines+text", "text": ["", text, ""], "textposition": "top right"}
+        traces.append(trace | label | {"textfont": {"size": 10, "color": "@muted"}, "hoverinfo": "skip"})
+    return traces
+
+
+def _linear(first: float, last: float) -> float:
+    """The place of a label on a guide that is straight on linear axes."""
+    return first + LABEL_PLACE * (last - first)
+
+
+def _geometric(first: float, last: float) -> float:
+    """The place of a label on a guide that is straight on logarithmic axes."""
+    return first * (last / first) ** LABEL_PLACE
+
+
+def _symbol(series: Series) -> str:
+    return SYMBOLS[series.style % len(SYMBOLS)] + ("-open" if series.hollow else "")
+
+
+def _bars(series: Series, chart: Chart, colour: str) -> dict[str, Any]:
+    """Error bars; an end that is not finite, or on the wrong side of its point, has no bar."""
+    measured = series.x if chart.y.names else series.y
+    below, above = (
+        np.nan_to_num(reach, nan=0.0, posinf=0.0) for reach in (measured - series.low, series.high - measured)
+    )
+    style = {"type": "data", "symmetric": False, "color": colour, "thickness": 1.2, "width": 3}
+    return style | {"array": above.clip(0).tolist(), "arrayminus": below.clip(0).tolist()}
+
+
+def _layout(chart: Chart) -> dict[str, Any]:
+    layout: dict[str, Any] = {"yaxis": _axis(chart.y)}
+    if chart.y.names:
+        layout["height"] = 120 + 22 * len(chart.y.names)
+    if chart.note:
+        place = {"xref": "paper", "yref": "paper", "x": 1, "y": 1, "xanchor": "right", "yanchor": "bottom"}
+        style = {"showarrow": False, "font": {"size": 11, "color": "@muted"}}
+        layout["annotations"] = [{"text": _plain(chart.note)} | place | style]
+    return layout
+
+
+def _axis(axis: Axis) -> dict[str, Any]:
+    if axis.names:
+        names = [_plain(name) for name in axis.names]
+        return {"type": "category", "categoryarray": names, "tickfont": {"size": 11}}
+    drawn: dict[str, Any] = {"title": {"text": _plain(axis.title)}, "type": axis.scale}
+    if axis.limits:
+        drawn["range"] = [math.log10(limit) if axis.scale == "log" else limit for limit in axis.limits]
+    if axis.ticks:
+        drawn |= {"tickmode": "array", "tickvals": list(axis.ticks), "ticktext": [f"{tick:g}" for tick in axis.ticks]}
+    return drawn
+
+
+def _coordinates(values: np.ndarray, names: tuple[str, ...] = ()) -> list[Any]:
+    """The values, or the names of these places. A series without points has a gap, or plotly's legend leaves it out."""
+    return [_plain(names[int(place)]) for place in values] if names else values.tolist() or [None]
+
+
+def _has_points(chart: Chart) -> bool:
+    return any(np.isfinite(series.y).any() for series in chart.series)
+
+
+def _is_visible(series: Series, y: Axis) -> bool:
+    low, high = y.limits or (-math.inf, math.inf)
+    return bool(np.any((series.y >= low) & (series.y <= high)))
+
+
+def _thinned(chart: Chart, every: int) -> Chart:
+    return chart._replace(
+        series=[
+            series._replace(
+                x=series.x[(len(series.x) - 1) % every :: every], y=series.y[(len(series.y) - 1) % every :: every]
+            )
+            for series in chart.series
+        ]
+    )
+
+
+def _plain(text: str) -> str:
+    """Text in which plotly finds no tag and no %{...}."""
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace("%{", "%&#123;")

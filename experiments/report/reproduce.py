@@ -1,0 +1,81 @@
+"""The last section: the commands that repeat everything, and the versions and devices that were used."""
+
+import json
+import shlex
+from html import escape
+from typing import Any
+
+from experiments.common import cli, settings
+from experiments.common.workdirs import Contents, Laboratory, Run, Toy
+from experiments.report.elements import Cell, Section, table
+
+UNKNOWN = "not recorded"
+
+
+def section(contents: Contents) -> Section:
+    """The commands, and a table for each group of results that were made under the same circumstances."""
+    made = [*contents.runs, *contents.laboratories, *contents.toys]
+    parts = [_command_lines(contents)]
+    groups: dict[str, list[Run | Laboratory | Toy]] = {}
+    for one in made:
+        groups.setdefault(json.dumps(_provenance(one.config)), []).append(one)
+    for provenance, members in groups.items():
+        lines = [[Cell(name), Cell(value)] for name, value in json.loads(provenance).items()]
+        if len(groups) > 1:
+            parts.append(f"<h3>{len(members)} of {len(made)} results</h3>")
+        parts.append(table(["made with", ""], lines, "provenance", sortable=False))
+    return Section("reproduce", "How to repeat it", "".join(parts))
+
+
+def commands(runs: list[Run]) -> list[str]:
+    """Command lines that train these runs: one if they are a product of lists, else one for each part that is."""
+    rows = [{name: (str(value),) for name, value in run.folder.settings().json().items()} for run in runs]
+    rows = [dict(items) for items in dict.fromkeys(tuple(row.items()) for row in rows)]
+    for name in rows[0]:  # rows that differ in this setting alone become one row with a list
+        merged: dict[tuple, dict[str, tuple[str, ...]]] = {}
+        for row in rows:
+            alike = tuple((key, value) for key, value in row.items() if key != name)
+            merged[alike] = row | {name: merged.get(alike, {name: ()})[name] + row[name]}
+        rows = list(merged.values())
+    return [_command(row) for row in rows]
+
+
+def _command(values: dict[str, tuple[str, ...]]) -> str:
+    default = settings.Settings().json()
+    lower = lambda value: value.lower() if value in ("True", "False") else value
+    flags = [
+        f"--{name}={','.join(map(lower, chosen))}" for name, chosen in values.items() if chosen != (str(default[name]),)
+    ]
+    if not all(name == "digits" or name.startswith("npz:") for name in values["dataset"]):
+        flags.append("--data_dir=DIR")
+    return shlex.join(["python", "-m", cli.module("train"), *flags])
+
+
+def _command_lines(contents: Contents) -> str:
+    lines = commands(contents.runs) if contents.runs else []
+    lines += [_quoted(one.config["command"]) for one in [*contents.laboratories, *contents.toys]]
+    words = "\n".join(" ".join(f"<span>{escape(word)}</span>" for word in line.split(" ")) for line in lines)
+    return f'<pre tabindex="0">{words}</pre>'
+
+
+def _quoted(command: str) -> str:
+    """A command line in which a shell finds only words, whoever wrote it."""
+    try:
+        return shlex.join(shlex.split(command))
+    except ValueError:  # a quotation without an end
+        return shlex.quote(command)
+
+
+def _provenance(config: dict[str, Any]) -> dict[str, str]:
+    """The commit, the device, the versions and the data of a result."""
+    facts = {key: str(config.get(key) or UNKNOWN) for key in ("git_commit", "device", "platform")}
+    if later := [str(one.get("git_commit") or UNKNOWN) for one in config.get("continued", [])]:
+        facts["git_commit"] += f", then {', '.join(later)}"
+    if "project_commit" in config:
+        facts["project_commit"] = str(config["project_commit"] or UNKNOWN)
+    facts |= {name: str(version) for name, version in config["versions"].items()}
+    if "data" in config:
+        data = config["data"]
+        images = ", ".join(f"{split} {number}" for split, number in data["images"].items())
+        facts["data"] = f"{data['name']}: {images} images, sha256 {data['checksum']}"
+    return facts

@@ -1,0 +1,170 @@
+"""The sections about trained runs: settings, results, later evaluations, curves, rates and distortions, pictures."""
+
+from html import escape
+from typing import Any
+
+from experiments.common import cli, results
+from experiments.common.workdirs import Contents, Run
+from experiments.report import charts
+from experiments.report.elements import (
+    Cell,
+    Charts,
+    Fact,
+    Section,
+    folded,
+    large_figures,
+    picture,
+    table,
+    with_minus_signs,
+)
+
+# The pictures that are shown, with their captions.
+CAPTIONS = {
+    "reconstructions": "test images above, reconstructions below",
+    "prior_samples": "samples of the prior",
+    "interpolations": "from one test image to another",
+    "latent_plane": "latent plane",
+}
+
+
+def sections(contents: Contents, page_charts: Charts, every: int, pictures_place: str) -> list[Section]:
+    """All sections about trained runs.
+
+    Args:
+      every: One of so many points of the curves is drawn.
+      pictures_place: Text in the place of the pictures, which are chosen when the size of the page is known.
+    """
+    made = [Section("settings", "Settings", _settings(contents))]
+    if contents.finished:
+        made.append(Section("results", "Results", _results(contents)))
+    if any(run.evaluations for run in contents.runs):
+        made.append(Section("evaluations", "Evaluated again", _evaluations(contents)))
+    if curves := charts.bound(contents, every):
+        thinned = f"<p>One of {every} evaluations is drawn, to keep the file small.</p>" if every > 1 else ""
+        made.append(Section("curves", "Bound along training", page_charts.add(curves, "bound") + thinned))
+    if plane := charts.rate_distortion(contents):
+        made.append(Section("plane", "Rate and distortion", page_charts.add(plane, "rate-distortion")))
+    return [*made, Section("pictures", "Reconstructions and samples", pictures_place)]
+
+
+def best_setting(contents: Contents) -> str:
+    """The figures of the best setting, large, and which settings cannot be told from it; nothing if the runs cannot be
+    compared."""
+    if not _are_comparable(contents.finished):
+        return ""
+    rows = results.aggregate(contents.finished, contents.names)
+    best = rows[0]
+    facts = []
+    for key, name in _titles(contents).items():
+        if key in best and key in results.FIGURES:
+            unit = "nats" if key.endswith("_nats") else ""
+            facts.append(Fact(name, with_minus_signs(results.cell(best, key)), unit))
+    if not contents.names:
+        return large_figures(facts)
+    names = lambda rows: ", ".join(map(contents.label, rows))
+    single = results.of_one_seed(rows)
+    sentence = f"best: {contents.label(best)}"
+    if level := results.level_with_best(rows):
+        sentence += f"; within two standard errors of it: {names(level)}"
+    if best in single:
+        sentence += "; of one finished seed, so no difference is judged" if len(rows) > 1 else ""
+    elif single:
+        sentence += f"; of one finished seed, so not judged: {names(single)}"
+    return large_figures(facts) + f'<p class="of">{escape(sentence)}</p>'
+
+
+def pictures(contents: Contents, space: int) -> str:
+    """The pictures of one run of each setting, best first, as long as they fit into `space` bytes."""
+    parts = []
+    left_out = []
+    for label, runs in contents.runs_by_label().items():
+        run = min(runs, key=lambda run: run.row["seed"])
+        files = {caption: run.folder.figures / f"{name}.png" for name, caption in CAPTIONS.items()}
+        data = {caption: path.read_bytes() for caption, path in files.items() if path.exists()}
+        size = sum(map(len, data.values())) * 4 // 3 + 500 * len(data)
+        if size > space:
+            left_out.append(str(run.folder.figures))
+        elif data:
+            space -= size
+            heading = f"{escape(label)} <small>seed {escape(str(run.row['seed']))}</small>"
+            shown = "".join(picture(content, caption) for caption, content in data.items())
+            parts.append(f"<h3>{heading}</h3><div class='pictures'>{shown}</div>")
+    if left_out:
+        parts.append(f"<p>Not shown, to keep the file small: {escape(', '.join(left_out))}</p>")
+    return "".join(parts) or f"<p>No pictures exist; <code>{cli.module('evaluate')} --figures</code> draws them.</p>"
+
+
+def _are_comparable(rows: list[dict[str, Any]]) -> bool:
+    """Whether one of the rows may be called the best.
+
+    Nats of different pixels, or -log p(x) of different K, cannot be compared. Neither can a setting chosen on a
+    validation split and one chosen on the test set.
+    """
+    alike = ("dataset", "binarization", "likelihood", "eval_samples")
+    done = [row for row in rows if row["status"] == "done"]
+    return len({(*(row[name] for name in alike), "validation_elbo_nats" in row) for row in done}) == 1
+
+
+def _titles(contents: Contents) -> dict[str, str]:
+    """The names of the figures, with the K of -log p(x)."""
+    samples = sorted({row["eval_samples"] for row in contents.finished})
+    nll = f"{results.FIGURES['test_nll_nats']} (K = {', '.join(map(str, samples))})"
+    return {"validation_elbo_nats": "validation ELBO"} | results.FIGURES | {"test_nll_nats": nll}
+
+
+def _settings(contents: Contents) -> str:
+    """The settings that differ, and folded away those that all runs share."""
+    rows = [run.row for run in contents.runs]
+    names = [*contents.names, *(["seed"] if len({row["seed"] for row in rows}) > 1 else [])]
+    lines = []
+    for name in names:
+        values = sorted({row[name] for row in rows}, key=lambda value: (isinstance(value, str), value))
+        lines.append([Cell(name), Cell(", ".join(map(str, values)))])
+    differing = table(["differs", "values"], lines, "settings", sortable=False) if lines else "<p>One setting.</p>"
+    alike = {name: value for name, value in contents.runs[0].folder.settings().json().items() if name not in names}
+    lines = [[Cell(name), Cell(str(value))] for name, value in alike.items()]
+    summary = f"The {len(lines)} settings that all runs share" if names else f"The {len(lines)} settings of the run"
+    return differing + folded(summary, table(["setting", "value"], lines, "alike", sortable=False))
+
+
+def _results(contents: Contents) -> str:
+    """Means and standard errors over seeds, and folded away every row of results.csv."""
+    names = contents.names
+    means = results.aggregate(contents.finished, names)
+    titles = {key: title for key, title in _titles(contents).items() if any(key in row for row in means)}
+    counts = [key for key in ("runs", "diverged") if any(row[key] > (key == "runs") for row in means)]
+    lines = []
+    for row in means:
+        line = [Cell(str(row[name]), row[name]) for name in [*names, *counts]]
+        lines.append(line + [Cell(results.cell(row, key), row.get(key)) for key in titles])
+    summary = table([*names, *counts, *titles.values()], lines, "summary")
+    if len(contents.finished) == 1:
+        return summary
+    columns = [*names, "seed", "status", "step", *titles]
+    lines = [[Cell(_exact(row.get(key)), row.get(key)) for key in columns] for row in contents.finished]
+    every = table(columns, lines, "rows")
+    return summary + folded(f"Each of the {len(lines)} runs, as in results.csv", every)
+
+
+def _evaluations(contents: Contents) -> str:
+    """The figures that `experiments.evaluate` added later, one line each, with the version of the code."""
+    evaluated = [(run, row) for run in contents.runs for row in run.evaluations]
+    figures = {key: title for key, title in results.FIGURES.items() if key.startswith("test_")}
+    figures = {key: title for key, title in figures.items() if any(key in row for _, row in evaluated)}
+    header = [*contents.names, "seed", "epoch", "K", *figures.values(), "commit", "versions"]
+    lines = [_evaluation(contents, run, row, list(figures)) for run, row in evaluated]
+    return table(header, lines, "evaluations")
+
+
+def _evaluation(contents: Contents, run: Run, row: dict[str, Any], figures: list[str]) -> list[Cell]:
+    line = [Cell(str(run.row[name]), run.row[name]) for name in (*contents.names, "seed")]
+    line += [Cell(str(row[name]), row[name]) for name in ("epoch", "eval_samples")]
+    line += [Cell(results.cell(row, key), row.get(key)) for key in figures]
+    commit = row.get("git_commit", "")
+    short = commit[:7] + "+" * commit.endswith("+")
+    return [*line, Cell(short or "-"), Cell(row.get("versions") or "-")]
+
+
+def _exact(value: Any) -> str:
+    """A number with all of its digits, as in results.csv."""
+    return "-" if value is None else str(value)

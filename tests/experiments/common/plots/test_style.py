@@ -1,0 +1,49 @@
+"""Pictures are written whole, with unchanging bytes, and leave the style of others alone."""
+
+import matplotlib.image
+import numpy as np
+import pytest
+
+from experiments.common import plots
+from experiments.common.plots import style
+from tests.helpers.figures import make_rows
+
+
+def test_save_writes_valid_files_of_unchanging_bytes(tmp_path):
+    figure = plots.compare_runs([{"label": "reparam", "rows": make_rows(), "seconds": None}])
+    paths = plots.save(figure, tmp_path / "new" / "folder" / "lr0.001")
+    assert [path.name for path in paths] == ["lr0.001.png", "lr0.001.pdf"]
+    png, pdf = (path.read_bytes() for path in paths)
+    assert matplotlib.image.imread(paths[0]).shape[2] == 4
+    assert pdf.startswith(b"%PDF-")
+    assert pdf.rstrip().endswith(b"%%EOF")
+    assert b"CreationDate" not in pdf
+    assert b"Software" not in png
+    again = plots.save(figure, tmp_path / "again")
+    rebuilt = plots.save(
+        plots.compare_runs([{"label": "reparam", "rows": make_rows(), "seconds": None}]), tmp_path / "b"
+    )
+    for copies in zip(again, rebuilt, strict=True):
+        assert [copy.read_bytes() for copy in copies] == [png if copies[0].suffix == ".png" else pdf] * 2
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
+def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
+    figure = plots.image_grid(np.zeros((1, 4, 4, 1)))
+    png, _ = plots.save(figure, tmp_path / "samples")
+    before = png.read_bytes()
+
+    def refuse(*paths):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(style.os, "replace", refuse)
+    with pytest.raises(OSError, match="disk full"):
+        plots.save(plots.image_grid(np.ones((1, 4, 4, 1))), tmp_path / "samples")
+    assert png.read_bytes() == before
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
+def test_plots_leave_the_callers_style_alone():
+    before = dict(matplotlib.rcParams)
+    plots.learning_curves(make_rows(), "test")
+    assert dict(matplotlib.rcParams) == before

@@ -1,0 +1,153 @@
+"""Pictures of trained models show the numbers that they are given."""
+
+import math
+
+import numpy as np
+import pytest
+
+from experiments.common import plots
+from tests.helpers.figures import column, legend_texts, line_called, make_rows
+
+
+def test_learning_curves_draw_the_rows():
+    rows = make_rows()
+    figure = plots.learning_curves(rows, "test")
+    bound, rate, distortion = figure.axes
+    for ax, label, key in (
+        (bound, "training objective", "bound_nats"),
+        (bound, "test ELBO", "elbo_nats"),
+        (rate, "test ELBO", "rate_nats"),
+        (distortion, "test ELBO", "distortion_nats"),
+    ):
+        x, y = line_called(ax, label).get_data()
+        np.testing.assert_array_equal(x, [row["epoch"] for row in rows if key in row])
+        np.testing.assert_array_equal(y, column(rows, key))
+    assert [ax.get_ylabel() for ax in figure.axes] == ["bound (nats)", "test rate (nats)", "test distortion (nats)"]
+    assert {ax.get_xlabel() for ax in figure.axes} == {"epoch"}
+    assert legend_texts(figure) == ["training objective", "test ELBO"]
+    assert [text.get_text() for text in rate.texts] == ["11 active units"]
+    low, high = bound.get_ylim()
+    assert low > rows[0]["elbo_nats"]  # the untrained model does not set the scale
+    assert low < min(column(rows[4:], "elbo_nats"))
+    assert high > max(column(rows, "bound_nats"))
+
+
+def test_learning_curves_of_one_row_and_of_nan():
+    one = plots.learning_curves(make_rows()[:1], "validation", timing=[0.5])
+    assert legend_texts(one) == ["validation ELBO"]
+    rows = make_rows()
+    rows[5] = rows[5] | {"elbo_nats": math.nan, "bound_nats": None, "rate_nats": math.inf}
+    figure = plots.learning_curves(rows, "test")
+    for ax in figure.axes[:2]:
+        np.testing.assert_array_equal(line_called(ax, "test ELBO").get_xdata(), [0, 1, 2, 3, 4, 6, 7, 8, 9, 10, 11])
+    diverged = plots.learning_curves([row | {"elbo_nats": math.nan} for row in rows], "test")
+    for drawn in (one, figure, diverged):
+        drawn.draw_without_rendering()
+
+
+def test_learning_curves_tell_the_time():
+    figure = plots.learning_curves(make_rows(), "test", timing=[10 + 3 * epoch for epoch in range(12)])
+    (clock,) = figure.axes[0].child_axes
+    assert clock.get_xlabel() == "training time (s)"
+    assert clock.xaxis.get_major_formatter()(5, None) == "25"
+    late = plots.learning_curves(make_rows()[4:], "test", timing=[10 + 3 * epoch for epoch in range(4, 12)])
+    assert late.axes[0].child_axes[0].xaxis.get_major_formatter()(0, None) == "0"  # no evaluation is so early
+    day = plots.learning_curves(make_rows(), "test", timing=[8640 * epoch for epoch in range(12)])
+    assert day.axes[0].child_axes[0].xaxis.get_major_formatter()(10, None) == "86,400"
+    with pytest.raises(ValueError, match="one number for each row"):
+        plots.learning_curves(make_rows(), "test", timing=[1.0])
+
+
+def test_compare_runs_averages_seeds():
+    runs = [{"label": "stl", "rows": make_rows(seed=s), "seconds": [s + 2 * t for t in range(12)]} for s in range(4)]
+    runs += [{"label": "dreg", "rows": make_rows(best=-88, seed=9), "seconds": None}]
+    figure = plots.compare_runs(runs)
+    steps, seconds = figure.axes
+    elbo = np.array([column(run["rows"], "elbo_nats") for run in runs[:4]])
+    for ax, x in ((steps, 100 * np.arange(12)), (seconds, 1.5 + 2 * np.arange(12))):
+        mean = line_called(ax, "stl")
+        np.testing.assert_allclose(mean.get_xdata(), x, rtol=1e-12)
+        np.testing.assert_allclose(mean.get_ydata(), elbo.mean(axis=0), rtol=1e-12)
+    thin = [line.get_ydata() for line in steps.lines if line.get_label().startswith("_")]
+    np.testing.assert_array_equal(thin, elbo)
+    (band,) = steps.collections
+    last = band.get_paths()[0].vertices
+    last = last[last[:, 0] == 1100][:, 1]
+    error = elbo[:, -1].std(ddof=1) / 2
+    np.testing.assert_allclose([last.min(), last.max()], elbo[:, -1].mean() + np.array([-error, error]), rtol=1e-12)
+    np.testing.assert_array_equal(line_called(steps, "dreg").get_ydata(), column(runs[4]["rows"], "elbo_nats"))
+    assert not len(line_called(seconds, "dreg").get_xdata())  # its time is not known
+    assert (steps.get_xlabel(), seconds.get_xlabel()) == ("training step", "training time (s)")
+    assert steps.get_ylabel() == "held-out ELBO (nats)"
+    assert legend_texts(figure) == ["stl", "dreg"]
+    assert -130 < steps.get_ylim()[0] < -90 < steps.get_ylim()[1]
+    assert len(plots.compare_runs(runs[4:]).axes) == 1
+
+
+def test_compare_runs_averages_only_the_steps_that_all_seeds_have():
+    short, long = make_rows(epochs=6, seed=1), make_rows(epochs=12, seed=2)
+    long[3]["elbo_nats"] = math.nan
+    figure = plots.compare_runs([{"label": "nvil", "rows": rows, "seconds": None} for rows in (short, long)])
+    x, y = line_called(figure.axes[0], "nvil").get_data()
+    np.testing.assert_array_equal(x, [0, 100, 200, 400, 500])
+    np.testing.assert_allclose(y[-1], (short[5]["elbo_nats"] + long[5]["elbo_nats"]) / 2, rtol=1e-12)
+
+
+def test_a_seed_that_diverged_does_not_cut_the_mean_of_the_others():
+    status = ("done", 12), ("done", 12), ("diverged", 2), (None, 5)
+    runs = [
+        {"label": "nvil", "rows": make_rows(seed=s)[:n], "seconds": None, "status": status}
+        for s, (status, n) in enumerate(status)
+    ]
+    for chosen, mean_of in ((runs, runs[:2]), (runs[:3], runs[:2]), (runs[2:], runs[3:]), (runs[2:3], runs[2:3])):
+        x, y = line_called(plots.compare_runs(chosen).axes[0], "nvil").get_data()
+        elbo = [column(run["rows"], "elbo_nats") for run in mean_of]
+        np.testing.assert_array_equal(x, 100 * np.arange(len(elbo[0])))
+        np.testing.assert_allclose(y, np.mean(elbo, axis=0), rtol=1e-12)
+
+
+def test_compare_runs_names_what_cannot_be_seen():
+    rows = make_rows()
+    runs = [{"label": f"good {s}", "rows": make_rows(seed=s), "seconds": None} for s in range(4)]
+    runs += [{"label": "bad", "rows": [row | {"elbo_nats": -1e9} for row in rows], "seconds": None}]
+    runs += [{"label": "nan", "rows": [row | {"elbo_nats": math.nan} for row in rows], "seconds": None}]
+    runs += [{"label": "apart", "rows": part, "seconds": None} for part in (rows[6:9], rows[9:])]
+    figure = plots.compare_runs(runs)
+    assert legend_texts(figure)[-3:] == ["bad (off scale)", "nan (not finite)", "apart (no step in common)"]
+    assert -130 < figure.axes[0].get_ylim()[0]
+
+
+def test_compare_runs_has_room_for_twenty_labels():
+    labels = [f"a_long_estimator_name_{number}" for number in range(20)]
+    times = {label: [4**number * t for t in range(12)] for number, label in enumerate(labels)}
+    figure = plots.compare_runs([{"label": label, "rows": make_rows(), "seconds": times[label]} for label in labels])
+    assert figure.axes[1].get_xscale() == "log"
+    assert legend_texts(figure) == labels
+    styles = {(line.get_color(), line.get_linestyle()) for line in figure.axes[0].lines}
+    assert len(styles) == 20
+    figure.draw_without_rendering()
+    (legend,) = figure.legends
+    box = legend.get_window_extent()
+    assert box.x0 > figure.axes[1].get_window_extent().x1
+    assert figure.bbox.contains(box.x1, box.y1)
+    assert figure.bbox.contains(box.x0, box.y0)
+
+
+def test_rate_distortion_and_its_lines_of_equal_elbo():
+    places = [(5.0, 100.0), (20.0, 80.0), (21.0, 81.0), (math.nan, math.nan)]
+    points = [{"label": f"{r < 10}", "rate_nats": r, "distortion_nats": d} for r, d in places]
+    figure = plots.rate_distortion(points)
+    (ax,) = figure.axes
+    drawn = np.concatenate([dots.get_offsets().filled(np.nan) for dots in ax.collections])
+    np.testing.assert_array_equal(drawn, places)
+    assert (ax.get_xlabel(), ax.get_ylabel()) == (
+        "rate, KL(q(z|x) || p(z)) (nats)",
+        "distortion, \N{MINUS SIGN}E log p(x|z) (nats)",
+    )
+    assert legend_texts(figure) == ["True", "False"]
+    assert len(ax.texts) >= 2
+    for text in ax.texts:
+        elbo = float(text.get_text().removeprefix("ELBO ").replace("\N{MINUS SIGN}", "-"))
+        assert elbo == pytest.approx(-sum(text.get_position()))
+    levels = [-sum(np.array(line.get_data())) for line in ax.lines]
+    assert all(np.ptp(level) < 1e-9 for level in levels)

@@ -1,0 +1,60 @@
+"""The section about the laboratory shows its rows, with the intervals that were written."""
+
+import csv
+import json
+import shutil
+
+import pytest
+
+from experiments.common import plots, tables
+from experiments.report import charts
+from tests.helpers.report_pages import make_page
+
+
+def test_the_laboratorys_rows_are_on_the_page(measured):
+    folder, page = measured
+    with open(folder / "results.csv") as file:
+        rows = list(csv.DictReader(file))
+    header, *lines = page.tables["estimators phi"]
+    column = [text for text, _ in header].index("variance")
+    assert len(lines) == len(rows) == 4
+    for row, line in zip(rows, lines, strict=True):
+        assert float(line[column][1]) == float(row["phi_variance"])
+        assert line[0][1] == row["cost_parameter"]
+        assert line[1][0] == row["estimator"]
+        for title, key in (("variance", "variance"), ("SNR", "snr"), ("cosine", "cosine")):
+            interval = ", ".join(tables.number(float(row[f"phi_{key}_{end}"])) for end in ("low", "high"))
+            text = line[[text for text, _ in header].index(title)][0].replace("\N{MINUS SIGN}", "-")
+            assert text == f"{tables.number(float(row[f'phi_{key}']))} [{interval}]"
+    titles = [chart["layout"]["yaxis"].get("title", {}).get("text") for chart in page.charts]
+    assert titles == ["phi: variance", None, "phi: signal-to-noise ratio", "phi: variance"]
+    assert json.loads((folder / "config.json").read_text())["command"].split()[0] in page.text
+    assert "phi: least variance × FLOPreparam" in page.text
+
+
+def test_the_interval_of_a_bias_is_the_one_that_was_written():
+    """A bias of 10 % with an interval of 3 % to both sides, in the report and on paper."""
+    row = {"problem": "x", "estimator": "reparam", "num_samples": 1, "declared_biased": False, "truth": "exact"}
+    row |= {"phi_bias": 0.1, "phi_bias_stderr": 0.01, "phi_bias_low": 0.07, "phi_bias_high": 0.13}
+    row |= {"phi_biased": False, "phi_max_abs_z": 1.0, "phi_critical_z": 4.0}
+
+    [trace] = charts.bias([row], "phi")["data"]
+    axis = plots.bias_forest([row], ["phi"]).axes[0]
+
+    assert trace["error_x"]["array"] == pytest.approx([3.0], abs=1e-3)
+    [segments] = [line.get_segments() for line in axis.collections]
+    assert segments[0][:, 0] == pytest.approx([7.0, 13.0], abs=1e-3)
+
+
+def test_rows_without_a_figure_have_no_chart(measured, tmp_path):
+    """Nothing varies, or nothing is known of the bias: the table says so, and no chart is empty."""
+    folder = tmp_path / "still"
+    shutil.copytree(measured[0], folder)
+    with open(folder / "results.csv") as file:
+        rows = list(csv.DictReader(file))
+    for row in rows:
+        row |= {"phi_variance": 0.0, "phi_snr": "", "phi_bias": ""}
+    (folder / "results.csv").write_text(tables.to_csv(rows))
+    page = make_page(folder)
+    assert page.charts == []
+    assert len(page.tables["estimators phi"]) == 1 + len(rows)

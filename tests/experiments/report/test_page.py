@@ -1,0 +1,119 @@
+"""The page as a file: it needs no other file, it stays small, and it shows no text as markup."""
+
+import math
+import shutil
+
+import pytest
+
+from experiments.common.settings import Settings
+from experiments.report import __main__ as report
+from experiments.report import page as page_module
+from tests.helpers.report_pages import Page, make_page, run_command
+from tests.helpers.written_workdirs import PNG, write_curve, write_run, write_sweep
+
+
+def test_it_needs_nothing_else_and_is_the_same_again(swept):
+    folder, page = swept
+    assert all(load.startswith(("#", "data:")) for load in page.loads)
+    text = (folder / "report.html").read_bytes()
+    assert len(text) < 10_000_000
+    assert b"@import" not in text.split(b"</style>")[0]
+    assert b"url(" not in text.split(b"</style>")[0]
+    make_page(folder)
+    assert (folder / "report.html").read_bytes() == text
+
+
+def test_text_is_never_markup(tmp_path):
+    bad = "npz:/tmp/<script>alert(1)</script>\"'&<img src=x onerror=alert(2)>%{y}</title>"
+    folder = tmp_path / "<b onclick=alert(3)>&amp;"
+    write_sweep(folder, [({"dataset": bad}, 0.0), ({"dataset": "digits"}, 1.0)])
+    page = make_page(folder)
+    assert page.alerts == 0
+    assert not [load for load in page.loads if not load.startswith(("#", "data:"))]
+    assert len(page.scripts) == 3  # charts, plotly, ours
+    assert bad in page.text
+    assert folder.name in page.text
+    assert "<script>alert" not in (folder / "report.html").read_text()
+
+
+def test_a_page_of_many_pictures_stays_small(tmp_path):
+    large = PNG + b"\0" * 1_500_000
+    folder = write_sweep(tmp_path, [({"latent_dim": (n,)}, float(n)) for n in (1, 2, 3, 4)], picture=large)
+    page = make_page(folder)
+    assert (folder / "report.html").stat().st_size < 10_000_000
+    assert sum(load.startswith("data:image") for load in page.loads) == 2
+    assert "Not shown, to keep the file small" in page.text
+    assert str(folder / "runs/3/figures") in page.text
+
+
+def test_a_page_of_many_curves_stays_small(tmp_path, monkeypatch):
+    """Places stand there once, numbers have seven digits, and where that is not enough, points are left out."""
+    from plotly import offline
+
+    monkeypatch.setattr(offline, "get_plotlyjs", lambda: "")
+    curve = {epoch: -100 - 400 * math.exp(-epoch / 20) for epoch in range(1, 201)}
+    for i in range(30):
+        write_curve(tmp_path / f"runs/{i:02}", i % 3, curve, "done", learning_rate=1e-3 * (1 + i // 3))
+    whole = make_page(tmp_path)
+    chart = whole.charts[0]
+    assert not any("x" in trace for trace in chart["data"])
+    assert [trace["y"] for trace in chart["data"]] == 40 * [[float(f"{value:.7g}") for value in curve.values()]]
+    assert len(whole.scripts[0]) < 40 * 200 * 36  # bytes of a point: y, and x as steps, examples and seconds
+    assert "evaluations is drawn" not in whole.text
+    limit = (tmp_path / "report.html").stat().st_size - 3 * len(whole.scripts[0]) // 5
+    monkeypatch.setattr(page_module, "MAX_BYTES", limit)
+    small = make_page(tmp_path)
+    assert (tmp_path / "report.html").stat().st_size <= limit
+    assert "One of 4 evaluations is drawn, to keep the file small." in small.text
+    for trace, places in zip(small.charts[0]["data"], small.charts[0]["choices"][0]["x"], strict=True):
+        assert trace["y"] == chart["data"][0]["y"][3::4]
+        assert places == [23 * epoch for epoch in range(4, 201, 4)]
+    assert small.tables == whole.tables
+
+
+def test_same_settings_of_two_workdirs_stay_apart(tmp_path, capsys):
+    for name, shift in (("a", 0.0), ("b", 1.0)):
+        write_run(tmp_path / name, Settings(), shift)
+    run_command(report, f"--workdir={tmp_path}/a,{tmp_path}/b", f"--output={tmp_path}/both.html")
+    assert "2 runs" in capsys.readouterr().out
+    page = Page((tmp_path / "both.html").read_text())
+    assert [line[0][0] for line in page.tables["summary"][1:]] == [f"{tmp_path}/a", f"{tmp_path}/b"]
+
+
+def test_runs_that_are_not_finished_are_said(tmp_path):
+    write_sweep(tmp_path, [({"seed": 0}, 0.0)])
+    write_run(tmp_path / "runs/9", Settings(seed=1), finished=False)
+    page = make_page(tmp_path)
+    assert "1 of 2 runs not finished" in page.text
+    assert len(page.tables["summary"]) == 2
+    shutil.rmtree(tmp_path / "runs/0")
+    assert "summary" not in make_page(tmp_path).tables
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ([], "give --workdir"),
+        (["--workdir="], "give --workdir"),
+        (["--workdir=nowhere"], "--workdir=nowhere holds no run"),
+        (["--workdir=swept", "--output=swept"], "is a folder"),
+        (["--workdir=empty"], "holds no run"),
+        (["--workdir=broken"], "not valid JSON"),
+        (["--workdir=rowless"], "no rows in results.csv"),
+        (["--workdir=swept", "--output=swept/runs/0/config.json/x.html"], "cannot be written"),
+    ],
+)
+def test_bad_input_is_one_sentence(arguments, sentence, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    write_sweep(tmp_path / "swept", [({}, 0.0)])
+    for name, text in (("empty", ""), ("broken", "{"), ("rowless", '{"command": "x"}')):
+        (tmp_path / name).mkdir()
+        if text:
+            (tmp_path / name / "config.json").write_text(text)
+    with pytest.raises(SystemExit) as stopped:
+        run_command(report, *arguments)
+    assert stopped.value.code == 1
+    error = capsys.readouterr().err
+    assert sentence in error
+    assert error.count("\n") == 1
+    assert not list(tmp_path.rglob("*.html"))

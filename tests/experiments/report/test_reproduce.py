@@ -1,0 +1,27 @@
+"""The commands of the last section make the same runs."""
+
+import dataclasses
+
+from absl import flags
+
+from experiments.common import settings, workdirs
+from experiments.common.settings import Settings
+from experiments.report import reproduce
+from tests.helpers.written_workdirs import write_sweep
+
+
+def test_the_commands_make_the_same_runs(tmp_path):
+    """One command for a grid; one for each grid of what is none. Parsed again, they are the settings."""
+    grid = [Settings(seed=s, learn_prior=p, hidden=h) for s in (0, 1) for p in (False, True) for h in ((), (8, 4))]
+    for wanted, number in ((grid, 1), (grid[:3], 2)):
+        folder = tmp_path / str(number)
+        write_sweep(folder, [(dataclasses.asdict(one), 0.0) for one in wanted], finished=False)
+        lines = reproduce.commands(workdirs.read([folder]).runs)
+        assert len(lines) == number
+        found = []
+        for line in lines:
+            values = flags.FlagValues()
+            settings.define_flags(values)
+            values(line.split()[2:])
+            found += settings.from_flags(values)
+        assert set(found) == set(wanted)
