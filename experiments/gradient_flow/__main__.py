@@ -1,37 +1,83 @@
-"""The reparameterization trick in one picture: where the gradient of a one-datum VAE stops, and where it flows.
+"""The reparameterization trick in one picture: where the gradient of a VAE's loss stops, and where it flows.
 
     python -m experiments.gradient_flow --output=results/gradient_flow     # 20 s on a CPU
 
-Two versions of one loss, -log p(x|z) + KL(q(z|x) || p(z)), are traced to their jaxprs: z from `q.sample` (without the
-trick) and from `q.rsample` (with it). Each jaxpr is contracted to the graph over its named quantities, and each edge of
-that graph gets a zero of its own, added to the value that flows along it: the derivative of the loss in that zero is
-the gradient that comes back along that edge. The same with the KL's edge into the loss cut tells what comes from the
-reconstruction. So every colour and number is measured; another sampler gives another picture.
+Two versions of one loss, -log p(x|z) + KL(q(z|x) || p(z)), are measured. In the first version z comes from `q.sample`,
+without the trick; in the second, z comes from `q.rsample`, with the trick. Every colour and number of the picture is a
+measured derivative of the real program (graph.py), so another sampler gives another picture.
 
-Writes OUTPUT/gradient_flow.png, .pdf, and .json with the nodes' values and the edges' gradients.
+Writes OUTPUT/gradient_flow.png, .pdf, and .json with the values of the nodes and the gradients of the edges.
 """
 
+import json
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
 from absl import flags
 
-from experiments.common import cli
+from experiments.common import cli, files
+from experiments.gradient_flow.graph import Graph, edge_norms, measure
+from vae import data, models
+
+SAMPLERS = {
+    "without the trick": lambda q, key: q.sample(key, 1),
+    "with the trick": lambda q, key: q.rsample(key, 1),
+}
 
 
 def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_string(
         "output",
         "results/gradient_flow",
-        "folder of gradient_flow.png, .pdf and .json, made if absent",
+        "Folder of gradient_flow.png, .pdf and .json; it is made if it does not exist.",
         flag_values=values,
     )
     flags.DEFINE_integer(
-        "seed", 8, "seed of the weights and of eps", lower_bound=0, upper_bound=2**31 - 1, flag_values=values
+        "seed",
+        8,
+        "Seed of the weights and of eps.",
+        lower_bound=0,
+        upper_bound=2**31 - 1,
+        flag_values=values,
     )
 
 
-def main() -> None:
-    from experiments.gradient_flow import graph as gradient_graph  # jax and what is built on it are not for --help
+def main(options: flags.FlagValues = flags.FLAGS) -> None:
+    with cli.one_sentence():
+        files.check_writable(options.output, "output")
 
-    gradient_graph.run(flags.FLAGS.output, flags.FLAGS.seed)
+    # One digit, and a small VAE with one latent dimension.
+    digits = data.load("digits")
+    x = jnp.asarray(data.pixels(digits.test[:1], digits.levels))
+    model = models.make_vae(x.shape[1:], latent_dim=1, hidden=(16,), activation="tanh")
+    key_params, key_z = jax.random.split(jax.random.key(options.seed))
+    params = model.init(key_params, x, key_z)
+
+    graphs = {name: measure(model, params, x, key_z, sampler) for name, sampler in SAMPLERS.items()}
+
+    path = Path(options.output) / "gradient_flow"
+    with cli.one_sentence(OSError):
+        picture = _write(path, graphs, options.seed)
+    for name, graph in graphs.items():
+        into_z = {edge.source: edge.reconstruction_gradient_norm for edge in edge_norms(graph) if edge.target == "z"}
+        mu, log_var = into_z["mu"], into_z["log_var"]
+        print(f"{name}: |d log p(x|z) / d mu| = {mu:.3g}, |d log p(x|z) / d log_var| = {log_var:.3g}")
+    print(f"open {picture}")
+
+
+def _write(path: Path, graphs: dict[str, Graph], seed: int) -> Path:
+    """Writes the picture and the numbers, and returns the path of the PNG file."""
+    from experiments.common import plots
+    from experiments.gradient_flow import picture
+
+    png, _ = plots.save(picture.draw(graphs), path)
+    panels = {}
+    for name, graph in graphs.items():
+        values = {node: value.item() for node, value in graph.values.items() if value.size == 1}
+        panels[name] = {"values": values, "edges": [edge._asdict() for edge in edge_norms(graph)]}
+    path.with_suffix(".json").write_text(json.dumps({"seed": seed, "panels": panels}, indent=2) + "\n")
+    return png
 
 
 if __name__ == "__main__":

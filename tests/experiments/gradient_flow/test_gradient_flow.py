@@ -10,12 +10,14 @@ import pytest
 from jax.flatten_util import ravel_pytree
 from jax.lax import stop_gradient
 
-from experiments.gradient_flow import graph as gradient_graph
+from experiments.gradient_flow import __main__ as gradient_flow
+from experiments.gradient_flow import graph, picture
+from tests.helpers.report_pages import run_command
 from vae import distributions as dist
 from vae import models, objectives
 from vae.estimators import Estimate
 
-BEFORE, AFTER = gradient_graph.SAMPLERS.values()
+BEFORE, AFTER = gradient_flow.SAMPLERS.values()
 THROUGH_Z = {("mu", "z"), ("log_var", "z"), ("eps", "z")}
 EDGES = THROUGH_Z | {
     *(("phi", "mu"), ("phi", "log_var"), ("mu", "KL"), ("log_var", "KL"), ("z", "reconstruction")),
@@ -29,14 +31,14 @@ def one_datum():
     key_x, key_params, key_z = jax.random.split(jax.random.key(3), 3)
     x = jax.random.uniform(key_x, (1, 4, 4, 1))
     params = model.init(key_params, x, key_z)
-    measure = lambda sampler: gradient_graph.measure(model, params, x, key_z, sampler)
+    measure = lambda sampler: graph.measure(model, params, x, key_z, sampler)
     return SimpleNamespace(
         model=model, params=params, x=x, key=key_z, measure=measure, before=measure(BEFORE), after=measure(AFTER)
     )
 
 
-def styles(graph):
-    return {(row["source"], row["target"]): gradient_graph.arrival(row) for row in gradient_graph.edge_rows(graph)}
+def styles(measured):
+    return {(edge.source, edge.target): picture.arrival(edge) for edge in graph.edge_norms(measured)}
 
 
 def decode(vae, z):
@@ -130,13 +132,13 @@ def test_edges_add_up_to_the_gradient_of_the_untouched_objective(one_datum, samp
     ids=["stopped", "mean stopped", "log_var stopped", "sampler that leaks the mean", "jitted"],
 )
 def test_another_sampler_gives_another_picture(one_datum, sampler, blocked):
-    graph = one_datum.measure(sampler)
-    assert set(graph.gradients) == EDGES
-    assert {edge for edge, style in styles(graph).items() if style == "none"} == blocked
+    measured = one_datum.measure(sampler)
+    assert set(measured.gradients) == EDGES
+    assert {edge for edge, style in styles(measured).items() if style == "none"} == blocked
 
 
 def test_the_files_hold_what_is_measured(tmp_path, capsys):
-    gradient_graph.run(str(tmp_path / "new"), seed=8)
+    run_command(gradient_flow, f"--output={tmp_path}/new")
     folder = tmp_path / "new"
     assert sorted(p.name for p in folder.iterdir()) == [f"gradient_flow.{kind}" for kind in ("json", "pdf", "png")]
     panels = json.loads((folder / "gradient_flow.json").read_text())["panels"]
@@ -150,6 +152,6 @@ def test_the_files_hold_what_is_measured(tmp_path, capsys):
 def test_a_folder_that_cannot_be_made_is_one_sentence(tmp_path, capsys):
     (tmp_path / "file").write_text("")
     with pytest.raises(SystemExit) as stopped:
-        gradient_graph.run(str(tmp_path / "file"), seed=0)
+        run_command(gradient_flow, f"--output={tmp_path}/file")
     assert stopped.value.code == 1
     assert capsys.readouterr().err.count("\n") == 1
