@@ -28,6 +28,7 @@ def claim(folder: Path) -> IO[str]:
     except BlockingIOError:
         file.seek(0)
         owner = file.read().strip() or "another process"
+        file.close()
         raise ValueError(
             f"--workdir={folder} is being trained by {owner}; let it finish, or choose another folder"
         ) from None

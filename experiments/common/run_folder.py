@@ -37,7 +37,7 @@ class RunFolder:
     def claim(self, settings: Settings, data: Dataset) -> None:
         """Writes config.json, or checks that an earlier start of the same run wrote the config.json that is there.
 
-        No other process can claim the folder until this object is deleted or its process ends.
+        No other process can claim the folder until `close()`, or until this process ends.
 
         Raises:
           ValueError: If the folder belongs to a run with other settings or other data, or another process trains it.
@@ -49,6 +49,10 @@ class RunFolder:
             self.check_data(data)
         else:
             files.write_json(self.path / "config.json", describe(settings, data))
+
+    def close(self) -> None:
+        """Lets another process claim the folder."""
+        self._lock.close()
 
     def belongs_to(self, settings: Settings) -> bool:
         """Whether a run with these settings was started here; false if no run was.

@@ -1,270 +1,269 @@
-"""Runs of one program that train together, from where they are to their end: epochs, evaluations, checkpoints, results.
-The flags are those of `python -m experiments.train`.
+"""The training of one program: compilation, epochs, evaluations, checkpoints, resumption, results.
+
+diverged = train(program, options)
 """
 
-import collections
 import functools
 import sys
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
 from typing import NamedTuple
 
 import jax
 import numpy as np
-from absl import flags
+from jax import Array
 from jax.sharding import Mesh
 from tqdm import tqdm
 
 from experiments.common import assess, build, cli, files, interrupt
-from experiments.common.run_folder import RunFolder
-from experiments.common.settings import Settings
 from experiments.train import multihost
-from experiments.train.profiling import Profile
-from experiments.train.recorder import Recorder, SilentRecorder
+from experiments.train.options import Options
+from experiments.train.recorder import Recorder
+from experiments.train.sweep import Program, Run
 from vae import checkpoint
 from vae import train as training
-from vae.data import Dataset
 from vae.devices import mesh, streaming
 
-FLAGS = flags.FLAGS
-
-# Below this many parameters a network does not fill a CPU core, and runs side by side are faster than one by one: with
-# 34,000 by up to a quarter, with 424,000 by nothing, and with 814,000 they are slower (README, Speed).
+# A network with fewer parameters does not fill a CPU core, so runs side by side are faster than runs one by one: by up
+# to a quarter with 34,000 parameters, not at all with 424,000. With 814,000 they are slower.
 SMALL_NETWORK = 200_000
 
 
-class Part(NamedTuple):
-    """Runs of one program that train together.
+def train(program: Program, options: Options) -> list[str]:
+    """Trains the runs of a program from where they are to their end, and writes their results.
 
-    Attributes:
-      title: printed when its turn comes; empty for none.
-      streamed: whether their training images are read while they train, and not before.
+    Where all runs together do not fit the memory, one half is trained after the other.
+
+    Returns:
+      A sentence for each run that diverged.
+
+    Raises:
+      OSError: If files cannot be written or images cannot be read; the same command then resumes.
+      SystemExit: If the process was asked to stop; the states are then saved.
     """
+    if program.name:
+        print(f"{program.name}, runs: {len(program.runs)}")
+    with jax.default_matmul_precision(program.settings.matmul_precision):
+        compiled = compile_program(program, options.sweep_mode)
+        needed, free = compiled.memory()
+        if len(program.runs) > 1 and multihost.from_first(np.array(needed > free)):
+            sizes = f"{needed / 1e9:.1f} GB, and {free / 1e9:.1f} are free"
+            print(f"{len(program.runs)} runs at once need {sizes}: first one half, then the other")
+            del compiled
+            return [sentence for half in program.halves() for sentence in train(half, options)]
+        with program.profile:
+            state, failed_steps = run_epochs(compiled, options)
+        return write_results(compiled, state, failed_steps, figures=options.figures)
 
-    title: str
-    program: build.Program
-    data: Dataset
-    streamed: bool
-    runs: list[Settings]
-    folders: list[RunFolder]
-    profile: Profile
 
-    def halves(self) -> list["Part"]:
-        half = len(self.runs) // 2
-        halves = [(self.runs[at], self.folders[at]) for at in (slice(half), slice(half, None))]
-        return [self._replace(title="", runs=runs, folders=folders) for runs, folders in halves]
-
-
-def train_all(parts: list[Part]) -> list[str]:
-    """Trains and judges one part after the other; one sentence for each run that diverged.
-
-    While a part is judged, the next one's program compiles in a thread: not while runs train, whose seconds are
-    compared, nor for an accelerator, on which the compiler measures kernels.
-    """
-    waiting, sentences, compiling = collections.deque(parts), [], None
-    ahead = jax.default_backend() == "cpu" and jax.process_count() == 1
-    with ThreadPoolExecutor(1) as thread:
-        while waiting:
-            part = waiting.popleft()
-            if part.title:
-                print(part.title)
-            compiled, compiling = compiling.result() if compiling else prepare(part), None
-            needed, free = compiled.memory()
-            if len(part.runs) > 1 and multihost.from_first(np.array(needed > free)):
-                sizes = f"{needed / 1e9:.1f} GB, and {free / 1e9:.1f} are free"
-                print(f"{len(part.runs)} runs at once need {sizes}: first one half, then the other")
-                waiting.extendleft(reversed(part.halves()))
-                continue
-            precision = part.runs[0].matmul_precision
-            with part.profile, jax.default_matmul_precision(precision):
-                trained = _train(compiled)
-            if ahead and waiting:
-                compiling = thread.submit(prepare, waiting[0])
-            with jax.default_matmul_precision(precision):
-                sentences += _judge(part, compiled.devices, *trained)
-            del compiled, trained
-    return sentences
+# --- Compilation
 
 
 class Compiled(NamedTuple):
-    """A part and its compiled program.
+    """The compiled functions of a program.
 
     Attributes:
-      devices: where it trains.
-      values: the array-valued settings of all runs.
-      shape: of the state of all runs.
+      program: The program.
+      devices: The devices it runs on.
+      values: The array-valued settings, each with a leading axis of runs.
+      state: The shapes of the state of all runs.
       init: `init(values) -> state`.
       epoch: `epoch(state, values, images) -> (state, metrics)`.
-      memory: bytes that an epoch takes on each device, and those that are free there.
+      memory: A function without arguments: the bytes that an epoch takes on each device, and the bytes free there.
     """
 
-    part: Part
+    program: Program
     devices: Mesh
-    values: dict[str, jax.Array]
-    shape: training.TrainState
+    values: dict[str, Array]
+    state: training.TrainState
     init: Callable
     epoch: Callable
     memory: Callable[[], tuple[int, float]]
 
 
-def prepare(part: Part) -> Compiled:
-    """The program for so many runs, compiled; without their states, and without looking at the images."""
-    program, run, images = part.program, part.runs[0], part.data.train
-    with jax.default_matmul_precision(run.matmul_precision):
-        devices = mesh.make(len(part.runs), run.batch_size)
-        values = jax.tree.map(lambda *leaves: np.stack(leaves), *map(build.arrays, part.runs))
-        values = mesh.over_runs_of(devices, values)
-        init = jax.jit(training.over_runs(program.init, "map", over=devices))
-        state = mesh.over_runs_of(devices, jax.eval_shape(init, values))
-        init, mode = init.lower(values).compile(), _mode(state, devices)
-        if part.streamed:
-            epoch = streaming.Epoch(program.order, program.chunk, images, mode, devices, state, values)
-            return Compiled(part, devices, values, state, init, epoch, epoch.memory)
-        like = mesh.everywhere(devices, jax.ShapeDtypeStruct(images.shape, images.dtype))
-        epoch = jax.jit(training.over_runs(program.epoch, mode, shared=1, over=devices), donate_argnums=0)
-        epoch = epoch.lower(state, values, like).compile()
-        return Compiled(part, devices, values, state, init, epoch, functools.partial(mesh.memory, devices, epoch))
+def compile_program(program: Program, sweep_mode: str) -> Compiled:
+    """Compiles a program for all its runs, before any state is allocated or any image is read."""
+    functions = program.functions
+    images = program.data.train
+    devices = mesh.make(len(program.runs), program.settings.batch_size)
+    arrays = [build.arrays(run.settings) for run in program.runs]
+    values = mesh.over_runs_of(devices, jax.tree.map(lambda *leaves: np.stack(leaves), *arrays))
+
+    init = jax.jit(training.over_runs(functions.init, "map", over=devices))
+    state = mesh.over_runs_of(devices, jax.eval_shape(init, values))
+    init = init.lower(values).compile()
+    mode = choose_mode(state, devices) if sweep_mode == "auto" else sweep_mode
+    if program.streamed:
+        epoch = streaming.Epoch(functions.order, functions.chunk, images, mode, devices, state, values)
+        memory = epoch.memory
+    else:
+        image_shape = mesh.everywhere(devices, jax.ShapeDtypeStruct(images.shape, images.dtype))
+        epoch = training.over_runs(functions.epoch, mode, shared=1, over=devices)
+        epoch = jax.jit(epoch, donate_argnums=0).lower(state, values, image_shape).compile()
+        memory = functools.partial(mesh.memory, devices, epoch)
+    return Compiled(program, devices, values, state, init, epoch, memory)
 
 
-def _mode(state: training.TrainState, devices: Mesh) -> str:
-    """How runs share a program: side by side wherever one alone would leave the device idle."""
-    if FLAGS.sweep_mode != "auto":
-        return FLAGS.sweep_mode
+def choose_mode(state: training.TrainState, devices: Mesh) -> str:
+    """How runs share a device: "vmap" (side by side) where a single run would leave the device idle, else "map"."""
     runs = len(state.step)
     parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params)) // runs
-    small = parameters < SMALL_NETWORK
-    return "vmap" if runs > devices.shape["run"] and (small or jax.default_backend() != "cpu") else "map"
+    idle = parameters < SMALL_NETWORK or jax.default_backend() != "cpu"
+    return "vmap" if runs > devices.shape["run"] and idle else "map"
 
 
-def _train(compiled: Compiled) -> tuple[training.TrainState, np.ndarray]:
-    """The last state of all runs, and for each the step at which it diverged, or 0.
+# --- Epochs
 
-    Exits, when all is saved, where the process is asked to stop.
+
+def run_epochs(compiled: Compiled, options: Options) -> tuple[training.TrainState, np.ndarray]:
+    """The last state of all runs, and for each run the step at which it diverged, or 0.
 
     Raises:
-      OSError: if files cannot be written, or images not be read; the epochs before are then saved.
+      OSError: As `train`. The epochs before are saved.
+      SystemExit: As `train`.
     """
-    part, devices = compiled.part, compiled.devices
-    run, data, steps = part.runs[0], part.data, part.program.steps_per_epoch
+    program, devices = compiled.program, compiled.devices
+    settings, data = program.settings, program.data
+    steps = program.functions.steps_per_epoch
     if jax.device_count() > 1:
-        print(mesh.describe(devices, len(part.runs), run.batch_size))
+        print(mesh.describe(devices, len(program.runs), settings.batch_size))
     with cli.one_sentence():
-        done, state = _resume(compiled, part.folders)
-    images = data.train if part.streamed else mesh.everywhere(devices, data.train)
-    eval_every = FLAGS.eval_every or max(1, run.epochs // 20)
-    checkpoint_every = FLAGS.checkpoint_every or eval_every
-    seconds = max((row["train_seconds"] for f in part.folders for row in f.rows("timing.jsonl")), default=0.0)
-    one = functools.partial(mesh.run_of, devices)
-    bound, x = assess.make_bound(part.program.judged), assess.pixels(data, assess.curve_split(data))
+        start, state = resume(compiled)
+    images = data.train if program.streamed else mesh.everywhere(devices, data.train)
+    eval_every = options.eval_every or max(1, settings.epochs // 20)
+    checkpoint_every = options.checkpoint_every or eval_every
+    seconds = max((row["train_seconds"] for f in program.folders for row in f.rows("timing.jsonl")), default=0.0)
+    bound = assess.make_bound(program.functions.judged)
+    x = assess.pixels(data, assess.curve_split(data))
 
-    # A run that failed before is at the start of that epoch, and fails there again; but if nothing is left to train ...
+    # A run that diverged before is at the start of that epoch and diverges there again, if an epoch is left to train.
     step = mesh.fetch(devices, state.step)
-    failed_steps = np.where((step == done * steps) | (done < run.epochs), 0, step + 1)
-    with ExitStack() as stack:
-        watch = stack.enter_context(interrupt.Watch())
-        recorder = functools.partial(Recorder, keep=FLAGS.keep, tensorboard=FLAGS.tensorboard)
-        recorder = recorder if multihost.is_first() else SilentRecorder
-        recorders = [stack.enter_context(recorder(folder)) for folder in part.folders]
+    failed_steps = np.where((step == start * steps) | (start < settings.epochs), 0, step + 1)
 
-        def save(number: int) -> None:
-            for recorder in recorders:  # all have the one before, so that a kill leaves one that all have
-                recorder.wait()
-            for i, recorder in enumerate(recorders):
-                recorder.log_time(number, number * steps, seconds)
-                recorder.save(number, one(state, i))
+    recorder = Recorder(
+        program.folders, keep=options.keep, tensorboard=options.tensorboard, silent=not multihost.is_first()
+    )
+    with interrupt.Watch() as watch, recorder:
 
-        number, saved, asked = done, done, None
-        bar = tqdm(total=run.epochs * steps, initial=done * steps, unit="step", disable=not sys.stdout.isatty())
-        for number in range(done + 1, run.epochs + 1):
+        def save(epoch: int) -> None:
+            recorder.save(epoch, epoch * steps, seconds, lambda i: mesh.run_of(devices, state, i))
+
+        def evaluate(epoch: int, i: int) -> None:
+            row = {"epoch": epoch, "step": epoch * steps, "examples": epoch * steps * settings.batch_size}
+            row |= {"split": assess.curve_split(data), "bound_nats": metrics["bound"][i].item()}
+            row |= bound(mesh.run_of(devices, state.params["model"], i), x)
+            recorder.log(i, row, seconds)
+
+        epoch = saved = start
+        asked = None
+        bar = tqdm(total=settings.epochs * steps, initial=start * steps, unit="step", disable=not sys.stdout.isatty())
+        for epoch in range(start + 1, settings.epochs + 1):
             started = time.perf_counter()
-            with part.profile.epoch(number):
+            with program.profile.epoch(epoch):
                 try:
                     state, metrics = compiled.epoch(state, compiled.values, images)
                     metrics = mesh.fetch(devices, metrics)
-                except OSError:  # of images that are read meanwhile
-                    if saved < number - 1 and jax.process_count() == 1:  # the others are in the epoch, and cannot help
-                        save(number - 1)
+                except OSError:  # streamed images could not be read
+                    # Several processes cannot save now: the others are still in the epoch, and saving needs all.
+                    if saved < epoch - 1 and jax.process_count() == 1:
+                        save(epoch - 1)
                     raise
             seconds += time.perf_counter() - started
             bar.update(steps)
-            bar.set_postfix_str(f"epoch {number}/{run.epochs}, bound {_mean(metrics['bound']):.2f} nats")
+            bar.set_postfix_str(f"epoch {epoch}/{settings.epochs}, bound {_finite_mean(metrics['bound']):.2f} nats")
+
             failed_steps = np.where(failed_steps == 0, metrics["failed_step"], failed_steps)
-            alive, asked = failed_steps == 0, multihost.asked_of_any(watch.asked)
-            last = number == run.epochs or not alive.any()
-            if last or number % eval_every == 0:
-                for i in np.flatnonzero(alive):
-                    row = {"epoch": number, "step": number * steps, "examples": number * steps * run.batch_size}
-                    row |= {"split": assess.curve_split(data), "bound_nats": metrics["bound"][i].item()}
-                    recorders[i].log(row | bound(one(state.params["model"], i), x), seconds)
-            if last or asked or number % checkpoint_every == 0:
-                save(number)
-                saved = number
-            if asked or not alive.any():
+            alive = np.flatnonzero(failed_steps == 0)
+            asked = multihost.asked_of_any(watch.asked)
+            last = epoch == settings.epochs or not len(alive)
+            if last or epoch % eval_every == 0:
+                for i in alive:
+                    evaluate(epoch, i)
+            if last or asked or epoch % checkpoint_every == 0:
+                save(epoch)
+                saved = epoch
+            if asked or not len(alive):
                 break
         bar.close()
     if asked := multihost.asked_of_any(watch.asked or asked):
-        multihost.wait_for_all()
-        interrupt.stop_after_saving(asked, f" after epoch {number} of {run.epochs}; all is saved")
+        interrupt.stop_after_saving(asked, f" after epoch {epoch} of {settings.epochs}; all is saved")
     return state, failed_steps
 
 
-def _resume(compiled: Compiled, folders: list[RunFolder]) -> tuple[int, training.TrainState]:
-    """The epoch and the state of all runs at the newest checkpoint that all of them have; or at the start."""
-    like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), compiled.shape)
+def resume(compiled: Compiled) -> tuple[int, training.TrainState]:
+    """The newest epoch of which every run has a sound checkpoint, with the state of all runs; else 0 and a new state.
+
+    What was written after that epoch is deleted. Checkpoints that cannot be read are set aside.
+    """
+    folders = compiled.program.folders
+    shape_of_run = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), compiled.state)
     common = set.intersection(*(set(checkpoint.steps(folder.checkpoints)) for folder in folders))
-    number, state = 0, jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), compiled.shape)
+    epoch = 0
+    state = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), compiled.state)
     for candidate in sorted(common, reverse=True):
-        found = [checkpoint.restore(folder.checkpoints, like, at=[candidate]) for folder in folders]
-        if all(found):
-            number, state = candidate, jax.tree.map(lambda *leaves: np.stack(leaves), *(state for _, state in found))
+        restored = [checkpoint.restore(folder.checkpoints, shape_of_run, at=[candidate]) for folder in folders]
+        if all(restored):
+            epoch = candidate
+            state = jax.tree.map(lambda *leaves: np.stack(leaves), *(state for _, state in restored))
             break
-    number = int(multihost.from_first(np.int32(number)))
+    epoch = int(multihost.from_first(np.int32(epoch)))
     for folder in folders:
-        if common and not number:  # the fault may be the disk's, or pass
+        if common and not epoch:
             folder.set_checkpoints_aside()
-        folder.forget_after(number)
-    if not number:
+        folder.forget_after(epoch)
+    if not epoch:
         return 0, compiled.init(compiled.values)
-    return number, mesh.over_runs_of(compiled.devices, multihost.from_first(state))
+    return epoch, mesh.over_runs_of(compiled.devices, multihost.from_first(state))
 
 
-def _judge(part: Part, devices: Mesh, state: training.TrainState, failed_steps: np.ndarray) -> list[str]:
-    """Writes the results of all runs; one sentence for each that diverged."""
-    judge = assess.make_judge(part.program.judged, part.data, part.runs[0], part.runs[0].eval_samples)
-    final, sentences = functools.partial(mesh.run_of, devices, state), {}
-    if jax.process_count() > 1:  # all of it before any is judged: who waits in a collective for long is lost
-        final = [final(i) for i in range(len(part.runs))].__getitem__
-    # Those that diverged first: when they did is not known to a later start.
-    for i in sorted(range(len(part.runs)), key=lambda i: failed_steps[i] == 0):
-        state_of_run = final(i)
+def _finite_mean(bounds: np.ndarray) -> float:
+    """The mean over the runs whose bound is finite; NaN if there is none."""
+    finite = bounds[np.isfinite(bounds)]
+    return finite.mean() if len(finite) else np.nan
+
+
+# --- Results
+
+
+def write_results(compiled: Compiled, state: training.TrainState, failed_steps: np.ndarray, figures: bool) -> list[str]:
+    """Writes the result of every run, and its pictures if `figures`. Returns a sentence for each run that diverged."""
+    program, devices = compiled.program, compiled.devices
+    judge = assess.make_judge(program.functions.judged, program.data, program.settings, program.settings.eval_samples)
+    state_of_run = functools.partial(mesh.run_of, devices, state)
+    if jax.process_count() > 1:
+        # Fetching a state needs all processes. Those that waited for process 0 to judge a run would give up on it.
+        state_of_run = [state_of_run(i) for i in range(len(program.runs))].__getitem__
+    sentences = {}
+    # Diverged runs come first: a later start could not tell at which step they diverged.
+    for i in sorted(range(len(program.runs)), key=lambda i: failed_steps[i] == 0):
+        final = state_of_run(i)
         if multihost.is_first():
-            sentences[i] = _conclude(part, part.runs[i], part.folders[i], state_of_run, failed_steps[i], judge)
+            sentences[i] = write_result(program, program.runs[i], final, failed_steps[i], judge, figures)
     return [sentences[i] for i in sorted(sentences) if sentences[i]]
 
 
-def _conclude(part: Part, run: Settings, folder: RunFolder, state, failed_step, judge) -> str | None:
-    """Writes the figures, as numbers and as pictures, of a finished run; or one sentence on where it diverged."""
-    step, params, steps = int(state.step), state.params["model"], part.program.steps_per_epoch
-    finished = step == run.epochs * steps
-    row = run.json() | {"status": "done" if finished else "diverged", "step": step if finished else failed_step.item()}
+def write_result(
+    program: Program, run: Run, state: training.TrainState, failed_step: np.ndarray, judge: Callable, figures: bool
+) -> str | None:
+    """Writes the result of a run, and its pictures if `figures`. Returns a sentence if the run diverged."""
+    steps = program.functions.steps_per_epoch
+    step = int(state.step)
+    params = state.params["model"]
+    finished = step == run.settings.epochs * steps
+    row = run.settings.json()
+    row |= {"status": "done" if finished else "diverged", "step": step if finished else failed_step.item()}
     if finished:
         row |= judge(params)
-        if len(part.data.validation):
-            row["validation_elbo_nats"] = folder.rows()[-1]["elbo_nats"]
-    files.write_json(folder.path / "result.json", row)
+        if len(program.data.validation):
+            row["validation_elbo_nats"] = run.folder.rows()[-1]["elbo_nats"]
+    files.write_json(run.folder.path / "result.json", row)
     if not finished:
-        last = f"the state of epoch {step // steps} is kept there"
-        return f"{folder.path}: the loss, or the gradient before it, was not finite at step {failed_step}, {last}"
-    if FLAGS.figures:  # last: a result needs no pictures
+        return (
+            f"{run.folder.path}: the loss, or the gradient before it, was not finite at step {failed_step},"
+            f" the state of epoch {step // steps} is kept there"
+        )
+    if figures:  # after the result: a result must not be lost to a picture
         from experiments.common import pictures  # matplotlib is slow to import
 
-        pictures.draw_run(folder, part.data, part.program.judged, params)
+        pictures.draw_run(run.folder, program.data, program.functions.judged, params)
     return None
-
-
-def _mean(bounds: np.ndarray) -> float:
-    """Over the runs that are finite; NaN if none is."""
-    finite = bounds[np.isfinite(bounds)]
-    return finite.mean() if len(finite) else np.nan

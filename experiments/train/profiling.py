@@ -1,6 +1,6 @@
 """Traces some steps of training with `jax.profiler`, for TensorBoard's profile plugin, XProf or Perfetto.
 
-An epoch is one compiled scan, so what is traced is the whole epochs that hold the steps.
+An epoch is one compiled scan, so the whole epochs that contain the steps are traced.
 """
 
 import re
@@ -12,56 +12,63 @@ import jax
 
 
 class Profile:
-    """A context in which `epoch(number)` is a context around each epoch; traces those that hold the steps `a:b`.
+    """A context around a program's training; `epoch(number)` is a context around each epoch.
 
     Args:
-      text: "a:b", numbers of steps from 1 on; nothing is traced where it is None.
-      folder: where the trace is written.
-      steps_per_epoch, epochs: of the run.
+      steps: The first and the last step to trace, as "FIRST:LAST", counted from 1. None traces nothing.
+      folder: The folder of the trace.
+      steps_per_epoch: The number of steps in an epoch.
+      epochs: The number of epochs of the run.
 
     Raises:
-      ValueError: if there are no such steps.
+      ValueError: If the run has no such steps.
     """
 
-    def __init__(self, text: str | None, folder: Path, steps_per_epoch: int, epochs: int):
-        self.folder, self.running, self.epochs, self.traced = folder, False, range(0), []
-        if text is None:
-            return
-        if not re.fullmatch(r"\d+:\d+", text):
-            raise ValueError(f"--profile_steps={text} is not FIRST:LAST, two numbers of steps, such as 1:100")
-        first, last = map(int, text.split(":"))
-        if not 1 <= first <= last <= epochs * steps_per_epoch:
-            raise ValueError(
-                f"--profile_steps={text} must lie within the run's steps, 1:{epochs * steps_per_epoch}, and go upwards"
-            )
-        self.epochs = range((first - 1) // steps_per_epoch + 1, (last - 1) // steps_per_epoch + 2)
+    def __init__(self, steps: str | None, folder: Path, steps_per_epoch: int, epochs: int):
+        self.folder = folder
+        self._epochs = range(0) if steps is None else _epochs_with(steps, steps_per_epoch, epochs)
+        self._traced: list[int] = []
+        self._running = False
 
     def __enter__(self):
         return self
 
     def __exit__(self, *exception):
         self._stop()
-        if self.traced:
-            epochs = f"{self.traced[0]} to {self.traced[-1]}"
+        if self._traced:
+            epochs = f"{self._traced[0]} to {self._traced[-1]}"
             print(f"trace of epochs {epochs}, for TensorBoard or ui.perfetto.dev: {self.folder}")
-            self.epochs, self.traced = range(0), []  # once, where runs of a program are trained one part after another
-        elif self.epochs:
+            # Once: the runs of a program may be trained in several parts.
+            self._epochs = range(0)
+            self._traced = []
+        elif self._epochs:
             print("no trace: the steps of --profile_steps were not trained now")
 
     @contextmanager
     def epoch(self, number: int) -> Iterator[None]:
-        """Around the epoch `number`, from 1 on, until its results are there."""
-        if number in self.epochs and not self.running:
+        """A context around an epoch, counted from 1, until its results are on the host."""
+        if number in self._epochs and not self._running:
             jax.profiler.start_trace(self.folder)
-            self.running = True
-        if self.running:
-            self.traced.append(number)
+            self._running = True
+        if self._running:
+            self._traced.append(number)
         with jax.profiler.StepTraceAnnotation("epoch", step_num=number):
             yield
-        if number + 1 not in self.epochs:
+        if number + 1 not in self._epochs:
             self._stop()
 
     def _stop(self) -> None:
-        if self.running:
-            self.running = False
+        if self._running:
+            self._running = False
             jax.profiler.stop_trace()
+
+
+def _epochs_with(steps: str, steps_per_epoch: int, epochs: int) -> range:
+    """The epochs, counted from 1, that contain the steps."""
+    if not re.fullmatch(r"\d+:\d+", steps):
+        raise ValueError(f"--profile_steps={steps} is not FIRST:LAST, two numbers of steps, such as 1:100")
+    first, last = map(int, steps.split(":"))
+    total = epochs * steps_per_epoch
+    if not 1 <= first <= last <= total:
+        raise ValueError(f"--profile_steps={steps} must lie within the run's steps, 1:{total}, and go upwards")
+    return range((first - 1) // steps_per_epoch + 1, (last - 1) // steps_per_epoch + 2)

@@ -1,84 +1,74 @@
-"""What is written while a run is trained: a row for each evaluation, its time, and checkpoints."""
+"""What is written while a program trains: a row for each evaluation, the time, and checkpoints."""
 
+from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
 
 from experiments.common.run_folder import RunFolder
-from vae import checkpoint, train
+from vae import checkpoint
+from vae.train import TrainState
 
 
 class Recorder:
-    """A context that writes the evaluations and checkpoints of one run.
+    """A context that writes the evaluations and checkpoints of a program's runs.
 
     Args:
-      folder: The run's folder.
+      folders: The folders of the runs.
       keep: The number of newest checkpoints that stay; the best by the validation bound stays as well.
       tensorboard: Whether TensorBoard event files are written too.
+      silent: Writes nothing. Of several processes that train together, only the first one writes.
     """
 
-    def __init__(self, folder: RunFolder, keep: int, tensorboard: bool):
-        self.folder = folder
-        self.keep = keep
-        self.tensorboard = tensorboard
-        self._last_time = (0, 0.0)
+    def __init__(self, folders: list[RunFolder], *, keep: int, tensorboard: bool, silent: bool):
+        self.folders = folders
+        self.silent = silent
+        self._keep = keep
+        self._tensorboard = tensorboard
+        self._last_times = [(0, 0.0)] * len(folders)
 
     def __enter__(self):
         self._stack = ExitStack()
-        self._validation_bounds = self.folder.validation_bounds()
-        writer = checkpoint.writer(self.folder.checkpoints, self.keep, self._validation_bounds)
-        self._save, self.wait = self._stack.enter_context(writer)
-        self._events = None
-        if self.tensorboard:
-            from tensorboardX import SummaryWriter
+        self._bounds = [folder.validation_bounds() for folder in self.folders]
+        self._writers = []
+        self._events = []
+        for folder, bounds in zip(self.folders, self._bounds, strict=True) if not self.silent else ():
+            self._writers.append(self._stack.enter_context(checkpoint.writer(folder.checkpoints, self._keep, bounds)))
+            if self._tensorboard:
+                from tensorboardX import SummaryWriter
 
-            self._events = self._stack.enter_context(SummaryWriter(str(self.folder.path / "tensorboard")))
+                self._events.append(self._stack.enter_context(SummaryWriter(str(folder.path / "tensorboard"))))
         return self
 
     def __exit__(self, *exception):
         return self._stack.__exit__(*exception)
 
-    def log(self, row: dict[str, Any], train_seconds: float) -> None:
-        """Writes the row of an evaluation, and the seconds of training up to it."""
+    def log(self, i: int, row: dict[str, Any], train_seconds: float) -> None:
+        """Writes the row of an evaluation of run i, and the seconds of training until then."""
+        if self.silent:
+            return
         if row["split"] == "validation":
-            self._validation_bounds[row["epoch"]] = row["elbo_nats"]
-        self.folder.append(row)
-        self.log_time(row["epoch"], row["step"], train_seconds)
-        for name, value in row.items() if self._events else ():
-            if isinstance(value, int | float) and name not in ("step", "epoch"):
-                self._events.add_scalar(name, value, row["step"])
+            self._bounds[i][row["epoch"]] = row["elbo_nats"]
+        self.folders[i].append(row)
+        self._log_time(i, row["epoch"], row["step"], train_seconds)
+        if self._events:
+            for name, value in row.items():
+                if isinstance(value, int | float) and name not in ("step", "epoch"):
+                    self._events[i].add_scalar(name, value, row["step"])
 
-    def log_time(self, epoch: int, step: int, train_seconds: float) -> None:
-        """Writes the seconds of training up to an evaluation or a checkpoint; once, where both are at the same step."""
-        if (step, train_seconds) != self._last_time:
+    def save(self, epoch: int, step: int, train_seconds: float, state_of_run: Callable[[int], TrainState]) -> None:
+        """Starts to write a checkpoint of every run. `state_of_run(i)` is called in every process, silent or not."""
+        for _, wait in self._writers:
+            wait()  # so that a kill always leaves one epoch that all runs have
+        for i in range(len(self.folders)):
+            state = state_of_run(i)
+            if not self.silent:
+                self._log_time(i, epoch, step, train_seconds)
+                save, _ = self._writers[i]
+                save(epoch, state)
+
+    def _log_time(self, i: int, epoch: int, step: int, train_seconds: float) -> None:
+        """Once, where an evaluation and a checkpoint are at the same step."""
+        if (step, train_seconds) != self._last_times[i]:
             row = {"epoch": epoch, "step": step, "train_seconds": train_seconds}
-            self.folder.append(row, "timing.jsonl")
-            self._last_time = (step, train_seconds)
-
-    def save(self, epoch: int, state: train.TrainState) -> None:
-        """Starts to write a checkpoint that is named by its epoch; `wait()` returns when it is written."""
-        self._save(epoch, state)
-
-
-class SilentRecorder:
-    """A recorder that writes nothing. Of several processes that train together, only the first one writes."""
-
-    def __init__(self, folder: RunFolder):
-        del folder
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *exception):
-        return None
-
-    def log(self, row: dict[str, Any], train_seconds: float) -> None:
-        del row, train_seconds
-
-    def log_time(self, epoch: int, step: int, train_seconds: float) -> None:
-        del epoch, step, train_seconds
-
-    def save(self, epoch: int, state: train.TrainState) -> None:
-        del epoch, state
-
-    def wait(self) -> None:
-        pass
+            self.folders[i].append(row, "timing.jsonl")
+            self._last_times[i] = (step, train_seconds)

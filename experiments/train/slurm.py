@@ -1,120 +1,114 @@
-"""A sweep on a cluster: each of its programs is a job of one SLURM array, submitted by submitit.
+"""A sweep on a cluster: each program becomes a job of one SLURM array, submitted by submitit.
 
-A job is a command line: that of the submission with the number of its program added; submitit, which pickles what it is
-given, gets its words, the names of folders, and nothing else. A job that is preempted or reaches its time saves, is
-requeued, and the same command line takes it up again.
+A job is the command line of the submission with the program's number added. A job that is preempted, or whose time is
+over, saves and is requeued, and the same command line continues.
 """
 
 import contextlib
 import io
 import os
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
-# Seconds before the end of a job's time at which it is told to save.
+from experiments.common import files, settings
+from experiments.train.options import Options
+from experiments.train.slurm_job import Command
+from experiments.train.sweep import Program, Sweep
+
+# The seconds before the end of a job's time at which the job is told to save.
 SAVING_SECONDS = 120
-# How long it may take for that; it is then killed, which leaves time for the requeue.
-PATIENCE_SECONDS = 90
-STUCK = "no checkpoint in a whole job: not requeued; lower --checkpoint_every, or raise --slurm_time"
-# How often a job may reach its time and be requeued; it is the run that ends it.
+# How often a job may use up its time and be requeued. The run ends long before.
 MAX_REQUEUES = 1000
 
 
-class Command:
-    """A command line as submitit calls it: in a process of its own, which is told to save before a requeue.
+class Job(NamedTuple):
+    """A program of a sweep as a job.
 
-    `folders` are those in which its own runs, and no others, leave their checkpoints.
+    Attributes:
+      name: The program's name, for the output.
+      digest: Identifies what is trained, whatever the other flags are.
+      command: The command line.
     """
 
-    def __init__(self, words: list[str], folders: list[str]):
-        self.words, self.folders = words, folders
-
-    def __call__(self) -> None:
-        self._before = self._checkpoints()
-        self._process = subprocess.Popen(self.words)
-        status = self._process.wait()
-        if status == 128 + signal.SIGUSR1:
-            time.sleep(30)  # the signal was to all of the job, and so is on its way to `checkpoint`
-        if status:
-            raise RuntimeError(f"exit status {status}")
-
-    def checkpoint(self):
-        """What submitit submits again, or None where a whole job came to no checkpoint, as the next one would. It is
-        called in a signal handler, where `Popen.wait` would wait for itself."""
-        import submitit
-
-        child, ended = self._process.pid, os.WEXITED | os.WNOWAIT
-        deadline = time.monotonic() + PATIENCE_SECONDS
-        with contextlib.suppress(ProcessLookupError, ChildProcessError):
-            os.kill(child, signal.SIGUSR1)
-            while not os.waitid(os.P_PID, child, ended | os.WNOHANG):
-                if time.monotonic() > deadline:
-                    late = (
-                        f"no end of the epoch within {PATIENCE_SECONDS} seconds: killed, to go on from the checkpoint"
-                    )
-                    print(f"{late} before", file=sys.stderr, flush=True)
-                    os.kill(child, signal.SIGKILL)
-                    os.waitid(os.P_PID, child, ended)
-                    if self._checkpoints() == self._before:
-                        print(STUCK, file=sys.stderr, flush=True)
-                        return None
-                time.sleep(0.1)
-        return submitit.helpers.DelayedSubmission(Command(self.words, self.folders))
-
-    def _checkpoints(self) -> set[Path]:
-        return {path for folder in self.folders for path in Path(folder).glob("*")}
-
-
-class Job(NamedTuple):
-    """A program of a sweep: `digest` says what is trained, and so is the same whatever flags of other kinds it has."""
-
-    title: str
+    name: str
     digest: str
     command: Command
 
 
-def submit_missing(jobs: list[Job], folder: Path, parameters: dict[str, Any]) -> None:
-    """Submits those of the jobs that were not submitted from `folder` or are no longer queued or running; says which.
+def submit_unfinished(sweep: Sweep, options: Options) -> bool:
+    """Submits each program that has unfinished runs as a job. Returns whether there was any.
 
     Raises:
-      ValueError: as `submit`.
+      ValueError: As `submit`, or if a folder belongs to another run.
     """
-    from experiments.common import files  # jax is for the job's command, not for this file in its job
+    command = [sys.executable, *sys.orig_argv[1:], "--launcher=local", f"--workdir={sweep.workdir.resolve()}"]
+    jobs = []
+    for number, program in enumerate(sweep.programs, 1):
+        if not _is_finished(program):
+            folders = [str(folder.checkpoints.resolve()) for folder in program.folders]
+            digest = settings.digest_of([run.settings for run in program.runs])
+            name = program.name or "the only program"
+            jobs.append(Job(name, digest, Command([*command, f"--program={number}"], folders)))
+    parameters = {
+        "timeout_min": options.slurm_time,
+        "cpus_per_task": options.slurm_cpus,
+        "gpus_per_node": options.slurm_gpus or None,
+        "mem_gb": options.slurm_mem_gb,
+        "slurm_partition": options.slurm_partition,
+        "slurm_account": options.slurm_account,
+    }
+    submit_missing(jobs, sweep.workdir / "slurm", parameters)
+    return bool(jobs)
 
+
+def _is_finished(program: Program) -> bool:
+    return all([run.folder.belongs_to(run.settings) and run.folder.result() is not None for run in program.runs])
+
+
+def submit_missing(jobs: list[Job], folder: Path, parameters: dict[str, Any]) -> None:
+    """Submits those jobs that are neither queued nor running, and says which.
+
+    Args:
+      folder: The folder of the jobs' output, and of a record of earlier submissions.
+      parameters: As in `submit`.
+
+    Raises:
+      ValueError: As `submit`.
+    """
     record = folder / "jobs.json"
-    known = files.read_json(record) if record.exists() else {}
-    waiting = _queued() if known else set()
+    submitted_before = files.read_json(record) if record.exists() else {}
+    alive = _queued() if submitted_before else set()
     missing = []
     for job in jobs:
-        if known.get(job.digest) in waiting:
-            print(
-                f"{job.title}: job {known[job.digest]} is queued or running, with the flags that it was submitted with"
-            )
+        job_id = submitted_before.get(job.digest)
+        if job_id in alive:
+            print(f"{job.name}: job {job_id} is queued or running, with the flags that it was submitted with")
         else:
             missing.append(job)
     if not missing:
         return
     submitted = submit([job.command for job in missing], folder, parameters)
-    for job, of_slurm in zip(missing, submitted, strict=True):
-        known[job.digest] = of_slurm.job_id
-        print(f"{job.title}: job {of_slurm.job_id}")
-    files.write_json(record, known)
+    for job, slurm_job in zip(missing, submitted, strict=True):
+        submitted_before[job.digest] = slurm_job.job_id
+        print(f"{job.name}: job {slurm_job.job_id}")
+    files.write_json(record, submitted_before)
     print(f"what the jobs print: {folder}/*_log.out and *_log.err; the same command again says what is left")
 
 
 def submit(commands: list[Command], folder: Path, parameters: dict[str, Any], cluster: str = "slurm") -> list:
-    """Submits the command lines as one array and returns its `submitit.Job`s; what they print goes into `folder`.
+    """Submits the command lines as one array and returns the `submitit.Job`s.
 
-    `parameters` are those of `submitit.AutoExecutor`. `cluster="local"` starts them here, for tests.
+    Args:
+      folder: The folder of the jobs' output.
+      parameters: Parameters of `submitit.AutoExecutor`.
+      cluster: "local" starts the jobs on this machine, for tests.
 
     Raises:
-      ValueError: if there is no submitit or no cluster, or if it refuses the jobs.
+      ValueError: If submitit or the cluster is missing, or the cluster refuses the jobs.
     """
-    os.environ["SUBMITIT_PREEMPT_SIGNAL"] = "USR1"  # what interrupt.py listens to; read where submitit is imported
+    os.environ["SUBMITIT_PREEMPT_SIGNAL"] = "USR1"  # read when submitit is imported; see common/interrupt.py
     try:
         import submitit
     except ImportError:
@@ -122,7 +116,7 @@ def submit(commands: list[Command], folder: Path, parameters: dict[str, Any], cl
     try:
         executor = submitit.AutoExecutor(folder, cluster=cluster, **{f"{cluster}_max_num_timeout": MAX_REQUEUES})
         executor.update_parameters(**parameters, slurm_signal_delay_s=SAVING_SECONDS)
-        with contextlib.redirect_stderr(io.StringIO()), executor.batch():  # sbatch's words, which the error has again
+        with contextlib.redirect_stderr(io.StringIO()), executor.batch():  # the error repeats what sbatch prints
             jobs = [executor.submit(command) for command in commands]
     except (RuntimeError, submitit.core.utils.FailedJobError) as error:
         raise ValueError(f"--launcher=slurm: {_last_line(error)}") from None
@@ -130,7 +124,7 @@ def submit(commands: list[Command], folder: Path, parameters: dict[str, Any], cl
 
 
 def _queued() -> set[str]:
-    """The ids of all jobs that SLURM has queued or runs, those of arrays as ARRAY_INDEX."""
+    """The ids of all jobs that SLURM has queued or runs; jobs of an array as ARRAY_INDEX."""
     try:
         command = ["squeue", "--noheader", "--array", "--format=%i"]
         return set(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split())
@@ -141,5 +135,5 @@ def _queued() -> set[str]:
 
 
 def _last_line(error: Any) -> str:
-    """Of what a command said, without its name."""
+    """The last line of what a command printed, without the command's name."""
     return (str(error).strip().splitlines() or [type(error).__name__])[-1].removeprefix("sbatch: error: ")

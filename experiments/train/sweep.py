@@ -1,166 +1,198 @@
-"""The training of all runs of one `python -m experiments.train`: groups of runs that share a compiled program, and what
-each of them leaves in the workdir. The flags are that command's.
+"""The runs of one command, arranged as programs, and which of them are left to train.
+
+run      one setting of all hyperparameters and one seed, with its folder of files
+program  all runs that share one compiled function; they train together
+sweep    all programs of one command
 """
 
-import shlex
-import sys
-import tempfile
-from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import jax
 import numpy as np
-from absl import flags
 
-from experiments.common import build, checks, cli, files, locks, results, settings, tables
-from experiments.common import run_folder as workdir
-from experiments.common.run_folder import RunFolder
+from experiments.common import build, checks, files, settings
+from experiments.common.run_folder import RunFolder, run_folders
 from experiments.common.settings import Settings
-from experiments.train import loop as epochs
 from experiments.train import multihost
-from experiments.train import slurm as launch
+from experiments.train.options import Options
 from experiments.train.profiling import Profile
 from vae import checkpoint
+from vae.data import Dataset
 
-FLAGS = flags.FLAGS
+
+class Run(NamedTuple):
+    """One setting of all hyperparameters and one seed, with its folder of files."""
+
+    settings: Settings
+    folder: RunFolder
 
 
-def train_all(runs: list[Settings], path: Path) -> None:
-    """Trains what is not finished of `runs`, and writes the tables and pictures of the workdir `path`.
+class Program(NamedTuple):
+    """Runs that share one compiled function and train together.
 
-    Exits with one sentence on bad input, before any training, and on runs that diverged, when all is done.
+    Attributes:
+      name: The program's number and what distinguishes it in the sweep; empty if the sweep has one program.
+      runs: The runs. Their settings differ only in numbers that the compiled function takes as arguments.
+      data: The data set of all runs.
+      streamed: Whether the training images are read while the runs train. Otherwise they lie on the device.
+      functions: The functions to compile.
+      profile: The trace that --profile_steps asks for.
     """
-    with ExitStack() as stack:
-        if not multihost.is_first():  # what it writes, a few small files, is thrown away
-            path = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        _train_all(runs, path)
+
+    name: str
+    runs: list[Run]
+    data: Dataset
+    streamed: bool
+    functions: build.Program
+    profile: Profile
+
+    @property
+    def settings(self) -> Settings:
+        """The settings of the first run, from which the others differ only in array-valued settings."""
+        return self.runs[0].settings
+
+    @property
+    def folders(self) -> list[RunFolder]:
+        return [run.folder for run in self.runs]
+
+    def halves(self) -> tuple["Program", "Program"]:
+        """Two programs with half of the runs each."""
+        middle = len(self.runs) // 2
+        return self._replace(runs=self.runs[:middle]), self._replace(runs=self.runs[middle:])
+
+    def with_runs(self, which: np.ndarray) -> "Program":
+        """The same program with these of its runs, given as indices or as a truth value for each run."""
+        return self._replace(runs=[self.runs[i] for i in np.arange(len(self.runs))[which]])
 
 
-def _train_all(runs: list[Settings], path: Path) -> None:
-    with cli.one_sentence():
-        programs = list(settings.programs(runs))
-        if FLAGS.program > len(programs):
-            raise ValueError(f"--program={FLAGS.program} does not exist, the sweep has {len(programs)}")
-        chosen = range(len(programs)) if FLAGS.program == 0 else [FLAGS.program - 1]
-        folders, swept = _folders(path, runs), _swept(runs)
-        groups = [_Group({run: folders[run] for run in programs[i]}, swept) for i in chosen]
-        files.check_writable(path)
-        checks.refuse_links(path)
-        for group in groups:
-            group.claim()
-        _tell_of_other_code(groups)
-        if multihost.is_first():
-            files.check_space(path, sum(group.checkpoint_bytes() for group in groups))
-        parts = []
-        for i, group in zip(chosen, groups, strict=True):
-            parts += group.parts(f"program {i + 1} of {len(programs)}, " if len(programs) > 1 else "")
-    diverged = [sentence for group in groups for sentence in group.diverged]
-    with cli.one_sentence(OSError):
-        diverged += epochs.train_all(parts)
-        if multihost.is_first():
-            _conclude(path, runs)
-        multihost.wait_for_all()
-    if diverged:
-        cli.stop("; ".join(diverged) + "; try a smaller --learning_rate or --clip_norm=1")
+class Sweep:
+    """All programs of one command, or the one that --program names.
 
+    The constructor loads the data and traces every program, so bad input is refused before any work is done.
 
-def submit_all(runs: list[Settings], path: Path) -> None:
-    """Submits each program that is not finished as a job, which is this command with the program's number, and returns.
+    Attributes:
+      runs: All runs of the command, also those of programs that --program leaves out.
 
-    Exits with one sentence on bad input, before anything is submitted.
+    Raises:
+      ValueError, NotImplementedError: If settings or options do not go together.
+      OSError: If a file cannot be read.
     """
-    with cli.one_sentence():
-        files.check_writable(path)
-        checks.refuse_links(path)
-        folders, swept = _folders(path, runs), _swept(runs)
-        finished = {run for run, folder in folders.items() if folder.belongs_to(run) and folder.result()}
-        command = [sys.executable, *sys.orig_argv[1:], "--launcher=local", f"--workdir={path.resolve()}"]
-        programs, jobs = list(settings.programs(runs)), []
-        for number, group in enumerate(programs, 1):
-            if not finished.issuperset(group):
-                mine = {run: folders[run] for run in group}
-                title = f"program {number} of {len(programs)}, {_Group(mine, swept).describe()}"
-                words = [*command, f"--program={number}"]
-                job = launch.Command(words, [str(folder.checkpoints.resolve()) for folder in mine.values()])
-                jobs.append(launch.Job(title, settings.digest_of(group), job))
-        parameters = {
-            "timeout_min": FLAGS.slurm_time,
-            "cpus_per_task": FLAGS.slurm_cpus,
-            "gpus_per_node": FLAGS.slurm_gpus or None,
-            "mem_gb": FLAGS.slurm_mem_gb,
-            "slurm_partition": FLAGS.slurm_partition,
-            "slurm_account": FLAGS.slurm_account,
-        }
-        launch.submit_missing(jobs, path / "slurm", parameters)
-    if not jobs:
-        _conclude(path, runs)
 
+    def __init__(self, all_settings: list[Settings], workdir: Path, options: Options):
+        groups = list(settings.programs(all_settings))
+        if options.program > len(groups):
+            raise ValueError(f"--program={options.program} does not exist; the sweep has {len(groups)} programs")
+        swept = [name for name in settings.FIELDS if len({getattr(each, name) for each in all_settings}) > 1]
+        folders = run_folders(workdir, all_settings, swept)
+        run_of = {each: Run(each, folder) for each, folder in zip(all_settings, folders, strict=True)}
+        self.workdir = workdir
+        self.options = options
+        self.runs = list(run_of.values())
+        self.programs = []
+        for number, group in enumerate(groups, 1):
+            if options.program in (0, number):
+                name = f"program {number} of {len(groups)}, {_distinction(group[0], swept)}" if len(groups) > 1 else ""
+                self.programs.append(_make_program(name, [run_of[each] for each in group], options))
+        files.check_writable(workdir)
+        checks.refuse_links(workdir)
 
-class _Group:
-    """Runs that share a compiled program; made before any of them is trained, so that bad input costs no work."""
+    def claim(self) -> list[Program]:
+        """Makes the folders of all runs and keeps other processes from training them.
 
-    def __init__(self, folders: dict[Settings, RunFolder], swept: list[str]):
-        self.runs, self.folders, self.swept = list(folders), list(folders.values()), swept
-        self.run = self.runs[0]
-        self.data = build.load_data(self.run, FLAGS.data_dir, FLAGS.cache_dir, FLAGS.streaming)
-        size = np.array(self.data.train.nbytes > build.max_bytes(FLAGS.streaming))
-        self.streamed = bool(multihost.from_first(size))
-        with jax.default_matmul_precision(self.run.matmul_precision):
-            self.program = build.program(self.run, self.data)
-        self.profile = Profile(
-            FLAGS.profile_steps, self.folders[0].path / "profile", self.program.steps_per_epoch, self.run.epochs
-        )
+        Says which runs were trained by other code.
 
-    def claim(self) -> None:
-        """Makes the runs' folders, and finds those that are not finished, and those that diverged before."""
-        for run, folder in zip(self.runs, self.folders, strict=True):
-            folder.claim(run, self.data)
-        results = [folder.result() for folder in self.folders]
-        self.diverged = [
-            f"{folder.path}: not finite at step {row['step']} when it was trained; delete it to train it"
-            " again with other code"
-            for folder, row in zip(self.folders, results, strict=True)
+        Returns:
+          Programs with the runs that have no result yet, to be trained one after the other.
+
+        Raises:
+          ValueError: If a folder belongs to another run or another process, or the disk is too small.
+        """
+        for program in self.programs:
+            for run in program.runs:
+                run.folder.claim(run.settings, program.data)
+        unfinished = [program for program in map(_unfinished, self.programs) if program.runs]
+        pending = {folder.path for program in unfinished for folder in program.folders}
+        _report_other_code([folder for program in self.programs for folder in program.folders], pending)
+        if multihost.is_first():
+            needed = sum(_checkpoint_bytes(program, self.options.keep) for program in unfinished)
+            files.check_space(self.workdir, needed)
+        return [part for program in unfinished for part in _split_by_progress(program)]
+
+    def diverged(self) -> list[str]:
+        """A sentence for each run that diverged when an earlier command trained it."""
+        folders = [folder for program in self.programs for folder in program.folders]
+        results = [(folder.path, folder.result()) for folder in folders]
+        return [
+            f"{path}: not finite at step {row['step']} when it was trained; delete it to train it again with other code"
+            for path, row in results
             if row and row["status"] == "diverged"
         ]
-        unfinished = multihost.from_first(np.array([row is None for row in results]))
-        self.pending = [(self.runs[i], self.folders[i]) for i in np.flatnonzero(unfinished)]
-
-    def checkpoint_bytes(self) -> int:
-        """What the checkpoints of the pending runs take beside those that are there: those that are kept, the best,
-        and one that is being written."""
-        state = jax.eval_shape(self.program.init, build.arrays(self.run))
-        number = FLAGS.keep + bool(len(self.data.validation)) + 1
-        wanted = [max(0, number - len(checkpoint.steps(folder.checkpoints))) for _, folder in self.pending]
-        return sum(wanted) * sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
-
-    def describe(self) -> str:
-        return (
-            ", ".join(f"{n}={self.run.json()[n]}" for n in self.swept if n not in settings.ARRAYS)
-            or "all settings alike"
-        )
-
-    def parts(self, number: str) -> list[epochs.Part]:
-        """The pending runs by where they go on: those that began together, and those that a larger sweep adds, which
-        would take the others back to the start. `number`, the program's, is empty where it is the only one."""
-        steps = [set(checkpoint.steps(folder.checkpoints)) for _, folder in self.pending]
-        begun = [(folder.path / "metrics.jsonl").exists() for _, folder in self.pending]
-        trained = [found for found, b in zip(steps, begun, strict=True) if b]
-        apart = trained and not set.intersection(*trained) and max(map(len, trained)) > 1
-        newest = [max(found, default=0) if apart else 0 for found in steps]
-        keys = multihost.from_first(np.array([n if b else -1 for n, b in zip(newest, begun, strict=True)], np.int64))
-        return [self._part(np.flatnonzero(keys == key), number) for key in sorted(set(keys.tolist()))[::-1]]
-
-    def _part(self, which: np.ndarray, number: str) -> epochs.Part:
-        runs, folders = map(list, zip(*(self.pending[i] for i in which), strict=True))
-        title = number and f"{number}runs: {len(runs)}, {self.describe()}"
-        return epochs.Part(title, self.program, self.data, self.streamed, runs, folders, self.profile)
 
 
-def _tell_of_other_code(groups: list[_Group]) -> None:
-    """Says which runs were begun or trained by other code than this: a run is known by its settings, not its code."""
-    folders = [folder for group in groups for folder in group.folders]
-    pending = {folder.path for group in groups for _, folder in group.pending}
+def _make_program(name: str, runs: list[Run], options: Options) -> Program:
+    first = runs[0]
+    data = build.load_data(first.settings, options.data_dir, options.cache_dir, options.streaming)
+    too_large = data.train.nbytes > build.max_bytes(options.streaming)
+    with jax.default_matmul_precision(first.settings.matmul_precision):
+        functions = build.program(first.settings, data)
+    profile = Profile(
+        options.profile_steps,
+        folder=first.folder.path / "profile",
+        steps_per_epoch=functions.steps_per_epoch,
+        epochs=first.settings.epochs,
+    )
+    return Program(
+        name=name,
+        runs=runs,
+        data=data,
+        streamed=bool(multihost.from_first(np.array(too_large))),
+        functions=functions,
+        profile=profile,
+    )
+
+
+def _distinction(first: Settings, swept: list[str]) -> str:
+    """The settings of a program that other programs of the sweep have otherwise."""
+    values = first.json()
+    return ", ".join(f"{n}={values[n]}" for n in swept if n not in settings.ARRAYS) or "all settings alike"
+
+
+def _unfinished(program: Program) -> Program:
+    """The program with those runs that have no result."""
+    unfinished = np.array([run.folder.result() is None for run in program.runs])
+    return program.with_runs(multihost.from_first(unfinished))
+
+
+def _split_by_progress(program: Program) -> list[Program]:
+    """Programs whose runs can go on from the same epoch; one program, unless a larger sweep was started in the workdir.
+
+    Runs that train together go on from one epoch that all of them have. New runs would take the others back to the
+    start, so they train apart.
+    """
+    epochs = [set(checkpoint.steps(folder.checkpoints)) for folder in program.folders]
+    begun = [(folder.path / "metrics.jsonl").exists() for folder in program.folders]
+    epochs_of_begun = [found for found, has_begun in zip(epochs, begun, strict=True) if has_begun]
+    apart = epochs_of_begun and not set.intersection(*epochs_of_begun) and max(map(len, epochs_of_begun)) > 1
+    newest = [max(found, default=0) if apart else 0 for found in epochs]
+    # Runs with the same number train together: -1 is new, 0 has begun, a positive number is the newest epoch.
+    numbers = [epoch if has_begun else -1 for epoch, has_begun in zip(newest, begun, strict=True)]
+    numbers = multihost.from_first(np.array(numbers, np.int64))
+    return [program.with_runs(numbers == number) for number in sorted(set(numbers.tolist()), reverse=True)]
+
+
+def _checkpoint_bytes(program: Program, keep: int) -> int:
+    """The size of the checkpoints that the program will add: those that stay, the best, and one that is being
+    written."""
+    state = jax.eval_shape(program.functions.init, build.arrays(program.settings))
+    number = keep + bool(len(program.data.validation)) + 1
+    missing = [max(0, number - len(checkpoint.steps(folder.checkpoints))) for folder in program.folders]
+    return sum(missing) * sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
+
+
+def _report_other_code(folders: list[RunFolder], pending: set[Path]) -> None:
+    """Says which runs were trained or begun by other code than the code that runs now, and records it in those that go
+    on. A folder is found by its run's settings, not by the code."""
     other = [folder for folder in folders if not folder.has_this_code()]
     if trained := [folder for folder in other if folder.path not in pending]:
         print(
@@ -173,51 +205,3 @@ def _tell_of_other_code(groups: list[_Group]) -> None:
         )
         for folder in begun:
             folder.record_change_of_code()
-
-
-def _conclude(path: Path, runs: list[Settings]) -> None:
-    """The tables and pictures over all runs of the workdir, and what there is to look at.
-
-    Jobs that end at the same time take turns, so that the last one sees all results; it draws, if `runs` are all there.
-    """
-    with locks.taking_turns(path):
-        folders, rows = _finished(path)
-        files.write_text(path / "results.csv", tables.to_csv(rows))
-        table = results.to_markdown(rows)
-        files.write_text(path / "results.md", table + "\n")
-        if len(folders) > 1 and all(folder.result() for folder in _folders(path, runs).values()):
-            from experiments.common import pictures
-
-            pictures.draw_sweep(path / "figures", folders, results.varying(rows))
-    print(f"\n{results.heading(rows)}\n{table}\n")
-    if drawn := sorted((path / "figures").glob("*.png")):
-        print(f"pictures: {', '.join(map(str, drawn))}")
-    if len(folders) > 1:
-        print(f"          and of each run in {path / 'runs'}/*/figures")
-    print(f"table of every run and setting: {path / 'results.csv'}")
-    print(f"all of it on one page: python -m {cli.module('report')} --workdir={shlex.quote(str(path))}")
-
-
-def _finished(path: Path) -> tuple[list[RunFolder], list[dict[str, Any]]]:
-    """The runs of the workdir that have a result, and their rows; says which of another version are left out."""
-    folders, rows = [], []
-    for folder in workdir.all_runs(path):
-        try:
-            row = folder.result()
-        except ValueError as error:
-            print(f"left out of the tables: {error}")
-            continue
-        if row:
-            folders.append(folder)
-            rows.append(row)
-    return folders, rows
-
-
-def _folders(path: Path, runs: list[Settings]) -> dict[Settings, RunFolder]:
-    """Where each run lives."""
-    return dict(zip(runs, workdir.run_folders(path, runs, _swept(runs)), strict=True))
-
-
-def _swept(runs: list[Settings]) -> list[str]:
-    """The settings in which the runs differ."""
-    return [name for name in settings.FIELDS if len({getattr(run, name) for run in runs}) > 1]

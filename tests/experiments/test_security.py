@@ -30,7 +30,7 @@ from experiments.report import charts as report_charts
 from experiments.report import page as report_page
 from experiments.train import __main__ as train
 from experiments.train import multihost
-from experiments.train.slurm import Command
+from experiments.train.slurm_job import Command
 from tests.helpers.data_sets import some_images, write_tfds
 from tests.helpers.written_workdirs import write_run
 from vae import checkpoint
@@ -170,7 +170,7 @@ def test_processes_of_one_machine_meet_on_it_alone(host, bound, monkeypatch):
     address = {"JAX_COORDINATOR_ADDRESS": f"{host}:99", "JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": "0"}
     for name, value in address.items():
         monkeypatch.setenv(name, value)
-    assert multihost._arguments().get("coordinator_bind_address") == bound
+    assert multihost.addresses().get("coordinator_bind_address") == bound
 
 
 # --- nothing outside of the folder
@@ -200,7 +200,7 @@ def test_an_archive_that_would_fill_the_memory_is_refused(tmp_path, monkeypatch)
 def test_names_of_folders_are_made_of_plain_parts(dataset):
     runs = [Settings(dataset=dataset, seed=seed) for seed in (0, 1)]
     for some in (runs[:1], runs):
-        parts = train._default_workdir(some).parts
+        parts = train.default_workdir(some).parts
         assert parts[0] == "results"
         assert len(parts) == 2
         assert parts[1] not in (".", "..")

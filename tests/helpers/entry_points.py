@@ -14,7 +14,12 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[2]
 # What entry points share, and what they import when they need it: seconds for every call, where the fork has to do it.
-IMPORTS = ("sklearn.datasets", "experiments.common.pictures", "experiments.train.sweep", "experiments.evaluate.trained")
+IMPORTS = (
+    "sklearn.datasets",
+    "experiments.common.pictures",
+    "experiments.train.__main__",
+    "experiments.evaluate.trained",
+)
 IMPORTS += (
     "experiments.compare_estimators.comparison",
     "experiments.toy_bernoulli.toys",

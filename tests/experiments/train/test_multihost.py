@@ -1,4 +1,4 @@
-"""Two processes on this machine train one run; one of them is killed, stopped, or refuses."""
+"""Two processes on this machine train one run; one of them is killed, is asked to stop, or refuses its input."""
 
 import json
 import os
@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import jax
 import pytest
 
 from experiments.common.run_folder import RunFolder
@@ -73,7 +74,7 @@ def test_two_processes_train_to_the_bound_of_one(undisturbed, tmp_path):
     assert "2 devices, on each: 1 of 1 run, 64 of 128 images of each batch" in outcomes[0][1]
     assert "-log p(x)" in outcomes[0][1]
     assert "-log p(x)" not in outcomes[1][1]  # process 0 alone speaks
-    assert [err for _, _, err in outcomes] == ["", ""]
+    assert not any("Traceback" in err or "error:" in err for _, _, err in outcomes), outcomes
     [process] = start(tmp_path, number=1)
     assert end(process)[0] == 0
     ours, theirs = RunFolder(folder).rows(), RunFolder(tmp_path).rows()
@@ -86,17 +87,17 @@ def test_two_processes_train_to_the_bound_of_one(undisturbed, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("victim", [0, 1])
-def test_when_one_is_killed_the_other_says_so_and_a_restart_goes_on(victim, undisturbed, tmp_path):
+def test_when_one_is_killed_the_other_ends_and_a_restart_goes_on(victim, undisturbed, tmp_path):
     processes = start(tmp_path)
     await_rows(processes, tmp_path, 3)
     processes[victim].kill()
     killed = time.monotonic()
     end(processes[victim])
-    code, _, err = end(processes[1 - victim], timeout=60)
-    assert time.monotonic() - killed < 60
-    assert code == 1
-    assert err.startswith("error: lost the connection to another process of this run")
-    assert err.count("\n") == 1, err
+    code, _, err = end(processes[1 - victim], timeout=2 * multihost.HEARTBEAT_SECONDS)
+    assert time.monotonic() - killed < 2 * multihost.HEARTBEAT_SECONDS
+    assert code != 0
+    # Either Python meets the loss first, or jax's runtime, which aborts the process with its own message.
+    assert "error: lost the connection to another process" in err or "fatal errors" in err, err
     assert len(RunFolder(tmp_path).rows()) < 20
     assert [end(process)[0] for process in start(tmp_path)] == [0, 0]
     assert contents(tmp_path) == contents(undisturbed[0])
@@ -109,7 +110,7 @@ def test_when_one_is_asked_to_stop_both_save_and_a_restart_goes_on(undisturbed, 
     processes[1].send_signal(signal.SIGTERM)
     outcomes = [end(process, timeout=60) for process in processes]
     assert [code for code, _, _ in outcomes] == [128 + signal.SIGTERM] * 2, outcomes
-    assert all(err.startswith("stopped by SIGTERM after epoch") for _, _, err in outcomes), outcomes
+    assert all("stopped by SIGTERM after epoch" in err for _, _, err in outcomes), outcomes
     assert [end(process)[0] for process in start(tmp_path)] == [0, 0]
     assert contents(tmp_path) == contents(undisturbed[0])
 
@@ -119,10 +120,9 @@ def test_what_process_0_refuses_ends_the_others_too(tmp_path):
     data = {"name": "digits", "checksum": "", "images": {}}
     (tmp_path / "config.json").write_text(json.dumps({"settings": {"seed": 5}, "data": data, "versions": {}}))
     outcomes = [end(process, timeout=120) for process in start(tmp_path)]
-    assert [code for code, _, _ in outcomes] == [1, 1]
+    assert all(code != 0 for code, _, _ in outcomes)
     assert "holds a run with other settings" in outcomes[0][2]
-    assert outcomes[0][2].count("\n") == 1
-    assert outcomes[1][2].startswith("error: lost the connection")
+    assert "Traceback" not in outcomes[0][2]
 
 
 @pytest.mark.parametrize(
@@ -140,7 +140,7 @@ def test_without_others_it_is_refused_before_anything_is_started(environment, se
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(ValueError, match=sentence):
-        multihost.run(lambda: None)
+        multihost.addresses()
 
 
 def test_a_cluster_says_that_there_are_others(monkeypatch):
@@ -151,3 +151,27 @@ def test_a_cluster_says_that_there_are_others(monkeypatch):
     assert not multihost.is_one_of_several()
     monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "4")
     assert multihost.is_one_of_several()
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "words"),
+    [
+        (ValueError("[0]: Gloo AllReduce failed: Connection closed by peer [127.0.0.1]:1"), 1, "lost the connection"),
+        (KeyError("ours"), 1, "Traceback"),
+        (SystemExit(1), 1, ""),
+        (SystemExit(128 + signal.SIGTERM), None, ""),  # all processes agreed to stop, so this one waits for the others
+    ],
+)
+def test_a_process_that_fails_does_not_wait_for_the_others(error, status, words, monkeypatch, capsys):
+    class Exited(BaseException):
+        """What `os._exit` does here, whose argument is the status."""
+
+    def exit(status):
+        raise Exited(status)
+
+    monkeypatch.setattr(jax.distributed, "initialize", lambda **arguments: None)
+    monkeypatch.setattr(os, "_exit", exit)
+    with pytest.raises((SystemExit, Exited)) as ended, multihost.together({}):
+        raise error
+    assert ended.value.args == (status,) if ended.type is Exited else ended.value is error and status is None
+    assert words in capsys.readouterr().err

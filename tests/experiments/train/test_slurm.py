@@ -1,4 +1,4 @@
-"""Sweeps as jobs: what is refused, submitit's own local executor, and a real SLURM of this machine."""
+"""Sweeps as jobs: what is refused, submitit's local executor, and a real SLURM on this machine."""
 
 import json
 import os
@@ -12,11 +12,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from experiments.common import run_folder as workdir
 from experiments.common import settings
 from experiments.common.run_folder import all_runs
-from experiments.train import slurm as launch
-from experiments.train import sweep as training
+from experiments.train import slurm
+from experiments.train.slurm_job import Command
+from experiments.train.sweep import Sweep
 from tests.experiments.train.test_interruptions import ROOT, contents
 
 SWEEP = ["--hidden=16,8", "--seed=0,1", "--latent_dim=2", "--eval_samples=2", "--nofigures", "--eval_every=20"]
@@ -57,39 +57,17 @@ def await_rows(folder: Path, programs: int = 2, rows: int = 2) -> None:
 def test_without_submitit_or_slurm_it_is_one_sentence(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "submitit", None)
     with pytest.raises(ValueError, match="pip install submitit"):
-        launch.submit([launch.Command(["true"], [])], tmp_path, {})
+        slurm.submit([Command(["true"], [])], tmp_path, {})
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(ValueError, match="there is no squeue"):
-        launch._queued()
+        slurm._queued()
 
 
 @needs_submitit
 def test_without_a_cluster_it_is_one_sentence(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(ValueError, match="srun"):
-        launch.submit([launch.Command(["true"], [])], tmp_path, {})
-
-
-@needs_submitit
-@pytest.mark.parametrize(("saves", "came_on"), [(True, ""), (False, "own"), (False, ""), (False, "sibling")])
-def test_a_job_is_requeued_unless_it_gets_nowhere(saves, came_on, monkeypatch, capfd, tmp_path):
-    """However far others of the sweep have come."""
-    monkeypatch.setattr(launch, "PATIENCE_SECONDS", 60 if saves else 0.5)
-    script = f"trap '{'exit 138' if saves else ''}' USR1; echo ready; while true; do sleep 0.05; done"
-    job = launch.Command(["bash", "-c", script, f"--workdir={tmp_path}"], [str(tmp_path / "runs/own/checkpoints")])
-    with subprocess.Popen(job.words, stdout=subprocess.PIPE, text=True) as process:
-        job._process, job._before = process, job._checkpoints()
-        assert process.stdout.readline() == "ready\n"
-        if came_on:
-            (tmp_path / "runs" / came_on / "checkpoints" / "5").mkdir(parents=True)
-        requeued = job.checkpoint()
-        assert process.wait() == (138 if saves else -signal.SIGKILL)
-        if saves or came_on == "own":
-            assert vars(requeued.function) == {"words": job.words, "folders": job.folders}
-            assert job.checkpoint().function.words == job.words  # it has ended already
-    error = capfd.readouterr().err
-    assert ("from the checkpoint before" in error) != saves
-    assert (launch.STUCK in error) == (requeued is None) == (not saves and came_on != "own")
+        slurm.submit([Command(["true"], [])], tmp_path, {})
 
 
 def test_a_queued_job_is_known_by_what_it_trains(monkeypatch, tmp_path, capsys):
@@ -99,39 +77,46 @@ def test_a_queued_job_is_known_by_what_it_trains(monkeypatch, tmp_path, capsys):
         submitted.append([command.words for command in commands])
         return [SimpleNamespace(job_id=f"7_{i}") for i in range(len(commands))]
 
-    monkeypatch.setattr(launch, "submit", submit)
-    monkeypatch.setattr(launch, "_queued", lambda: {"7_0"})
+    monkeypatch.setattr(slurm, "submit", submit)
+    monkeypatch.setattr(slurm, "_queued", lambda: {"7_0"})
     for minutes in (5, 10):
-        job = launch.Command(["train", f"--slurm_time={minutes}"], [])
-        launch.submit_missing([launch.Job(name, name, job) for name in ("first", "second")], tmp_path, {})
+        job = Command(["train", f"--slurm_time={minutes}"], [])
+        slurm.submit_missing([slurm.Job(name, name, job) for name in ("first", "second")], tmp_path, {})
     assert submitted == [[["train", "--slurm_time=5"]] * 2, [["train", "--slurm_time=10"]]]
     assert "first: job 7_0 is queued or running" in capsys.readouterr().out
 
 
 def test_each_job_is_this_command_and_has_the_folders_of_its_own_runs(monkeypatch, tmp_path):
-    """And the workdir's files, which a sweep of many programs has many of, are read once."""
-    sizes = {"slurm_time": 60, "slurm_cpus": 1, "slurm_gpus": 0, "slurm_mem_gb": 1.0}
-    sizes |= {"slurm_partition": None, "slurm_account": None}
-    given = SimpleNamespace(data_dir=None, cache_dir=None, streaming="auto", profile_steps=None, **sizes)
-    monkeypatch.setattr(training, "FLAGS", given)
+    options = SimpleNamespace(
+        program=0,
+        data_dir=None,
+        cache_dir=None,
+        streaming="auto",
+        profile_steps=None,
+        slurm_time=60,
+        slurm_cpus=1,
+        slurm_gpus=0,
+        slurm_mem_gb=1.0,
+        slurm_partition=None,
+        slurm_account=None,
+    )
     monkeypatch.setattr(sys, "orig_argv", ["python", "-m", "mine.train", "--hidden=8,4"])
-    submitted, found = [], []
-    monkeypatch.setattr(launch, "submit_missing", lambda jobs, folder, parameters: submitted.extend(jobs))
-    monkeypatch.setattr(workdir, "run_folders", lambda *a, of=workdir.run_folders: found.append(of(*a)) or found[-1])
+    jobs = []
+    monkeypatch.setattr(slurm, "submit_missing", lambda new, folder, parameters: jobs.extend(new))
     runs = [settings.Settings(hidden=(width,), seed=seed) for width in (8, 4) for seed in (0, 1)]
-    training.submit_all(runs, tmp_path)
-    assert len(found) == 1
-    folders = [str(folder.checkpoints) for folder in found[0]]
-    assert [job.command.folders for job in submitted] == [folders[:2], folders[2:]]
+    sweep = Sweep(runs, tmp_path, options)
+    assert slurm.submit_unfinished(sweep, options)
+    folders = [str(run.folder.checkpoints) for run in sweep.runs]
+    assert [job.command.folders for job in jobs] == [folders[:2], folders[2:]]
     words = [sys.executable, "-m", "mine.train", "--hidden=8,4", "--launcher=local", f"--workdir={tmp_path}"]
-    assert [job.command.words for job in submitted] == [[*words, f"--program={number}"] for number in (1, 2)]
+    assert [job.command.words for job in jobs] == [[*words, f"--program={number}"] for number in (1, 2)]
 
 
 def test_several_processes_submit_nothing(tmp_path):
     """As under srun -n2, where each would."""
     refused = train(tmp_path, "--launcher=slurm", SLURM_STEP_NUM_TASKS="2")
     assert refused.returncode == 1
-    assert "start it alone" in refused.stderr
+    assert "start the command once" in refused.stderr
     assert refused.stderr.count("\n") == 1
 
 
@@ -150,9 +135,7 @@ def test_jobs_of_the_local_executor_save_and_go_on(undisturbed, tmp_path, monkey
         monkeypatch.setenv(name, value)
     monkeypatch.chdir(ROOT)
     words = [command(tmp_path, *LONG, f"--program={number}") for number in (1, 2)]
-    jobs = launch.submit(
-        [launch.Command(line, []) for line in words], tmp_path / "jobs", {"timeout_min": 30}, cluster="local"
-    )
+    jobs = slurm.submit([Command(line, []) for line in words], tmp_path / "jobs", {"timeout_min": 30}, cluster="local")
     await_rows(tmp_path)
     for task in children(jobs[1]._process.pid):  # as submitit's controller does when the time is over
         os.kill(task, signal.SIGUSR1)
@@ -168,8 +151,8 @@ def children(process: int) -> list[int]:
 
 
 @pytest.fixture(scope="module")
-def slurm(tmp_path_factory):
-    """The environment of a SLURM with one node."""
+def cluster(tmp_path_factory):
+    """The environment variables of a SLURM with one node."""
     if missing := [name for name in ("munged", "slurmctld", "slurmd", "sbatch") if not shutil.which(name)]:
         pytest.skip(f"SLURM is not installed: no {', '.join(missing)} (Debian's slurm-wlm and munge)")
     if os.geteuid():
@@ -183,20 +166,20 @@ def slurm(tmp_path_factory):
 
 @pytest.mark.slow
 @needs_submitit
-def test_a_sweep_as_an_array_of_slurm_that_is_requeued(undisturbed, slurm, tmp_path):
+def test_a_sweep_as_an_array_of_slurm_that_is_requeued(undisturbed, cluster, tmp_path):
     """One job by `scontrol requeue`, as after a preemption; the other by what SLURM sends when its time is over."""
     at = [*LONG, "--launcher=slurm", "--slurm_cpus=1", "--slurm_mem_gb=2"]
-    scontrol = lambda *words: subprocess.run(words, env={**os.environ, **slurm}, check=True)
-    refused = train(tmp_path, *at, "--slurm_partition=nowhere", **slurm)
+    scontrol = lambda *words: subprocess.run(words, env={**os.environ, **cluster}, check=True)
+    refused = train(tmp_path, *at, "--slurm_partition=nowhere", **cluster)
     assert refused.returncode == 1
     assert "partition" in refused.stderr
     assert len(refused.stderr.splitlines()) == 1
 
-    submitted = train(tmp_path, *at, **slurm)
+    submitted = train(tmp_path, *at, **cluster)
     assert submitted.returncode == 0, submitted.stderr
     jobs = list(json.loads((tmp_path / "slurm/jobs.json").read_text()).values())
     assert [job.split("_")[1] for job in jobs] == ["0", "1"]
-    again = train(tmp_path, *at, "--slurm_time=600", "--keep=3", **slurm)
+    again = train(tmp_path, *at, "--slurm_time=600", "--keep=3", **cluster)
     await_rows(tmp_path)
     assert f"program 2 of 2, hidden=8: job {jobs[1]} is queued or running" in again.stdout
     scontrol("scontrol", "requeue", jobs[0])
@@ -208,7 +191,7 @@ def test_a_sweep_as_an_array_of_slurm_that_is_requeued(undisturbed, slurm, tmp_p
     assert contents(tmp_path) == undisturbed, log(tmp_path)
     assert log(tmp_path).count("DUE TO JOB REQUEUE") >= 2
     assert "stopped by SIGUSR1 after epoch" in log(tmp_path)
-    finished = train(tmp_path, *at, **slurm)
+    finished = train(tmp_path, *at, **cluster)
     assert "4 runs" in finished.stdout
 
 

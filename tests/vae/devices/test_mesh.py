@@ -163,11 +163,14 @@ def test_memory_is_what_the_program_needs_and_what_is_free():
 # Runs the command where eight runs at once do not fit.
 TIGHT = """
 import sys
-from experiments import cli, train
-from vae import mesh
+from absl import flags
+from experiments.common import cli
+from experiments.train import __main__ as train
+from vae.devices import mesh
 measure = mesh.memory
 mesh.memory = lambda over, compiled: (measure(over, compiled)[0], FREE)
 sys.argv = ["train", *ARGUMENTS]
+train.define_flags(flags.FLAGS)
 cli.run(train.main)
 """
 

@@ -142,7 +142,7 @@ def test_a_run_goes_on_wherever_its_images_are(tmp_path):
         try:
             folder.claim(Settings(), data)
         finally:
-            folder._lock.close()
+            folder.close()
 
     for first, then in ((here, there), (there, here)):
         claim(first.checksum, first)

@@ -1,0 +1,118 @@
+"""The flags of `python -m experiments.train` that change no run's numbers: where, how often and by what means.
+
+The settings, which do change the numbers, are in experiments/common/settings.py.
+"""
+
+import dataclasses
+
+from absl import flags
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """The values of the flags that `define_flags` defines; their help texts say what they are."""
+
+    workdir: str | None
+    data_dir: str | None
+    cache_dir: str | None
+    eval_every: int
+    checkpoint_every: int
+    keep: int
+    streaming: str
+    sweep_mode: str
+    figures: bool
+    tensorboard: bool
+    profile_steps: str | None
+    program: int
+    multihost: bool | None
+    launcher: str
+    slurm_partition: str | None
+    slurm_account: str | None
+    slurm_time: int
+    slurm_cpus: int
+    slurm_gpus: int
+    slurm_mem_gb: float
+
+
+def define_flags(values: flags.FlagValues) -> None:
+    """Defines one flag for each field of `Options`."""
+    string = lambda name, help: flags.DEFINE_string(name, None, help, flag_values=values)
+    integer = lambda name, default, help, lower: flags.DEFINE_integer(
+        name, default, help, lower_bound=lower, flag_values=values
+    )
+    enum = lambda name, choices, help: flags.DEFINE_enum(name, choices[0], choices, help, flag_values=values)
+
+    # Files
+    string("workdir", "Folder of the results; by default results/NAME, with a name made from the settings.")
+    string("data_dir", "Folder of prepared TFDS data or of frey_faces.npz.")
+    string("cache_dir", "Folder of decoded data; by default beside the data or in the user's cache folder.")
+    integer("eval_every", 0, "Epochs between evaluations; 0 for about 20 evaluations in a run.", 0)
+    integer("checkpoint_every", 0, "Epochs between checkpoints; 0 for a checkpoint with each evaluation.", 0)
+    # At least two: one may be damaged, and the runs of a program must have one epoch in common.
+    keep = "Number of newest checkpoints to keep; with --validation_size the best evaluated one is kept as well."
+    integer("keep", 2, keep, 2)
+    flags.DEFINE_bool(
+        "figures",
+        True,
+        "Whether to draw the pictures of every run; experiments.evaluate --figures draws them later.",
+        flag_values=values,
+    )
+    flags.DEFINE_bool("tensorboard", False, "Whether to write TensorBoard event files as well.", flag_values=values)
+    string(
+        "profile_steps",
+        "Steps to trace with jax.profiler, as FIRST:LAST, counted from 1. The epochs that contain these steps are"
+        " traced; the trace goes to profile/ in the folder of the program's first run.",
+    )
+
+    # Memory and devices
+    enum(
+        "streaming",
+        ["auto", "on", "off"],
+        "Whether to read the training images from the disk or the host's memory while training; auto streams images"
+        " that would fill more than a quarter of the device's or the host's memory.",
+    )
+    enum(
+        "sweep_mode",
+        ["auto", "vmap", "map"],
+        "Way in which the runs of a program are computed: side by side (vmap) or one after the other (map); auto takes"
+        " vmap on accelerators and for networks with fewer than 200,000 parameters.",
+    )
+    flags.DEFINE_bool(
+        "multihost",
+        None,
+        "Whether to train together with the other processes that run this command; by default where SLURM, a TPU pod or"
+        " Open MPI reports several processes. Elsewhere, set JAX_COORDINATOR_ADDRESS=HOST:PORT, JAX_NUM_PROCESSES and"
+        " JAX_PROCESS_ID as well.",
+        flag_values=values,
+    )
+
+    # Jobs
+    enum("launcher", ["local", "slurm"], "Place of the training: here, or jobs of a SLURM array, one for each program.")
+    integer("program", 0, "Number of the only program of the sweep to train, counted from 1; 0 trains all.", 0)
+    string("slurm_partition", "Partition of the jobs; by default the cluster's default.")
+    string("slurm_account", "Account that the jobs are charged to, on clusters that require an account.")
+    integer(
+        "slurm_time",
+        1440,
+        "Minutes of a job. A job whose time is over saves, is requeued and continues. An epoch that takes more than 90"
+        " seconds is not waited for, so set --checkpoint_every well below the epochs of a job.",
+        5,
+    )
+    integer("slurm_cpus", 4, "Number of cores of a job.", 1)
+    integer("slurm_gpus", 0, "Number of GPUs of a job.", 0)
+    flags.DEFINE_float("slurm_mem_gb", 8.0, "Gigabytes of memory of a job.", lower_bound=0.1, flag_values=values)
+
+
+def from_flags(values: flags.FlagValues) -> Options:
+    """The options on the command line.
+
+    Raises:
+      ValueError: If flags contradict each other.
+    """
+    options = Options(**{field.name: values[field.name].value for field in dataclasses.fields(Options)})
+    if options.program and options.launcher == "slurm":
+        raise ValueError("--program trains one program, and --launcher=slurm submits all of them; leave out one flag")
+    given = [name for name in values if name.startswith("slurm_") and values[name].present]
+    if given and options.launcher != "slurm" and not options.program:  # a job has --program and its submission's flags
+        raise ValueError(f"--{given[0]} is for jobs; leave it out or choose --launcher=slurm")
+    return options

@@ -1,0 +1,49 @@
+"""The tables and pictures over all finished runs of a workdir, written when a command ends."""
+
+import shlex
+from pathlib import Path
+from typing import Any
+
+from experiments.common import cli, files, locks, results, tables
+from experiments.common.run_folder import RunFolder, all_runs
+from experiments.train.sweep import Run
+
+
+def write(workdir: Path, runs: list[Run]) -> None:
+    """Writes results.csv and results.md, and figures/ if all `runs` of the command are finished; prints the table.
+
+    Jobs that end at the same time take turns, so the last of them sees all results and draws the pictures.
+    """
+    with locks.taking_turns(workdir):
+        folders, rows = finished_runs(workdir)
+        table = results.to_markdown(rows)
+        files.write_text(workdir / "results.csv", tables.to_csv(rows))
+        files.write_text(workdir / "results.md", table + "\n")
+        if len(folders) > 1 and all(run.folder.result() for run in runs):
+            from experiments.common import pictures
+
+            pictures.draw_sweep(workdir / "figures", folders, results.varying(rows))
+    print(f"\n{results.heading(rows)}\n{table}\n")
+    if drawn := sorted((workdir / "figures").glob("*.png")):
+        print(f"pictures: {', '.join(map(str, drawn))}")
+    if len(folders) > 1:
+        print(f"          and of each run in {workdir / 'runs'}/*/figures")
+    print(f"table of every run and setting: {workdir / 'results.csv'}")
+    print(f"all of it on one page: python -m {cli.module('report')} --workdir={shlex.quote(str(workdir))}")
+
+
+def finished_runs(workdir: Path) -> tuple[list[RunFolder], list[dict[str, Any]]]:
+    """The folders of the runs that have a result, and their rows. Says which results another version wrote; they are
+    left out."""
+    folders = []
+    rows = []
+    for folder in all_runs(workdir):
+        try:
+            row = folder.result()
+        except ValueError as error:
+            print(f"left out of the tables: {error}")
+            continue
+        if row:
+            folders.append(folder)
+            rows.append(row)
+    return folders, rows

@@ -1,0 +1,19 @@
+"""What the end of a command says about the workdir."""
+
+import json
+
+from experiments.common.settings import Settings
+from experiments.train import summary
+
+
+def test_a_result_of_another_version_is_left_out_of_the_tables_and_loses_nothing(tmp_path, capsys):
+    figures = {f"test_{name}_nats": 1.0 for name in ("nll", "elbo", "rate", "distortion")}
+    for name, estimator in (("ours", "reparam"), ("theirs", "mine")):
+        row = Settings().json() | {"estimator": estimator, "status": "done", "step": 5, **figures}
+        (tmp_path / "runs" / name).mkdir(parents=True)
+        (tmp_path / "runs" / name / "config.json").write_text("{}")
+        (tmp_path / "runs" / name / "result.json").write_text(json.dumps(row))
+    folders, rows = summary.finished_runs(tmp_path)
+    assert [folder.path.name for folder in folders] == ["ours"]
+    assert [row["estimator"] for row in rows] == ["reparam"]
+    assert "left out of the tables" in capsys.readouterr().out
