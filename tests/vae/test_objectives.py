@@ -7,12 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from vae.estimators.base import stateless
 
 from tests.helpers import linear_gaussian
 from vae import distributions as dist
 from vae import models, objectives
-from vae.estimators import BY_NAME, Estimate
+from vae.estimators import BY_NAME, Estimate, bind, integrand, stateless
 
 MODEL, PARAMS, X = linear_gaussian.example()
 f64 = lambda array: np.asarray(array, np.float64)
@@ -21,8 +20,7 @@ _reparam = functools.cache(lambda num_samples: BY_NAME["reparam"].make(num_sampl
 
 def _bound(objective, estimator, params, key, x=X, model=MODEL):
     """The objective's value, `[B]`, by an estimator that learns and counts nothing."""
-    expect = lambda q, f, reduce: estimator.estimate({}, {}, key, q, f, reduce)
-    return objective(model.apply, params, x, expect).value
+    return objective(model.apply, params, x, bind(estimator, {}, {}, key)).value
 
 
 NUM_DRAWS = 20_000
@@ -87,7 +85,7 @@ def test_reparameterized_gradient_is_the_closed_form(objective):
 
 def test_control_without_the_path_the_encoder_gets_no_gradient():
     """The same assertion fails for samples that carry no gradient: only the direct term, of mean zero, is left."""
-    blocked = stateless(lambda key, q, f, reduce: reduce(f(q.sample(key, 8), q)))
+    blocked = stateless(lambda key, q, f, reduce, c: reduce(integrand(f, q, c)(q.sample(key, 8))))
     truth = _leaves(_true_gradient())
     for name, draws in _gradients(objectives.elbo, blocked).items():
         score, _ = _z_scores(draws, truth[name])
@@ -122,8 +120,8 @@ def test_other_reductions_of_the_same_weights():
 
     @jax.jit
     def program(params):
-        def log_weights(q, f, reduce):
-            return Estimate(f(q.rsample(key, k), q), 0.0, {})
+        def log_weights(q, f, reduce, log_q_weight):
+            return Estimate(integrand(f, q, log_q_weight)(q.rsample(key, k)), 0.0, {})
 
         named = {
             "weights": objectives.elbo(MODEL.apply, params, X, log_weights).value,
@@ -360,7 +358,7 @@ def test_a_network_of_hard_latents_learns_by_its_exact_gradient(case):
         learned, counted = estimator.init(jax.random.key(3), model.apply(params, x, method="encode"), None)
 
         def total(params, key):
-            expect = lambda q, f, reduce: estimator.estimate(learned, counted, key, q, f, reduce)
+            expect = bind(estimator, learned, counted, key)
             return jnp.sum(bound(model.apply, params, x, expect).value)
 
         draw = jax.jit(jax.vmap(jax.grad(total), in_axes=(None, 0)))
@@ -372,7 +370,7 @@ def test_a_network_of_hard_latents_learns_by_its_exact_gradient(case):
         assert deviation < 4.5, leaf
 
     # The control: samples without their score, from which nothing comes back to the encoder but log q.
-    deaf = scores(stateless(lambda key, q, f, reduce: reduce(f(q.sample(key, 2), q))), 2**12)
+    deaf = scores(stateless(lambda key, q, f, reduce, c: reduce(integrand(f, q, c)(q.sample(key, 2)))), 2**12)
     assert all((deviation > 4.5) == ("encoder" in leaf) for leaf, (deviation, _) in deaf.items()), deaf
 
 

@@ -7,22 +7,21 @@ import optax
 import pytest
 from jax.lax import stop_gradient
 from jax.scipy.special import logit
-from vae.estimators.base import stateless
-from vae.estimators.one_hot import harden, perturb, perturb_given, two_classes
 
-from tests.helpers.problems import MAX_Z, assert_unbiased, differentiate_exactly, measure, oracle, problem
+from tests.helpers.problems import LOG_Q_WEIGHT, MAX_Z, assert_unbiased, differentiate_exactly, measure, oracle, problem
 from vae.distributions import Bernoulli, Categorical
-from vae.estimators import BY_NAME, attach, log_mean_exp, mean
-from vae.estimators.rebar import relax_towards_mean
+from vae.estimators import BY_NAME, attach, integrand, log_mean_exp, mean, stateless
+from vae.estimators.parts.one_hot import accept_bits, harden, perturb, perturb_given
+from vae.estimators.parts.relaxed_control import relax_towards_mean
 
 HARD = ("st_gumbel_softmax", "gumbel_rao", "straight_through", "reinmax")
 DISCRETE = ("Bernoulli", "Categorical")
 CATEGORICAL = Categorical(jnp.array([[0.5, -0.7, 0.1], [-0.9, 0.4, 0.8]]))
 
 
-def _gradients(estimator, q, f, draws, *, reduce=mean, params=None, seed=0):
+def _gradients(estimator, q, f, draws, *, reduce=mean, log_q_weight=0.0, params=None, seed=0):
     """`draws` gradients of the value in q's logits, `[draws, *logits]`."""
-    value = lambda q, key: jnp.sum(estimator.estimate(params or {}, {}, key, q, f, reduce).value)
+    value = lambda q, key: jnp.sum(estimator.estimate(params or {}, {}, key, q, f, reduce, log_q_weight).value)
     keys = jax.random.split(jax.random.key(seed), draws)
     return np.float64(jax.jit(jax.vmap(jax.grad(value), in_axes=(None, 0)))(q, keys).logits)
 
@@ -101,7 +100,7 @@ def test_which_samples_f_sees(name, family):
     @jax.jit
     def first_seen(key):
         seen = []
-        f = lambda z: seen.append(z) or toy.integrand(toy.theta)(z, q)
+        f = lambda z: seen.append(z) or toy.integrand(toy.theta)(z)
         estimator.estimate(params, state, key, toy.phi, f)
         return seen[0]
 
@@ -117,8 +116,8 @@ def test_which_samples_f_sees(name, family):
 def test_the_bound_of_three_samples_is_one_sample_of_three_times_the_latents(name):
     """What a straight-through gradient of an importance-weighted bound means: that of log mean exp f in all of z."""
     logits, weight = jnp.array([0.6, -1.1]), jnp.array([0.8, -1.7])
-    f = lambda z: jnp.sin(2 * z @ weight) - q.log_prob(z)
-    together = lambda z, q: log_mean_exp(f(z.reshape(3, 2), Bernoulli(q.logits.reshape(3, 2))))[None]
+    f = lambda z: jnp.sin(2 * z @ weight)
+    together = lambda z: log_mean_exp(f(z.reshape(3, 2)))[None]
     three = _gradients(BY_NAME[name].make(num_samples=3), Bernoulli(logits), f, 8, reduce=log_mean_exp)
     one = _gradients(
         BY_NAME[name].make(num_samples=1), Bernoulli(jnp.tile(logits, 3)), together, 8, reduce=log_mean_exp
@@ -155,20 +154,21 @@ def _gumbel_rao_differentiating_the_sampler(temperature=0.5):
     def estimate(key, q, f, reduce, log_q_weight):
         z = q.sample(key, 1)
         x = perturb_given(jax.random.fold_in(key, 1), q, z, 10)
-        return reduce(f(attach(z, jnp.mean(jax.nn.softmax(x / temperature), axis=0)), q))
+        z = attach(z, jnp.mean(jax.nn.softmax(x / temperature), axis=0))
+        return reduce(integrand(f, q, log_q_weight)(z))
 
-    return two_classes(stateless(estimate))
+    return accept_bits(stateless(estimate))
 
 
 @pytest.mark.parametrize("family", ["Categorical", pytest.param("Bernoulli", marks=pytest.mark.slow)])
 def test_gumbel_rao_has_the_mean_of_straight_through_gumbel_softmax_and_less_variance(family):
     toy, draws = problem(family), 2**16
     f = toy.integrand(toy.theta)
-    plain = _gradients(BY_NAME["st_gumbel_softmax"].make(1), toy.phi, f, draws)
-    averaged = _gradients(BY_NAME["gumbel_rao"].make(1), toy.phi, f, draws, seed=1)
+    plain = _gradients(BY_NAME["st_gumbel_softmax"].make(1), toy.phi, f, draws, log_q_weight=LOG_Q_WEIGHT)
+    averaged = _gradients(BY_NAME["gumbel_rao"].make(1), toy.phi, f, draws, log_q_weight=LOG_Q_WEIGHT, seed=1)
     assert _z_score(plain, averaged) < MAX_Z
     assert averaged.var(0).sum() < 0.9 * plain.var(0).sum()
-    wrong = _gradients(_gumbel_rao_differentiating_the_sampler(), toy.phi, f, draws, seed=1)
+    wrong = _gradients(_gumbel_rao_differentiating_the_sampler(), toy.phi, f, draws, log_q_weight=LOG_Q_WEIGHT, seed=1)
     assert _z_score(plain, wrong) > 2 * MAX_Z
 
 
@@ -192,18 +192,19 @@ def _as_published(*, through_noise=True, together=True, num_samples=2):
     def estimate(key, q, f, reduce, log_q_weight):
         key_x, key_given = jax.random.split(key)
         frozen = stop_gradient(q)
-        c = lambda x: 0.7 * f(jax.nn.softmax(x / 0.6), frozen) + 0.3 * jnp.sum(jnp.sin(2 * x), axis=(-2, -1))
+        f_frozen = integrand(f, frozen, log_q_weight)
+        c = lambda x: 0.7 * f_frozen(jax.nn.softmax(x / 0.6)) + 0.3 * jnp.sum(jnp.sin(2 * x), axis=(-2, -1))
         x = perturb(key_x, q, num_samples)
         z = harden(x)
         given = perturb_given(key_given, q, z, 1)[0]
         if not through_noise:
             given = q.logits + stop_gradient(given - q.logits)
-        values, score = f(z, q), q.log_prob(z)
+        values, score = integrand(f, q, log_q_weight)(z), q.log_prob(z)
         residual = stop_gradient(values - c(given))
         product = mean(residual * score) if together else mean(residual) * mean(score)
         return attach(reduce(values), reduce(values) + product + mean(c(x) - c(given)))
 
-    return two_classes(stateless(estimate))
+    return accept_bits(stateless(estimate))
 
 
 @pytest.mark.parametrize("family", DISCRETE)
@@ -232,7 +233,9 @@ def test_relax_starts_as_rebar(family):
     for name in ("rebar", "relax"):
         estimator = BY_NAME[name].make(num_samples=3)
         params, _ = estimator.init(jax.random.key(0), toy.phi, None)
-        grads[name] = _gradients(estimator, toy.phi, toy.integrand(toy.theta), 10, params=params)
+        grads[name] = _gradients(
+            estimator, toy.phi, toy.integrand(toy.theta), 10, log_q_weight=LOG_Q_WEIGHT, params=params
+        )
     np.testing.assert_allclose(grads["relax"], grads["rebar"], rtol=1e-4, atol=1e-5)
 
 
@@ -245,7 +248,7 @@ def test_what_is_learned_minimizes_the_square_of_the_whole_gradient(name, family
     params, state = estimator.init(jax.random.key(0), toy.phi, None)
 
     def estimate(q):
-        e = estimator.estimate(params, state, jax.random.key(1), q, toy.integrand(toy.theta))
+        e = estimator.estimate(params, state, jax.random.key(1), q, toy.integrand(toy.theta), mean, LOG_Q_WEIGHT)
         return jnp.sum(e.value), e.cv_loss
 
     gradient, cv_loss = jax.jit(jax.grad(estimate, has_aux=True))(toy.phi)
@@ -254,7 +257,7 @@ def test_what_is_learned_minimizes_the_square_of_the_whole_gradient(name, family
 
 def _trained_variance(name, t, p=0.5, steps=300):
     """Of one draw's gradient on one Bernoulli of mean p, f = (b - t)^2, before and after training on cv_loss."""
-    q, f = Bernoulli(logit(jnp.array([p]))), lambda z, q: jnp.sum(jnp.square(z - t), axis=-1)
+    q, f = Bernoulli(logit(jnp.array([p]))), lambda z: jnp.sum(jnp.square(z - t), axis=-1)
     estimator, tx = BY_NAME[name].make(num_samples=1), optax.adam(0.02)
     before, state = estimator.init(jax.random.key(0), q, None)
 

@@ -9,7 +9,7 @@ import scipy.stats as st
 from tests.helpers.random_models import float64, images, parameters
 from vae import distributions as dist
 from vae import models, objectives
-from vae.estimators import BY_NAME
+from vae.estimators import BY_NAME, bind
 
 K, B, D = 3, 2, 4
 
@@ -75,7 +75,7 @@ def test_every_posterior_trains(family):
     x = images((4, 4, 1), batch=5)
 
     def bound(params, key):
-        expect = lambda q, f, reduce: estimator.estimate({}, {}, key, q, f, reduce)
+        expect = bind(estimator, {}, {}, key)
         return jnp.mean(objectives.elbo(model.apply, params, x, expect).value)
 
     with jax.numpy_dtype_promotion("strict"):

@@ -1,0 +1,151 @@
+"""Double control variates and RODEO: what they learn, and the Stein operator."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests.helpers.problems import LOG_Q_WEIGHT, MAX_Z, assert_unbiased, oracle, problem
+from vae.distributions import Bernoulli, Categorical
+from vae.estimators import BY_NAME, Estimator, mean
+from vae.estimators.double_cv import double_cv
+from vae.estimators.parts.one_dimension import other_values
+from vae.estimators.parts.stein import stein, stein_of_score
+from vae.estimators.parts.surrogate_network import SurrogateNetwork
+from vae.estimators.rodeo import rodeo
+
+
+def _gradients(estimator, q, f, draws, *, log_q_weight=0.0, params=None, seed=0):
+    """`draws` gradients of the mean's value in the logits, `[draws, *logits]`, in float64."""
+    value = lambda q, key: jnp.sum(estimator.estimate(params or {}, {}, key, q, f, mean, log_q_weight).value)
+    run = jax.jit(jax.vmap(jax.grad(value), in_axes=(None, 0)))
+    return np.float64(run(q, jax.random.split(jax.random.key(seed), draws)).logits)
+
+
+def _all_bits(width):
+    return np.array(list(itertools.product([0.0, 1.0], repeat=width)))
+
+
+def _with_params(estimator, **changed):
+    """The estimator with these params, whatever its own would be."""
+
+    def estimate(params, state, key, q, f, reduce=mean, log_q_weight=0.0, context=None):
+        return estimator.estimate(params | changed, state, key, q, f, reduce, log_q_weight, context)
+
+    return Estimator(estimator.init, estimate)
+
+
+def test_double_cv_of_a_linear_function_is_exact_at_minus_one():
+    q = Bernoulli(jnp.array([0.8, -1.3, 0.1]))
+    slope = jnp.array([1.0, -2.0, 0.7])
+    f = lambda z: z @ slope + 4.0
+    grads = _gradients(double_cv(2), q, f, 64, params={"alpha": jnp.float32(-1)})
+    np.testing.assert_allclose(grads, np.broadcast_to(slope * q.mean * (1 - q.mean), grads.shape), atol=1e-5)
+
+
+def test_double_cv_with_the_wrong_sign_is_unbiased_and_worse():
+    spread = []
+    for alpha in (-0.5, 0.0, 0.5):
+        estimator, exact = _with_params(double_cv(2), alpha=jnp.float32(alpha)), oracle("Bernoulli", "mean", 2)
+        report = assert_unbiased(estimator, problem("Bernoulli"), mean, exact, groups=("phi",))
+        spread.append(report.relative_stderr["phi"] * np.sqrt(report.draws))
+    assert spread[0] < 0.95 * spread[1] < 0.9 * spread[2], spread
+
+
+@pytest.mark.parametrize(
+    ("make", "family"),
+    [(double_cv, "Bernoulli"), (double_cv, "Categorical"), (rodeo, "Bernoulli"), (rodeo, "Categorical")],
+)
+def test_cv_loss_is_the_squared_length_of_the_gradient(make, family):
+    toy, key, estimator = problem(family), jax.random.key(4), make(3)
+    q, f = toy.posterior(toy.phi), toy.integrand(toy.theta)
+    params, state = estimator.init(jax.random.key(0), q)
+    params = params | {"alpha": jnp.float32(-0.7)} | ({"beta": jnp.float32(0.4)} if "beta" in params else {})
+
+    def value_and_loss(q):
+        estimate = estimator.estimate(params, state, key, q, f, mean, LOG_Q_WEIGHT)
+        return jnp.sum(estimate.value), estimate.cv_loss
+
+    grad, cv_loss = jax.jit(jax.grad(value_and_loss, has_aux=True))(q)
+    np.testing.assert_allclose(cv_loss, np.sum(np.square(grad.logits)) / len(grad.logits), rtol=1e-5)
+
+
+def test_rodeos_broken_lines_are_its_network():
+    """Values and derivatives of the plain network, at changes on both sides of all knots; one unit is flat."""
+    levels, changes, weights = (
+        jax.random.normal(jax.random.key(n), shape) for n, shape in enumerate([(3, 2), (3, 2, 40), (2, 3, 2, 40)])
+    )
+    levels, changes = 10 * levels, changes * 10 ** jnp.linspace(-2, 4, 40)
+    params = SurrogateNetwork(7).init(jax.random.key(3), levels, changes)["params"]
+    params = params | {"inner": params["inner"].at[1, 2].set(0), "inner_bias": jnp.linspace(-1, 1, 7)}
+
+    def plain(params):
+        x = jnp.stack(jnp.broadcast_arrays(levels[..., None], changes), axis=-1)
+        x = jax.nn.leaky_relu(x @ params["inner"] + params["inner_bias"], 0.3)
+        return jnp.moveaxis(x @ params["outer"] + params["outer_bias"], -1, 0)
+
+    broken = lambda params: jnp.stack(SurrogateNetwork(7).apply({"params": params}, levels, changes))
+    np.testing.assert_allclose(broken(params), plain(params), rtol=1e-5, atol=1e-5)
+    slope = lambda h: jax.grad(lambda params: jnp.sum(weights * h(params)))(params)
+    for found, true in zip(*map(jax.tree.leaves, (slope(broken), slope(plain))), strict=True):
+        np.testing.assert_allclose(found, true, rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize(("make", "most"), [(double_cv, 0.75), (rodeo, 0.25)])
+def test_learning_its_control_lowers_the_variance_of_leave_one_out_and_keeps_the_mean(make, most):
+    """Direct term and all: what is left of leave-one-out's variance is 0.64 with double CV and 0.10 with RODEO."""
+    toy, estimator = problem("Bernoulli"), make(2)
+    q, f = toy.posterior(toy.phi), toy.integrand(toy.theta)
+    params, state = estimator.init(jax.random.key(0), q)
+
+    def loss(params, key):
+        keys = jax.random.split(key, 256)
+        estimate = lambda key: estimator.estimate(params, state, key, q, f, mean, LOG_Q_WEIGHT)
+        return jnp.mean(jax.vmap(estimate)(keys).cv_loss)
+
+    def step(params, key):
+        return jax.tree.map(lambda p, g: p - 0.05 * g, params, jax.grad(loss)(params, key)), None
+
+    keys = jax.random.split(jax.random.key(1), 200)
+    learned, _ = jax.jit(lambda params: jax.lax.scan(step, params, keys))(params)
+    grads = _gradients(estimator, q, f, 2**15, log_q_weight=LOG_Q_WEIGHT, params=learned)
+    leave_one_out = BY_NAME["leave_one_out"].make(num_samples=2)
+    plain = _gradients(leave_one_out, q, f, 2**15, log_q_weight=LOG_Q_WEIGHT).var(axis=0).sum()
+    assert grads.var(axis=0).sum() < most * plain
+    error = np.ravel(grads.mean(axis=0)) - oracle("Bernoulli", "mean", 2)["phi"]
+    assert np.all(np.abs(error) < MAX_Z * np.ravel(grads.std(axis=0)) / np.sqrt(len(grads)))
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_the_stein_operator_has_mean_zero_and_is_what_its_definition_says(classes):
+    """Every state of three bits or classes and any table h, weighted by q; A(h score) by moving the state itself."""
+    width, rng = 3, np.random.default_rng(0)
+    states = np.array(list(itertools.product(range(classes), repeat=width)))  # [states, D]
+    table = rng.normal(size=[classes] * width)
+    one_hot = (lambda states: np.float64(states)) if classes == 2 else (lambda states: np.eye(classes)[states])
+    with jax.enable_x64(True):
+        q = (
+            Bernoulli(jnp.array([0.8, -1.3, 0.1]))
+            if classes == 2
+            else Categorical(jnp.asarray(rng.normal(size=(3, 3))))
+        )
+        z = jnp.asarray(one_hot(states))
+        moves, probability = other_values(q, z)
+        weight, p = np.asarray(jnp.exp(q.log_prob(z))), np.asarray(q.mean)
+        score = z - p
+        h, h_moved, defined = table[tuple(states.T)], np.zeros(probability.shape), 0.0
+        for i, step in itertools.product(range(width), range(1, classes)):
+            moved = states.copy()
+            moved[:, i] = (moved[:, i] - step) % classes  # as the roll of one-hot rows; a flip for bits
+            [a] = [a for a in range(classes - 1) if np.all(np.asarray(moves)[a, :, i] == one_hot(moved)[:, i])]
+            h_moved[a, :, i] = table[tuple(moved.T)]
+            rate, event = np.asarray(probability)[a, :, i], (-1,) + (1,) * (score.ndim - 1)
+            change = table[tuple(moved.T)].reshape(event) * (one_hot(moved) - p) - h.reshape(event) * np.asarray(score)
+            defined += rate.reshape(event) * change / width
+        scalar = np.asarray(stein(probability, h, h_moved))
+        vector = np.asarray(stein_of_score(probability, moves - z, score, h, h_moved))
+    np.testing.assert_allclose(weight @ scalar, 0, atol=1e-12)
+    np.testing.assert_allclose(np.tensordot(weight, vector, 1), 0, atol=1e-12)
+    np.testing.assert_allclose(vector, defined, atol=1e-12)

@@ -1,0 +1,156 @@
+"""Coupled samples: ARM, DisARM, ARMS and DisARM-IW against closed forms and enumerations."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests.helpers.problems import MAX_Z, problem
+from vae.distributions import Bernoulli, Categorical
+from vae.estimators import BY_NAME, log_mean_exp, mean
+from vae.estimators.arms import arms, covariance_ratio, opposed_samples
+from vae.estimators.disarm_iw import _couple, coupling_ratio, stick_log_odds
+from vae.estimators.parts.coupled_pairs import coupled_pairs
+
+
+def _gradients(estimator, q, f, draws, *, log_q_weight=0.0, params=None, seed=0):
+    """`draws` gradients of the mean's value in the logits, `[draws, *logits]`, in float64."""
+    value = lambda q, key: jnp.sum(estimator.estimate(params or {}, {}, key, q, f, mean, log_q_weight).value)
+    run = jax.jit(jax.vmap(jax.grad(value), in_axes=(None, 0)))
+    return np.float64(run(q, jax.random.split(jax.random.key(seed), draws)).logits)
+
+
+@pytest.mark.parametrize(("t", "p"), [(0.45, 0.5), (0.45, 0.1), (0.49, 0.7), (0.499, 0.1)])
+def test_variances_of_pairs_on_one_bernoulli(t, p):
+    """f = (b - t)^2, in the logit (ESTIMATORS.md C1); ARM's is the integral of (1/2 - u)^2 where the pair differs."""
+    q = Bernoulli(jnp.log(jnp.array([p])) - jnp.log1p(-jnp.array([p])))
+    f = lambda z: jnp.sum(jnp.square(z - t), axis=-1)
+    slope, less, more = (1 - 2 * t) * p * (1 - p), min(p, 1 - p), max(p, 1 - p)
+    expected = {
+        "arm": (1 - 2 * t) ** 2 * 2 / 3 * (1 / 8 - (1 / 2 - less) ** 3) - slope**2,
+        "disarm": (1 - 2 * t) ** 2 * (less * more**2 / 2 - (less * more) ** 2),
+        "arms": (1 - 2 * t) ** 2 * (less * more**2 / 2 - (less * more) ** 2),
+        "bitflip": 0.0,
+    }
+    assert expected["disarm"] < expected["arm"]
+    for name, variance in expected.items():
+        grads = _gradients(BY_NAME[name].make(), q, f, 2**19)
+        rounding = 1e-3 * slope**2
+        np.testing.assert_allclose(grads.var(), variance, rtol=0.03, atol=rounding)
+        assert abs(grads.mean() - slope) < MAX_Z * np.sqrt(max(variance, rounding) / len(grads))
+
+
+def test_disarm_has_less_variance_than_arm_in_every_coordinate():
+    toy = problem("Bernoulli")
+    q, f = toy.posterior(toy.phi), toy.integrand(toy.theta)
+    arm, disarm = (_gradients(BY_NAME[name].make(), q, f, 2**17).var(axis=0) for name in ("arm", "disarm"))
+    assert np.all(disarm < arm)
+
+
+def test_arms_of_two_samples_is_disarm():
+    """The pair is antithetic, so both are the same function of one uniform."""
+    toy = problem("Bernoulli")
+    q, f = toy.posterior(toy.phi), toy.integrand(toy.theta)
+    np.testing.assert_allclose(covariance_ratio(q, 2), jax.nn.sigmoid(jnp.abs(q.logits)), rtol=1e-6)
+
+    def couple(key, q, n):
+        z, partner = opposed_samples(key, q, 2)
+        return z[None], partner[None], 0.5 * jax.nn.sigmoid(jnp.abs(q.logits)) * (z - partner)[None]
+
+    as_pair, as_set = (_gradients(e, q, f, 256) for e in (coupled_pairs(couple, 2), arms(2)))
+    np.testing.assert_allclose(as_set, as_pair, atol=1e-5)
+
+
+@pytest.mark.parametrize("n", [2, 3, 5])
+def test_opposed_samples_follow_q_and_covary_as_arms_says(n):
+    q = Bernoulli(jnp.array([-2.5, -0.9, -0.1, 0.4, 1.5]))
+    p = np.float64(q.mean)
+    draws = 2**18
+    z = np.float64(
+        jax.jit(jax.vmap(lambda key: opposed_samples(key, q, n)))(jax.random.split(jax.random.key(0), draws))
+    )
+    assert np.all(np.abs(z.mean(0) - p) < MAX_Z * np.sqrt(p * (1 - p) / draws))
+    for i, j in itertools.combinations(range(n), 2):
+        products = (z[:, i] - p) * (z[:, j] - p)
+        sample_covariance = p * (1 - p) - products.mean(0)  # what half the mean square difference estimates
+        expected = p * (1 - p) / np.float64(covariance_ratio(q, n))
+        assert np.all(np.abs(sample_covariance - expected) < MAX_Z * products.std(0) / np.sqrt(draws))
+        assert np.all(products.mean(0) < 0)
+
+
+def test_many_opposed_samples_are_all_but_independent():
+    np.testing.assert_allclose(covariance_ratio(Bernoulli(jnp.array([-2.0, 0.0, 1.0])), 1000), 1, rtol=0.01)
+
+
+@pytest.mark.parametrize("name", ["arm", "disarm", "disarm_iw"])
+def test_an_odd_number_of_coupled_samples_is_refused_for_the_mean_alone(name):
+    toy = problem("Categorical" if name == "disarm_iw" else "Bernoulli")
+    q, f = toy.posterior(toy.phi), toy.integrand(toy.theta)
+    estimate = lambda reduce: BY_NAME[name].make(num_samples=3).estimate({}, {}, jax.random.key(0), q, f, reduce).value
+    with pytest.raises(ValueError, match="must be even, got 3"):
+        estimate(mean)
+    assert jax.eval_shape(lambda: estimate(log_mean_exp)).shape == (2,)
+
+
+_LOGITS = {
+    "unlike": [0.5, -0.7, 0.1, 2.0],
+    "alike": [0.0, 0.0, 0.0, 0.0],
+    "peaked": [-20.0, 5.0, -3.0, 5.0],
+    "two": [0.3, -0.9],
+    "many": list(np.linspace(-1, 1, 12)),
+}
+
+
+def _joint_of_ranks(shares):
+    """P(z, partner) over ranks, by summing over what becomes of the two walks at each stop."""
+    classes = len(shares) + 1
+    joint = np.zeros((classes, classes))
+    both_walk, first_walks, second_walks = 1.0, np.zeros(classes), np.zeros(classes)  # the other's rank is the index
+    for i, s in enumerate([*shares, 1.0]):
+        joint[i] += first_walks * s  # the first stops here, the second has stopped before
+        joint[:, i] += second_walks * s
+        joint[i, i] += both_walk * max(2 * s - 1, 0)
+        first_walks, second_walks = first_walks * (1 - s), second_walks * (1 - s)
+        one = both_walk * min(s, 1 - s)
+        first_walks[i] += one  # the second alone stops
+        second_walks[i] += one
+        both_walk *= max(1 - 2 * s, 0)
+    return joint
+
+
+@pytest.mark.parametrize("case", _LOGITS)
+def test_the_categorical_ratio_is_that_of_the_enumerated_coupling(case):
+    logits = np.sort(np.float64(_LOGITS[case]))
+    q = np.exp(logits - np.log(np.sum(np.exp(logits))))
+    with jax.enable_x64(True):
+        log_odds = stick_log_odds(jnp.asarray(logits))
+        table = np.asarray(coupling_ratio(log_odds))
+    joint = _joint_of_ranks(1 / (1 + np.exp(-np.asarray(log_odds))))
+    np.testing.assert_allclose(joint.sum(0), q, rtol=1e-9)
+    np.testing.assert_allclose(joint.sum(1), q, rtol=1e-9)
+    apart = ~np.eye(len(q), dtype=bool)
+    ratio = table[np.minimum(*np.indices(joint.shape))]
+    np.testing.assert_allclose((joint * ratio)[apart], np.outer(q, q)[apart], rtol=1e-9)
+    assert np.all(np.isfinite(table))
+    assert np.max(ratio[apart]) < 2
+    # The gradient of E[f], f a table: sum of P(z, partner) ratio (f - f')(e_z - e_z') / 2.
+    f = np.random.default_rng(0).normal(size=len(q))
+    weight = joint * ratio * (f[:, None] - f[None])
+    np.testing.assert_allclose((weight.sum(1) - weight.sum(0)) / 2, q * (f - q @ f), atol=1e-9)
+    if case == "two":
+        np.testing.assert_allclose(table[0], 1 / (1 + np.exp(-abs(logits[0] - logits[1]))), rtol=1e-9)
+
+
+def test_categorical_pairs_are_drawn_from_the_enumerated_coupling():
+    logits, draws = np.float32(_LOGITS["unlike"]), 2**18
+    couple = jax.jit(lambda key, q: _couple(key, q, draws))
+    z, partner, weight = couple(jax.random.key(0), Categorical(jnp.asarray(logits)[None]))
+    counts = np.float64(jnp.einsum("kc,ke->ce", z[:, 0], partner[:, 0], precision="highest")) / draws
+    order = np.argsort(logits)
+    log_odds = np.float64(stick_log_odds(jnp.asarray(logits[order])))
+    joint = np.zeros_like(counts)
+    joint[np.ix_(order, order)] = _joint_of_ranks(1 / (1 + np.exp(-log_odds)))
+    assert np.all(np.abs(counts - joint) <= MAX_Z * np.sqrt(joint * (1 - joint) / draws))
+    assert np.all(np.isfinite(weight))

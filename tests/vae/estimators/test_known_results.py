@@ -1,0 +1,255 @@
+"""Variances, exact special cases and formulas that the papers state."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.lax import stop_gradient
+
+from tests.helpers.contract_cases import assert_same, vr_iwae
+from tests.helpers.problems import (
+    LOG_Q_WEIGHT,
+    MAX_Z,
+    assert_unbiased,
+    gradient_program,
+    measure,
+    oracle,
+    problem,
+    quantile_nodes,
+)
+from vae.distributions import Bernoulli, Normal
+from vae.estimators import (
+    BY_NAME,
+    attach,
+    integrand,
+    log_mean_exp,
+    mean,
+    stateless,
+)
+from vae.estimators.parts.learning_signal import learning_signal
+
+
+def _gradients(name, p, f, draws, *, num_samples=None, posterior=lambda q: q, log_q_weight=0.0, seed=0):
+    """`draws` gradients of the mean's value in the parameters p, with q = posterior(p); each leaf `[draws, ...]`."""
+    num_samples = num_samples or BY_NAME[name].min_samples
+    estimator = BY_NAME[name].make(num_samples=num_samples)
+    value = lambda p, key: jnp.sum(estimator.estimate({}, {}, key, posterior(p), f, mean, log_q_weight).value)
+    run = jax.jit(jax.vmap(jax.grad(value), in_axes=(None, 0)))
+    return run(p, jax.random.split(jax.random.key(seed), draws))
+
+
+@pytest.mark.parametrize(("t", "p"), [(0.45, 0.5), (0.45, 0.1), (0.49, 0.5), (0.499, 0.1)])
+def test_variances_on_one_bernoulli(t, p):
+    """f = (b - t)^2, in the logit (ESTIMATORS.md C1)."""
+    q = Bernoulli(jnp.log(jnp.array([p])) - jnp.log1p(-jnp.array([p])))
+    f = lambda z: jnp.sum(jnp.square(z - t), axis=-1)
+    slope = (1 - 2 * t) * p * (1 - p)
+    expected = {
+        "reinforce": p * (1 - t) ** 4 * (1 - p) ** 2 + (1 - p) * t**4 * p**2 - slope**2,
+        "leave_one_out": (1 - 2 * t) ** 2 * (p * (1 - p) / 2 - (p * (1 - p)) ** 2),
+    }
+    for name, variance in expected.items():
+        grads = np.float64(_gradients(name, q, f, 2**19).logits)
+        np.testing.assert_allclose(grads.var(), variance, rtol=0.03)
+        assert abs(grads.mean() - slope) < MAX_Z * np.sqrt(variance / len(grads))
+
+
+@pytest.mark.parametrize(("mu", "sigma", "k"), [(1.0, 1.0, -1.5), (0.5, 0.7, 1.0)])
+def test_variances_on_a_gaussian_quadratic(mu, sigma, k):
+    """f = (z - k)^2, in the mean and the scale (ESTIMATORS.md C4)."""
+    m, s = mu - k, sigma
+    expected = {
+        "reinforce": (m**4 / s**2 + 14 * m**2 + 15 * s**2, 2 * m**4 / s**2 + 60 * m**2 + 74 * s**2),
+        "reparam": (4 * s**2, 4 * m**2 + 8 * s**2),
+    }
+    f = lambda z: jnp.sum(jnp.square(z - k), axis=-1)
+    posterior = lambda p: Normal(p[0], 2 * jnp.log(p[1]))
+    for name, variances in expected.items():
+        grads = _gradients(name, (jnp.array([mu]), jnp.array([sigma])), f, 2**21, posterior=posterior)
+        np.testing.assert_allclose([np.float64(g).var() for g in grads], variances, rtol=0.03)
+        for grad, variance, slope in zip(grads, variances, (2 * m, 2 * s), strict=True):
+            assert abs(np.float64(grad).mean() - slope) < MAX_Z * np.sqrt(variance / len(grad))
+
+
+def test_antithetic_mean_gradient_of_a_quadratic_is_exact():
+    q = Normal(jnp.array([0.5, -0.3]), jnp.array([-0.7, 0.4]))
+    f = lambda z: jnp.sum(jnp.square(z - jnp.array([1.0, 0.2])), axis=-1)
+    grads = _gradients("reparam_antithetic", q, f, 1000, num_samples=2)
+    np.testing.assert_allclose(grads.mean, np.broadcast_to([-1.0, -1.0], (1000, 2)), atol=1e-5)
+    assert np.all(np.var(grads.log_var, axis=0) > 0.01)
+
+
+def test_stl_has_no_variance_at_the_posterior():
+    """Linear-Gaussian model whose posterior is diagonal: the columns of W are orthogonal (ESTIMATORS.md C6)."""
+    weight, noise, x = np.array([[1.0, 1.0], [0.5, -2.0], [-1.0, 0.0]]), 0.6, np.array([0.3, -1.1, 0.8])
+    assert np.isclose(weight[:, 0] @ weight[:, 1], 0)
+    variance = 1 / (1 + np.square(weight).sum(0) / noise)
+    posterior = Normal(jnp.float32(variance * (x @ weight) / noise), jnp.float32(np.log(variance)))
+
+    def log_joint(z):
+        residual = jnp.float32(x) - z @ jnp.float32(weight.T)
+        return -0.5 * jnp.sum(jnp.square(residual), -1) / noise - 0.5 * jnp.sum(jnp.square(z), -1)
+
+    frozen, plain = (_gradients(name, posterior, log_joint, 1000, log_q_weight=1.0) for name in ("stl", "reparam"))
+    for leaf in jax.tree.leaves(frozen):
+        np.testing.assert_allclose(leaf, 0, atol=1e-4)
+    assert all(np.all(np.std(leaf, axis=0) > 0.1) for leaf in jax.tree.leaves(plain))
+
+
+def test_dreg_of_one_sample_is_stl():
+    toy = problem("Normal")
+    run = lambda name, reduce: jax.jit(gradient_program(BY_NAME[name].make(num_samples=1), toy, reduce, {}, {}))(
+        toy.phi, toy.theta, jax.random.key(4)
+    )
+    assert_same(run("dreg", log_mean_exp), run("stl", mean), tolerance=1e-5)
+
+
+@pytest.mark.parametrize("family", ["Normal", "Bernoulli"])
+def test_leave_one_out_of_the_weighted_bound_is_vimco_as_published(family):
+    """Mnih & Rezende (2016), eqs. 5 to 10, written out for K = 4 (ESTIMATORS.md S5), with the direct term."""
+    toy, key, K = problem(family), jax.random.key(4), 4
+
+    @jax.jit
+    def published(q):
+        z = q.sample(key, K)
+        log_w = toy.log_weight(toy.theta, z, q)  # [K, B]
+        rows = []
+        for k in range(K):
+            geometric = sum(log_w[j] for j in range(K) if j != k) / (K - 1)
+            rows.append(log_mean_exp(jnp.stack([geometric if j == k else log_w[j] for j in range(K)])))
+        signal = log_mean_exp(log_w) - jnp.stack(rows)  # [K, B]
+        score = lambda weight: jax.grad(lambda q: jnp.sum(weight * q.log_prob(z)))(q)
+        return log_mean_exp(log_w), score(signal - jax.nn.softmax(log_w, axis=0))
+
+    expected = published(toy.posterior(toy.phi))
+    for name in ("leave_one_out", "vimco"):
+        estimator = BY_NAME[name].make(num_samples=K)
+        run = jax.jit(gradient_program(estimator, toy, log_mean_exp, {}, {}))
+        (_, value), (phi, _) = run(toy.phi, toy.theta, key)
+        assert_same((value, phi), expected)
+
+
+def test_a_signal_is_not_rounded_away_by_the_size_of_f():
+    """Of 512 values near -20,000, which float32 tells apart to 2e-3, a signal is a difference over 512."""
+    values = np.float32(np.random.default_rng(0).normal(size=(512, 3)) * 20 - 2e4)
+    control = (np.sum(values, axis=0) - values) / 511
+    for reduce in (mean, log_mean_exp):
+        with jax.enable_x64(True):
+            exact = learning_signal(jnp.float64(values), jnp.float64(control), reduce)
+        found = jax.jit(functools.partial(learning_signal, reduce=reduce))(values, control)
+        np.testing.assert_allclose(found, exact, rtol=1e-3, atol=1e-5 * np.max(np.abs(exact)))
+
+
+def test_reinforce_of_the_weighted_bound_weighs_every_score_with_the_whole_bound():
+    """sum_k (L_K - w_k) s_k: its variance is large where log p(x) is (ESTIMATORS.md O3)."""
+    toy, key = problem("Bernoulli"), jax.random.key(4)
+
+    @jax.jit
+    def published(q):
+        z = q.sample(key, 3)
+        log_w = toy.log_weight(toy.theta, z, q)
+        weight = log_mean_exp(log_w) - jax.nn.softmax(log_w, axis=0)
+        return log_mean_exp(log_w), jax.grad(lambda q: jnp.sum(weight * q.log_prob(z)))(q)
+
+    run = jax.jit(gradient_program(BY_NAME["reinforce"].make(num_samples=3), toy, log_mean_exp, {}, {}))
+    (_, value), (phi, _) = run(toy.phi, toy.theta, key)
+    assert_same((value, phi), published(toy.phi))
+
+
+@functools.cache
+def _wake_phase():
+    """Value and theta of the bound of two samples, and E[sum_k w_k grad log q(z_k)] by quadrature, in float64."""
+    toy = problem("Normal")
+    with jax.enable_x64(True):
+        toy = toy.astype(jnp.float64)
+        q = toy.phi
+        z, log_weight = quantile_nodes(q, 14)
+        log_w = toy.log_weight(toy.theta, z, q)  # [N, B]
+        share = jax.nn.sigmoid(log_w[:, None] - log_w)  # [N, N, B]: of the first of two, its normalized weight
+        weight = 2 * jnp.exp(log_weight) * jnp.einsum("ijb,j->ib", share, jnp.exp(log_weight[:, 0]))
+        phi = jax.grad(lambda q: jnp.sum(weight * q.log_prob(z)))(q)
+    return oracle("Normal", "log_mean_exp", 2) | {
+        "phi": np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(phi)])
+    }
+
+
+@pytest.mark.parametrize("name", ["wake_sleep", "wake_sleep_dreg"])
+def test_wake_sleep_descends_the_inclusive_divergence(name):
+    assert_unbiased(BY_NAME[name].make(num_samples=2), problem("Normal"), log_mean_exp, _wake_phase())
+
+
+@pytest.mark.parametrize("exponent", [0.0, 2.0])
+def test_wake_sleep_with_other_weights_is_caught(exponent):
+    """Equal weights, whose expectation is zero, and squared ones."""
+
+    def estimate(key, q, f, reduce, log_q_weight):
+        z = q.sample(key, 2)
+        log_weights = integrand(f, stop_gradient(q), log_q_weight)(z)
+        weights = jax.nn.softmax(stop_gradient(log_weights), axis=0) ** exponent
+        bound = reduce(log_weights)
+        return attach(bound, bound + jnp.sum(weights * q.log_prob(z), axis=0))
+
+    report = measure(stateless(estimate), problem("Normal"), log_mean_exp, _wake_phase(), max_chunks=4)
+    assert report.biased() == ["phi"]
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.3, 0.9])
+def test_dreg_weights_of_the_vr_iwae_bound(alpha):
+    """The path of sample k weighs alpha w_k + (1 - alpha) w_k^2 (Daudel et al. 2023, arXiv:2210.06226)."""
+    q = Normal(jnp.array([0.4]), jnp.array([-0.2]))
+    tilt = jnp.array([1.0, -0.5, 2.0, 0.3])
+    # v_k = f_k - log q(z_k) = tilt_k z_k: the gradient in the mean is the sum of tilt_k times the weight of path k.
+    log_weights = lambda z: tilt * z[:, 0]
+    f = lambda z: log_weights(z) + stop_gradient(q).log_prob(z)
+    estimator = BY_NAME["dreg"].make(num_samples=4)
+    key = jax.random.key(9)
+    value = lambda q: estimator.estimate({}, {}, key, q, f, vr_iwae(alpha), LOG_Q_WEIGHT).value
+    w = jax.nn.softmax((1 - alpha) * log_weights(q.rsample(key, 4)))
+    np.testing.assert_allclose(
+        jax.jit(jax.grad(value))(q).mean, [jnp.sum(tilt * (alpha * w + (1 - alpha) * w**2))], rtol=1e-5
+    )
+
+
+@pytest.mark.slow
+def test_signal_to_noise_follows_rainforth():
+    """log-log slopes of the signal-to-noise ratio in K (Rainforth et al. 2018, arXiv:1802.04537; ESTIMATORS.md C8)."""
+    snr = {"decoder": [], "encoder": [], "dreg": []}
+    counts = [4, 16, 64, 256]
+    for num_samples in counts:
+        plain, doubly = (_rainforth_gradients(name, num_samples) for name in ("reparam", "dreg"))
+        snr["decoder"].append(_norm_ratio(plain[1].mean(0), plain[1].std(0)))
+        # DReG has the same mean, and little enough noise to tell it.
+        snr["encoder"].append(_norm_ratio(doubly[0].mean(0), plain[0].std(0)))
+        snr["dreg"].append(_norm_ratio(doubly[0].mean(0), doubly[0].std(0)))
+    slope = {name: np.polyfit(np.log(counts), np.log(ratios), 1)[0] for name, ratios in snr.items()}
+    assert abs(slope["decoder"] - 0.5) < 0.1, slope
+    assert abs(slope["encoder"] + 0.5) < 0.1, slope
+    assert slope["dreg"] > 0.3, slope
+
+
+def _norm_ratio(signal, noise) -> float:
+    return np.linalg.norm(signal) / np.linalg.norm(noise)
+
+
+def _rainforth_gradients(name, num_samples, data=16, width=20, draws=512):
+    """`[draws, width]` gradients in the encoder's b and the prior's mean, near the optimum of these data."""
+    rng = np.random.default_rng(0)
+    x = jnp.float32(rng.normal(size=width) + np.sqrt(2) * rng.normal(size=(data, width)))
+    off = lambda scale, *shape: scale * jnp.float32(rng.normal(size=shape))
+    # The decoder is off by more than the encoder, which follows it: so the decoder's signal does not depend on K.
+    prior_mean = jnp.mean(x, 0) + off(0.3, width)
+    b, a = prior_mean / 2 + off(0.03, width), jnp.eye(width) / 2 + off(0.01, width, width)
+    estimator = BY_NAME[name].make(num_samples=num_samples)
+
+    def bound(b, prior_mean, key):
+        q = Normal(x @ a + b, jnp.full(x.shape, np.float32(np.log(2 / 3))))
+        log_normal = lambda d: -0.5 * jnp.sum(jnp.square(d), -1)
+        f = lambda z: log_normal(z - prior_mean) + log_normal(x - z)
+        return jnp.mean(estimator.estimate({}, {}, key, q, f, log_mean_exp, LOG_Q_WEIGHT).value)
+
+    run = jax.jit(
+        lambda keys: jax.lax.map(lambda key: jax.grad(bound, (0, 1))(b, prior_mean, key), keys, batch_size=16)
+    )
+    return [np.float64(g) for g in run(jax.random.split(jax.random.key(num_samples), draws))]

@@ -1,0 +1,138 @@
+"""Mistakes that were published or are easily made. Each must fail the assertion that the table's entries pass."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.lax import stop_gradient
+
+from tests.helpers.problems import (
+    REDUCE,
+    assert_unbiased,
+    oracle,
+    problem,
+)
+from vae.estimators import (
+    BY_NAME,
+    Estimate,
+    Estimator,
+    attach,
+    integrand,
+    log_mean_exp,
+    mean,
+    scale_cotangent,
+    stateless,
+)
+from vae.estimators.dreg import dreg
+from vae.estimators.parts.learning_signal import score_surrogate
+from vae.estimators.reinforce_ema import reinforce_ema
+from vae.estimators.stl import stl
+
+
+def _rarely_not_finite(num_samples=2):
+    """The mistake: a gradient that is NaN once in some thousand draws, as of a log(0) or of 0 / 0 where samples tie."""
+    inner = BY_NAME["leave_one_out"].make(num_samples=num_samples)
+
+    def estimate(params, state, key, q, f, reduce=mean, log_q_weight=0.0, context=None):
+        value = inner.estimate(params, state, key, q, f, reduce, log_q_weight, context).value
+        rare = jnp.where(jax.random.uniform(key) < 1e-3, jnp.nan, 0.0)
+        return Estimate(attach(value, value + rare * jnp.sum(q.logits, axis=-1)), jnp.zeros(()), state)
+
+    return Estimator(inner.init, estimate)
+
+
+def test_a_gradient_that_is_rarely_not_finite_is_caught():
+    with pytest.raises(AssertionError, match="phi"):
+        assert_unbiased(_rarely_not_finite(), problem("Bernoulli"), mean, oracle("Bernoulli", "mean", 2), max_chunks=4)
+
+
+def _vimco_without_direct_term(num_samples=2):
+    def estimate(key, q, f, reduce, log_q_weight):
+        z = q.sample(key, num_samples)
+        values = integrand(f, stop_gradient(q), log_q_weight)(z)
+        return score_surrogate(q, z, values, values[::-1], reduce)
+
+    return stateless(estimate)
+
+
+def _dreg_with_weights(encoder_power, decoder_power, num_samples=2):
+    def estimate(key, q, f, reduce, log_q_weight):
+        z = q.rsample(key, num_samples)
+        frozen = integrand(f, stop_gradient(q), log_q_weight)
+        w = jax.nn.softmax(stop_gradient(frozen(z)), axis=0)
+        scaled = scale_cotangent(z, w ** (encoder_power - 1))
+        return reduce(scale_cotangent(frozen(scaled), w ** (decoder_power - 1)))
+
+    return stateless(estimate)
+
+
+def _reinforce_ema_with_its_own_sample(num_samples=1, decay=0.5):
+    honest = reinforce_ema(num_samples, decay)
+
+    def estimate(params, state, key, q, f, reduce=mean, log_q_weight=0.0, context=None):
+        seen = honest.estimate(params, state, key, q, f, reduce, log_q_weight, context).state
+        return honest.estimate(params, seen, key, q, f, reduce, log_q_weight, context)._replace(state=seen)
+
+    return Estimator(honest.init, estimate)
+
+
+def _leave_one_out_shrunk(num_samples=2):
+    def estimate(key, q, f, reduce, log_q_weight):
+        z = q.sample(key, num_samples)
+        values = integrand(f, q, log_q_weight)(z)
+        own_mean = jnp.broadcast_to(mean(values), values.shape)
+        return score_surrogate(q, z, values, own_mean, reduce)
+
+    return stateless(estimate)
+
+
+class _Detached(NamedTuple):
+    """A posterior whose path is cut: rsample is sample."""
+
+    q: object
+
+    @property
+    def batch_shape(self):
+        return self.q.batch_shape
+
+    def rsample(self, key, num_samples):
+        return self.q.sample(key, num_samples)
+
+    def log_prob(self, z):
+        return self.q.log_prob(z)
+
+
+def _detached(make, num_samples):
+    inner = make(num_samples)
+
+    def estimate(params, state, key, q, f, reduce=mean, log_q_weight=0.0, context=None):
+        return inner.estimate(params, state, key, _Detached(q), f, reduce, log_q_weight, context)
+
+    return Estimator(inner.init, estimate)
+
+
+_CONTROLS = {
+    "vimco without the direct term, Bernoulli": (_vimco_without_direct_term(), "Bernoulli", "log_mean_exp", "phi"),
+    "vimco without the direct term, Normal": (_vimco_without_direct_term(), "Normal", "log_mean_exp", "phi"),
+    "stl on the importance-weighted bound": (stl(2), "Normal", "log_mean_exp", "phi"),
+    "dreg with w for the encoder": (_dreg_with_weights(1, 1), "Normal", "log_mean_exp", "phi"),
+    "dreg with w^2 for the decoder": (_dreg_with_weights(1, 2), "Normal", "log_mean_exp", "theta"),
+    "moving average with its own sample": (_reinforce_ema_with_its_own_sample(), "Bernoulli", "mean", "phi"),
+    "leave-one-out divided by K": (_leave_one_out_shrunk(), "Bernoulli", "mean", "phi"),
+    "stl with sampling detached": (_detached(stl, 1), "Normal", "mean", "phi"),
+    "dreg with sampling detached": (_detached(dreg, 2), "Normal", "log_mean_exp", "phi"),
+}
+
+
+@pytest.mark.parametrize("control", _CONTROLS)
+def test_negative_control_fails(control):
+    estimator, family, bound, group = _CONTROLS[control]
+    exact = oracle(family, bound, 2)
+    with pytest.raises(AssertionError, match="^biased"):
+        assert_unbiased(estimator, problem(family), REDUCE[bound], exact, groups=(group,), max_chunks=64)
+
+
+def test_dreg_as_the_controls_write_it_is_right():
+    """The right powers in the same lines: what the controls fail by is the powers alone."""
+    assert_unbiased(_dreg_with_weights(2, 1), problem("Normal"), log_mean_exp, oracle("Normal", "log_mean_exp", 2))

@@ -1,0 +1,75 @@
+"""Estimators that change one latent dimension at a time, against enumerations."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vae.distributions import Bernoulli, Categorical
+from vae.estimators import BY_NAME, mean
+from vae.estimators.rao_blackwell_top_k import rao_blackwell_top_k
+from vae.estimators.unordered_set import set_weights, unordered_set
+
+
+def _gradients(estimator, q, f, draws, *, log_q_weight=0.0, params=None, seed=0):
+    """`draws` gradients of the mean's value in the logits, `[draws, *logits]`, in float64."""
+    value = lambda q, key: jnp.sum(estimator.estimate(params or {}, {}, key, q, f, mean, log_q_weight).value)
+    run = jax.jit(jax.vmap(jax.grad(value), in_axes=(None, 0)))
+    return np.float64(run(q, jax.random.split(jax.random.key(seed), draws)).logits)
+
+
+def _all_bits(width):
+    return np.array(list(itertools.product([0.0, 1.0], repeat=width)))
+
+
+@pytest.mark.parametrize(
+    ("name", "family"), [("local_expectation", Bernoulli), ("local_expectation", Categorical), ("bitflip", Bernoulli)]
+)
+def test_local_expectation_of_one_dimension_is_exact(name, family):
+    logits = jnp.array([0.8]) if family is Bernoulli else jnp.array([[0.5, -0.7, 0.1, 1.2]])
+    table = jnp.array([1.7, -0.4, 2.2, 0.3])
+    f = lambda z: jnp.sum(jnp.sin(z @ table[: logits.shape[-1]][:, None] + 0.3).reshape(len(z), -1), axis=-1)
+    exact = jax.jit(jax.grad(lambda q: BY_NAME["exact"].make().estimate({}, {}, None, q, f, mean, 1.0).value))
+    exact = exact(family(logits)).logits
+    grads = _gradients(BY_NAME[name].make(), family(logits), f, 64, log_q_weight=1.0)
+    np.testing.assert_allclose(grads, np.broadcast_to(exact, grads.shape), atol=1e-6)
+
+
+@pytest.mark.parametrize("k", [2, 3, 4])
+def test_unordered_sets_by_enumeration(k):
+    """Every order in which k of 4 classes can be drawn: the weights make an expectation of the drawn f's, and the
+    gradient of one dimension is exact; for all classes, and for k = 2 in closed form, so are the weights."""
+    p, f = np.array([0.5, 0.2, 0.25, 0.05]), np.array([1.3, -0.6, 0.2, 2.0])
+    orders = np.array(list(itertools.permutations(range(4), k))).T  # [k, orders]
+    left = 1 - np.cumsum(p[orders], axis=0) + p[orders]
+    probability = np.prod(p[orders] / left, axis=0)
+    with jax.enable_x64(True):
+        weight, control = map(np.asarray, jax.jit(set_weights)(jnp.log(p), jnp.eye(4)[orders]))
+    np.testing.assert_allclose(np.sum(probability * weight * f[orders]), p @ f, rtol=1e-9)
+    np.testing.assert_allclose(np.sum(control, axis=1), 1, rtol=1e-9)
+    signal = probability * weight * (f[orders] - np.einsum("stn,tn->sn", control, f[orders]))
+    gradient = np.einsum("sn,snc->c", signal, np.eye(4)[orders] - p)
+    np.testing.assert_allclose(gradient, p * (f - p @ f), atol=1e-9)
+    if k == 2:
+        not_this = 1 - p[orders]
+        np.testing.assert_allclose(weight, not_this[::-1] / np.sum(not_this, axis=0), rtol=1e-9)
+    if k == 4:
+        np.testing.assert_allclose(weight, p[orders], rtol=1e-9)
+
+
+def test_an_unordered_set_of_all_classes_is_exact_in_one_dimension():
+    q, table = Categorical(jnp.array([[0.5, -0.7, 0.1, 1.2]])), jnp.array([1.7, -0.4, 2.2, 0.3])
+    f = lambda z: z[:, 0] @ table
+    grads = _gradients(unordered_set(k=4), q, f, 64)
+    np.testing.assert_allclose(
+        grads[:, 0], np.broadcast_to(q.mean[0] * (table - q.mean[0] @ table), (64, 4)), atol=1e-6
+    )
+
+
+@pytest.mark.parametrize("make", [rao_blackwell_top_k, unordered_set])
+def test_more_classes_than_there_are_is_refused(make):
+    q = Categorical(jnp.zeros((2, 3)))
+    with pytest.raises(ValueError, match="classes"):
+        make(k=4).estimate({}, {}, jax.random.key(0), q, lambda z: jnp.sum(z, axis=(-1, -2)))

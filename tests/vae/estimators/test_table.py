@@ -1,0 +1,160 @@
+"""The table of estimators: what each line says, and what is refused in a sentence that names what would work."""
+
+import inspect
+import itertools
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests.helpers.contract_cases import CORE, WITNESSES, vr_iwae
+from tests.helpers.problems import (
+    FAMILIES,
+    LOG_Q_WEIGHT,
+    REDUCE,
+    fits,
+    make_estimator,
+    problem,
+)
+from vae import estimators
+from vae.distributions import Bernoulli, Normal
+from vae.estimators import (
+    BY_NAME,
+    Estimate,
+    fitting,
+    log_mean_exp,
+    mean,
+)
+from vae.estimators.table import _ENTRIES
+
+_MISFITS = [
+    pytest.param(name, family, bound, id=f"{name}-{family}-{bound}")
+    for (name, entry), family, bound in itertools.product(BY_NAME.items(), FAMILIES, REDUCE)
+    if not fits(entry, FAMILIES[family], bound)
+]
+
+
+@pytest.mark.parametrize(("name", "family", "bound"), _MISFITS)
+def test_a_wrong_pair_is_refused_with_what_would_work(name, family, bound):
+    estimator, _ = make_estimator(name, bound)
+    toy = problem(family)
+    q = toy.posterior(toy.phi)
+    with pytest.raises(ValueError, match=rf"^{name} cannot .*; these estimators can: ") as refusal:
+        estimator.estimate({}, {}, jax.random.key(0), q, toy.integrand(toy.theta), REDUCE[bound], LOG_Q_WEIGHT)
+    assert str(refusal.value) == BY_NAME[name].refusal(q, REDUCE[bound], LOG_Q_WEIGHT)
+    named = str(refusal.value).split("these estimators can: ")[1].split(", ")
+    assert named == fitting(q, REDUCE[bound], LOG_Q_WEIGHT)
+    assert name not in named
+    # `init` refuses latents that fit no bound.
+    if not any(fits(BY_NAME[name], q, other) for other in BY_NAME[name].reductions):
+        with pytest.raises(ValueError, match=rf"{name} cannot .* with {family} latents; these estimators can: "):
+            estimator.init(jax.random.key(0), q, None)
+
+
+def test_an_estimator_that_needs_a_density_refuses_a_plain_cost():
+    q = Normal(jnp.zeros((1, 2)), jnp.zeros((1, 2)))
+    f = lambda z: jnp.sum(z, axis=-1)
+    for name, reduce in (("stl", mean), ("wake_sleep", log_mean_exp)):
+        estimator = BY_NAME[name].make()
+        with pytest.raises(ValueError, match=rf"{name} needs log q\(z\) in the integrand"):
+            estimator.estimate({}, {}, jax.random.key(0), q, f, reduce, log_q_weight=0.0)
+    with pytest.raises(ValueError, match="wake_sleep needs importance weights"):
+        BY_NAME["wake_sleep"].make().estimate({}, {}, jax.random.key(0), q, f, vr_iwae(0.5), log_q_weight=1.0)
+
+
+@pytest.mark.parametrize(
+    ("f", "returned"),
+    [
+        (lambda z: jnp.sum(z, axis=-1, keepdims=True), r"shape \[3, 2, 1\]"),
+        (lambda z: jnp.sum(z, axis=(0, -1)), r"shape \[2\]"),
+        (lambda z: jnp.sum(z), r"shape \[\]"),
+        (lambda z: [z], "list"),
+    ],
+)
+def test_an_integrand_of_another_shape_is_refused(f, returned):
+    q = Normal(jnp.zeros((2, 4)), jnp.zeros((2, 4)))
+    estimator = BY_NAME["reparam"].make(num_samples=3)
+    with pytest.raises(ValueError, match=rf"f\(z\) must return \[K, \*batch\] = \[3, 2\], and returned .*{returned}"):
+        estimator.estimate({}, {}, jax.random.key(0), q, f)
+
+
+def test_a_factory_is_importable_and_guarded_under_its_own_name():
+    for name, entry in BY_NAME.items():
+        assert getattr(estimators, name) is entry.make
+    with pytest.raises(ValueError, match="stl cannot estimate gradients with Bernoulli latents"):
+        estimators.stl().init(jax.random.key(0), Bernoulli(jnp.zeros((1, 2))))
+
+
+def test_make_names_what_is_close_to_an_unknown_name():
+    with pytest.raises(ValueError, match="there is no estimator 'rebr'; did you mean rebar; the estimators are"):
+        estimators.make("rebr")
+    with pytest.raises(ValueError, match="reparam cannot work layer by layer"):
+        estimators.make("reparam", by_layer=True)
+
+
+@pytest.mark.parametrize("name", BY_NAME)
+def test_too_few_samples_are_refused(name):
+    least = BY_NAME[name].min_samples
+    with pytest.raises(ValueError, match=rf"{name} needs num_samples of at least {least}, got {least - 1}"):
+        BY_NAME[name].make(num_samples=least - 1)
+
+
+@pytest.mark.parametrize("name", BY_NAME)
+def test_the_guard_keeps_the_signature_of_the_factory(name):
+    signature = inspect.signature(BY_NAME[name].make)
+    defaults = {option: parameter.default for option, parameter in signature.parameters.items()}
+    assert signature == inspect.signature(_ENTRIES[name].make)
+    assert defaults["num_samples"] == max(1, BY_NAME[name].min_samples)
+    BY_NAME[name].make(*defaults.values())  # also by position
+    with pytest.raises(TypeError):
+        BY_NAME[name].make(no_such_option=1)
+
+
+@pytest.mark.parametrize(("name", "family", "bound"), WITNESSES)
+def test_no_buffer_is_two_leaves_of_an_init(name, family, bound):
+    """A step to which the state is given away would give such a buffer away twice."""
+    estimator, _ = make_estimator(name, bound)
+    toy = problem(family)
+    leaves = jax.tree.leaves(estimator.init(jax.random.key(0), toy.posterior(toy.phi), toy.theta["x"]))
+    assert len({id(leaf) for leaf in leaves}) == len(leaves)
+
+
+def test_an_odd_number_of_antithetic_samples_is_refused():
+    with pytest.raises(ValueError, match=re.escape("must be even, got 3")):
+        BY_NAME["reparam_antithetic"].make(num_samples=3)
+
+
+@pytest.mark.parametrize("name", BY_NAME)
+def test_the_table_is_sane(name):
+    entry = BY_NAME[name]
+    assert set(entry.latents) <= {"any", "reparameterizable", *FAMILIES}
+    assert entry.latents
+    assert entry.reductions in (("mean",), ("log_mean_exp",), ("mean", "log_mean_exp"))
+    assert name == "exact" or re.fullmatch(r".+ \(\d{4}\), arXiv:\d{4}\.\d{4,5}", entry.paper)
+    estimator = entry.make()
+    family = next(family for family in CORE if fits(entry, FAMILIES[family], entry.reductions[0]))
+    toy = problem(family)
+    q = toy.posterior(toy.phi)
+
+    def run(key):
+        params, state = estimator.init(key, q, None)
+        return estimator.estimate(params, state, key, q, toy.integrand(toy.theta), REDUCE[entry.reductions[0]], 1.0)
+
+    estimate = jax.jit(run)(jax.random.key(0))
+    assert isinstance(estimate, Estimate)
+    assert estimate.value.shape == q.batch_shape
+    assert np.all(np.isfinite(estimate.value))
+    assert estimate.cv_loss.shape == ()
+
+
+@pytest.mark.parametrize("bound", REDUCE)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_fitting_names_what_fits(family, bound):
+    names = fitting(FAMILIES[family], REDUCE[bound], LOG_Q_WEIGHT)
+    assert {"reinforce", "leave_one_out"} <= set(names)
+    assert ("reparam" in names) == (family not in ("Bernoulli", "Categorical"))
+    assert ("stl" in names) == ("reparam" in names and bound == "mean")
+    assert ("dreg" in names) == ("reparam" in names and bound == "log_mean_exp")
+    assert ("exact" in names) == (family in ("Normal", "MultivariateNormal", "Bernoulli", "Categorical"))
