@@ -1,16 +1,18 @@
 #!/usr/bin/env bash
-# Table 1 of "Importance weighted autoencoders" (Burda, Grosse & Salakhutdinov 2015, arXiv:1509.00519), MNIST: one and two
-# stochastic layers, VAE and IWAE, K = 1, 5, 50; batch 20, tanh, Adam, 3280 passes in eight stages.
+# Table 1 of "Importance weighted autoencoders" (Burda, Grosse & Salakhutdinov 2015, arXiv:1509.00519), for MNIST: VAE
+# and IWAE with one and two stochastic layers and K = 1, 5, 50; batches of 20, tanh, Adam, 3280 passes in eight
+# stages.
 #
-#   bash scripts/reproduce_iwae.sh DIR [cuda13]    K = 1, 5, 50; meant for a GPU, whose hours were not measured; on two CPU
-#                                                  cores K = 1 takes 7 hours, K = 5 a day and K = 50 weeks
-#   bash scripts/reproduce_iwae.sh DIR cpu         K = 1, 5, the first five stages (121 passes): TRUNCATED; about 4 hours
+#   bash scripts/reproduce_iwae.sh DIR [cuda13]    K = 1, 5, 50. Meant for a GPU, where its time was not measured. On two
+#                                                  CPU cores K = 1 takes 7 hours, K = 5 a day and K = 50 weeks.
+#   bash scripts/reproduce_iwae.sh DIR cpu         K = 1, 5 and the first five stages (121 passes): TRUNCATED; about 4 hours
 #                                                  of one CPU core
 #   bash scripts/reproduce_iwae.sh DIR ... --quick K = 1, 5, three stages (13 passes), L_100: TRUNCATED; 25 minutes
 #
-# DIR holds TFDS's mnist, which is binarized anew in every step. Otherwise than in the paper Adam's epsilon is 1e-8, not
-# 1e-4, the first weights are LeCun's, not Glorot's, and the encoder's inputs are centred, as the decoder's outputs are.
-# Expected -log p(x) (L_5000) and active units:
+# DIR holds TFDS's mnist. The images are binarized anew in every step. Three things differ from the paper: Adam's
+# epsilon is 1e-8 instead of 1e-4, the first weights are LeCun's instead of Glorot's, and the encoder's inputs are
+# centred as the decoder's outputs are.
+# Expected -log p(x) (by L_5000) and, in parentheses, active units:
 #
 #                   K = 1            K = 5            K = 50
 #   VAE, 1 layer    86.76 (19)       86.47 (20)       86.35 (20)
@@ -18,20 +20,20 @@
 #   VAE, 2 layers   85.33 (16+5)     85.01 (17+5)     84.78 (17+5)
 #   IWAE, 2 layers  85.33 (16+5)     83.89 (21+5)     82.90 (26+7)
 #
-# Writes results/iwae/, or iwae_cpu/, iwae_quick/: results.md, figures/, report.html.
+# Writes results/iwae/, iwae_cpu/ or iwae_quick/: results.md, figures/, report.html.
 set -euo pipefail
 source "$(dirname "$0")/words.sh"
 read_words "DIR [cpu] [--quick]" cpu "$@"
 output=results/iwae length=(--epochs=3280 --checkpoint_every=40 --eval_samples=5000) samples=5,50
 bash scripts/setup.sh $device
 if [ -n "$quick" ]; then
-  echo "TRUNCATED: 13 passes in place of 3280, no K = 50, L_100 in place of L_5000"
+  echo "TRUNCATED: 13 passes instead of 3280, no K = 50, L_100 instead of L_5000"
   output=results/iwae_quick length=(--epochs=13 --eval_samples=100) samples=5
 elif [ "$choice" = cpu ]; then
-  echo "TRUNCATED: 121 passes in place of 3280, no K = 50"
+  echo "TRUNCATED: 121 passes instead of 3280, no K = 50"
   output=results/iwae_cpu length=(--epochs=121 --checkpoint_every=10 --eval_samples=5000) samples=5
 fi
-# OBJECTIVE K LAYERS
+# train OBJECTIVE K LAYERS
 train() {
   go_on .venv/bin/python -m experiments.train --dataset=mnist --data_dir="$data" --activation=tanh --data_mean --batch_size=20 \
     --schedule=stages --learning_rate=1e-3 "${length[@]}" --workdir="$output" \

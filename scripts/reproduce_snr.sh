@@ -1,14 +1,15 @@
 #!/usr/bin/env bash
-# "Tighter variational bounds are not necessarily better" (Rainforth et al. 2018, arXiv:1802.04537), and DReG's repair
-# (Tucker et al. 2018, arXiv:1810.04152): the signal-to-noise ratio of the gradient against K, near the optimum of a
-# linear-Gaussian model of 20 dimensions.
+# "Tighter variational bounds are not necessarily better" (Rainforth et al. 2018, arXiv:1802.04537), and its repair by
+# DReG (Tucker et al. 2018, arXiv:1810.04152): the signal-to-noise ratio of the gradient against K, near the optimum
+# of a linear-Gaussian model with 20 dimensions.
 #
 #   bash scripts/reproduce_snr.sh            K = 4 to 256, 50000 gradients each; 7 minutes on two CPU cores
-#   bash scripts/reproduce_snr.sh --quick    K = 4 to 64, 1000 gradients each: TRUNCATED, half a minute of CPU time
+#   bash scripts/reproduce_snr.sh --quick    K = 4 to 64, 1000 gradients each: TRUNCATED; half a minute of CPU time
 #
-# Expected: the SNR grows with the square root of K for theta (slope +0.5 of the logarithms), falls with it for phi with
-# the plain gradient (-0.5), and grows for phi with DReG: by 0.26 from K = 4 to 16, 0.42 to 64, 0.48 to 256, so that the
-# slope over all is +0.39. Of R gradients an SNR has a floor of sqrt(2 / (pi R)): 10000 of them flatten phi's slope to -0.4.
+# Expected: for theta the SNR grows with the square root of K (slope +0.5 of the logarithms). For phi it falls with
+# the square root of K with the plain gradient (slope -0.5) and grows with DReG: the slope is 0.26 from K = 4 to 16,
+# 0.42 to 64 and 0.48 to 256, and +0.39 over all. An SNR estimated from R gradients has a floor of sqrt(2 / (pi R));
+# 10000 gradients would flatten the slope for phi to -0.4.
 # Writes results/snr/: results.csv, figures/snr.png, report.html.
 set -euo pipefail
 source "$(dirname "$0")/words.sh"
@@ -16,7 +17,7 @@ read_words "[--quick]" "" "$@"
 bash scripts/setup.sh $device
 output=results/snr length=(--num_samples=4,16,64,256 --draws=50000 --reference_draws=20000)
 if [ -n "$quick" ]; then
-  echo "TRUNCATED: 1000 gradients in place of 50000, K up to 64 in place of 256"
+  echo "TRUNCATED: 1000 gradients instead of 50000, K up to 64 instead of 256"
   output=results/snr_quick length=(--num_samples=4,16,64 --draws=1000)
 fi
 .venv/bin/python -m experiments.compare_estimators --problem=rainforth --objective=iwae --estimators=reparam,dreg \

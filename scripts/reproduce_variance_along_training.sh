@@ -1,25 +1,25 @@
 #!/usr/bin/env bash
-# Sticking the landing (Roeder et al. 2017, arXiv:1703.09194) and DReG (Tucker et al. 2018, arXiv:1810.04152) against the
-# plain pathwise gradient: the variance of the encoder's gradient at ten checkpoints of a VAE on the digits.
+# Sticking the landing (Roeder et al. 2017, arXiv:1703.09194) and DReG (Tucker et al. 2018, arXiv:1810.04152) against
+# the plain pathwise gradient: the variance of the encoder's gradient at ten checkpoints of a VAE on the digits.
 #
 #   bash scripts/reproduce_variance_along_training.sh            2000 gradients each; half an hour on two busy CPU cores
-#   bash scripts/reproduce_variance_along_training.sh --quick    40 epochs, 200 gradients each: TRUNCATED, 2 minutes
+#   bash scripts/reproduce_variance_along_training.sh --quick    40 epochs, 200 gradients each: TRUNCATED; 2 minutes
 #
-# Expected: both are below the plain gradient, and would be nothing at the true posterior. Sticking the landing has a fifth
-# of the plain variance at epoch 20 and a quarter at 200 (the gap between ELBO and log p(x) stays at half a nat, and the
-# posterior with it as far from the true one), DReG with K = 8 an eighth and a sixth.
-# Writes results/along_training/{elbo,iwae}/: the run, and of the laboratory variance/results.csv,
-# variance/figures/variance_epoch.png, report.html.
+# Expected: both variances are below the plain one, and would be zero at the true posterior. Sticking the landing has
+# a fifth of the plain variance at epoch 20 and a quarter at epoch 200: the gap between ELBO and log p(x) stays at
+# half a nat, so the posterior stays as far from the true one. DReG with K = 8 has an eighth and a sixth.
+# Writes results/along_training/{elbo,iwae}/: the run, and variance/results.csv, variance/figures/variance_epoch.png
+# and report.html of the laboratory.
 set -euo pipefail
 source "$(dirname "$0")/words.sh"
 read_words "[--quick]" "" "$@"
 bash scripts/setup.sh $device
 output=results/along_training epochs=200 draws=2000
 if [ -n "$quick" ]; then
-  echo "TRUNCATED: 40 epochs in place of 200, 200 gradients in place of 2000"
+  echo "TRUNCATED: 40 epochs instead of 200, 200 gradients instead of 2000"
   output=results/along_training_quick epochs=40 draws=200
 fi
-# OBJECTIVE K ESTIMATORS
+# measure OBJECTIVE K ESTIMATORS
 measure() {
   .venv/bin/python -m experiments.train --objective="$1" --num_samples="$2" --epochs="$epochs" --keep=10 \
     --eval_every=$((epochs / 10)) --workdir="$output/$1"

@@ -1,6 +1,5 @@
-"""The README's table of published and obtained numbers is that of the rows, and the rows are what scripts left."""
+"""The rows of published.csv are what scripts left, and the tables of scripts/README.md are those of the rows."""
 
-import itertools
 import json
 import math
 import re
@@ -13,29 +12,50 @@ import pytest
 from experiments.common import checks, tables
 from experiments.common.settings import Settings
 from experiments.published import __main__ as published
-from experiments.published import obtained
+from experiments.published import readers, readme
+from experiments.published.claims import CLAIMS
 from tests.helpers.written_workdirs import write_run
 
 ROOT = Path(__file__).resolve().parents[3]
 
 
-def test_the_readmes_table_is_that_of_the_rows():
+FORMS = [form for claim in CLAIMS for form in claim.forms()]
+
+
+def test_the_tables_of_the_readme_are_those_of_the_rows():
     text = published.README.read_text()
     rows = published.read_rows()
     assert rows
-    assert published.in_readme(text, rows) == text
+    assert readme.with_tables(text, rows) == text
     for row in rows:
         assert (ROOT / "scripts" / row["script"].split()[0]).exists()
         truncating = set(row["script"].split()[1:]) - {"nonlinear"}
         assert row["result"].endswith("TRUNCATED") == bool(truncating)
-    said = [(claim.result, claim.published, claim.script) for claim in itertools.chain(*published.FORMS)]
+    said = [(claim.result, claim.published, claim.script) for claim in FORMS]
     assert {(row["result"], row["published"], row["script"]) for row in rows} <= set(said)
 
 
+def test_every_number_of_a_row_stands_in_a_narrow_cell_of_a_table():
+    rows = published.read_rows()
+    text = "\n".join(readme.all_tables(rows).values())
+    cells = [cell.strip() for line in text.splitlines() if line.startswith("|") for cell in line[1:-1].split("|")]
+    assert max(map(len, cells)) <= 60
+    for row in rows:
+        numbers = re.findall(r"-?\d+\.?\d*", row["obtained"])
+        assert numbers
+        for number in numbers:
+            assert any(number in cell for cell in cells), (row["result"], number)
+
+
+def test_a_readme_without_the_marks_of_a_table_is_refused():
+    text = published.README.read_text()
+    with pytest.raises(ValueError, match="no place for the table iwae"):
+        readme.with_tables(text.replace("<!-- published: iwae -->", ""), published.read_rows())
+
+
 def test_every_claim_is_named_once_and_its_script_writes_there():
-    claims = list(itertools.chain(*published.FORMS))
-    assert len({claim.result for claim in claims}) == len(claims)
-    for claim in claims:
+    assert len({claim.result for claim in FORMS}) == len(FORMS)
+    for claim in FORMS:
         script = (ROOT / "scripts" / claim.script.split()[0]).read_text()
         folder = claim.folder.split("/")[0]
         if "output+=_quick" in script:
@@ -44,7 +64,7 @@ def test_every_claim_is_named_once_and_its_script_writes_there():
 
 
 def test_rows_are_what_was_left(tmp_path, capsys):
-    claim = published.FORMS[-1][-1]
+    claim = FORMS[-1]
     said = {"result": claim.result, "published": claim.published, "script": claim.script}
     before = [dict.fromkeys(published.COLUMNS, "x") | said]
     assert before[0]["result"].endswith("TRUNCATED")
@@ -78,7 +98,7 @@ def test_rows_are_what_was_left(tmp_path, capsys):
 def test_rows_of_an_order(tmp_path, capsys):
     """The best of each estimator's temperatures, by the validation split."""
     at = lambda name, temperature, **others: Settings(
-        estimator=name, temperature=temperature, validation_size=10, **others
+        estimator=f"{name}:temperature={temperature}", validation_size=10, **others
     )
     shifts = {("reinmax", 1.3): 0.0, ("st_gumbel_softmax", 1.3): 0.7, ("reinmax", 0.5): 9.0}
     points = [(*point, seed, shift + 0.1 * seed) for point, shift in shifts.items() for seed in range(3)]
@@ -92,8 +112,8 @@ def test_rows_of_an_order(tmp_path, capsys):
         _set_clock(path, 60.0 * (1 + seed))
     [row] = published.collect(tmp_path, [])
     assert row["obtained"] == (
-        "reinmax (temperature 1.3) -24.20 ± 0.06, st_gumbel_softmax (temperature 1.3) -24.90 ± 0.06, "
-        "gumbel_softmax (temperature 0.5) -26.10 ± 0.00 nats (3 seeds)"
+        "reinmax:temperature=1.3 -24.20 ± 0.06, st_gumbel_softmax:temperature=1.3 -24.90 ± 0.06, "
+        "gumbel_softmax -26.10 ± 0.00 nats (3 seeds)"
     )
     assert row["minutes"] == "6.0"  # of all runs: 1 s of nine together, and these
     assert row["precision"] == "float32, bfloat16"
@@ -144,7 +164,7 @@ def _set_clock(folder, seconds):
 )
 def test_precision_and_machine_are_those_recorded(settings, backend, precision):
     config = {"settings": settings, "platform": f"{backend}, x86_64, 2 cores", "device": "8 x some kind"}
-    made = obtained._made(config, 90.0)
+    made = readers.provenance_columns(config, 90.0)
     assert (made["precision"], made["machine"], made["minutes"]) == (precision, "8 x some kind, 2 cores", "1.5")
 
 

@@ -1,0 +1,262 @@
+"""Readers of the folders of results that scripts leave.
+
+Each public function but the last makes a reader. `read(path)` returns a dict of the columns "obtained", "K", "data",
+"precision", "machine", "minutes" and "commit" of published.csv and, for results of several seeds, "seeds". It raises
+ValueError if the script has not finished. Minutes are wall time: of the epochs of all trained models behind the row, or
+of the whole command.
+"""
+
+import math
+import statistics
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from experiments.common import assess, results, tables, workdirs
+from experiments.common.workdirs import Laboratory, Run
+from vae.estimators import BY_NAME
+
+Reader = Callable[[Path], dict[str, Any]]
+
+
+def figure_over_seeds(figure: str, unit: str = "nats", sign: int = 1, units: bool = False, **settings: Any) -> Reader:
+    """Mean and standard error over seeds of a test figure of the runs with these settings.
+
+    Args:
+      units: Whether the active units of each stochastic layer are added.
+    """
+
+    def read(path: Path) -> dict[str, Any]:
+        runs = [_with_best_evaluation(run) for run in _finished_runs(path, figure, settings)]
+        values = [sign * run.row[figure] for run in runs]
+        mean, error = results.mean_and_error(values)
+        obtained = f"{mean:.2f}" + (f" ± {error:.2f}" if len(values) > 1 else "") + f" {unit}"
+        if units:
+            obtained += f", {results.units([run.row for run in runs])} units"
+        seeds = _number_of_seeds(path, runs)
+        return {"obtained": f"{obtained} ({_in_words(seeds)})", "seeds": seeds, **_run_columns(runs, figure)}
+
+    return read
+
+
+def ranking(name: str, figure: str, required: tuple[str, ...]) -> Reader:
+    """All values of the setting `name`, the best first, by a figure that is to be maximised.
+
+    A value that was tried with several options, such as reinmax:temperature=0.5 and reinmax:temperature=1.3, is listed
+    once, with its best options. The values in `required` must be there.
+    """
+
+    def read(path: Path) -> dict[str, Any]:
+        runs = _finished_runs(path, figure, {})
+        tried = {_without_options(run.row[name]) for run in runs}
+        if missing := [value for value in required if value not in tried]:
+            raise ValueError(f"{path} has no run of {', '.join(missing)}; let the script go on")
+        groups: dict[str, list[Run]] = {}
+        for run in runs:
+            groups.setdefault(run.row[name], []).append(run)
+        seeds = min(_number_of_seeds(path, group) for group in groups.values())
+        rows = results.aggregate([run.row for run in runs], [name])
+        rows.sort(key=lambda row: results.least_first(-row[figure]))
+        best: dict[str, dict[str, Any]] = {}
+        for row in rows:
+            best.setdefault(_without_options(row[name]), row)
+        error = lambda row: f" ± {row[f'{figure}_se']:.2f}" if seeds > 1 else ""
+        obtained = ", ".join(f"{row[name]} {row[figure]:.2f}{error(row)}" for row in best.values())
+        return {"obtained": f"{obtained} nats ({_in_words(seeds)})", "seeds": seeds, **_run_columns(runs, figure)}
+
+    return read
+
+
+def slope(group: str, estimator: str) -> Reader:
+    """The slope of log SNR against log K, by least squares. Its error follows from the intervals of the SNRs."""
+
+    def read(path: Path) -> dict[str, Any]:
+        laboratory, rows = _laboratory(path, estimator)
+        log = lambda key: [math.log(row[key]) for row in rows]
+        log_samples = log("num_samples")
+        log_snr = log(f"{group}_snr")
+        width = 2 * statistics.NormalDist().inv_cdf(0.5 + laboratory.config["settings"]["confidence"] / 2)
+        ends = zip(log(f"{group}_snr_low"), log(f"{group}_snr_high"), strict=True)
+        errors = [(high - low) / width for low, high in ends]
+        centre = statistics.fmean(log_samples)
+        spread = sum((x - centre) ** 2 for x in log_samples)
+        error = math.hypot(*((x - centre) / spread * each for x, each in zip(log_samples, errors, strict=True)))
+        obtained = tables.plus_minus(statistics.linear_regression(log_samples, log_snr).slope, error)
+        return {"obtained": obtained, **_laboratory_columns(laboratory, rows)}
+
+    return read
+
+
+def variance(group: str, estimator: str, over: str | None = None, point: float | None = None) -> Reader:
+    """The variance of a gradient, or its ratio to that of the estimator `over`, with its interval.
+
+    Args:
+      point: The point of a sweep; by default the last one.
+    """
+
+    def read(path: Path) -> dict[str, Any]:
+        laboratory, rows = _laboratory(path, estimator)
+        at = (lambda row: row[laboratory.point]) if laboratory.point else lambda row: 0
+        [row] = [row for row in rows if at(row) == (max(map(at, rows)) if point is None else point)]
+        if over is None:
+            value, low, high = (tables.number(row[f"{group}_variance{end}"], 4) for end in ("", "_low", "_high"))
+            obtained = f"{value} [{low}, {high}]"
+        else:
+            [pair] = [pair for pair in _variance_ratios(laboratory, group, {over, estimator}) if at(pair) == at(row)]
+            ratio, low, high = (pair[f"ratio{end}"] for end in ("", "_low", "_high"))
+            if pair["first"] == over:
+                ratio, low, high = 1 / ratio, 1 / high, 1 / low
+            obtained = f"{tables.number(ratio)} [{tables.number(low)}, {tables.number(high)}] of {over}'s"
+        return {"obtained": obtained, **_laboratory_columns(laboratory, [row])}
+
+    return read
+
+
+def distance(group: str, estimator: str) -> Reader:
+    """The distance of the mean gradient from the exact gradient, over the length of the exact gradient."""
+
+    def read(path: Path) -> dict[str, Any]:
+        laboratory, rows = _laboratory(path, estimator)
+        row = rows[-1]
+        off, chance = row[f"{group}_relative_bias"], row[f"{group}_relative_stderr"]
+        obtained = f"{off:.2f}, of which chance makes up to {chance:.2f}"
+        return {"obtained": obtained, **_laboratory_columns(laboratory, [row])}
+
+    return read
+
+
+def toy_ranking(point: str, figure: str, estimators: tuple[str, ...]) -> Reader:
+    """The final loss, or the variance at the start, of some estimators at a point of a toy problem, the least first."""
+
+    def read(path: Path) -> dict[str, Any]:
+        [toy] = workdirs.read([path]).toys
+        rows = [row for row in toy.rows if row["point"] == point and row["estimator"] in estimators]
+        if missing := set(estimators) - {row["estimator"] for row in rows}:
+            raise ValueError(f"{path} has no row of {', '.join(sorted(missing))}; run the script again")
+        rows.sort(key=lambda row: results.least_first(row[figure]))
+        settings = toy.config["settings"]
+        listed = ", ".join(f"{row['estimator']} {_precise(row, figure)}" for row in rows)
+        samples = {max(settings["num_samples"], BY_NAME[row["estimator"]].min_samples) for row in rows}
+        length = f", {settings['steps']} steps" if figure == "final_loss" else ""
+        return {
+            "obtained": f"{listed} ({_in_words(settings['seeds'])})",
+            "K": ", ".join(map(str, sorted(samples))),
+            "data": f"{settings['toy']} toy{length}",
+            "seeds": settings["seeds"],
+            **provenance_columns(toy.config, toy.config["seconds"]),
+        }
+
+    return read
+
+
+def provenance_columns(config: dict[str, Any], seconds: float) -> dict[str, str]:
+    """The precision, the machine, the minutes and the commit of a result."""
+    backend, *platform = [part for part in config["platform"].split(", ") if part != "x86_64"]
+    commits = dict.fromkeys(one.get("git_commit") or "-" for one in (config, *config.get("continued", [])))
+    return {
+        "precision": _precision(config["settings"], backend),
+        "machine": ", ".join([config["device"].removeprefix("1 x "), *platform]),
+        "minutes": "-" if math.isnan(seconds) else tables.number(seconds / 60, 2),
+        "commit": ", ".join(commit[:7] + "+" * commit.endswith("+") for commit in commits),
+    }
+
+
+def _precision(settings: dict[str, Any], backend: str) -> str:
+    """The precision of the networks' layers, and of matrix products if it differs."""
+    layers = settings.get("compute_dtype", "float32")
+    products = settings.get("matmul_precision", "default")
+    same = products == layers or products == "default" and (backend == "cpu" or layers != "float32")
+    return layers if same else f"{layers}, {products} products"
+
+
+def _finished_runs(path: Path, figure: str, settings: dict[str, Any]) -> list[Run]:
+    """The runs with these settings.
+
+    Raises:
+      ValueError: If one of them is not finished, diverged, or has no such figure.
+    """
+    runs = workdirs.read([path]).runs
+    runs = [run for run in runs if all(str(run.row[key]) == str(value) for key, value in settings.items())]
+    done = [run for run in runs if run.row.get("status") == "done"]
+    if len(done) < max(1, len(runs)):
+        diverged = sum(run.row.get("status") == "diverged" for run in runs)
+        chosen = " with " + ", ".join(f"{key}={value}" for key, value in settings.items()) if settings else ""
+        and_diverged = f", and {diverged} diverged" if diverged else ""
+        raise ValueError(
+            f"{path} has {len(done)} finished of {len(runs)} runs{chosen}{and_diverged}; let the script go on"
+        )
+    if not all(figure in run.row for run in done):
+        raise ValueError(f"{path} has a run without {figure}; run the script again")
+    return done
+
+
+def _with_best_evaluation(run: Run) -> Run:
+    """The run with the figures of the evaluation at its end that has the most samples."""
+    at_the_end = [row for row in run.evaluations if row["epoch"] == run.row["epochs"]]
+    return run._replace(row=run.row | max([run.row, *at_the_end], key=lambda row: row["eval_samples"]))
+
+
+def _number_of_seeds(path: Path, runs: list[Run]) -> int:
+    """The number of seeds of runs that differ in the seed alone."""
+    if others := results.varying([run.row for run in runs]):
+        raise ValueError(f"{path} has runs that differ in {', '.join(others)}; move all but one aside")
+    return len({run.row["seed"] for run in runs})
+
+
+def _run_columns(runs: list[Run], figure: str) -> dict[str, str]:
+    """The columns about the runs behind a figure."""
+    each = lambda value: ", ".join(dict.fromkeys(str(value(run)) for run in runs))
+    importance_weighted = "nll" in figure or "bits" in figure
+    evaluated = each(lambda run: run.row["eval_samples"]) if importance_weighted else assess.ELBO_SAMPLES
+    # Runs that trained together have one clock, which is counted once.
+    clocks = {run.seconds[-1] if run.seconds else math.nan for run in runs}
+    columns = [provenance_columns(run.config, sum(clocks)) for run in runs]
+    return {
+        "K": f"{each(lambda run: run.row['num_samples'])}; evaluated with {evaluated}",
+        "data": each(lambda run: f"{run.row['dataset']}, {run.row['binarization']}"),
+        **{name: ", ".join(dict.fromkeys(one[name] for one in columns)) for name in columns[0]},
+    }
+
+
+def _laboratory(path: Path, estimator: str) -> tuple[Laboratory, list[dict[str, Any]]]:
+    """The laboratory's result in a folder, and its rows of an estimator with any options."""
+    [laboratory] = workdirs.read([path]).laboratories
+    rows = [row for row in laboratory.rows if _without_options(row["estimator"]) == estimator]
+    if not rows:
+        raise ValueError(f"{path} has no row of {estimator}; run the script again")
+    return laboratory, rows
+
+
+def _variance_ratios(laboratory: Laboratory, group: str, estimators: set[str]) -> list[dict[str, Any]]:
+    """The rows of pairs.csv with the ratio of these two estimators' variances, one for each point."""
+    return [
+        pair
+        for pair in laboratory.pairs()
+        if (pair["group"], pair["figure"]) == (group, "variance") and {pair["first"], pair["second"]} == estimators
+    ]
+
+
+def _laboratory_columns(laboratory: Laboratory, rows: list[dict[str, Any]]) -> dict[str, str]:
+    """The columns about a measurement of the laboratory."""
+    samples = [row["num_samples"] for row in rows]
+    draws = laboratory.config["settings"]["draws"]
+    return {
+        "K": f"{samples[0]} to {samples[-1]}" if len(set(samples)) > 1 else str(samples[0]),
+        "data": f"{rows[0]['problem']}, {draws} gradients",
+        **provenance_columns(laboratory.config, laboratory.config.get("seconds", math.nan)),
+    }
+
+
+def _without_options(choice: str) -> str:
+    """The name in a choice such as reinmax:temperature=1.3."""
+    return choice.partition(":")[0]
+
+
+def _precise(row: dict[str, Any], figure: str) -> str:
+    """A figure of a toy problem with its standard error, if it has one."""
+    error = row.get(f"{figure}_stderr", math.nan)
+    return tables.plus_minus(row[figure], error) if error > 0 else tables.number(row[figure], 5)
+
+
+def _in_words(seeds: int) -> str:
+    return f"{seeds} seed{'s' * (seeds > 1)}"

@@ -1,0 +1,83 @@
+"""The tables of scripts/README.md: narrow ones, between two marks each."""
+
+import re
+
+from experiments.common import tables
+from experiments.published.claims import CLAIMS, TABLES, TRUNCATED, Claim
+
+START = "<!-- published: {name} -->\n"
+END = "<!-- /published -->\n"
+# A list of names and numbers, a unit and the number of seeds: "relax -1.2 ± 0.1, rebar -1.3 ± 0.1 nats (3 seeds)".
+RANKING = re.compile(r"(?P<items>.*\d|.*-)(?P<unit> nats)? \((?P<seeds>\d+ seeds?)\)")
+ITEM = re.compile(r"(?P<name>.+?) (?P<value>-?\d[\d.e-]*(?: ± [\d.e-]+)?|-)")
+SOURCE = re.compile(r", arXiv:[\d.]+")
+
+Row = dict[str, str]
+
+
+def with_tables(text: str, rows: list[Row]) -> str:
+    """The text with every table between its marks.
+
+    Raises:
+      ValueError: If the marks of a table are missing.
+    """
+    for name, table in all_tables(rows).items():
+        start = START.format(name=name)
+        before, found, rest = text.partition(start)
+        _, closed, after = rest.partition(END)
+        if not found or not closed or start in after:
+            raise ValueError(
+                f"scripts/README.md has no place for the table {name}; write {start.strip()} and {END.strip()} once, on"
+                " lines of their own, where the table belongs"
+            )
+        text = f"{before}{start}{table}\n{END}{after}"
+    return text
+
+
+def all_tables(rows: list[Row]) -> dict[str, str]:
+    """The tables by name, in Markdown. Claims that were never tried have no row."""
+    by_result = {row["result"]: row for row in rows}
+    made = {}
+    for name in TABLES:
+        tried = []
+        for claim in (claim for claim in CLAIMS if claim.table == name):
+            row = next((by_result[form.result] for form in claim.forms() if form.result in by_result), None)
+            if row:
+                tried.append((claim, row))
+        numbers = [(claim, row) for claim, row in tried if not claim.ranks]
+        rankings = [(claim, row) for claim, row in tried if claim.ranks]
+        parts = [_ranking_table(rankings)] if rankings else []
+        parts += [_number_table(numbers)] if numbers else []
+        parts += [_provenance([row for _, row in tried])] if tried else ["Not run yet."]
+        made[name] = "\n\n".join(parts)
+    return made
+
+
+def _provenance(rows: list[Row]) -> str:
+    """A line that says by which scripts, and at which commits, the rows were made."""
+    commits: dict[str, dict[str, None]] = {}
+    for row in rows:
+        truncated = " (TRUNCATED)" if row["result"].endswith(TRUNCATED) else ""
+        script = f"`{row['script']}`{truncated}"
+        commits.setdefault(script, {}).update(dict.fromkeys(row["commit"].split(", ")))
+    lines = (f"{script} at {', '.join(names)}" for script, names in commits.items())
+    return f"Made by {'; '.join(lines)}."
+
+
+def _number_table(claims: list[tuple[Claim, Row]]) -> str:
+    """A line for each claim. The source is left out, because the heading above the table names it."""
+    lines = [[claim.name, SOURCE.sub("", row["published"]), row["obtained"], row["K"]] for claim, row in claims]
+    return tables.to_markdown([["claim", "published", "obtained", "K"], *lines])
+
+
+def _ranking_table(claims: list[tuple[Claim, Row]]) -> str:
+    """A line for each estimator of each claim, the best first."""
+    lines = []
+    for claim, row in claims:
+        matched = RANKING.fullmatch(row["obtained"])
+        unit = matched["unit"] or ""
+        for place, item in enumerate(matched["items"].split(", "), start=1):
+            entry = ITEM.fullmatch(item)
+            value = f"{entry['value']}{unit}"
+            lines.append([claim.name, str(place), entry["name"], value, matched["seeds"].split()[0], row["K"]])
+    return tables.to_markdown([["claim", "place", "estimator", "obtained", "seeds", "K"], *lines])
