@@ -1,7 +1,5 @@
-"""The words that scripts/reproduce_*.sh take: what they do not know is refused before anything is set up or trained,
-and what they run by the others is sound."""
+"""Scripts refuse unknown words before anything is set up or trained, and the commands that they run are sound."""
 
-import copy
 import importlib
 import itertools
 import re
@@ -22,7 +20,7 @@ WITH_DATA = [path for path in SCRIPTS if "DIR holds" in path.read_text()]
 
 @pytest.fixture
 def run(tmp_path):
-    """Runs a script in a checkout whose set-up and whose Python say what they are asked for, and do nothing."""
+    """Runs a script in a checkout whose setup.sh and python print their arguments and do nothing else."""
     for name in ("scripts", ".venv/bin", "data"):
         (tmp_path / name).mkdir(parents=True)
     say = '#!/usr/bin/env bash\necho "${0##*/} $*"\n'
@@ -71,7 +69,7 @@ def test_the_order_of_words_does_not_matter(script, run):
 
 
 def _forms(script: Path) -> list[list[str]]:
-    """Its words in every combination, but for those of the set-up."""
+    """The words of a script in every combination, without those of setup.sh."""
     words = re.search(r'^read_words "(DIR)?.*?" "?([\w|]*)', script.read_text(), re.M)
     if not words:
         return [[]]
@@ -81,21 +79,16 @@ def _forms(script: Path) -> list[list[str]]:
 
 
 def _parsed(module: str, arguments: list[str]) -> flags.FlagValues:
-    """The values of the entry point's own flags."""
-    found, values = importlib.import_module(module), flags.FlagValues()
-    if hasattr(found, "define_flags"):
-        found.define_flags(values)
-    else:  # at import, for all of its process
-        settings.define_flags(values)
-        for flag in flags.FLAGS.get_flags_for_module(module):
-            values[flag.name] = copy.deepcopy(flag)
+    """The values of the flags of a command."""
+    values = flags.FlagValues()
+    importlib.import_module(f"{module}.__main__").define_flags(values)
     assert values([module, *arguments]) == [module]
     return values
 
 
 @pytest.mark.parametrize("script", [*SCRIPTS, ROOT / "scripts/quickstart.sh"], ids=lambda path: path.stem)
 def test_what_it_runs_is_sound(script, run):
-    """Flags that the entry point has, estimators that exist, and settings that go together."""
+    """The flags exist, the estimators exist, and the settings go together."""
     for words in _forms(script):
         commands = [line.split()[2:] for line in run(script, *words).stdout.splitlines() if line.startswith("python ")]
         assert commands
