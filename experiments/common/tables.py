@@ -1,4 +1,4 @@
-"""Tables as text: rows to CSV, and cells to Markdown that also reads well on a terminal and to LaTeX."""
+"""Tables as text: rows to CSV, and cells to LaTeX and to Markdown, which also reads well on a terminal."""
 
 import csv
 import io
@@ -6,13 +6,14 @@ import math
 import re
 from typing import Any
 
+# The beginning of a text that a spreadsheet would take for a formula.
 _FORMULA = re.compile(r"[=@\t\r]|[+-].*[(|!]")
 
 
 def to_csv(rows: list[dict[str, Any]]) -> str:
-    """One line a row; what a row lacks or cannot say (None, NaN) is empty.
+    """One line for each row. A value that is missing, None or NaN is an empty cell.
 
-    Text that a spreadsheet would take for a formula begins with its sign for text, an apostrophe.
+    An apostrophe, which marks text in a spreadsheet, is put before text that would be taken for a formula.
     """
     columns = list(dict.fromkeys(key for row in rows for key in row))
 
@@ -29,7 +30,7 @@ def to_csv(rows: list[dict[str, Any]]) -> str:
 
 
 def to_markdown(table: list[list[str]]) -> str:
-    """A header and lines, the columns aligned."""
+    """A header and lines of cells, with aligned columns."""
     table = [[cell.replace("|z|", "abs z").replace("|", r"\|") for cell in line] for line in table]
     widths = [max(len(line[i]) for line in table) for i in range(len(table[0]))]
     lines = ["| " + " | ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)) + " |" for line in table]
@@ -38,7 +39,7 @@ def to_markdown(table: list[list[str]]) -> str:
 
 
 def to_latex(table: list[list[str]], caption: str) -> str:
-    """A `table` environment; needs booktabs, graphicx and amsmath's text mode only."""
+    """A `table` environment, which needs the packages booktabs and graphicx."""
     lines = [" & ".join(map(_tex, line)) + r" \\" for line in table]
     return "\n".join(
         [
@@ -59,7 +60,7 @@ def to_latex(table: list[list[str]], caption: str) -> str:
 
 
 def number(value: float, digits: int = 3) -> str:
-    """So many significant digits; powers of ten far from 1."""
+    """A number with so many significant digits, in scientific notation if it is far from 1."""
     if value is None or math.isnan(value):
         return "-"
     if value == 0 or math.isinf(value):
@@ -71,7 +72,7 @@ def number(value: float, digits: int = 3) -> str:
 
 
 def plus_minus(value: float, error: float) -> str:
-    """The error to two digits, and the value to the same place."""
+    """A value and its error: the error with two digits, the value to the same decimal place."""
     if math.isnan(value) or math.isnan(error):
         return "-"
     if error == 0 or math.isinf(error) or not 1e-6 <= error < 1e4:
@@ -89,7 +90,7 @@ def with_interval(row: dict[str, Any], key: str) -> str:
 
 
 def _tex(text: str) -> str:
-    """Plain text with what LaTeX reads as a command escaped."""
+    """Plain text in which nothing is a command of LaTeX."""
     for plain, escaped in (("_", r"\_"), ("%", r"\%"), ("±", r"$\pm$"), ("|z|", r"$|z|$"), (" x ", r" $\times$ ")):
         text = text.replace(plain, escaped)
     return text.replace(" us)", r" $\mu$s)").replace("(us)", r"($\mu$s)").replace("*", r"$^*$")

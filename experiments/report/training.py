@@ -62,7 +62,7 @@ def best_setting(contents: Contents) -> str:
     if not contents.names:
         return large_figures(facts)
     names = lambda rows: ", ".join(map(contents.label, rows))
-    single = results.of_one_seed(rows)
+    single = results.with_one_seed(rows)
     sentence = f"best: {contents.label(best)}"
     if level := results.level_with_best(rows):
         sentence += f"; within two standard errors of it: {names(level)}"
