@@ -1,52 +1,111 @@
-"""How fast training and the laboratory are, side by side in one process, as ratios, which hold on a shared machine too.
+"""Measures the speed of training and of the laboratory. Contenders take turns in one process, and only their ratios
+count, because ratios are stable on a shared machine.
 
     python -m experiments.benchmark                              # everything, about half an hour on two CPU cores
     python -m experiments.benchmark --sections=flops --output=results/benchmark
 
-epoch       a 784-500-20 VAE trained over whole epochs of 60000 synthetic binary images: this project (make_epoch, flax,
-            optax, the estimator table) against the same training written by hand in plain JAX (one lax.scan), the
-            time that the step's matrix products alone would take at the speed of a 2048^3 product, and numpyro (SVI in
-            a fori_loop) and torch.compile where they are installed
-sweep       so many runs in one program, side by side (vmap) or one after the other (map), against the same runs each on
-            its own: the digits' and MNIST's networks at both batch sizes, and a 784-200-200-50 IWAE, K = 50, batch 20
-flops       FLOP of sticking the landing and DReG against the plain pathwise gradient, as XLA counts them
-laboratory  the same net, batch 128: --draws gradients with their moments, figures and bootstrap against as many bare
-            gradients, for each estimator, and the process's largest memory
-toys        a million draws of a Gaussian's quadratic cost in the laboratory, for each estimator
-discrete    a training step of a 784-200 Bernoulli VAE with each estimator against leave_one_out, at equal numbers of
-            evaluations of the bound
+epoch       A 784-500-20 VAE, trained over whole epochs of 60000 synthetic binary images: this project (make_epoch,
+            flax, optax, the table of estimators) against the same training written by hand in plain JAX (one
+            lax.scan); the time that the step's matrix products alone would take at the speed of a 2048^3 product; and
+            numpyro (SVI in a fori_loop) and torch.compile, if they are installed.
+sweep       Many runs in one program, side by side (vmap) or one after the other (map), against one program for each
+            run: the networks for the digits and for MNIST at both batch sizes, and a 784-200-200-50 IWAE, K = 50,
+            batch 20.
+flops       FLOP of sticking the landing and of DReG against the plain pathwise gradient, as XLA counts them.
+laboratory  The network of the section epoch, batch 128: --draws gradients with their moments, figures and bootstrap,
+            against as many bare gradients, for each estimator; and the largest memory of the process.
+toys        A million draws of a Gaussian's quadratic cost in the laboratory, for each estimator.
+discrete    A training step of a 784-200 Bernoulli VAE with each estimator against leave_one_out, at equal numbers of
+            evaluations of the bound.
 
-Writes benchmark.json and benchmark.md. Times are wall-clock, of contenders that take turns --rounds times; each ratio
-is the median over rounds of a round's ratio.
+The command writes benchmark.json and benchmark.md. Times are wall-clock times; contenders take turns --rounds times.
+Each ratio is the median over rounds of the ratio in each round.
 """
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 from absl import flags
 
-from experiments.common import cli
+from experiments.benchmark import epoch, gradients, sweep
+from experiments.benchmark.timing import machine
+from experiments.common import cli, files, measuring
 
-SECTIONS = ("epoch", "sweep", "flops", "laboratory", "toys", "discrete")
-# Flags that memory grows with, the likeliest first.
+# Each section returns its numbers, for benchmark.json, and its table.
+SECTIONS: dict[str, Callable[[flags.FlagValues], tuple[Any, str]]] = {
+    "epoch": lambda options: epoch.measure(integers(options.batch_sizes), options.images, options.rounds),
+    "sweep": lambda options: sweep.measure(integers(options.batch_sizes), integers(options.runs), options.rounds),
+    "flops": lambda options: gradients.flops(),
+    "laboratory": lambda options: gradients.laboratory(options.draws, options.rounds),
+    "toys": lambda options: gradients.toys(options.rounds),
+    "discrete": lambda options: gradients.discrete(options.evaluations, options.rounds),
+}
+# The flags that the memory grows with, the likeliest first.
 HUNGRY = ("batch_sizes", "runs", "images")
 
 
 def define_flags(values: flags.FlagValues) -> None:
-    """The benchmark's flags; not at import, where they would meet those of other entry points."""
-    flags.DEFINE_list("sections", list(SECTIONS), f"of {', '.join(SECTIONS)}", flag_values=values)
+    """Defines the flags in `values`."""
+    flags.DEFINE_list("sections", list(SECTIONS), f"Sections: any of {', '.join(SECTIONS)}.", flag_values=values)
     flags.DEFINE_list(
-        "batch_sizes", ["128", "512"], "images in a step, for the sections epoch and sweep", flag_values=values
+        "batch_sizes", ["128", "512"], "Batch sizes for the sections epoch and sweep.", flag_values=values
     )
-    flags.DEFINE_list("runs", ["1", "8", "32", "128"], "runs in a program, for the section sweep", flag_values=values)
-    flags.DEFINE_integer("rounds", 7, "times that every contender runs, in turn", lower_bound=1, flag_values=values)
-    flags.DEFINE_integer("images", 60000, "training images in an epoch", lower_bound=512, flag_values=values)
-    flags.DEFINE_integer("draws", 1000, "R of the section laboratory", lower_bound=20, flag_values=values)
-    flags.DEFINE_integer("evaluations", 4, "a gradient, for the section discrete", lower_bound=2, flag_values=values)
-    flags.DEFINE_string("output", "results/benchmark", "folder of the report", flag_values=values)
+    flags.DEFINE_list(
+        "runs", ["1", "8", "32", "128"], "Numbers of runs in a program, for the section sweep.", flag_values=values
+    )
+    flags.DEFINE_integer(
+        "rounds", 7, "Number of times that every contender runs, in turn.", lower_bound=1, flag_values=values
+    )
+    flags.DEFINE_integer("images", 60000, "Number of training images in an epoch.", lower_bound=512, flag_values=values)
+    flags.DEFINE_integer(
+        "draws", 1000, "Number of gradients in the section laboratory.", lower_bound=20, flag_values=values
+    )
+    flags.DEFINE_integer(
+        "evaluations",
+        4,
+        "Number of evaluations for one gradient, in the section discrete.",
+        lower_bound=2,
+        flag_values=values,
+    )
+    flags.DEFINE_string("output", "results/benchmark", "Folder of the report.", flag_values=values)
 
 
 def main(options: flags.FlagValues = flags.FLAGS) -> None:
-    from experiments.benchmark import speed  # jax and what is built on it are not for --help
+    """Runs the sections, and writes the report after each. Bad input is one sentence and exit status 1."""
+    with cli.one_sentence():
+        check_flags(options)
+        folder = Path(options.output)
+        files.check_writable(folder, "output")
+    report: dict[str, Any] = {"machine": machine()}
+    text = f"Machine: {machine()}\n"
+    for name in options.sections:
+        report[name], table = SECTIONS[name](options)
+        print(table, flush=True)
+        text += f"\n{table}\n"
+        with cli.one_sentence(OSError):  # after each section, because the next one may take minutes
+            (folder / "benchmark.json").write_text(json.dumps(report, indent=2) + "\n")
+            (folder / "benchmark.md").write_text(text)
 
-    speed.measure(options)
+
+def check_flags(options: flags.FlagValues) -> None:
+    """Refuses flags that no section can use.
+
+    Raises:
+      ValueError: what is wrong, and what to do.
+    """
+    if not options.sections or set(options.sections) - set(SECTIONS):
+        raise ValueError(f"--sections takes {', '.join(SECTIONS)}")
+    for name in ("batch_sizes", "runs"):
+        numbers = options[name].value
+        if not numbers or not all(number.isdecimal() and int(number) for number in numbers):
+            raise ValueError(f"--{name} takes positive integers")
+    measuring.number_of_chunks(options.draws, most=10)
+
+
+def integers(texts: list[str]) -> list[int]:
+    return [int(text) for text in texts]
 
 
 if __name__ == "__main__":

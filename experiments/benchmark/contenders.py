@@ -1,7 +1,7 @@
-"""Who trains the 784-500-(20+20)-20-500-784 VAE side by side with this project, for `experiments.benchmark`.
+"""Programs that train the same VAE as this project, a 784-500-(20+20)-20-500-784 network.
 
-Each contender is `make(images [N, 784] uint8, batch_size) -> run`, where `run()` trains one epoch and waits for
-its end: Bernoulli likelihood, Adam 1e-3, float32.
+Each contender is `make(images [N, 784] uint8, batch_size) -> run`, where `run()` trains one epoch and waits for the
+epoch's end. All use a Bernoulli likelihood, Adam with 1e-3, and float32.
 """
 
 import importlib.util
@@ -14,12 +14,15 @@ import optax
 
 from vae import estimators, models, objectives, train
 
-PIXELS, HIDDEN, LATENT, RATE = 784, 500, 20, 1e-3
+PIXELS = 784
+HIDDEN = 500
+LATENT = 20
+RATE = 1e-3
 WEIGHTS = 2 * PIXELS * HIDDEN + 3 * HIDDEN * LATENT
 
 
 def blocking(epoch: Callable, state) -> Callable[[], None]:
-    """A run of one epoch that waits for its end and carries the state to the next."""
+    """A run of one epoch that waits for the epoch's end and carries the state to the next epoch."""
     carried = [state]
 
     def run():
@@ -30,8 +33,10 @@ def blocking(epoch: Callable, state) -> Callable[[], None]:
 
 def _project(images: np.ndarray, batch_size: int):
     model = models.make_vae((28, 28, 1), latent_dim=LATENT, hidden=(HIDDEN,))
-    estimator, tx = estimators.BY_NAME["reparam"].make(num_samples=1), optax.adam(RATE)
-    data, key = jnp.asarray(images.reshape(-1, 28, 28, 1)), jax.random.key(0)
+    estimator = estimators.BY_NAME["reparam"].make(num_samples=1)
+    tx = optax.adam(RATE)
+    data = jnp.asarray(images.reshape(-1, 28, 28, 1))
+    key = jax.random.key(0)
     state = train.make_init(model, estimator, tx, jnp.zeros((batch_size, 28, 28, 1)))(key)
     update = train.make_step(model.apply, objectives.elbo_analytic(1.0), estimator, tx)
     step = lambda state, key, x: update(state, key, x.astype(jnp.float32))
@@ -45,7 +50,8 @@ def _bare_scan(images: np.ndarray, batch_size: int):
     weights = [jax.random.normal(jax.random.fold_in(key, i), s) * s[0] ** -0.5 for i, s in enumerate(shapes)]
     params = [(w, jnp.zeros(w.shape[1])) for w in weights]
     zeros = jax.tree.map(jnp.zeros_like, params)
-    data, steps = jnp.asarray(images), len(images) // batch_size
+    data = jnp.asarray(images)
+    steps = len(images) // batch_size
 
     @jax.custom_vjp
     def log_likelihood(logits, x):
@@ -88,8 +94,11 @@ def _numpyro(images: np.ndarray, batch_size: int):
     import numpyro.distributions as npd
     from numpyro.infer import SVI, TraceMeanField_ELBO
 
-    data, steps, key = jnp.asarray(images), len(images) // batch_size, jax.random.key(0)
-    encoder, decoder = models.MLP((HIDDEN,), outputs=2 * LATENT), models.MLP((HIDDEN,), outputs=PIXELS)
+    data = jnp.asarray(images)
+    steps = len(images) // batch_size
+    key = jax.random.key(0)
+    encoder = models.MLP((HIDDEN,), outputs=2 * LATENT)
+    decoder = models.MLP((HIDDEN,), outputs=PIXELS)
     params = {
         "encoder": encoder.init(key, jnp.zeros((1, PIXELS))),
         "decoder": decoder.init(key, jnp.zeros((1, LATENT))),
@@ -120,7 +129,8 @@ def _torch(images: np.ndarray, batch_size: int):
     import torch
     from torch import nn
 
-    data, steps = torch.from_numpy(images), len(images) // batch_size
+    data = torch.from_numpy(images)
+    steps = len(images) // batch_size
     encoder = nn.Sequential(nn.Linear(PIXELS, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, 2 * LATENT))
     decoder = nn.Sequential(nn.Linear(LATENT, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, PIXELS))
     optimizer = torch.optim.Adam([*encoder.parameters(), *decoder.parameters()], RATE, fused=True)
@@ -143,7 +153,7 @@ def _torch(images: np.ndarray, batch_size: int):
 
 
 def available() -> dict[str, Callable]:
-    """The contenders by name, of other libraries those that are installed."""
+    """The contenders by name. Contenders that need another library are left out if the library is not installed."""
     others = {"numpyro": ("numpyro", _numpyro), "torch.compile": ("torch", _torch)}
-    found = {name: make for name, (module, make) in others.items() if importlib.util.find_spec(module)}
-    return {"this project": _project, "bare scan": _bare_scan} | found
+    installed = {name: make for name, (module, make) in others.items() if importlib.util.find_spec(module)}
+    return {"this project": _project, "bare scan": _bare_scan} | installed

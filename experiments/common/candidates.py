@@ -1,103 +1,101 @@
-"""Which estimators a problem admits, how many samples a budget buys, and what one gradient then costs."""
+"""Which estimators a task admits, and how many samples a budget buys."""
 
 import math
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
-import jax
+from experiments.common import options
+from experiments.common.task import Cost, Refused, Task, least_samples, make_estimator
+from vae.estimators import BY_NAME
 
-from experiments.common import build
-from experiments.common.options import entry
-from experiments.common.problems import Problem
-from vae import diagnostics
-from vae.estimators import BY_NAME, Estimator, Reduction, bind, mean
-
-PyTree = Any
 ORACLE = "exact"
 
 
 class Case(NamedTuple):
-    """One estimator with its K, ready to be measured.
+    """One estimator with its number of samples, ready to be measured.
 
     Attributes:
-      slot: which of --num_samples this is; estimators of one slot are compared.
-      evaluations: of f, of one datum, for one gradient.
-      flops: of one compiled gradient of all parameters.
+      estimator: name and options.
+      num_samples: K.
+      slot: index into --num_samples. Estimators of one slot are compared with each other.
+      evaluations: evaluations of f for one gradient of one datum.
+      flops: FLOP of one compiled gradient in all parameters.
     """
 
-    name: str
+    estimator: str
     num_samples: int
     slot: int
     evaluations: int
     flops: float
 
 
-class Refused(ValueError):
-    """An estimator does not work with so many samples, or with these latents, or for this budget."""
+def choose(task: Task, names: list[str] | None = None, flag: str = "estimators") -> list[str]:
+    """The estimators that --`flag` names, checked; without names, all that fit except the oracle.
 
-
-def choose(problem: Problem, objective: str, names: list[str] | None, flag: str = "estimators") -> list[str]:
-    """The names that --`flag` gives, checked; without any, all that fit but the oracle.
+    A trained run's own estimator keeps its options.
 
     Raises:
-      ValueError: naming one that is unknown or does not fit, and what would.
+      ValueError: if a name is unknown or does not fit. The sentence lists the estimators that fit.
     """
-    calls = posteriors(problem, objective)
-    log_q = objective != "elbo_analytic"
-    fits = [name for name in BY_NAME if all(BY_NAME[name].refusal(*call) is None for call in calls)]
+    fitting = [name for name in BY_NAME if task.refusal(name) is None]
     if names is None:
-        return [name for name in fits if name != ORACLE]
+        trained = task.problem.trained
+        own = {options.parse(trained.name).name: trained.name} if trained else {}
+        return [own.get(name, name) for name in fitting if name != ORACLE]
     names = list(dict.fromkeys(name.strip() for name in names))
+    chosen = []
     for name in names:
         try:
-            entry(name).make()
+            choice = options.choose(name, options.ESTIMATORS)
+            make_estimator(name, least_samples(name))
         except ValueError as error:
             raise ValueError(f"--{flag}: {error}") from None
-        if name.partition(":")[0] not in fits:
-            family = type(calls[0][0]).__name__
-            hint = "" if log_q or not entry(name).needs_log_q else "; it can with --objective=elbo"
-            what = f"{objective} with {family} latents{hint}"
-            raise ValueError(f"--{flag}: {name} cannot estimate {what}; these can: {', '.join(fits)}")
-    return names
+        refusal = task.refusal(name)
+        if refusal is not None:
+            analytic = task.objective == "elbo_analytic" and BY_NAME[choice.name].needs_log_q
+            hint = "; it can with --objective=elbo" if analytic else ""
+            raise ValueError(f"--{flag} with --objective={task.objective}: {refusal}{hint}")
+        chosen.append(str(choice))
+    return list(dict.fromkeys(chosen))
 
 
-def each(items: Iterable[tuple], make: Callable, asked: bool) -> list:
-    """`make(*item)` of every item, which begins with an estimator's name. What is refused is left out, with a line
-    that says so, unless the names were `asked` for.
+def keep_possible(make: Callable[..., Any], items: Iterable[tuple], strict: bool) -> list:
+    """`make(*item)` for every item that is not refused. An item begins with an estimator's name.
+
+    A refused item is left out, and one printed line says why. With `strict` nothing is left out, which is right for
+    estimators that the user named.
 
     Raises:
-      Refused: if one that was asked for is refused, or none is left.
+      Refused: if an item is refused and `strict` is true, or if nothing remains.
     """
-    made, left_out = [], []
+    possible = []
+    refusals = []
     for item in items:
         try:
-            made.append(make(*item))
+            possible.append(make(*item))
         except Refused as error:
-            if asked:
+            if strict:
                 raise
-            left_out.append(f"left out: {item[0]}: {error}")
-    for sentence in left_out:
-        print(sentence)
-    if not made:
+            refusals.append(f"left out: {item[0]}: {error}")
+    for refusal in refusals:
+        print(refusal)
+    if not possible:
         raise Refused("no estimator is left to measure")
-    return made
+    return possible
 
 
-def posteriors(problem: Problem, objective: str) -> list[tuple[Any, Reduction, float]]:
-    """What the objective hands to `expect`: each q, its reduction and its log_q_weight."""
-    return build.expectations(lambda expect: problem.bounds[objective](problem.params, problem.data, expect))
+class Budget(NamedTuple):
+    """The cost that one gradient may have."""
+
+    kind: Cost
+    amount: float
 
 
-def multi_sample(problem: Problem, objective: str) -> bool:
-    """Whether the objective is another bound for every K."""
-    return any(not reduce.additive for _, reduce, _ in posteriors(problem, objective))
-
-
-def parse_budget(text: str | None) -> tuple[str, float] | None:
-    """("evaluations" or "flops", N) from the flag.
+def parse_budget(text: str | None) -> Budget | None:
+    """The budget that --budget gives, if there is one.
 
     Raises:
-      ValueError: with an example of what it should be.
+      ValueError: if the text is not a budget. The sentence has an example.
     """
     if text is None:
         return None
@@ -108,20 +106,21 @@ def parse_budget(text: str | None) -> tuple[str, float] | None:
         value = math.nan
     if kind not in ("evaluations", "flops") or not value > 0 or math.isinf(value):
         raise ValueError(f"--budget={text} is neither evaluations:N nor flops:N; for example --budget=evaluations:8")
-    return kind, value
+    return Budget(kind, value)
 
 
-def affordable(budget: tuple[str, float], cost, name: str) -> int:
-    """The largest K whose `cost(K)` is within the budget, for a cost that grows with K; K may be refused (odd ones).
-    The least K where the cost does not grow, as that of the exact gradient does not.
+def affordable(budget: Budget, cost: Callable[[int], float], name: str) -> int:
+    """The largest K with `cost(K)` within the budget. The cost must grow with K; some K (odd ones, say) may be refused.
+
+    If the cost does not grow, as for the exact gradient, the least K is returned.
 
     Raises:
-      Refused: if the least K costs more.
+      Refused: if even the least K costs more than the budget.
     """
-    kind, amount = budget
+    least = least_samples(name)
 
-    def price(k):
-        """Of K, or of the K below it where K itself is refused."""
+    def price(k: int) -> float:
+        """The cost of K, or of the next smaller K if K itself is refused."""
         try:
             return cost(k)
         except Refused:
@@ -129,76 +128,24 @@ def affordable(budget: tuple[str, float], cost, name: str) -> int:
                 raise
             return price(k - 1)
 
-    least = entry(name).min_samples
-    if price(least) > amount:
-        raise Refused(f"--budget={kind}:{amount:g} does not buy {name} its least K={least}, {cost(least):g} {kind}")
-    low, high = least, 2 * least + 1
+    if price(least) > budget.amount:
+        given = f"{budget.kind}:{budget.amount:g}"
+        raise Refused(f"--budget={given} does not buy {name} its least K={least}, {cost(least):g} {budget.kind}")
+    low = least
+    high = 2 * least + 1
     if price(high) == price(low):
         return least
-    while price(high) <= amount:
+    while price(high) <= budget.amount:
         low, high = high, 2 * high
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (middle, high) if price(middle) <= amount else (low, middle)
-    while True:  # down from one that was refused
+        if price(middle) <= budget.amount:
+            low = middle
+        else:
+            high = middle
+    while True:  # go down from a K that is refused
         try:
             cost(low)
             return low
         except Refused:
             low -= 1
-
-
-def admitted(problem: Problem, objective: str, name: str, num_samples: int) -> Estimator:
-    """The estimator, tried on log q in place of the problem's integrand, so that what is raised is its own refusal.
-
-    Raises:
-      Refused: in its words.
-    """
-    calls, key = posteriors(problem, objective), jax.random.key(0)
-
-    def estimates():
-        learned, counted = estimator.init(key, calls[0][0], problem.context)
-        expect = bind(estimator, learned, counted, key, problem.context)
-        return [expect(q, q.log_prob, reduce, log_q_weight) for q, reduce, log_q_weight in calls]
-
-    try:
-        estimator = made(problem, name, num_samples)
-        jax.eval_shape(estimates)
-    except (ValueError, NotImplementedError) as error:
-        raise Refused(str(error)) from None
-    return estimator
-
-
-def made(problem: Problem, name: str, num_samples: int) -> Estimator:
-    """The estimator as the problem wants it: at its temperature, and its layers one by one where it says so."""
-    return build.estimator(name, num_samples, problem.temperature, problem.by_layer)
-
-
-def cost(problem: Problem, objective: str, name: str, kind: str, num_samples: int) -> float:
-    """Evaluations of f for one datum, or FLOP of all, of one gradient.
-
-    Raises:
-      Refused: if the estimator does not work with this K or these latents.
-    """
-    estimator, bound = admitted(problem, objective, name, num_samples), problem.bounds[objective]
-    learned, counted = initial(problem, objective, name, num_samples)
-    arguments = (problem.params, problem.data, learned, counted, problem.context)
-    if kind == "flops":
-        return diagnostics.flops(diagnostics.make_gradient(bound, estimator), *arguments, jax.random.key(0))
-
-    def value(watch, key, params, data, learned, counted, context):
-        bound_estimator = bind(estimator, learned, counted, key, context)
-
-        def expect(q, f, reduce=mean, log_q_weight=0.0):
-            return bound_estimator(q, watch(f), reduce, log_q_weight)
-
-        return bound(params, data, expect).value
-
-    return diagnostics.evaluations(value, jax.random.key(0), *arguments)
-
-
-def initial(problem: Problem, objective: str, name: str, num_samples: int) -> tuple[PyTree, PyTree]:
-    """(learned, counted) to begin with: what the run had, where it was trained with this estimator, else its `init`."""
-    q = posteriors(problem, objective)[0][0]
-    new = made(problem, name, num_samples).init(jax.random.key(0), q, problem.context)
-    return problem.learned[1] if problem.learned and problem.learned[0] == name else new

@@ -29,7 +29,7 @@ NAMES = (
     "tensorboard",
     "profile",
     "runs",
-    "kept",
+    "store",
     "slurm",
     ".lock",
     ".results.lock",

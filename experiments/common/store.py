@@ -1,20 +1,18 @@
-"""What a long measurement has found so far, so that the same command goes on where it was cut off.
+"""Results of long measurements on disk, so that the same command continues where it was interrupted.
 
-A value is kept under a digest of all that it depends on, so one that no longer holds is not found again. Files are
-msgpack behind a checksum, written all or nothing; one that cannot be read counts as not there.
+A result is stored under a digest of everything that it depends on, so a result that is out of date is never found.
+Files hold msgpack behind a checksum and are written all or nothing. A file that cannot be read counts as missing.
 """
 
-import functools
 import hashlib
+import json
 import os
-import re
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 from flax import serialization
 
 from experiments.common.provenance import code_digest, versions
@@ -23,24 +21,32 @@ CHECKSUM = 32  # bytes
 
 
 class Store:
-    """A folder of what was found.
+    """A folder of results.
 
     Attributes:
-      earlier_seconds: that it took to find what was read here and not found anew.
+      folder: the folder; it is made when the first result is stored.
+      earlier_seconds: seconds that the results took which were read and not measured again.
     """
 
     def __init__(self, folder: Path):
-        self.folder, self.earlier_seconds = folder, 0.0
+        self.folder = folder
+        self.earlier_seconds = 0.0
 
-    def recall(self, digest: str, find: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        """`find()`, a dict of numbers, strings, arrays and such dicts: read where it was found before, else kept."""
+    def recall(self, digest: str | None, measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """The result stored under `digest`; if there is none, `measure()`, which is then stored.
+
+        A result is a dict of numbers, strings, arrays and such dicts. Without a digest nothing is read or stored.
+        """
+        if digest is None:
+            return jax.device_get(measure())
         path = self.folder / digest
-        if (known := _read(path)) is not None:
-            self.earlier_seconds += known["seconds"]
-            return known["found"]
+        stored = _read(path)
+        if stored is not None:
+            self.earlier_seconds += stored["seconds"]
+            return stored["result"]
         started = time.perf_counter()
-        found = jax.device_get(find())
-        payload = serialization.msgpack_serialize({"found": found, "seconds": time.perf_counter() - started})
+        result = jax.device_get(measure())
+        payload = serialization.msgpack_serialize({"result": result, "seconds": time.perf_counter() - started})
         self.folder.mkdir(exist_ok=True)
         temporary = path.with_name(f".{path.name}.{os.getpid()}")
         try:
@@ -48,25 +54,29 @@ class Store:
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
-        return found
+        return result
 
 
-def digest_of(function: Callable, *args, of: tuple = ()) -> str:
-    """Sixteen hexadecimal digits that change with what `function(*args)` computes, with the arguments' values, with
-    `of`, and with this code, its libraries and its device."""
-    jaxpr, _ = jax.make_jaxpr(function, return_shape=True)(*args)
-    # The values that the function holds are constants of the jaxpr, and functions in it are printed with addresses.
-    text = re.sub(r"0x[0-9a-f]+", "", str(jaxpr))
-    digest = hashlib.sha256(f"{text}{of}{_surroundings()}".encode())
-    for leaf in jax.tree.leaves((args, jaxpr.consts)):
-        leaf = jax.random.key_data(leaf) if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf
-        digest.update(np.asarray(leaf).tobytes())
-    return digest.hexdigest()[:16]
+def digest(**dependencies: Any) -> str:
+    """Sixteen hexadecimal digits that change with the dependencies, and with the code, its libraries and the device.
+
+    The dependencies are numbers, texts, lists and dicts of these: all settings that the result depends on.
+    """
+    text = json.dumps([dependencies, _surroundings()], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-@functools.cache
-def _surroundings() -> str:
-    return f"{code_digest()} {versions()} {jax.devices()[0].device_kind} {os.environ.get('XLA_FLAGS', '')}"
+def _surroundings() -> dict[str, Any]:
+    """What every result depends on besides its settings."""
+    return {
+        "code": code_digest(),
+        "versions": versions(),
+        "device": jax.devices()[0].device_kind,
+        "xla_flags": os.environ.get("XLA_FLAGS", ""),
+        "matmul_precision": jax.config.jax_default_matmul_precision,
+        "random_bits": [jax.config.jax_default_prng_impl, jax.config.jax_threefry_partitionable],
+        "float64": jax.config.jax_enable_x64,
+    }
 
 
 def _read(path: Path) -> dict[str, Any] | None:

@@ -1,150 +1,284 @@
-"""The laboratory: which gradient estimator is better here, by how much, and for what cost.
+"""The laboratory: which gradient estimator is better on a problem, by how much, and at what cost.
 
-    python -m experiments.compare_estimators --problem=quadratic                        # every estimator that fits
-    python -m experiments.compare_estimators --problem=cosine --cost_parameter=0.5,1,2,4 --estimators=reparam,reinforce
+    python -m experiments.compare_estimators --problem=quadratic                     # every estimator that fits
+    python -m experiments.compare_estimators --problem=cosine:cost_parameter=0.5,cosine:cost_parameter=2
     python -m experiments.compare_estimators --problem=rainforth --objective=iwae --num_samples=4,16,64,256
     python -m experiments.compare_estimators --problem=logistic_regression --budget=evaluations:16
-    python -m experiments.compare_estimators --workdir=results/quickstart                # a trained run, at its end
-    python -m experiments.compare_estimators --problem=mine:problem                     # see experiments/problems.py
+    python -m experiments.compare_estimators --workdir=results/quickstart            # a trained run, at its end
+    python -m experiments.compare_estimators --problem=mine:problem                  # see experiments/common/problems
 
-With parameters and data fixed, every estimator draws --draws gradients from the same keys. Groups of parameters
-(encoder and decoder, or phi and theta) are judged apart. `vae/diagnostics.py` defines the figures. The truth is an
-oracle where there is one; elsewhere it is the mean of many gradients of --reference, whose own error is counted.
+Parameters and data stay fixed. Every estimator draws --draws gradients from the same keys. Groups of parameters
+(encoder and decoder, or phi and theta) are judged separately. `vae.diagnostics` defines the figures. The truth is exact
+where an oracle, a sum over all states or a quadrature exists. Elsewhere the truth is the mean of many gradients of
+--reference, and its error is taken into account.
 
-An estimator is called biased if its largest |z| over the group's coordinates is beyond what chance allows (0.01 %, by
-Bonferroni) and the whole deviation is twice as long as chance makes it, or if its bias along the truth has a z of 5.
-Two estimators are called different only if the bootstrap interval of the ratio of their variance x FLOP excludes 1.
-Intervals are of each pair alone.
+An estimator is called biased in two cases: its largest |z| over the group's coordinates is beyond what chance allows
+(0.01 %, by Bonferroni) and the whole deviation is twice as long as chance makes it; or its bias along the truth has a z
+of 5. Two estimators are called different only if the bootstrap interval of the ratio of their variance x FLOP excludes
+1. Every interval is for a single pair.
 
-Writes into --output: results.csv (a row for each estimator and K), layers.csv, pairs.csv, results.md, results.tex,
-config.json and figures/; and, as they are found, into kept/ the figures of each estimator, from which the same command
-goes on, and one with more estimators and the same --output. In the tables * marks estimators that their papers call
-biased.
+The command writes into --output: results.csv (a row for each estimator and K), layers.csv, pairs.csv, results.md,
+results.tex, config.json and figures/. The figures of each estimator are written into store/ as soon as they are
+measured; the same command continues from there, and so does a command with more estimators and the same --output. Only
+measurements of your own --problem=module:function are not stored, because they may depend on any code. In the tables, *
+marks estimators that are biased by their papers.
 """
 
+import hashlib
+import json
+import math
+import time
+from pathlib import Path
+
+import jax
 from absl import flags
 
-from experiments.common import cli, settings
+from experiments.common import candidates, checks, cli, files, measuring, problems, provenance
+from experiments.common import options as grammar
+from experiments.common.measuring import Protocol
+from experiments.common.run_folder import RunFolder
+from experiments.common.settings import OBJECTIVES, Settings
+from experiments.common.store import Store
+from experiments.common.task import Refused, Task
+from experiments.compare_estimators import output, user_problem
+from experiments.compare_estimators.choose_cases import choose_budget, choose_cases, numbers_of_samples
+from experiments.compare_estimators.choose_tasks import choose_tasks
+from experiments.compare_estimators.measure_all import measure_all, time_all
+from experiments.compare_estimators.rows import make_rows
+from vae.estimators import BY_NAME
 
-# The problems, each a function of problems.py, and the flag that it takes as an argument.
-PROBLEMS = {
-    "quadratic": "cost_parameter",
-    "exponential": "cost_parameter",
-    "cosine": "cost_parameter",
-    "coins": "batch_size",
-    "three_bits": "batch_size",
-    "table": "batch_size",
-    "logistic_regression": None,
-    "linear_gaussian": "batch_size",
-    "rainforth": "batch_size",
-}
-# Flags that memory grows with, the likeliest first.
+# The flags that the memory grows with, the likeliest first.
 HUNGRY = ("num_samples", "batch_size")
 
 
 def define_flags(values: flags.FlagValues) -> None:
-    """The laboratory's flags; not at import, where they would meet those of other entry points."""
-    flags.DEFINE_string(
+    """Defines the flags in `values`. They are not defined at import, where they would meet flags of other commands."""
+    flags.DEFINE_list(
         "problem",
         None,
-        f"one of {', '.join(PROBLEMS)}, or your own module:function (quadratic if nothing is given)",
+        f"Problem, with options as name:option=value: one of {', '.join(problems.BY_NAME)}; or your own"
+        " module:function. A list of the same problem with different values of one option is a sweep. The default is"
+        " quadratic.",
         flag_values=values,
     )
     flags.DEFINE_string(
         "workdir",
         None,
-        "folder of a trained run (of a sweep, of one in its runs/), in place of --problem; it is read, not written",
+        "Folder of a trained run, used in place of --problem. The folder is only read.",
         flag_values=values,
     )
     flags.DEFINE_string(
         "checkpoint",
         "latest",
-        "of --workdir: latest, best (by the validation bound), the number of an epoch, or all that were kept",
+        "Checkpoint of --workdir: latest, best (by the validation bound), the number of an epoch, or all.",
         flag_values=values,
     )
-    flags.DEFINE_list("estimators", None, "names, comma-separated; all that fit by default", flag_values=values)
+    flags.DEFINE_list(
+        "estimators",
+        None,
+        "Estimators, comma-separated, with options as name:option=value. The default is every estimator that fits.",
+        flag_values=values,
+    )
     flags.DEFINE_string(
         "objective",
         None,
-        f"the bound: one of the problem's, which names them, or with --workdir {', '.join(settings.OBJECTIVES)}; by"
-        " default the problem's first, or the run's own",
+        f"Bound: one of the problem's bounds, or with --workdir one of {', '.join(OBJECTIVES)}. The default is the"
+        " problem's first bound, or the run's own.",
         flag_values=values,
     )
     flags.DEFINE_list(
         "num_samples",
         None,
-        "K, a list is swept; by default the run's own with --workdir, else 1. An estimator that needs more gets the"
-        " least that it can work with, or is left out where that is another bound",
+        "Numbers of samples K, comma-separated; each K is measured. The default is the run's own K with --workdir, and"
+        " otherwise 1. An estimator that needs more samples gets the least number that it works with, or is left out if"
+        " that would change the bound.",
         flag_values=values,
     )
     flags.DEFINE_string(
         "budget",
         None,
-        "in place of --num_samples: K is what is bought by evaluations:N (of f, for each datum) or flops:N (of the"
-        " whole batch's gradient)",
+        "Cost of one gradient, used in place of --num_samples: evaluations:N (of f, for each datum) or flops:N (for the"
+        " whole batch). Each estimator gets the largest K within the budget.",
         flag_values=values,
-    )
-    flags.DEFINE_list(
-        "cost_parameter", None, "k of quadratic, exponential and cosine; a list is swept", flag_values=values
     )
     flags.DEFINE_integer(
         "draws",
         None,
-        "R, gradients of each estimator; 10000 by default, 1000 for --workdir",
+        "Number of gradients of each estimator. The default is 10000, and 1000 with --workdir.",
         lower_bound=20,
         flag_values=values,
     )
     flags.DEFINE_integer(
         "reference_draws",
         None,
-        "gradients behind the reference where there is no oracle; 10 x --draws by default",
+        "Number of gradients behind the reference, if there is no exact gradient. The default is 10 x --draws.",
         flag_values=values,
     )
     flags.DEFINE_string(
         "reference",
         None,
-        "estimator whose mean is the truth where there is no oracle; reparam by default, and leave_one_out where there"
-        " is no reparameterization",
+        "Estimator whose mean is the truth, if there is no exact gradient. The default is reparam, and leave_one_out"
+        " for latents that cannot be reparameterized.",
         flag_values=values,
     )
     flags.DEFINE_integer(
         "batch_size",
         None,
-        "data in the batch; by default the problem's or the run's own",
+        "Number of images for --workdir. The default is the run's own batch size.",
         lower_bound=1,
         flag_values=values,
     )
-    flags.DEFINE_float(
-        "temperature",
-        0.0,
-        "of the estimators that have one; 0 for the run's with --workdir, or the estimator's own",
-        lower_bound=0.0,
-        flag_values=values,
+    flags.DEFINE_enum(
+        "split", "test", ["train", "validation", "test"], "Split of the images for --workdir.", flag_values=values
     )
-    flags.DEFINE_enum("split", "test", ["train", "validation", "test"], "images for --workdir", flag_values=values)
     flags.DEFINE_integer(
         "cv_steps",
         200,
-        "Adam steps for what an estimator learns or counts, before it is frozen; with --workdir the run's own estimator"
-        " goes on from what it had learned",
+        "Number of Adam steps for what an estimator learns or counts, before it is frozen. With --workdir the run's own"
+        " estimator continues from what the run had learned.",
         lower_bound=0,
         flag_values=values,
     )
-    flags.DEFINE_float("confidence", 0.95, "of every interval", lower_bound=0.5, upper_bound=0.999, flag_values=values)
-    flags.DEFINE_integer("replicates", 2000, "of the bootstrap", lower_bound=100, flag_values=values)
-    flags.DEFINE_integer("rounds", 9, "of timing, interleaved between estimators", lower_bound=3, flag_values=values)
-    flags.DEFINE_integer("seed", 0, "of all draws", lower_bound=0, flag_values=values)
-    flags.DEFINE_string(
-        "output", None, "folder of the results; by default results/ and a name made from the flags", flag_values=values
+    flags.DEFINE_float(
+        "confidence", 0.95, "Level of every interval.", lower_bound=0.5, upper_bound=0.999, flag_values=values
     )
-    flags.DEFINE_string("data_dir", None, "folder of prepared data for --workdir, as in training", flag_values=values)
-    flags.DEFINE_string("cache_dir", None, "folder of decoded data for --workdir, as in training", flag_values=values)
+    flags.DEFINE_integer("replicates", 2000, "Number of bootstrap replicates.", lower_bound=100, flag_values=values)
+    flags.DEFINE_integer(
+        "rounds",
+        9,
+        "Number of rounds of timing, in which the estimators take turns.",
+        lower_bound=3,
+        flag_values=values,
+    )
+    flags.DEFINE_integer("seed", 0, "Seed of all draws.", lower_bound=0, flag_values=values)
+    flags.DEFINE_string(
+        "output",
+        None,
+        "Folder of the results. The default is a folder in results/ with a name made from the flags.",
+        flag_values=values,
+    )
+    flags.DEFINE_string("data_dir", None, "Folder of prepared data for --workdir, as in training.", flag_values=values)
+    flags.DEFINE_string("cache_dir", None, "Folder of decoded data for --workdir, as in training.", flag_values=values)
 
 
 def main(options: flags.FlagValues = flags.FLAGS) -> None:
-    from experiments.compare_estimators import comparison  # jax and what is built on it are not for --help
+    """Measures, judges and writes. Bad input is one sentence and exit status 1."""
+    with cli.one_sentence():
+        check_flags(options)
+        run = RunFolder(options.workdir).settings() if options.workdir else Settings()
+    with jax.default_matmul_precision(run.matmul_precision):
+        compare(options, run)
 
-    comparison.compare(options)
+
+def compare(options: flags.FlagValues, run: Settings) -> None:
+    """`run` is the trained run, or the default settings."""
+    started = time.perf_counter()
+
+    # ---- What is measured: one task, or several that differ in parameters and data
+    users = None
+    if user_problem.is_users(options.problem and options.problem[0]):
+        with cli.one_sentence():
+            make = user_problem.load(options.problem[0])
+        users = make()  # a mistake in the user's function keeps its traceback
+    with cli.one_sentence():
+        tasks = choose_tasks(options, users)
+    task = tasks[0]
+    with cli.one_sentence(NotImplementedError):  # a KL without a closed form
+        _ = task.expectations  # a mistake in the user's bound keeps its traceback
+
+    # ---- How it is measured
+    with cli.one_sentence():
+        names = candidates.choose(task, options.estimators)
+        protocol = choose_protocol(options, task)
+        samples = numbers_of_samples(options, task)
+        budget = choose_budget(options, task)
+        folder = Path(options.output or default_output(options))
+        files.check_writable(folder, "output")
+        checks.refuse_links(folder)
+
+    # ---- The measurements
+    with cli.one_sentence(OSError, Refused):
+        cases = choose_cases(task, names, samples, budget, strict=options.estimators is not None)
+        store = Store(folder / "store")
+        results = measure_all(tasks, cases, protocol, store)
+        seconds = time_all(task, cases, protocol)
+
+    # ---- The files
+    with cli.one_sentence(OSError):
+        rows = make_rows(results, cases, seconds, protocol.confidence)
+        output.write(folder, tasks, results, rows, protocol)
+        decided = {"objective": task.objective, **protocol._asdict(), "compute_dtype": run.compute_dtype}
+        decided |= {"num_samples": None if budget else [str(k) for k in samples]}
+        took = time.perf_counter() - started + store.earlier_seconds
+        config = provenance.describe_measurement(cli.given(define_flags, options) | decided, took)
+        files.write_json(folder / "config.json", config)
+
+
+def check_flags(options: flags.FlagValues) -> None:
+    """Refuses flags that are empty or do not go together.
+
+    Raises:
+      ValueError: what is wrong, and what to do.
+    """
+    if options.workdir and options.problem:
+        raise ValueError("--workdir and --problem name two problems; give one of them")
+    for flag in ("problem", "num_samples", "estimators"):
+        if options[flag].value == []:
+            raise ValueError(f"--{flag} is empty; leave it out for its default")
+    if math.isnan(options.confidence):
+        raise ValueError("--confidence is not a number")
+
+
+def choose_protocol(options: flags.FlagValues, task: Task) -> Protocol:
+    """The protocol that the flags describe.
+
+    Raises:
+      ValueError: if the numbers of draws cannot be cut into chunks, or the reference does not fit.
+    """
+    draws = options.draws or (1000 if options.workdir else 10_000)
+    chunks = measuring.number_of_chunks(draws, most=10 if measuring.is_large(task) else 50)
+    reference_draws = options.reference_draws or 10 * draws
+    if reference_draws % chunks or reference_draws < 2 * chunks:
+        raise ValueError(
+            f"--reference_draws={reference_draws} must be a multiple of {chunks}, and {2 * chunks} or more"
+        )
+    return Protocol(
+        draws=draws,
+        reference_draws=reference_draws,
+        reference=choose_reference(options, task),
+        chunks=chunks,
+        replicates=options.replicates,
+        cv_steps=options.cv_steps,
+        seed=options.seed,
+        confidence=options.confidence,
+        rounds=options.rounds,
+    )
+
+
+def choose_reference(options: flags.FlagValues, task: Task) -> str:
+    """The estimator whose mean is the truth where no exact gradient exists.
+
+    Raises:
+      ValueError: if --reference does not fit or is biased.
+    """
+    is_biased = lambda name: BY_NAME[grammar.parse(name).name].biased
+    fitting = candidates.choose(task)
+    if options.reference is None:
+        return "reparam" if "reparam" in fitting else "leave_one_out"
+    [name] = candidates.choose(task, [options.reference], flag="reference")
+    if is_biased(name):
+        unbiased = ", ".join(other for other in fitting if not is_biased(other))
+        raise ValueError(f"--reference: {name} is biased, and its mean is not the truth; these are not: {unbiased}")
+    return name
+
+
+def default_output(options: flags.FlagValues) -> str:
+    """A folder that the same command finds again."""
+    given = cli.given(define_flags, options)
+    texts = [f"{name}={given[name]}" for name in sorted(given) if name != "output"]
+    digest = hashlib.sha256(json.dumps(texts).encode()).hexdigest()[:8]
+    name = Path(options.workdir).name if options.workdir else (options.problem or ["quadratic"])[0].replace(":", "-")
+    return f"results/compare-{name}-{digest}"
 
 
 if __name__ == "__main__":

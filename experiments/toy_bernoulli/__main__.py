@@ -1,64 +1,157 @@
-"""The toy problems of discrete estimators, trained with each of them: exact loss, and variance of the gradient.
+"""Trains the toy problems of discrete estimators with each estimator: exact loss, and variance of the gradient.
 
     python -m experiments.toy_bernoulli                        # one coin, E (b - t)^2, t = 0.45, 0.49, 0.499
     python -m experiments.toy_bernoulli --toy=categorical      # three bits as one variable of eight classes
     python -m experiments.toy_bernoulli --toy=table            # the ELBO of six bits that depend on each other
     python -m experiments.toy_bernoulli --toy=polynomial --steps=1000 --records=41 --estimators=reinmax,leave_one_out
 
-The last, 128 coins at powers 1.5, 2 and 3, takes hours by default, with every estimator and 5000 steps, and 20 minutes
-with the eight of `scripts/reproduce_toys.sh` and 1000. The others take two minutes, and some more for the compiler.
+The toy `polynomial`, 128 coins at powers 1.5, 2 and 3, takes hours with every estimator and 5000 steps, and 20 minutes
+with the eight estimators of `scripts/reproduce_toys.sh` and 1000 steps. The other toys take two minutes, and some time
+for the compiler.
 
 Every estimator, seed and point of a toy runs in one compiled program. The loss is the exact expectation at the
-parameters reached; the variance, its trace, is over fresh draws there with the estimator's own parameters frozen.
-Estimators get the same --num_samples, or the least that they can work with. What they evaluate besides (relaxed and
-conditional samples) is not charged here; `experiments.compare_estimators --problem=coins --budget=evaluations:N` does.
+parameters reached. The variance is the trace of the covariance over fresh draws there, with the estimator's own
+parameters frozen. Every estimator gets the same --num_samples, or the least number that it works with. Further
+evaluations (relaxed and conditional samples) are not charged here;
+`experiments.compare_estimators --problem=coins --budget=evaluations:N` charges them.
 
-Writes curves.csv, results.csv, results.md, config.json and figures/toy.png (and .pdf) into --output; and into
-kept/ what was trained, so that the same command with the same code does not train it again.
+The command writes curves.csv, results.csv, results.md, config.json and figures/toy.png (and .pdf) into --output, and
+the trained curves into store/, so that the same command with the same code does not train them again.
 """
+
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
 
 from absl import flags
 
-from experiments.common import cli
+from experiments.common import candidates, checks, cli, files, problems, provenance, store
+from experiments.common.problems import Problem
+from experiments.common.task import Task
+from experiments.toy_bernoulli import output
+from experiments.toy_bernoulli.training import Training, train_all
 
-# The points of each, made by problems.py, which is jax's and not for --help.
-TOYS = {
-    "bernoulli": lambda problems, batch: [problems.coins(t, batch_size=batch or 1) for t in (0.45, 0.49, 0.499)],
-    "polynomial": lambda problems, batch: [
-        problems.coins(0.45, p, dimensions=128, batch_size=batch or 64) for p in (1.5, 2, 3)
+# The points of each toy, for a batch size or the toy's own.
+TOYS: dict[str, Callable[[int | None], list[Problem]]] = {
+    "bernoulli": lambda batch_size: [
+        problems.coins(target, batch_size=batch_size or 1) for target in (0.45, 0.49, 0.499)
     ],
-    "categorical": lambda problems, batch: [problems.three_bits(batch or 1)],
-    "table": lambda problems, batch: [problems.table(batch_size=batch or 1)],
+    "polynomial": lambda batch_size: [
+        problems.coins(0.45, power, dimensions=128, batch_size=batch_size or 64) for power in (1.5, 2, 3)
+    ],
+    "categorical": lambda batch_size: [problems.three_bits(batch_size or 1)],
+    "table": lambda batch_size: [problems.table(batch_size=batch_size or 1)],
 }
-# Flags that memory grows with, the likeliest first.
+# The flags that the memory grows with, the likeliest first.
 HUNGRY = ("batch_size", "num_samples", "draws", "seeds")
 
 
 def define_flags(values: flags.FlagValues) -> None:
-    flags.DEFINE_enum("toy", "bernoulli", list(TOYS), "which one", flag_values=values)
-    flags.DEFINE_list("estimators", None, "names, comma-separated; all that fit by default", flag_values=values)
-    flags.DEFINE_integer("num_samples", 2, "K, or the least of an estimator", lower_bound=1, flag_values=values)
-    flags.DEFINE_integer("batch_size", None, "independent repetitions in a step", lower_bound=1, flag_values=values)
-    flags.DEFINE_integer("steps", 5000, "of Adam; 1000 do for polynomial", lower_bound=2, flag_values=values)
-    flags.DEFINE_integer(
-        "records", 101, "points of a curve, first and last step included", lower_bound=2, flag_values=values
-    )
-    flags.DEFINE_integer("seeds", 5, "runs of each estimator, from seed 0 on", lower_bound=1, flag_values=values)
-    flags.DEFINE_float("learning_rate", 0.01, "of Adam", lower_bound=0.0, flag_values=values)
-    flags.DEFINE_integer(
-        "draws",
+    """Defines the flags in `values`."""
+    flags.DEFINE_enum("toy", "bernoulli", list(TOYS), "Toy problem.", flag_values=values)
+    flags.DEFINE_list(
+        "estimators",
         None,
-        "gradients behind each variance; 256 by default, 16 for the thousands of coins of polynomial",
+        "Estimators, comma-separated, with options as name:option=value. The default is every estimator that fits.",
+        flag_values=values,
+    )
+    flags.DEFINE_integer(
+        "num_samples", 2, "Number of samples K, or the least that an estimator works with.", 1, flag_values=values
+    )
+    flags.DEFINE_integer(
+        "batch_size", None, "Number of independent repetitions in a step.", lower_bound=1, flag_values=values
+    )
+    flags.DEFINE_integer(
+        "steps", 5000, "Number of Adam steps; 1000 are enough for polynomial.", lower_bound=2, flag_values=values
+    )
+    flags.DEFINE_integer(
+        "records",
+        101,
+        "Number of points of a curve, with the first and the last step.",
         lower_bound=2,
         flag_values=values,
     )
-    flags.DEFINE_string("output", None, "folder of the results; by default results/toy-NAME", flag_values=values)
+    flags.DEFINE_integer(
+        "seeds", 5, "Number of runs of each estimator, from seed 0 on.", lower_bound=1, flag_values=values
+    )
+    flags.DEFINE_float("learning_rate", 0.01, "Learning rate of Adam.", lower_bound=0.0, flag_values=values)
+    flags.DEFINE_integer(
+        "draws",
+        None,
+        "Number of gradients behind each variance. The default is 256, and 16 for polynomial with its many coins.",
+        lower_bound=2,
+        flag_values=values,
+    )
+    flags.DEFINE_string("output", None, "Folder of the results. The default is results/toy-NAME.", flag_values=values)
 
 
 def main(options: flags.FlagValues = flags.FLAGS) -> None:
-    from experiments.toy_bernoulli import toys  # jax and what is built on it are not for --help
+    """Trains, tabulates and draws. Bad input is one sentence and exit status 1."""
+    started = time.perf_counter()
 
-    toys.train_all(options)
+    # ---- What is trained
+    with cli.one_sentence():
+        check_flags(options)
+        training = Training(
+            num_samples=options.num_samples,
+            steps=options.steps,
+            records=options.records,
+            seeds=options.seeds,
+            learning_rate=options.learning_rate,
+            draws=options.draws or (16 if options.toy == "polynomial" else 256),
+        )
+        folder = Path(options.output or f"results/toy-{options.toy}")
+        files.check_writable(folder, "output")
+        checks.refuse_links(folder)
+        points = TOYS[options.toy](options.batch_size)
+        names = choose_estimators(options, Task(points[0], "elbo"), training)
+
+    # ---- The training, or the stored curves
+    with cli.one_sentence(OSError):
+        curves_store = store.Store(folder / "store")
+        digest = store.digest(
+            toy=options.toy, batch_size=options.batch_size, estimators=names, training=training._asdict()
+        )
+        curves = curves_store.recall(digest, lambda: train_all(points, names, training))
+        earlier = curves_store.earlier_seconds
+        if earlier:
+            print(f"{curves_store.folder} holds the curves of {earlier:.0f} seconds of training; nothing is trained\n")
+
+        # ---- The files
+        output.write(folder, points, curves, training)
+        seconds = time.perf_counter() - started + earlier
+        config = provenance.describe_measurement(cli.given(define_flags, options), seconds)
+        files.write_json(folder / "config.json", config)
+
+
+def check_flags(options: flags.FlagValues) -> None:
+    """Refuses flags that do not go together.
+
+    Raises:
+      ValueError: what is wrong, and what to do.
+    """
+    if options.estimators == []:
+        raise ValueError("--estimators is empty; leave it out for every estimator that fits")
+    if not 0 < options.learning_rate < math.inf:
+        raise ValueError(f"--learning_rate={options.learning_rate} is not a number above 0")
+    if options.steps % (options.records - 1):
+        raise ValueError(f"--steps={options.steps} must be a multiple of --records less one, {options.records - 1}")
+
+
+def choose_estimators(options: flags.FlagValues, task: Task, training: Training) -> list[str]:
+    """The estimators that work with their numbers of samples. Refusals come before anything is compiled.
+
+    Raises:
+      ValueError: if an estimator of --estimators is unknown or does not work.
+    """
+
+    def possible(name: str) -> str:
+        task.cost("evaluations", name, training.samples(name))
+        return name
+
+    names = candidates.choose(task, options.estimators)
+    return candidates.keep_possible(possible, zip(names), strict=options.estimators is not None)
 
 
 if __name__ == "__main__":

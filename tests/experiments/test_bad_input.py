@@ -174,7 +174,7 @@ CASES = {
     "compare_estimators --confidence=1": ("confidence",),
     "compare_estimators --confidence=nan": ("confidence",),
     "compare_estimators --output={}/file": ("{}/file",),
-    "compare_estimators --output={}/linked_kept": ("kept is a symbolic link",),
+    "compare_estimators --output={}/linked_store": ("store is a symbolic link",),
     # the toys, the picture, the report
     "toy_bernoulli --toy=gaussian": ("toy",),
     "toy_bernoulli --estimators=": ("--estimators",),
@@ -220,7 +220,7 @@ LINKS = {
     "linked_lock": (".lock", "precious"),
     "linked_rows": ("evaluations.jsonl", "precious"),
     "linked_checkpoints": ("checkpoints", "precious_folder"),
-    "linked_kept": ("kept", "precious_folder"),
+    "linked_store": ("store", "precious_folder"),
 }
 SETTINGS = ["--hidden=16", "--latent_dim=2", "--epochs=2", "--eval_samples=4"]
 

@@ -1,0 +1,94 @@
+"""The type of every problem, and the shortest way to make one of your own."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vae.estimators import log_mean_exp, mean
+
+PyTree = Any
+
+
+class Problem(NamedTuple):
+    """An expectation that depends on parameters, at fixed parameters and data.
+
+    Attributes:
+      name: name of the problem in tables and figures.
+      params: a dict of groups of parameters. Each group is judged separately; typical groups are the parameters of q
+        and the parameters of the integrand.
+      bounds: by objective, a function `bound(params, data, expect) -> Estimate` with value `[*batch]`. The first
+        objective is the default. `expect` is an estimator, as in `vae.objectives`.
+      data: the data of the bound. Problems that differ in params and data only share their compiled programs.
+      oracle: `oracle(objective, num_samples)` returns the exact gradient of the batch's mean bound, or None.
+      context: input of an input-dependent baseline, `[*batch, ...]`.
+      point: what distinguishes this problem from the others of a sweep: {} or {name: number}.
+      exact_by: how the oracle works, for the tables.
+      expected: `expected(params, data)`, the exact value, where it is known.
+      num_samples: default number of samples K.
+      trained: the estimator of the trained run, if the problem is one.
+      identity: text that changes whenever the problem's numbers may change, apart from changes of this project's code.
+        None if there is no such text; measurements of the problem are then not stored.
+    """
+
+    name: str
+    params: dict[str, PyTree]
+    bounds: dict[str, Callable]
+    data: PyTree = None
+    oracle: Callable[[str, int], PyTree | None] = lambda objective, num_samples: None
+    context: PyTree = None
+    point: dict[str, float] = {}
+    exact_by: str = "closed form"
+    expected: Callable | None = None
+    num_samples: int = 1
+    trained: "TrainedEstimator | None" = None
+    identity: str | None = None
+
+
+class Start(NamedTuple):
+    """What an estimator begins with: the params that it learns and the state that it counts."""
+
+    learned: PyTree
+    counted: PyTree
+
+
+class TrainedEstimator(NamedTuple):
+    """The estimator of a trained run.
+
+    Attributes:
+      name: name and options, as the command line spells them.
+      start: what it had learned and counted for the same objective; None for another objective.
+    """
+
+    name: str
+    start: Start | None
+
+
+def from_integrand(
+    name: str, params: dict[str, PyTree], posterior: Callable, f: Callable, log_q_weight: float = 0.0
+) -> Problem:
+    """The expectation of f(params, z) - log_q_weight * log q(z) under q = posterior(params).
+
+    The objective `elbo` is the mean over K samples, `iwae` is E[log (1/K) sum_k exp(...)].
+
+    Args:
+      name: name of the problem in tables and figures.
+      params: a dict of groups of parameters.
+      posterior: a function from params to a distribution of `vae.distributions`.
+      f: `f(params, z)` returns `[K, *batch]` for samples z `[K, *batch, D]` and any K.
+      log_q_weight: 1 if f is log p(x, z), so that the expectation is an ELBO; 0 if f is a plain cost or reward.
+    """
+
+    def bound(reduce):
+        return lambda params, data, expect: expect(posterior(params), lambda z: f(params, z), reduce, log_q_weight)
+
+    return Problem(name, params, {"elbo": bound(mean), "iwae": bound(log_mean_exp)})
+
+
+def exact_gradient(expected: Callable, params: PyTree) -> PyTree:
+    """The gradient of `expected(params)` in float64."""
+    with jax.enable_x64(True):
+        params = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), params)
+        return jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), jax.grad(expected)(params))

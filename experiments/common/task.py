@@ -1,0 +1,131 @@
+"""A task for gradient estimators: a problem and one of its objectives."""
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import jax
+
+from experiments.common import build, options
+from experiments.common.problems import Problem, Start
+from vae import diagnostics
+from vae.estimators import BY_NAME, Estimator, Reduction, bind, mean
+from vae.hierarchy import Markov
+
+PyTree = Any
+Cost = Literal["evaluations", "flops"]
+
+
+class Refused(ValueError):
+    """An estimator does not work with this number of samples, with these latents or within this budget."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """The gradient of `problem.bounds[objective]` at the problem's parameters and data.
+
+    Estimators are given by name and options, as the command line spells them.
+    """
+
+    problem: Problem
+    objective: str
+
+    @property
+    def bound(self) -> Callable:
+        """`bound(params, data, expect) -> Estimate`."""
+        return self.problem.bounds[self.objective]
+
+    @functools.cached_property
+    def size(self) -> int:
+        """The number of parameters."""
+        return sum(leaf.size for leaf in jax.tree.leaves(self.problem.params))
+
+    @functools.cached_property
+    def expectations(self) -> list[tuple[Any, Reduction, float]]:
+        """The expectations that the objective estimates: each q, the reduction over its samples, and log_q_weight."""
+        return build.expectations(lambda expect: self.bound(self.problem.params, self.problem.data, expect))
+
+    @property
+    def posterior(self) -> Any:
+        """The q of the first expectation."""
+        return self.expectations[0][0]
+
+    @property
+    def is_multi_sample(self) -> bool:
+        """Whether every number of samples gives a different bound."""
+        return any(not reduce.additive for _, reduce, _ in self.expectations)
+
+    def refusal(self, name: str) -> str | None:
+        """Why the estimator cannot differentiate the objective, and which estimators can; None if it can."""
+        choice = options.choose(name, options.ESTIMATORS)
+        by_layer = options.ESTIMATORS.values(choice).get("by_layer", False)
+        for q, reduce, log_q_weight in self.expectations:
+            if by_layer and not (isinstance(q, Markov) and reduce.additive):
+                return f"{name}: by_layer needs several stochastic layers and the mean over samples; leave it out"
+            refusal = BY_NAME[choice.name].refusal(q.first if by_layer else q, reduce, log_q_weight)
+            if refusal is not None:
+                return refusal
+        return None
+
+    def start(self, name: str, num_samples: int) -> Start:
+        """What the run had learned and counted, if the estimator is the run's own; otherwise a new start."""
+        trained = self.problem.trained
+        if trained and trained.name == name and trained.start is not None:
+            return trained.start
+        estimator = make_estimator(name, num_samples)
+        return Start(*estimator.init(jax.random.key(0), self.posterior, self.problem.context))
+
+    def arguments(self, start: Start) -> tuple[PyTree, ...]:
+        """The arguments of `vae.diagnostics.make_gradient`, without the key."""
+        return (self.problem.params, self.problem.data, start.learned, start.counted, self.problem.context)
+
+    def cost(self, kind: Cost, name: str, num_samples: int) -> float:
+        """The cost of one gradient: evaluations of f for one datum, or FLOP for the whole batch.
+
+        Raises:
+          Refused: if the estimator does not work with this number of samples or these latents.
+        """
+        estimator = self._admit(name, num_samples)
+        arguments = self.arguments(self.start(name, num_samples))
+        if kind == "flops":
+            gradient = diagnostics.make_gradient(self.bound, estimator)
+            return diagnostics.flops(gradient, *arguments, jax.random.key(0))
+
+        def value(watch, key, params, data, learned, counted, context):
+            expect = bind(estimator, learned, counted, key, context)
+            watched = lambda q, f, reduce=mean, log_q_weight=0.0: expect(q, watch(f), reduce, log_q_weight)
+            return self.bound(params, data, watched).value
+
+        return diagnostics.evaluations(value, jax.random.key(0), *arguments)
+
+    def _admit(self, name: str, num_samples: int) -> Estimator:
+        """The estimator, after a trial on log q in place of the problem's own integrand.
+
+        In the trial only the estimator itself can raise an error, and that error becomes a refusal. An error in the
+        user's integrand is raised elsewhere and keeps its traceback.
+        """
+        key = jax.random.key(0)
+
+        def estimates():
+            learned, counted = estimator.init(key, self.posterior, self.problem.context)
+            expect = bind(estimator, learned, counted, key, self.problem.context)
+            return [expect(q, q.log_prob, reduce, log_q_weight) for q, reduce, log_q_weight in self.expectations]
+
+        try:
+            estimator = make_estimator(name, num_samples)
+            jax.eval_shape(estimates)
+        except (ValueError, NotImplementedError) as error:
+            raise Refused(str(error)) from None
+        return estimator
+
+
+@functools.cache  # one object for each estimator, by which compiled programs are found again
+def make_estimator(name: str, num_samples: int) -> Estimator:
+    """The estimator with these options and this number of samples."""
+    return options.build(options.choose(name, options.ESTIMATORS), options.ESTIMATORS, num_samples=num_samples)
+
+
+def least_samples(name: str) -> int:
+    """The least number of samples that the estimator works with."""
+    return BY_NAME[options.parse(name).name].min_samples

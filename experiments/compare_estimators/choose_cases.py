@@ -1,0 +1,78 @@
+"""The estimators to measure, and how many samples each of them gets."""
+
+import functools
+import math
+
+from absl import flags
+
+from experiments.common import candidates, measuring
+from experiments.common.candidates import Budget, Case
+from experiments.common.task import Refused, Task, least_samples
+
+
+def numbers_of_samples(options: flags.FlagValues, task: Task) -> list[int]:
+    """Every K of --num_samples, in order.
+
+    Raises:
+      ValueError: if a K is not a positive integer.
+    """
+    texts = options.num_samples or [str(task.problem.num_samples)]
+    samples = sorted({_integer("num_samples", text) for text in texts})
+    if samples[0] < 1:
+        raise ValueError(f"--num_samples must be 1 or more, got {samples[0]}")
+    return samples
+
+
+def choose_budget(options: flags.FlagValues, task: Task) -> Budget | None:
+    """The budget of --budget, if there is one.
+
+    Raises:
+      ValueError: if the budget does not go with the other flags.
+    """
+    budget = candidates.parse_budget(options.budget)
+    if budget and options.num_samples:
+        raise ValueError("--budget decides K itself; leave out --num_samples")
+    if budget and task.is_multi_sample:
+        raise ValueError(
+            f"--budget gives each estimator its own K, but --objective={task.objective} is another bound for each K;"
+            " give --num_samples"
+        )
+    return budget
+
+
+def choose_cases(task: Task, names: list[str], samples: list[int], budget: Budget | None, strict: bool) -> list[Case]:
+    """Every estimator with every K, or with the K that the budget buys.
+
+    With `strict`, an estimator that cannot work is an error; otherwise it is left out, and a printed line says why.
+    """
+
+    def case(name: str, slot: int, wanted: int | None) -> Case:
+        cost = functools.cache(lambda kind, num_samples: task.cost(kind, name, num_samples))
+        if budget:
+            num_samples = candidates.affordable(budget, functools.partial(cost, budget.kind), name)
+        else:
+            num_samples = max(wanted, least_samples(name))
+            if num_samples > wanted and task.is_multi_sample:
+                raise Refused(
+                    f"{name} needs K={num_samples}, and --objective={task.objective} is another bound for K={wanted}"
+                )
+        return Case(name, num_samples, slot, int(cost("evaluations", num_samples)), cost("flops", num_samples))
+
+    slots = enumerate([None] if budget else samples)
+    items = [(name, slot, wanted) for slot, wanted in slots for name in names]
+    cases = candidates.keep_possible(case, measuring.progress(items, "costs"), strict)
+    for chosen in cases if budget else ():
+        print(f"the budget buys {chosen.estimator} K={chosen.num_samples}")
+    return cases
+
+
+def _integer(flag: str, text: str) -> int:
+    try:
+        value = int(text)
+    except ValueError:
+        value = math.nan
+    if math.isnan(value):
+        raise ValueError(f"--{flag}: {text!r} is not an integer")
+    if abs(value) >= 2**31:
+        raise ValueError(f"--{flag}: {text} does not fit into 32 bits")
+    return value

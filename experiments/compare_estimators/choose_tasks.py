@@ -1,0 +1,93 @@
+"""The tasks that the flags name: one problem, or a sweep over one option or over checkpoints, and one objective."""
+
+from typing import Any
+
+import jax
+from absl import flags
+
+from experiments.common import options as grammar
+from experiments.common import problems
+from experiments.common.problems import Problem
+from experiments.common.settings import OBJECTIVES
+from experiments.common.task import Task
+from experiments.compare_estimators import user_problem
+from experiments.compare_estimators.trained_problem import from_workdir
+
+
+def choose_tasks(options: flags.FlagValues, users: Any = None) -> list[Task]:
+    """The tasks to measure. They differ in parameters and data only, and so share compiled programs.
+
+    Args:
+      options: the values of the flags.
+      users: what the user's own function returned, if --problem names one.
+
+    Raises:
+      ValueError: if the flags do not fit together.
+    """
+    points = _trained(options) if options.workdir else _named(options, users)
+    objective = options.objective or next(iter(points[0].bounds))
+    if objective not in points[0].bounds:
+        able = ", ".join(points[0].bounds)
+        raise ValueError(f"--objective={objective} is not an objective of {points[0].name}; it has {able}")
+    return [Task(problem, objective) for problem in points]
+
+
+def _trained(options: flags.FlagValues) -> list[Problem]:
+    if options.objective not in (None, *OBJECTIVES):
+        raise ValueError(f"--objective={options.objective} is none of {', '.join(OBJECTIVES)}")
+    return from_workdir(
+        options.workdir,
+        options.objective,
+        split=options.split,
+        batch_size=options.batch_size,
+        data_dir=options.data_dir,
+        cache_dir=options.cache_dir,
+        at=options.checkpoint,
+    )
+
+
+def _named(options: flags.FlagValues, users: Any) -> list[Problem]:
+    if options.batch_size is not None:
+        raise ValueError(
+            f"--batch_size is for --workdir; a problem has an option instead: --problem=coins:batch_size="
+            f"{options.batch_size}"
+        )
+    texts = options.problem or ["quadratic"]
+    if any(map(user_problem.is_users, texts)):
+        if len(texts) > 1:
+            raise ValueError("--problem takes one module:function; measure your problems one after the other")
+        return [user_problem.check(users, texts[0])]
+    return _sweep([_choose(text) for text in texts])
+
+
+def _choose(text: str) -> grammar.Choice:
+    try:
+        return grammar.choose(text, problems.TABLE)
+    except ValueError as error:
+        raise ValueError(f"--problem={text}: {error}, or your own module:function") from None
+
+
+def _sweep(choices: list[grammar.Choice]) -> list[Problem]:
+    """The problems in the order of the option that is swept.
+
+    Raises:
+      ValueError: if the choices differ in more than one option, or in the sizes of parameters or data.
+    """
+    if len({choice.name for choice in choices}) > 1:
+        raise ValueError("--problem sweeps the options of one problem; measure different problems one after the other")
+    values = {str(choice): problems.TABLE.values(choice) for choice in choices}
+    first = problems.TABLE.values(choices[0])
+    swept = [name for name in first if len({value[name] for value in values.values()}) > 1]
+    if len(swept) > 1:
+        raise ValueError(f"--problem sweeps one option at a time, not {' and '.join(swept)}")
+    if not swept:
+        return [problems.make(str(choices[0]))]
+    [option] = swept
+    points = [
+        problems.make(text)._replace(point={option: values[text][option]})
+        for text in sorted(values, key=lambda text: values[text][option])
+    ]
+    shapes = {str(jax.tree.map(jax.numpy.shape, (point.params, point.data))) for point in points}
+    if len(shapes) > 1:
+        raise ValueError(f"--problem cannot sweep {option}, which changes the size of the problem; measure one by one")
+    return points

@@ -1,0 +1,97 @@
+"""Measures every case of every task, and the time of every case."""
+
+import functools
+import itertools
+import math
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from experiments.common.candidates import Case
+from experiments.common.measuring import Measurement, Protocol, block_size, free_programs, measure, progress
+from experiments.common.store import Store
+from experiments.common.task import Task, make_estimator
+from experiments.compare_estimators.truth import KnownTruth, digest, find_truth
+from vae import diagnostics
+
+# Shortest time of a timed program, in seconds.
+SHORTEST = 0.03
+
+
+class Result(NamedTuple):
+    """One measured case of one task."""
+
+    task: Task
+    case: Case
+    source: str  # how the true gradient is known
+    measurement: Measurement
+    chunks: int
+
+    @property
+    def figures(self) -> dict[str, dict[str, float]]:
+        return self.measurement.figures
+
+    @property
+    def replicates(self) -> dict[str, dict[str, np.ndarray]]:
+        return self.measurement.replicates
+
+
+def measure_all(tasks: list[Task], cases: list[Case], protocol: Protocol, store: Store) -> list[Result]:
+    """The results of each task in turn, against the true gradient of the task.
+
+    Results are stored, and stored results are not measured again.
+    """
+    # The mean over K samples has the same gradient for every K.
+    samples_of_truth = lambda case: case.num_samples if tasks[0].is_multi_sample else 1
+    numbers = dict.fromkeys(map(samples_of_truth, cases))
+    truths: dict[tuple[int, int], KnownTruth] = {}
+    results: dict[tuple[int, Case], Result] = {}
+    with progress([None] * len(tasks) * (len(numbers) + len(cases))) as bar:
+        free_programs(tasks[0])
+        for num_samples, (i, task) in itertools.product(numbers, enumerate(tasks)):
+            bar.set_postfix_str(f"the truth, K={num_samples}")
+            truths[i, num_samples] = find_truth(task, num_samples, protocol, store)
+            bar.update()
+        for case in cases:
+            free_programs(tasks[0])
+            for i, task in enumerate(tasks):
+                bar.set_postfix_str(f"{case.estimator}, K={case.num_samples}")
+                results[i, case] = _recall(task, case, protocol, truths[i, samples_of_truth(case)], store)
+                bar.update()
+    free_programs(tasks[0])
+    return [results[i, case] for i in range(len(tasks)) for case in cases]
+
+
+def _recall(task: Task, case: Case, protocol: Protocol, known: KnownTruth, store: Store) -> Result:
+    """The stored result, or a new one."""
+    new = lambda: measure(task, case, protocol, known.truth)._asdict()
+    measurement = Measurement(**store.recall(digest("estimator", task, case, protocol), new))
+    return Result(task, case, known.source, measurement, protocol.chunks)
+
+
+def time_all(task: Task, cases: list[Case], protocol: Protocol) -> np.ndarray:
+    """Seconds of one gradient of each case in each round, `[cases, rounds]`."""
+    programs = []
+    gradients = []  # in one run of each program
+    for case in progress(cases, "timing"):
+        program, block = _timed_program(task, case, protocol)
+        once = diagnostics.interleaved_seconds([lambda program=program: program(1)], 3).min()
+        steps = max(1, math.ceil(SHORTEST / once))
+        programs.append(functools.partial(program, steps))
+        gradients.append(steps * block)
+    return diagnostics.interleaved_seconds(programs, protocol.rounds) / np.array(gradients)[:, None]
+
+
+def _timed_program(task: Task, case: Case, protocol: Protocol):
+    """`program(steps)`, compiled, which makes `steps * block` gradients; and the block."""
+    gradient = diagnostics.make_gradient(task.bound, make_estimator(case.estimator, case.num_samples))
+    block = block_size(task, case, protocol.draws // protocol.chunks)
+
+    @jax.jit
+    def program(arguments, steps):
+        return diagnostics.repeated(functools.partial(gradient, *arguments), jax.random.key(0), steps, block)
+
+    arguments = task.arguments(task.start(case.estimator, case.num_samples))
+    jax.block_until_ready(program(arguments, 1))
+    return functools.partial(program, arguments), block

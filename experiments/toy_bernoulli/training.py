@@ -1,0 +1,103 @@
+"""Trains a toy problem with every estimator, seed and point in one compiled program."""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from experiments.common.measuring import progress
+from experiments.common.problems import Problem
+from experiments.common.task import Task, least_samples, make_estimator
+from vae import diagnostics, train
+
+# Gradients behind a variance are made side by side until they have this many numbers together.
+SIDE_BY_SIDE = 4096
+
+# By estimator, {"loss", "variance"}, each `[points, seeds, records]`.
+Curves = dict[str, dict[str, np.ndarray]]
+
+
+class Training(NamedTuple):
+    """The settings of every run.
+
+    Attributes:
+      num_samples: K, or the least that an estimator works with if that is more.
+      steps: Adam steps.
+      records: points of a curve, with the first and the last step; steps is a multiple of records - 1.
+      seeds: number of runs of each estimator, from seed 0 on.
+      learning_rate: Adam's.
+      draws: gradients behind each variance.
+    """
+
+    num_samples: int
+    steps: int
+    records: int
+    seeds: int
+    learning_rate: float
+    draws: int
+
+    @property
+    def stride(self) -> int:
+        """Steps between two records."""
+        return self.steps // (self.records - 1)
+
+    def samples(self, name: str) -> int:
+        return max(self.num_samples, least_samples(name))
+
+
+def train_all(points: list[Problem], names: list[str], training: Training) -> Curves:
+    """The curves of all estimators, on the points of one toy."""
+    program = jax.jit(functools.partial(_all_curves, points, names, training))
+    seeds = jnp.arange(training.seeds)
+    with progress(["compile", "run"], "all estimators") as bar:
+        bar.set_postfix_str("compiling")
+        compiled = program.lower(seeds).compile()
+        bar.update()
+        bar.set_postfix_str("running")
+        curves = jax.device_get(compiled(seeds))
+        bar.update()
+    return curves
+
+
+def _all_curves(points: list[Problem], names: list[str], training: Training, seeds) -> dict[str, Any]:
+    data = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(point.data for point in points))
+    curves = {}
+    for name in names:
+        curve = functools.partial(_curve, points[0], name, training)
+        curves[name] = jax.vmap(jax.vmap(curve, in_axes=(None, 0)), in_axes=(0, None))(data, seeds)
+    return curves
+
+
+def _curve(problem: Problem, name: str, training: Training, data, seed):
+    """One run: exact losses and variances of the gradient after equal numbers of steps, `[records]`."""
+    task = Task(problem._replace(data=data), "elbo")
+    estimator = make_estimator(name, training.samples(name))
+    objective = lambda apply, params, data, expect: task.bound(params, data, expect)
+    tx = optax.adam(training.learning_rate)
+    step = train.make_step(None, objective, estimator, tx)
+    gradient = diagnostics.make_gradient(task.bound, estimator)
+    key_init, key_steps, key_draws = jax.random.split(jax.random.key(seed), 3)
+
+    learned, counted = estimator.init(key_init, task.posterior, data)
+    params = {"model": problem.params, "estimator": learned}
+    start = train.TrainState(params, tx.init(params), counted, jnp.zeros((), jnp.int32))
+
+    def advance(state, _):
+        return step(state, jax.random.fold_in(key_steps, state.step), data)[0], None
+
+    def row(state):
+        params = state.params["model"]
+        keys = jax.random.split(jax.random.fold_in(key_draws, state.step), training.draws)
+        draw = lambda key: gradient(params, data, state.params["estimator"], state.estimator_state, data, key)
+        draws = jax.lax.map(draw, keys, batch_size=max(1, SIDE_BY_SIDE // task.size))
+        spread = jax.tree.map(lambda leaf: jnp.sum(jnp.var(leaf, axis=0, ddof=1)), draws)
+        return {"loss": -problem.expected(params, data), "variance": sum(jax.tree.leaves(spread))}
+
+    def record(state, _):
+        return jax.lax.scan(advance, state, length=training.stride)[0], row(state)
+
+    last, rows = jax.lax.scan(record, start, length=training.records - 1)
+    return jax.tree.map(lambda rows, end: jnp.append(rows, end), rows, row(last))
