@@ -24,12 +24,16 @@ if [ -n "$quick" ]; then
   echo "TRUNCATED: 1000 gradients instead of 10000"
   output=results/costs_quick draws=1000
 fi
+# PROBLEM, and the values of its cost parameter, if it has one
 measure() {
-  .venv/bin/python -m experiments.compare_estimators --problem="$1" --estimators=reinforce,reparam,measure_valued \
-    --draws="$draws" --output="$output/$1" "${@:2}"
+  local problems=()
+  for value in "${@:2}"; do problems+=("$1:cost_parameter=$value"); done
+  [ $# -gt 1 ] || problems=("$1")
+  .venv/bin/python -m experiments.compare_estimators --problem="$(IFS=,; echo "${problems[*]}")" \
+    --estimators=reinforce,reparam,measure_valued --draws="$draws" --output="$output/$1"
 }
-measure quadratic --cost_parameter=-3,-2,-1,0,1,2,3
-measure exponential --cost_parameter=0.1,0.3,1,3,10
-measure cosine --cost_parameter=0.5,1,2,3,4,5
+measure quadratic -3 -2 -1 0 1 2 3
+measure exponential 0.1 0.3 1 3 10
+measure cosine 0.5 1 2 3 4 5
 measure logistic_regression
 .venv/bin/python -m experiments.report --workdir="$output"

@@ -176,7 +176,7 @@ def compare(options: flags.FlagValues, run: Settings) -> None:
 
     # ---- What is measured: one task, or several that differ in parameters and data
     users = None
-    if user_problem.is_users(options.problem and options.problem[0]):
+    if options.problem and user_problem.is_users(options.problem[0]):
         with cli.one_sentence():
             make = user_problem.load(options.problem[0])
         users = make()  # a mistake in the user's function keeps its traceback
@@ -225,6 +225,9 @@ def check_flags(options: flags.FlagValues) -> None:
     for flag in ("problem", "num_samples", "estimators"):
         if options[flag].value == []:
             raise ValueError(f"--{flag} is empty; leave it out for its default")
+    problem = options.problem or []
+    if len(problem) > 1 and any(map(user_problem.is_users, problem)):
+        raise ValueError("--problem takes one module:function; measure your problems one after the other")
     if math.isnan(options.confidence):
         raise ValueError("--confidence is not a number")
 

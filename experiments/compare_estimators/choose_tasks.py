@@ -53,9 +53,7 @@ def _named(options: flags.FlagValues, users: Any) -> list[Problem]:
             f"{options.batch_size}"
         )
     texts = options.problem or ["quadratic"]
-    if any(map(user_problem.is_users, texts)):
-        if len(texts) > 1:
-            raise ValueError("--problem takes one module:function; measure your problems one after the other")
+    if user_problem.is_users(texts[0]):
         return [user_problem.check(users, texts[0])]
     return _sweep([_choose(text) for text in texts])
 

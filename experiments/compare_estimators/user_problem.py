@@ -11,9 +11,9 @@ from experiments.common import problems
 from experiments.common.problems import Problem
 
 
-def is_users(text: str | None) -> bool:
-    """Whether --problem names a function of the user's, module:function, and not a known problem with options."""
-    name, colon, rest = (text or "").partition(":")
+def is_users(text: str) -> bool:
+    """Whether the text is a module:function, and not a known problem with options."""
+    name, colon, rest = text.partition(":")
     return bool(colon) and name not in problems.BY_NAME and "=" not in rest
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.common import files, options, plots, results, tables
+from experiments.common import files, options, results, tables
 from experiments.common.problems import Problem
 from experiments.toy_bernoulli.training import Curves, Training
 from vae.estimators import BY_NAME
@@ -17,6 +17,8 @@ FAMILIES = SCORE, VALUES, SLOPE, BIASED = "score function", "f at chosen states"
 
 def write(folder: Path, points: list[Problem], curves: Curves, training: Training) -> None:
     """Writes every file except config.json, and prints the table."""
+    from experiments.common import plots  # matplotlib takes a second to import
+
     titles = [", ".join(f"{name} {value:g}" for name, value in point.point.items()) or point.name for point in points]
     steps = np.arange(training.records) * training.stride
     files.write_text(folder / "curves.csv", tables.to_csv(_rows_of_curves(titles, steps, curves)))

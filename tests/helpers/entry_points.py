@@ -21,8 +21,8 @@ IMPORTS = (
     "experiments.evaluate.trained",
 )
 IMPORTS += (
-    "experiments.compare_estimators.comparison",
-    "experiments.toy_bernoulli.toys",
+    "experiments.compare_estimators.__main__",
+    "experiments.toy_bernoulli.__main__",
     "experiments.gradient_flow.graph",
     "experiments.report.page",
 )

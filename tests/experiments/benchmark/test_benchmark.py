@@ -8,11 +8,11 @@ import optax
 import pytest
 from jax.extend.core import jaxprs_in_params
 
-from experiments.benchmark import speed
+from experiments.benchmark import epoch, sweep
 from vae import estimators, train
 
 
-@pytest.mark.parametrize("network", speed._networks((128,)), ids=lambda network: network.name)
+@pytest.mark.parametrize("network", sweep.networks((128,)), ids=lambda network: network.name)
 def test_the_benchmark_counts_the_products_of_a_step(network):
     """Against those of the step's own program; images have no gradient."""
     batch_size = network.batch_sizes[0]
@@ -24,7 +24,7 @@ def test_the_benchmark_counts_the_products_of_a_step(network):
     program = jax.make_jaxpr(step)(state, jax.random.key(0), x)
     assert network.flop(batch_size) == _products(program.jaxpr)
     if network.name == "MNIST":
-        assert speed.step_flop(batch_size) == network.flop(batch_size)
+        assert epoch.flop_of_step(batch_size) == network.flop(batch_size)
 
 
 def _products(jaxpr):

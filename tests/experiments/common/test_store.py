@@ -1,82 +1,100 @@
-"""A measurement that was cut off goes on with what it had found, and never with what no longer holds."""
+"""An interrupted measurement continues with what was measured, and never with a result that is out of date."""
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.common import candidates, problems
-from experiments.common import store as kept
-from experiments.compare_estimators import laboratory
+from experiments.common import problems, store
+from experiments.common.candidates import Case
+from experiments.common.measuring import Protocol
+from experiments.common.task import Task
+from experiments.compare_estimators import measure_all, truth
 
-PROTOCOL = laboratory.Protocol(100, 200, "reparam", 10, 20, 5, 0, 0.95, 3)
-CASES = [candidates.Case(name, 1, 0, 1, 1e3) for name in ("reparam", "nvil")]
-PROBLEM = problems.quadratic()._replace(oracle=lambda objective, num_samples: None)  # so that there is a reference
+PROTOCOL = Protocol(100, 200, "reparam", 10, 20, 5, 0, 0.95, 3)
+CASES = [Case(name, 1, 0, 1, 1e3) for name in ("reparam", "nvil")]
+# Without an oracle, so that there is a reference.
+PROBLEM = problems.make("quadratic")._replace(oracle=lambda objective, num_samples: None)
 
 
 @pytest.fixture
-def laboratory_of(monkeypatch, tmp_path):
-    """`measure(problem, protocol, until)`: what is found, and the names of what was measured for that."""
-    original, names, limit, stores = laboratory._moments, [], [], []
-
-    def moments(problem, objective, case, protocol, draws, truth, *rest, stream=0):
-        names.append("reference" if stream else case.name)
-        if case.name in limit:
-            raise MemoryError
-        return original(problem, objective, case, protocol, draws, truth, *rest, stream=stream)
-
-    def measure(problem=PROBLEM, protocol=PROTOCOL, cases=CASES, until=None):
-        names.clear()
-        limit[:] = [until]
-        stores.append(kept.Store(tmp_path / "kept"))
-        found = laboratory.measure_all([problem], "elbo", cases, protocol, stores[-1])
-        return [one.figures for one in found], list(names)
-
-    monkeypatch.setattr(laboratory, "summed", lambda *args: None)
-    monkeypatch.setattr(laboratory, "_moments", moments)
-    measure.stores = stores
-    return measure
+def laboratory(monkeypatch, tmp_path):
+    return Laboratory(monkeypatch, tmp_path / "store")
 
 
-def test_goes_on_where_it_was_cut_off(laboratory_of, tmp_path):
+class Laboratory:
+    """Measures with stores in one folder, and notes the names of what was measured anew."""
+
+    def __init__(self, monkeypatch, folder):
+        self.folder, self.measured, self.fails_at, self.stores = folder, [], None, []
+        monkeypatch.setattr(truth, "sum_or_quadrature", lambda *args: None)
+        monkeypatch.setattr(truth, "draw_moments", self._noted("reference", truth.draw_moments))
+        monkeypatch.setattr(measure_all, "measure", self._noted(None, measure_all.measure))
+
+    def _noted(self, name, original):
+        def call(task, case, *rest):
+            self.measured.append(name or case.estimator)
+            if case.estimator == self.fails_at:
+                raise MemoryError
+            return original(task, case, *rest)
+
+        return call
+
+    def measure(self, problem=PROBLEM, protocol=PROTOCOL, cases=CASES):
+        self.measured.clear()
+        self.stores.append(store.Store(self.folder))
+        results = measure_all.measure_all([Task(problem, "elbo")], cases, protocol, self.stores[-1])
+        return [result.figures for result in results]
+
+
+def test_an_interrupted_measurement_continues(laboratory):
+    laboratory.fails_at = "nvil"
     with pytest.raises(MemoryError):
-        laboratory_of(until="nvil")
-    figures, names = laboratory_of()
-    assert names == ["nvil"]
-    again, names = laboratory_of()
-    assert names == []
-    np.testing.assert_equal(again, figures)
-    for path in (tmp_path / "kept").iterdir():
-        path.write_bytes(path.read_bytes()[:-1] + b"?")  # a damaged file is not there
-    again, names = laboratory_of()
-    assert names == ["reference", "reparam", "nvil"]
-    np.testing.assert_equal(again, figures)
-    _, second, third, fourth = [store.earlier_seconds for store in laboratory_of.stores]
-    assert third > second > fourth == 0  # seconds of all that was found, whenever it was
+        laboratory.measure()
+    laboratory.fails_at = None
+    figures = laboratory.measure()
+    assert laboratory.measured == ["nvil"]
+    np.testing.assert_equal(laboratory.measure(), figures)
+    assert laboratory.measured == []
 
 
-def test_what_no_longer_holds_is_measured_again(laboratory_of):
-    measure = lambda *args, **options: len(laboratory_of(*args, cases=CASES[:1], **options)[1])
-    assert measure() == 2  # the reference and one estimator
-    params = {"phi": PROBLEM.params["phi"] | {"mean": jnp.array([1.5])}}
-    steeper = lambda params, data, expect: PROBLEM.bounds["elbo"](params, 2 * data, expect)
-    assert measure(PROBLEM._replace(params=params)) == 2
-    assert measure(PROBLEM._replace(data=jnp.array(-2.0))) == 2
-    assert measure(PROBLEM._replace(bounds={"elbo": steeper})) == 2
-    assert measure(protocol=PROTOCOL._replace(draws=200)) == 2
-    assert measure(protocol=PROTOCOL._replace(rounds=9, confidence=0.9)) == 0
+def test_a_damaged_file_counts_as_missing(laboratory):
+    figures = laboratory.measure()
+    for path in laboratory.folder.iterdir():
+        path.write_bytes(path.read_bytes()[:-1] + b"?")
+    np.testing.assert_equal(laboratory.measure(), figures)
+    assert laboratory.measured == ["reference", "reparam", "nvil"]
 
 
-def test_digest_sees_code_values_and_constants():
-    held = np.float32([1.0, 2.0])
-    digest = lambda function, *args: kept.digest_of(function, *args)
-    known = digest(lambda x: jnp.sum(x * held), jnp.ones(2))
-    assert digest(lambda x: jnp.sum(x * held), jnp.ones(2)) == known
-    others = [
-        digest(lambda x: jnp.sum(x + held), jnp.ones(2)),
-        digest(lambda x: jnp.sum(x * held), jnp.zeros(2)),
-        digest(lambda x: jnp.sum(x * (held + 1)), jnp.ones(2)),
-        digest(lambda x, key: jnp.sum(x * held), jnp.ones(2), jax.random.key(0)),
-        kept.digest_of(lambda x: jnp.sum(x * held), jnp.ones(2), of=(1,)),
-    ]
-    assert len({known, *others}) == 6
+def test_earlier_seconds_are_of_results_that_were_read(laboratory):
+    laboratory.measure(cases=CASES[:1])
+    laboratory.measure()
+    laboratory.measure()
+    first, second, third = [one.earlier_seconds for one in laboratory.stores]
+    assert third > second > first == 0
+
+
+def test_a_result_that_is_out_of_date_is_measured_again(laboratory):
+    def count(problem=PROBLEM, protocol=PROTOCOL):
+        laboratory.measure(problem, protocol, CASES[:1])
+        return len(laboratory.measured)
+
+    assert count() == 2  # the reference and one estimator
+    assert count() == 0
+    assert count(PROBLEM._replace(identity="quadratic:cost_parameter=1.5")) == 2
+    assert count(protocol=PROTOCOL._replace(draws=200)) == 2
+    assert count(protocol=PROTOCOL._replace(seed=1)) == 2
+    assert count(protocol=PROTOCOL._replace(rounds=9, confidence=0.9)) == 0
+
+
+def test_a_problem_without_an_identity_is_always_measured_again(laboratory):
+    for _ in range(2):
+        laboratory.measure(PROBLEM._replace(identity=None), cases=CASES[:1])
+        assert laboratory.measured == ["reference", "reparam"]
+
+
+def test_the_digest_changes_with_every_dependency(monkeypatch):
+    digests = [store.digest(draws=1), store.digest(draws=2), store.digest(draws=1, seed=0)]
+    monkeypatch.setattr(store, "code_digest", lambda: "other code")
+    digests.append(store.digest(draws=1))
+    monkeypatch.setenv("XLA_FLAGS", "")
+    digests.append(store.digest(draws=1))
+    assert len(set(digests)) == 5

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from absl import flags
 
-from experiments.common import build, candidates, plots, problems
+from experiments.common import candidates, plots, problems
+from experiments.common.problems import bits
+from experiments.common.task import Task, make_estimator
 from experiments.toy_bernoulli import __main__ as toy_bernoulli
-from experiments.toy_bernoulli import toys
 from tests.helpers.report_pages import make_page
 from vae import diagnostics
 
@@ -36,24 +37,24 @@ def test_the_closed_form_is_the_sum_over_all_states(toy):
     problem = _TOYS[toy]()
     logits = jnp.linspace(-0.7, 0.4, jax.tree.leaves(problem.params)[0].size)
     params = jax.tree.map(lambda leaf: jnp.reshape(logits, leaf.shape), problem.params)
-    q = candidates.posteriors(problem, "elbo")[0][0]
-    exact = build.estimator("exact", 1)
-    bound = lambda params: jnp.mean(problem.bounds["elbo"](params, problem.data, _expectation(exact, q)).value)
+    expect = _exact_expectation(Task(problem, "elbo"))
+    bound = lambda params: jnp.mean(problem.bounds["elbo"](params, problem.data, expect).value)
     value, gradient = jax.jit(jax.value_and_grad(bound))(params)
     assert value == pytest.approx(float(problem.expected(params, problem.data)), rel=1e-5)
     expected = jax.grad(problem.expected)(params, problem.data)
     np.testing.assert_allclose(jax.tree.leaves(gradient)[0], jax.tree.leaves(expected)[0], rtol=1e-4, atol=1e-6)
 
 
-def _expectation(estimator, q):
-    params, state = estimator.init(jax.random.key(0), q, None)
-    return lambda q, f, reduce: estimator.estimate(params, state, jax.random.key(0), q, f, reduce)
+def _exact_expectation(task):
+    exact = make_estimator("exact", 1)
+    learned, counted = task.start("exact", 1)
+    return lambda q, f, reduce: exact.estimate(learned, counted, jax.random.key(0), q, f, reduce)
 
 
 def test_the_derivative_at_the_target_is_finite():
     """A relaxed coin can meet the target itself."""
     problem = problems.coins(0.5, 1.5)
-    at = lambda z: problems._power(jnp.abs(z - 0.5), problem.data["power"][0])
+    at = lambda z: bits._power(jnp.abs(z - 0.5), problem.data["power"][0])
     assert jax.grad(at)(0.5) == 0
 
 
@@ -61,7 +62,7 @@ def test_the_oracle_is_the_published_gradient():
     """At a fair coin (1 - 2 t) / 4 for the cost (b - t)^2 (ESTIMATORS.md C1), here of minus the cost."""
     oracle = problems.coins(0.45).oracle("elbo", 1)
     np.testing.assert_allclose(oracle["phi"]["logits"], [-0.025], rtol=1e-6)
-    gradient = diagnostics.make_gradient(problems.coins(0.45).bounds["elbo"], build.estimator("exact", 1))
+    gradient = diagnostics.make_gradient(problems.coins(0.45).bounds["elbo"], make_estimator("exact", 1))
     problem = problems.coins(0.45)
     found = gradient(problem.params, problem.data, {}, {}, problem.context, jax.random.key(0))
     np.testing.assert_allclose(found["phi"]["logits"], [-0.025], rtol=1e-5)
@@ -92,7 +93,7 @@ def test_curves_tables_and_picture(tmp_path, capsys, monkeypatch):
     written = (tmp_path / "curves.csv").read_bytes()
     (tmp_path / "curves.csv").unlink()
     with monkeypatch.context() as patch:
-        patch.setattr(toys, "_train", None)
+        patch.setattr(toy_bernoulli, "train_all", None)
         run(*arguments, f"--output={tmp_path}")
     assert (tmp_path / "curves.csv").read_bytes() == written
     assert "holds the curves" in capsys.readouterr().out
@@ -116,7 +117,7 @@ def test_an_estimator_without_a_finite_loss_stands_last(tmp_path, monkeypatch):
     }
     curves["exact"]["loss"][:, 1, -1] = np.nan
     curves["arm"]["loss"] += 0.1
-    monkeypatch.setattr(toys, "_train", lambda program, seeds: curves)
+    monkeypatch.setattr(toy_bernoulli, "train_all", lambda points, names, training: curves)
     flags = ["--estimators=arm,exact,nvil", "--steps=2", "--records=3", "--seeds=2", "--num_samples=2"]
     run(*flags, f"--output={tmp_path}")
     with open(tmp_path / "results.csv") as file:

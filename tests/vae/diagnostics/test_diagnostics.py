@@ -237,11 +237,11 @@ def test_a_scaled_gradient_is_caught():
 
 def test_sticking_the_landing_of_an_importance_weighted_bound_is_caught():
     """Against quadrature: K = 2 samples of a Gaussian in two dimensions."""
-    problem = problems.of_integrand(
+    problem = problems.from_integrand(
         "toy",
         {"phi": {"mean": jnp.array([0.3, -0.2]), "log_var": jnp.array([-0.4, 0.2])}},
-        lambda params: distributions.Normal(**params["phi"]),
-        lambda params, z, q: -jnp.sum(jnp.square(1.5 * jnp.sin(z) - 1), axis=-1) - q.log_prob(z),
+        posterior=lambda params: distributions.Normal(**params["phi"]),
+        f=lambda params, z: -jnp.sum(jnp.square(1.5 * jnp.sin(z) - 1), axis=-1),
     )
     gradient = diagnostics.make_gradient(problem.bounds["iwae"], BY_NAME["exact"].make(num_samples=2, order=40))
     truth = diagnostics.exactly(jax.jit(gradient)(problem.params, None, {}, {}, None, None))
@@ -254,7 +254,7 @@ def test_sticking_the_landing_of_an_importance_weighted_bound_is_caught():
 @pytest.mark.parametrize("m", [1.0, 2.0])
 def test_variances_of_the_quadratic_cost(m):
     """ESTIMATORS.md C4 with sigma = 1: pathwise 4 and 4 m^2 + 8, score function m^4 + 14 m^2 + 15 and so on."""
-    problem = problems.gaussian_cost("quadratic", k=1 - m)
+    problem = problems.quadratic(1 - m)
     pathwise = examine(problem, "elbo", BY_NAME["reparam"].make(num_samples=1), draws=400_000)
     assert pathwise["phi.mean"]["variance"] == pytest.approx(4, rel=0.02)
     assert pathwise["phi.scale"]["variance"] == pytest.approx(4 * m**2 + 8, rel=0.03)

@@ -1,0 +1,32 @@
+"""The problems: their names and options, and integrands with and without a density."""
+
+import jax.numpy as jnp
+import pytest
+
+from experiments.common import problems
+from vae import distributions
+from vae.estimators import BY_NAME
+
+
+def test_a_problem_is_made_by_name_and_options():
+    problem = problems.make("coins:target=0.3:batch_size=2")
+    assert problem.data["target"].tolist() == pytest.approx([0.3, 0.3])
+    assert problem.identity == "coins:target=0.3:batch_size=2"
+    assert problems.make("coins:target=0.45").identity == "coins"
+
+
+def test_log_q_weight_subtracts_the_density():
+    phi = {"logits": jnp.array([0.3, -0.8])}
+    f = lambda params, z: jnp.sum(z, axis=-1)
+    posterior = lambda params: distributions.Bernoulli(params["phi"]["logits"])
+    exact = BY_NAME["exact"].make(num_samples=1)
+
+    def value(weight):
+        problem = problems.from_integrand("mine", {"phi": phi}, posterior, f, log_q_weight=weight)
+        expect = lambda q, f, reduce: exact.estimate({}, {}, None, q, f, reduce)
+        return float(problem.bounds["elbo"](problem.params, problem.data, expect).value)
+
+    p = 1 / (1 + jnp.exp(-phi["logits"]))
+    entropy = float(-jnp.sum(p * jnp.log(p) + (1 - p) * jnp.log(1 - p)))
+    assert value(0.0) == pytest.approx(float(jnp.sum(p)), rel=1e-5)
+    assert value(1.0) == pytest.approx(float(jnp.sum(p)) + entropy, rel=1e-5)

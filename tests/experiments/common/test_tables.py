@@ -1,0 +1,25 @@
+"""Numbers in tables."""
+
+import pytest
+
+from experiments.common import tables
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0.0, "0"), (1234.5, "1234"), (0.01234, "0.0123"), (1.5e-7, "1.50e-7"), (2.5e9, "2.50e9"), (float("nan"), "-")],
+)
+def test_numbers_have_three_digits(value, text):
+    assert tables.number(value) == text
+
+
+def test_errors_decide_the_digits():
+    assert tables.plus_minus(1.23456, 0.0234) == "1.235 ± 0.023"
+    assert tables.plus_minus(-123.4, 23.4) == "-123 ± 23"
+
+
+def test_a_number_stands_with_its_interval():
+    row = {"snr": 1.0, "snr_low": 0.5, "snr_high": 2.0, "cosine": 0.25}
+    assert tables.between(row, "snr") == "1.00 [0.500, 2.00]"
+    assert tables.between(row, "cosine") == "0.250"
+    assert tables.between(row, "variance") == "-"

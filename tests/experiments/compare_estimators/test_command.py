@@ -1,0 +1,225 @@
+"""The laboratory from its command line: what it writes and what it refuses."""
+
+import json
+
+import numpy as np
+import pytest
+
+from tests.helpers.laboratory import read, run, run_in_shell
+
+USERS = """
+import jax
+import jax.numpy as jnp
+from experiments.common import problems
+from vae import distributions
+
+def problem():
+    params = {"phi": {"logits": jnp.array([0.3, -0.8, 1.0])}, "theta": {"w": jnp.array([1.0, 2.0, -1.0])}}
+    posterior = lambda params: distributions.Bernoulli(params["phi"]["logits"])
+    f = lambda params, z: jnp.square(z @ params["theta"]["w"] - 0.4)
+    return problems.from_integrand("mine", params, posterior, f)
+
+def number():
+    return 3
+"""
+
+BROKEN = """
+import jax.numpy as jnp
+from experiments.common import problems
+from vae import distributions
+
+def broken_f():
+    posterior = lambda params: distributions.Normal(**params["phi"])
+    phi = {"mean": jnp.zeros(2), "log_var": jnp.zeros(2)}
+    return problems.from_integrand("broken", {"phi": phi}, posterior, lambda params, z: z @ jnp.ones((3, 4)))
+
+def broken_posterior():
+    return broken_f()._replace(bounds={"elbo": lambda params, data, expect: int("forty")})
+
+def broken_problem():
+    raise ValueError("a mistake of the user's")
+"""
+
+
+@pytest.fixture(scope="module")
+def quadratic(tmp_path_factory):
+    """The results of three estimators with K = 1 and 4 on a cost whose gradients are known."""
+    folder = tmp_path_factory.mktemp("quadratic")
+    estimators = "--estimators=reparam,reinforce,leave_one_out"
+    run("--problem=quadratic", estimators, "--num_samples=1,4", "--draws=4000", "--rounds=3", f"--output={folder}")
+    return folder
+
+
+def test_results_have_a_row_for_each_estimator_and_k(quadratic):
+    rows = read(quadratic / "results.csv")
+    assert [(row["estimator"], row["num_samples"]) for row in rows] == [
+        ("reparam", "1"),
+        ("reinforce", "1"),
+        ("leave_one_out", "2"),
+        ("reparam", "4"),
+        ("reinforce", "4"),
+        ("leave_one_out", "4"),
+    ]
+    assert float(rows[0]["phi_variance"]) == pytest.approx(4 + 4 * 4 + 8, rel=0.15)  # k = -1: m = 2
+
+
+def test_every_row_is_complete_and_consistent(quadratic):
+    for row in read(quadratic / "results.csv"):
+        assert row["truth"] == "exact (closed form)"
+        assert row["evaluations"] == row["num_samples"]
+        assert float(row["flops"]) > 0
+        assert float(row["seconds"]) > 0
+        assert row["phi_biased"] == "False"
+        for figure in ("variance", "snr", "cosine", "variance_x_flops", "variance_x_seconds"):
+            low, value, high = (float(row[f"phi_{figure}{end}"]) for end in ("_low", "", "_high"))
+            assert low <= value <= high
+        product = float(row["phi_variance"]) * float(row["flops"])
+        assert float(row["phi_variance_x_flops"]) == pytest.approx(product, rel=1e-5)
+
+
+def test_layers_and_pairs_have_a_row_for_each(quadratic):
+    layers = read(quadratic / "layers.csv")
+    pairs = read(quadratic / "pairs.csv")
+    assert {row["part"] for row in layers} == {"phi", "phi.mean", "phi.scale"}
+    assert len(pairs) == 2 * 3 * 3  # two K, three pairs, three figures
+    first = next(p for p in pairs if (p["first"], p["second"], p["figure"]) == ("reparam", "reinforce", "variance"))
+    assert first["verdict"] == "first is better"
+    assert float(first["ratio_low"]) < float(first["ratio"]) < float(first["ratio_high"]) < 1
+
+
+def test_tables_figures_and_config_are_written(quadratic):
+    markdown, latex = ((quadratic / f"results.{kind}").read_text() for kind in ("md", "tex"))
+    assert "| reparam" in markdown
+    assert "gradient of phi" in markdown
+    assert latex.count(r"\begin{tabular}") == latex.count(r"\bottomrule") == 1
+    assert r"leave\_one\_out" in latex
+    for name in ("bias", "variance_cost", "snr"):
+        for kind in ("png", "pdf"):
+            assert (quadratic / "figures" / f"{name}.{kind}").stat().st_size > 5000
+    config = json.loads((quadratic / "config.json").read_text())
+    assert config["settings"]["draws"] == 4000
+    assert config["settings"]["objective"] == "elbo"
+    assert "jax" in config["versions"]
+
+
+@pytest.mark.slow
+def test_a_list_of_one_problem_is_a_sweep_over_its_option(tmp_path):
+    problems = "--problem=cosine:cost_parameter=2,cosine:cost_parameter=0.5"
+    small = ["--draws=2000", "--rounds=3", "--cv_steps=20"]
+    run(problems, "--estimators=reparam,nvil", *small, f"--output={tmp_path}")
+    rows = read(tmp_path / "results.csv")
+    assert [(row["estimator"], row["cost_parameter"]) for row in rows] == [
+        ("reparam", "0.5"),
+        ("nvil", "0.5"),
+        ("reparam", "2.0"),
+        ("nvil", "2.0"),
+    ]
+    assert (tmp_path / "figures" / "variance_cost_parameter.png").exists()
+
+
+def test_a_users_problem_with_a_budget_from_the_shell(tmp_path):
+    """A discrete problem, whose truth is a sum over all states."""
+    (tmp_path / "mine.py").write_text(USERS)
+    arguments = ["--estimators=reinforce,leave_one_out", "--budget=evaluations:5", "--draws=2000", "--rounds=3"]
+    done = run_in_shell(
+        "experiments.compare_estimators", "--problem=mine:problem", *arguments, "--output=out", folder=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    assert "the budget buys leave_one_out K=5" in done.stdout
+    rows = read(tmp_path / "out" / "results.csv")
+    assert {row["num_samples"] for row in rows} == {"5"}
+    assert {row["truth"] for row in rows} == {"exact (sum over all states)"}
+    assert {row["phi_biased"] for row in rows} == {"False"}
+    assert "it/s" not in done.stderr  # no progress bar without a terminal
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--problem=nonsense"], "there is no problem 'nonsense'; choose one of quadratic"),
+        (["--problem=no_such_module:f"], "cannot be imported"),
+        (["--problem=experiments.common.problems:nothing_there"], "cannot be imported"),
+        (["--problem=json:loads"], "give a function without arguments"),
+        (["--problem=json:loads,quadratic"], "--problem takes one module:function"),
+        (["--problem=quadratic", "--workdir=x"], "name two problems"),
+        (["--problem=quadratic,cosine"], "--problem sweeps the options of one problem"),
+        (["--problem=coins:power=3,coins:target=0.3"], "one option at a time, not target and power"),
+        (["--problem=coins,coins:dimensions=2"], "cannot sweep dimensions, which changes the size"),
+        (["--problem=quadratic:cost_parameter=x"], "cost_parameter=x is not a number"),
+        (["--problem=rainforth:cost_parameter=1"], "rainforth has no option 'cost_parameter'"),
+        (["--workdir=/nonexistent/run"], "holds no run"),
+        (["--estimators=nonsense"], "there is no estimator 'nonsense'; choose one of reparam"),
+        (["--estimators=dreg"], "dreg cannot estimate elbo with Normal latents; these can: reparam"),
+        (["--objective=iwae"], "--objective=iwae is not an objective of quadratic; it has elbo"),
+        (["--num_samples=0"], "--num_samples must be 1 or more"),
+        (["--num_samples=two"], "--num_samples: 'two' is not an integer"),
+        (["--estimators=reparam_antithetic", "--num_samples=3"], "must be even"),
+        (["--batch_size=3"], "--problem=coins:batch_size=3"),
+        (["--draws=1009"], "--draws=1009 cannot be cut into 10 to 50 equal chunks; take 1010"),
+        (["--reference_draws=1234567"], "--reference_draws=1234567 must be a multiple of 50"),
+        (["--reference_draws=50"], "--reference_draws=50 must be a multiple of 50, and 100 or more"),
+        (["--reference=nonsense"], "--reference: there is no estimator 'nonsense'"),
+        (["--reference=dreg"], "--reference: dreg cannot estimate elbo with Normal latents"),
+        (["--problem=coins", "--reference=gumbel_softmax"], "--reference: gumbel_softmax is biased, and its mean is"),
+        (["--budget=5"], "neither evaluations:N nor flops:N"),
+        (["--budget=flops:-1"], "neither evaluations:N nor flops:N"),
+        (["--budget=evaluations:4", "--num_samples=2,3"], "leave out --num_samples"),
+        (["--budget=evaluations:1", "--estimators=leave_one_out"], "does not buy leave_one_out its least K=2"),
+        (["--problem=rainforth", "--objective=iwae", "--budget=flops:1e6"], "iwae is another bound for each K"),
+        (
+            ["--problem=rainforth", "--objective=iwae", "--estimators=vimco"],
+            "vimco needs K=2, and --objective=iwae is another bound for K=1",
+        ),
+    ],
+)
+def test_bad_input_is_one_sentence(arguments, sentence, capsys, tmp_path):
+    with pytest.raises(SystemExit) as stop:
+        run(*arguments, f"--output={tmp_path}")
+    error = capsys.readouterr().err
+    assert stop.value.code == 1
+    assert sentence in error
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+
+
+def test_a_users_function_must_return_a_problem(tmp_path, monkeypatch, capsys):
+    (tmp_path / "of_a_number.py").write_text(USERS)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit):
+        run("--problem=of_a_number:number")
+    assert "--problem=of_a_number:number returned a int" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["broken_f", "broken_posterior", "broken_problem"])
+def test_a_mistake_in_a_users_problem_keeps_its_traceback(name, tmp_path, monkeypatch, capsys):
+    (tmp_path / "broken.py").write_text(BROKEN)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises((ValueError, TypeError)):
+        run(f"--problem=broken:{name}", f"--output={tmp_path / 'out'}")
+    assert "left out" not in capsys.readouterr().out
+
+
+def test_an_estimator_that_would_change_the_bound_is_left_out(tmp_path, capsys):
+    """`leave_one_out` needs K = 2, which is another bound than K = 1."""
+    small = ["--draws=20", "--replicates=100", "--rounds=3"]
+    run("--problem=rainforth", "--objective=iwae", *small, f"--output={tmp_path}")
+    printed = [line for line in capsys.readouterr().out.splitlines() if line.startswith("left out: ")]
+    assert {"leave_one_out", "vimco"} <= {line.split(": ")[1] for line in printed}
+    assert {row["num_samples"] for row in read(tmp_path / "results.csv")} == {"1"}
+
+
+@pytest.mark.slow
+def test_rainforth_slopes(tmp_path):
+    """SNR against K = 4..256: theta +1/2, phi -1/2, DReG's phi up (arXiv:1802.04537)."""
+    draws = ["--draws=10000", "--reference_draws=10000", "--reference=dreg", "--rounds=3"]
+    problem = ["--problem=rainforth", "--objective=iwae", "--num_samples=4,16,64,256", "--estimators=reparam,dreg"]
+    run(*problem, *draws, f"--output={tmp_path}")
+    rows = read(tmp_path / "layers.csv")
+
+    def slope(name, part):
+        points = [(int(r["num_samples"]), float(r["snr"])) for r in rows if (r["estimator"], r["part"]) == (name, part)]
+        return np.polyfit(*np.log(np.array(points).T), 1)[0]
+
+    assert slope("reparam", "theta") == pytest.approx(0.5, abs=0.1)
+    assert slope("reparam", "phi.b") == pytest.approx(-0.5, abs=0.1)
+    assert slope("dreg", "phi") > 0.3

@@ -1,0 +1,49 @@
+"""The true gradient: a sum, a quadrature or a reference."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments.common import problems
+from experiments.common.measuring import Protocol
+from experiments.common.store import Store
+from experiments.common.task import Refused, Task
+from experiments.compare_estimators.truth import find_truth, sum_or_quadrature
+from vae import distributions
+
+PHI = {"mean": jnp.array([0.2]), "log_var": jnp.array([0.1])}
+SMOOTH = lambda params, z: jnp.sin(z[..., 0])
+KINKED = lambda params, z: jnp.abs(z[..., 0] - 1)
+
+
+def task(f, phi=PHI, objective="elbo"):
+    posterior = lambda params: distributions.Normal(**params["phi"])
+    return Task(problems.from_integrand("", {"phi": phi}, posterior, f, log_q_weight=0.0), objective)
+
+
+def test_a_smooth_cost_is_a_quadrature():
+    how, gradient = sum_or_quadrature(task(SMOOTH), 1)
+    assert how == "quadrature, order 96"
+    expected = np.cos(0.2) * np.exp(-np.exp(0.1) / 2)
+    np.testing.assert_allclose(gradient["phi"]["mean"], [expected], rtol=1e-6)
+
+
+def test_a_kinked_cost_is_no_quadrature():
+    assert sum_or_quadrature(task(KINKED), 1) is None
+
+
+def test_many_dimensions_are_no_quadrature():
+    wide = {"mean": jnp.zeros(9), "log_var": jnp.zeros(9)}
+    assert sum_or_quadrature(task(SMOOTH, wide), 1) is None
+
+
+def test_a_reference_that_would_change_the_bound_is_refused(tmp_path):
+    protocol = Protocol(100, 100, "leave_one_out", 10, 100, 0, 0, 0.95, 3)
+    with pytest.raises(Refused, match="needs K=2, and --objective=iwae is another bound for K=1"):
+        find_truth(task(KINKED, objective="iwae"), 1, protocol, Store(tmp_path))
+
+
+def test_a_reference_may_have_more_samples_where_the_gradient_is_the_same(tmp_path):
+    protocol = Protocol(100, 100, "leave_one_out", 10, 100, 0, 0, 0.95, 3)
+    known = find_truth(task(KINKED), 1, protocol, Store(tmp_path))
+    assert known.source == "mean of 100 draws of leave_one_out, K=2"

@@ -1,0 +1,94 @@
+"""What is called a bias, and what is not judged."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments.compare_estimators.verdicts import is_biased
+from tests.helpers.laboratory import read, run
+from vae import diagnostics
+
+OUT_OF_PLACE = """
+import jax.numpy as jnp
+from experiments.common import problems
+from vae import distributions
+
+def _bits(f):
+    posterior = lambda params: distributions.Bernoulli(params["phi"]["logits"])
+    phi = {"logits": jnp.array([0.3, -0.5])}
+    cost = lambda params, z: jnp.sum(f(z), axis=-1)
+    return problems.from_integrand("bits", {"phi": phi}, posterior, cost, log_q_weight=0.0)
+
+def between_the_states():
+    return _bits(lambda z: z + jnp.sqrt(2 * (2 * z - 1) ** 2 - 1))
+
+def nothing_to_learn():
+    return _bits(lambda z: z**3 - z)
+"""
+
+
+def test_a_gradient_that_is_not_finite_is_not_judged(tmp_path, monkeypatch, capsys):
+    """f has no root between the states, where a relaxation evaluates it."""
+    (tmp_path / "out_of_place.py").write_text(OUT_OF_PLACE)
+    monkeypatch.chdir(tmp_path)
+    estimators = "--estimators=gumbel_softmax,leave_one_out,reinforce"
+    output = f"--output={tmp_path / 'out'}"
+    run("--problem=out_of_place:between_the_states", estimators, "--draws=2000", "--rounds=3", output)
+    relaxed, best, plain = read(tmp_path / "out" / "results.csv")
+    assert relaxed["phi_verdict"] == "NOT FINITE"
+    assert (best["phi_verdict"], plain["phi_verdict"]) == ("best", "worse")
+    assert (relaxed["temperature"], best["temperature"]) == ("0.5", "0.0")
+    said = capsys.readouterr().out
+    assert "gumbel_softmax: its gradient of phi is not finite in every draw" in said
+    assert "leave_one_out: its gradient" not in said
+
+
+def test_a_bias_is_seen_where_the_true_gradient_is_zero(tmp_path, monkeypatch, capsys):
+    """f is 0 at every state, and its slope is not."""
+    (tmp_path / "flat.py").write_text(OUT_OF_PLACE)
+    monkeypatch.chdir(tmp_path)
+    estimators = "--estimators=straight_through,leave_one_out"
+    run("--problem=flat:nothing_to_learn", estimators, "--draws=2000", "--rounds=3", f"--output={tmp_path / 'out'}")
+    straight, score = read(tmp_path / "out" / "results.csv")
+    assert (straight["phi_biased"], score["phi_biased"]) == ("True", "False")
+    assert "uncertain" not in capsys.readouterr().out
+
+
+def test_few_chunks_need_a_longer_deviation():
+    """For Student's t, 5 is too little for 0.01 % with 9 degrees of freedom, and enough with 49."""
+    row = {"bias": 0.055, "bias_stderr": 0.01, "max_abs_z": 1.0, "critical_z": 4.0, "deviation": 1.0}
+    assert not is_biased(row, chunks=10)
+    assert is_biased(row, chunks=50)
+
+
+def test_students_limit_is_exceeded_as_often_as_it_says():
+    normal = np.random.default_rng(0).normal(size=(200_000, 10))
+    t = np.abs(normal.mean(axis=1)) / (normal.std(axis=1, ddof=1) / np.sqrt(10))
+    assert np.mean(t > diagnostics.students_t(1 - 1e-4, 10)) < 2e-4 < np.mean(t > 5)
+    assert np.mean(t > diagnostics.students_t(0.95, 10)) == pytest.approx(0.05, abs=0.002)
+
+
+def test_a_bias_is_of_the_whole_gradient_and_not_of_a_rare_event():
+    """Coordinates of mean 1 jump once in 300 draws. The worst of them looks certain of a wrong mean, because it has not
+    jumped often enough. The controls are off in every coordinate, and along the truth."""
+
+    def draw(key, shift=0.0):
+        key_event, key_noise = jax.random.split(key)
+        jumps = jnp.where(jax.random.uniform(key_event, (400,)) < 1 / 300, 30.0, 0.0) - 0.1
+        return {"a": jnp.concatenate([1 + shift + jumps, 1 + 3 * jax.random.normal(key_noise, (400,))])}
+
+    truth = diagnostics.exactly({"a": np.ones(800)})
+
+    def row(gradient):
+        moments = diagnostics.gradient_moments(gradient, jax.random.key(0), 400, 20, 20, truth)
+        figures = diagnostics.report(moments, truth)["a"]
+        named = {"bias": figures["scale"] - 1, "bias_stderr": figures["scale_stderr"]}
+        return figures | named | {"critical_z": diagnostics.critical_z(figures["size"])}
+
+    rare = row(draw)
+    zero_mean = row(lambda key: {"a": draw(key)["a"] + 0.5 * (-1.0) ** jnp.arange(800)})
+    assert rare["max_abs_z"] > rare["critical_z"]
+    assert not is_biased(rare, 20)
+    assert is_biased(zero_mean, 20)
+    assert is_biased(row(lambda key: draw(key, 0.3)), 20)
