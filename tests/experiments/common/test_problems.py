@@ -1,11 +1,12 @@
 """The problems: their names and options, and integrands with and without a density."""
 
+import jax
 import jax.numpy as jnp
 import pytest
 
 from experiments.common import problems
 from vae import distributions
-from vae.estimators import BY_NAME
+from vae.estimators import BY_NAME, bind
 
 
 def test_a_problem_is_made_by_name_and_options():
@@ -23,7 +24,7 @@ def test_log_q_weight_subtracts_the_density():
 
     def value(weight):
         problem = problems.from_integrand("mine", {"phi": phi}, posterior, f, log_q_weight=weight)
-        expect = lambda q, f, reduce: exact.estimate({}, {}, None, q, f, reduce)
+        expect = bind(exact, {}, {}, jax.random.key(0))
         return float(problem.bounds["elbo"](problem.params, problem.data, expect).value)
 
     p = 1 / (1 + jnp.exp(-phi["logits"]))

@@ -17,7 +17,7 @@ def problem():
     params = {"phi": {"logits": jnp.array([0.3, -0.8, 1.0])}, "theta": {"w": jnp.array([1.0, 2.0, -1.0])}}
     posterior = lambda params: distributions.Bernoulli(params["phi"]["logits"])
     f = lambda params, z: jnp.square(z @ params["theta"]["w"] - 0.4)
-    return problems.from_integrand("mine", params, posterior, f)
+    return problems.from_integrand("mine", params, posterior, f, log_q_weight=1.0)
 
 def number():
     return 3
@@ -149,7 +149,7 @@ def test_a_users_problem_with_a_budget_from_the_shell(tmp_path):
         (["--problem=rainforth:cost_parameter=1"], "rainforth has no option 'cost_parameter'"),
         (["--workdir=/nonexistent/run"], "holds no run"),
         (["--estimators=nonsense"], "there is no estimator 'nonsense'; choose one of reparam"),
-        (["--estimators=dreg"], "dreg cannot estimate elbo with Normal latents; these can: reparam"),
+        (["--estimators=dreg"], "dreg cannot estimate the gradient of a bound with the reduction mean; these"),
         (["--objective=iwae"], "--objective=iwae is not an objective of quadratic; it has elbo"),
         (["--num_samples=0"], "--num_samples must be 1 or more"),
         (["--num_samples=two"], "--num_samples: 'two' is not an integer"),
@@ -159,7 +159,7 @@ def test_a_users_problem_with_a_budget_from_the_shell(tmp_path):
         (["--reference_draws=1234567"], "--reference_draws=1234567 must be a multiple of 50"),
         (["--reference_draws=50"], "--reference_draws=50 must be a multiple of 50, and 100 or more"),
         (["--reference=nonsense"], "--reference: there is no estimator 'nonsense'"),
-        (["--reference=dreg"], "--reference: dreg cannot estimate elbo with Normal latents"),
+        (["--reference=dreg"], "--reference with --objective=elbo: dreg cannot estimate the gradient"),
         (["--problem=coins", "--reference=gumbel_softmax"], "--reference: gumbel_softmax is biased, and its mean is"),
         (["--budget=5"], "neither evaluations:N nor flops:N"),
         (["--budget=flops:-1"], "neither evaluations:N nor flops:N"),

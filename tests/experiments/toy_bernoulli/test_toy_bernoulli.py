@@ -15,6 +15,7 @@ from experiments.common.task import Task, make_estimator
 from experiments.toy_bernoulli import __main__ as toy_bernoulli
 from tests.helpers.report_pages import make_page
 from vae import diagnostics
+from vae.estimators import bind
 
 
 def run(*arguments):
@@ -48,7 +49,7 @@ def test_the_closed_form_is_the_sum_over_all_states(toy):
 def _exact_expectation(task):
     exact = make_estimator("exact", 1)
     learned, counted = task.start("exact", 1)
-    return lambda q, f, reduce: exact.estimate(learned, counted, jax.random.key(0), q, f, reduce)
+    return bind(exact, learned, counted, jax.random.key(0))
 
 
 def test_the_derivative_at_the_target_is_finite():
@@ -157,7 +158,7 @@ def test_estimators_that_nobody_named_are_left_out_where_they_do_not_fit(tmp_pat
         (["--records=50", "--steps=20"], "--steps=20 must be a multiple of --records less one, 49"),
         (["--num_samples=3", "--estimators=arm"], "num_samples must be even, got 3"),
         (["--estimators="], "--estimators is empty"),
-        (["--estimators=reparam"], "reparam cannot estimate elbo with Bernoulli latents"),
+        (["--estimators=reparam"], "reparam cannot estimate gradients with Bernoulli latents"),
     ],
 )
 def test_refusals(arguments, sentence, capsys, tmp_path):

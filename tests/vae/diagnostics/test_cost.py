@@ -1,0 +1,70 @@
+"""The cost of a gradient estimate."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests.helpers.noisy_gradients import flat, flat_one, noisy_gradient, stored
+from vae import diagnostics, distributions
+from vae.estimators import BY_NAME, Estimator, log_mean_exp, mean, stateless
+
+
+def test_evaluations_count_samples_not_calls():
+    q = distributions.Normal(jnp.zeros((3, 2)), jnp.zeros((3, 2)))
+
+    def count(estimator: Estimator, reduce):
+        def value(watch, key):
+            f = watch(lambda z: -jnp.sum(z**2, axis=-1))
+            return estimator.estimate({}, {}, key, q, f, reduce, log_q_weight=1.0).value
+
+        return diagnostics.evaluations(value, jax.random.key(0))
+
+    assert count(BY_NAME["reparam"].make(num_samples=5), mean) == 5
+    assert count(BY_NAME["dreg"].make(num_samples=5), log_mean_exp) == 5  # a second call at the same z
+    assert count(BY_NAME["exact"].make(order=7), mean) == 49
+
+    def twice(key, q, f, reduce, log_q_weight):
+        first, second = jax.random.split(key)
+        return reduce(f(q.sample(first, 2))) - reduce(f(q.sample(second, 3)))
+
+    assert count(stateless(twice), mean) == 5
+
+
+def test_coinciding_discrete_samples_count():
+    q = distributions.Bernoulli(jnp.full((1,), 8.0))
+    f = lambda z: jnp.sum(z, axis=-1)
+    estimator = BY_NAME["leave_one_out"].make(num_samples=6)
+    value = lambda watch, key: estimator.estimate({}, {}, key, q, watch(f), mean).value
+    assert diagnostics.evaluations(value, jax.random.key(0)) == 6
+
+
+def test_flops_of_a_loop_are_those_of_all_its_rounds():
+    weight = jnp.ones((32, 32))
+
+    def looped(x):
+        return jax.lax.map(lambda row: jax.lax.scan(lambda c, _: (c @ weight, None), row, None, 5)[0], x)
+
+    assert diagnostics.flops(looped, jnp.ones((7, 3, 32))) == pytest.approx(7 * 5 * 2 * 3 * 32 * 32, rel=0.05)
+
+
+def test_flops_of_a_matrix_product():
+    assert diagnostics.flops(jnp.dot, jnp.ones((64, 32)), jnp.ones((32, 16))) == pytest.approx(
+        2 * 64 * 32 * 16, rel=0.01
+    )
+
+
+def test_repeated_sums_the_same_draws():
+    key = jax.random.key(0)
+    for block in (1, 4):
+        total = jax.jit(lambda key, steps, b=block: diagnostics.repeated(noisy_gradient, key, steps, b))(
+            key, 8 // block
+        )
+        np.testing.assert_allclose(flat_one(total), flat(stored(8, key)).sum(0), rtol=1e-5)
+
+
+def test_interleaved_times_every_program_in_every_round():
+    calls = []
+    seconds = diagnostics.interleaved_seconds([lambda: calls.append("a"), lambda: calls.append("b")], 3)
+    assert seconds.shape == (2, 3)
+    assert "".join(calls) == "ab" + "ab" + "ba" + "ab"

@@ -1,0 +1,68 @@
+"""Moments against stored draws."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests.helpers.noisy_gradients import flat, flat_one, noisy_gradient, some_truth, stored
+from vae import diagnostics
+
+
+@pytest.mark.parametrize("block", [1, 5])
+def test_moments_equal_numpy_on_stored_draws(block):
+    key = jax.random.key(3)
+    measure = lambda key: diagnostics.gradient_moments(noisy_gradient, key, 200, 10, block, some_truth())
+    moments = jax.jit(measure)(key)
+    truth = diagnostics.reference(moments)
+    draws = flat(stored(200, key))
+    np.testing.assert_allclose(flat_one(truth.gradient), draws.mean(0), rtol=2e-6)
+    np.testing.assert_allclose(flat_one(truth.stderr), draws.std(0, ddof=1) / np.sqrt(200), rtol=2e-5)
+    chunk = draws.reshape(10, 20, -1)
+    np.testing.assert_allclose(flat(moments.mean), chunk.mean(1), rtol=2e-6)
+    np.testing.assert_allclose(flat(moments.square), chunk.var(1) * 20, rtol=2e-4)
+
+
+@pytest.mark.parametrize("every", [1, 2, 4])
+def test_directional_figures_of_some_draws_are_the_means_over_these(every):
+    key, truth = jax.random.key(3), some_truth()
+    moments = diagnostics.gradient_moments(noisy_gradient, key, 200, 10, truth=truth, directed_every=every)
+    draws, t = flat(stored(200, key)), flat_one(truth.gradient)
+    assert set(moments.cosine) == set(diagnostics.parts(truth.gradient))
+    decoder = slice(0, 2)  # the leaves of a dict are in alphabetic order
+    g, t = draws[:, decoder], t[decoder]
+    cosine = (g @ t / np.linalg.norm(t) / np.linalg.norm(g, axis=1)).reshape(10, 20)[:, ::every].mean(1)
+    np.testing.assert_allclose(moments.cosine["decoder"], cosine, rtol=1e-5)
+
+
+def figures(key, block=1):
+    """Everything that is made of the moments."""
+    moments = diagnostics.gradient_moments(noisy_gradient, key, 200, 10, block, some_truth())
+    truth = diagnostics.reference(moments)
+    return moments, truth, diagnostics.report(moments, truth), diagnostics.bootstrap(moments, key, 3)
+
+
+@pytest.mark.parametrize("block", [1, 5])
+def test_figures_stay_in_float32_where_float64_is_on(block):
+    with jax.enable_x64(True):
+        shapes = jax.eval_shape(functools.partial(figures, block=block), jax.random.key(0))
+    assert {leaf.dtype for leaf in jax.tree.leaves(shapes)} == {jnp.dtype("float32")}
+
+
+def test_products_of_figures_are_not_rounded():
+    program = str(jax.make_jaxpr(figures)(jax.random.key(0)))
+    assert program.count("dot_general[") == program.count("HIGHEST,") > 10
+
+
+def test_chunks_must_fit():
+    with pytest.raises(ValueError, match="draws=100 must be 7 chunks"):
+        diagnostics.gradient_moments(noisy_gradient, jax.random.key(0), 100, 7)
+
+
+def test_a_draw_of_zero_has_no_direction_and_spoils_no_mean():
+    truth = diagnostics.Truth({"w": jnp.ones(4)}, {"w": jnp.zeros(4)}, {"w": jnp.zeros(())})
+    gradient = lambda key: {"w": jnp.where(jax.random.bernoulli(key), 1.0, 0.0) * jax.random.normal(key, (4,))}
+    report = diagnostics.report(diagnostics.gradient_moments(gradient, jax.random.key(0), 400, 10, truth=truth), truth)
+    assert all(np.isfinite(each["cosine"]) and np.isfinite(each["dsnr"]) for each in report.values())

@@ -1,0 +1,84 @@
+"""The laboratory's sight: it finds no bias where there is none, and finds the bias of estimators that have one."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from experiments.common import problems
+from vae import diagnostics, distributions
+from vae.estimators import BY_NAME, scale_cotangent, stateless
+from vae.estimators.stl import stl
+
+
+def examine(problem, objective, estimator, num_samples=1, draws=20_000, truth=None):
+    gradient = diagnostics.make_gradient(problem.bounds[objective], estimator)
+    if truth is None:
+        truth = diagnostics.exactly(problem.oracle(objective, num_samples))
+    run = functools.partial(gradient, problem.params, problem.data, {}, {}, problem.context)
+    moments = jax.jit(lambda key: diagnostics.gradient_moments(run, key, draws, 50, draws // 50, truth))
+    return jax.jit(diagnostics.report)(moments(jax.random.key(0)), truth)
+
+
+def biased(figures):
+    return figures["max_abs_z"] > diagnostics.critical_z(figures["size"])
+
+
+@pytest.mark.parametrize("name", ["reparam", "stl", "leave_one_out"])
+def test_no_bias_is_found_where_there_is_none(name):
+    num_samples = BY_NAME[name].min_samples
+    found = examine(problems.linear_gaussian(), "elbo", BY_NAME[name].make(num_samples=num_samples), num_samples)
+    for part, figures in found.items():
+        assert not biased(figures), (part, figures)
+        assert figures["relative_stderr"] < 0.05
+
+
+def test_a_scaled_gradient_is_caught():
+    """Two percent too long on its way through z, as no estimator should be."""
+
+    def estimate(key, q, f, reduce, log_q_weight):
+        z = scale_cotangent(q.rsample(key, 1), jnp.full((1, *q.batch_shape), 1.02))
+        return reduce(f(z) - log_q_weight * q.log_prob(z))
+
+    found = examine(problems.linear_gaussian(), "elbo", stateless(estimate), draws=100_000)
+    assert biased(found["encoder"])
+    assert not biased(found["decoder"])
+
+
+def test_sticking_the_landing_of_an_importance_weighted_bound_is_caught():
+    """Against quadrature: K = 2 samples of a Gaussian in two dimensions."""
+    problem = problems.from_integrand(
+        "toy",
+        {"phi": {"mean": jnp.array([0.3, -0.2]), "log_var": jnp.array([-0.4, 0.2])}},
+        posterior=lambda params: distributions.Normal(**params["phi"]),
+        f=lambda params, z: -jnp.sum(jnp.square(1.5 * jnp.sin(z) - 1), axis=-1),
+        log_q_weight=1.0,
+    )
+    gradient = diagnostics.make_gradient(problem.bounds["iwae"], BY_NAME["exact"].make(num_samples=2, order=40))
+    truth = diagnostics.exactly(jax.jit(gradient)(problem.params, None, {}, {}, None, None))
+    unguarded = stl(2)
+    for estimator, caught in ((unguarded, True), (BY_NAME["dreg"].make(num_samples=2), False)):
+        found = examine(problem, "iwae", estimator, 2, 50_000, truth)
+        assert biased(found["phi"]) == caught, found
+
+
+@pytest.mark.parametrize("m", [1.0, 2.0])
+def test_variances_of_the_quadratic_cost(m):
+    """In closed form with sigma = 1: pathwise 4 and 4 m^2 + 8, score function m^4 + 14 m^2 + 15 and so on."""
+    problem = problems.quadratic(1 - m)
+    pathwise = examine(problem, "elbo", BY_NAME["reparam"].make(num_samples=1), draws=400_000)
+    assert pathwise["phi.mean"]["variance"] == pytest.approx(4, rel=0.02)
+    assert pathwise["phi.scale"]["variance"] == pytest.approx(4 * m**2 + 8, rel=0.03)
+    score = examine(problem, "elbo", BY_NAME["reinforce"].make(num_samples=1), draws=400_000)
+    assert score["phi.mean"]["variance"] == pytest.approx(m**4 + 14 * m**2 + 15, rel=0.05)
+    assert score["phi.scale"]["variance"] == pytest.approx(2 * m**4 + 60 * m**2 + 74, rel=0.08)
+
+
+@pytest.mark.parametrize("name", ["quadratic", "exponential", "cosine", "logistic_regression", "rainforth"])
+def test_oracles_agree_with_the_pathwise_gradient(name):
+    problem = getattr(problems, name)()
+    for objective in set(problem.bounds) - {"iwae"}:
+        found = examine(problem, objective, BY_NAME["reparam"].make(num_samples=1))
+        for part, figures in found.items():
+            assert not biased(figures), (objective, part, figures)
