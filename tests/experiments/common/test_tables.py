@@ -20,6 +20,6 @@ def test_errors_decide_the_digits():
 
 def test_a_number_stands_with_its_interval():
     row = {"snr": 1.0, "snr_low": 0.5, "snr_high": 2.0, "cosine": 0.25}
-    assert tables.between(row, "snr") == "1.00 [0.500, 2.00]"
-    assert tables.between(row, "cosine") == "0.250"
-    assert tables.between(row, "variance") == "-"
+    assert tables.with_interval(row, "snr") == "1.00 [0.500, 2.00]"
+    assert tables.with_interval(row, "cosine") == "0.250"
+    assert tables.with_interval(row, "variance") == "-"

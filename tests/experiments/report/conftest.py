@@ -29,6 +29,7 @@ def swept(tmp_path_factory):
 def measured(tmp_path_factory):
     """A result of the laboratory: two costs and two K of an estimator."""
     folder = tmp_path_factory.mktemp("measured")
-    arguments = ["--problem=quadratic", "--estimators=reparam", "--cost_parameter=1,3", "--num_samples=1,4"]
+    arguments = ["--estimators=reparam", "--num_samples=1,4"]
+    arguments += ["--problem=quadratic:cost_parameter=1,quadratic:cost_parameter=3"]
     run_command(compare_estimators, *arguments, "--draws=400", "--rounds=3", f"--output={folder}")
     return folder, make_page(folder)
