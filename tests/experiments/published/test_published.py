@@ -63,10 +63,10 @@ def test_every_claim_is_named_once_and_its_script_writes_there():
         assert re.search(rf"output=results/{folder}\b", script)
 
 
-def test_rows_are_what_was_left(tmp_path, capsys):
+def test_a_finished_script_gives_a_row_and_an_unfinished_one_keeps_the_earlier_row(tmp_path, capsys):
     claim = FORMS[-1]
-    said = {"result": claim.result, "published": claim.published, "script": claim.script}
-    before = [dict.fromkeys(published.COLUMNS, "x") | said]
+    head = {"result": claim.result, "published": claim.published, "script": claim.script}
+    before = [dict.fromkeys(published.COLUMNS, "x") | head]
     assert before[0]["result"].endswith("TRUNCATED")
     flax = [Settings(binarization="static", dataset="mnist", seed=i) for i in range(3)]
     for i, clock in enumerate((1.0, 1.0, 2.0)):  # the first two trained together
@@ -79,24 +79,24 @@ def test_rows_are_what_was_left(tmp_path, capsys):
     assert "has 2 of 3 seeds" in capsys.readouterr().out
     write_run(tmp_path / "flax_vae/runs/2", flax[2], shift=0.2)
     _set_clock(tmp_path / "flax_vae/runs/2", 120)
-    row, kept = published.collect(tmp_path, before)
+    row, earlier = published.collect(tmp_path, before)
     assert row["obtained"] == "23.20 ± 0.06 nats (3 seeds)"
     assert row["data"] == "mnist, static"
     assert row["commit"] == "abc"
     assert row["minutes"] == "3.0"
     assert (row["precision"], row["machine"]) == ("float32", "cpu, 2 cores")
     assert row["K"] == "1; evaluated with 10"
-    assert kept == before[0]
+    assert earlier == before[0]
     (tmp_path / "iwae").mkdir()
-    assert published.collect(tmp_path, before) == [row, kept]
+    assert published.collect(tmp_path, before) == [row, earlier]
     assert "holds no run" in capsys.readouterr().out
-    assert published.collect(tmp_path, [kept | {"published": "of before", "script": "before.sh"}]) == [row, kept]
+    assert published.collect(tmp_path, [earlier | {"published": "old", "script": "old.sh"}]) == [row, earlier]
     superseded = before[0] | {"result": f"{row['result']}, TRUNCATED"}
-    assert published.collect(tmp_path, [superseded, *before]) == [row, kept]
+    assert published.collect(tmp_path, [superseded, *before]) == [row, earlier]
 
 
-def test_rows_of_an_order(tmp_path, capsys):
-    """The best of each estimator's temperatures, by the validation split."""
+def test_a_ranking_has_each_estimator_at_its_best_temperature(tmp_path, capsys):
+    """Two estimators were tried at two temperatures. The validation split decides."""
     at = lambda name, temperature, **others: Settings(
         estimator=f"{name}:temperature={temperature}", validation_size=10, **others
     )
@@ -122,7 +122,7 @@ def test_rows_of_an_order(tmp_path, capsys):
     assert "runs that differ in learning_rate; move all but one aside" in capsys.readouterr().out
 
 
-def test_active_units_are_those_of_each_layer_and_the_most_samples_count(tmp_path):
+def test_the_evaluation_with_the_most_samples_counts_and_active_units_are_by_layer(tmp_path):
     run = Settings(dataset="mnist", latent_dim=(100, 50), objective="iwae", num_samples=5)
     write_run(tmp_path / "iwae_quick/runs/0", run)
     path = tmp_path / "iwae_quick/runs/0/result.json"
@@ -141,12 +141,12 @@ def test_active_units_are_those_of_each_layer_and_the_most_samples_count(tmp_pat
     )
 
 
-# Epoch, samples and figure of later evaluations: the last is of another epoch than the run's end.
+# Epoch, samples and figure of later evaluations. The last one is not at the end of the run.
 _AGAIN = [(200, 5, 23.0), (200, 5000, 21.5), (200, 64, 22.5), (100, 10000, 21.0)]
 
 
 def _set_clock(folder, seconds):
-    """So many seconds of training at the last evaluation."""
+    """Sets the seconds of training at the last evaluation."""
     *rows, last = [json.loads(line) for line in (folder / "timing.jsonl").read_text().splitlines()]
     rows.append(last | {"train_seconds": seconds})
     (folder / "timing.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -162,13 +162,13 @@ def _set_clock(folder, seconds):
         ({"compute_dtype": "bfloat16"}, "gpu", "bfloat16"),
     ],
 )
-def test_precision_and_machine_are_those_recorded(settings, backend, precision):
+def test_precision_and_machine_come_from_the_config(settings, backend, precision):
     config = {"settings": settings, "platform": f"{backend}, x86_64, 2 cores", "device": "8 x some kind"}
     made = readers.provenance_columns(config, 90.0)
     assert (made["precision"], made["machine"], made["minutes"]) == (precision, "8 x some kind, 2 cores", "1.5")
 
 
-def test_rows_of_the_laboratory(tmp_path):
+def test_measurements_of_the_laboratory_give_rows(tmp_path):
     head = {
         "settings": {"draws": 100, "confidence": 0.95},
         "platform": "cpu, x86_64, 2 cores",
@@ -230,7 +230,7 @@ def test_rows_of_the_laboratory(tmp_path):
     assert {row["machine"] for row in rows} == {"cpu, 2 cores"}
 
 
-def test_rows_of_a_toy(tmp_path):
+def test_toy_problems_give_rows(tmp_path):
     head = {"settings": {"toy": "bernoulli", "steps": 500, "seeds": 2, "num_samples": 2}, "platform": "cpu, 2 cores"}
     head["device"] = "1 x cpu"
     folder = tmp_path / "toys_quick/bernoulli"
@@ -268,7 +268,7 @@ def test_rows_of_a_toy(tmp_path):
 
 
 def _write_laboratory(folder, config, rows):
-    """With ones for what the claims do not read."""
+    """Writes a result of the laboratory, with ones in the columns that no claim reads."""
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps(config | {"command": "python", "versions": {}}))
     groups = [name.removesuffix("_verdict") for name in rows[0] if name.endswith("_verdict")]

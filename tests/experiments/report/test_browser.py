@@ -6,7 +6,7 @@ import pytest
 
 
 @pytest.mark.slow
-def test_a_browser_reads_it(swept, measured):
+def test_a_browser_shows_the_page(swept, measured):
     """Headless Chromium: no console error, sorting sorts, hovering shows a label, buttons change the axis, the page is
     no wider than a phone, dark is dark, and paper is light."""
     from playwright import sync_api

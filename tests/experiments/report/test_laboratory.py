@@ -11,7 +11,7 @@ from experiments.report import charts
 from tests.helpers.report_pages import make_page
 
 
-def test_the_laboratorys_rows_are_on_the_page(measured):
+def test_the_table_and_the_charts_show_the_rows(measured):
     folder, page = measured
     with open(folder / "results.csv") as file:
         rows = list(csv.DictReader(file))
@@ -47,7 +47,7 @@ def test_the_interval_of_a_bias_is_the_one_that_was_written():
 
 
 def test_rows_without_a_figure_have_no_chart(measured, tmp_path):
-    """Nothing varies, or nothing is known of the bias: the table says so, and no chart is empty."""
+    """All variances are zero, and no bias is known. The table has every row, and there is no empty chart."""
     folder = tmp_path / "still"
     shutil.copytree(measured[0], folder)
     with open(folder / "results.csv") as file:

@@ -12,7 +12,7 @@ from tests.helpers.report_pages import Page, make_page, run_command
 from tests.helpers.written_workdirs import PNG, write_curve, write_run, write_sweep
 
 
-def test_it_needs_nothing_else_and_is_the_same_again(swept):
+def test_the_page_loads_no_other_file_and_its_bytes_do_not_change(swept):
     folder, page = swept
     assert all(load.startswith(("#", "data:")) for load in page.loads)
     text = (folder / "report.html").read_bytes()
@@ -30,13 +30,13 @@ def test_text_is_never_markup(tmp_path):
     page = make_page(folder)
     assert page.alerts == 0
     assert not [load for load in page.loads if not load.startswith(("#", "data:"))]
-    assert len(page.scripts) == 3  # charts, plotly, ours
+    assert len(page.scripts) == 3  # the charts, plotly and our own script
     assert bad in page.text
     assert folder.name in page.text
     assert "<script>alert" not in (folder / "report.html").read_text()
 
 
-def test_a_page_of_many_pictures_stays_small(tmp_path):
+def test_pictures_that_make_the_page_too_large_are_left_out_and_named(tmp_path):
     large = PNG + b"\0" * 1_500_000
     folder = write_sweep(tmp_path, [({"latent_dim": (n,)}, float(n)) for n in (1, 2, 3, 4)], picture=large)
     page = make_page(folder)
@@ -46,8 +46,8 @@ def test_a_page_of_many_pictures_stays_small(tmp_path):
     assert str(folder / "runs/3/figures") in page.text
 
 
-def test_a_page_of_many_curves_stays_small(tmp_path, monkeypatch):
-    """Places stand there once, numbers have seven digits, and where that is not enough, points are left out."""
+def test_a_page_with_too_many_points_shows_fewer_of_them(tmp_path, monkeypatch):
+    """Places are stored once, and numbers have seven digits; if that is not enough, points are left out."""
     from plotly import offline
 
     monkeypatch.setattr(offline, "get_plotlyjs", lambda: "")
@@ -58,7 +58,7 @@ def test_a_page_of_many_curves_stays_small(tmp_path, monkeypatch):
     chart = whole.charts[0]
     assert not any("x" in trace for trace in chart["data"])
     assert [trace["y"] for trace in chart["data"]] == 40 * [[float(f"{value:.7g}") for value in curve.values()]]
-    assert len(whole.scripts[0]) < 40 * 200 * 36  # bytes of a point: y, and x as steps, examples and seconds
+    assert len(whole.scripts[0]) < 40 * 200 * 36  # bytes of a point: y, and x in steps, examples and seconds
     assert "evaluations is drawn" not in whole.text
     limit = (tmp_path / "report.html").stat().st_size - 3 * len(whole.scripts[0]) // 5
     monkeypatch.setattr(page_module, "MAX_BYTES", limit)
@@ -71,7 +71,7 @@ def test_a_page_of_many_curves_stays_small(tmp_path, monkeypatch):
     assert small.tables == whole.tables
 
 
-def test_same_settings_of_two_workdirs_stay_apart(tmp_path, capsys):
+def test_equal_settings_in_two_workdirs_are_two_rows(tmp_path, capsys):
     for name, shift in (("a", 0.0), ("b", 1.0)):
         write_run(tmp_path / name, Settings(), shift)
     run_command(report, f"--workdir={tmp_path}/a,{tmp_path}/b", f"--output={tmp_path}/both.html")
@@ -80,7 +80,7 @@ def test_same_settings_of_two_workdirs_stay_apart(tmp_path, capsys):
     assert [line[0][0] for line in page.tables["summary"][1:]] == [f"{tmp_path}/a", f"{tmp_path}/b"]
 
 
-def test_runs_that_are_not_finished_are_said(tmp_path):
+def test_unfinished_runs_are_counted_and_have_no_row(tmp_path):
     write_sweep(tmp_path, [({"seed": 0}, 0.0)])
     write_run(tmp_path / "runs/9", Settings(seed=1), finished=False)
     page = make_page(tmp_path)

@@ -3,8 +3,8 @@
 import pytest
 
 
-def test_charts_are_what_plotly_knows(swept, measured):
-    """Every property by plotly's own schema, with the names of colours replaced by colours."""
+def test_every_property_is_in_the_schema_of_plotly(swept, measured):
+    """plotly checks each property. Names of colours, such as @0, are replaced by a colour first."""
     from plotly.graph_objects import Figure
 
     def coloured(part):

@@ -10,8 +10,8 @@ from experiments.report import reproduce
 from tests.helpers.written_workdirs import write_sweep
 
 
-def test_the_commands_make_the_same_runs(tmp_path):
-    """One command for a grid; one for each grid of what is none. Parsed again, they are the settings."""
+def test_the_commands_have_the_settings_of_the_runs(tmp_path):
+    """A grid of runs has one command. Runs that are no grid have several. Their flags are the settings again."""
     grid = [Settings(seed=s, learn_prior=p, hidden=h) for s in (0, 1) for p in (False, True) for h in ((), (8, 4))]
     for wanted, number in ((grid, 1), (grid[:3], 2)):
         folder = tmp_path / str(number)

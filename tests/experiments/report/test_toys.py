@@ -7,11 +7,11 @@ from experiments.common import tables
 from tests.helpers.report_pages import make_page
 
 
-def test_a_toys_least_loss_is_a_number(tmp_path):
-    """What diverged stands first in the file."""
+def test_an_estimator_that_diverged_is_not_the_best(tmp_path):
+    """The first row of the file diverged."""
     head = {"settings": {"toy": "coin", "steps": 10, "seeds": 1, "num_samples": 2}, "command": "python", "versions": {}}
     (tmp_path / "config.json").write_text(json.dumps(head))
-    for losses, said in (((math.nan, 0.25, 0.5), "0.250000 arm"), ((math.nan, math.nan, math.inf), "- ")):
+    for losses, sentence in (((math.nan, 0.25, 0.5), "0.250000 arm"), ((math.nan, math.nan, math.inf), "- ")):
         rows = [
             {"point": "p", "estimator": name, "family": "f", "final_loss": loss, "final_loss_stderr": math.nan}
             | {"first_variance": 1.0}
@@ -26,5 +26,5 @@ def test_a_toys_least_loss_is_a_number(tmp_path):
         (tmp_path / "results.csv").write_text(tables.to_csv(rows))
         (tmp_path / "curves.csv").write_text(tables.to_csv(curves))
         page = make_page(tmp_path)
-        assert f"p: least loss{said}" in page.text
+        assert f"p: least loss{sentence}" in page.text
         assert page.charts[-1]["data"][1]["y"] == [4, 2]

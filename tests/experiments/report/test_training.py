@@ -12,7 +12,7 @@ from tests.helpers.report_pages import make_page
 from tests.helpers.written_workdirs import write_curve, write_run, write_sweep
 
 
-def test_the_table_says_what_the_rows_say(swept):
+def test_the_tables_show_the_numbers_of_the_rows(swept):
     folder, page = swept
     rows = [json.loads(path.read_text()) for path in sorted(folder.glob("runs/*/result.json"))]
     header, *lines = page.tables["rows"]
@@ -35,9 +35,9 @@ def test_the_table_says_what_the_rows_say(swept):
     assert f"(K = {rows[0]['eval_samples']})" in headline
 
 
-def test_settings_of_one_finished_seed_are_not_judged(tmp_path):
-    """Two seeds each: of the best, or of the worse, one diverged."""
-    for alone, said in (
+def test_settings_with_one_finished_seed_are_not_judged(tmp_path):
+    """Two settings with two seeds each. One seed diverged, of the better or of the worse setting."""
+    for alone, sentence in (
         (1e-3, "of one finished seed, so no difference is judged"),
         (1e-2, "of one finished seed, so not judged: learning_rate=0.01"),
     ):
@@ -48,30 +48,31 @@ def test_settings_of_one_finished_seed_are_not_judged(tmp_path):
             write_run(folder / f"runs/1{seed}", Settings(learning_rate=1e-2, seed=seed), 1.0)
         path = folder / ("runs/1/result.json" if alone == 1e-3 else "runs/11/result.json")
         path.write_text(json.dumps(Settings(learning_rate=alone, seed=1).json() | {"status": "diverged", "step": 1}))
-        assert f"best: learning_rate=0.001; {said}Settings" in make_page(folder).text.replace("\n", "").replace(
+        assert f"best: learning_rate=0.001; {sentence}Settings" in make_page(folder).text.replace("\n", "").replace(
             " ResultsBo", ""
         )
 
 
-def test_active_units_of_a_hierarchy_are_those_of_each_layer(tmp_path):
-    """The mean of two seeds, and its standard error of the sum."""
+def test_active_units_are_shown_for_each_layer(tmp_path):
+    """The total of two seeds with its standard error, and in parentheses the mean of each layer."""
     for seed, units in enumerate(((17, 5), (21, 3))):
         run = Settings(latent_dim=(100, 50), seed=seed)
         write_run(tmp_path / f"runs/{seed}", run)
         path = tmp_path / f"runs/{seed}/result.json"
         layers = {"active_units": sum(units), "active_units_by_layer": "+".join(map(str, units))}
         path.write_text(json.dumps(json.loads(path.read_text()) | layers))
-    page, rows = make_page(tmp_path), [json.loads(path.read_text()) for path in tmp_path.glob("runs/*/result.json")]
+    page = make_page(tmp_path)
+    rows = [json.loads(path.read_text()) for path in tmp_path.glob("runs/*/result.json")]
     assert "| 23.0 ± 1.0 (19+4) |" in results.to_markdown(rows)
     assert page.tables["summary"][1][-1] == ("23.0 ± 1.0 (19+4)", "23.0")
     assert "active units23.0 ± 1.0 (19+4)" in page.text
-    del rows[0]["active_units_by_layer"]  # of an earlier version
+    del rows[0]["active_units_by_layer"]  # layers are shown only if all seeds have them
     assert "| 23.0 ± 1.0   |" in results.to_markdown(rows)
     assert results.units(rows[1:]) == rows[1]["active_units_by_layer"]
 
 
 def test_all_rows_are_ranked_by_one_figure(tmp_path):
-    """The one with the better validation bound is the worse on the test set."""
+    """The row that is better on the test set is first unless all rows have a validation bound."""
     sets = ({"validation_size": 5}, {}), ({"validation_size": 5}, {"validation_size": 6}), ({}, {"eval_samples": 5000})
     words = "test set's -log p(x)", "validation bound", "test set's ELBO"
     for i, (points, word) in enumerate(zip(sets, words, strict=True)):
@@ -88,7 +89,7 @@ def test_all_rows_are_ranked_by_one_figure(tmp_path):
         assert ("best: " in make_page(folder).text) == (word == "validation bound")
 
 
-def test_the_curves_are_the_rows(swept):
+def test_the_curves_show_the_rows(swept):
     folder, page = swept
     chart = page.charts[0]
     assert [choice["label"] for choice in chart["choices"]] == ["step", "examples", "seconds"]
@@ -106,8 +107,8 @@ def test_the_curves_are_the_rows(swept):
     assert points[1]["x"] == [4.5, 4.8]
 
 
-def test_the_mean_is_of_equal_steps_and_of_finished_seeds(tmp_path):
-    """Two seeds that were evaluated at other epochs, and one that diverged after the first."""
+def test_the_mean_is_over_finished_seeds_at_the_steps_that_all_of_them_have(tmp_path):
+    """Two seeds were evaluated at different epochs, and one diverged after the first epoch."""
     write_curve(tmp_path / "runs/0", 0, {1: -50.0, 10: -30.0, 100: -20.0}, "done")
     write_curve(tmp_path / "runs/1", 1, {10: -32.0, 50: -25.0, 100: -24.0}, "done")
     write_curve(tmp_path / "runs/2", 2, {1: -40.0}, "diverged")
@@ -122,7 +123,7 @@ def test_the_mean_is_of_equal_steps_and_of_finished_seeds(tmp_path):
     assert make_page(tmp_path).charts[0]["data"][-1]["y"] == [-40]
 
 
-def test_a_curve_that_cannot_be_seen_is_named(tmp_path):
+def test_a_curve_outside_of_the_axes_says_so_in_the_legend(tmp_path):
     for seed in range(4):
         curve = {epoch: -25.0 + 0.01 * epoch + seed for epoch in (1, 10, 100)}
         write_curve(tmp_path / f"runs/{seed}", 0, curve, "done", learning_rate=1e-3 * (1 + seed))
@@ -138,16 +139,16 @@ def test_a_curve_that_cannot_be_seen_is_named(tmp_path):
     named = [trace["name"].removeprefix("learning_rate=") for trace in chart["data"] if trace["showlegend"]]
     unseen = ["1.0 (off scale)", "2.0 (not finite)", "3.0 (no step in common)"]
     assert sorted(named) == ["0.001", "0.002", "0.003", "0.004", *unseen]
-    assert all(trace["y"] for trace in chart["data"])  # or plotly's legend leaves it out
+    assert all(trace["y"] for trace in chart["data"])  # the legend of plotly leaves out traces without points
 
 
-def test_other_data_have_no_common_best(tmp_path):
+def test_runs_on_different_pixels_have_no_common_best(tmp_path):
     page = make_page(write_sweep(tmp_path, [({"binarization": "static"}, 0.0), ({"binarization": "dynamic"}, 1.0)]))
     assert "best:" not in page.text
     assert "dynamic, static binarization" in page.text
 
 
-def test_evaluations_of_later_are_shown(tmp_path):
+def test_later_evaluations_are_shown_with_the_version_of_the_code(tmp_path):
     write_run(tmp_path, Settings())
     row = {"epoch": 100, "eval_samples": 5000, "test_nll_nats": 21.987, "test_elbo_nats": -23.1}
     code = {"git_commit": "0123456789" * 4 + "+", "versions": "python 3.11.7, jax 0.10.2"}
@@ -155,4 +156,4 @@ def test_evaluations_of_later_are_shown(tmp_path):
     header, now, before = [[text for text, _ in line] for line in make_page(tmp_path).tables["evaluations"]]
     assert header == ["seed", "epoch", "K", "-log p(x)", "ELBO", "commit", "versions"]
     assert now == ["0", "100", "5000", "21.99", "\N{MINUS SIGN}23.10", "0123456+", code["versions"]]
-    assert before[-2:] == ["-", "-"]  # of a version that did not keep them
+    assert before[-2:] == ["-", "-"]  # a row without provenance
