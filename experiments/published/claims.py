@@ -202,40 +202,33 @@ def _toys() -> list[Claim]:
 
 
 def _stochastic_costs() -> list[Claim]:
-    claims = []
-    reinforce_over_reparam = variance("phi", "reinforce", over="reparam")
-    for cost, estimator, published, folder, read in (
-        ("E (z + 3)^2", "pathwise", "76, closed form", "quadratic", variance("phi", "reparam", point=-3)),
-        ("E (z + 3)^2", "score function", "2041, closed form", "quadratic", variance("phi", "reinforce", point=-3)),
-        (
-            *("E (z + 3)^2", "measure-valued", "near the pathwise one's, arXiv:1906.10652", "quadratic"),
-            variance("phi", "measure_valued", over="reparam", point=-3),
-        ),
-        (
-            *("E exp(-10 z^2)", "score function", "below the pathwise one's, arXiv:1906.10652", "exponential"),
-            reinforce_over_reparam,
-        ),
-        (
-            *("E cos 5z", "score function", "below the pathwise one's, arXiv:1906.10652", "cosine"),
-            reinforce_over_reparam,
-        ),
-        (
-            *("a logistic regression", "score function"),
-            *("far above the pathwise one's, arXiv:1906.10652", "logistic_regression", reinforce_over_reparam),
-        ),
-    ):
-        claims.append(
-            Claim(
-                table="stochastic_costs",
-                name=f"{cost.removeprefix('a ')}: {estimator}",
-                result=f"variance of the gradient of {cost}: {estimator}",
-                published=published,
-                script="reproduce_stochastic_costs.sh",
-                folder=f"costs/{folder}",
-                read=read,
-            )
-        )
-    return claims
+    ratio = variance("phi", "reinforce", over="reparam")
+    at_minus_3 = lambda estimator, over=None: variance("phi", estimator, over=over, point=-3)
+    below = "below the pathwise one's, arXiv:1906.10652"
+    near = "near the pathwise one's, arXiv:1906.10652"
+    far_above = "far above the pathwise one's, arXiv:1906.10652"
+    square = "E (z + 3)^2"
+    return [
+        _cost(square, "pathwise", "76, closed form", "quadratic", at_minus_3("reparam")),
+        _cost(square, "score function", "2041, closed form", "quadratic", at_minus_3("reinforce")),
+        _cost(square, "measure-valued", near, "quadratic", at_minus_3("measure_valued", over="reparam")),
+        _cost("E exp(-10 z^2)", "score function", below, "exponential", ratio),
+        _cost("E cos 5z", "score function", below, "cosine", ratio),
+        _cost("a logistic regression", "score function", far_above, "logistic_regression", ratio),
+    ]
+
+
+def _cost(cost: str, estimator: str, published: str, folder: str, read: Callable) -> Claim:
+    """The variance of an estimator of the gradient of one cost."""
+    return Claim(
+        table="stochastic_costs",
+        name=f"{cost.removeprefix('a ')}: {estimator}",
+        result=f"variance of the gradient of {cost}: {estimator}",
+        published=published,
+        script="reproduce_stochastic_costs.sh",
+        folder=f"costs/{folder}",
+        read=read,
+    )
 
 
 def _along_training() -> list[Claim]:
