@@ -128,7 +128,8 @@ def _guide_traces(guides: Iterable[Guide]) -> list[dict[str, Any]]:
         between = _geometric if guide.kind == "slope" else _linear
         x, y = ([ends[0], between(ends[0], ends[-1]), ends[-1]] for ends in (guide.x, guide.y))
         trace = {"type": "scatter", "x": x, "y": y, "line": GUIDES[guide.kind], "showlegend": False}
-        label = {"mode": "lines+text", "text": ["", text, ""], "textposition": "top right"}
+        side = "bottom right" if y[-1] > y[0] else "top right"  # beside the line, not on it
+        label = {"mode": "lines+text", "text": ["", text, ""], "textposition": side}
         traces.append(trace | label | {"textfont": {"size": 10, "color": "@muted"}, "hoverinfo": "skip"})
     return traces
 
