@@ -1,10 +1,12 @@
 #!/usr/bin/env bash
-# Prepares an image set of TFDS once, for --dataset=NAME --data_dir=DIR:
+# Downloads and prepares an image set of TFDS. Afterwards --dataset=NAME --data_dir=DIR reads it without the network.
 #
-#     bash scripts/prepare_data.sh NAME [DIR]        bash scripts/prepare_data.sh fashion_mnist data
+#   bash scripts/prepare_data.sh NAME [DIR]               DIR is data by default
+#   bash scripts/prepare_data.sh fashion_mnist data       for example
 #
-# Preparing needs tensorflow, reading does not: so tensorflow goes into an environment of its own, which is thrown away
-# afterwards (about 2 GB in $TMPDIR meanwhile). Needs the network; $PYTHON is the interpreter (python3 by default).
+# Preparing needs tensorflow and reading does not. The script therefore installs tensorflow in a temporary environment
+# (about 2 GB in $TMPDIR) and removes it at the end. It needs the network. PYTHON=... names the interpreter, by default
+# python3.
 set -euo pipefail
 
 fail() {
@@ -12,59 +14,59 @@ fail() {
   exit "${2:-1}"
 }
 
-[[ $# -eq 1 || $# -eq 2 ]] || fail "give a name and perhaps a folder: bash scripts/prepare_data.sh NAME [DIR]" 2
+[[ $# -eq 1 || $# -eq 2 ]] || fail "the name is missing or there are too many words; the usage is: bash scripts/prepare_data.sh NAME [DIR]" 2
 name=$1
 dir=${2:-data}
 python=${PYTHON:-python3}
 [[ $name =~ ^[A-Za-z0-9_]+(/[A-Za-z0-9_][A-Za-z0-9_.+-]*)?(:[0-9]+\.[0-9]+\.[0-9]+)?$ ]] ||
-  fail "'$name' is no TFDS name, which is NAME, NAME/CONFIG or NAME:VERSION" 2
+  fail "'$name' is not a TFDS name; give NAME, NAME/CONFIG or NAME:VERSION" 2
 case $name in
-  digits) fail "digits comes with scikit-learn and needs no preparing: --dataset=digits" 2 ;;
-  frey_faces) fail "frey_faces is not in TFDS: copy frey_faces.npz, which README.md says how to make, to the folder of --data_dir" 2 ;;
+  digits) fail "digits comes with scikit-learn and needs no preparation; use --dataset=digits" 2 ;;
+  frey_faces) fail "frey_faces is not in TFDS; make frey_faces.npz as the README describes and put it into the folder of --data_dir" 2 ;;
 esac
-command -v flock > /dev/null || fail "flock is missing, so install the package util-linux"
-command -v "$python" > /dev/null || fail "there is no $python, so set PYTHON to a Python that tensorflow supports"
+command -v flock > /dev/null || fail "flock is missing; install the package util-linux"
+command -v "$python" > /dev/null || fail "there is no $python; set PYTHON to a Python that tensorflow supports"
 
 stop_if_prepared() {
   local stem=${name%%:*} version= info
   [[ $name != *:* ]] || version=${name##*:}
   info=$(find "$dir/$stem" -path "*/${version:-[0-9]*}/dataset_info.json" 2> /dev/null | head -n 1 || true)
   [[ -n $info ]] || return 0
-  grep -q '"array_record"' "$info" || fail "$dir/$stem was prepared in another format than array_record, so give another DIR"
-  echo "$name is prepared already: --dataset=$name --data_dir=$dir"
+  grep -q '"array_record"' "$info" || fail "$dir/$stem was prepared in another format than array_record; give another DIR"
+  echo "$name is prepared already; use --dataset=$name --data_dir=$dir"
   exit 0
 }
 
 stop_if_prepared
-mkdir -p "$dir" 2> /dev/null && [[ -w $dir ]] || fail "the folder $dir cannot be written, so give another DIR"
+mkdir -p "$dir" 2> /dev/null && [[ -w $dir ]] || fail "the folder $dir cannot be written; give another DIR"
 dir=$(cd "$dir" && pwd)
 
-# Of several processes that prepare the same set at once, the first one works; the others wait and find it done.
+# If several processes prepare the same set at once, the first one works; the others wait and find the set prepared.
 exec 9>> "$dir/.prepare-${name//[\/:]/-}.lock"
 flock --nonblock 9 || {
-  echo "prepare_data.sh: another process prepares $name in $dir, waiting for it" >&2
+  echo "prepare_data.sh: another process is preparing $name in $dir; waiting for it" >&2
   flock 9
 }
 stop_if_prepared
 
 environment=$(mktemp -d "${TMPDIR:-/tmp}/prepare_data.XXXXXX")
 trap 'rm -rf "$environment"' EXIT
-"$python" - << 'PYTHON' || fail "there is no network (storage.googleapis.com does not answer), and preparing $name needs it"
+"$python" - << 'PYTHON' || fail "storage.googleapis.com does not answer; preparing $name needs the network"
 import sys, urllib.error, urllib.request
 try:
     urllib.request.urlopen("https://storage.googleapis.com/tfds-data", timeout=15)
 except urllib.error.HTTPError:
-    pass  # an answer, whatever it says
+    pass  # any answer shows that there is a network
 except OSError as error:
     sys.exit(f"{error}")
 PYTHON
-"$python" -m venv "$environment" || fail "$python cannot make a virtual environment, so install its venv package"
-echo "prepare_data.sh: installing tensorflow in $environment (removed afterwards)" >&2
+"$python" -m venv "$environment" || fail "$python cannot make a virtual environment; install its venv package"
+echo "prepare_data.sh: installing tensorflow in $environment, which is removed at the end" >&2
 "$environment/bin/python" -m pip install --quiet --disable-pip-version-check --retries 2 \
   tensorflow-cpu 'tensorflow-datasets>=4.9.10,<4.10' importlib_resources array_record ||
-  fail "tensorflow-cpu cannot be installed for $("$python" --version), so see pip's message above, or set PYTHON to another"
+  fail "tensorflow-cpu cannot be installed for $("$python" --version); see pip's message above, or set PYTHON to another Python"
 
-TF_CPP_MIN_LOG_LEVEL=3 "$environment/bin/python" - "$name" "$dir" << 'PYTHON' || fail "$name was not prepared" $?
+TF_CPP_MIN_LOG_LEVEL=3 "$environment/bin/python" - "$name" "$dir" << 'PYTHON' || fail "$name was not prepared; the reason is above" $?
 import sys
 import tensorflow_datasets as tfds
 
@@ -74,4 +76,4 @@ try:
 except Exception as error:
     sys.exit(f"{type(error).__name__}: {error}")
 PYTHON
-echo "$name is prepared: --dataset=$name --data_dir=$dir"
+echo "$name is prepared; use --dataset=$name --data_dir=$dir"

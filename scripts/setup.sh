@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
-# Makes .venv where there is none and installs requirements.txt into it.
+# Makes the virtual environment .venv and installs requirements.txt into it. If nothing has changed since the last time,
+# the script ends at once.
 #
-#   bash scripts/setup.sh          the CPU build of jax
-#   bash scripts/setup.sh cuda13   jax for NVIDIA GPUs (any extra of jax: cuda12, cuda13, tpu)
-#   PYTHON=python3.12 bash scripts/setup.sh
+#   bash scripts/setup.sh                        jax for CPUs
+#   bash scripts/setup.sh cuda13                 jax for NVIDIA GPUs (or another extra of jax: cuda12, tpu)
+#   PYTHON=python3.12 bash scripts/setup.sh      another interpreter
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -12,7 +13,7 @@ if [ -f .venv/installed ] && [ "$wanted" = "$(cat .venv/installed)" ]; then exit
 
 python="${PYTHON:-python3}"
 "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || {
-  echo "error: Python 3.11 or newer is needed, $python is $("$python" -V 2>&1); name another by PYTHON=..." >&2
+  echo "error: $python is $("$python" -V 2>&1), and Python 3.11 or newer is needed; name another by PYTHON=..." >&2
   exit 1
 }
 extra=()

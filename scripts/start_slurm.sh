@@ -1,11 +1,13 @@
 #!/usr/bin/env bash
-# A SLURM of this machine alone, for trying --launcher=slurm: munge, the controller and one node, as root, without systemd.
+# Starts a SLURM cluster on this machine alone, to try --launcher=slurm: munge, the controller and one node. It needs
+# root and no systemd.
 #
 #   apt-get install slurm-wlm munge
 #   export SLURM_CONF=$(bash scripts/start_slurm.sh DIR)        DIR holds its configuration, state and logs
 #   bash scripts/start_slurm.sh DIR stop
 #
-# One partition, "debug", with all cores and most of the memory; jobs that are preempted or lose their node are requeued.
+# The only partition, "debug", has all cores and most of the memory. Jobs that are preempted or lose their node are
+# requeued.
 set -euo pipefail
 
 fail() {
@@ -13,18 +15,18 @@ fail() {
   exit 1
 }
 
-[[ $# -eq 1 || ($# -eq 2 && $2 == stop) ]] || fail "give a folder, and perhaps the word stop: bash scripts/start_slurm.sh DIR [stop]"
+[[ $# -eq 1 || ($# -eq 2 && $2 == stop) ]] || fail "the folder is missing or a word is unknown; the usage is: bash scripts/start_slurm.sh DIR [stop]"
 mkdir -p "$1"
 dir=$(cd "$1" && pwd)
 export SLURM_CONF="$dir/slurm.conf"
 
-runs() {  # whether the daemon of that name, and no process that has its number since, lives
+runs() {  # whether the daemon of that name lives; another process may have got its number
   [[ -s $dir/$1.pid && $(cat "/proc/$(cat "$dir/$1.pid")/comm" 2> /dev/null) == "$1" ]]
 }
 
 if [[ ${2:-} == stop ]]; then
   timeout 5 scancel --partition=debug 2> /dev/null || true
-  for _ in $(seq 40); do  # a job whose daemons are gone would stay for ever
+  for _ in $(seq 40); do  # a job would stay for ever if its daemons ended first
     [[ -n $(timeout 5 squeue --noheader 2> /dev/null || true) ]] || break
     sleep 0.5
   done
@@ -35,14 +37,14 @@ if [[ ${2:-} == stop ]]; then
 fi
 
 for program in munged slurmctld slurmd sbatch srun; do
-  command -v "$program" > /dev/null || fail "there is no $program, so install the packages slurm-wlm and munge"
+  command -v "$program" > /dev/null || fail "there is no $program; install the packages slurm-wlm and munge"
 done
-[[ $(id -u) == 0 ]] || fail "the daemons must be started by root"
+[[ $(id -u) == 0 ]] || fail "the daemons need root; run the script as root"
 for name in slurmd slurmctld munged; do
-  ! runs "$name" || fail "$name runs already in $dir, so use it (SLURM_CONF=$SLURM_CONF), or stop it first: bash scripts/start_slurm.sh $1 stop"
+  ! runs "$name" || fail "$name runs already in $dir; use it (SLURM_CONF=$SLURM_CONF), or stop it: bash scripts/start_slurm.sh $1 stop"
 done
 
-# A socket and a key of its own, so that a munge that runs already is left alone.
+# Its own socket and key leave a munge alone that runs already.
 [[ -f $dir/munge.key ]] || (umask 077 && head -c 128 /dev/urandom > "$dir/munge.key")
 munged --force --key-file="$dir/munge.key" --socket="$dir/munge.socket" --pid-file="$dir/munged.pid" \
   --log-file="$dir/munged.log" --seed-file="$dir/munged.seed" 2> "$dir/munged.err" || fail "$(tail -n 1 "$dir/munged.err")"
@@ -58,7 +60,7 @@ SlurmctldHost=$(hostname -s)
 SlurmctldPort=$(free_port)
 SlurmdPort=$(free_port)
 AuthType=auth/munge
-AuthInfo=socket=$dir/munge.socket,cred_expire=20  # a requeued job waits as long
+AuthInfo=socket=$dir/munge.socket,cred_expire=20  # a requeued job waits this long
 CredType=cred/munge
 SlurmUser=root
 SlurmctldPidFile=$dir/slurmctld.pid
@@ -87,5 +89,5 @@ for _ in $(seq 60); do
   [[ $(sinfo --noheader --format=%T 2> /dev/null) != idle ]] || break
   sleep 0.5
 done
-[[ $(sinfo --noheader --format=%T) == idle ]] || fail "the node does not come up: $(tail -n 1 "$dir/slurmd.log")"
+[[ $(sinfo --noheader --format=%T) == idle ]] || fail "the node does not start; the last line of its log: $(tail -n 1 "$dir/slurmd.log")"
 echo "$SLURM_CONF"

@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# Ruff and the test suite, in .venv (made where there is none).
+# Runs ruff and the test suite in .venv, which is made first if it does not exist.
 #
-#   bash scripts/test.sh            the fast suite
-#   bash scripts/test.sh --slow     also what takes minutes each
+#   bash scripts/test.sh                      the fast tests
+#   bash scripts/test.sh --slow               all tests, also those that take minutes each
+#   bash scripts/test.sh -k checkpoint        further words go to pytest
 set -euo pipefail
 cd "$(dirname "$0")/.."
 bash scripts/setup.sh

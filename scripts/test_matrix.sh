@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
-# The fast suite on the oldest and the newest supported jax: Python 3.11 has jax 0.10, 3.12 and newer the newest.
+# Runs the fast tests with the oldest and with the newest supported jax. Python 3.11 gets jax 0.10; Python 3.12 and
+# newer get the newest jax.
 #
-#   bash scripts/test_matrix.sh                                python3.11, and the newest of 3.14, 3.13, 3.12 at hand
-#   bash scripts/test_matrix.sh python3.11 python3.13 -- -k checkpoint
+#   bash scripts/test_matrix.sh                                          python3.11, and the newest of 3.14, 3.13, 3.12
+#   bash scripts/test_matrix.sh python3.11 python3.13 -- -k checkpoint   these two; words after -- go to pytest
 #
-# Each Python gets an environment of its own under .matrix/. A Python that is named and is not there is an error.
+# Each Python gets its own environment under .matrix/. It is an error to name a Python that is not installed.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-runs() {  # whether that Python is there, and no placeholder for one (as pyenv has them)
+runs() {  # whether that Python starts; pyenv has commands for Pythons that are not installed
   "$1" -c "" 2>/dev/null
 }
 pythons=()
@@ -22,13 +23,13 @@ if [ ${#pythons[@]} -eq 0 ]; then
   done
 fi
 [ ${#pythons[@]} -gt 0 ] || {
-  echo "error: there is neither python3.11 nor a newer one; name the interpreters" >&2
+  echo "error: neither python3.11 nor a newer Python is installed under this name; name the interpreters" >&2
   exit 1
 }
-[ ${#pythons[@]} -gt 1 ] || echo "${pythons[0]} alone, so one jax alone" >&2
+[ ${#pythons[@]} -gt 1 ] || echo "warning: only ${pythons[0]} is installed, so only one jax is tested" >&2
 for python in "${pythons[@]}"; do
   runs "$python" || {
-    echo "error: there is no $python" >&2
+    echo "error: $python is not installed; install it or name another" >&2
     exit 1
   }
 done

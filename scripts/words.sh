@@ -1,10 +1,14 @@
-# The words that reproduce_*.sh take, in any order; sourced by them.
+# Reads the words of a command line for the scripts reproduce_*.sh, which source this file. The order of words is free.
 #
 #   read_words "DIR [linear | nonlinear] [--quick]" "linear|nonlinear" "$@"
 #
-# sets `quick`, `data` (DIR, absolute) where the usage begins with it, `choice`, the last word that matches the second
-# argument, and `device` (cuda13, say), for scripts/setup.sh; goes to the checkout's root. What it does not know is refused:
-# usage on stderr, status 2.
+# The first argument is the usage. The second is a pattern of words from which one can be chosen, or empty.
+# The function changes to the root of the checkout and sets
+#   data      the absolute path of DIR, if the usage begins with DIR
+#   quick     yes for --quick, else empty
+#   choice    the last word that matches the pattern
+#   device    a word such as cuda13, for scripts/setup.sh
+# An unknown word, or a missing DIR, prints the usage and ends the script with status 2.
 read_words() {
   local usage="$1 [cuda13]" choices=$2 word
   shift 2
@@ -26,8 +30,9 @@ read_words() {
   cd "$(dirname "$0")/.."
 }
 
-# Goes on after a command that fails with its own sentence, as training does when a run diverged; one that was interrupted
-# ends the script. What calls it ends with `exit "$failed"`.
+# Runs a command. A failure with status 1, such as a diverged run, is remembered in `failed` and the script goes on. Any
+# other status, such as that of an interrupt, ends the script. A script that uses this function ends with
+# `exit "$failed"`.
 failed=0
 go_on() {
   "$@" || {

@@ -11,7 +11,7 @@ import pytest
 from absl import flags
 
 from experiments.common import settings
-from experiments.common.options import entry
+from experiments.common.options import ESTIMATORS, choose
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = sorted((ROOT / "scripts").glob("reproduce_*.sh"))
@@ -97,7 +97,7 @@ def test_what_it_runs_is_sound(script, run):
             if module == "experiments.train":
                 assert settings.from_flags(values)
             elif "estimators" in values:
-                assert all(entry(name) for name in values["estimators"].value or [])
+                assert all(choose(name, ESTIMATORS) for name in values["estimators"].value or [])
 
 
 @pytest.mark.parametrize(

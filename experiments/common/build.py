@@ -1,4 +1,4 @@
-"""From settings to the library's objects: the one place that maps flags to functions."""
+"""From settings to the library's objects: data, model, estimator, objective, optimizer, and the program they make."""
 
 import functools
 import inspect
@@ -12,26 +12,34 @@ import numpy as np
 import optax
 from jax import Array
 
-from experiments.common.options import entry, has_temperature
-from experiments.common.settings import ARRAYS, Settings
+from experiments.common import optimizers, options, settings
+from experiments.common.settings import Settings
 from vae import data as datasets
 from vae import estimators, models, objectives, train
 from vae.devices import host_memory
+from vae.hierarchy import Markov
 
-# Of the memory, what training images may take; several processes of one host may share it.
-RESIDENT = 0.25
+# The part of a memory that training images may take. States and activations need the rest, and several processes of one
+# host may share its memory.
+RESIDENT_PART = 0.25
 
 
 class Program(NamedTuple):
-    """One compiled program's worth of training: pure functions of array-valued settings, `arrays` below.
+    """One compiled program: pure functions that train every run of a group.
+
+    The runs of a group differ only in the numbers that `arrays` returns, which are arguments of these functions. Every
+    other setting is part of the code. `jax.vmap` or `jax.lax.map` over stacked arguments therefore trains all runs of
+    the group in one compiled function.
 
     Attributes:
-      model: the linen VAE.
-      judged: the same for figures and pictures: of relaxed latents, the one with the discrete latents they stand for.
+      model: the linen VAE that is trained.
+      judged: the VAE that is evaluated and drawn: the same, but relaxed latents are replaced by the discrete latents
+        that they stand for.
       init: `init(arrays) -> TrainState`.
-      epoch: `epoch(state, arrays, data) -> (state, metrics)` over data `[N, H, W, C]` in their own dtype.
-      order, chunk: what `vae.streaming.Epoch` makes an epoch of all runs of, where the data are not on the device.
-      steps_per_epoch: updates in an epoch.
+      epoch: `epoch(state, arrays, images) -> (state, metrics)` over images `[N, H, W, C]` of any dtype on the device.
+      order: `order(arrays, step)`, the order of the images; for `vae.devices.streaming.Epoch`.
+      chunk: `chunk(state, arrays, batches)`, a part of an epoch; for `vae.devices.streaming.Epoch`.
+      steps_per_epoch: number of updates in an epoch.
     """
 
     model: models.VAE
@@ -43,16 +51,70 @@ class Program(NamedTuple):
     steps_per_epoch: int
 
 
+def program(run: Settings, data: datasets.Dataset) -> Program:
+    """The program that trains `run` and every other run of its group.
+
+    Raises:
+      ValueError, NotImplementedError: If the settings do not go together. A step is traced for this, at once.
+    """
+    vae = model(run, data)
+    gradient = settings.build(run, "estimator", num_samples=run.num_samples)
+    steps_per_epoch = len(data.train) // run.batch_size
+    x = jnp.zeros((run.batch_size, *data.train.shape[1:]))
+    _check_estimator(run, vae, x)
+
+    def split_seed(values: dict[str, Array]) -> tuple[Array, Array]:
+        key_init, key_epochs = jax.random.split(jax.random.key(values["seed"]), 2)
+        return key_init, key_epochs
+
+    def init(values: dict[str, Array]) -> train.TrainState:
+        key_init, _ = split_seed(values)
+        return train.make_init(vae, gradient, optimizer(run, values, steps_per_epoch), x)(key_init)
+
+    def make_step(values: dict[str, Array]) -> Callable:
+        tx = optimizer(run, values, steps_per_epoch)
+
+        def step(state, key, batch):
+            key_binarize, key_step = jax.random.split(key)
+            x = datasets.pixels(batch, data.levels)
+            if run.binarization == "dynamic":
+                x = datasets.binarize(key_binarize, x)
+            bound = objective(run, values, state.step / steps_per_epoch)
+            return train.make_step(vae.apply, bound, gradient, tx)(state, key_step, x)
+
+        return step
+
+    def epoch(state, values, images):
+        _, key_epochs = split_seed(values)
+        return train.make_epoch(make_step(values), run.batch_size)(state, key_epochs, images)
+
+    def order(values, step):
+        _, key_epochs = split_seed(values)
+        return train.make_order(len(data.train), run.batch_size)(key_epochs, step)
+
+    def chunk(state, values, batches):
+        _, key_epochs = split_seed(values)
+        return train.make_chunk(make_step(values))(state, key_epochs, batches)
+
+    values = arrays(run)
+    state = jax.eval_shape(init, values)
+    jax.eval_shape(epoch, state, values, jax.ShapeDtypeStruct(data.train.shape, data.train.dtype))
+    return Program(vae, model(run, data, judged=True), init, epoch, order, chunk, steps_per_epoch)
+
+
 def arrays(run: Settings) -> dict[str, Array]:
-    """The array-valued settings of a run, which are arguments of its program and not part of it."""
+    """The numbers of the run that are arguments of its program: int32 or float32 scalars."""
     dtype = lambda value: jnp.int32 if isinstance(value, int) else jnp.float32
-    return {name: jnp.asarray(getattr(run, name), dtype(getattr(run, name))) for name in ARRAYS}
+    return {name: jnp.asarray(value, dtype(value)) for name, value in settings.array_values(run).items()}
+
+
+# --- Data
 
 
 @functools.cache
 def _load(
     dataset: str, binarization: str, validation_size: int, data_dir: str | None, cache_dir: str | None, max_bytes: float
-):
+) -> datasets.Dataset:
     data = datasets.load(dataset, data_dir, validation_size, cache_dir, max_bytes)
     if binarization in ("static", "threshold") and not isinstance(data.train, np.ndarray):
         raise ValueError(
@@ -62,7 +124,7 @@ def _load(
     return datasets.fix_binarization(data, binarization)
 
 
-_mean_images: dict[str, tuple[float, ...]] = {}  # by checksum: of images on disk each takes a decoding of all of them
+_mean_images: dict[str, tuple[float, ...]] = {}  # by checksum; for images on disk each takes decoding all of them
 
 
 def _mean_image(data: datasets.Dataset) -> tuple[float, ...]:
@@ -72,7 +134,7 @@ def _mean_image(data: datasets.Dataset) -> tuple[float, ...]:
 
 
 def forget_data() -> None:
-    """Lets go of the data sets that `load_data` keeps for the next run."""
+    """Releases the data sets that `load_data` keeps in memory for the next run."""
     _load.cache_clear()
     _mean_images.clear()
 
@@ -80,196 +142,168 @@ def forget_data() -> None:
 def load_data(
     run: Settings, data_dir: str | None, cache_dir: str | None = None, streaming: str = "auto"
 ) -> datasets.Dataset:
-    """The data set with its held-out splits binarized as the run says, checked against the run's other settings."""
-    size = max_bytes(streaming)
+    """The data set of the run, with its held-out splits binarized; streaming is on, off or auto.
+
+    Raises:
+      ValueError: If the data do not suit the run's other settings.
+    """
+    size = resident_bytes(streaming)
     data = _load(run.dataset, run.binarization, run.validation_size, data_dir, cache_dir, size)
     if run.batch_size > len(data.train):
         raise ValueError(f"--batch_size={run.batch_size} is larger than the {len(data.train)} training images")
-    if run.likelihood == "discretized_logistic" and data.levels == 0:
-        raise ValueError("--likelihood=discretized_logistic needs grey levels; save uint8 images or take gaussian")
+    if run.choice("likelihood").name == "discretized_logistic" and data.levels == 0:
+        raise ValueError(
+            "--likelihood=discretized_logistic needs grey levels; save uint8 images or choose --likelihood=gaussian"
+        )
     return data
 
 
 def load_trained(run: Settings, data_dir: str | None, cache_dir: str | None = None) -> datasets.Dataset:
-    """The data set of a run that was trained: images that are binarized for good were in memory, and are again."""
+    """The data set of a run that was trained before. Images that are binarized once must be in memory, as they were."""
     return load_data(run, data_dir, cache_dir, "off" if run.binarization in ("static", "threshold") else "auto")
 
 
-def max_bytes(streaming: str) -> float:
-    """How large the training images may be to lie in the device's memory, and in the host's before.
+def resident_bytes(streaming: str) -> float:
+    """The largest size of training images that are held in the memory of the host and of the device.
 
-    `streaming`: on (not at all), off (without a limit), auto (a part of both memories; states and activations need the
-    rest).
+    Args:
+      streaming: on (zero bytes), off (no limit), or auto (a part of the smaller memory).
     """
-    if streaming != "auto":
-        return 0 if streaming == "on" else math.inf
+    if streaming == "on":
+        return 0
+    if streaming == "off":
+        return math.inf
     device = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit", math.inf)
-    return RESIDENT * min(device, host_memory.limit())
+    return RESIDENT_PART * min(device, host_memory.limit())
+
+
+def bits_per_dim(nats: float, data: datasets.Dataset, likelihood: str) -> float:
+    """Bits for each pixel and channel, from nats for each image.
+
+    A Gaussian is a density of pixels in [0, 1]. Its unit of length is converted to one grey level, so that the density
+    is comparable with the probabilities of the discretized logistic.
+    """
+    pixels = math.prod(data.train.shape[1:])
+    offset = math.log2(max(data.levels - 1, 1)) if likelihood == "gaussian" else 0.0
+    return nats / pixels / math.log(2) + offset
+
+
+# --- Model, objective, optimizer
 
 
 def model(run: Settings, data: datasets.Dataset, judged: bool = False) -> models.VAE:
-    """The VAE of the run for images of this data set; `judged`: with the latents that a relaxation stands for."""
-    posterior = _posterior(run)
-    slope = {"negative_slope": run.negative_slope} if run.activation == "leaky_relu" else {}
+    """The VAE of the run for images of this data set. `judged` replaces relaxed latents by the discrete latents that
+    they stand for."""
+    posterior = settings.build(run, "posterior")
+    if judged and posterior.hard:
+        posterior = posterior.hard
     return models.make_vae(
         data.train.shape[1:],
         latent_dim=run.latent_dim,
         hidden=run.hidden,
         layer_hidden=run.layer_hidden,
-        architecture=run.architecture,
-        activation=models.ACTIVATIONS[run.activation](**slope),
-        likelihood=run.likelihood,
-        posterior=posterior.hard or posterior if judged else posterior,
-        prior="learned" if run.learn_prior else "standard",
+        architecture=settings.build(run, "architecture"),
+        activation=settings.build(run, "activation"),
+        likelihood=settings.build(run, "likelihood"),
+        posterior=posterior,
+        prior=settings.build(run, "prior"),
         levels=data.levels,
         data_mean=_mean_image(data) if run.data_mean else (),
         compute_dtype=run.compute_dtype,
     )
 
 
-def _posterior(run: Settings) -> models.Posterior:
-    """The posterior of the run, with those of its options that the run sets."""
-    make = models.POSTERIORS[run.posterior]
-    options = {"categories": run.categories, "temperature": run.temperature, "signed": run.signed_bits}
-    known = inspect.signature(make).parameters
-    if run.signed_bits and "signed" not in known:
-        raise ValueError("--signed_bits is for binary latents; choose --posterior=bernoulli or binary_concrete")
-    return make(**{name: value for name, value in options.items() if name in known and value})
+def objective(run: Settings, values: dict[str, Array], epoch: Array) -> objectives.Objective:
+    """The bound of the run at a (fractional) epoch.
 
-
-@functools.cache
-def estimator(name: str, num_samples: int, temperature: float = 0.0, by_layer: bool = False) -> estimators.Estimator:
-    """The estimator spelled so. A temperature is for those that have one, 0 is their own; `by_layer` is for those that
-    can take layers one by one."""
-    options, found = {"temperature": temperature} if temperature and has_temperature(name) else {}, entry(name)
-    made = found.make(num_samples=num_samples, **options)
-    return estimators.layerwise(made) if by_layer and not found.differentiates_f else made
-
-
-def objective(run: Settings, values: dict[str, Array], epoch: Array):
-    """The bound of the run at a (fractional) epoch, with array-valued settings from `values`."""
-    if run.objective in ("elbo", "iwae"):
-        return getattr(objectives, run.objective)
-    if run.objective == "renyi":
-        return objectives.renyi(run.alpha)
-    if run.objective == "thermodynamic":
-        return objectives.thermodynamic(partitions=run.partitions)
-    beta = values["beta"]
-    if run.kl_warmup:
-        beta = beta * jnp.minimum(1.0, epoch / values["kl_warmup"])
-    return objectives.elbo_analytic(beta, values["free_bits"] if run.free_bits else 0.0)
-
-
-def optimizer(run: Settings, values: dict[str, Array], total_steps: int) -> optax.GradientTransformation:
-    """Adam with the run's schedule, rates and clipping. Model and estimator are clipped apart: the gradient that a
-    control variate learns by may be a thousand times the model's, and would scale it down."""
-    adam = lambda name: optax.adam(learning_rate(run, values[name], total_steps), eps=run.adam_epsilon)
-    parts = {"model": "model", "estimator": "estimator"}
-    tx = adam("learning_rate")
-    if run.cv_learning_rate:
-        tx = optax.partition({"model": tx, "estimator": adam("cv_learning_rate")}, parts)
-    if not run.clip_norm:
-        return tx
-    clip = optax.partition({part: optax.clip_by_global_norm(values["clip_norm"]) for part in parts}, parts)
-    return optax.chain(clip, tx)
-
-
-def learning_rate(run: Settings, peak: Array, total_steps: int):
-    """The run's schedule, a function of the step, or the constant."""
-    if run.schedule == "constant":
-        return peak
-    if run.schedule == "cosine":
-        return optax.cosine_decay_schedule(peak, total_steps)
-    if run.schedule == "linear":
-        return optax.linear_schedule(peak, 0.0, total_steps)
-    # Burda, Grosse & Salakhutdinov (2015), section 5: stage i = 0, ..., 7 has 3^i epochs at 10^(-i/7) of the peak.
-    ends = {total_steps // run.epochs * (3**i // 2): 10 ** (-1 / 7) for i in range(1, 8)}
-    return optax.piecewise_constant_schedule(peak, ends)
-
-
-def program(run: Settings, data: datasets.Dataset) -> Program:
-    """The program that trains `run` and every other run that differs from it in array-valued settings alone.
-
-    Raises:
-      ValueError, NotImplementedError: at once, by tracing a step, if the settings do not go together.
+    Args:
+      run: the settings.
+      values: what `arrays(run)` returns.
+      epoch: `[]`, the number of epochs before the present step.
     """
-    vae, estimate = model(run, data), estimator(run.estimator, run.num_samples, run.temperature, run.by_layer)
-    steps_per_epoch = len(data.train) // run.batch_size
-    x = jnp.zeros((run.batch_size, *data.train.shape[1:]))
-    _check_estimator(run, vae, x)
-
-    def keys(values):
-        return jax.random.split(jax.random.key(values["seed"]), 2)
-
-    def init(values) -> train.TrainState:
-        return train.make_init(vae, estimate, optimizer(run, values, run.epochs * steps_per_epoch), x)(keys(values)[0])
-
-    def make_step(values):
-        tx = optimizer(run, values, run.epochs * steps_per_epoch)
-
-        def step(state, key, batch):
-            key_binarize, key_step = jax.random.split(key)
-            x = datasets.pixels(batch, data.levels)
-            x = datasets.binarize(key_binarize, x) if run.binarization == "dynamic" else x
-            bound = objective(run, values, state.step / steps_per_epoch)
-            return train.make_step(vae.apply, bound, estimate, tx)(state, key_step, x)
-
-        return step
-
-    def epoch(state, values, images):
-        return train.make_epoch(make_step(values), run.batch_size)(state, keys(values)[1], images)
-
-    def order(values, step):
-        return train.make_order(len(data.train), run.batch_size)(keys(values)[1], step)
-
-    def chunk(state, values, batches):
-        return train.make_chunk(make_step(values))(state, keys(values)[1], batches)
-
-    values = arrays(run)
-    state = jax.eval_shape(init, values)
-    jax.eval_shape(epoch, state, values, jax.ShapeDtypeStruct(data.train.shape, data.train.dtype))
-    return Program(vae, model(run, data, judged=True), init, epoch, order, chunk, steps_per_epoch)
+    arguments = _option_arrays("objective", values)
+    if "epoch" in inspect.signature(objectives.BY_NAME[run.choice("objective").name]).parameters:
+        arguments["epoch"] = epoch
+    return settings.build(run, "objective", **arguments)
 
 
-def expectations(bound: Callable) -> list[tuple[Any, estimators.Reduction, float]]:
-    """What `bound(expect)` hands to its estimator: each q, the reduction of its samples, and its log_q_weight."""
-    calls = []
+def optimizer(run: Settings, values: dict[str, Array], steps_per_epoch: int) -> optax.GradientTransformation:
+    """The optimizer of the run, with schedule, learning rates and clipping; `values` is what `arrays(run)` returns."""
+    make = settings.build(run, "optimizer", **_option_arrays("optimizer", values))
+    schedule = optimizers.make_schedule(run.schedule, steps_per_epoch, run.epochs)
+    tx = make(values["learning_rate"], schedule)
+    return optimizers.clip(tx, values["clip_norm"]) if run.clip_norm else tx
+
+
+def _option_arrays(setting: str, values: dict[str, Array]) -> dict[str, Array]:
+    """The array-valued options of a setting: of "objective.beta" the part "beta"."""
+    prefix = f"{setting}."
+    return {name.removeprefix(prefix): value for name, value in values.items() if name.startswith(prefix)}
+
+
+# --- Whether an estimator suits a bound
+
+
+class Expectation(NamedTuple):
+    """An expectation that an objective hands to its estimator: E[reduce(f(z_k) - log_q_weight log q(z_k))]."""
+
+    q: Any
+    reduce: estimators.Reduction
+    log_q_weight: float
+
+
+def expectations(bound: Callable[[estimators.Expect], estimators.Estimate]) -> list[Expectation]:
+    """The expectations of `bound(expect)`, in order. Nothing is sampled."""
+    recorded = []
 
     def expect(q, f, reduce=estimators.mean, log_q_weight=0.0):
-        calls.append((q, reduce, log_q_weight))
+        recorded.append(Expectation(q, reduce, log_q_weight))
         return estimators.Estimate(jnp.zeros(q.batch_shape), jnp.zeros(()), {})
 
     bound(expect)
-    return calls
+    return recorded
 
 
 def _check_estimator(run: Settings, vae: models.VAE, x: Array) -> None:
-    """Refuses an estimator that cannot differentiate the run's bound of its latents, and names those that can."""
-    found, reductions, key = entry(run.estimator), [], jax.random.key(0)
+    """Refuses an estimator that cannot differentiate the run's bound.
 
-    def encoded():
-        params, bound = vae.init(key, x, key), objective(run, arrays(run), jnp.zeros(()))
-        [(q, reduce, log_q_weight)] = expectations(lambda expect: bound(vae.apply, params, x, expect))
-        reductions.append((reduce, log_q_weight))
-        return q
-
-    q = jax.eval_shape(encoded)
-    [(reduce, log_q_weight)] = reductions
-    if run.by_layer:
-        q = q.first
-    if refusal := found.refusal(q, reduce, log_q_weight):
-        raise ValueError(
-            f"--estimator={run.estimator} does not suit --posterior={run.posterior} with --objective={run.objective}: "
-            f"{refusal}"
-        )
-
-
-def bits_per_dim(nats: float, data: datasets.Dataset, likelihood: str) -> float:
-    """Bits per pixel and channel of `nats` per image.
-
-    A Gaussian density of pixels in [0, 1] is converted to units of one grey level, the scale on which a density is
-    comparable with the mass of the discretized logistic.
+    Raises:
+      ValueError: A sentence that names the flags and the estimators that can.
     """
-    pixels = math.prod(data.train.shape[1:])
-    offset = math.log2(max(data.levels - 1, 1)) if likelihood == "gaussian" else 0.0
-    return nats / pixels / math.log(2) + offset
+    recorded: list[Expectation] = []
+    key = jax.random.key(0)
+
+    def posteriors() -> list[Any]:
+        params = vae.init(key, x, key)
+        bound = objective(run, arrays(run), jnp.zeros(()))
+        recorded.extend(expectations(lambda expect: bound(vae.apply, params, x, expect)))
+        return [expectation.q for expectation in recorded]
+
+    shapes = jax.eval_shape(posteriors)
+    choice = run.choice("estimator")
+    by_layer = options.ESTIMATORS.values(choice)["by_layer"]
+    entry = estimators.BY_NAME[choice.name]
+    for q, (_, reduce, log_q_weight) in zip(shapes, recorded, strict=True):
+        if by_layer and not (isinstance(q, Markov) and reduce.additive):
+            raise ValueError(
+                f"--estimator={run.estimator}: by_layer needs several stochastic layers and a bound for the mean over"
+                " samples; choose for example --latent_dim=16-8 --objective=elbo, or leave by_layer out"
+            )
+        refusal = entry.refusal(q.first if by_layer else q, reduce, log_q_weight)
+        if refusal:
+            hint = ""
+            if entry.needs_log_q and log_q_weight == 0:
+                hint = "; choose --objective=elbo for log q(z)"
+            elif not by_layer and _works_by_layer(entry, q, reduce, log_q_weight):
+                hint = f"; --estimator={run.estimator}:by_layer=true can"
+            raise ValueError(
+                f"--estimator={run.estimator} does not suit --posterior={run.posterior} with"
+                f" --objective={run.objective}: {refusal}{hint}"
+            )
+
+
+def _works_by_layer(entry: estimators.Entry, q: Any, reduce: estimators.Reduction, log_q_weight: float) -> bool:
+    """Whether `layerwise` makes an estimator for this posterior of several stochastic layers."""
+    if not isinstance(q, Markov) or not reduce.additive or entry.differentiates_f:
+        return False
+    return entry.refusal(q.first, reduce, log_q_weight) is None

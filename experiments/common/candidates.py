@@ -40,7 +40,8 @@ def choose(task: Task, names: list[str] | None = None, flag: str = "estimators")
     fitting = [name for name in BY_NAME if task.refusal(name) is None]
     if names is None:
         trained = task.problem.trained
-        own = {options.parse(trained.name).name: trained.name} if trained else {}
+        is_own = trained and task.refusal(trained.name) is None
+        own = {options.parse(trained.name).name: trained.name} if is_own else {}
         return [own.get(name, name) for name in fitting if name != ORACLE]
     names = list(dict.fromkeys(name.strip() for name in names))
     chosen = []

@@ -12,6 +12,7 @@ import platform
 import re
 import shlex
 import sys
+import textwrap
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -95,11 +96,6 @@ def _import_packages() -> None:
             )
 
 
-def module(name: str) -> str:
-    """The module of a command, for `python -m`."""
-    return f"experiments.{name}"
-
-
 def command(name: str, *arguments: str) -> str:
     """The line that starts the command `name` with these arguments and the packages of this process."""
     packages = imported_packages()
@@ -114,6 +110,9 @@ def _parse(argv: list[str]) -> list[str]:
     """absl's parser, with one sentence for a wrong flag."""
     try:
         _import_packages()
+        if {"--help", "-help", "-h"} & set(argv[1:]):
+            print(_help())
+            sys.exit()
         positional = flags.FLAGS(argv)
         for name in flags.FLAGS:
             value = flags.FLAGS[name].value
@@ -121,8 +120,27 @@ def _parse(argv: list[str]) -> list[str]:
                 raise flags.IllegalFlagValueError(f"flag --{name}={value}: does not fit into 32 bits")
         return positional
     except flags.Error as error:
-        hint = "" if "--help" in argv else "; --helpfull lists every flag"
-        stop(f"{error}{hint}")
+        stop(f"{error}; --help lists the flags")
+
+
+def _help() -> str:
+    """The description of the command, and its flags in the order in which they are defined; absl sorts them by name."""
+    sections = [sys.modules["__main__"].__doc__ or ""]
+    shared = []
+    for module, defined in flags.FLAGS.flags_by_module_dict().items():
+        if module == __name__:
+            shared = [_describe(flag) for flag in defined]
+        elif module == sys.argv[0] or module.startswith("experiments."):
+            sections += [_describe(flag) for flag in defined]
+    return "\n".join([*sections, *shared, "  --helpfull also lists the flags of absl."])
+
+
+def _describe(flag: flags.Flag) -> str:
+    name = f"--[no]{flag.name}" if flag.boolean else f"--{flag.name}"
+    default = "" if flag.value is None else f"={flag.default_as_str.strip(chr(39))}"
+    choices = flag.parser.syntactic_help
+    text = f"{flag.help} ({choices})" if choices else flag.help
+    return f"  {name}{default}\n" + textwrap.fill(text, 100, initial_indent=" " * 6, subsequent_indent=" " * 6)
 
 
 def given(define_flags: Callable[[flags.FlagValues], None], options: flags.FlagValues) -> dict[str, Any]:

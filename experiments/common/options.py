@@ -17,7 +17,8 @@ import unicodedata
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from vae.estimators import BY_NAME, Entry
+from experiments.common import optimizers
+from vae import estimators, models, objectives
 
 Value = bool | int | float | str
 
@@ -44,28 +45,52 @@ class Table:
 
     Attributes:
       noun: What a name stands for, as error messages call it: "estimator".
-      entries: The table itself. It is read at each use, so entries that are added later are found.
-      factory: A function from an entry of the table to its factory.
+      entries: Name to factory. The mapping is read at each use, so entries that are added later are found.
       reserved: Keyword arguments of the factories that the program passes itself; they are not options.
     """
 
     noun: str
     entries: Mapping[str, Any]
-    factory: Callable[[Any], Callable] = lambda entry: entry
     reserved: tuple[str, ...] = ()
+
+    def make(self, name: str, **arguments) -> Any:
+        """What the factory of the name returns for these arguments."""
+        return self.entries[name](**arguments)
 
     def defaults(self, name: str) -> dict[str, Value]:
         """The options of a name, each with its default."""
-        parameters = inspect.signature(self.factory(self.entries[name])).parameters
-        simple = {key: p.default for key, p in parameters.items() if isinstance(p.default, Value)}
-        return {key: default for key, default in simple.items() if key not in self.reserved}
+        return _simple_defaults(self.entries[name], self.reserved)
 
     def values(self, choice: Choice) -> dict[str, Value]:
         """Every option of the choice with its value, given or default."""
         return self.defaults(choice.name) | dict(choice.options)
 
+    def describe(self, name: str) -> str:
+        """The name with every option at its default, for help texts."""
+        return str(Choice(name, tuple(self.defaults(name).items())))
 
-ESTIMATORS = Table("estimator", BY_NAME, factory=lambda entry: entry.make, reserved=("num_samples",))
+
+class EstimatorTable(Table):
+    """Entries are `vae.estimators.Entry`, and every name has the option `by_layer` of `vae.estimators.make`."""
+
+    def make(self, name: str, **arguments) -> Any:
+        return estimators.make(name, **arguments)
+
+    def defaults(self, name: str) -> dict[str, Value]:
+        return _simple_defaults(self.entries[name].make, self.reserved) | {"by_layer": False}
+
+    def describe(self, name: str) -> str:
+        return super().describe(name).removesuffix(":by_layer=false")
+
+
+ESTIMATORS = EstimatorTable("estimator", estimators.BY_NAME, reserved=("num_samples",))
+OBJECTIVES = Table("objective", objectives.BY_NAME, reserved=("epoch",))
+POSTERIORS = Table("posterior", models.POSTERIORS)
+PRIORS = Table("prior", models.PRIORS)
+LIKELIHOODS = Table("likelihood", models.LIKELIHOODS)
+ARCHITECTURES = Table("architecture", models.ARCHITECTURES)
+ACTIVATIONS = Table("activation", models.ACTIVATIONS)
+OPTIMIZERS = Table("optimizer", optimizers.OPTIMIZERS)
 
 
 def parse(text: str) -> Choice:
@@ -121,7 +146,7 @@ def build(choice: Choice, table: Table, **arguments) -> Any:
       ValueError: If the factory refuses the options; the sentence begins with the choice.
     """
     try:
-        return table.factory(table.entries[choice.name])(**dict(choice.options) | arguments)
+        return table.make(choice.name, **dict(choice.options) | arguments)
     except ValueError as error:
         raise ValueError(f"{choice}: {error}") from None
 
@@ -129,6 +154,15 @@ def build(choice: Choice, table: Table, **arguments) -> Any:
 def is_printable(text: str) -> bool:
     """Whether the text is free of control characters, which could steer a terminal. Spaces of all kinds are allowed."""
     return not any(unicodedata.category(character)[0] == "C" for character in text)
+
+
+_signature = functools.cache(inspect.signature)  # a large sweep asks for the same few signatures thousands of times
+
+
+def _simple_defaults(factory: Callable, reserved: tuple[str, ...]) -> dict[str, Value]:
+    """The keyword arguments of the factory that can be written as text, each with its default."""
+    defaults = {name: parameter.default for name, parameter in _signature(factory).parameters.items()}
+    return {name: value for name, value in defaults.items() if isinstance(value, Value) and name not in reserved}
 
 
 def _text(value: Value) -> str:
@@ -152,31 +186,3 @@ def _convert(option: str, value: Value, kind: type[Value]) -> Value:
     if not math.isfinite(number):
         raise ValueError(f"{option}={text} is not a finite number")
     return number
-
-
-# --- Estimators whose temperature is a flag: this section goes when the settings take every option from its name.
-
-
-def entry(text: str) -> Entry:
-    """The entry of the table, with these options in place of its own defaults."""
-    choice = choose(text, ESTIMATORS)
-    found = BY_NAME[choice.name]
-    if not choice.options:
-        return found
-    return dataclasses.replace(found, make=functools.partial(found.make, **dict(choice.options)))
-
-
-def tempered() -> list[str]:
-    """Names of the estimators that have a temperature."""
-    return [name for name in BY_NAME if has_temperature(name)]
-
-
-def has_temperature(text: str) -> bool:
-    """Whether it has one that is not given behind its name."""
-    return "temperature" in ESTIMATORS.defaults(parse(text).name) and ":temperature=" not in text
-
-
-def temperature_of(text: str, chosen: float = 0.0) -> float:
-    """At which it relaxes: `chosen`, where that is not 0 and its own is not given behind its name; 0 if it has none."""
-    own = ESTIMATORS.values(choose(text, ESTIMATORS)).get("temperature", 0.0)
-    return chosen if chosen and has_temperature(text) else own

@@ -14,6 +14,7 @@ from typing import Any
 import jax
 
 import vae
+from experiments.common import cli
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tensorflow-datasets", "absl-py")
 
@@ -25,11 +26,11 @@ def versions() -> dict[str, str]:
 
 @functools.cache
 def code_digest() -> str:
-    """Sixteen hexadecimal digits that change with the source of `experiments`, of `vae` and of a paper's project."""
+    """Sixteen hexadecimal digits that change with the source of `experiments`, of `vae` and of imported packages."""
     sources = hashlib.sha256()
-    folders = (Path(vae.__file__).parent, Path(__file__).parents[1], _project())
-    for path in (path for folder in folders if folder for path in sorted(folder.rglob("*.py"))):
-        sources.update(path.read_bytes())
+    for place in (Path(vae.__file__).parent, Path(__file__).parents[1], *_imported_sources().values()):
+        for path in sorted(place.rglob("*.py")) if place.is_dir() else [place]:
+            sources.update(path.read_bytes())
     return sources.hexdigest()[:16]
 
 
@@ -44,13 +45,12 @@ def git_commit(folder: Path) -> str:
         return ""
 
 
-def describe_code() -> dict[str, str]:
-    """The commit of this project, the commit of the paper's project that started it (if one did), and the digest."""
-    project = _project()
-    commits = {"git_commit": git_commit(Path(__file__).parents[1])}
-    if project:
-        commits["project_commit"] = git_commit(project)
-    return commits | {"code": code_digest()}
+def describe_code() -> dict[str, Any]:
+    """The commit of this project, the packages of --import (if any) with the commit of each, and the digest."""
+    description: dict[str, Any] = {"git_commit": git_commit(Path(__file__).parents[1])}
+    if sources := _imported_sources():
+        description["imports"] = {name: git_commit(path.parent) for name, path in sources.items()}
+    return description | {"code": code_digest()}
 
 
 def describe_environment() -> dict[str, Any]:
@@ -74,9 +74,8 @@ def describe_measurement(settings: dict[str, Any], seconds: float) -> dict[str, 
     }
 
 
-def _project() -> Path | None:
-    """The package of a paper's own project, if one of its commands was started."""
-    started = sys.modules["__main__"]
-    package = started.__spec__.parent if started.__spec__ else ""
-    ours = (vae.__name__, __name__.partition(".")[0])
-    return Path(started.__file__).parent if package and package.partition(".")[0] not in ours else None
+def _imported_sources() -> dict[str, Path]:
+    """The folder or file of each package that --import names."""
+    modules = {name: sys.modules[name] for name in cli.imported_packages() if name in sys.modules}
+    files = {name: Path(module.__file__) for name, module in modules.items() if module.__file__}
+    return {name: file.parent if file.name == "__init__.py" else file for name, file in files.items()}

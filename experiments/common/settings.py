@@ -1,6 +1,7 @@
-"""The settings of one training run, and the flags made from them: name, type, default, unit and bounds in one place.
+"""The settings of one training run, and the flags made from them: name, type, default and bounds in one place.
 
-Every setting is a flag, and every flag takes a comma-separated list: `--seed=0,1 --latent_dim=8,16` is four runs.
+Every setting is a flag, and every flag takes a comma-separated list: `--seed=0,1 --latent_dim=8,16` is four runs. The
+settings that choose from a table take options after the name: `--objective=renyi:alpha=0.2,renyi:alpha=0.5`.
 """
 
 import dataclasses
@@ -8,165 +9,156 @@ import hashlib
 import itertools
 import json
 import math
-import pkgutil
 from collections.abc import Iterator
 from typing import Any
 
 from absl import flags
 
 from experiments.common import options
+from experiments.common.optimizers import SCHEDULES
+from vae.data import BINARIZATIONS
 
 MATMUL_PRECISIONS = ("default", "bfloat16", "tensorfloat32", "float32")
 COMPUTE_DTYPES = ("float32", "bfloat16")
-OBJECTIVES = ("elbo_analytic", "elbo", "iwae", "renyi", "thermodynamic")
-SCHEDULES = ("constant", "cosine", "linear", "stages")
 
 
-def _setting(default, help, *, choices=None, at_least=None, above=None, array=False):
-    """A field of `Settings`.
-
-    `choices`: the values that it can have, or "module:name" of the table whose names they are: it is imported where a
-    value is checked, since `--help` shall not wait for jax. `array`: runs that differ in it alone share one compiled
-    program.
-    """
-    return dataclasses.field(
-        default=default,
-        metadata={"help": help, "choices": choices, "at_least": at_least, "above": above, "array": array},
-    )
+def _setting(default, help, *, table=None, choices=(), at_least=None, above=None):
+    """A field of `Settings`: a choice from a table of factories, one of a few words, or a number within bounds."""
+    metadata = {"help": help, "table": table, "choices": choices, "at_least": at_least, "above": above}
+    return dataclasses.field(default=default, metadata=metadata)
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """All that decides the numbers of one run."""
+    """All hyperparameters and the seed of one run: everything that decides its numbers."""
 
+    # Data
     dataset: str = _setting(
         "digits",
-        "digits (8x8, shipped with scikit-learn), mnist or another TFDS image set, frey_faces, or your own npz:PATH",
+        "Data set: digits (8x8, shipped with scikit-learn), mnist or another TFDS image set, frey_faces, or npz:PATH,"
+        " a file of your own.",
     )
     binarization: str = _setting(
         "dynamic",
-        "of grey pixels: dynamic (drawn anew in every step), static (drawn once), threshold (at one half), none",
-        choices="vae.data:BINARIZATIONS",
+        "Way to make grey pixels binary: dynamic (drawn anew in every step), static (drawn once), threshold (at one"
+        " half), or none (pixels stay grey).",
+        choices=BINARIZATIONS,
     )
     validation_size: int = _setting(
         0,
-        "training images held out; 0 keeps the data set's own split. Without any, curves are of the test set",
+        "Number of training images to hold out for validation. 0 keeps the data set's own split; without a validation"
+        " split, learning curves show the test set.",
         at_least=0,
     )
-    likelihood: str = _setting("bernoulli", "p(x|z) of a pixel", choices="vae.models:LIKELIHOODS")
-    architecture: str = _setting("mlp", "of encoder and decoder", choices="vae.models:ARCHITECTURES")
-    hidden: tuple[int, ...] = _setting(
-        (128, 64),
-        "widths (mlp) or channels (conv, stride 2) from the image to the latents, joined by dashes; none: a linear map",
-        at_least=1,
+    data_mean: bool = _setting(
+        False,
+        "Whether to subtract the mean training image from the encoder's input and add its logits to the decoder's"
+        " output.",
     )
-    activation: str = _setting("relu", "between layers", choices="vae.models:ACTIVATIONS")
-    negative_slope: float = _setting(0.01, "of leaky_relu; the papers on discrete latents take 0.3", at_least=0)
+
+    # Model
+    likelihood: str = _setting("bernoulli", "Family of p(x|z) for one pixel.", table=options.LIKELIHOODS)
+    posterior: str = _setting("normal", "Family of q(z|x).", table=options.POSTERIORS)
+    prior: str = _setting(
+        "standard", "Prior p(z): the posterior family's standard prior, or one that is learned.", table=options.PRIORS
+    )
     latent_dim: tuple[int, ...] = _setting(
         (8,),
-        "number of latent dimensions; joined by dashes, of several stochastic layers from the image up",
+        "Number of latent variables. Several numbers, joined by dashes, make several stochastic layers, from the image"
+        " upwards.",
+        at_least=1,
+    )
+    architecture: str = _setting("mlp", "Kind of network in the encoder and the decoder.", table=options.ARCHITECTURES)
+    hidden: tuple[int, ...] = _setting(
+        (128, 64),
+        "Widths (mlp) or channels (conv, stride 2) of the layers from the image to the latents, joined by dashes. none"
+        " makes both networks linear.",
         at_least=1,
     )
     layer_hidden: tuple[int, ...] = _setting(
         (64,),
-        "widths between two stochastic layers, joined by dashes, or none; only where --latent_dim has several",
+        "Widths of the layers between two stochastic layers, joined by dashes, or none. Needs several numbers in"
+        " --latent_dim.",
         at_least=1,
     )
-    posterior: str = _setting("normal", "family of q(z|x), with its standard prior", choices="vae.models:POSTERIORS")
-    categories: int = _setting(
-        10, "classes of each latent variable; only for --posterior=categorical and concrete", at_least=2
-    )
-    learn_prior: bool = _setting(False, "learn the prior's parameters, from the standard prior on")
-    signed_bits: bool = _setting(
-        False,
-        "networks see latent bits as -1 and 1, not as 0 and 1; only for --posterior=bernoulli and binary_concrete",
-    )
-    data_mean: bool = _setting(
-        False,
-        "subtract the training images' mean from the encoder's input and add its logits to the decoder's output",
-    )
-    objective: str = _setting(
-        "elbo_analytic",
-        "the bound: elbo_analytic (KL in closed form), elbo (all Monte Carlo), or of --num_samples weights iwae"
-        " (importance-weighted), renyi (VR-IWAE), thermodynamic (TVO), which with one sample are elbo",
-        choices=OBJECTIVES,
-    )
-    alpha: float = _setting(
-        0.5, "order of the Renyi bound, in [0, 1): 0 is iwae, towards 1 elbo; only for renyi", at_least=0
-    )
-    partitions: int = _setting(5, "terms of the thermodynamic bound; only for thermodynamic", at_least=1)
-    beta: float = _setting(1.0, "weight of the KL term (elbo_analytic)", at_least=0, array=True)
-    kl_warmup: float = _setting(
-        0.0, "epochs over which beta grows linearly from 0 (elbo_analytic); 0 for none", at_least=0, array=True
-    )
-    free_bits: float = _setting(
-        0.0, "nats of KL free to each latent dimension (elbo_analytic); 0 for none", at_least=0, array=True
-    )
-    estimator: str = _setting(
-        "reparam",
-        "gradient estimator; its own options stand behind its name, as in gumbel_rao:inner_samples=100",
-        choices="vae.estimators:BY_NAME",
-    )
-    temperature: float = _setting(
-        0.0, "of the relaxation, for estimators and posteriors that have one; 0 for their own default", at_least=0
-    )
-    by_layer: bool = _setting(
-        False,
-        "take stochastic layers one by one, each given those below, also where the estimator could take all at once;"
-        " only for --objective=elbo and estimators that do not use df/dz",
-    )
-    num_samples: int = _setting(1, "K, samples of z for each image and step", at_least=1)
-    learning_rate: float = _setting(1e-3, "of Adam, at its peak", above=0, array=True)
-    cv_learning_rate: float = _setting(
-        0.0, "of Adam, of what the estimator learns; 0 for --learning_rate", at_least=0, array=True
-    )
-    adam_epsilon: float = _setting(1e-8, "of Adam: what it adds to the root of the second moment", above=0)
-    schedule: str = _setting(
-        "constant",
-        "of the learning rate: cosine and linear fall to zero over the whole run; stages, the IWAE paper's, are of 1,"
-        " 3, 9, ... epochs, each 10^(1/7) lower than the one before",
-        choices=SCHEDULES,
-    )
-    clip_norm: float = _setting(0.0, "largest global norm of the gradient; 0 for no clipping", at_least=0, array=True)
-    batch_size: int = _setting(64, "images in a step", at_least=1)
-    epochs: int = _setting(200, "passes over the training images", at_least=1)
-    seed: int = _setting(0, "of parameters, data order, noise and binarization", at_least=0, array=True)
-    eval_samples: int = _setting(
-        500, "K of the importance-weighted -log p(x) of the finished model on the test set", at_least=1
-    )
-    matmul_precision: str = _setting("default", "of matrix products; matters on GPU and TPU", choices=MATMUL_PRECISIONS)
+    activation: str = _setting("relu", "Function between the layers of the networks.", table=options.ACTIVATIONS)
     compute_dtype: str = _setting(
         "float32",
-        "of the networks' layers; parameters, log-densities and bounds are float32 in any case",
+        "Type of the numbers in the networks' layers. Parameters, log-densities and bounds are always float32.",
         choices=COMPUTE_DTYPES,
     )
 
+    # Bound and gradient
+    objective: str = _setting(
+        "elbo_analytic",
+        "Bound to maximise: elbo_analytic (KL in closed form), elbo (all Monte Carlo), or a bound of --num_samples"
+        " importance weights: iwae, renyi (VR-IWAE), thermodynamic (TVO).",
+        table=options.OBJECTIVES,
+    )
+    estimator: str = _setting(
+        "reparam",
+        "Gradient estimator. by_layer=true is for several stochastic layers: each layer has its own estimate, given the"
+        " layers below.",
+        table=options.ESTIMATORS,
+    )
+    num_samples: int = _setting(1, "Number K of samples of z for each image and step.", at_least=1)
+
+    # Optimization
+    optimizer: str = _setting(
+        "adam",
+        "Optimizer. cv_learning_rate is the learning rate of what the estimator learns; 0 means --learning_rate.",
+        table=options.OPTIMIZERS,
+    )
+    learning_rate: float = _setting(1e-3, "Learning rate of the optimizer, at its peak.", above=0)
+    schedule: str = _setting(
+        "constant",
+        "Course of the learning rate: constant; cosine and linear, which fall to zero over the run; or stages, the IWAE"
+        " paper's stages of 1, 3, 9, ... epochs, each 10^(1/7) lower than the one before.",
+        choices=SCHEDULES,
+    )
+    clip_norm: float = _setting(0.0, "Largest global norm of the gradient; 0 for no clipping.", at_least=0)
+    batch_size: int = _setting(64, "Number of images in a step.", at_least=1)
+    epochs: int = _setting(200, "Number of passes over the training images.", at_least=1)
+    seed: int = _setting(0, "Seed of the parameters, the data order, the noise and the binarization.", at_least=0)
+    matmul_precision: str = _setting(
+        "default", "Precision of matrix products on GPU and TPU.", choices=MATMUL_PRECISIONS
+    )
+
+    # Evaluation
+    eval_samples: int = _setting(
+        500, "Number K of importance weights for -log p(x) of the finished model on the test set.", at_least=1
+    )
+
     def json(self) -> dict[str, Any]:
-        """The settings as JSON knows them, in the order of this class."""
-        return {n: _dashed(v) if isinstance(v, tuple) else v for n, v in dataclasses.asdict(self).items()}
+        """The settings as JSON, in the order of this class."""
+        values = dataclasses.asdict(self)
+        return {name: _dashed(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
     def digest(self) -> str:
-        """Eight hexadecimal digits that name this run among all others; the same when a setting is added later. For
-        that, defaults must not change."""
+        """Eight hexadecimal digits that identify the run. They stay the same when a setting is added later, as long as
+        no default changes."""
         default = Settings().json()
         chosen = {name: value for name, value in self.json().items() if value != default[name]}
         return hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()[:8]
 
-
-def digest_of(runs: list[Settings]) -> str:
-    """Eight hexadecimal digits that name a sweep."""
-    return hashlib.sha256(" ".join(run.digest() for run in runs).encode()).hexdigest()[:8]
+    def choice(self, name: str) -> options.Choice:
+        """The name and the options that a setting such as `objective` chooses from its table."""
+        return options.choose(getattr(self, name), FIELDS[name].metadata["table"])
 
 
 FIELDS = {field.name: field for field in dataclasses.fields(Settings)}
-ARRAYS = tuple(name for name, field in FIELDS.items() if field.metadata["array"])
+
+
+def digest_of(runs: list[Settings]) -> str:
+    """Eight hexadecimal digits that identify a list of runs."""
+    return hashlib.sha256(" ".join(run.digest() for run in runs).encode()).hexdigest()[:8]
 
 
 def from_json(settings: dict[str, Any]) -> Settings:
     """The inverse of `Settings.json`.
 
     Raises:
-      ValueError: naming a setting that is not known, or what is wrong with its value.
+      ValueError: If there is no such setting, or a value is wrong. The sentence names the setting.
     """
     for name in settings:
         if name not in FIELDS:
@@ -174,99 +166,118 @@ def from_json(settings: dict[str, Any]) -> Settings:
     return Settings(**{name: _parse(FIELDS[name], str(value)) for name, value in settings.items()})
 
 
+# --- Flags
+
+
 def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
-    """One absl flag for each field of `Settings`, each a comma-separated list."""
+    """Defines a flag for each setting. Each flag takes a comma-separated list."""
     for name, field in FIELDS.items():
-        text = field.metadata["help"] + (" (sweeps share one program)" if field.metadata["array"] else "")
-        flags.DEFINE(_ListParser(field), name, (field.default,), text, flag_values, _Serializer())
+        flags.DEFINE(_ListParser(field), name, (field.default,), field.metadata["help"], flag_values, _Serializer())
         flag_values[name].boolean = field.type is bool  # --name and --noname, and still --name=true,false
 
 
 def from_flags(values: flags.FlagValues) -> list[Settings]:
-    """The product of all lists on the command line, in order, without duplicates."""
-    names = list(FIELDS)
-    product = itertools.product(*(values[name].value for name in names))
-    runs = [Settings(**dict(zip(names, point, strict=True))) for point in product]
+    """The product of all lists on the command line, in order, without duplicates.
+
+    Raises:
+      ValueError: If the settings of a run contradict each other.
+    """
+    product = itertools.product(*(values[name].value for name in FIELDS))
+    runs = [Settings(**dict(zip(FIELDS, point, strict=True))) for point in product]
     for run in runs:
         check(run)
     return list(dict.fromkeys(runs))
 
 
-def check(settings: Settings) -> None:
-    """Refuses settings that contradict each other, in one sentence.
+def check(run: Settings) -> None:
+    """Refuses settings that contradict each other, before anything is computed.
 
     Raises:
-      ValueError: naming the flag and what would work.
+      ValueError: One sentence that names the flags and says what would work.
     """
-    from vae import models
+    likelihood = run.choice("likelihood").name
+    if likelihood == "bernoulli" and run.binarization == "none":
+        raise ValueError(
+            "--likelihood=bernoulli needs binary pixels; choose --binarization=dynamic, static or threshold, or"
+            " --likelihood=discretized_logistic or gaussian for grey pixels"
+        )
+    if likelihood == "discretized_logistic" and run.binarization != "none":
+        raise ValueError("--likelihood=discretized_logistic needs grey pixels; choose --binarization=none")
+    if run.choice("architecture").name == "conv" and not run.hidden:
+        raise ValueError("--architecture=conv needs at least one layer; choose --architecture=mlp for --hidden=none")
+    if len(run.latent_dim) == 1 and run.layer_hidden != FIELDS["layer_hidden"].default:
+        raise ValueError(
+            "--layer_hidden needs several stochastic layers; leave it out, or choose several as in --latent_dim=8-4"
+        )
+    for name, value in array_values(run).items():
+        if value < 0:
+            setting, _, option = name.partition(".")
+            raise ValueError(f"--{setting}={getattr(run, setting)}: {option}={value} is below 0")
+    entry = options.ESTIMATORS.entries[run.choice("estimator").name]
+    if run.num_samples < entry.min_samples:
+        raise ValueError(
+            f"--estimator={run.estimator} needs --num_samples of at least {entry.min_samples}, got {run.num_samples}"
+        )
+    build(run, "estimator", num_samples=run.num_samples)
+    for name in ("likelihood", "architecture", "activation", "objective", "optimizer"):
+        build(run, name)
+    refusal = build(run, "prior").refusal(build(run, "posterior"))
+    if refusal:
+        raise ValueError(refusal.replace("prior=", "--prior=").replace("posterior=", "--posterior="))
 
-    for objective, names in _OPTIONS.items():
-        for name in names:
-            if settings.objective != objective and getattr(settings, name) != FIELDS[name].default:
-                raise ValueError(f"--{name} changes {objective} alone; leave it out or take --objective={objective}")
-    if settings.alpha >= 1:
-        raise ValueError(f"--alpha={settings.alpha} must be below 1; at 1 the bound is that of --objective=elbo")
-    if settings.likelihood == "bernoulli" and settings.binarization == "none":
-        raise ValueError(
-            "--likelihood=bernoulli is of binary pixels only; choose --binarization=dynamic, static or threshold,"
-            " or for grey pixels --likelihood=discretized_logistic or gaussian"
-        )
-    if settings.likelihood == "discretized_logistic" and settings.binarization != "none":
-        raise ValueError("--likelihood=discretized_logistic is for grey pixels; choose --binarization=none")
-    if settings.architecture == "conv" and not settings.hidden:
-        raise ValueError("--architecture=conv needs at least one layer; --hidden=none is for --architecture=mlp")
-    if settings.activation != "leaky_relu" and settings.negative_slope != FIELDS["negative_slope"].default:
-        raise ValueError("--negative_slope changes leaky_relu alone; leave it out or take --activation=leaky_relu")
-    if settings.posterior not in ("categorical", "concrete") and settings.categories != FIELDS["categories"].default:
-        raise ValueError("--categories changes categorical latents alone; leave it out or take --posterior=categorical")
-    if len(settings.latent_dim) == 1 and settings.layer_hidden != FIELDS["layer_hidden"].default:
-        raise ValueError(
-            "--layer_hidden is between stochastic layers; leave it out or take several, as --latent_dim=8-4 does"
-        )
-    entry = options.entry(settings.estimator)
-    if settings.by_layer and (len(settings.latent_dim) == 1 or settings.objective != "elbo" or entry.differentiates_f):
-        raise ValueError(
-            "--by_layer is for several stochastic layers, --objective=elbo and estimators that do not differentiate the"
-            " bound in z; for example --latent_dim=16-8 --objective=elbo --estimator=leave_one_out"
-        )
-    relaxed = [name for name, make in models.POSTERIORS.items() if make().hard]
-    if settings.temperature and not options.has_temperature(settings.estimator) and settings.posterior not in relaxed:
-        raise ValueError(
-            f"--temperature is not for --estimator={settings.estimator}; leave it out or take "
-            f"{', '.join(options.tempered())}, or --posterior={' or '.join(relaxed)}"
-        )
-    if settings.num_samples < entry.min_samples:
-        raise ValueError(
-            f"--estimator={settings.estimator} needs --num_samples of at least {entry.min_samples}, "
-            f"got {settings.num_samples}"
-        )
+
+def build(run: Settings, name: str, **arguments) -> Any:
+    """What the factory that the setting chooses returns for its options and these further arguments.
+
+    Raises:
+      ValueError: If the factory refuses the options. The sentence names the flag.
+    """
     try:
-        entry.make(num_samples=settings.num_samples)
-    except ValueError as error:  # of an option that cannot be
-        raise ValueError(f"--estimator={settings.estimator}: {error}") from None
+        return options.build(run.choice(name), FIELDS[name].metadata["table"], **arguments)
+    except ValueError as error:
+        raise ValueError(f"--{name}={error}") from None
+
+
+# --- Programs
+
+# Numbers that are arguments of a compiled program and not part of its code: settings, and options of settings. An
+# optimizer or an objective of your own whose options have these names must accept traced arrays for them.
+ARRAYS = ("learning_rate", "clip_norm", "seed")
+ARRAY_OPTIONS = {"objective": ("beta", "kl_warmup", "free_bits"), "optimizer": ("cv_learning_rate",)}
+# Those of them whose zero means that the program has no code for them.
+_SWITCHES = ("clip_norm", "objective.kl_warmup", "objective.free_bits", "optimizer.cv_learning_rate")
+
+
+def array_values(run: Settings) -> dict[str, int | float]:
+    """The numbers that are arguments of the run's program, by name: "seed", "objective.beta". A switch that is zero is
+    not among them."""
+    values = {name: getattr(run, name) for name in ARRAYS}
+    for setting, names in ARRAY_OPTIONS.items():
+        given = FIELDS[setting].metadata["table"].values(run.choice(setting))
+        values |= {f"{setting}.{name}": given[name] for name in names if name in given}
+    return {name: value for name, value in values.items() if value or name not in _SWITCHES}
+
+
+def program_settings(run: Settings) -> dict[str, Any]:
+    """What the run has in common with every other run of its program: its settings as JSON, without `array_values`."""
+    common = {name: value for name, value in run.json().items() if name not in ARRAYS}
+    for setting, names in ARRAY_OPTIONS.items():
+        choice = run.choice(setting)
+        others = tuple((name, value) for name, value in choice.options if name not in names)
+        common[setting] = str(options.Choice(choice.name, others))
+    return common
 
 
 def programs(runs: list[Settings]) -> Iterator[list[Settings]]:
-    """Groups of runs that one compiled program can train: alike but for array-valued settings."""
-
-    def shape(run: Settings):
-        switched_off = tuple(name for name in _SWITCHES if getattr(run, name) == 0)
-        return dataclasses.replace(run, **{name: FIELDS[name].default for name in ARRAYS}), switched_off
-
+    """The runs of each program: those that differ in nothing but the numbers of `array_values`."""
     groups: dict[Any, list[Settings]] = {}
     for run in runs:
-        groups.setdefault(shape(run), []).append(run)
+        key = (tuple(program_settings(run).items()), tuple(array_values(run)))
+        groups.setdefault(key, []).append(run)
     yield from groups.values()
 
 
-# Settings that one objective alone reads.
-_OPTIONS = {
-    "elbo_analytic": ("beta", "kl_warmup", "free_bits"),
-    "renyi": ("alpha",),
-    "thermodynamic": ("partitions",),
-}
-# Array-valued settings whose zero means that the code is not there at all.
-_SWITCHES = ("free_bits", "clip_norm", "kl_warmup", "cv_learning_rate")
+# --- Text
 
 
 class _ListParser(flags.ArgumentParser):
@@ -277,15 +288,17 @@ class _ListParser(flags.ArgumentParser):
 
     @property
     def syntactic_help(self):
-        choices = _choices(self.field)
-        return (f"one of {', '.join(choices)}; " if choices else "") + "a comma-separated list is swept"
+        table, choices = self.field.metadata["table"], self.field.metadata["choices"]
+        if table:
+            return f"one of {', '.join(table.describe(name) for name in table.entries)}"
+        return f"one of {', '.join(choices)}" if choices else ""
 
     def parse(self, argument):
         if isinstance(argument, tuple):  # the default
             return argument
         elements = [element.strip() for element in str(argument).split(",")]
         if not all(elements):
-            raise ValueError(f"an empty element in {argument!r}; give one value or several joined by single commas")
+            raise ValueError(f"an element of {argument!r} is empty; give one value, or several joined by single commas")
         return tuple(dict.fromkeys(_parse(self.field, element) for element in elements))
 
     def flag_type(self):
@@ -294,57 +307,59 @@ class _ListParser(flags.ArgumentParser):
 
 class _Serializer(flags.ArgumentSerializer):
     def serialize(self, value):
-        return ",".join(map(_text, value))
+        return ",".join(map(text, value))
 
 
-def _choices(field: dataclasses.Field) -> tuple[str, ...]:
-    """What the field's value is one of; nothing where it is free."""
-    choices = field.metadata["choices"] or ()
-    return tuple(pkgutil.resolve_name(choices) if isinstance(choices, str) else choices)
+def text(value: Any) -> str:
+    """A value of a setting as the command line spells it."""
+    if isinstance(value, tuple):
+        return _dashed(value)
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _dashed(numbers: tuple[int, ...]) -> str:
     return "-".join(map(str, numbers)) or "none"
 
 
-def _text(value) -> str:
-    """A value as it is written on the command line."""
-    return _dashed(value) if isinstance(value, tuple) else str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def _parse(field: dataclasses.Field, text: str):
-    if field.type == tuple[int, ...] and text == "none" and field.name != "latent_dim":
-        return ()
+def _parse(field: dataclasses.Field, text: str) -> Any:
+    """The value of the field that the text spells; of several spellings of a choice, the canonical one."""
+    if field.metadata["table"]:
+        return str(options.choose(text, field.metadata["table"]))
+    if field.type == tuple[int, ...]:
+        return _parse_dashed(field, text)
     if field.type is bool:
         if text.lower() not in ("true", "false"):
             raise ValueError(f"{text!r} is neither true nor false")
         return text.lower() == "true"
-    if field.type == tuple[int, ...]:
-        if not all(text.split("-")):
-            raise ValueError(f"{text!r} is not a positive integer, nor several joined by single dashes")
-        return tuple(_number(field, part, int) for part in text.split("-"))
     if field.type is str:
-        choices = _choices(field)
-        if field.name == "estimator":
-            return str(options.choose(text, options.ESTIMATORS))
-        elif choices and text not in choices:
+        choices = field.metadata["choices"]
+        if choices and text not in choices:
             raise ValueError(f"{text!r} is not one of {', '.join(choices)}")
         if not options.is_printable(text):
             raise ValueError(f"{text!r} cannot be printed")
         return text
-    return _number(field, text, field.type)
+    return _parse_number(field, text, field.type)
 
 
-def _number(field: dataclasses.Field, text: str, kind: type):
+def _parse_dashed(field: dataclasses.Field, text: str) -> tuple[int, ...]:
+    if text == "none" and field.name != "latent_dim":
+        return ()
+    if not all(text.split("-")):
+        raise ValueError(f"{text!r} is not a positive integer, nor several joined by single dashes")
+    return tuple(_parse_number(field, part, int) for part in text.split("-"))
+
+
+def _parse_number(field: dataclasses.Field, text: str, kind: type) -> int | float:
     try:
         number = kind(text)
     except ValueError:
         raise ValueError(f"{text!r} is not {'an integer' if kind is int else 'a number'}") from None
-    at_least, above = field.metadata["at_least"], field.metadata["above"]
     if kind is float and not math.isfinite(number):
         raise ValueError(f"{text!r} is not a finite number")
+    at_least = field.metadata["at_least"]
     if at_least is not None and number < at_least:
         raise ValueError(f"{text} is below {at_least}")
+    above = field.metadata["above"]
     if above is not None and number <= above:
         raise ValueError(f"{text} is not above {above}")
     if kind is int and number >= 2**31:

@@ -37,7 +37,7 @@ from experiments.common import candidates, checks, cli, files, measuring, proble
 from experiments.common import options as grammar
 from experiments.common.measuring import Protocol
 from experiments.common.run_folder import RunFolder
-from experiments.common.settings import OBJECTIVES, Settings
+from experiments.common.settings import Settings
 from experiments.common.store import Store
 from experiments.common.task import Refused, Task
 from experiments.compare_estimators import output, user_problem
@@ -82,8 +82,8 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_string(
         "objective",
         None,
-        f"Bound: one of the problem's bounds, or with --workdir one of {', '.join(OBJECTIVES)}. The default is the"
-        " problem's first bound, or the run's own.",
+        "Bound: one of the problem's bounds, or with --workdir any objective of experiments.train, with options as in"
+        " renyi:alpha=0.5. The default is the problem's first bound, or the run's own.",
         flag_values=values,
     )
     flags.DEFINE_list(

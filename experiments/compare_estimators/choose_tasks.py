@@ -8,7 +8,6 @@ from absl import flags
 from experiments.common import options as grammar
 from experiments.common import problems
 from experiments.common.problems import Problem
-from experiments.common.settings import OBJECTIVES
 from experiments.common.task import Task
 from experiments.compare_estimators import user_problem
 from experiments.compare_estimators.trained_problem import from_workdir
@@ -25,7 +24,8 @@ def choose_tasks(options: flags.FlagValues, users: Any = None) -> list[Task]:
       ValueError: if the flags do not fit together.
     """
     points = _trained(options) if options.workdir else _named(options, users)
-    objective = options.objective or next(iter(points[0].bounds))
+    first = next(iter(points[0].bounds))
+    objective = first if options.workdir else options.objective or first  # a run has one bound, as --objective says
     if objective not in points[0].bounds:
         able = ", ".join(points[0].bounds)
         raise ValueError(f"--objective={objective} is not an objective of {points[0].name}; it has {able}")
@@ -33,11 +33,15 @@ def choose_tasks(options: flags.FlagValues, users: Any = None) -> list[Task]:
 
 
 def _trained(options: flags.FlagValues) -> list[Problem]:
-    if options.objective not in (None, *OBJECTIVES):
-        raise ValueError(f"--objective={options.objective} is none of {', '.join(OBJECTIVES)}")
+    objective = None
+    if options.objective is not None:
+        try:
+            objective = str(grammar.choose(options.objective, grammar.OBJECTIVES))
+        except ValueError as error:
+            raise ValueError(f"--objective={options.objective}: {error}") from None
     return from_workdir(
         options.workdir,
-        options.objective,
+        objective,
         split=options.split,
         batch_size=options.batch_size,
         data_dir=options.data_dir,

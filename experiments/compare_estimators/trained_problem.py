@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.common import build, options
+from experiments.common import build
 from experiments.common.problems import Problem, Start, TrainedEstimator
 from experiments.common.run_folder import RunFolder
 from experiments.common.settings import Settings
@@ -62,7 +62,7 @@ def from_workdir(
     build.forget_data()
 
     def bound(groups, data, expect):
-        objective = build.objective(run, values, data["epoch"])
+        objective = build.objective(run, build.arrays(run), data["epoch"])
         return objective(apply, {"params": groups}, data["x"], expect)
 
     problems = []
@@ -82,7 +82,7 @@ def from_workdir(
             context=x,
             point={"epoch": number},
             num_samples=trained.num_samples,
-            trained=TrainedEstimator(_estimator(trained), start if run == trained else None),
+            trained=TrainedEstimator(trained.estimator, start if run == trained else None),
             identity=_identity(run, groups, start, x, number),
         )
         problems.append(problem)
@@ -109,13 +109,6 @@ def _images(run: Settings, data: datasets.Dataset, split: str, batch_size: int) 
         raise ValueError(f"--batch_size={batch_size} is larger than the {len(images)} {split} images")
     x = jnp.asarray(datasets.pixels(images[:batch_size], data.levels))
     return datasets.binarize(jax.random.key(0), x) if run.binarization == "dynamic" else x
-
-
-def _estimator(run: Settings) -> str:
-    """The run's estimator with all its options."""
-    tempered = run.temperature and options.has_temperature(run.estimator)
-    text = f"{run.estimator}:temperature={run.temperature}" if tempered else run.estimator
-    return str(options.choose(text, options.ESTIMATORS))
 
 
 def _identity(run: Settings, groups: PyTree, start: Start, x: jax.Array, epoch: int) -> str:

@@ -48,7 +48,7 @@ def _command(values: dict[str, tuple[str, ...]]) -> str:
     ]
     if not all(name == "digits" or name.startswith("npz:") for name in values["dataset"]):
         flags.append("--data_dir=DIR")
-    return shlex.join(["python", "-m", cli.module("train"), *flags])
+    return cli.command("train", *flags)
 
 
 def _command_lines(contents: Contents) -> str:
@@ -71,8 +71,8 @@ def _provenance(config: dict[str, Any]) -> dict[str, str]:
     facts = {key: str(config.get(key) or UNKNOWN) for key in ("git_commit", "device", "platform")}
     if later := [str(one.get("git_commit") or UNKNOWN) for one in config.get("continued", [])]:
         facts["git_commit"] += f", then {', '.join(later)}"
-    if "project_commit" in config:
-        facts["project_commit"] = str(config["project_commit"] or UNKNOWN)
+    if imports := config.get("imports"):
+        facts["imports"] = ", ".join(f"{name} {commit or UNKNOWN}" for name, commit in imports.items())
     facts |= {name: str(version) for name, version in config["versions"].items()}
     if "data" in config:
         data = config["data"]

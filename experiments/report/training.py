@@ -91,7 +91,7 @@ def pictures(contents: Contents, space: int) -> str:
             parts.append(f"<h3>{heading}</h3><div class='pictures'>{shown}</div>")
     if left_out:
         parts.append(f"<p>Not shown, to keep the file small: {escape(', '.join(left_out))}</p>")
-    return "".join(parts) or f"<p>No pictures exist; <code>{cli.module('evaluate')} --figures</code> draws them.</p>"
+    return "".join(parts) or f"<p>No pictures exist; <code>{cli.command('evaluate')} --figures</code> draws them.</p>"
 
 
 def _are_comparable(rows: list[dict[str, Any]]) -> bool:

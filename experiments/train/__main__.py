@@ -5,7 +5,7 @@
     python -m experiments.train --dataset=mnist --data_dir=DIR --hidden=500 --latent_dim=20 --batch_size=128 --epochs=10
     python -m experiments.train --estimator=reparam,stl --objective=elbo --launcher=slurm  # two programs, a job each
 
-Every setting is a flag (--helpfull lists all flags), and a comma-separated list of values is swept; several lists give
+Every setting is a flag (--help lists all flags), and a comma-separated list of values is swept; several lists give
 their product. The same command again finishes what was cut off and skips what is done.
 
     run      one setting of all hyperparameters and one seed, with its folder of files

@@ -1,6 +1,5 @@
 """The tables and pictures over all finished runs of a workdir, written when a command ends."""
 
-import shlex
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +28,7 @@ def write(workdir: Path, runs: list[Run]) -> None:
     if len(folders) > 1:
         print(f"          and of each run in {workdir / 'runs'}/*/figures")
     print(f"table of every run and setting: {workdir / 'results.csv'}")
-    print(f"all of it on one page: python -m {cli.module('report')} --workdir={shlex.quote(str(workdir))}")
+    print(f"all of it on one page: {cli.command('report', f'--workdir={workdir}')}")
 
 
 def finished_runs(workdir: Path) -> tuple[list[RunFolder], list[dict[str, Any]]]:

@@ -133,7 +133,7 @@ class Sweep:
 def _make_program(name: str, runs: list[Run], options: Options) -> Program:
     first = runs[0]
     data = build.load_data(first.settings, options.data_dir, options.cache_dir, options.streaming)
-    too_large = data.train.nbytes > build.max_bytes(options.streaming)
+    too_large = data.train.nbytes > build.resident_bytes(options.streaming)
     with jax.default_matmul_precision(first.settings.matmul_precision):
         functions = build.program(first.settings, data)
     profile = Profile(
@@ -154,8 +154,8 @@ def _make_program(name: str, runs: list[Run], options: Options) -> Program:
 
 def _distinction(first: Settings, swept: list[str]) -> str:
     """The settings of a program that other programs of the sweep have otherwise."""
-    values = first.json()
-    return ", ".join(f"{n}={values[n]}" for n in swept if n not in settings.ARRAYS) or "all settings alike"
+    values = settings.program_settings(first)
+    return ", ".join(f"{name}={values[name]}" for name in swept if name in values) or "all settings alike"
 
 
 def _unfinished(program: Program) -> Program:

@@ -8,7 +8,7 @@ from pathlib import Path
 import jax
 import pytest
 
-from experiments.common import cli
+from experiments.common import cli, settings
 
 ROOT = Path(__file__).resolve().parents[3]
 COMMANDS = sorted(file.parent.name for file in (ROOT / "experiments").glob("*/__main__.py"))
@@ -73,9 +73,19 @@ finally:
     print("imported:", *{{"matplotlib", "plotly", "tensorflow_datasets", "sklearn"}} & set(sys.modules))
 """
     shown = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
-    assert shown.returncode == 1, shown.stderr  # absl's status after --help
-    assert "flags:" in shown.stdout
+    assert shown.returncode == 0, shown.stderr
+    assert "  --import=" in shown.stdout
     assert shown.stdout.splitlines()[-1] == "imported:"
+
+
+def test_help_lists_the_settings_in_their_order():
+    command = [sys.executable, "-m", "experiments.train", "--help"]
+    shown = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    names = [name for name in settings.FIELDS if name != "data_mean"]
+    places = [shown.index(f"\n  --{name}=") for name in names]
+    assert places == sorted(places)
+    assert "renyi:alpha=0.5" in shown
+    assert max(map(len, shown.splitlines())) <= 120
 
 
 def test_too_little_memory_names_the_flags_of_the_command(capsys, monkeypatch):

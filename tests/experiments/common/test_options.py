@@ -7,8 +7,7 @@ import pytest
 
 from experiments.common import options
 from experiments.common.options import ESTIMATORS, Choice, Table
-from vae import distributions
-from vae.estimators import BY_NAME
+from vae import distributions, estimators
 
 
 def fruit(size: float, /, ripe: bool = False, weight: float = 1.0, seeds: int = 3, colour: str = "red", cut=len):
@@ -86,7 +85,7 @@ def test_an_entry_that_is_added_later_is_found():
 
 def _gradient(estimator, q):
     """The derivative of a Monte Carlo value in the logits of q, at fixed keys."""
-    f = lambda z, q: jnp.sum(z * jnp.arange(z.shape[-1]), axis=(-2, -1)) ** 2
+    f = lambda z: jnp.sum(z * jnp.arange(z.shape[-1]), axis=(-2, -1)) ** 2
 
     def value(logits):
         params, state = estimator.init(jax.random.key(0), q)
@@ -107,8 +106,8 @@ def _gradient(estimator, q):
 def test_an_estimator_is_made_with_its_options(text, name, given):
     q = distributions.Categorical(jax.random.normal(jax.random.key(2), (2, 5)))
     gradient = _gradient(options.build(options.choose(text, ESTIMATORS), ESTIMATORS, num_samples=2), q)
-    np.testing.assert_array_equal(gradient, _gradient(BY_NAME[name].make(num_samples=2, **given), q))
-    assert np.array_equal(gradient, _gradient(BY_NAME[name].make(num_samples=2), q)) == (not given)
+    np.testing.assert_array_equal(gradient, _gradient(estimators.make(name, num_samples=2, **given), q))
+    assert np.array_equal(gradient, _gradient(estimators.make(name, num_samples=2), q)) == (not given)
 
 
 @pytest.mark.parametrize(

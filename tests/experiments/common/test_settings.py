@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 
-from experiments.common import build, settings
+from experiments.common import build, optimizers, settings
 from vae import distributions, estimators, train
 
 SMALL = ["--hidden=4", "--latent_dim=2", "--batch_size=256", "--epochs=2"]
@@ -39,8 +39,8 @@ def bound_of_two_epochs(run: settings.Settings) -> float:
 _bound_of = functools.cache(lambda argv: bound_of_two_epochs(parse(*argv.split())[0]))
 
 BITS = "--posterior=bernoulli --estimator=leave_one_out --num_samples=2"
+SEVERAL = "--objective=elbo --latent_dim=2-2"
 CLASSES = "--posterior=categorical --estimator=leave_one_out --num_samples=2"
-RELAXED = "--posterior=binary_concrete --objective=elbo"
 
 
 @pytest.mark.parametrize(
@@ -53,34 +53,38 @@ RELAXED = "--posterior=binary_concrete --objective=elbo"
         ("", "--hidden=none"),
         ("", "--data_mean"),
         ("--estimator=leave_one_out --num_samples=2", "--posterior=bernoulli"),
-        (BITS, "--learn_prior"),
-        (BITS, "--signed_bits"),
+        (BITS, "--prior=learned"),
+        (BITS, "--posterior=bernoulli:signed=true"),
         (BITS, "--posterior=categorical"),
-        (CLASSES, "--categories=3"),
+        (CLASSES, "--posterior=categorical:categories=3"),
         ("", "--activation=tanh"),
-        ("--activation=leaky_relu", "--negative_slope=0.3"),
+        ("--activation=leaky_relu", "--activation=leaky_relu:negative_slope=0.3"),
         ("", "--latent_dim=3"),
         ("--objective=elbo", "--latent_dim=2-2"),
-        ("--objective=elbo --latent_dim=2-2", "--layer_hidden=3"),
+        (SEVERAL, "--layer_hidden=3"),
         ("", "--posterior=full_covariance"),
         ("", "--posterior=laplace"),
         ("--objective=elbo", "--posterior=student_t"),
         ("", "--objective=elbo"),
         ("--objective=elbo --num_samples=2", "--objective=iwae"),
         ("--objective=iwae --num_samples=2", "--objective=renyi"),
-        ("--objective=renyi --num_samples=2", "--alpha=0.1"),
+        ("--objective=renyi --num_samples=2", "--objective=renyi:alpha=0.1"),
         ("--objective=iwae --num_samples=2", "--objective=thermodynamic"),
-        ("--objective=thermodynamic --num_samples=2", "--partitions=2"),
-        ("", "--beta=2"),
-        ("", "--kl_warmup=2"),
-        ("", "--free_bits=0.5"),
+        ("--objective=thermodynamic --num_samples=2", "--objective=thermodynamic:partitions=2"),
+        ("", "--objective=elbo_analytic:beta=2"),
+        ("", "--objective=elbo_analytic:kl_warmup=2"),
+        ("", "--objective=elbo_analytic:free_bits=0.5"),
         ("--num_samples=2", "--estimator=leave_one_out"),
-        ("--posterior=bernoulli --estimator=gumbel_softmax", "--temperature=2"),
+        ("--posterior=bernoulli --estimator=gumbel_softmax", "--estimator=gumbel_softmax:temperature=2"),
         ("--posterior=bernoulli --estimator=gumbel_rao", "--estimator=gumbel_rao:inner_samples=2"),
-        (RELAXED, "--temperature=0.4"),
+        (
+            f"{SEVERAL} --posterior=bernoulli --estimator=leave_one_out --num_samples=2",
+            "--estimator=leave_one_out:by_layer=true",
+        ),
+        ("--posterior=binary_concrete --objective=elbo", "--posterior=binary_concrete:temperature=0.4"),
         ("", "--num_samples=2"),
         ("", "--learning_rate=3e-3"),
-        ("", "--adam_epsilon=1e-4"),
+        ("", "--optimizer=adam:epsilon=1e-4"),
         ("", "--schedule=cosine"),
         ("", "--clip_norm=0.1"),
         ("", "--batch_size=128"),
@@ -94,33 +98,26 @@ def test_each_hyperparameter_changes_the_result(base, change):
     assert changed != _bound_of(base)
 
 
-def test_the_control_variates_rate_is_for_what_the_estimator_learns():
+def test_cv_learning_rate_is_the_rate_of_what_the_estimator_learns():
     bits = "--posterior=bernoulli --objective=elbo --num_samples=2"
-    bound = lambda rest: bound_of_two_epochs(parse(*f"{bits} {rest}".split())[0])
-    assert bound("--estimator=double_cv --cv_learning_rate=0.1") != bound("--estimator=double_cv")
-    assert bound("--estimator=leave_one_out --cv_learning_rate=0.1") == bound("--estimator=leave_one_out")
+    faster = "--optimizer=adam:cv_learning_rate=0.1"
+    assert _bound_of(f"{bits} --estimator=double_cv {faster}") != _bound_of(f"{bits} --estimator=double_cv")
+    assert _bound_of(f"{bits} --estimator=leave_one_out {faster}") == _bound_of(f"{bits} --estimator=leave_one_out")
 
 
-def test_by_layer_changes_hierarchies():
-    layers = "--posterior=bernoulli --latent_dim=6-4 --objective=elbo --estimator=leave_one_out --num_samples=2"
-    bounds = [bound_of_two_epochs(parse(*layers.split(), *more)[0]) for more in ([], ["--by_layer"])]
-    assert np.all(np.isfinite(bounds))
-    assert bounds[0] != bounds[1]
-
-
-@pytest.mark.parametrize("family", ["bernoulli", "categorical"])
-def test_every_estimator_of_discrete_latents_builds_from_flags(family):
-    """As `experiments.train` builds it before it trains: traced whole, at the least K."""
+@pytest.mark.parametrize("posterior", ["bernoulli", "categorical:categories=3"])
+@pytest.mark.parametrize("bound", ["elbo", "iwae"])
+def test_every_estimator_of_discrete_latents_builds_from_flags(posterior, bound):
+    """As `experiments.train` builds it before training: a step is traced, at the smallest number of samples."""
     data = build.load_data(settings.Settings(), None)
-    latents = {"bernoulli": distributions.Bernoulli, "categorical": distributions.Categorical}[family]
-    for bound in ("elbo", "iwae"):
-        names = estimators.fitting(latents, bound)
-        assert {"leave_one_out", "reinmax"} <= set(names)
-        for name in names:
-            samples = max(2, estimators.BY_NAME[name].min_samples)
-            line = f"--posterior={family} --objective={bound} --estimator={name} --num_samples={samples}"
-            [run] = parse(*line.split(), *["--categories=3"] * (family == "categorical"))
-            assert callable(build.program(run, data).epoch)
+    latents = {"bernoulli": distributions.Bernoulli, "categorical": distributions.Categorical}[posterior.split(":")[0]]
+    names = estimators.fitting(latents, getattr(estimators, {"elbo": "mean", "iwae": "log_mean_exp"}[bound]), 1.0)
+    assert {"leave_one_out", "reinmax"} <= set(names)
+    for name in names:
+        samples = max(2, estimators.BY_NAME[name].min_samples)
+        line = f"--posterior={posterior} --objective={bound} --estimator={name} --num_samples={samples}"
+        [run] = parse(*line.split())
+        assert callable(build.program(run, data).epoch)
 
 
 def test_lists_give_their_product_without_duplicates():
@@ -129,16 +126,41 @@ def test_lists_give_their_product_without_duplicates():
     assert {run.latent_dim for run in runs} == {(2,), (4, 3)}
 
 
-def test_a_program_holds_what_differs_in_numbers_alone():
-    runs = parse("--seed=0,1", "--learning_rate=1e-3,1e-2", "--latent_dim=2,3", "--free_bits=0,0.1,0.2")
+def test_runs_that_differ_only_in_array_values_share_a_program():
+    bounds = "elbo_analytic,elbo_analytic:free_bits=0.1,elbo_analytic:free_bits=0.2:beta=2"
+    runs = parse("--seed=0,1", "--learning_rate=1e-3,1e-2", "--latent_dim=2,3", f"--objective={bounds}")
     groups = list(settings.programs(runs))
     assert sorted(map(len, groups)) == [4, 4, 8, 8]
     for group in groups:
-        assert len({(run.latent_dim, run.free_bits > 0) for run in group}) == 1
+        assert len({(run.latent_dim, "free_bits" in run.objective) for run in group}) == 1
+        assert len({str(settings.program_settings(run)) for run in group}) == 1
+        assert len({tuple(build.arrays(run)) for run in group}) == 1
+
+
+def test_array_values_are_settings_and_options_without_switches_that_are_zero():
+    [run] = parse("--objective=elbo_analytic:kl_warmup=3", "--optimizer=adam:cv_learning_rate=0", "--clip_norm=0")
+    assert settings.array_values(run) == {
+        "learning_rate": 1e-3,
+        "seed": 0,
+        "objective.beta": 1.0,
+        "objective.kl_warmup": 3.0,
+    }
+    assert settings.program_settings(run)["objective"] == "elbo_analytic"
+    [run] = parse("--objective=renyi:alpha=0.3", "--num_samples=2", "--clip_norm=1")
+    assert settings.array_values(run) == {"learning_rate": 1e-3, "clip_norm": 1.0, "seed": 0}
+    assert settings.program_settings(run)["objective"] == "renyi:alpha=0.3"
+
+
+def test_one_run_has_one_spelling():
+    [run] = parse("--objective=renyi,renyi:alpha=0.5", "--num_samples=2")
+    assert run.objective == "renyi"
+    assert run.digest() == parse("--objective=renyi", "--num_samples=2")[0].digest()
 
 
 def test_settings_survive_json():
-    for run in parse("--latent_dim=2,4-3", "--learning_rate=1e-3", "--hidden=none,3", "--learn_prior=true,false"):
+    for run in parse(
+        "--latent_dim=2,4-3", "--learning_rate=1e-3", "--hidden=none,3", "--objective=elbo,renyi:alpha=0.1"
+    ):
         assert settings.from_json(json.loads(json.dumps(run.json()))) == run
 
 
@@ -152,18 +174,58 @@ def test_switches_are_flags_like_others():
 @pytest.mark.parametrize(
     ("argv", "sentence"),
     [
-        ("--layer_hidden=3", "take several, as --latent_dim=8-4"),
-        ("--latent_dim=8,8-4 --layer_hidden=3", "take several, as --latent_dim=8-4"),
-        ("--categories=3", "take --posterior=categorical"),
-        ("--temperature=0.5", "--temperature is not for --estimator=reparam; leave it out"),
-        ("--temperature=0.5 --estimator=gumbel_rao:temperature=2", "--temperature is not for --estimator=gumbel_rao:t"),
+        ("--layer_hidden=3", "choose several as in --latent_dim=8-4"),
+        ("--latent_dim=8,8-4 --layer_hidden=3", "choose several as in --latent_dim=8-4"),
         ("--architecture=conv --hidden=none", "needs at least one layer"),
-        ("--negative_slope=0.3", "take --activation=leaky_relu"),
+        ("--binarization=none", "--likelihood=bernoulli needs binary pixels"),
+        ("--likelihood=discretized_logistic", "choose --binarization=none"),
+        ("--estimator=leave_one_out", "needs --num_samples of at least 2, got 1"),
+        ("--estimator=gumbel_rao:inner_samples=0", "^--estimator=gumbel_rao:inner_samples=0: inner_samples must be"),
+        ("--estimator=reparam:by_layer=true", "^--estimator=reparam:by_layer=true: .*because it differentiates"),
+        ("--objective=renyi:alpha=1", "^--objective=renyi:alpha=1.0: alpha must be"),
+        ("--objective=elbo_analytic:beta=-1", "^--objective=elbo_analytic:beta=-1.0: beta=-1.0 is below 0"),
+        ("--optimizer=adam:epsilon=0", "^--optimizer=adam:epsilon=0.0: epsilon must be above 0"),
+        ("--posterior=categorical:categories=1", "^--posterior=categorical:categories=1: "),
+        ("--posterior=student_t --prior=learned", "^--prior=learned does not go with --posterior=student_t"),
     ],
 )
-def test_settings_that_would_do_nothing_are_refused(argv, sentence):
+def test_settings_that_contradict_each_other_are_refused(argv, sentence):
     with pytest.raises(ValueError, match=sentence):
         parse(*argv.split())
+
+
+@pytest.mark.parametrize(
+    ("argv", "sentence"),
+    [
+        ("--estimator=rbar", "there is no estimator 'rbar' .did you mean rebar"),
+        ("--estimator=gumbel_softmax:temp=1", "gumbel_softmax has no option 'temp'; its options are temperature=0.5"),
+        ("--posterior=bernoulli:categories=3", "bernoulli has no option 'categories'; its options are signed=false"),
+        ("--activation=relu:negative_slope=0.3", "relu has no option 'negative_slope'; it has no options"),
+        ("--objective=elbo_analytic:epoch=3", "elbo_analytic has no option 'epoch'; its options are beta=1.0"),
+        ("--objective=elbo,", "an element of 'elbo,' is empty"),
+    ],
+)
+def test_a_flag_refuses_a_choice_that_does_not_exist(argv, sentence):
+    with pytest.raises(flags.IllegalFlagValueError, match=sentence):
+        parse(argv)
+
+
+@pytest.mark.parametrize(
+    ("argv", "sentence"),
+    [
+        ("--estimator=disarm --num_samples=2", "^--estimator=disarm does not suit --posterior=normal .*can: reparam"),
+        ("--estimator=stl", "choose --objective=elbo for log q"),
+        ("--objective=elbo --estimator=leave_one_out:by_layer=true --num_samples=2", "choose for example --latent_dim"),
+        (
+            "--objective=elbo --posterior=bernoulli --latent_dim=3-2 --estimator=disarm --num_samples=2",
+            "by_layer=true",
+        ),
+    ],
+)
+def test_an_estimator_that_does_not_suit_the_bound_is_refused(argv, sentence):
+    [run] = parse(*argv.split())
+    with pytest.raises(ValueError, match=sentence):
+        build.program(run, build.load_data(run, None))
 
 
 def test_the_digest_names_the_run():
@@ -173,7 +235,9 @@ def test_the_digest_names_the_run():
 
 
 def test_runs_of_one_program_are_the_runs_alone():
-    runs = parse("--learning_rate=1e-3,1e-2", "--beta=0.5", "--schedule=cosine", "--clip_norm=1")
+    runs = parse(
+        "--learning_rate=1e-3,1e-2", "--objective=elbo_analytic:beta=0.5", "--schedule=cosine", "--clip_norm=1"
+    )
     data = build.load_data(runs[0], None)
     program, images = build.program(runs[0], data), jnp.asarray(data.train)
     values = jax.tree.map(lambda *leaves: jnp.stack(leaves), *map(build.arrays, runs))
@@ -205,7 +269,8 @@ def test_every_flag_explains_itself():
     values = flags.FlagValues()
     settings.define_flags(values)
     for name in settings.FIELDS:
-        assert len(values[name].help) > 10
+        assert values[name].help[0].isupper()
+        assert values[name].help.splitlines()[0].rstrip().endswith(".") or "." in values[name].help
         assert values[name].default is not None
 
 
@@ -219,8 +284,7 @@ def test_bits_per_dim_of_a_uniform_mass():
 
 def test_the_stages_are_the_papers():
     """arXiv:1509.00519, section 5: 3^i passes at 1e-3 * 10^(-i / 7), i = 0 to 7, which are 3280 passes."""
-    [run] = parse("--schedule=stages", "--epochs=3280")
-    rate = build.learning_rate(run, 1e-3, 3280 * 5)
+    rate = optimizers.make_schedule("stages", steps_per_epoch=5, epochs=3280)(1e-3)
     expected = [1e-3 * 10 ** (-i / 7) for i in range(8) for _ in range(3**i)]
     assert len(expected) == 3280
     for epoch in (0, 1, 3, 4, 12, 13, 1092, 1093, 3279):
@@ -243,8 +307,11 @@ def _values(field) -> st.SearchStrategy:
         return whole
     if field.type is float:
         return st.floats(0, 1e30, exclude_min=above is not None)
-    choices = settings._choices(field)
-    return st.sampled_from(choices) if choices else st.text("abz:/._- é", min_size=1).map(str.strip).filter(len)
+    if field.metadata["table"]:
+        return st.sampled_from(list(field.metadata["table"].entries))
+    if field.metadata["choices"]:
+        return st.sampled_from(field.metadata["choices"])
+    return st.text("abz:/._- é", min_size=1).map(str.strip).filter(len)
 
 
 ANY_SETTINGS = st.builds(settings.Settings, **{name: _values(field) for name, field in settings.FIELDS.items()})
@@ -255,7 +322,7 @@ ANY_SETTINGS = st.builds(settings.Settings, **{name: _values(field) for name, fi
 def test_any_settings_come_back_from_flags_and_from_json(run):
     values = flags.FlagValues()
     settings.define_flags(values)
-    values(["program", *(f"--{name}={settings._text(getattr(run, name))}" for name in settings.FIELDS)])
+    values(["program", *(f"--{name}={settings.text(getattr(run, name))}" for name in settings.FIELDS)])
     assert {name: values[name].value for name in settings.FIELDS} == {n: (getattr(run, n),) for n in settings.FIELDS}
     assert settings.from_json(json.loads(json.dumps(run.json()))) == run
 

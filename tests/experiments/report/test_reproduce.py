@@ -12,7 +12,7 @@ from tests.helpers.written_workdirs import write_sweep
 
 def test_the_commands_have_the_settings_of_the_runs(tmp_path):
     """A grid of runs has one command. Runs that are no grid have several. Their flags are the settings again."""
-    grid = [Settings(seed=s, learn_prior=p, hidden=h) for s in (0, 1) for p in (False, True) for h in ((), (8, 4))]
+    grid = [Settings(seed=s, data_mean=p, hidden=h) for s in (0, 1) for p in (False, True) for h in ((), (8, 4))]
     for wanted, number in ((grid, 1), (grid[:3], 2)):
         folder = tmp_path / str(number)
         write_sweep(folder, [(dataclasses.asdict(one), 0.0) for one in wanted], finished=False)

@@ -11,12 +11,12 @@ ROOT = Path(__file__).resolve().parents[3]
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        ([], 2, "give a name and perhaps a folder"),
-        (["a", "b", "c"], 2, "give a name and perhaps a folder"),
-        (["../x"], 2, "is no TFDS name"),
-        (["digits"], 2, "needs no preparing"),
-        (["frey_faces"], 2, "copy frey_faces.npz"),
-        (["faces", "PREPARED"], 0, "faces is prepared already: --dataset=faces --data_dir="),
+        ([], 2, "the name is missing or there are too many words"),
+        (["a", "b", "c"], 2, "the name is missing or there are too many words"),
+        (["../x"], 2, "is not a TFDS name"),
+        (["digits"], 2, "needs no preparation"),
+        (["frey_faces"], 2, "make frey_faces.npz"),
+        (["faces", "PREPARED"], 0, "faces is prepared already; use --dataset=faces --data_dir="),
         (["faces:1.9.0", "PREPARED"], 0, "faces:1.9.0 is prepared already"),
         (["old", "PREPARED"], 1, "was prepared in another format than array_record"),
     ],

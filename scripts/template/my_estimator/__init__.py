@@ -1,0 +1,15 @@
+"""Adds the estimator to the library's table. Every command does so with --import=my_estimator."""
+
+from vae import estimators
+
+from my_estimator.estimator import my_estimator as my_estimator
+
+estimators.add(
+    "my_estimator",
+    estimators.Entry(
+        my_estimator,
+        latents=("Normal", "Bernoulli"),
+        reductions=("mean", "log_mean_exp"),
+        paper="You (2027), arXiv:0000.00000",
+    ),
+)

@@ -1,0 +1,43 @@
+"""Compares the results of scripts/reproduce.sh with the expected numbers. A number out of its tolerance is an error."""
+
+import csv
+import statistics
+import sys
+from pathlib import Path
+
+# Estimator: the mean test ELBO over seeds, in nats, and its tolerance.
+ELBO = {"my_estimator": (0.0, 0.0), "reinforce": (0.0, 0.0)}
+# Estimator: the variance of the encoder's gradient over that of `reinforce`, and its tolerance.
+VARIANCE = {"my_estimator": (0.0, 0.0), "reparam": (0.0, 0.0)}
+
+
+def read_column(path: Path, column: str) -> dict[str, float]:
+    """For each estimator the mean of a column of a results.csv."""
+    values: dict[str, list[float]] = {}
+    with open(path) as file:
+        for row in csv.DictReader(file):
+            values.setdefault(row["estimator"], []).append(float(row[column]))
+    return {estimator: statistics.mean(numbers) for estimator, numbers in values.items()}
+
+
+def compare(what: str, obtained: dict[str, float], expected: dict[str, tuple[float, float]]) -> bool:
+    """Prints a line for each estimator; True if every number is within its tolerance."""
+    passed = True
+    for estimator, (number, tolerance) in expected.items():
+        within = abs(obtained[estimator] - number) <= tolerance
+        passed = passed and within
+        verdict = "" if within else "  <- differs"
+        print(f"{what:<28} {estimator:<16} {obtained[estimator]:9.3f}  expected {number:g} +- {tolerance:g}{verdict}")
+    return passed
+
+
+def main(folder: Path) -> int:
+    elbo = read_column(folder / "digits/results.csv", "test_elbo_nats")
+    variance = read_column(folder / "gradients/results.csv", "phi_variance")
+    ratio = {estimator: number / variance["reinforce"] for estimator, number in variance.items()}
+    passed = [compare("test ELBO, nats", elbo, ELBO), compare("variance over reinforce's", ratio, VARIANCE)]
+    return 0 if all(passed) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))

@@ -1,0 +1,42 @@
+#!/usr/bin/env bash
+# Trains a VAE with my_estimator and with the plain score function, measures both gradients where the exact gradient is
+# known, and compares the results with the expected numbers in scripts/expected.py.
+#
+#   bash scripts/reproduce.sh            3 seeds of 50 epochs, 10000 gradients; MINUTES minutes on two CPU cores
+#   bash scripts/reproduce.sh --quick    one seed of 5 epochs, 500 gradients: TRUNCATED; the numbers are not compared
+#
+# Writes results/digits/ and results/gradients/: tables, figures and report.html.
+set -euo pipefail
+quick=
+for word; do
+  if [ "$word" != --quick ]; then
+    echo "usage: bash scripts/reproduce.sh [--quick]" >&2
+    exit 2
+  fi
+  quick=yes
+done
+cd "$(dirname "$0")/.."
+default="../.."
+code="${VAE:-$default}"
+bash "$code/scripts/setup.sh"
+export PYTHONPATH=".:$code" VAE_IMPORT=my_estimator
+python="$code/.venv/bin/python"
+
+output=results
+length=(--seed=0,1,2 --epochs=50)
+draws=10000
+if [ -n "$quick" ]; then
+  echo "TRUNCATED: 5 epochs of one seed in place of 50 of three, 500 gradients in place of 10000"
+  output=results/quick
+  length=(--epochs=5)
+  draws=500
+fi
+"$python" -m experiments.train --estimator=my_estimator,reinforce --objective=elbo --num_samples=4 "${length[@]}" \
+  --workdir="$output/digits"
+"$python" -m experiments.report --workdir="$output/digits"
+"$python" -m experiments.compare_estimators --problem=linear_gaussian --estimators=my_estimator,reinforce,reparam \
+  --draws="$draws" --output="$output/gradients"
+"$python" -m experiments.report --workdir="$output/gradients"
+if [ -z "$quick" ]; then
+  "$python" scripts/expected.py "$output"
+fi
