@@ -42,7 +42,7 @@ def test_a_browser_shows_the_page(swept, measured):
                 assert page.pdf(format="A4").startswith(b"%PDF")
                 page.set_viewport_size({"width": 720, "height": 900})  # about A4
                 page.evaluate("dispatchEvent(new Event('beforeprint'))")
-                page.wait_for_function("document.documentElement.scrollWidth == 720", timeout=10_000)
+                page.wait_for_function("document.documentElement.scrollWidth == 720", timeout=30_000)
                 assert problems == []
                 assert [url for url in requests if not url.startswith(("file:", "data:", "blob:"))] == []
                 context.close()
@@ -68,7 +68,7 @@ def _hovers(page):
     page.mouse.move(box["x"] - 30, box["y"] - 30)
     page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2, steps=4)
     label = plot.locator(".hoverlayer .hovertext")
-    label.first.wait_for(timeout=5000)
+    label.first.wait_for(timeout=30_000)
     assert any(word in label.first.text_content() for word in ("nats", "variance"))
 
 
