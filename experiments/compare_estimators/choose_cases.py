@@ -1,7 +1,6 @@
 """The estimators to measure, and how many samples each of them gets."""
 
 import functools
-import math
 
 from absl import flags
 
@@ -70,9 +69,7 @@ def _integer(flag: str, text: str) -> int:
     try:
         value = int(text)
     except ValueError:
-        value = math.nan
-    if math.isnan(value):
-        raise ValueError(f"--{flag}: {text!r} is not an integer")
+        raise ValueError(f"--{flag}: {text!r} is not an integer") from None
     if abs(value) >= 2**31:
         raise ValueError(f"--{flag}: {text} does not fit into 32 bits")
     return value

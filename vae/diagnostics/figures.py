@@ -116,7 +116,7 @@ def bootstrap(moments: Moments, key: Array, replicates: int = 4000) -> dict[str,
 
 
 @exact_products
-def resample(moments: Moments, weights: Array) -> dict[str, dict[str, Float[Array, "B"]]]:
+def resample(moments: Moments, weights: Array | np.ndarray) -> dict[str, dict[str, Float[Array, "B"]]]:
     """`FIGURES` of every part when chunk c counts weights_bc times. Every row of `weights` `[B, C]` sums to C.
 
     The variance is a quadratic form in the chunks' means, so it only needs their inner products. The snr is linearized
@@ -180,6 +180,6 @@ def students_t(confidence: float, chunks: int) -> float:
     return float(stats.t.ppf(0.5 + confidence / 2, chunks - 1))
 
 
-def critical_z(size: float, level: float = 1e-4) -> float:
+def critical_z(size: float | Float[Array, ""], level: float = 1e-4) -> float:
     """The |z| that the largest of `size` standard normals exceeds with probability `level` at most (Bonferroni)."""
     return -statistics.NormalDist().inv_cdf(level / (2 * size))
