@@ -1,4 +1,4 @@
-"""README.md is true: its commands run, its table is the code's, its worked estimator is one."""
+"""README.md is short, its commands run, and its code is the code of the repository. No page has a broken link."""
 
 import re
 import tomllib
@@ -6,80 +6,121 @@ from pathlib import Path
 
 import pytest
 import yaml
-from absl import flags
 
 from experiments.common import settings
-from tests.helpers import entry_points, problems
+from tests.helpers import entry_points, pages, problems
 from vae import estimators
-from vae.estimators import mean
-from vae.estimators.__main__ import table
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
 MNIST = ROOT.parent / "shared/data"
+# What makes each command short.
+SHORT = {
+    "experiments.train": ["--epochs=1", "--eval_samples=2", "--hidden=8", "--nofigures"],
+    "experiments.evaluate": ["--eval_samples=3"],
+    "experiments.report": [],
+    "experiments.compare_estimators": ["--draws=20", "--rounds=3", "--batch_size=4", "--cv_steps=2"],
+    "experiments.gradient_flow": [],
+}
 
 
-def _commands(module: str) -> list[list[str]]:
-    lines = [line.split("#")[0].strip() for line in README.splitlines()]
-    return [line.split()[3:] for line in lines if re.match(rf"python -m {module}\b", line)]
+def test_it_has_150_lines_of_120_characters_at_most():
+    lines = README.splitlines()
+    assert len(lines) <= 150
+    assert max(map(len, lines)) <= 120
 
 
-def test_the_commands_settings_are_sound():
-    """Every training command of the page: known flags, and settings that go together."""
-    for case in _commands("experiments.train"):
-        values = flags.FlagValues()
-        settings.define_flags(values)
-        values(["train", *(word for word in case if not word.startswith(("--workdir", "--data_dir")))])
-        for run in settings.from_flags(values):
-            assert run.estimator in estimators.BY_NAME
+def test_it_has_the_five_commands():
+    section = README.split("## Five commands")[1].split("\n## ")[0]
+    names = {module.split(".")[1] for module, _ in pages.commands(section)}
+    assert names == {"train", "evaluate", "report", "compare_estimators"}
+    assert len(pages.commands(section)) == 5
+
+
+def test_every_training_command_has_settings_that_go_together():
+    cases = [arguments for module, arguments in pages.commands(README) if module == "experiments.train"]
+    assert len(cases) >= 4
+    for case in cases:
+        assert settings.from_flags(pages.parse("experiments.train", case))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["continuous", "discrete", "mnist"])
-def test_the_commands_run(kind, tmp_path):
-    """Each with the flags of the page and, behind them, those that make it short."""
-    cases = [case for case in _commands("experiments.train") if _kind(case) == kind]
-    assert len(cases) >= {"continuous": 5, "discrete": 3, "mnist": 1}[kind]
-    if kind == "mnist" and not MNIST.exists():
-        pytest.skip("needs TFDS's mnist beside the checkout")
-    short = ["--epochs=1", "--eval_samples=2", "--nofigures", "--hidden=8"]
-    cases = [[*case, *short, f"--workdir={tmp_path}/{i}"] for i, case in enumerate(cases)]
-    cases = [[word.replace("--data_dir=DIR", f"--data_dir={MNIST}") for word in case] for case in cases]
-    cases = [[*case, f"--cache_dir={tmp_path}/cache"] for case in cases]
-    outcomes = entry_points.run("experiments.train", cases, tmp_path / "outcomes")
-    assert [o.code for o in outcomes] == [0] * len(cases), [o.err for o in outcomes if o.code]
-    if kind == "continuous":
-        again = [[*case, f"--workdir={tmp_path}/0", "--eval_samples=3"] for case in _commands("experiments.evaluate")]
-        assert again
-        outcomes = entry_points.run("experiments.evaluate", again, tmp_path / "evaluated")
-        assert [o.code for o in outcomes] == [0] * len(again), [o.err for o in outcomes]
+def test_every_command_runs(tmp_path):
+    quickstart = entry_points.training("--epochs=1", f"--workdir={tmp_path}/results/quickstart")
+    mentioned = re.findall(r"`python -m (experiments\.\w+)`", README)
+    commands = [*pages.commands(README), *((module, []) for module in mentioned)]
+    calls = [entry_points.Call(module, _shortened(module, case, i, tmp_path)) for i, (module, case) in enumerate(commands)]
+    calls = [call for call in calls if "--data_dir=DIR" not in call.arguments]
+
+    outcomes = entry_points.run_all([quickstart, *calls], tmp_path / "outcomes")
+
+    assert [o.code for o in outcomes] == [0] * len(outcomes), [o.err for o in outcomes if o.code]
+    assert {call.module for call in calls} == set(SHORT)
 
 
-def _kind(case: list[str]) -> str:
-    if "--dataset=mnist" in case:
-        return "mnist"
-    return "discrete" if any(word.startswith("--posterior=") for word in case) else "continuous"
+def _shortened(module: str, arguments: list[str], number: int, folder: Path) -> list[str]:
+    """The arguments with a folder of the test's own and with the flags that make the command short."""
+    words = [word.replace("results/", f"{folder}/results/") for word in arguments]
+    words = [word.replace("--data_dir=DIR", f"--data_dir={MNIST}") if MNIST.exists() else word for word in words]
+    if module == "experiments.train" and not any(word.startswith("--workdir=") for word in words):
+        words.append(f"--workdir={folder}/{number}")
+    if module in ("experiments.compare_estimators", "experiments.gradient_flow"):
+        words.append(f"--output={folder}/{number}")
+    if module == "experiments.train":
+        words.append(f"--cache_dir={folder}/cache")
+    return [*words, *SHORT[module]]
 
 
-def test_the_table_is_that_of_the_code():
-    assert table() in README
+def test_the_scripts_that_it_names_exist():
+    names = re.findall(r"\b(\w+\.sh)\b", README)
+    assert {"quickstart.sh", "test.sh", "new_project.sh"} < set(names)
+    for name in names:
+        assert (ROOT / "scripts" / name).exists(), name
 
 
-def test_files_and_scripts_that_it_names_exist():
-    for path in re.findall(r"(?:scripts|experiments|tests|vae)/[\w/]+\.(?:sh|py|png)", README):
-        assert (ROOT / path).exists() or path == "vae/estimators/reinforce_at_mean.py", path
+@pytest.mark.parametrize("page", pages.PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_link_leads_somewhere(page):
+    for target in pages.links(page.read_text()):
+        name, _, anchor = target.partition("#")
+        path = page.parent / name if name else page
+        assert path.exists(), target
+        if anchor:
+            assert anchor in pages.anchors(path.read_text()), target
 
 
-def test_the_worked_estimator_is_short_and_unbiased():
-    blocks = re.findall(r"```python\n(.*?)```", README, re.S)
-    [source] = [block for block in blocks if "def reinforce_at_mean" in block]
-    assert source.count("\n") < 60
+def test_the_estimator_in_ten_lines_is_the_one_in_the_library():
+    [block] = [block for block in pages.blocks(README) if "def leave_one_out" in block]
+    bare = lambda code: [re.sub(r"  #.*", "", line) for line in code.splitlines() if line.strip()]
+    source = (ROOT / "vae/estimators/leave_one_out.py").read_text()
+    source = re.sub(r'""".*?"""\n', "", source, flags=re.DOTALL)
+    code = [line for line in bare(source) if not line.startswith("from")]
+    assert bare(block) == code
+    assert len(code) <= 10
+
+
+def test_the_estimator_to_add_is_short_and_unbiased(monkeypatch):
+    [source] = [block for block in pages.blocks(README) if "def at_mean" in block]
+    assert len([line for line in source.splitlines() if line.strip()]) <= 15
+    monkeypatch.setattr(estimators.table, "BY_NAME", dict(estimators.BY_NAME))  # the block adds to the table
     namespace = {}
     exec(compile(source, "README.md", "exec"), namespace)
-    estimator = namespace["reinforce_at_mean"](num_samples=2)
+    estimator = namespace["at_mean"](num_samples=2)
     for family in ("Normal", "Bernoulli"):
-        exact = problems.oracle(family, "elbo", 2)
-        problems.assert_unbiased(estimator, problems.problem(family), mean, exact)
+        exact = problems.oracle(family, "mean", 2)
+        problems.assert_unbiased(estimator, problems.problem(family), estimators.mean, exact)
+
+
+def test_the_advice_names_estimators_that_do_what_it_says():
+    section = README.split("## Which estimator")[1].split("\n## ")[0]
+    rows = [line.strip("| ").split(" | ") for line in section.splitlines() if line.startswith("| ")][1:]
+    assert len(rows) == 7
+    for _, _, black_box in rows:
+        for name in re.findall(r"`(\w+)(?::\w+=\w+)?`", black_box):
+            assert not estimators.BY_NAME[name].differentiates_f, name
+    for name in re.findall(r"`(\w+)`(?= \(biased\))", section):
+        assert estimators.BY_NAME[name].biased, name
+    for _, differentiable, _ in rows:
+        assert set(re.findall(r"`(\w+)`", differentiable)) <= set(estimators.BY_NAME)
 
 
 def test_the_citation_is_one():

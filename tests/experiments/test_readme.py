@@ -1,58 +1,69 @@
-"""experiments/README.md names every entry point, flags that exist and pictures that exist."""
+"""The pages of experiments/ name every command, flags that exist and commands that the flags accept."""
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from experiments.common import cli, options, settings
+from tests.helpers import pages
+
 ROOT = Path(__file__).resolve().parents[2]
-PAGE = (ROOT / "experiments/README.md").read_text()
-SECTIONS = dict(re.findall(r"^## experiments\.(\w+)\n(.*?)(?=^## |\Z)", PAGE, re.S | re.M))
-# Of scripts/reproduce_*.sh.
-OTHERS = {"quick"}
+FOLDER = ROOT / "experiments"
+PAGE = (FOLDER / "README.md").read_text()
+NAMES = sorted(path.parent.name for path in FOLDER.glob("*/__main__.py"))
+# Flags of scripts, of pip and of every command.
+OTHERS = {"quick", "help", "helpfull", cli.IMPORT_FLAG if hasattr(cli, "IMPORT_FLAG") else "import", "compilation_cache"}
 
 
-def _flags(name: str) -> set[str]:
-    """Every flag that the section of this entry point names."""
-    return set(re.findall(r"--(\w+)", SECTIONS[name])) - OTHERS
+def page_of(name: str) -> str:
+    """What the pages say about a command: its own page, or its section of the common page."""
+    own = FOLDER / name / "README.md"
+    if own.exists():
+        return own.read_text()
+    return PAGE.split(f"## experiments.{name}\n")[1].split("\n## ")[0]
 
 
-def test_every_entry_point_has_a_section_and_a_command():
-    sources = {path.stem: path.read_text() for path in (ROOT / "experiments").glob("*.py")}
-    assert set(SECTIONS) == {name for name, text in sources.items() if 'if __name__ == "__main__":' in text}
-    for name, text in SECTIONS.items():
-        assert f"    python -m experiments.{name}" in text
+@pytest.mark.parametrize("name", NAMES)
+def test_every_command_is_on_the_page_with_an_example(name):
+    assert f"[`{name}`]" in PAGE
+    assert f"experiments.{name}" in {module for module, _ in pages.commands(page_of(name))}
 
 
-@pytest.mark.parametrize("name", SECTIONS)
-def test_its_flags_exist(name):
-    """By what the entry point's source defines: as flags or as settings."""
-    text = (ROOT / f"experiments/{name}.py").read_text()
-    text += (ROOT / "experiments/settings.py").read_text() if "settings.define_flags()" in text else ""
-    for flag in _flags(name):
-        assert re.search(rf'DEFINE_\w+\(\s*"{flag}"', text) or re.search(
-            rf"^    {flag}: .* = _setting\(", text, re.M
-        ), flag
+def test_no_command_is_invented():
+    rows = PAGE.split("## What all commands share")[0]
+    assert sorted(re.findall(r"\[`(\w+)`\]", rows)) == NAMES
 
 
-def test_pictures_exist():
-    for path in re.findall(r"\]\(([^)]+\.png)\)", PAGE):
-        assert (ROOT / "experiments" / path).exists(), path
+@pytest.mark.parametrize(
+    "page", [path for path in pages.PAGES if ROOT / "scripts/template" not in path.parents], ids=str
+)
+def test_the_flags_of_every_command_on_a_page_are_accepted(page):
+    for module, arguments in pages.commands(page.read_text()):
+        values = pages.parse(module, arguments)
+        if module == "experiments.train":
+            assert settings.from_flags(values), arguments
 
 
-def test_every_file_is_on_the_map():
+@pytest.mark.parametrize("name", NAMES)
+def test_the_flags_that_a_page_names_exist(name):
+    known = set(pages.parse(f"experiments.{name}", [])) | pages.known_flags() | OTHERS
+    for flag in set(re.findall(r"`--(\w+)", page_of(name))):
+        assert flag in known or flag.removeprefix("no") in known, flag
+
+
+def test_the_options_on_the_page_are_in_the_grammar():
+    section = PAGE.split("## What all commands share")[1].split("\n## ")[0]
+    tables = {name: field.metadata["table"] for name, field in settings.FIELDS.items() if field.metadata["table"]}
+    examples = re.findall(r"--(\w+)=([\w:=.]+:[\w:=.-]+)", section)
+    assert len(examples) >= 6
+    for name, text in examples:
+        if name in tables:
+            options.choose(text, tables[name])
+
+
+def test_pictures_and_files_of_the_map_exist():
     places = PAGE.split("## Where things are")[1]
-    files = {path.name for path in (ROOT / "experiments").glob("*.py")} - {"__init__.py"}
-    assert files == set(re.findall(r"\b\w+\.py\b", places))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", SECTIONS)
-def test_its_flags_are_those_of_the_program(name):
-    """By the program's own --helpfull."""
-    command = [sys.executable, "-m", f"experiments.{name}", "--helpfull"]
-    helped = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False).stdout
-    for flag in _flags(name):
-        assert re.search(rf"--(\[no\])?{flag}\b", helped), flag
+    named = set(re.findall(r"`(\w+(?:\.py|/))`", places)) - {"common/"}
+    present = {f"{path.name}/" if path.is_dir() else path.name for path in (FOLDER / "common").iterdir()}
+    assert named == present - {"__init__.py", "__pycache__/"}

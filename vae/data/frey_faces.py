@@ -27,12 +27,12 @@ def frey_faces(data_dir: str | os.PathLike | None) -> Splits:
             images = npz.members(file, {"images": "images"})["images"].reshape(-1, 28, 20, 1)
     except Exception as error:  # NumPy and zipfile document no list of what they raise on a damaged file
         raise ValueError(
-            f"dataset=frey_faces: {path} cannot be read ({reason(error)}); make it again as README.md says"
+            f"dataset=frey_faces: {path} cannot be read ({reason(error)}); make it again as vae/data/README.md says"
         ) from error
     if images.dtype != np.uint8 or hashlib.sha256(np.ascontiguousarray(images)).hexdigest() != SHA256:
         raise ValueError(
             f"dataset=frey_faces: {path} holds other images (their sha256 is not {SHA256[:12]}...); "
-            f"make it as README.md says, or load it as your own arrays with dataset=npz:{path}"
+            f"make it as vae/data/README.md says, or load it as your own arrays with dataset=npz:{path}"
         )
     train, validation, test = shuffle_and_cut(images, 1565, 200)
     return Splits(train=train, validation=validation, test=test)

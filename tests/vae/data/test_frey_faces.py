@@ -40,11 +40,11 @@ def test_frey_faces_that_are_missing_or_changed_are_refused(tmp_path):
 
 
 def test_frey_faces_may_be_converted_from_the_matrix_that_was_published(tmp_path):
-    """As README.md says it is done: `ff` has a column an image, its rows one after the other."""
+    """By the command in vae/data/README.md: `ff` has a column an image, its rows one after the other."""
     if not (SHARED / "frey_faces.npz").is_file():
         pytest.skip(f"frey_faces.npz is not in {SHARED}")
     with np.load(SHARED / "frey_faces.npz") as file:
         scipy.io.savemat(tmp_path / "frey_rawface.mat", {"ff": file["images"].reshape(1965, 560).T})
-    [line] = re.findall(r"^python -c \"(.*frey_rawface.*)\"", (ROOT / "README.md").read_text(), re.M)
+    [line] = re.findall(r"^python -c \"(.*frey_rawface.*)\"", (ROOT / "vae/data/README.md").read_text(), re.M)
     subprocess.run([sys.executable, "-c", line], cwd=tmp_path, check=True)
     assert load("frey_faces", tmp_path).checksum == load("frey_faces", SHARED).checksum
