@@ -49,7 +49,9 @@ def test_every_command_runs(tmp_path):
     quickstart = entry_points.training("--epochs=1", f"--workdir={tmp_path}/results/quickstart")
     mentioned = re.findall(r"`python -m (experiments\.\w+)`", README)
     commands = [*pages.commands(README), *((module, []) for module in mentioned)]
-    calls = [entry_points.Call(module, _shortened(module, case, i, tmp_path)) for i, (module, case) in enumerate(commands)]
+    calls = [
+        entry_points.Call(module, _shortened(module, case, i, tmp_path)) for i, (module, case) in enumerate(commands)
+    ]
     calls = [call for call in calls if "--data_dir=DIR" not in call.arguments]
 
     outcomes = entry_points.run_all([quickstart, *calls], tmp_path / "outcomes")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.common import cli, options, settings
+from experiments.common import options, settings
 from tests.helpers import pages
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -13,7 +13,7 @@ FOLDER = ROOT / "experiments"
 PAGE = (FOLDER / "README.md").read_text()
 NAMES = sorted(path.parent.name for path in FOLDER.glob("*/__main__.py"))
 # Flags of scripts, of pip and of every command.
-OTHERS = {"quick", "help", "helpfull", cli.IMPORT_FLAG if hasattr(cli, "IMPORT_FLAG") else "import", "compilation_cache"}
+OTHERS = {"quick", "help", "helpfull", "import", "compilation_cache"}
 
 
 def page_of(name: str) -> str:
@@ -62,8 +62,8 @@ def test_the_options_on_the_page_are_in_the_grammar():
             options.choose(text, tables[name])
 
 
-def test_pictures_and_files_of_the_map_exist():
-    places = PAGE.split("## Where things are")[1]
-    named = set(re.findall(r"`(\w+(?:\.py|/))`", places)) - {"common/"}
+def test_the_map_has_every_file_that_commands_share():
+    rows = re.findall(r"^\| (`.*?) \|", PAGE.split("## Where things are")[1], re.MULTILINE)
+    named = set(re.findall(r"`(\w+(?:\.py|/))`", " ".join(rows)))
     present = {f"{path.name}/" if path.is_dir() else path.name for path in (FOLDER / "common").iterdir()}
     assert named == present - {"__init__.py", "__pycache__/"}

@@ -48,7 +48,8 @@ def known_flags() -> set[str]:
 
 
 def links(text: str) -> list[str]:
-    """The targets of links and pictures."""
+    """The targets of links and pictures within the repository."""
+    text = re.sub(r"^```.*?^```|^    .*?$|`[^`\n]*`", "", text, flags=re.DOTALL | re.MULTILINE)
     return [target for target in re.findall(r"\]\(([^)\s]+)\)", text) if "://" not in target]
 
 

