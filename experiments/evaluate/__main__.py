@@ -3,31 +3,65 @@
     python -m experiments.evaluate --workdir=results/quickstart --eval_samples=5000
     python -m experiments.evaluate --workdir=DIR --checkpoint=best     # by the validation bound; or an epoch's number
 
-Prints -log p(x), ELBO, rate and distortion of the test set and appends them, with the commit and versions of now, to
-evaluations.jsonl in each run's folder, which `experiments.report` shows. What was evaluated before with as many samples
-is read from there, unless --again. Runs that are not finished or diverged are left out, and named; where --checkpoint
-is an epoch's number, those that have come so far are evaluated as well.
+Prints -log p(x), ELBO, rate and distortion of the test set. Appends them, with the current commit and versions, to
+evaluations.jsonl in each run's folder, which `experiments.report` shows. Earlier figures with as many samples are read
+from there, unless --again is given.
+
+Runs that diverged or are not finished are left out, and named. If --checkpoint is the number of an epoch, unfinished
+runs that have reached this epoch are evaluated as well.
 """
+
+import dataclasses
 
 from absl import flags
 
-from experiments.common import cli
-
-flags.DEFINE_string("workdir", None, "folder of a run or of a sweep, as experiments.train left it", required=True)
-flags.DEFINE_string("data_dir", None, "folder of prepared TFDS data, or of frey_faces.npz")
-flags.DEFINE_string("cache_dir", None, "folder of decoded data; by default beside the data, or the user's cache folder")
-flags.DEFINE_string("checkpoint", "latest", "latest, best (by the validation bound) or the number of an epoch")
-flags.DEFINE_integer("eval_samples", 5000, "K of the importance-weighted -log p(x)", lower_bound=1)
-flags.DEFINE_bool("again", False, "also what was evaluated before with as many samples")
-flags.DEFINE_bool("figures", False, "also draw the run's pictures again")
-FLAGS = flags.FLAGS
+from experiments.common import checks, cli, results
+from experiments.common.run_folder import all_runs
+from experiments.evaluate.evaluation import Options, evaluate
 
 
-def main() -> None:
-    from experiments.evaluate import trained  # jax and what is built on it are not for --help
+def define_flags(values: flags.FlagValues) -> None:
+    """Defines one flag for each field of `Options`."""
+    string = lambda name, default, help: flags.DEFINE_string(name, default, help, flag_values=values)
+    string("workdir", None, "Folder of a run or of a sweep, as experiments.train left it.")
+    string("data_dir", None, "Folder of prepared TFDS data or of frey_faces.npz.")
+    string("cache_dir", None, "Folder of decoded data; by default beside the data or in the user's cache folder.")
+    string("checkpoint", "latest", "Checkpoint: latest, best (by the validation bound) or the number of an epoch.")
+    flags.DEFINE_integer(
+        "eval_samples",
+        5000,
+        "Number K of samples of z for each image in the importance-weighted -log p(x).",
+        lower_bound=1,
+        flag_values=values,
+    )
+    again = "Whether to evaluate again what was evaluated before with as many samples."
+    flags.DEFINE_bool("again", False, again, flag_values=values)
+    flags.DEFINE_bool("figures", False, "Whether to draw the run's pictures again as well.", flag_values=values)
+    flags.mark_flag_as_required("workdir", values)
 
-    trained.evaluate_all(FLAGS.workdir)
+
+def main(values: flags.FlagValues = flags.FLAGS) -> None:
+    options = Options(**{field.name: values[field.name].value for field in dataclasses.fields(Options)})
+    rows = []
+    with cli.one_sentence():
+        checks.refuse_links(options.workdir)
+        folders = all_runs(options.workdir)
+        if not folders:
+            raise ValueError(f"--workdir={options.workdir} holds no run (no config.json); give a trained run's folder")
+        for folder in folders:
+            try:
+                rows.append(evaluate(folder, options))
+            except ValueError as error:
+                if len(folders) == 1:
+                    raise
+                print(f"left out: {error}")
+        if not rows:
+            raise ValueError(
+                f"--workdir={options.workdir} has no run to evaluate: each of its {len(folders)} is left out"
+            )
+    print(f"{results.heading(rows)}\n{results.to_markdown(rows)}")
 
 
 if __name__ == "__main__":
+    define_flags(flags.FLAGS)
     cli.run(main)

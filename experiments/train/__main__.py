@@ -29,6 +29,8 @@ HUNGRY = ("num_samples", "batch_size", "hidden")
 def define_flags(values: flags.FlagValues) -> None:
     settings.define_flags(values)
     options.define_flags(values)
+    for module in (settings, options):  # --help shows the flags of these modules as well
+        flags.adopt_module_key_flags(module, values)
 
 
 def main(values: flags.FlagValues = flags.FLAGS) -> None:

@@ -18,7 +18,7 @@ IMPORTS = (
     "sklearn.datasets",
     "experiments.common.pictures",
     "experiments.train.__main__",
-    "experiments.evaluate.trained",
+    "experiments.evaluate.__main__",
 )
 IMPORTS += (
     "experiments.compare_estimators.__main__",

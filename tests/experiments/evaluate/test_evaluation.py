@@ -1,4 +1,4 @@
-"""What can be done where a checkpoint cannot be read."""
+"""What the command says where a checkpoint cannot be read."""
 
 from types import SimpleNamespace
 
@@ -7,14 +7,14 @@ import pytest
 from experiments.common import build
 from experiments.common.run_folder import RunFolder
 from experiments.common.settings import Settings
-from experiments.evaluate import trained
+from experiments.evaluate import evaluation
 from vae import checkpoint
 
 
 @pytest.mark.parametrize(
     ("steps", "epoch", "sentence"),
     [
-        ((1, 2, 3), 2, "checkpoints/2 cannot be read; take one of 1, 3$"),
+        ((1, 2, 3), 2, "checkpoints/2 cannot be read; choose one of 1, 3$"),
         ((2,), 2, "holds no checkpoint that can be read; delete .*run and train it again$"),
         ((1, 2), None, "holds no checkpoint that can be read; delete .*run and train it again$"),
     ],
@@ -26,4 +26,4 @@ def test_what_is_left_is_named(steps, epoch, sentence, tmp_path, monkeypatch):
     for step in steps:
         (folder.checkpoints / str(step)).mkdir(parents=True)
     with pytest.raises(ValueError, match=sentence):
-        trained.restore(folder, Settings(), None, epoch)
+        evaluation.restore(folder, Settings(), None, epoch)
