@@ -1,7 +1,7 @@
-"""What no entry point can do: one sentence on stderr, a non-zero exit, no traceback, and nothing is written over.
+"""Bad input to every command: one sentence on stderr, a non-zero exit, no traceback, and no file is overwritten.
 
-A case is a command line after `python -m experiments.`, in which {} is the folder of prepared files, and words that its
-sentence holds. All cases share one process's imports; nothing is trained.
+A case is what follows `python -m experiments.`, where {} stands for a folder of prepared files, and the words that its
+sentence must contain. All cases share the imports of one process. Nothing is trained.
 """
 
 import json

@@ -1,6 +1,7 @@
-"""Runs entry points many times for one import of their packages: each call is a fork of a process that has them.
+"""Runs commands many times for one import of their packages: each call is a fork of a process that has imported them.
 
-A fork before jax has made its first array is safe, and saves some seconds a call.
+The tests of the commands make some 250 calls. An import of jax, flax, orbax and sklearn takes three to five seconds,
+so forks save about a quarter of an hour. A fork is safe as long as jax has not made an array.
 """
 
 import gc
@@ -13,14 +14,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[2]
-# What entry points share, and what they import when they need it: seconds for every call, where the fork has to do it.
+# The modules of the commands, and the slow modules that they import when they need them.
 IMPORTS = (
     "sklearn.datasets",
     "experiments.common.pictures",
     "experiments.train.__main__",
     "experiments.evaluate.__main__",
-)
-IMPORTS += (
     "experiments.compare_estimators.__main__",
     "experiments.toy_bernoulli.__main__",
     "experiments.gradient_flow.graph",
@@ -38,7 +37,7 @@ class Outcome(NamedTuple):
 
 
 class Call(NamedTuple):
-    """`python -m module *arguments`, in a process where `fault` of `faults.py` has been brought about."""
+    """`python -m module *arguments`, in a process in which the function `fault` of faults.py was called first."""
 
     module: str
     arguments: list[str]
@@ -51,20 +50,20 @@ def run(module: str, cases: list[list[str]], folder: Path, devices: int = 1) -> 
 
 
 def run_all(calls: list[Call], folder: Path, devices: int = 1, timeout: float = 600) -> list[Outcome]:
-    """The outcomes of calls of any entry points, in order."""
+    """The outcomes of calls of any commands, in order."""
     folder.mkdir(parents=True, exist_ok=True)
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
-    flags = environment.get("XLA_FLAGS", "").split()  # those of conftest.py, but for its number of devices
+    flags = environment.get("XLA_FLAGS", "").split()  # the flags of conftest.py, with another number of devices
     flags = [flag for flag in flags if "device_count" not in flag]
     environment["XLA_FLAGS"] = " ".join([*flags, f"--xla_force_host_platform_device_count={devices}"])
-    command = [sys.executable, __file__, json.dumps(calls), str(folder)]  # with -m it would pass for a paper's project
+    command = [sys.executable, "-m", "tests.helpers.entry_points", json.dumps(calls), str(folder)]
     subprocess.run(command, cwd=ROOT, env=environment, check=True, timeout=timeout)
     read = lambda i, name: (folder / f"{i}.{name}").read_text()
     return [Outcome(int(read(i, "code")), read(i, "out"), read(i, "err")) for i in range(len(calls))]
 
 
 def training(*arguments: str, fault: str = "") -> Call:
-    """A small run of `python -m experiments.train`, without figures unless these are asked for."""
+    """A small run of `python -m experiments.train`, without figures unless --figures is given."""
     plain = [] if "--figures" in arguments else ["--nofigures"]
     return Call("experiments.train", [*SMALL, *plain, *arguments], fault)
 
@@ -77,7 +76,7 @@ def train(folder: Path, *cases: list[str], devices: int = 1) -> list[Outcome]:
 def _main(calls: list[Call], folder: Path) -> None:
     for name in IMPORTS:
         importlib.import_module(name)
-    gc.freeze()  # else each child's collections copy all that is shared
+    gc.freeze()  # so that garbage collection in a child does not copy the memory that it shares
     for i, call in enumerate(calls):
         child = os.fork()
         if child == 0:
@@ -109,7 +108,7 @@ def _enter(call: Call) -> None:
             raise
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(error.code)  # what was refused has nothing to end, and taking an interpreter down takes half a second
+        os._exit(error.code)  # a normal exit of the interpreter takes half a second
 
 
 if __name__ == "__main__":

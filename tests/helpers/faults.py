@@ -1,4 +1,4 @@
-"""What goes wrong while a run is trained: each function brings it about in its process (`entry_points.Call.fault`)."""
+"""Faults while a run is trained. Each function causes one in its process; `entry_points.Call.fault` names it."""
 
 import itertools
 import threading
@@ -17,8 +17,8 @@ from vae.devices import streaming
 
 
 def disk_fills_up() -> None:
-    """From the fourth evaluation on somebody else takes what is left on the disk of the workdir, and what old
-    checkpoints give back."""
+    """From the fourth evaluation on, another thread fills the disk of the workdir, also with the space that deleted
+    checkpoints set free."""
     append, calls = RunFolder.append, itertools.count()
 
     def fill(full: threading.Event):
@@ -56,14 +56,14 @@ def gradient_of_seed_1_is_nan_at_step_30() -> None:
 
 
 def clock_goes_backwards() -> None:
-    """A minute with every look at it."""
+    """The clock goes back a minute whenever it is read."""
     now, looks = time.time(), itertools.count()
     time.time = lambda: now - 60.0 * next(looks)
     time.time_ns = lambda: int(1e9 * time.time())
 
 
 def an_array_is_larger_than_memory() -> None:
-    """As NumPy says it, when the data are loaded."""
+    """Loading the data raises NumPy's error."""
     load = build.load_data
 
     def large(*arguments):
@@ -74,7 +74,7 @@ def an_array_is_larger_than_memory() -> None:
 
 
 def training_images_are_damaged_in_epoch_3() -> None:
-    """While they are read from the disk."""
+    """The images are streamed from the disk, so the damage is met while the run trains."""
     train, epochs = streaming.Epoch.__call__, itertools.count(1)
 
     def damaged(self, *arguments):
