@@ -50,7 +50,8 @@ def test_the_flags_accept_every_command_on_a_page(page):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_flags_that_a_page_names_exist(name):
-    known = set(pages.parse(f"experiments.{name}", [])) | pages.known_flags() | OTHERS
+    example = pages.commands(page_of(name), f"experiments.{name}")[0]
+    known = set(pages.parse(*example)) | pages.known_flags() | OTHERS
     text = re.sub(r"python -m experiments\.\w+[^`\n]*", "", page_of(name))  # commands are parsed by another test
     named = re.findall(r"(?<!=)--(\w+)", text)
     assert not [flag for flag in named if flag not in known and flag.removeprefix("no") not in known]
