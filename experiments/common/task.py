@@ -10,7 +10,7 @@ import jax
 from experiments.common import build, options
 from experiments.common.problems import Problem, Start
 from vae import diagnostics
-from vae.estimators import BY_NAME, Estimator, Reduction, bind, mean
+from vae.estimators import BY_NAME, Estimator, bind, mean
 from vae.hierarchy import Markov
 
 PyTree = Any
@@ -42,19 +42,19 @@ class Task:
         return sum(leaf.size for leaf in jax.tree.leaves(self.problem.params))
 
     @functools.cached_property
-    def expectations(self) -> list[tuple[Any, Reduction, float]]:
+    def expectations(self) -> list[build.Expectation]:
         """The expectations that the objective estimates: each q, the reduction over its samples, and log_q_weight."""
         return build.expectations(lambda expect: self.bound(self.problem.params, self.problem.data, expect))
 
     @property
     def posterior(self) -> Any:
         """The q of the first expectation."""
-        return self.expectations[0][0]
+        return self.expectations[0].q
 
     @property
     def is_multi_sample(self) -> bool:
         """Whether every number of samples gives a different bound."""
-        return any(not reduce.additive for _, reduce, _ in self.expectations)
+        return any(not expectation.reduce.additive for expectation in self.expectations)
 
     def refusal(self, name: str) -> str | None:
         """Why the estimator cannot differentiate the objective, and which estimators can; None if it can."""
@@ -86,7 +86,7 @@ class Task:
         Raises:
           Refused: if the estimator does not work with this number of samples or these latents.
         """
-        estimator = self._admit(name, num_samples)
+        estimator = self.admit(name, num_samples)
         arguments = self.arguments(self.start(name, num_samples))
         if kind == "flops":
             gradient = diagnostics.make_gradient(self.bound, estimator)
@@ -99,11 +99,14 @@ class Task:
 
         return diagnostics.evaluations(value, jax.random.key(0), *arguments)
 
-    def _admit(self, name: str, num_samples: int) -> Estimator:
+    def admit(self, name: str, num_samples: int) -> Estimator:
         """The estimator, after a trial on log q in place of the problem's own integrand.
 
         In the trial only the estimator itself can raise an error, and that error becomes a refusal. An error in the
         user's integrand is raised elsewhere and keeps its traceback.
+
+        Raises:
+          Refused: if the estimator does not work with this number of samples or these latents.
         """
         key = jax.random.key(0)
 

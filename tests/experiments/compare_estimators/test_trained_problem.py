@@ -107,7 +107,7 @@ def test_a_run_by_layer_is_measured_by_layer(tmp_path):
         names = candidates.choose(task)
         assert names
         for name in names:
-            task._admit(name, 2)
+            task.admit(name, 2)
     assert evaluations == {"elbo": 4, "iwae": 2}
 
 
