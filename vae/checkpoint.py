@@ -1,6 +1,7 @@
-"""Save and restore a pytree with Orbax: the newest ones and the best are kept, each with a digest of its contents.
+"""Save and restore a pytree with Orbax. The newest checkpoints and the best one stay, each with a digest of its data.
 
-Orbax itself would restore a flipped byte silently; the digest turns it into the checkpoint before, and a warning.
+Orbax would restore a flipped byte without notice. The digest reveals it; `restore` then warns, and reads the checkpoint
+before.
 """
 
 import errno
@@ -23,27 +24,31 @@ PyTree = Any
 
 @contextmanager
 def writer(folder: str | Path, keep: int = 2, bounds: dict[int, float] | None = None) -> Iterator[tuple]:
-    """A context of two functions: `save(step, state)` writes in the background, `wait()` until it has.
+    """A context of two functions: `save(step, state)` writes in the background, and `wait()` waits until that is done.
 
     Args:
-      folder: is made where it is not there.
-      keep: the newest so many stay, and the best.
-      bounds: by step, of those that may be the best; what the caller adds to it counts from the next `save` on.
+      folder: the folder of the checkpoints, which is made if it does not exist.
+      keep: number of newest checkpoints that stay, beside the best one.
+      bounds: step -> bound of the checkpoints that may be the best. The caller may add to it; what is added counts from
+        the next `save` on.
 
     Raises:
-      OSError: on a full disk; what was saved before is still there.
+      OSError: if the disk is full. The checkpoints that were saved before are still there.
     """
     import orbax.checkpoint as ocp  # slow to import
 
     class Best(ocp.checkpoint_managers.PreservationPolicy):
-        """Orbax's BestN reads bounds from the checkpoints, fails at a damaged one, and warns where there is none."""
+        """The best checkpoint stays.
+
+        Orbax's own BestN reads bounds from the checkpoints, fails if one is damaged, and warns if there is none.
+        """
 
         def should_preserve(self, checkpoints, *, context):
             del context
-            found = [checkpoint.step for checkpoint in checkpoints]
-            return [step == best(found, bounds or {}) for step in found]
+            present = [checkpoint.step for checkpoint in checkpoints]
+            return [step == best(present, bounds or {}) for step in present]
 
-    # `max_to_keep` beside a metric would throw away the newest.
+    # Orbax's option `max_to_keep` together with a metric would delete the newest checkpoint.
     policies = [ocp.checkpoint_managers.LatestN(keep), Best()]
     policy = ocp.checkpoint_managers.AnyPreservationPolicy(policies)
     Path(folder).mkdir(parents=True, exist_ok=True)
@@ -59,7 +64,7 @@ def writer(folder: str | Path, keep: int = 2, bounds: dict[int, float] | None = 
                 manager.save(step, args=items, force=True)
 
             yield save, manager.wait_until_finished
-    except (ValueError, OSError) as error:  # Orbax says it in its own words
+    except (ValueError, OSError) as error:  # Orbax reports a full disk by either
         if "No space left" not in str(error):
             raise
         raise OSError(errno.ENOSPC, "No space left on device", str(folder)) from None
@@ -73,28 +78,28 @@ def steps(folder: str | Path) -> list[int]:
 
 
 def best(steps: list[int], bounds: dict[int, float]) -> int | None:
-    """The one of `steps` with the largest bound, the first of equals; None if none has a bound that is a number."""
+    """The step with the largest bound, the first if there are several; None if no step has a bound that is a number."""
     judged = [step for step in sorted(steps) if not math.isnan(bounds.get(step, math.nan))]
     return max(judged, key=bounds.get, default=None)
 
 
 def drop_after(folder: str | Path, step: int) -> None:
-    """Removes the checkpoints that are newer than `step`, before the steps after it are made again."""
+    """Removes the checkpoints that are newer than `step`, before training repeats the steps after it."""
     for newer in steps(folder):
         if newer > step:
             shutil.rmtree(Path(folder) / str(newer))
 
 
 def restore(folder: str | Path, like: PyTree, at: list[int] | None = None) -> tuple[int, PyTree] | None:
-    """The newest sound checkpoint as (step, state), or None where there is none.
+    """The newest undamaged checkpoint as (step, state); None if there is none.
 
     Args:
-      folder: where `writer` wrote.
-      like: a state or its `jax.eval_shape`; the checkpoint must have its structure, shapes and dtypes.
-      at: the steps to choose from; all that are there by default.
+      folder: the folder of the checkpoints.
+      like: a state, or its `jax.eval_shape`, whose structure, shapes and dtypes the checkpoint must have.
+      at: the steps to choose from; None for all.
 
     Raises:
-      ValueError: if the checkpoints are of another structure.
+      ValueError: if the checkpoint has another structure.
     """
     import orbax.checkpoint as ocp
 
@@ -107,17 +112,20 @@ def restore(folder: str | Path, like: PyTree, at: list[int] | None = None) -> tu
                 items = manager.restore(step, args=arguments)
         except Exception as error:  # Orbax, tensorstore and the file system each raise their own kinds.
             reason = type(error).__name__
-            warnings.warn(f"checkpoint {path} cannot be read ({reason}) and is passed over", stacklevel=2)
+            warnings.warn(f"checkpoint {path} cannot be read ({reason}) and is skipped", stacklevel=2)
             continue
         if items.digest != _digest(items.state):
-            warnings.warn(f"checkpoint {path} is damaged and is passed over", stacklevel=2)
+            warnings.warn(f"checkpoint {path} is damaged and is skipped", stacklevel=2)
             continue
         return step, _as(like, items.state, path)
     return None
 
 
 def _read_through(path: Path) -> None:
-    """Raises here what cannot be read: where Orbax meets it, reads that it left behind print a traceback each."""
+    """Reads everything once, so that an unreadable file raises here.
+
+    If Orbax met it, each of the reads that it had begun would print a traceback.
+    """
     import tensorstore
 
     store = tensorstore.KvStore.open({"driver": "ocdbt", "base": f"file://{quote(str(path))}/"}).result()
@@ -126,7 +134,7 @@ def _read_through(path: Path) -> None:
 
 
 def _alone() -> dict[str, Any]:
-    """Orbax's option that keeps it from waiting for other processes, where there are any."""
+    """The option that keeps Orbax from waiting for other processes."""
     import orbax.checkpoint as ocp
 
     if jax.process_count() == 1:
@@ -137,20 +145,20 @@ def _alone() -> dict[str, Any]:
 
 
 def _named_leaves(tree: PyTree) -> dict[str, Any]:
-    """The leaves by their path: what is written, so that a checkpoint depends on names and not on Python types."""
+    """The leaves by their path. They are what is written, so that a checkpoint depends on names and not on types."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
 
 
-def _as(like: PyTree, found: dict[str, np.ndarray], path: Path) -> PyTree:
+def _as(like: PyTree, restored: dict[str, np.ndarray], path: Path) -> PyTree:
     """The restored leaves in the structure of `like`."""
     signature = lambda leaves: {(name, tuple(leaf.shape), str(leaf.dtype)) for name, leaf in leaves.items()}
-    if odd := sorted(signature(found) ^ signature(_named_leaves(like))):
-        name, shape, dtype = odd[0]
+    if differences := sorted(signature(restored) ^ signature(_named_leaves(like))):
+        name, shape, dtype = differences[0]
         raise ValueError(
-            f"checkpoint {path} is of another configuration: {name} {dtype}{list(shape)} has no counterpart"
+            f"checkpoint {path} belongs to another configuration: {name} {dtype}{list(shape)} has no counterpart"
         )
-    return jax.tree.unflatten(jax.tree.structure(like), [found[name] for name in _named_leaves(like)])
+    return jax.tree.unflatten(jax.tree.structure(like), [restored[name] for name in _named_leaves(like)])
 
 
 def _digest(leaves: dict[str, np.ndarray]) -> dict[str, str]:

@@ -1,82 +1,105 @@
 """How good a trained model is: importance-weighted log-likelihood, rate and distortion, active units.
 
-Every sample has a key of its own, a function of (key, datum, sample), and every number is accumulated over chunks, so
-that neither the sizes of the chunks nor the memory of the device show in the result. Samples are hard: `q.sample`.
+Each sample has its own key, a function of (key, datum, sample), and sums are accumulated over chunks. The results
+therefore do not depend on the sizes of the chunks or on the memory of the device. Samples are hard: they come from
+`q.sample`.
 """
 
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jax import Array
+import numpy as np
+from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from vae.objectives import posterior_terms
+
+Images = Float[Array | np.ndarray, "N ..."]  # [N, H, W, C]
 
 
 def log_likelihood(
     apply: Callable,
-    params,
-    x: Array,
-    key: Array,
+    params: PyTree,
+    x: Images,
+    key: PRNGKeyArray,
     num_samples: int,
     batch_size: int = 100,
     chunk_size: int = 50,
-    first: int | Array = 0,
-) -> Array:
-    """The importance-weighted bound L_K <= log p(x) of each datum, `[N]` nats, K = num_samples (arXiv:1509.00519).
+    first: int | Int[Array, ""] = 0,
+) -> Float[Array, "N"]:
+    """The importance-weighted bound L_K <= log p(x) of each datum in nats, with K = num_samples (arXiv:1509.00519).
 
-    Memory is that of `batch_size * chunk_size` decoded images, whatever N and K. `first` is the index of x[0] in the
-    data set, for callers who hand over one part after the other.
+    Args:
+      apply: the model's `apply`.
+      params: the model's variables.
+      x: the data.
+      key: the noise.
+      num_samples: K.
+      batch_size: number of data that are evaluated at once. Memory is needed for `batch_size * chunk_size` decoded
+        images, whatever N and K are.
+      chunk_size: number of samples of each datum that are drawn at once.
+      first: index of x[0] in the data set, for callers that evaluate it part by part.
     """
 
-    def of_chunk(carry, ks, x, key):
+    def add_chunk(carry, ks, x, key):
         log_weights = sum(_terms(apply, params, x, key, ks))  # [chunk]
         return jnp.logaddexp(carry, jax.nn.logsumexp(jnp.where(ks < num_samples, log_weights, -jnp.inf)))
 
-    total = _over_chunks(of_chunk, -jnp.inf, x, key, num_samples, batch_size, chunk_size, first)
+    total = _over_chunks(add_chunk, -jnp.inf, x, key, num_samples, batch_size, chunk_size, first)
     return total - jnp.log(num_samples)
 
 
 def rate_distortion(
-    apply: Callable, params, x: Array, key: Array, num_samples: int = 1, batch_size: int = 500, chunk_size: int = 10
-) -> dict[str, Array]:
-    """`elbo`, `rate` = E log q(z|x)/p(z) and `distortion` = -E log p(x|z) of each datum, each `[N]` nats, by
-    `num_samples` draws; elbo = -(rate + distortion) (Alemi et al. 2018, arXiv:1711.00464)."""
+    apply: Callable,
+    params: PyTree,
+    x: Images,
+    key: PRNGKeyArray,
+    num_samples: int = 1,
+    batch_size: int = 500,
+    chunk_size: int = 10,
+) -> dict[str, Float[Array, "N"]]:
+    """`rate` = E log q(z|x)/p(z), `distortion` = -E log p(x|z) and `elbo` = -(rate + distortion) of each datum in nats,
+    from `num_samples` draws (Alemi et al. 2018, arXiv:1711.00464)."""
 
-    def of_chunk(carry, ks, x, key):
+    def add_chunk(carry, ks, x, key):
         log_likelihood, log_ratio = _terms(apply, params, x, key, ks)  # [chunk]
         terms = jnp.stack([-log_ratio, -log_likelihood])
         return carry + jnp.sum(jnp.where(ks < num_samples, terms, 0.0), axis=-1)
 
-    sums = _over_chunks(of_chunk, jnp.zeros(2), x, key, num_samples, batch_size, chunk_size)
+    sums = _over_chunks(add_chunk, jnp.zeros(2), x, key, num_samples, batch_size, chunk_size)
     rate, distortion = (sums / num_samples).T
     return {"elbo": -(rate + distortion), "rate": rate, "distortion": distortion}
 
 
 def active_units(
-    apply: Callable, params, x: Array, key: Array, threshold: float = 0.01, batch_size: int = 500
-) -> tuple[Array, ...]:
-    """For each stochastic layer the number of dimensions whose posterior mean varies over the data by more than
-    `threshold`: Cov_x(E_q[z]) > 0.01 (Burda et al. 2015, arXiv:1509.00519, section 5.2).
+    apply: Callable,
+    params: PyTree,
+    x: Images,
+    key: PRNGKeyArray,
+    threshold: float = 0.01,
+    batch_size: int = 500,
+) -> tuple[Int[Array, ""], ...]:
+    """The number of active units of each stochastic layer: dimensions whose posterior mean has a variance over the data
+    above `threshold`, Var_x(E_q[z]) > 0.01 (Burda et al. 2015, arXiv:1509.00519, section 5.2).
 
-    Where the mean itself is of draws (`layer_means`), two independent halves of them give its covariance with itself,
-    to which the draws' own variance adds nothing.
+    Above the first layer the mean itself is estimated from draws (`layer_means`). The covariance of two independent
+    estimates is then taken for the variance, because the noise of the draws does not enter it.
     """
 
-    def halves_of(datum):
+    def two_means(datum):
         x, index = datum
         q = apply(params, x[None], method="encode")
         if hasattr(q, "layer_means"):
             keys = jax.random.split(jax.random.fold_in(key, index))
-            halves = [q.layer_means(k, 25) for k in keys]
+            means = [q.layer_means(k, 25) for k in keys]
         else:
-            halves = [(q.mean,)] * 2
-        return jax.tree.map(lambda mean: mean[0], halves)  # of the batch of one
+            means = [(q.mean,)] * 2
+        return jax.tree.map(lambda mean: mean[0], means)  # the batch has one datum
 
-    first, second = jax.lax.map(halves_of, (x, jnp.arange(len(x))), batch_size=batch_size)  # each [N, *event]
+    first, second = jax.lax.map(two_means, (x, jnp.arange(len(x))), batch_size=batch_size)  # each [N, *event]
     centred = lambda means: means - jnp.mean(means, axis=0)
     covariances = [jnp.mean(centred(a) * centred(b), axis=0) for a, b in zip(first, second, strict=True)]
-    # A categorical dimension is active if the probability of any of its classes is.
+    # A categorical dimension is active if the probability of any of its classes varies.
     active = [covariance > threshold for covariance in covariances]
     return tuple(jnp.sum(jnp.any(a, axis=tuple(range(1, a.ndim)))) for a in active)
 
@@ -90,20 +113,24 @@ def _terms(apply, params, x, key, ks):
     return tuple(term[:, 0] for term in posterior_terms(apply, params, x, q, z))
 
 
-def _over_chunks(of_chunk, start, x, key, num_samples, batch_size, chunk_size, first=0):
-    """Folds `of_chunk` of each datum over chunks of samples, one batch of data after the other; `[N, ...]`."""
-    chunk_size, batch_size = min(chunk_size, num_samples), min(batch_size, len(x))
+def _over_chunks(add_chunk, start, x, key, num_samples, batch_size, chunk_size, first=0):
+    """Folds `add_chunk(carry, samples, datum, key)` over chunks of samples, for one batch of data after the other.
+
+    The result is `[N, ...]`, a carry for each datum.
+    """
+    chunk_size = min(chunk_size, num_samples)
+    batch_size = min(batch_size, len(x))
     chunks = jnp.arange(-(-num_samples // chunk_size) * chunk_size).reshape(-1, chunk_size)
     keys = jax.vmap(lambda n: jax.random.fold_in(key, n))(first + jnp.arange(len(x)))
 
-    def of_batch(batch):
+    def evaluate_batch(batch):
         x, keys = batch
         carry = jnp.broadcast_to(start, (len(x), *jnp.shape(start)))
-        fold = jax.vmap(of_chunk, in_axes=(0, None, 0, 0))
+        fold = jax.vmap(add_chunk, in_axes=(0, None, 0, 0))
         return jax.lax.scan(lambda carry, ks: (fold(carry, ks, x, keys), None), carry, chunks)[0]
 
     whole = len(x) // batch_size * batch_size
     split = lambda a: a[:whole].reshape(-1, batch_size, *a.shape[1:])
-    out = jax.lax.map(of_batch, (split(x), split(keys)))
+    out = jax.lax.map(evaluate_batch, (split(x), split(keys)))
     out = out.reshape(whole, *out.shape[2:])
-    return out if whole == len(x) else jnp.concatenate([out, of_batch((x[whole:], keys[whole:]))])
+    return out if whole == len(x) else jnp.concatenate([out, evaluate_batch((x[whole:], keys[whole:]))])

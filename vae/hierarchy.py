@@ -10,24 +10,31 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jax import Array
+import numpy as np
 from jax.lax import stop_gradient
+from jaxtyping import Array, Float, PRNGKeyArray
 
 from vae.distributions import family
+
+# A sample of one layer, `[K, *batch, D]` or `[K, *batch, D, C]`; and of all layers.
+Layer = Float[Array | np.ndarray, "..."]
+Layers = tuple[Layer, ...]
 
 
 @family
 class Markov:
-    """A chain of stochastic layers: z_1 ~ first, z_{l+1} ~ q_l(. | z_l); a sample is the tuple (z_1, ..., z_L).
+    """A chain of stochastic layers: z_1 ~ first, z_{l+1} ~ q_l(. | z_l). A sample is the tuple (z_1, ..., z_L).
 
-    It holds the *weights* of the conditionals and computes them from the layers before, so that `stop_gradient(q)`
-    freezes the weights and leaves the path from layer to layer open: what sticking the landing and DReG need.
+    A Markov distribution holds the *weights* of its conditionals, and computes the conditionals from the layers before.
+    So `stop_gradient(q)` freezes the weights, and leaves the path from layer to layer open. Sticking the landing and
+    DReG need that.
 
     Attributes:
-      first: the distribution of z_1, batch_shape `[*batch]`.
+      first: distribution of z_1, of batch_shape `[*batch]`.
       weights: one pytree for each conditional.
       conditionals: functions `(weights, z_l [K, *batch, D_l]) -> distribution` of batch_shape `[K, *batch]`.
-      descending: the order of the tuple is reversed, (z_L, ..., z_1): a prior that starts from the top.
+      descending: whether a sample lists the layers in the reverse order, (z_L, ..., z_1), as a prior's does, which
+        starts from the top.
     """
 
     first: Any
@@ -41,49 +48,50 @@ class Markov:
 
     @property
     def rsample(self):
-        """A method where the first layer has one; else it does not exist."""
+        """A method like `sample` that carries gradients. It exists only if the first layer has it."""
         if getattr(self.first, "rsample", None) is None:
             raise AttributeError(f"{type(self.first).__name__} layers are not reparameterizable")
         return lambda key, num_samples: self._draw("rsample", key, num_samples)
 
-    def sample(self, key: Array, num_samples: int) -> tuple[Array, ...]:
+    def sample(self, key: PRNGKeyArray, num_samples: int) -> Layers:
         return stop_gradient(self._draw("sample", key, num_samples))
 
-    def log_prob(self, z: tuple[Array, ...]) -> Array:
+    def log_prob(self, z: Layers) -> Float[Array, "*samples"]:
         layers = self._order(z)
         terms = [q.log_prob(layer) for q, layer in zip(self._layers(layers), layers, strict=True)]
         return sum(terms)
 
-    def layer(self, index: int, before: Array | None) -> Any:
+    def layer(self, index: int, before: Layer | None) -> Any:
         """The distribution of a layer, in the order of drawing, given a sample `[K, *batch, D]` of the one before."""
         return self.conditionals[index - 1](self.weights[index - 1], before) if index else self.first
 
-    def continued(self, key: Array, layers: tuple[Array, ...]) -> tuple[Array, ...]:
-        """A whole sample, as `log_prob` takes it, whose first layers in the order of drawing are those given."""
+    def continued(self, key: PRNGKeyArray, layers: Layers) -> Layers:
+        """A sample of all layers, as `log_prob` takes it, that begins with `layers` in the order of drawing."""
         return self._order(stop_gradient(self._continue("sample", key, layers)))
 
-    def layer_means(self, key: Array, num_samples: int) -> tuple[Array, ...]:
-        """E[z_l] of each layer, `[*batch, D_l]`: the first exactly, the others averaged over those before."""
+    def layer_means(self, key: PRNGKeyArray, num_samples: int) -> Layers:
+        """E[z_l] of each layer, `[*batch, D_l]`: exact for the first layer, and an average over samples of the layers
+        before for the others."""
         layers = self._order(self.sample(key, num_samples))
         first, *rest = self._layers(layers)
         return self._order((first.mean, *(jnp.mean(q.mean, axis=0) for q in rest)))
 
-    def _layers(self, layers):
-        """The distribution of each layer given the layers before."""
+    def _layers(self, layers: Layers) -> list[Any]:
+        """The distribution of each layer, given the layers before."""
         return [self.layer(index, before) for index, before in enumerate((None, *layers[:-1]))]
 
-    def _draw(self, method: str, key: Array, num_samples: int):
+    def _draw(self, method: str, key: PRNGKeyArray, num_samples: int) -> Layers:
         key_first, key_rest = jax.random.split(key)
         first = getattr(self.first, method)(key_first, num_samples)
         return self._order(self._continue(method, key_rest, (first,)))
 
-    def _continue(self, method: str, key: Array, layers: tuple[Array, ...]) -> tuple[Array, ...]:
+    def _continue(self, method: str, key: PRNGKeyArray, layers: Layers) -> Layers:
         for index in range(len(layers), len(self.weights) + 1):
             conditional = self.layer(index, layers[-1])
             layers = (*layers, getattr(conditional, method)(jax.random.fold_in(key, index), 1)[0])
         return layers
 
-    def _order(self, layers):
+    def _order(self, layers: tuple) -> tuple:
         return layers[::-1] if self.descending else layers
 
 
@@ -101,7 +109,7 @@ class Chain(nn.Module):
     rest: tuple[nn.Module, ...]
     descending: bool = False
 
-    def __call__(self, *inputs: Array) -> Markov:
+    def __call__(self, *inputs: Float[Array | np.ndarray, "..."]) -> Markov:
         first = self.first(*inputs)
         if self.is_initializing():
             z = jnp.zeros((1, *first.batch_shape, *first.mean.shape[len(first.batch_shape) :]), first.mean.dtype)

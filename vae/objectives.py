@@ -9,7 +9,7 @@ So an objective names no estimator, and an estimator no objective.
 """
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +19,7 @@ from jaxtyping import Array, Float, PyTree
 from vae.estimators.contract import Estimate, Expect, Reduction, Samples, log_mean_exp, mean
 
 
+@runtime_checkable
 class Objective(Protocol):
     """A bound on log p(x) for each datum of x `[B, H, W, C]`."""
 

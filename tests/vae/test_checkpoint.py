@@ -85,7 +85,7 @@ def test_a_flipped_byte_gives_the_one_before_and_a_warning(folder, state):
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
-    with pytest.warns(UserWarning, match="3.* is passed over"):
+    with pytest.warns(UserWarning, match="3.* is skipped"):
         found = checkpoint.restore(folder, state)
     _assert_is(found, state, 2)
 
@@ -93,7 +93,7 @@ def test_a_flipped_byte_gives_the_one_before_and_a_warning(folder, state):
 def test_a_truncated_file_gives_the_one_before_and_a_warning(folder, state):
     path = _largest_file(folder / "3")
     path.write_bytes(path.read_bytes()[:100])
-    with pytest.warns(UserWarning, match="3.* is passed over"):
+    with pytest.warns(UserWarning, match="3.* is skipped"):
         found = checkpoint.restore(folder, state)
     _assert_is(found, state, 2)
 

@@ -176,7 +176,7 @@ def split_batch(x: Array) -> Array:
     return jax.lax.with_sharding_constraint(x, P("data")) if _splits_batches() else x
 
 
-def by_rows(function: Callable, x: Array, lead: int) -> Array:
+def by_rows(function: Callable, x: Array | np.ndarray, lead: int) -> Array:
     """`function` `[rows, *event]` to `[rows, ...]` of x `[..., B, *event]`, whose first `lead` axes become one of rows.
 
     Where batches are split, B is the major part of that axis: as the minor one it would be gathered on every device.

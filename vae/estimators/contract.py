@@ -119,6 +119,7 @@ class Estimator(NamedTuple):
     estimate: Call
 
 
+@runtime_checkable
 class Expect(Protocol):
     """An estimator with its params, state, key and context filled in: what an objective hands its expectation to."""
 

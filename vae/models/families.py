@@ -12,9 +12,13 @@ from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jax import Array
+import numpy as np
+from jaxtyping import Array, Float
 
 from vae import distributions as dist
+
+Parameters = Float[Array | np.ndarray, "*batch parameters"]
+Pixels = Float[Array, "K B pixels"]
 
 _identity = lambda z: z
 _sign = lambda z: 2 * z - 1  # bits 0 and 1 become -1 and 1
@@ -51,7 +55,7 @@ class Posterior:
         """Length of the flat vector that holds the parameters of `latent_dim` latent variables."""
         raise NotImplementedError
 
-    def distribution(self, parameters: Array, latent_dim: int) -> Any:
+    def distribution(self, parameters: Parameters, latent_dim: int) -> Any:
         """The distribution whose parameters are the flat vector `[*batch, num_parameters]`."""
         raise NotImplementedError
 
@@ -70,7 +74,7 @@ class Factorized(Posterior):
     def num_parameters(self, latent_dim: int) -> int:
         return latent_dim * len(dataclasses.fields(self.family))
 
-    def distribution(self, parameters: Array, latent_dim: int) -> Any:
+    def distribution(self, parameters: Parameters, latent_dim: int) -> Any:
         return self.family(*_split(parameters, latent_dim))
 
 
@@ -89,7 +93,7 @@ class FullCovariance(Posterior):
     def num_parameters(self, latent_dim: int) -> int:
         return 2 * latent_dim + latent_dim * (latent_dim - 1) // 2
 
-    def distribution(self, parameters: Array, latent_dim: int) -> dist.MultivariateNormal:
+    def distribution(self, parameters: Parameters, latent_dim: int) -> dist.MultivariateNormal:
         mean, log_var, lower = jnp.split(parameters, [latent_dim, 2 * latent_dim], axis=-1)
         shape = (*parameters.shape[:-1], latent_dim, latent_dim)
         factor = jnp.broadcast_to(jnp.eye(latent_dim, dtype=parameters.dtype), shape)
@@ -110,7 +114,7 @@ class StudentT(Posterior):
     def num_parameters(self, latent_dim: int) -> int:
         return 3 * latent_dim
 
-    def distribution(self, parameters: Array, latent_dim: int) -> dist.StudentT:
+    def distribution(self, parameters: Parameters, latent_dim: int) -> dist.StudentT:
         mean, log_scale, log_df = _split(parameters, latent_dim)
         return dist.StudentT(mean, log_scale, 2.0 + log_df)  # near 7 degrees of freedom at first: a finite variance
 
@@ -132,7 +136,7 @@ class Bernoulli(Posterior):
     def num_parameters(self, latent_dim: int) -> int:
         return latent_dim
 
-    def distribution(self, parameters: Array, latent_dim: int) -> dist.Bernoulli:
+    def distribution(self, parameters: Parameters, latent_dim: int) -> dist.Bernoulli:
         return dist.Bernoulli(parameters)
 
 
@@ -158,7 +162,7 @@ class BinaryConcrete(Posterior):
     def num_parameters(self, latent_dim: int) -> int:
         return latent_dim
 
-    def distribution(self, parameters: Array, latent_dim: int) -> dist.BinaryConcrete:
+    def distribution(self, parameters: Parameters, latent_dim: int) -> dist.BinaryConcrete:
         return dist.BinaryConcrete(parameters, self.temperature)
 
 
@@ -176,7 +180,7 @@ class Categorical(Posterior):
     def num_parameters(self, latent_dim: int) -> int:
         return latent_dim * self.categories
 
-    def distribution(self, parameters: Array, latent_dim: int) -> dist.Categorical:
+    def distribution(self, parameters: Parameters, latent_dim: int) -> dist.Categorical:
         return dist.Categorical(parameters.reshape(*parameters.shape[:-1], latent_dim, self.categories))
 
 
@@ -204,7 +208,7 @@ class Concrete(Posterior):
     def num_parameters(self, latent_dim: int) -> int:
         return latent_dim * self.categories
 
-    def distribution(self, parameters: Array, latent_dim: int) -> dist.ExpConcrete:
+    def distribution(self, parameters: Parameters, latent_dim: int) -> dist.ExpConcrete:
         logits = parameters.reshape(*parameters.shape[:-1], latent_dim, self.categories)
         return dist.ExpConcrete(logits, self.temperature)
 
@@ -277,7 +281,7 @@ class Likelihood:
 
     name: ClassVar[str]
 
-    def distribution(self, param: Callable[..., Array], outputs: Array, levels: int) -> Any:
+    def distribution(self, param: Callable[..., Array], outputs: Pixels, levels: int) -> Any:
         """p(x|z) over flat images.
 
         Args:
@@ -294,7 +298,7 @@ class BernoulliPixels(Likelihood):
 
     name: ClassVar[str] = "bernoulli"
 
-    def distribution(self, param: Callable[..., Array], outputs: Array, levels: int) -> dist.Bernoulli:
+    def distribution(self, param: Callable[..., Array], outputs: Pixels, levels: int) -> dist.Bernoulli:
         return dist.Bernoulli(outputs)
 
 
@@ -304,7 +308,7 @@ class GaussianPixels(Likelihood):
 
     name: ClassVar[str] = "gaussian"
 
-    def distribution(self, param: Callable[..., Array], outputs: Array, levels: int) -> dist.Normal:
+    def distribution(self, param: Callable[..., Array], outputs: Pixels, levels: int) -> dist.Normal:
         log_scale = _log_scale(param, outputs, initial=-1.0)
         return dist.Normal(nn.sigmoid(outputs), 2 * log_scale)
 
@@ -316,7 +320,7 @@ class DiscretizedLogisticPixels(Likelihood):
 
     name: ClassVar[str] = "discretized_logistic"
 
-    def distribution(self, param: Callable[..., Array], outputs: Array, levels: int) -> dist.DiscretizedLogistic:
+    def distribution(self, param: Callable[..., Array], outputs: Pixels, levels: int) -> dist.DiscretizedLogistic:
         log_scale = _log_scale(param, outputs, initial=-2.0)
         return dist.DiscretizedLogistic(nn.sigmoid(outputs), log_scale, levels)
 
@@ -328,7 +332,7 @@ LIKELIHOODS: dict[str, Callable[..., Likelihood]] = {
 }
 
 
-def _log_scale(param: Callable[..., Array], outputs: Array, initial: float) -> Array:
+def _log_scale(param: Callable[..., Array], outputs: Pixels, initial: float) -> Float[Array, "K B pixels"]:
     log_scale = param("log_scale", nn.initializers.constant(initial), outputs.shape[-1:], jnp.float32)
     return jnp.broadcast_to(log_scale, outputs.shape)
 
@@ -343,7 +347,7 @@ def _require_temperature(posterior: BinaryConcrete | Concrete) -> None:
         raise ValueError(f"posterior={posterior.name} needs a temperature above 0, got {posterior.temperature}")
 
 
-def _split(flat: Array, size: int) -> list[Array]:
+def _split(flat: Parameters, size: int) -> list[Array]:
     return jnp.split(flat, flat.shape[-1] // size, axis=-1)
 
 

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import flax.linen as nn
-from jax import Array
+import numpy as np
 from jax.typing import DTypeLike
+from jaxtyping import Array, Float
 
 from vae.devices import mesh
 
@@ -34,7 +35,7 @@ class MLP(nn.Module):
     dtype: DTypeLike | None = None
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: Float[Array | np.ndarray, "..."]) -> Float[Array, "... F"]:
         def apply_to_rows(h):
             h = h.reshape(len(h), -1)
             for i, width in enumerate(self.hidden):
@@ -54,7 +55,7 @@ class ConvEncoder(nn.Module):
     dtype: DTypeLike | None = None
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: Float[Array | np.ndarray, "B H W C"]) -> Float[Array, "B F"]:
         for i, width in enumerate(self.channels):
             x = self.activation(nn.Conv(width, (3, 3), strides=2, dtype=self.dtype, name=f"conv_{i}")(x))
         return x.reshape(x.shape[0], -1)
@@ -70,7 +71,7 @@ class ConvDecoder(nn.Module):
     dtype: DTypeLike | None = None
 
     @nn.compact
-    def __call__(self, z: Array) -> Array:
+    def __call__(self, z: Float[Array | np.ndarray, "K B D"]) -> Float[Array, "K B pixels"]:
         height, width, colours = self.image_shape
         sizes = [(-(-height // 2**i), -(-width // 2**i)) for i in range(len(self.channels) + 1)][::-1]
         rows, columns = sizes[0]
@@ -164,7 +165,7 @@ class LeakyReLU:
         if self.negative_slope < 0:
             raise ValueError(f"activation=leaky_relu needs a negative_slope of at least 0, got {self.negative_slope}")
 
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
         return nn.leaky_relu(x, self.negative_slope)
 
 

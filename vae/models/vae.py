@@ -16,15 +16,21 @@ is everything that follows the networks' outputs: distributions, log-densities a
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jax import Array
+import numpy as np
 from jax.typing import DTypeLike
+from jaxtyping import Array, Float, PRNGKeyArray
 
 from vae import distributions as dist
 from vae.models.families import LIKELIHOODS, POSTERIORS, PRIORS, LearnedPrior, Likelihood, Posterior, StandardPrior
+
+Images = Float[Array | np.ndarray, "B ..."]  # [B, H, W, C]
+# [K, B, D], or [K, B, D, C] for one-hot vectors; a tuple of such arrays where there are several stochastic layers.
+Samples = Float[Array | np.ndarray, "K B ..."] | tuple[Float[Array | np.ndarray, "K B ..."], ...]
 
 
 class VAE(nn.Module):
@@ -40,16 +46,16 @@ class VAE(nn.Module):
     decoder: nn.Module
     prior: nn.Module
 
-    def __call__(self, x: Array, key: Array, num_samples: int = 1):
+    def __call__(self, x: Images, key: PRNGKeyArray, num_samples: int = 1):
         """Encodes x, draws samples with `key` and decodes them: p(x|z) of batch_shape `[K, B]`."""
         self.prior()
         return self.decoder(self.encoder(x).sample(key, num_samples))
 
-    def encode(self, x: Array):
+    def encode(self, x: Images):
         """q(z|x), of batch_shape `[B]`."""
         return self.encoder(x)
 
-    def decode(self, z: Array):
+    def decode(self, z: Samples):
         """p(x|z), a distribution over flat images that has the batch_shape of z."""
         return self.decoder(z)
 
@@ -57,15 +63,15 @@ class VAE(nn.Module):
         """p(z), of batch_shape `[]`."""
         return self.prior()
 
-    def log_likelihood(self, x: Array, z: Array) -> Array:
-        """log p(x|z), `[K, B]`."""
+    def log_likelihood(self, x: Images, z: Samples) -> Float[Array, "K B"]:
+        """log p(x|z)."""
         return self.decoder(z).log_prob(x.reshape(x.shape[0], -1))
 
-    def log_joint(self, x: Array, z: Array) -> Array:
-        """log p(x, z), `[K, B]`."""
+    def log_joint(self, x: Images, z: Samples) -> Float[Array, "K B"]:
+        """log p(x, z)."""
         return self.log_likelihood(x, z) + self.prior().log_prob(z)
 
-    def kl_to_prior(self, q, per_dimension: bool = False) -> Array:
+    def kl_to_prior(self, q: Any, per_dimension: bool = False) -> Float[Array, "B"] | Float[Array, "B D"]:
         """KL(q(z|x) || p(z)) in closed form, `[B]`, or of each latent dimension, `[B, D]`.
 
         Raises:
@@ -102,7 +108,7 @@ class Encoder(nn.Module):
     read: Callable[[Array], Array] = lambda x: x
 
     @nn.compact
-    def __call__(self, x: Array):
+    def __call__(self, x: Float[Array | np.ndarray, "*batch_and_event"]):
         if self.data_mean:
             x = x - jnp.reshape(jnp.asarray(self.data_mean, x.dtype), x.shape[1:])
         size = self.posterior.num_parameters(self.latent_dim)
@@ -131,7 +137,7 @@ class Decoder(nn.Module):
     read: Callable[[Array], Array] = lambda z: z
 
     @nn.compact
-    def __call__(self, z: Array | tuple[Array, ...]):
+    def __call__(self, z: Samples):
         z = self.read(z[0] if isinstance(z, tuple) else z)
         outputs = _at_least_float32(self.network(z.reshape(*z.shape[:2], -1)))
         if self.data_mean:
@@ -158,6 +164,6 @@ class Prior(nn.Module):
         return self.kind.distribution(self.param, self.posterior, self.latent_dim)
 
 
-def _at_least_float32(outputs: Array) -> Array:
+def _at_least_float32(outputs: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     """The outputs of a network that computes in a narrower format, as float32; wider formats stay."""
     return outputs.astype(jnp.float32) if jnp.finfo(outputs.dtype).bits < 32 else outputs

@@ -125,7 +125,7 @@ def test_damaged_checkpoints_are_told_of_and_end_with_the_same_bytes(calls, name
     """The newest of a run that was cut off is shortened, or has a bit of each file changed; or all are damaged."""
     workdirs, _, again = calls
     assert again[name].code == 0, again[name].err
-    assert again[name].err.count("is passed over") == 1, again[name].err
+    assert again[name].err.count("is skipped") == 1, again[name].err
     assert "Traceback" not in again[name].err
     assert contents(workdirs[name]) == contents(workdirs["undisturbed"])
 

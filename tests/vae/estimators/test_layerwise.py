@@ -1,0 +1,197 @@
+"""`layerwise`: estimators of several hard layers against the sum over all states.
+
+Two layers of two bits each, z_2 given z_1 by a small network, 16 states in all; and a third layer of one bit.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vae import diagnostics, estimators
+from vae import distributions as dist
+from vae.estimators import Estimator, log_mean_exp, mean
+from vae.estimators.layerwise import layerwise
+from vae.hierarchy import Markov
+
+BITS = {
+    "a": jnp.array([0.4, -0.9]),
+    "w": (jnp.array([[1.1, -0.6], [0.3, 0.9]]), jnp.array([-0.2, 0.5])),
+    "theta": jnp.array([0.8, -0.5, 0.6, 1.2]),
+}
+
+
+DEEP = BITS | {
+    "v": (jnp.array([[0.9], [-1.2]]), jnp.array([0.3])),
+    "theta": jnp.array([0.8, -0.5, 0.6, 1.2, 0.9]),
+}
+
+
+def _hard_conditional(weights, z):
+    return dist.Bernoulli(jnp.tanh(z @ weights[0]) + weights[1])
+
+
+def _hard_posterior(params):
+    weights = tuple(params[name] for name in ("w", "v") if name in params)
+    return Markov(dist.Bernoulli(params["a"]), weights, (_hard_conditional,) * len(weights))
+
+
+def _hard_cost(params):
+    """f of the log-weight f(z) - log q(z)."""
+
+    def f(z):
+        s = jnp.concatenate(z, axis=-1) @ params["theta"]
+        return jnp.sin(2 * s) - 0.3 * s**2
+
+    return f
+
+
+@functools.cache
+def _exact_bits(deep=False):
+    tree = DEEP if deep else BITS
+    width = len(tree["theta"])
+    states = np.indices((2,) * width).reshape(width, -1).T.astype(np.float32)
+
+    def value(params):
+        q, z = _hard_posterior(params), tuple(np.split(states, [2, 4] if deep else [2], axis=1))
+        return jnp.sum(jnp.exp(q.log_prob(z)) * (_hard_cost(params)(z) - q.log_prob(z)))
+
+    return jax.value_and_grad(value)(tree)
+
+
+# Estimators of all layers at once, and estimators of single layers of bits that do not differentiate f.
+WHOLE = [
+    name for name, entry in estimators.BY_NAME.items() if not entry.refusal(_hard_posterior(BITS), log_q_weight=1.0)
+]
+BY_LAYER = [
+    name
+    for name, entry in estimators.BY_NAME.items()
+    if not entry.refusal(dist.Bernoulli) and not entry.differentiates_f
+]
+
+
+def _hard_errors(estimator, draws=2**18, deep=False):
+    """Of the value and each gradient, in standard errors; and the standard errors relative to the exact norm, of the
+    value or the group of parameters where they are largest."""
+    tree = DEEP if deep else BITS
+    params, state = estimator.init(jax.random.key(0), _hard_posterior(tree), None)
+
+    def run(tree, key):
+        q = _hard_posterior(tree)
+        return estimator.estimate(params, state, key, q, _hard_cost(tree), log_q_weight=1.0).value
+
+    keys = jax.random.split(jax.random.key(1), draws)
+    found = jax.jit(jax.vmap(jax.value_and_grad(run), in_axes=(None, 0)))(tree, keys)
+    flat = lambda tree, lead: np.concatenate([np.reshape(leaf, (*lead, -1)) for leaf in jax.tree.leaves(tree)], -1)
+    (values, grads), (value, truth) = found, _exact_bits(deep)
+    z, relative = [], []
+    for ours, exact in ((values, value), *((grads[group], truth[group]) for group in truth)):
+        ours, exact = np.float64(flat(ours, (draws,))), np.float64(flat(exact, ()))
+        error, norm = ours.std(0) / np.sqrt(draws), np.linalg.norm(exact)
+        z.append(np.abs(ours.mean(0) - exact) / np.hypot(error, 1e-5 * norm))
+        relative.append(np.linalg.norm(error) / norm)
+    return np.concatenate(z), max(relative)
+
+
+def _slow_unless(fast, names):
+    return [pytest.param(name, marks=[] if name in fast else [pytest.mark.slow]) for name in names]
+
+
+@pytest.mark.parametrize("name", _slow_unless(["leave_one_out"], WHOLE))
+def test_hard_layers_are_unbiased_at_once(name):
+    z, stderr = _hard_errors(estimators.BY_NAME[name].make())
+    assert stderr < 0.01
+    assert np.max(z) < 4.5
+
+
+@pytest.mark.parametrize("name", _slow_unless(["leave_one_out", "disarm", "bitflip"], BY_LAYER))
+def test_hard_layers_are_unbiased_one_by_one(name):
+    z, stderr = _hard_errors(estimators.make(name, by_layer=True))
+    assert stderr < 0.01
+    assert np.max(z) < 4.5
+
+
+@pytest.mark.parametrize("name", ["leave_one_out", "disarm", "bitflip"])
+def test_three_layers_are_unbiased_at_linear_cost(name):
+    """The second has layers below it, which its samples share, and one above, which follows each of them."""
+    estimator = estimators.make(name, num_samples=2, by_layer=True)
+    z, stderr = _hard_errors(estimator, deep=True)
+    assert stderr < 0.01
+    assert np.max(z) < 4.5
+
+    q = _hard_posterior(DEEP)
+    params, state = estimator.init(jax.random.key(0), q, None)
+
+    def value(watch, key):
+        return estimator.estimate(params, state, key, q, watch(_hard_cost(DEEP)), log_q_weight=1.0).value
+
+    each = 4 if name == "bitflip" else 2  # of a layer; 2^3 and 4^3 if samples of a layer had samples of the next
+    assert diagnostics.evaluations(value, jax.random.key(1)) == 3 * each
+
+
+def test_by_layer_the_samples_of_a_layer_share_the_noise_of_those_below():
+    steep = lambda params, z: _hard_cost(params)(z) + 9 * z[0][..., 0]
+
+    def spread(by_layer):
+        estimator = estimators.make("leave_one_out", num_samples=2, by_layer=by_layer)
+        params, state = estimator.init(jax.random.key(0), _hard_posterior(BITS), None)
+
+        def value(tree, key):
+            f = lambda z: steep(tree, z)
+            return estimator.estimate(params, state, key, _hard_posterior(tree), f, log_q_weight=1.0).value
+
+        draws = jax.jit(jax.vmap(jax.grad(value), in_axes=(None, 0)))(BITS, jax.random.split(jax.random.key(2), 4000))
+        return sum(np.sum(np.var(leaf, axis=0)) for leaf in jax.tree.leaves(draws["w"]))
+
+    assert spread(by_layer=True) < 0.5 * spread(by_layer=False)
+
+
+def test_a_single_layer_is_refused():
+    q = dist.Bernoulli(jnp.zeros(2))
+    estimator = estimators.make("leave_one_out", by_layer=True)
+    with pytest.raises(ValueError, match="several stochastic layers .Markov., and q is Bernoulli"):
+        estimator.estimate({}, {}, jax.random.key(0), q, lambda z: jnp.sum(z, axis=-1), mean)
+
+
+def test_other_reductions_than_the_mean_are_refused():
+    q = _hard_posterior(BITS)
+    estimator = estimators.make("leave_one_out", by_layer=True)
+    with pytest.raises(ValueError, match="for the mean, and the reduction is log_mean_exp"):
+        estimator.estimate({}, {}, jax.random.key(0), q, _hard_cost(BITS), log_mean_exp)
+
+
+@pytest.mark.parametrize("name", [name for name, entry in estimators.BY_NAME.items() if entry.differentiates_f])
+def test_estimators_that_differentiate_f_are_refused(name):
+    with pytest.raises(ValueError, match=f"{name} cannot work layer by layer"):
+        estimators.make(name, by_layer=True)
+
+
+def test_a_layer_above_that_is_not_drawn_anew_is_caught():
+    """The mistake: one draw of the layers above for all samples of a layer, which then do not follow it."""
+    q = _hard_posterior(BITS)
+    _, fixed = q.sample(jax.random.key(3), 1)
+
+    @dist.family
+    class _Frozen(Markov):
+        def continued(self, key, layers):
+            return (*layers, jnp.broadcast_to(fixed, layers[0].shape))[:2]
+
+    honest = layerwise(estimators.leave_one_out(num_samples=2))
+
+    def estimate(params, state, key, q, f, reduce=mean, log_q_weight=0.0, context=None):
+        frozen = _Frozen(q.first, q.weights, q.conditionals)
+        return honest.estimate(params, state, key, frozen, f, reduce, log_q_weight, context)
+
+    wrong = Estimator(honest.init, estimate)
+    assert np.max(_hard_errors(honest)[0]) < 4.5
+    assert np.max(_hard_errors(wrong)[0]) > 4.5
+
+
+def test_estimators_of_single_layers_are_refused_with_a_hint():
+    refused = [name for name in estimators.fitting(dist.Bernoulli, log_q_weight=1.0) if name not in WHOLE]
+    assert "muprop" in refused
+    for name in refused:
+        with pytest.raises(ValueError, match=f"{name} cannot .* Markov latents.*layerwise.* can: .*leave_one_out"):
+            estimators.BY_NAME[name].make().estimate({}, {}, jax.random.key(0), _hard_posterior(BITS), _hard_cost(BITS))

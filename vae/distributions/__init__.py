@@ -1,0 +1,26 @@
+"""Families of distributions as pytrees: parameters in, samples and log-densities out.
+
+Parameters are `[*batch, D]` and samples `[K, *batch, D]`. Log-densities `[K, *batch]` are summed over the event and are
+in nats. A family is a pytree, so that `jax.lax.stop_gradient(q)`, `jax.vmap` and `jax.tree.map` work on it as on
+an array.
+
+`sample` never carries a gradient. `rsample` always does; only reparameterizable families have it. Families whose noise
+has a fixed distribution also have `from_noise`, the map from that noise to the sample: the reparameterization trick.
+"""
+
+from vae.distributions.base import family as family
+from vae.distributions.base import logistic as logistic
+from vae.distributions.base import uniform as uniform
+from vae.distributions.concrete import BinaryConcrete as BinaryConcrete
+from vae.distributions.concrete import ExpConcrete as ExpConcrete
+from vae.distributions.discrete import Bernoulli as Bernoulli
+from vae.distributions.discrete import Categorical as Categorical
+from vae.distributions.discretized_logistic import DiscretizedLogistic as DiscretizedLogistic
+from vae.distributions.implicit import Beta as Beta
+from vae.distributions.implicit import Dirichlet as Dirichlet
+from vae.distributions.implicit import Gamma as Gamma
+from vae.distributions.kl import kl as kl
+from vae.distributions.location_scale import Laplace as Laplace
+from vae.distributions.location_scale import MultivariateNormal as MultivariateNormal
+from vae.distributions.location_scale import Normal as Normal
+from vae.distributions.location_scale import StudentT as StudentT

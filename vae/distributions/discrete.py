@@ -1,0 +1,62 @@
+"""Bits and one-hot vectors."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from vae.distributions.base import OneHots, Vectors, family, uniform
+
+
+@family
+class Bernoulli:
+    """Factorized Bernoulli by its logits `[*batch, D]`; samples are 0. or 1."""
+
+    logits: Float[Array, "*batch D"]
+
+    @property
+    def batch_shape(self) -> tuple[int, ...]:
+        return self.logits.shape[:-1]
+
+    @property
+    def mean(self) -> Float[Array, "*batch D"]:
+        return jax.nn.sigmoid(self.logits)
+
+    def threshold(self, u: Vectors) -> Float[Array, "*#samples D"]:
+        """1 where u < sigmoid(logits), else 0: a sample, for uniform u `[K, *batch, D]`."""
+        return (u < self.mean).astype(self.logits.dtype)
+
+    def sample(self, key: PRNGKeyArray, num_samples: int) -> Float[Array, "{num_samples} *batch D"]:
+        return self.threshold(uniform(key, (num_samples, *self.logits.shape), self.logits.dtype))
+
+    def log_prob(self, z: Vectors) -> Float[Array, "*#samples"]:
+        # This form is finite for every finite logit, and its derivative is as fast as one written by hand.
+        return jnp.sum(z * self.logits - jax.nn.softplus(self.logits), axis=-1)
+
+
+class ByClassLogits:
+    """Base of the families that are given by logits `[*batch, D, C]`; `mean` is the probability of each class."""
+
+    @property
+    def batch_shape(self) -> tuple[int, ...]:
+        return self.logits.shape[:-2]
+
+    @property
+    def mean(self) -> Float[Array, "*batch D C"]:
+        return jax.nn.softmax(self.logits, axis=-1)
+
+
+@family
+class Categorical(ByClassLogits):
+    """D independent categorical variables of C classes by logits `[*batch, D, C]`; samples are one-hot."""
+
+    logits: Float[Array, "*batch D C"]
+
+    def sample(self, key: PRNGKeyArray, num_samples: int) -> Float[Array, "{num_samples} *batch D C"]:
+        if self.logits.shape[-1] == 2:  # a bit needs one uniform number and no logarithm
+            first = Bernoulli(self.logits[..., 0] - self.logits[..., 1]).sample(key, num_samples)
+            return jnp.stack([first, 1 - first], axis=-1)
+        index = jax.random.categorical(key, self.logits, shape=(num_samples, *self.logits.shape[:-1]))
+        return jax.nn.one_hot(index, self.logits.shape[-1], dtype=self.logits.dtype)
+
+    def log_prob(self, z: OneHots) -> Float[Array, "*#samples"]:
+        return jnp.sum(z * jax.nn.log_softmax(self.logits, axis=-1), axis=(-2, -1))

@@ -1,0 +1,38 @@
+"""A probability for each grey level of a pixel."""
+
+from dataclasses import field
+
+import jax
+import jax.numpy as jnp
+from jax.lax import stop_gradient
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from vae.distributions.base import Reparameterizable, Vectors, family, logistic
+
+
+@family
+class DiscretizedLogistic(Reparameterizable):
+    """A probability for each of `levels` grey levels: a logistic over pixels in [0, 1], integrated over a level's bin.
+
+    Mean and log-scale are `[*batch, D]` (Kingma et al. 2016, arXiv:1606.04934; Salimans et al. 2017, arXiv:1701.05517).
+    The first and the last bin include the tails. Samples are those of the continuous logistic, rounded to a level; they
+    carry no gradient.
+    """
+
+    mean: Float[Array, "*batch D"]
+    log_scale: Float[Array, "*batch D"]
+    levels: int = field(default=256, metadata={"static": True})
+    rsample = None
+
+    def sample(self, key: PRNGKeyArray, num_samples: int) -> Float[Array, "{num_samples} *batch D"]:
+        eps = logistic(key, (num_samples, *self.mean.shape), self.mean.dtype)
+        bins = self.levels - 1
+        return stop_gradient(jnp.round(jnp.clip(self.mean + jnp.exp(self.log_scale) * eps, 0, 1) * bins) / bins)
+
+    def log_prob(self, x: Vectors) -> Float[Array, "*#samples"]:
+        half, inverse = 0.5 / (self.levels - 1), jnp.exp(-self.log_scale)
+        upper, lower = (x + half - self.mean) * inverse, (x - half - self.mean) * inverse
+        below, above = jax.nn.log_sigmoid(upper), jax.nn.log_sigmoid(-lower)
+        # sigmoid(u) - sigmoid(l) = sigmoid(u) sigmoid(-l) (1 - exp(l - u)), which does not cancel in the far tails.
+        inside = below + above + jnp.log(-jnp.expm1(-2 * half * inverse))
+        return jnp.sum(jnp.where(x < half, below, jnp.where(x > 1 - half, above, inside)), axis=-1)
