@@ -14,12 +14,19 @@ from vae import estimators
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
 MNIST = ROOT.parent / "shared/data"
+COMMANDS = [*pages.commands(README), *((name, []) for name in re.findall(r"`python -m (experiments\.\w+)`", README))]
 # What makes each command short.
 SHORT = {
     "experiments.train": ["--epochs=1", "--eval_samples=2", "--hidden=8", "--nofigures"],
     "experiments.evaluate": ["--eval_samples=3"],
     "experiments.report": [],
-    "experiments.compare_estimators": ["--draws=20", "--rounds=3", "--batch_size=4", "--cv_steps=2"],
+    "experiments.compare_estimators": [
+        "--draws=20",
+        "--rounds=3",
+        "--batch_size=4",
+        "--cv_steps=2",
+        "--replicates=100",
+    ],
     "experiments.gradient_flow": [],
 }
 
@@ -44,33 +51,33 @@ def test_every_training_command_has_settings_that_go_together():
         assert settings.from_flags(pages.parse("experiments.train", case))
 
 
-@pytest.mark.slow
-def test_every_command_runs(tmp_path):
-    quickstart = entry_points.training("--epochs=1", f"--workdir={tmp_path}/results/quickstart")
-    mentioned = re.findall(r"`python -m (experiments\.\w+)`", README)
-    commands = [*pages.commands(README), *((module, []) for module in mentioned)]
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    """A folder with a short run in place of the quickstart's, and a short sweep."""
+    folder = tmp_path_factory.mktemp("results")
     calls = [
-        entry_points.Call(module, _shortened(module, case, i, tmp_path)) for i, (module, case) in enumerate(commands)
+        entry_points.training("--epochs=1", f"--workdir={folder}/quickstart"),
+        entry_points.training("--epochs=1", f"--workdir={folder}/sweep", "--seed=0,1"),
     ]
-    calls = [call for call in calls if "--data_dir=DIR" not in call.arguments]
-
-    outcomes = entry_points.run_all([quickstart, *calls], tmp_path / "outcomes")
-
-    assert [o.code for o in outcomes] == [0] * len(outcomes), [o.err for o in outcomes if o.code]
-    assert {call.module for call in calls} == set(SHORT)
+    assert [outcome.code for outcome in entry_points.run_all(calls, folder / "outcomes")] == [0, 0]
+    return folder
 
 
-def _shortened(module: str, arguments: list[str], number: int, folder: Path) -> list[str]:
-    """The arguments with a folder of the test's own and with the flags that make the command short."""
-    words = [word.replace("results/", f"{folder}/results/") for word in arguments]
-    words = [word.replace("--data_dir=DIR", f"--data_dir={MNIST}") if MNIST.exists() else word for word in words]
-    if module == "experiments.train" and not any(word.startswith("--workdir=") for word in words):
-        words.append(f"--workdir={folder}/{number}")
-    if module in ("experiments.compare_estimators", "experiments.gradient_flow"):
-        words.append(f"--output={folder}/{number}")
-    if module == "experiments.train":
-        words.append(f"--cache_dir={folder}/cache")
-    return [*words, *SHORT[module]]
+@pytest.mark.slow
+@pytest.mark.parametrize(("module", "arguments"), COMMANDS, ids=lambda value: value if isinstance(value, str) else "")
+def test_every_command_runs(module, arguments, results, tmp_path):
+    words = [word.replace("results/", f"{results}/") for word in arguments]
+    if "--data_dir=DIR" in words:
+        if not MNIST.exists():
+            pytest.skip("needs TFDS's mnist beside the checkout")
+        words += [f"--data_dir={MNIST}", f"--cache_dir={tmp_path}"]
+    output = {"experiments.train": "workdir", "experiments.evaluate": None, "experiments.report": None}
+    if flag := output.get(module, "output"):
+        words.append(f"--{flag}={tmp_path}/written")
+
+    [outcome] = entry_points.run(module, [[*words, *SHORT[module]]], tmp_path / "outcomes")
+
+    assert outcome.code == 0, outcome.err
 
 
 def test_the_scripts_that_it_names_exist():
