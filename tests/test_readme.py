@@ -163,3 +163,9 @@ def test_the_library_imports_what_it_depends_on():
     }
     modules = {"absl-py": "absl", "pytest-xdist": "xdist", "pyyaml": "yaml"}
     assert not imported & {modules.get(name, name) for name in others}
+
+
+def test_the_package_has_every_folder_of_the_library():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    folders = {path.parent.relative_to(ROOT) for path in (ROOT / "vae").rglob("__init__.py")}
+    assert project["tool"]["setuptools"]["packages"] == sorted(str(folder).replace("/", ".") for folder in folders)
