@@ -1,4 +1,4 @@
-"""What goes wrong while a run is trained: one sentence, what was finished is there, and the same command goes on."""
+"""Faults while a run is trained: the command ends with one sentence, keeps what was finished, and can be continued."""
 
 import contextlib
 import json
@@ -15,7 +15,7 @@ LENGTH = "--epochs=6"
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """What must not depend on what went wrong on the way."""
+    """The files that must be the same whether or not a fault occurred."""
     names = ("metrics.jsonl", "result.json", "checkpoints/6/digest/metadata")
     return {name: (folder / name).read_bytes() for name in names}
 
@@ -28,7 +28,7 @@ def assert_one_sentence(outcome: Outcome, *words: str) -> None:
 
 
 def spoil(folder: Path, change) -> None:
-    """Changes every file of data in the newest checkpoint: which of them are read depends on how they were written."""
+    """Changes every data file of the newest checkpoint; which of them Orbax reads depends on how it wrote them."""
     newest = folder / "checkpoints" / str(checkpoint.steps(folder / "checkpoints")[-1])
     for path in newest.rglob("d/*"):
         path.write_bytes(change(path.read_bytes()))
@@ -40,7 +40,7 @@ def flip(content: bytes) -> bytes:
 
 
 def disk(path: Path, options: str, unmounting: contextlib.ExitStack) -> Path | None:
-    """A small disk of its own; None where that is not allowed."""
+    """A small disk that is mounted at `path`; None where this process may not mount."""
     path.mkdir()
     if subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", path], capture_output=True).returncode:
         return None
@@ -50,7 +50,7 @@ def disk(path: Path, options: str, unmounting: contextlib.ExitStack) -> Path | N
 
 @pytest.fixture(scope="module")
 def calls(tmp_path_factory):
-    """By name: the workdirs of runs in trouble, their outcomes, and the outcomes of those that were started again."""
+    """The workdirs of runs with a fault, their outcomes, and the outcomes of those that were started again, by name."""
     folder = tmp_path_factory.mktemp("faults")
     disks = {"full": "size=2m", "tiny": "size=200k", "read_only": "size=2m,ro"}
     with contextlib.ExitStack() as unmounting:
@@ -122,7 +122,8 @@ def test_a_disk_that_cannot_take_the_run_is_refused_before_any_work(calls, name)
 
 @pytest.mark.parametrize("name", ["short", "flipped", "all"])
 def test_damaged_checkpoints_are_told_of_and_end_with_the_same_bytes(calls, name):
-    """The newest of a run that was cut off is shortened, or has a bit of each file changed; or all are damaged."""
+    """The newest checkpoint of a run that was cut off is shortened, or has one bit of each file changed; or all
+    checkpoints are damaged."""
     workdirs, _, again = calls
     assert again[name].code == 0, again[name].err
     assert again[name].err.count("is skipped") == 1, again[name].err
@@ -155,6 +156,6 @@ def test_what_is_not_finite_stops_its_run_and_no_other(calls):
 
 @pytest.mark.parametrize("name", ["device", "host"])
 def test_too_little_memory_says_which_flags_help(calls, name):
-    """Of the device, for 8 TB of samples; of the host, for 8 PB."""
+    """The device lacks memory for 8 TB of samples; the host lacks memory for 8 PB."""
     sentence = ("memory does not suffice", "--num_samples or --batch_size", "--sweep_mode=map")
     assert_one_sentence(calls[1][name], *sentence)

@@ -1,4 +1,4 @@
-"""Runs that are stopped, killed, or met by another: the same command goes on, and ends with the same bytes."""
+"""Runs that are stopped, killed or started twice: the same command continues them, and they end with the same bytes."""
 
 import os
 import random
@@ -34,7 +34,7 @@ def finish(process: subprocess.Popen) -> None:
 
 
 def await_rows(process: subprocess.Popen, folder: Path, rows: int) -> None:
-    """Until the first run has so many evaluations."""
+    """Waits until the first run has so many evaluations."""
     deadline = time.monotonic() + 120
     while not (runs := all_runs(folder)) or len(runs[0].rows()) < rows:
         assert process.poll() is None, process.communicate()
@@ -43,7 +43,7 @@ def await_rows(process: subprocess.Popen, folder: Path, rows: int) -> None:
 
 
 def contents(folder: Path) -> dict[str, object]:
-    """What must not depend on interruptions: rows and results as bytes, and the digests of the last states."""
+    """What must be the same after interruptions: rows and results as bytes, and the digests of the last states."""
     found = {"results": (folder / "results.csv").read_bytes()}
     for run in all_runs(folder):
         name = run.path.relative_to(folder)
@@ -74,7 +74,7 @@ def undisturbed(tmp_path_factory):
 def test_a_run_asked_to_stop_saves_and_no_other_disturbs_it(tmp_path):
     process = start(tmp_path, [*RUN, "--tensorboard"])
     await_rows(process, tmp_path, 3)
-    process.send_signal(signal.SIGSTOP)  # so that it is still there when the other comes
+    process.send_signal(signal.SIGSTOP)  # so that it still runs when the other starts
     assert listening(process.pid) == []
     with socket.create_server(("127.0.0.1", 0)):
         assert len(listening(os.getpid())) == 1  # the control
@@ -107,7 +107,8 @@ with interrupt.Watch() as watch:
 
 @pytest.mark.parametrize(("numbers", "code"), [([2, 2], 130), ([15, 2, 2], 130), ([2, 15, 10], 0)])
 def test_a_second_ctrl_c_leaves_at_once(numbers, code):
-    """And so does the first one behind another signal; no other signal does. What cannot go on does not say so."""
+    """A Ctrl-C after another signal counts as a second one; no other signal does. The sentence says that the command
+    can be continued only where it can."""
     resumes = numbers[0] == signal.SIGINT
     command = [sys.executable, "-c", BUSY.replace("NUMBERS", repr(numbers)).replace("RESUMES", repr(resumes))]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
@@ -120,7 +121,7 @@ def test_a_second_ctrl_c_leaves_at_once(numbers, code):
 
 @pytest.mark.slow
 def test_a_run_asked_to_stop_before_it_trains_says_so_at_once(tmp_path):
-    """While XLA compiles, or at the latest when it has."""
+    """The signal comes while XLA compiles, or directly after."""
     process = start(tmp_path, RUN)
     await_rows(process, tmp_path, 0)
     process.send_signal(signal.SIGTERM)
@@ -153,7 +154,7 @@ def test_twenty_kills_at_random_moments(arguments, tmp_path):
     rng, folder, kills = random.Random(0), tmp_path / "killed", 0
     while kills < 20:
         process = start(folder, arguments)
-        if kills % 3 and all_runs(folder):  # most of the time of a start is before the first epoch
+        if kills % 3 and all_runs(folder):  # else the kill would mostly come before the first epoch
             await_rows(process, folder, len(all_runs(folder)[0].rows()) + 1)
             time.sleep(rng.uniform(0, 0.05))
         else:

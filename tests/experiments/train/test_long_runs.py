@@ -1,4 +1,5 @@
-"""A run of 1e5 steps takes no more memory, files or threads at its end than at its beginning, and writes as it goes."""
+"""A run of 1e5 steps needs no more memory, files or threads at its end than at its beginning, and writes rows as it
+goes."""
 
 import subprocess
 import time
@@ -14,13 +15,14 @@ from vae import checkpoint
 # 100 steps in an epoch; an evaluation and a checkpoint every fifth.
 RUN = ["--validation_size=100", "--batch_size=14", "--hidden=4", "--latent_dim=2", "--eval_samples=2"]
 RUN += ["--eval_every=5", "--checkpoint_every=5", "--tensorboard"]
-# What the last quarter's most may have above the second's, in megabytes, files and threads: an allocator's pages and a
-# checkpoint's files come and go. In 1000 epochs 16 kB an epoch is found, and one file or thread in twelve checkpoints.
+# The maximum of the last quarter may exceed the maximum of the second quarter by so many megabytes, files and threads,
+# since the pages of an allocator and the files of a checkpoint come and go. Over 1000 epochs the test detects a leak of
+# 16 kB in each epoch, or of one file or thread in every twelfth checkpoint.
 SPREAD = 8
 
 
 class Sample(NamedTuple):
-    """What a process holds when the run has so many rows."""
+    """The memory, open files and threads of a process when the run has so many rows."""
 
     rows: int
     megabytes: float

@@ -1,4 +1,4 @@
-"""`python -m experiments.train` as a user meets it: files, sweeps, resumption. Refusals: test_train_refusals.py."""
+"""`python -m experiments.train` as a user meets it: files, sweeps, resumption. Bad input is in test_bad_input.py."""
 
 import csv
 import json
@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments.common import files, provenance, workdirs
+from experiments.common import provenance, workdirs
 from experiments.common.run_folder import RunFolder
 from tests.helpers import entry_points
 from tests.helpers.entry_points import train
@@ -113,12 +113,13 @@ def test_a_finished_run_is_not_trained_again(runs):
 
 @pytest.fixture(scope="module")
 def cut(runs, tmp_path_factory):
-    """What a kill leaves behind: checkpoints, rows beyond them, half a line in each file of rows; no result."""
+    """A run as a kill leaves it: without a result, with rows after the last checkpoint, and with half a line at the end
+    of each file of rows."""
     folder, _ = runs
     copy = tmp_path_factory.mktemp("cut") / "run"
     shutil.copytree(folder / "long", copy)
     (copy / "result.json").unlink()
-    (copy / ".result.json.4711").write_text('{"status": "do')  # a write that did not come to its end
+    (copy / ".result.json.4711").write_text('{"status": "do')  # a write that was cut off
     shutil.rmtree(copy / "checkpoints/5")
     for name in ("metrics.jsonl", "timing.jsonl", "evaluations.jsonl"):
         with open(copy / name, "a") as file:
@@ -134,7 +135,7 @@ def test_half_a_line_is_no_row_for_any_reader(runs, cut, tmp_path):
     [report] = entry_points.run("experiments.report", [[f"--workdir={copy}"]], tmp_path / "b")
     for outcome in (evaluated, report):
         assert (outcome.code, outcome.err) == (0, "")
-    [*_, row] = rows(copy / "evaluations.jsonl")  # the half is gone, and the new one stands behind whole ones
+    [*_, row] = rows(copy / "evaluations.jsonl")  # the half line is gone, and the new row follows the whole lines
     assert row["epoch"] == 4
     for name in ("metrics.jsonl", "timing.jsonl"):
         assert (copy / name).read_bytes() == (folder / "long" / name).read_bytes() + b'{"epoch": 6, "st'
@@ -143,7 +144,7 @@ def test_half_a_line_is_no_row_for_any_reader(runs, cut, tmp_path):
 
 
 def test_the_clock_is_told_with_every_checkpoint(runs):
-    """Else a run that is stopped between two evaluations would lose the seconds since the first of them."""
+    """Otherwise a run that is stopped between two evaluations would lose the seconds since the first of them."""
     timing = rows(runs[0] / "long/timing.jsonl")
     assert [row["epoch"] for row in timing] == [1, 2, 3, 4, 5]
     seconds = [row["train_seconds"] for row in timing]
@@ -151,8 +152,8 @@ def test_the_clock_is_told_with_every_checkpoint(runs):
 
 
 def test_other_code_is_told_and_written_down(runs, cut, tmp_path):
-    """A run is known by its settings; that its code has changed since is said, of a finished one and of one that goes
-    on."""
+    """A run is found by its settings. If the code has changed since, the command says so, for finished runs and for
+    runs that it continues."""
     done, begun = tmp_path / "done", tmp_path / "begun"
     shutil.copytree(runs[0] / "single", done)
     shutil.copytree(cut, begun)
@@ -180,19 +181,6 @@ def test_a_run_cut_off_goes_on_to_the_same_bytes(runs, cut, tmp_path):
         assert (cut / name).read_bytes() == (folder / "long" / name).read_bytes()
     of_timing = lambda path: [(row["epoch"], row["step"]) for row in rows(path / "timing.jsonl")]
     assert of_timing(cut) == of_timing(folder / "long")
-
-
-def test_a_write_that_fails_leaves_what_was_there(tmp_path, monkeypatch):
-    """result.json and the like are the old or the new, whenever the process dies."""
-    files.write_json(tmp_path / "result.json", {"old": 1})
-    for where in ("write_text", "replace"):
-        with monkeypatch.context() as patched:
-            fail = lambda *args, **options: (_ for _ in ()).throw(OSError(28, "No space left on device"))
-            patched.setattr(*((Path, "write_text") if where == "write_text" else (files.os, "replace")), fail)
-            with pytest.raises(OSError, match="No space"):
-                files.write_json(tmp_path / "result.json", {"new": 1})
-        assert files.read_json(tmp_path / "result.json") == {"old": 1}
-        assert [path.name for path in tmp_path.iterdir()] == ["result.json"]
 
 
 def test_the_newest_checkpoints_stay_and_the_best_by_the_validation_bound(runs, tmp_path):
@@ -246,7 +234,7 @@ def test_evaluate_again_with_more_samples(runs, tmp_path):
     assert none.code == 1
     assert "config.json" in none.err
     reasons = [(unfinished, "is not finished"), (diverged, "diverged at step 31"), (emptied, "holds no checkpoint")]
-    for outcome, left_out in ((some, reasons), (first, reasons[1:])):  # at an epoch's end they are all alike
+    for outcome, left_out in ((some, reasons), (first, reasons[1:])):  # a named epoch is the same in all runs
         assert (outcome.code, outcome.err) == (0, "")
         said = [line for line in outcome.out.splitlines() if line.startswith("left out: ")]
         assert len(said) == len(left_out)
@@ -258,7 +246,7 @@ def test_evaluate_again_with_more_samples(runs, tmp_path):
 
 
 def test_the_epochs_that_hold_the_steps_are_traced(runs):
-    """Steps 30 to 60 of 23 an epoch."""
+    """Steps 30 to 60, where an epoch has 23 steps."""
     folder, outcomes = runs
     assert f"trace of epochs 2 to 3, for TensorBoard or ui.perfetto.dev: {folder}/long/profile" in outcomes[-1].out
     [trace] = (folder / "long/profile").glob("plugins/profile/*/*.xplane.pb")
@@ -278,7 +266,7 @@ def test_bfloat16_trains_to_the_bound_of_float32(tmp_path):
 
 @pytest.mark.slow
 def test_a_larger_sweep_takes_nobody_back(tmp_path):
-    """A sweep that was cut off goes on from where it was when a seed is added, and ends with the same bytes."""
+    """A sweep that was cut off continues from its last epoch although a seed is added, and ends with the same bytes."""
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     length = ["--epochs=4", "--checkpoint_every=1"]
     train(
@@ -291,7 +279,7 @@ def test_a_larger_sweep_takes_nobody_back(tmp_path):
     [again] = train(tmp_path / "second", [*length, "--seed=0,1,2", f"--workdir={cut}"])
     assert again.code == 0, again.err
     for name, inode in kept.items():
-        assert (cut / "runs" / name / "checkpoints/3").stat().st_ino == inode  # not made anew
+        assert (cut / "runs" / name / "checkpoints/3").stat().st_ino == inode  # not written again
         for file in ("metrics.jsonl", "result.json", "checkpoints/4/digest/metadata"):
             assert (cut / "runs" / name / file).read_bytes() == (whole / "runs" / name / file).read_bytes()
     assert len(list((cut / "runs").iterdir())) == 3
