@@ -28,10 +28,15 @@ def folder_in_use(monkeypatch):
 
 @pytest.fixture
 def run(tmp_path):
-    """Runs a command in a folder that holds the package `paper`, which adds the estimator `mine` to the table."""
+    """Runs a command in a folder that holds the package `paper`, which adds names to three tables."""
     (tmp_path / "paper").mkdir()
-    adds = "from vae.estimators import BY_NAME\nBY_NAME['mine'] = BY_NAME['gumbel_rao']\n"
-    (tmp_path / "paper/__init__.py").write_text(adds)
+    lines = [
+        "from vae import estimators, models, objectives",
+        "estimators.BY_NAME['mine'] = estimators.BY_NAME['gumbel_rao']",
+        "objectives.add('my_bound', lambda scale=1.0: objectives.elbo)",
+        "models.POSTERIORS['my_posterior'] = models.POSTERIORS['categorical']",
+    ]
+    (tmp_path / "paper/__init__.py").write_text("\n".join(lines))
     (tmp_path / "broken.py").write_text("import no_such_package\n")
 
     def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess:
@@ -102,10 +107,14 @@ def test_too_little_memory_names_the_flags_of_the_command(capsys, monkeypatch):
 # --- Packages of your own
 
 
-def test_an_imported_package_adds_an_estimator_before_the_flags_are_checked(run):
-    done = run("--estimator=mine:inner_samples=2", "--num_samples=0", "--import=paper")
-    assert "num_samples" in done.stderr  # the estimator is known, so the next wrong flag is the first to be refused
-    assert "mine" not in done.stderr
+@pytest.mark.parametrize(
+    "flag",
+    ["--estimator=mine:inner_samples=2", "--objective=my_bound:scale=2", "--posterior=my_posterior:categories=3"],
+)
+def test_an_imported_package_adds_names_before_the_flags_are_checked(flag, run):
+    done = run(flag, "--num_samples=0", "--import=paper")
+    assert "num_samples" in done.stderr  # the name is known, so the next wrong flag is the first to be refused
+    assert "there is no" not in done.stderr
 
 
 def test_the_environment_variable_imports_as_the_flag_does(run):
