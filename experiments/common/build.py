@@ -12,12 +12,12 @@ import numpy as np
 import optax
 from jax import Array
 
-from experiments.common import optimizers, options, settings
+from experiments.common import expectations, optimizers, settings
+from experiments.common.expectations import Expectation
 from experiments.common.settings import Settings
 from vae import data as datasets
 from vae import estimators, models, objectives, train
 from vae.devices import host_memory
-from vae.hierarchy import Markov
 
 # The part of a memory that training images may take. States and activations need the rest, and several processes of one
 # host may share its memory.
@@ -241,29 +241,6 @@ def _option_arrays(setting: str, values: dict[str, Array]) -> dict[str, Array]:
     return {name.removeprefix(prefix): value for name, value in values.items() if name.startswith(prefix)}
 
 
-# --- Whether an estimator suits a bound
-
-
-class Expectation(NamedTuple):
-    """An expectation that an objective hands to its estimator: E[reduce(f(z_k) - log_q_weight log q(z_k))]."""
-
-    q: Any
-    reduce: estimators.Reduction
-    log_q_weight: float
-
-
-def expectations(bound: Callable[[estimators.Expect], estimators.Estimate]) -> list[Expectation]:
-    """The expectations of `bound(expect)`, in order. Nothing is sampled."""
-    recorded = []
-
-    def expect(q, f, reduce=estimators.mean, log_q_weight=0.0):
-        recorded.append(Expectation(q, reduce, log_q_weight))
-        return estimators.Estimate(jnp.zeros(q.batch_shape), jnp.zeros(()), {})
-
-    bound(expect)
-    return recorded
-
-
 def _check_estimator(run: Settings, vae: models.VAE, x: Array) -> None:
     """Refuses an estimator that cannot differentiate the run's bound.
 
@@ -276,34 +253,16 @@ def _check_estimator(run: Settings, vae: models.VAE, x: Array) -> None:
     def posteriors() -> list[Any]:
         params = vae.init(key, x, key)
         bound = objective(run, arrays(run), jnp.zeros(()))
-        recorded.extend(expectations(lambda expect: bound(vae.apply, params, x, expect)))
+        recorded.extend(expectations.record(lambda expect: bound(vae.apply, params, x, expect)))
         return [expectation.q for expectation in recorded]
 
-    shapes = jax.eval_shape(posteriors)
     choice = run.choice("estimator")
-    by_layer = options.ESTIMATORS.values(choice)["by_layer"]
-    entry = estimators.BY_NAME[choice.name]
-    for q, (_, reduce, log_q_weight) in zip(shapes, recorded, strict=True):
-        if by_layer and not (isinstance(q, Markov) and reduce.additive):
-            raise ValueError(
-                f"--estimator={run.estimator}: by_layer needs several stochastic layers and a bound for the mean over"
-                " samples; choose for example --latent_dim=16-8 --objective=elbo, or leave by_layer out"
-            )
-        refusal = entry.refusal(q.first if by_layer else q, reduce, log_q_weight)
+    for q, expectation in zip(jax.eval_shape(posteriors), recorded, strict=True):
+        refusal = expectations.refusal(choice, expectation._replace(q=q))
         if refusal:
-            hint = ""
-            if entry.needs_log_q and log_q_weight == 0:
-                hint = "; choose --objective=elbo for log q(z)"
-            elif not by_layer and _works_by_layer(entry, q, reduce, log_q_weight):
-                hint = f"; --estimator={run.estimator}:by_layer=true can"
+            needs_log_q = estimators.BY_NAME[choice.name].needs_log_q and expectation.log_q_weight == 0
+            hint = "; --objective=elbo has log q(z) in the integrand" if needs_log_q else ""
             raise ValueError(
                 f"--estimator={run.estimator} does not suit --posterior={run.posterior} with"
                 f" --objective={run.objective}: {refusal}{hint}"
             )
-
-
-def _works_by_layer(entry: estimators.Entry, q: Any, reduce: estimators.Reduction, log_q_weight: float) -> bool:
-    """Whether `layerwise` makes an estimator for this posterior of several stochastic layers."""
-    if not isinstance(q, Markov) or not reduce.additive or entry.differentiates_f:
-        return False
-    return entry.refusal(q.first, reduce, log_q_weight) is None

@@ -7,11 +7,11 @@ from typing import Any, Literal
 
 import jax
 
-from experiments.common import build, options
+from experiments.common import expectations, options
+from experiments.common.expectations import Expectation
 from experiments.common.problems import Problem, Start
 from vae import diagnostics
 from vae.estimators import BY_NAME, Estimator, bind, mean
-from vae.hierarchy import Markov
 
 PyTree = Any
 Cost = Literal["evaluations", "flops"]
@@ -42,9 +42,9 @@ class Task:
         return sum(leaf.size for leaf in jax.tree.leaves(self.problem.params))
 
     @functools.cached_property
-    def expectations(self) -> list[build.Expectation]:
+    def expectations(self) -> list[Expectation]:
         """The expectations that the objective estimates: each q, the reduction over its samples, and log_q_weight."""
-        return build.expectations(lambda expect: self.bound(self.problem.params, self.problem.data, expect))
+        return expectations.record(lambda expect: self.bound(self.problem.params, self.problem.data, expect))
 
     @property
     def posterior(self) -> Any:
@@ -59,14 +59,8 @@ class Task:
     def refusal(self, name: str) -> str | None:
         """Why the estimator cannot differentiate the objective, and which estimators can; None if it can."""
         choice = options.choose(name, options.ESTIMATORS)
-        by_layer = options.ESTIMATORS.values(choice).get("by_layer", False)
-        for q, reduce, log_q_weight in self.expectations:
-            if by_layer and not (isinstance(q, Markov) and reduce.additive):
-                return f"{name}: by_layer needs several stochastic layers and the mean over samples; leave it out"
-            refusal = BY_NAME[choice.name].refusal(q.first if by_layer else q, reduce, log_q_weight)
-            if refusal is not None:
-                return refusal
-        return None
+        refusals = (expectations.refusal(choice, expectation) for expectation in self.expectations)
+        return next((refusal for refusal in refusals if refusal is not None), None)
 
     def start(self, name: str, num_samples: int) -> Start:
         """What the run had learned and counted, if the estimator is the run's own; otherwise a new start."""

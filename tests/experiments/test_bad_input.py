@@ -76,7 +76,7 @@ CASES = {
     "train --sweep_mode=both": ("sweep_mode",),
     "train --posterior=bernoulli:signed=perhaps": ("signed=perhaps", "true or false"),
     "train --prior=learnt": ("prior", "did you mean learned"),
-    "train --estimator=leave_one_out:by_layer=true --num_samples=2": ("by_layer", "--latent_dim=16-8"),
+    "train --estimator=leave_one_out:by_layer=true --num_samples=2": ("by_layer=true", "several stochastic layers"),
     "train --posterior=normal:signed=true": ("no option 'signed'", "it has no options"),
     "train --estimator=reinfroce": ("estimator", "reinforce"),
     "train --estimator=dreg": ("--estimator=dreg", "reparam"),

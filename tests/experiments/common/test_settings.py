@@ -214,11 +214,14 @@ def test_a_flag_refuses_a_choice_that_does_not_exist(argv, sentence):
     ("argv", "sentence"),
     [
         ("--estimator=disarm --num_samples=2", "^--estimator=disarm does not suit --posterior=normal .*can: reparam"),
-        ("--estimator=stl", "choose --objective=elbo for log q"),
-        ("--objective=elbo --estimator=leave_one_out:by_layer=true --num_samples=2", "choose for example --latent_dim"),
+        ("--estimator=stl", "--objective=elbo has log q"),
+        (
+            "--objective=elbo --estimator=leave_one_out:by_layer=true --num_samples=2",
+            "by_layer=true needs several stochastic layers",
+        ),
         (
             "--objective=elbo --posterior=bernoulli --latent_dim=3-2 --estimator=disarm --num_samples=2",
-            "by_layer=true",
+            "disarm:by_layer=true can",
         ),
     ],
 )
