@@ -2,7 +2,7 @@
 # Trains a VAE with my_estimator and with the plain score function, measures both gradients where the exact gradient is
 # known, and compares the results with the expected numbers in scripts/expected.py.
 #
-#   bash scripts/reproduce.sh            3 seeds of 50 epochs, 10000 gradients; MINUTES minutes on two CPU cores
+#   bash scripts/reproduce.sh            3 seeds of 50 epochs, 10000 gradients; 15 minutes on two busy CPU cores
 #   bash scripts/reproduce.sh --quick    one seed of 5 epochs, 500 gradients: TRUNCATED; the numbers are not compared
 #
 # Writes results/digits/ and results/gradients/: tables, figures and report.html.
