@@ -11,9 +11,10 @@
 import importlib.metadata
 import os
 
-# jaxlib 0.10.2 sums some vmapped products wrongly on CPUs, without a word, and jaxlib 0.11.0 crashes on some
-# (github.com/jax-ml/jax/issues/39103 and 39257): gradients of tens of thousands of draws come out biased. XLA reads the
-# flag when jax makes its first array, so import vae before that.
+# On CPUs, jaxlib 0.10.2 silently computes wrong sums of some vmapped products, which biases the mean of tens of
+# thousands of gradient draws. jaxlib 0.11.0 crashes on some of these products. The flag below turns off the faulty
+# compiler pass (github.com/jax-ml/jax/issues/39103 and 39257). XLA reads its flags when jax makes its first array, so
+# import vae before you make an array.
 _BROKEN_FUSION = ("0.10.2", "0.11.0")
 _WITHOUT_FUSION = "--xla_cpu_experimental_ynn_fusion_type="
 if importlib.metadata.version("jaxlib") in _BROKEN_FUSION and _WITHOUT_FUSION not in os.environ.get("XLA_FLAGS", ""):

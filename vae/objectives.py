@@ -1,11 +1,11 @@
 """Bounds on log p(x), and their table.
 
-Each bound writes itself as an expectation and hands it to `expect`, an estimator with its params, state and key bound.
-So an objective names no estimator, and an estimator no objective.
+An objective writes its bound as an expectation and passes the expectation to `expect`, which is an estimator with its
+params, state and key filled in. Objectives and estimators therefore do not know each other's names.
 
     objective(apply, params, x, expect) -> Estimate with value [B], in nats, to be maximised
 
-`apply` is a model's `apply`, with the methods of `vae.models.VAE`.
+`apply` is the `apply` of a model that has the methods of `vae.models.VAE`.
 """
 
 from collections.abc import Callable
@@ -27,7 +27,8 @@ class Objective(Protocol):
 
 
 def elbo(apply: Callable, params: PyTree, x: Array, expect: Expect) -> Estimate:
-    """E_q[log p(x, z) - log q(z|x)], all of it by Monte Carlo (Kingma & Welling 2013, arXiv:1312.6114, eq. 2)."""
+    """The ELBO, E_q[log p(x, z) - log q(z|x)], with every term estimated by Monte Carlo (Kingma & Welling 2013,
+    arXiv:1312.6114, eq. 2)."""
     return from_log_weights(mean)(apply, params, x, expect)
 
 
@@ -40,12 +41,13 @@ def elbo_analytic(
     """The objective E_q[log p(x|z)] - beta KL(q(z|x) || p(z)), with the KL in closed form (arXiv:1312.6114, eq. 7).
 
     Args:
-      beta: weight of the KL; 1 is the ELBO (Higgins et al. 2017, beta-VAE).
-      free_bits: nats of KL that each latent dimension has for free, on average over the batch (Kingma et al. 2016,
-        arXiv:1606.04934, eq. 15); 0 for none. Needs a factorized posterior.
-      kl_warmup: number of epochs over which beta grows linearly from 0; 0 for none.
-      epoch: the (fractional) epoch of the present step, for `kl_warmup`. Every argument may be a traced array, except
-        that a Python 0 of `free_bits` or `kl_warmup` leaves the code for it out.
+      beta: weight of the KL. The weight 1 gives the ELBO; other weights give the beta-VAE (Higgins et al. 2017).
+      free_bits: KL in nats below which a latent dimension is not penalized, where the KL is averaged over the batch
+        (Kingma et al. 2016, arXiv:1606.04934, eq. 15); 0 turns free bits off. Needs a factorized posterior.
+      kl_warmup: number of epochs over which the weight of the KL grows linearly from 0 to beta; 0 turns warm-up off.
+      epoch: epoch of the current step, which may be a fraction. Only `kl_warmup` uses it.
+
+    Every argument may be a traced array. A Python 0 for `free_bits` or `kl_warmup` leaves that term out of the program.
     """
     if not _is_zero(kl_warmup):
         beta = beta * jnp.minimum(1.0, epoch / kl_warmup)
@@ -65,22 +67,23 @@ def elbo_analytic(
 
 
 def iwae(apply: Callable, params: PyTree, x: Array, expect: Expect) -> Estimate:
-    """E[log (1/K) sum_k p(x, z_k) / q(z_k|x)] (Burda, Grosse & Salakhutdinov 2015, arXiv:1509.00519). K is the
-    estimator's num_samples."""
+    """The importance-weighted bound, E[log (1/K) sum_k p(x, z_k) / q(z_k|x)], where K is the estimator's num_samples
+    (Burda, Grosse & Salakhutdinov 2015, arXiv:1509.00519)."""
     return from_log_weights(log_mean_exp)(apply, params, x, expect)
 
 
 def renyi(alpha: float = 0.5) -> Objective:
-    """The VR-IWAE bound E[log (1/K) sum_k w_k^(1-alpha)] / (1 - alpha) (Daudel et al. 2023, arXiv:2210.06226), the
-    Monte Carlo form of Renyi's (Li & Turner 2016, arXiv:1602.02311).
+    """The VR-IWAE bound E[log (1/K) sum_k w_k^(1-alpha)] / (1 - alpha) (Daudel et al. 2023, arXiv:2210.06226). It is
+    the Monte Carlo form of the variational Renyi bound (Li & Turner 2016, arXiv:1602.02311).
 
-    At alpha = 0 it is the importance-weighted bound; as alpha approaches 1 it becomes the ELBO.
+    At alpha = 0 the VR-IWAE bound is the importance-weighted bound. As alpha approaches 1, the bound approaches the
+    ELBO.
 
     Raises:
       ValueError: unless 0 <= alpha < 1.
     """
     if not 0 <= alpha < 1:
-        raise ValueError(f"alpha must be in [0, 1), got {alpha}; at 1 take the objective elbo")
+        raise ValueError(f"alpha must be in [0, 1), got {alpha}; for alpha=1 use the objective elbo")
     if alpha == 0:
         return from_log_weights(log_mean_exp)
 
@@ -92,9 +95,11 @@ def renyi(alpha: float = 0.5) -> Objective:
 
 def thermodynamic(partitions: int = 5, first: float = 0.025) -> Objective:
     """The thermodynamic variational objective (Masrani, Le & Wood 2019, arXiv:1907.00031): the left Riemann sum of the
-    integral over beta of E_{pi_beta}[log w], pi_beta ~ q^(1-beta) p^beta, by self-normalized weights w^beta.
+    integral over beta from 0 to 1 of E_{pi_beta}[log w].
 
-    The K-sample estimate itself is differentiated; like the paper's covariance gradient, it is off by O(1/K).
+    The density pi_beta is proportional to q^(1-beta) p^beta, and E_{pi_beta} is estimated with self-normalized weights
+    w^beta. The gradient is the derivative of this K-sample estimate; its bias is O(1/K), like that of the covariance
+    gradient in the paper.
 
     Args:
       partitions: number of terms; one term is the ELBO.
@@ -104,7 +109,7 @@ def thermodynamic(partitions: int = 5, first: float = 0.025) -> Objective:
       ValueError: unless partitions >= 1 and 0 < first < 1.
     """
     if partitions < 1 or not 0 < first < 1:
-        raise ValueError(f"needs partitions >= 1 and 0 < first < 1, got {partitions} and {first}")
+        raise ValueError(f"thermodynamic needs partitions >= 1 and 0 < first < 1, got {partitions=} and {first=}")
     if partitions == 1:
         return from_log_weights(mean)
     betas = np.concatenate([[0.0], np.geomspace(first, 1.0, partitions)])
@@ -119,7 +124,7 @@ def thermodynamic(partitions: int = 5, first: float = 0.025) -> Objective:
 
 
 def from_log_weights(reduce: Reduction) -> Objective:
-    """The bound that is a reduction of the K log-weights log p(x, z_k) - log q(z_k|x)."""
+    """The objective whose bound is `reduce` applied to the K log-weights log p(x, z_k) - log q(z_k|x)."""
 
     def objective(apply: Callable, params: PyTree, x: Array, expect: Expect) -> Estimate:
         q = apply(params, x, method="encode")
@@ -128,8 +133,8 @@ def from_log_weights(reduce: Reduction) -> Objective:
     return objective
 
 
-# A factory for each objective; its keyword arguments are the objective's options. The factories of options with a value
-# of their own at every step (`epoch`) get that value from the training loop.
+# One factory for each objective. The keyword arguments of a factory are the options of its objective. The option
+# `epoch` changes at every step, so the training loop sets it.
 BY_NAME: dict[str, Callable[..., Objective]] = {
     "elbo_analytic": elbo_analytic,
     "elbo": lambda: elbo,
@@ -146,7 +151,7 @@ def add(name: str, factory: Callable[..., Objective]) -> None:
       ValueError: if the name is taken.
     """
     if name in BY_NAME:
-        raise ValueError(f"there is an objective called {name} already; choose another name")
+        raise ValueError(f"the table has an objective called {name} already; choose another name")
     BY_NAME[name] = factory
 
 
@@ -154,7 +159,8 @@ def make(name: str, **options: Any) -> Objective:
     """The objective called `name`: `make("renyi", alpha=0.3)`.
 
     Raises:
-      ValueError: if there is no such objective, or an option cannot be what it is.
+      ValueError: if there is no such objective, or if the value of an option is invalid.
+      TypeError: if the objective has no such option.
     """
     if name not in BY_NAME:
         raise ValueError(f"there is no objective {name!r}; the objectives are {', '.join(BY_NAME)}")
@@ -164,7 +170,7 @@ def make(name: str, **options: Any) -> Objective:
 def posterior_terms(
     apply: Callable, params: PyTree, x: Array, q: Any, z: Samples
 ) -> tuple[Float[Array, "K B"], Float[Array, "K B"]]:
-    """log p(x|z) and log p(z) - log q(z|x). Their sum is the log importance weight."""
+    """Returns log p(x|z) and log p(z) - log q(z|x), whose sum is the log importance weight, in nats."""
     log_prior = apply(params, method="prior_distribution").log_prob(z)
     return apply(params, x, z, method="log_likelihood"), log_prior - q.log_prob(z)
 

@@ -1,14 +1,14 @@
-"""One pure step, scanned over an epoch, mapped over runs. No other module of the library knows optax.
+"""Training: a pure step, an epoch that scans over steps, and a map over runs. No other module of vae imports optax.
 
     init = make_init(model, estimator, tx, x)           state = init(key)
     step = make_step(model.apply, objective, estimator, tx)     state, metrics = step(state, key, x)
     epoch = jax.jit(make_epoch(step, batch_size), donate_argnums=0)     state, metrics = epoch(state, key, data)
 
 The data stay on the device. The order of the data and every key are pure functions of (key, state.step), so a resumed
-run is the same run, bit for bit. On a GPU this holds under XLA_FLAGS=--xla_gpu_deterministic_ops=true only.
+run equals an uninterrupted run bit for bit. On a GPU, this also needs XLA_FLAGS=--xla_gpu_deterministic_ops=true.
 
-Because everything is a function, settings that change from step to step need no machinery. A step with KL warm-up makes
-its objective from `state.step`; a step with dynamic binarization draws x first.
+Settings that change from step to step need no special support, because a step is a function. For KL warm-up, write a
+step that makes its objective from `state.step`. For dynamic binarization, write a step that first draws x.
 """
 
 from collections.abc import Callable
@@ -31,8 +31,8 @@ class TrainState(NamedTuple):
 
     Attributes:
       params: {"model": flax variables, "estimator": what the estimator learns}.
-      opt_state: optax's.
-      estimator_state: what the estimator counts.
+      opt_state: the state of the optax optimizer.
+      estimator_state: what the estimator counts, such as moving averages.
       step: `[]` int32, the number of updates made.
     """
 
@@ -45,7 +45,10 @@ class TrainState(NamedTuple):
 def make_init(
     model: nn.Module, estimator: Estimator, tx: optax.GradientTransformation, x: Any
 ) -> Callable[[PRNGKeyArray], TrainState]:
-    """`init(key) -> TrainState` for batches of the shape of x, `[B, H, W, C]`. Images are float32, whatever x is."""
+    """Returns `init(key) -> TrainState` for batches with the shape of x, `[B, H, W, C]`.
+
+    Only the shape of x is used: the model is initialized with float32 images.
+    """
 
     def init(key: PRNGKeyArray) -> TrainState:
         key_model, key_sample, key_estimator = jax.random.split(key, 3)
@@ -62,10 +65,10 @@ def make_init(
 def make_step(
     apply: Callable | None, objective: Objective, estimator: Estimator, tx: optax.GradientTransformation
 ) -> Callable[[TrainState, PRNGKeyArray, Array], tuple[TrainState, dict[str, Array]]]:
-    """`step(state, key, x) -> (state, metrics)`: one update of the model and the estimator by one `jax.grad`.
+    """Returns `step(state, key, x) -> (state, metrics)`, which updates the model and the estimator with one `jax.grad`.
 
-    x is a batch `[B, H, W, C]` in [0, 1]. The metrics are `bound` (nats, the mean over the batch of the objective's
-    value) and `cv_loss`.
+    x is a batch `[B, H, W, C]` in [0, 1]. The metrics are `bound`, the mean of the objective's value over the batch in
+    nats, and `cv_loss`, the loss of the estimator's own params.
     """
 
     def loss_fn(params, estimator_state, key, x):
@@ -84,12 +87,15 @@ def make_step(
 
 
 def make_epoch(step: Callable, batch_size: int) -> Callable[[TrainState, Array, Array], tuple[TrainState, dict]]:
-    """`epoch(state, key, data) -> (state, metrics)`: one pass in random order over data `[N, H, W, C]` of any dtype.
+    """Returns `epoch(state, key, data) -> (state, metrics)`: one pass in random order over data `[N, H, W, C]`.
 
-    `key` belongs to the run and is the same in every epoch; each step gets a key of its own. The last N modulo
-    batch_size images of the epoch's order are left out. The metrics are means over the epoch, and `failed_step`: the
-    number of the first step at which the bound or the state was not finite, or 0. After a failure the returned state is
-    that of the epoch's start, the last one known to be good.
+    The data may have any dtype. `key` belongs to the run and is the same in every epoch; each step derives its own key.
+    The last N modulo batch_size images of the epoch's order are left out. The metrics are the means over the epoch and
+    `failed_step`, the number of the first step at which the bound or the state was not finite, or 0 if there was none.
+    After a failure the epoch returns the state that it started from, the last state known to be finite.
+
+    Raises:
+      ValueError: from `epoch`, if there are fewer images than in a batch.
     """
 
     def epoch(start: TrainState, key: PRNGKeyArray, data: Array):
@@ -102,15 +108,15 @@ def make_epoch(step: Callable, batch_size: int) -> Callable[[TrainState, Array, 
 
 
 def make_order(size: int, batch_size: int) -> Callable[[Array, Array], Array]:
-    """`order(key, step) -> [steps, batch_size]`: the indices, below `size`, of the images of each step, in the epoch of
-    `step`.
+    """Returns `order(key, step) -> [steps, batch_size]`: the image indices for each step of the epoch that contains
+    `step`. The indices are below `size`.
 
     Raises:
       ValueError: if there are fewer images than in a batch.
     """
     steps = size // batch_size
     if not steps:
-        raise ValueError(f"batch_size={batch_size} is larger than the {size} images")
+        raise ValueError(f"batch_size={batch_size} is larger than the {size} images; choose a smaller batch_size")
 
     def order(key: PRNGKeyArray, step: Array) -> Array:
         key_order, _ = jax.random.split(key)
@@ -121,9 +127,9 @@ def make_order(size: int, batch_size: int) -> Callable[[Array, Array], Array]:
 
 
 def make_chunk(step: Callable, images: Callable[[Array], Array] = lambda batch: batch) -> Callable:
-    """`chunk(state, key, batches) -> (state, metrics)`: T consecutive steps of an epoch, with metrics `[T]`.
+    """Returns `chunk(state, key, batches) -> (state, metrics)`: T consecutive steps of an epoch, with metrics `[T]`.
 
-    `batches` `[T, B, ...]` hold images, or anything that the function `images` turns into images.
+    `batches` `[T, B, ...]` holds images, or anything that the function `images` turns into images, such as indices.
     """
 
     def chunk(state: TrainState, key: PRNGKeyArray, batches: Array):
@@ -138,10 +144,10 @@ def make_chunk(step: Callable, images: Callable[[Array], Array] = lambda batch: 
 
 
 def conclude(start: TrainState, state: TrainState, metrics: dict[str, Array]) -> tuple[TrainState, dict[str, Array]]:
-    """What an epoch returns, from its first and last state and the metrics `[steps]` of its steps."""
+    """Makes the result of an epoch from its first state, its last state and the metrics `[steps]` of its steps."""
     steps = len(metrics["bound"])
-    # The check is made once for each epoch; in every step it would cost a tenth of the time. A gradient that is not
-    # finite shows in the bound of the next step, or in the last state.
+    # The state is checked once for each epoch, because a check in every step would take a tenth of the training time. A
+    # gradient that is not finite makes the bound of the next step, or the last state, not finite.
     failed = ~jnp.append(jnp.isfinite(metrics["bound"]), all_finite(state))
     failed_step = jnp.where(jnp.any(failed), start.step + 1 + jnp.minimum(jnp.argmax(failed), steps - 1), 0)
     state = jax.tree.map(lambda new, old: jnp.where(failed_step == 0, new, old), state, start)
@@ -149,10 +155,10 @@ def conclude(start: TrainState, state: TrainState, metrics: dict[str, Array]) ->
 
 
 def over_runs(function: Callable, mode: str, shared: int = 0, over: Mesh | None = None) -> Callable:
-    """`function` over a leading axis of runs, in one program: side by side ("vmap") or one after the other ("map").
+    """Maps `function` over a leading axis of runs in one program: side by side ("vmap") or one after another ("map").
 
-    The last `shared` arguments are the same for every run. With a mesh (`vae.devices.mesh.make`) each device has its
-    own part of the runs, or of their batches.
+    The last `shared` arguments are the same for every run and have no axis of runs. With a mesh
+    (`vae.devices.mesh.make`), each device computes a part of the runs or a part of each batch.
     """
 
     def mapped(*args):
@@ -165,5 +171,5 @@ def over_runs(function: Callable, mode: str, shared: int = 0, over: Mesh | None 
 
 
 def all_finite(tree: PyTree) -> Bool[Array, ""]:
-    """Whether every number in the tree is finite, `[]` bool."""
+    """Returns whether every number in the tree is finite, as a bool array `[]`."""
     return jax.tree.reduce(lambda finite, leaf: finite & jnp.all(jnp.isfinite(leaf)), tree, jnp.array(True))

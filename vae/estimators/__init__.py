@@ -1,4 +1,4 @@
-"""Gradient estimators: one file each, one contract, one table.
+"""Gradient estimators. Each has its own file, all follow one contract (`contract.py`), and `table.py` lists them.
 
     estimator = vae.estimators.make("leave_one_out", num_samples=4)    # or vae.estimators.leave_one_out(num_samples=4)
     params, state = estimator.init(key, q, context)

@@ -1,10 +1,10 @@
-"""`python -m vae.estimators` prints the table of all estimators as Markdown, as it stands in this folder's README."""
+"""`python -m vae.estimators` prints the table of all estimators in Markdown, for the README of this folder."""
 
 from vae.estimators import BY_NAME
 
 
 def table() -> str:
-    """One line for each estimator, in the order of `BY_NAME`."""
+    """Returns a Markdown table with one line for each estimator, in the order of `BY_NAME`."""
     lines = [
         "| name | latents | reductions | unbiased | least K | differentiates f | paper |",
         "|---|---|---|---|---|---|---|",

@@ -5,7 +5,10 @@ from vae.estimators.parts.coupled_pairs import antithetic_bits, coupled_pairs
 
 
 def arm(num_samples: int = 2) -> Estimator:
-    """z comes from u and its partner from 1 - u; the weight is 1/2 - u."""
+    """The uniform number u gives the sample z, and 1 - u gives its partner. The weight is 1/2 - u.
+
+    For the mean, `num_samples` must be even; see `coupled_pairs`.
+    """
 
     def couple(key, q, n):
         u, z, partner = antithetic_bits(key, q, n)

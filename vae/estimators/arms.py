@@ -1,4 +1,4 @@
-"""ARMS (Dimitriev & Zhou 2021, arXiv:2105.14141): n samples that all oppose each other, instead of pairs."""
+"""ARMS (Dimitriev & Zhou 2021, arXiv:2105.14141): n samples that are negatively correlated with each other."""
 
 import jax
 import jax.numpy as jnp
@@ -10,8 +10,10 @@ from vae.estimators.tools import held, inject, integrand, stateless
 
 
 def arms(num_samples: int = 2) -> Estimator:
-    """The sample covariance of f and z, times a ratio that makes up for the opposition of the samples. Independent
-    samples and a ratio of 1 would be leave-one-out. For two samples the ratio is sigmoid(|logits|), and this is DisARM.
+    """The gradient is the sample covariance of f and z, times a ratio that corrects for the correlation of the samples.
+
+    With independent samples and a ratio of 1, the estimator would be leave-one-out. With two samples the ratio is
+    sigmoid(|logits|), and the estimator is DisARM.
     """
 
     def estimate(key, q, f, reduce, log_q_weight):
@@ -24,8 +26,11 @@ def arms(num_samples: int = 2) -> Estimator:
 
 
 def opposed_samples(key: PRNGKeyArray, q: Bernoulli, n: int) -> Float[Array, "n *batch D"]:
-    """n samples of q from the Dirichlet copula. With d ~ Dirichlet(1, ..., 1), each (1 - d_k)^(n-1) is uniform, and
-    where one of them is small the others are not. The rarer value of each bit is given to the small ones."""
+    """Draws n samples of q from the Dirichlet copula.
+
+    With d ~ Dirichlet(1, ..., 1), each u_k = (1 - d_k)^(n-1) is uniform, and no two u_k are small at once. A bit takes
+    its less probable value where u_k is small, so two samples rarely share that value.
+    """
     d = jax.nn.softmax(-jax.random.gumbel(key, (n, *q.logits.shape), q.logits.dtype), axis=0)
     u = jnp.maximum(1 - d, jnp.finfo(d.dtype).eps / 2) ** (n - 1)  # 1 - d may round to 0
     rarer = u < jax.nn.sigmoid(-jnp.abs(q.logits))
@@ -33,7 +38,8 @@ def opposed_samples(key: PRNGKeyArray, q: Bernoulli, n: int) -> Float[Array, "n 
 
 
 def covariance_ratio(q: Bernoulli, n: int) -> Float[Array, "*batch D"]:
-    """p (1 - p) / (p - P(two samples are both 1)): the variance of q over the sample variance of opposed samples."""
+    """p (1 - p) / (p - P(two samples are both 1)): the variance of a bit, divided by the expectation of the sample
+    variance of opposed samples."""
     log_rarer = jax.nn.log_sigmoid(-jnp.abs(q.logits))
-    both = jnp.maximum(2 - jnp.exp(-log_rarer / (n - 1)), 0) ** (n - 1)  # P(another has the rarer value | one has)
+    both = jnp.maximum(2 - jnp.exp(-log_rarer / (n - 1)), 0) ** (n - 1)  # P(z_j is rare | z_k is rare)
     return jax.nn.sigmoid(jnp.abs(q.logits)) / (1 - both)

@@ -9,7 +9,8 @@ from vae.estimators.tools import held, inject, integrand, stateless
 
 
 def bitflip(num_samples: int = 1) -> Estimator:
-    """One bit, chosen uniformly, represents all D bits and counts D times. f is evaluated twice for each sample."""
+    """For each sample, one uniformly chosen bit stands for all D bits, so its term is multiplied by D. f is evaluated
+    twice for each sample."""
 
     def estimate(key, q, f, reduce, log_q_weight):
         f = integrand(f, held(q, reduce), log_q_weight)

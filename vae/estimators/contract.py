@@ -1,11 +1,11 @@
 """The contract between gradient estimators and the code that uses them.
 
-An estimator differentiates E[reduce(f(z_k) - c log q(z_k))], z_k ~ q, in q and in everything that f closes over. It is
-a pair of pure functions. `init` makes the estimator's params (what it learns) and its state (what it counts).
-`estimate` returns the Monte Carlo value with the gradient estimate attached. One `jax.grad` over the parameters of the
-model and of the estimator then gives every gradient at once.
+An estimator differentiates E[reduce(f(z_k) - c log q(z_k))], z_k ~ q, with respect to the parameters of q and to every
+array that f closes over. An estimator is a pair of pure functions. `init` makes the estimator's params (what it learns)
+and its state (what it counts). `estimate` returns a Monte Carlo value whose derivative is the gradient estimate. One
+`jax.grad` over the parameters of the model and of the estimator then gives all gradients at once.
 
-Only first-order derivatives pass through an estimate. A separate gradient for each sample is a `vmap` over keys.
+Only first-order derivatives of an estimate are right. For several independent gradients, use `vmap` over keys.
 """
 
 import dataclasses
@@ -22,7 +22,7 @@ Samples = Array | tuple[Array, ...]
 
 @runtime_checkable
 class Distribution(Protocol):
-    """What an estimator may ask of every q. Families that are reparameterizable also have `rsample`."""
+    """The methods that every q has. Reparameterizable families also have `rsample(key, num_samples)`."""
 
     @property
     def batch_shape(self) -> tuple[int, ...]: ...
@@ -34,21 +34,21 @@ class Distribution(Protocol):
 
 @runtime_checkable
 class Integrand(Protocol):
-    """f: a function of the samples alone, for any number K of samples. It may close over parameters."""
+    """The type of f: a function of the samples alone, for any number K of samples. f may close over parameters."""
 
     def __call__(self, z: Samples) -> Float[Array, "K *batch"]: ...
 
 
 @dataclasses.dataclass(frozen=True)
 class Reduction:
-    """How the values of K samples become one bound. `reduce(values)` maps `[K, *batch]` to `[*batch]`.
+    """A function that turns the values of K samples into one bound: `reduce(values)` maps `[K, *batch]` to `[*batch]`.
 
     Attributes:
-      function: the map itself.
-      name: what tables and error messages call the reduction.
-      additive: the reduction is the mean over samples, so that its gradient splits into one term for each sample.
-      shift_equivariant: adding a constant to every value adds the same constant to the result.
-      importance_weighted: the reduction is the log of the mean of the importance weights, whose logs are the values.
+      function: the function that is called.
+      name: the name of the reduction in tables and error messages.
+      additive: whether the reduction is the mean over samples. Its gradient is then a sum with one term per sample.
+      shift_equivariant: whether adding a constant to every value adds the same constant to the result.
+      importance_weighted: whether the values are log importance weights and the result is the log of the mean weight.
     """
 
     function: Callable[[Array], Array]
@@ -65,20 +65,22 @@ def _log_mean_exp(values: Array) -> Array:
     return jax.nn.logsumexp(values, axis=0) - jnp.log(values.shape[0])
 
 
-# The ELBO.
+# The reduction of the ELBO.
 mean = Reduction(lambda values: jnp.mean(values, axis=0), name="mean", additive=True, shift_equivariant=True)
-# The importance-weighted bound, log (1/K) sum_k exp(values_k) (Burda, Grosse & Salakhutdinov 2015, arXiv:1509.00519).
+# The reduction of the importance-weighted bound: log (1/K) sum_k exp(values_k) (Burda, Grosse & Salakhutdinov 2015,
+# arXiv:1509.00519).
 log_mean_exp = Reduction(_log_mean_exp, name="log_mean_exp", shift_equivariant=True, importance_weighted=True)
 
 
 class Estimate(NamedTuple):
-    """What an estimator returns.
+    """The result of an estimator.
 
     Attributes:
-      value: `[*batch]`, to be maximised. Forward: the Monte Carlo value, never a surrogate. Derivative, in q and in
-        everything that f closes over: the gradient estimate.
-      cv_loss: `[]`, to be minimised. Its derivative reaches the estimator's own params and nothing else.
-      state: moving averages and counters, for the next call.
+      value: the Monte Carlo value `[*batch]`, which is to be maximised; never a surrogate. Its derivative in the
+        parameters of q and in everything that f closes over is the gradient estimate.
+      cv_loss: a loss `[]`, which is to be minimised. It has a derivative in the estimator's own params and in nothing
+        else.
+      state: the moving averages and counters for the next call.
     """
 
     value: Float[Array, "*batch"]
@@ -93,10 +95,10 @@ class Init(Protocol):
 
 
 class Call(Protocol):
-    """`estimate(params, state, key, q, f, reduce, log_q_weight, context)`.
+    """`estimate(params, state, key, q, f, reduce, log_q_weight, context)` returns an `Estimate`.
 
-    `log_q_weight` is the constant c: 1 for the log-weight log p(x, z) - log q(z), 0 for a plain cost. `context` is what
-    an input-dependent baseline may look at, usually x.
+    `log_q_weight` is the constant c: 1 for the log-weight log p(x, z) - log q(z), and 0 for a plain cost f(z).
+    `context` is the input of an input-dependent baseline, usually x.
     """
 
     def __call__(
@@ -113,7 +115,7 @@ class Call(Protocol):
 
 
 class Estimator(NamedTuple):
-    """A gradient estimator."""
+    """A gradient estimator: a pair of pure functions."""
 
     init: Init
     estimate: Call
@@ -121,7 +123,7 @@ class Estimator(NamedTuple):
 
 @runtime_checkable
 class Expect(Protocol):
-    """An estimator with its params, state, key and context filled in: what an objective hands its expectation to."""
+    """An estimator with its params, state, key and context filled in. Objectives call it with their expectation."""
 
     def __call__(
         self, q: Distribution, f: Integrand, reduce: Reduction = mean, log_q_weight: float = 0.0
@@ -129,7 +131,7 @@ class Expect(Protocol):
 
 
 def bind(estimator: Estimator, params: PyTree, state: PyTree, key: PRNGKeyArray, context: PyTree = None) -> Expect:
-    """Fills in everything but the expectation: `bind(...)(q, f, reduce, log_q_weight)` is the estimate."""
+    """Fills in params, state, key and context of an estimator; returns a function of (q, f, reduce, log_q_weight)."""
 
     def expect(q: Any, f: Any, reduce: Reduction = mean, log_q_weight: float = 0.0) -> Estimate:
         return estimator.estimate(params, state, key, q, f, reduce, log_q_weight, context)

@@ -1,4 +1,4 @@
-"""DisARM (Dong, Mnih & Tucker 2020, arXiv:2006.10680), the same as U2G (Yin et al. 2020)."""
+"""DisARM (Dong, Mnih & Tucker 2020, arXiv:2006.10680), also published as U2G (Yin et al. 2020)."""
 
 import jax
 import jax.numpy as jnp
@@ -8,8 +8,8 @@ from vae.estimators.parts.coupled_pairs import antithetic_bits, coupled_pairs
 
 
 def disarm(num_samples: int = 2) -> Estimator:
-    """ARM with its weight averaged over all u that give the same pair. On the importance-weighted bound this is local
-    DisARM."""
+    """ARM whose weight is averaged over all u that give the same pair. For the importance-weighted bound, the estimator
+    is the paper's local DisARM. For the mean, `num_samples` must be even; see `coupled_pairs`."""
 
     def couple(key, q, n):
         _, z, partner = antithetic_bits(key, q, n)

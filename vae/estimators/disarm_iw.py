@@ -1,9 +1,13 @@
-"""DisARM-IW (Dong, Mnih & Tucker 2021, arXiv:2106.08056): the antithetic pair of categorical variables.
+"""DisARM-IW (Dong, Mnih & Tucker 2021, arXiv:2106.08056): antithetic pairs of categorical variables.
 
-A category is drawn by breaking a stick: walk through the categories, and stop at each one with its share of what is
-left. The partner walks with 1 - u. The weight is half of q(z) q(partner) / P(z, partner), dimension by dimension, times
-the difference of the scores. The walk goes from the least probable category up. So no share is above 1/2, the two never
-stop together before the last category, every pair of categories occurs, and the ratio stays below 2 without clipping.
+A category is drawn by stick breaking: a walk visits the categories in turn, and stops at each one with the probability
+of that category divided by the probability of all categories that are left. The sample walks with the uniform numbers
+u, and its partner walks with 1 - u. In each dimension, the weight is q(z) q(partner) / (2 P(z, partner)) times the
+difference of the scores of z and the partner.
+
+The walk visits the least probable category first. The probability of stopping is therefore at most 1/2 before the last
+category. So the two walks never stop together before the last category, every pair of different categories can occur,
+and q(z) q(partner) / P(z, partner) stays below 2 without clipping.
 """
 
 import jax
@@ -17,7 +21,7 @@ from vae.estimators.parts.coupled_pairs import coupled_pairs
 
 
 def disarm_iw(num_samples: int = 2) -> Estimator:
-    """For two categories this is DisARM; `num_samples` and the importance-weighted bound are as for DisARM."""
+    """With two categories, the estimator is DisARM. `num_samples` has the same meaning as for DisARM."""
     return coupled_pairs(_couple, num_samples)
 
 
@@ -37,24 +41,26 @@ def _couple(key, q, n: int) -> tuple[Array, Array, Array]:
 
 
 def _first_stop(stops: Array) -> Array:
-    """The rank of the first stop `[..., 1]`; a walk that never stops ends at the last category."""
+    """The rank `[..., 1]` of the first True in `stops` `[..., C - 1]`; a walk without a stop ends at rank C - 1."""
     last = jnp.ones_like(stops[..., :1])
     return jnp.argmax(jnp.concatenate([stops, last], axis=-1), axis=-1, keepdims=True)
 
 
 def stick_log_odds(ascending: Float[Array, "... C"]) -> Float[Array, "... C_less_1"]:
-    """Log-odds of stopping at each category but the last, given no stop before. The logits are in ascending order."""
+    """Log-odds of stopping at each category except the last, given no earlier stop, for logits in ascending order."""
     rest = jax.lax.cumlogsumexp(ascending, axis=ascending.ndim - 1, reverse=True)
     return ascending[..., :-1] - rest[..., 1:]
 
 
 def coupling_ratio(log_odds: Float[Array, "... C_less_1"]) -> Float[Array, "... C"]:
-    """q(z) q(partner) / P(z, partner) by the lower of the two ranks, for z other than partner.
+    """q(z) q(partner) / P(z, partner) for z different from the partner, as a function of the lower of their two ranks.
 
-    With odds o of stopping, a stop of one walk alone contributes 1 / (1 + o), and a stop of neither 1 / (1 - o^2).
+    The ratio is a product over the ranks of the walk. With odds o of stopping, a rank at which neither walk stops has
+    the factor 1 / (1 - o^2). The rank at which the first of the two walks stops has the factor 1 / (1 + o). Later ranks
+    have the factor 1.
     """
     odds = jnp.exp(log_odds)
     neither = jnp.cumsum(-jnp.log1p(-jnp.square(odds[..., :-1])), axis=-1)
     before = jnp.concatenate([jnp.zeros_like(odds[..., :1]), neither], axis=-1)
-    last = jnp.ones_like(odds[..., :1])  # where both walks end the weight is 0, and any ratio will do
+    last = jnp.ones_like(odds[..., :1])  # here z is the partner and the weight is 0, so the ratio does not matter
     return jnp.concatenate([jnp.exp(before - jnp.log1p(odds)), last], axis=-1)

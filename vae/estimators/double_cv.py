@@ -1,7 +1,7 @@
-"""Double control variates (Titsias & Shi 2022, arXiv:2111.05300): leave-one-out whose values have lost their slope.
+"""Double control variates (Titsias & Shi 2022, arXiv:2111.05300): leave-one-out on values with a linear correction.
 
-Each value f_k gets a term that is linear in z_k, with the slope of f at the *other* samples. The mean of the term and
-its score are known.
+A term that is linear in z_k is added to each value f_k. The slope of the term is the mean slope of f at the *other*
+samples. The expectation of the term is zero, and the gradient that it adds is known and is subtracted again.
 """
 
 import jax.numpy as jnp
@@ -14,9 +14,10 @@ from vae.estimators.tools import held, integrand
 
 
 def double_cv(num_samples: int = 2) -> Estimator:
-    """v_k = f_k + alpha slope_k (z_k - mean) in place of f_k; the score of the added term is subtracted again.
+    """Leave-one-out on v_k = f_k + alpha slope_k (z_k - mean) in place of f_k, less the gradient of the added term.
 
-    The scalar alpha is learned. At 0, where it starts, this is leave-one-out. At -1 a linear f leaves no variance.
+    The scalar alpha is learned. It starts at 0, where the estimator is leave-one-out. At alpha = -1 the gradient of a
+    linear f has no variance.
     """
 
     def init(key, q, context=None):

@@ -1,4 +1,4 @@
-"""Oracles under the estimators' own contract: a sum over states or quadrature nodes, differentiated as it stands."""
+"""The exact value and gradient, with the interface of an estimator: a differentiable sum over states or nodes."""
 
 import math
 
@@ -15,14 +15,14 @@ CHUNK = 1024
 
 
 def exact(num_samples: int = 1, order: int = 24) -> Estimator:
-    """The exact value and gradient: enumeration (Bernoulli, Categorical) or Gauss-Hermite quadrature of `order` nodes a
-    dimension (Normal, MultivariateNormal).
+    """Enumerates all states (Bernoulli, Categorical), or uses Gauss-Hermite quadrature (Normal, MultivariateNormal).
 
-    For a bound of K samples the sum is over all K-tuples of states. The importance weights of DReG-like integrands
-    vary fast: check the answer by doubling `order`.
+    The quadrature has `order` nodes for each dimension. For a bound of K = `num_samples` samples, the sum runs over all
+    K-tuples of states or nodes, so K and D must be small. Importance weights can vary fast between nodes: double
+    `order` to check the answer. `estimate` ignores its key.
 
     Raises:
-      ValueError: when the states or tuples are more than 2^22; `num_samples` and D must be small here.
+      ValueError: from `estimate`, if there are more than 2^22 states, nodes or tuples.
     """
     check_positive(order=order)
 
@@ -40,7 +40,7 @@ def exact(num_samples: int = 1, order: int = 24) -> Estimator:
 
 
 def _evaluate(f: Integrand, z, q) -> jax.Array:
-    """f at all nodes, CHUNK at a time and again in the backward pass: the memory is that of one chunk."""
+    """f at all nodes `[N, *batch]`, at most CHUNK at a time. The backward pass recomputes f, to save memory."""
     size = max(n for n in range(1, min(CHUNK, len(z)) + 1) if len(z) % n == 0)
     if size == len(z):
         return f(z)
@@ -49,7 +49,7 @@ def _evaluate(f: Integrand, z, q) -> jax.Array:
 
 
 def nodes(q, order: int = 24):
-    """All states of q, or quadrature nodes, `[N, *batch, D]`, and the logs of their probabilities, `[N, *batch]`."""
+    """Returns all states of q or quadrature nodes `[N, *batch, *event]`, and the logs of the weights `[N, *batch]`."""
     if isinstance(q, distributions.Bernoulli):
         width = q.logits.shape[-1]
         _refuse_if_large(2, width)

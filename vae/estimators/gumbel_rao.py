@@ -11,14 +11,17 @@ from vae.estimators.tools import attach, check_positive, held, integrand, statel
 
 def gumbel_rao(num_samples: int = 1, temperature: float = 0.5, inner_samples: int = 10) -> Estimator:
     """Straight-through Gumbel-softmax whose backward pass is averaged over `inner_samples` draws of the noise given z.
-    The mean is the same, the variance is smaller, and f is evaluated no more often."""
+
+    Compared with straight-through Gumbel-softmax, the expected gradient is the same, the variance is smaller, and f is
+    evaluated equally often.
+    """
     check_positive(temperature=temperature, inner_samples=inner_samples)
 
     def estimate(key, q, f, reduce, log_q_weight):
         key_z, key_noise = jax.random.split(key)
         hard = q.sample(key_z, num_samples)  # [K, *batch, D, C]
         x = perturb_given(key_noise, q, hard, inner_samples)  # [M, K, *batch, D, C]
-        # The noise is held fixed. To differentiate its sampler given z would be to hold z fixed.
+        # The noise x - logits is a constant here. The derivative of its sampler given z would hold z fixed instead.
         x = q.logits + stop_gradient(x - q.logits)
         z = attach(hard, jnp.mean(jax.nn.softmax(x / temperature), axis=0))
         return reduce(integrand(f, held(q, reduce), log_q_weight)(z))

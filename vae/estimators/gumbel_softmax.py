@@ -9,11 +9,12 @@ from vae.estimators.tools import check_positive, integrand, stateless
 
 
 def gumbel_softmax(num_samples: int = 1, temperature: float = 0.5) -> Estimator:
-    """f is evaluated at the relaxed sample: an exact gradient of another value, which is no bound on log p(x).
+    """Evaluates f at relaxed samples. The gradient is exact for the relaxed value, which is not a bound on log p(x).
 
-    At a relaxed sample log q(z) is no density, so its derivative in q is kept: the relaxed value is differentiated as
-    it stands. A low temperature trades bias for variance. Evaluate with hard samples. A valid relaxed bound needs
-    Concrete densities in q and in p: these are the families BinaryConcrete and ExpConcrete, for `reparam`.
+    log q(z) is not a density at a relaxed sample, and its derivative in q need not have mean zero. That derivative is
+    therefore kept. A lower temperature has less bias and more variance. Evaluate trained models with hard samples. A
+    valid relaxed bound needs Concrete densities in q and in p: use `reparam` with the families BinaryConcrete and
+    ExpConcrete.
     """
     check_positive(temperature=temperature)
 

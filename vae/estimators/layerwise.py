@@ -1,7 +1,7 @@
-"""One estimator for every stochastic layer of a hierarchy, at a cost linear in the number of layers.
+"""Layer-by-layer estimation for several stochastic layers, at a cost that is linear in the number of layers.
 
-Each layer is estimated given one draw of the layers below it; the layers above are drawn anew for every sample (Dong,
-Mnih & Tucker 2020, arXiv:2006.10680, section 5.2, for DisARM).
+The gradient of each layer is estimated given one draw of the layers below. The layers above are drawn anew for every
+sample of the layer (Dong, Mnih & Tucker 2020, arXiv:2006.10680, section 5.2, for DisARM).
 """
 
 import jax
@@ -15,27 +15,29 @@ from vae.hierarchy import Markov
 
 
 def layerwise(estimator: Estimator) -> Estimator:
-    """Wraps an estimator of single layers into an estimator of a whole `Markov` posterior, for the mean alone.
+    """Wraps an estimator for one layer into an estimator for a whole `Markov` posterior. Only the mean is supported.
 
-    The wrapped estimator must not differentiate f in z. Above a hard layer f depends on z through further samples, and
-    no derivative sees that.
+    The wrapped estimator must not differentiate f in z. The layers above z are samples that depend on z, and the
+    derivative of f in z would miss that dependence.
 
     Raises:
-      ValueError: from `init` and `estimate`, if q has no layers that are drawn from the data up, or if the reduction is
-        not the mean.
+      ValueError: from `init` and `estimate`, if q is not a `Markov` posterior (whose first layer depends on the data);
+        from `estimate`, if the reduction is not the mean.
     """
 
     def init(key, q, context=None):
         _refuse_single_layer(q)
         key_z, *keys = jax.random.split(key, len(q.weights) + 2)
         layers = _layers(q, _draw(q, key_z))
-        each = [estimator.init(k, layer, context) for k, layer in zip(keys, layers, strict=True)]
-        return tuple(params for params, _ in each), tuple(state for _, state in each)
+        initial = [estimator.init(key, layer, context) for key, layer in zip(keys, layers, strict=True)]
+        return tuple(params for params, _ in initial), tuple(state for _, state in initial)
 
     def estimate(params, state, key, q, f, reduce=mean, log_q_weight=0.0, context=None) -> Estimate:
         _refuse_single_layer(q)
         if not reduce.additive:
-            raise ValueError(f"layerwise estimators are for the mean, and the reduction is {reduce.name}")
+            raise ValueError(
+                f"layerwise supports only the reduction mean, got {reduce.name}; use reduce=mean (the objective elbo)"
+            )
         key_z, *keys = jax.random.split(key, len(q.weights) + 2)
         below = _draw(q, key_z)
         f = integrand(f, stop_gradient(q), log_q_weight)
@@ -43,17 +45,20 @@ def layerwise(estimator: Estimator) -> Estimator:
         for index, (layer, key_layer) in enumerate(zip(_layers(q, below), keys, strict=True)):
             key_above, key_estimate = jax.random.split(key_layer)
 
-            def given(z, index=index, key_above=key_above):
-                """f of samples z `[K, *batch, D]` of this layer, with the draws below it and new draws above."""
+            def f_of_layer(z, index=index, key_above=key_above):
+                """f at samples z `[K, *batch, D]` of this layer, with the shared draws below and new draws above."""
                 repeat = lambda leaf: jnp.broadcast_to(leaf, (len(z), *leaf.shape[1:]))
                 value = f(q.continued(key_above, (*map(repeat, below[:index]), z)))
-                # Only the first layer's samples are samples of all of q, so the decoder's gradient comes from them.
+                # Each layer's samples would contribute the gradient of the decoder (of everything that f closes over)
+                # once more. Only the first layer contributes, because its samples are independent in all layers.
                 return stop_gradient(value) if index else value
 
-            one = estimator.estimate(params[index], state[index], key_estimate, layer, given, reduce, 0.0, context)
-            estimates.append(one)
-        value = attach(estimates[0].value, sum(one.value for one in estimates))
-        return Estimate(value, sum(one.cv_loss for one in estimates), tuple(one.state for one in estimates))
+            estimates.append(
+                estimator.estimate(params[index], state[index], key_estimate, layer, f_of_layer, reduce, 0.0, context)
+            )
+        value = attach(estimates[0].value, sum(estimate.value for estimate in estimates))
+        cv_loss = sum(estimate.cv_loss for estimate in estimates)
+        return Estimate(value, cv_loss, tuple(estimate.state for estimate in estimates))
 
     return Estimator(init, estimate)
 
@@ -61,7 +66,8 @@ def layerwise(estimator: Estimator) -> Estimator:
 def _refuse_single_layer(q: Distribution) -> None:
     if not isinstance(q, Markov) or q.descending:
         raise ValueError(
-            f"layerwise needs a posterior of several stochastic layers (Markov), and q is {type(q).__name__}"
+            f"layerwise needs a posterior of several stochastic layers (Markov), got {type(q).__name__}; "
+            f"drop layerwise (by_layer=True) for a single layer"
         )
 
 
@@ -72,6 +78,6 @@ def _draw(q: Markov, key: PRNGKeyArray) -> tuple[Array, ...]:
 
 
 def _layers(q: Markov, below: tuple[Array, ...]) -> list[Distribution]:
-    """The distribution of each layer, batch_shape `[*batch]`, given one draw of the layers below it."""
+    """The distribution of each layer given one draw of the layers below; every batch_shape is `[*batch]`."""
     conditionals = [q.layer(index, before) for index, before in enumerate(below[:-1], start=1)]
     return [q.first, *(jax.tree.map(lambda leaf: leaf[0], conditional) for conditional in conditionals)]

@@ -6,8 +6,10 @@ from vae.estimators.tools import held, integrand, stateless
 
 
 def leave_one_out(num_samples: int = 2) -> Estimator:
-    """The score function; the control of each value is the mean of the other samples' values. With `log_mean_exp` this
-    is VIMCO with the geometric mean (Mnih & Rezende 2016, arXiv:1602.06725)."""
+    """The score function, where the control of each value is the mean of the values of the other samples.
+
+    With `log_mean_exp`, leave-one-out is VIMCO with the geometric mean (Mnih & Rezende 2016, arXiv:1602.06725).
+    """
 
     def estimate(key, q, f, reduce, log_q_weight):
         z = q.sample(key, num_samples)

@@ -6,10 +6,10 @@ from vae.estimators.tools import held, inject, integrand, stateless
 
 
 def local_expectation(num_samples: int = 1) -> Estimator:
-    """Every dimension in turn is summed over all its values, while the others stay as sampled.
+    """Sums over all values of one dimension at a time, while the other dimensions keep their sampled values.
 
-    f is evaluated 1 + D times for each sample of Bernoulli latents, 1 + D (C - 1) times for Categorical ones. Exact
-    where D = 1.
+    f is evaluated 1 + D times for each sample of Bernoulli latents, and 1 + D (C - 1) times for each sample of
+    Categorical latents. The gradient is exact if D = 1.
     """
 
     def estimate(key, q, f, reduce, log_q_weight):

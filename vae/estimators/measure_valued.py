@@ -14,18 +14,21 @@ from vae.estimators.tools import held, inject, integrand, stateless
 
 
 def measure_valued(num_samples: int = 1) -> Estimator:
-    """One latent dimension at a time is replaced by two coupled values; f is evaluated 2 D K times for each parameter.
+    """Compares f at two coupled values of one latent dimension at a time.
 
-    Mean of a Normal: z_d = mean +- scale W, with one Rayleigh variable W for both sides. Scale of a Normal: scale M
-    against scale U M, with M double-sided Maxwell and U uniform, so that U M is standard normal. Bernoulli: z_d = 1
-    against 0.
+    f is evaluated K times at the samples, and 2 D K times for each parameter of q. The two values of z_d are:
+
+      mean of a Normal:      mean + scale W and mean - scale W, with the same Rayleigh variable W
+      log_var of a Normal:   mean + scale M and mean + scale U M, with M double-sided Maxwell and U uniform, so that U M
+                             is standard normal
+      logits of a Bernoulli: 1 and 0
     """
 
     def estimate(key, q, f, reduce, log_q_weight):
         key_z, key_pair = jax.random.split(key)
         z = q.sample(key_z, num_samples)  # [K, *batch, D]
         pairs, tree, weights = _pairs(q, key_pair, num_samples)
-        differences = _differences(integrand(f, q, log_q_weight), z, pairs)  # [groups, *batch, D]
+        differences = _differences(integrand(f, q, log_q_weight), z, pairs)  # [parameters, *batch, D]
         grads = tuple(weight * difference for weight, difference in zip(weights, differences, strict=True))
         bound = reduce(integrand(f, held(q, reduce), log_q_weight)(z))
         return bound + inject(tree, grads, len(q.batch_shape))
@@ -34,13 +37,14 @@ def measure_valued(num_samples: int = 1) -> Estimator:
 
 
 def _pairs(q, key: Array, num_samples: int):
-    """For each parameter: the two coupled replacements `[K, *batch, D]`, the parameter itself, and its weight."""
+    """For each parameter of q: the two coupled values of z `[K, *batch, D]`, the parameter, and the weight of its
+    difference `[*batch, D]`."""
     if isinstance(q, distributions.Bernoulli):
         ones = jnp.ones((num_samples, *q.logits.shape), q.logits.dtype)
         return [(ones, jnp.zeros_like(ones))], (q.logits,), (q.mean * (1 - q.mean),)
     key_rayleigh, key_maxwell, key_sign, key_uniform = jax.random.split(key, 4)
     shape, dtype = (num_samples, *q.mean.shape), q.mean.dtype
-    rayleigh = jnp.sqrt(2 * jax.random.exponential(key_rayleigh, shape, dtype))  # jax.random.rayleigh can be infinite
+    rayleigh = jnp.sqrt(2 * jax.random.exponential(key_rayleigh, shape, dtype))  # jax.random.rayleigh can return inf
     maxwell = jax.random.maxwell(key_maxwell, shape, dtype) * jax.random.rademacher(key_sign, shape, dtype)
     normal = jax.random.uniform(key_uniform, shape, dtype) * maxwell
     for_mean = (q.from_noise(rayleigh), q.from_noise(-rayleigh))
@@ -50,11 +54,11 @@ def _pairs(q, key: Array, num_samples: int):
 
 
 def _differences(f: Integrand, z: Array, pairs) -> Array:
-    """The mean over samples of f(z with z_d = first) - f(z with z_d = second), `[groups, *batch, D]`."""
+    """The mean over samples of f(z with z_d = first) - f(z with z_d = second), `[parameters, *batch, D]`."""
     width = z.shape[-1]
     axes = jnp.eye(width, dtype=bool).reshape(width, *[1] * (z.ndim - 1), width)
-    values = jnp.asarray(pairs)  # [groups, 2, K, *batch, D]
-    replaced = jnp.where(axes, values[:, :, None], z)  # [groups, 2, D, K, *batch, D]
+    values = jnp.asarray(pairs)  # [parameters, 2, K, *batch, D]
+    replaced = jnp.where(axes, values[:, :, None], z)  # [parameters, 2, D, K, *batch, D]
     lead = replaced.shape[:4]
     out = f(replaced.reshape(-1, *z.shape[1:])).reshape(*lead, *z.shape[1:-1])
     return jnp.moveaxis(jnp.mean(out[:, 0] - out[:, 1], axis=2), 1, -1)

@@ -1,5 +1,5 @@
-"""MuProp (Gu, Levine, Sutskever & Mnih 2015, arXiv:1511.05176): the score function weighs only what is left of f after
-its first-order expansion at the mean of q, whose own gradient is known."""
+"""MuProp (Gu, Levine, Sutskever & Mnih 2015, arXiv:1511.05176): the control variate is the first-order expansion of f
+at the mean of q. The score function multiplies only the remainder, and the gradient of the expansion is known."""
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +10,10 @@ from vae.estimators.tools import attach, held, inject, integrand, stateless
 
 
 def muprop(num_samples: int = 1) -> Estimator:
-    """E[f] = E[f - expansion] + f(mean), for every family that has a mean. f must accept a z between the samples."""
+    """MuProp uses E[f] = E[f - expansion] + f(mean), for every family with a mean.
+
+    f must accept z = mean, which is not a possible sample of discrete latents.
+    """
 
     def estimate(key, q, f, reduce, log_q_weight):
         z = q.sample(key, num_samples)  # [K, *batch, *event]

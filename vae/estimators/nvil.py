@@ -1,4 +1,4 @@
-"""NVIL (Mnih & Gregor 2014, arXiv:1402.0030): a moving average plus a network of the context as control."""
+"""NVIL (Mnih & Gregor 2014, arXiv:1402.0030): the control is a moving average plus a network of the context."""
 
 import jax.numpy as jnp
 from jax.lax import stop_gradient
@@ -13,8 +13,8 @@ from vae.estimators.tools import check_decay, check_positive, held, integrand, i
 def nvil(num_samples: int = 1, decay: float = 0.99, hidden: int = 100) -> Estimator:
     """The network has one hidden layer of `hidden` tanh units and is fitted to the values by least squares (`cv_loss`).
 
-    The paper also divides by the running standard deviation. That rescales the gradient, and so biases it; it is left
-    out here.
+    The paper also divides the signal by a running standard deviation. That division rescales the gradient and so biases
+    it, and is left out here.
     """
     check_decay(decay)
     check_positive(hidden=hidden)

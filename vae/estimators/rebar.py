@@ -1,4 +1,4 @@
-"""REBAR (Tucker, Mnih, Maddison, Lawson & Sohl-Dickstein 2017, arXiv:1703.07370)."""
+"""REBAR (Tucker, Mnih, Maddison, Lawson & Sohl-Dickstein 2017, arXiv:1703.07370): a relaxed control variate."""
 
 import jax.numpy as jnp
 
@@ -7,10 +7,10 @@ from vae.estimators.parts.relaxed_control import relaxed_control
 
 
 def rebar(num_samples: int = 1) -> Estimator:
-    """The control variate is `scale` times f at the relaxed sample; scale and temperature are learned.
+    """The control variate is `scale` times f at the relaxed sample. The scale and the temperature are learned.
 
-    `cv_loss` is the square of the whole gradient in the logits. For a Bernoulli latent these are the logits of both
-    classes, so the loss is twice that of the one logit.
+    `cv_loss` is the squared length of the whole gradient in the logits. A Bernoulli latent is treated as two classes
+    with two logits, so its `cv_loss` is twice the squared gradient in its single logit.
     """
 
     def init(key, q, context=None):

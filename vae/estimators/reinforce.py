@@ -8,8 +8,10 @@ from vae.estimators.tools import held, integrand, stateless
 
 
 def reinforce(num_samples: int = 1) -> Estimator:
-    """For the mean, each value weighs the score of its own sample. A bound that does not split into samples weighs
-    every score with the whole bound."""
+    """For the mean, the score of each sample is multiplied by the value of that sample.
+
+    For every other bound, the score of each sample is multiplied by the whole bound.
+    """
 
     def estimate(key, q, f, reduce, log_q_weight):
         z = q.sample(key, num_samples)

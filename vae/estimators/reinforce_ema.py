@@ -9,7 +9,7 @@ from vae.estimators.tools import check_decay, held, integrand
 
 
 def reinforce_ema(num_samples: int = 1, decay: float = 0.99) -> Estimator:
-    """The average is updated after use. With the present samples in it, the control would bias the gradient."""
+    """The average is updated after the estimate, because an average of the current samples would bias the gradient."""
     check_decay(decay)
 
     def init(key, q, context=None):

@@ -1,4 +1,4 @@
-"""ReinMax (Liu, Dong, Liu, Yu & Gao 2023, arXiv:2304.08612): straight-through of second order."""
+"""ReinMax (Liu, Dong, Liu, Yu & Gao 2023, arXiv:2304.08612): a second-order straight-through estimator."""
 
 import jax
 import jax.numpy as jnp
@@ -10,8 +10,12 @@ from vae.estimators.tools import attach, check_positive, held, integrand, statel
 
 
 def reinmax(num_samples: int = 1, temperature: float = 1.0) -> Estimator:
-    """Heun's method: dz is replaced by 2 J(halfway) - J(mean) / 2, where J is the Jacobian of softmax and halfway lies
-    between the sample and the mean. At temperature 1, exact where f is quadratic in each latent variable."""
+    """The backward pass replaces the derivative of z in the logits by 2 J(halfway) - J(mean) / 2 (Heun's method).
+
+    J(p) = diag(p) - p p' is the Jacobian of softmax at the probabilities p, and halfway is the midpoint of the sample
+    and softmax(logits / temperature). At temperature 1, the expected gradient is exact if f is quadratic in each latent
+    variable, given the others.
+    """
     check_positive(temperature=temperature)
 
     def estimate(key, q, f, reduce, log_q_weight):

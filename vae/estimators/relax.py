@@ -1,4 +1,4 @@
-"""RELAX (Grathwohl, Choi, Wu, Roeder & Duvenaud 2017, arXiv:1711.00123)."""
+"""RELAX (Grathwohl, Choi, Wu, Roeder & Duvenaud 2017, arXiv:1711.00123): REBAR plus a learned network."""
 
 import jax.numpy as jnp
 
@@ -9,10 +9,10 @@ from vae.estimators.tools import check_positive
 
 
 def relax(num_samples: int = 1, hidden: int = 100) -> Estimator:
-    """The control variate is REBAR's plus a network of the relaxed sample and the context.
+    """The control variate is the sum of REBAR's control variate and a network of the relaxed sample and the context.
 
-    The network has one hidden layer of `hidden` tanh units and is 0 before training. The paper's is larger: layers of
-    200 ReLUs.
+    The network has one hidden layer of `hidden` tanh units, and its output is 0 before training. The network in the
+    paper is larger: it has layers of 200 ReLUs.
     """
     check_positive(hidden=hidden)
     network = Baseline(hidden)
@@ -30,6 +30,6 @@ def relax(num_samples: int = 1, hidden: int = 100) -> Estimator:
 
 
 def _join(z, features):
-    """z `[..., D, C]` and features `[*batch, F]` to `[..., D C + F]`."""
+    """Joins z `[..., D, C]` and features `[*batch, F]` into one array `[..., D C + F]`."""
     flat = z.reshape(*z.shape[:-2], -1)
     return jnp.concatenate([flat, jnp.broadcast_to(features, (*flat.shape[:-1], features.shape[-1]))], axis=-1)

@@ -9,9 +9,13 @@ from vae.estimators.tools import integrand, stateless
 def reparam_antithetic(num_samples: int = 2) -> Estimator:
     """The pathwise gradient with samples in mirrored pairs.
 
-    It is exact for the part of f that is odd about the mean. For the even part it is worse than independent samples
-    (the gradient in the scale of a centred quadratic, say). It is for the mean alone: the K samples of an
-    importance-weighted bound are independent, so mirrored samples would estimate another bound.
+    If f is quadratic, the gradient in the mean has no variance. If f is even about the mean, a mirrored sample adds
+    nothing new, so the variance of the gradient in the scale is larger than with K independent samples. Only the mean
+    is supported: the K samples of an importance-weighted bound are independent, so mirrored samples would estimate
+    another bound.
+
+    Raises:
+      ValueError: if num_samples is odd.
     """
     if num_samples % 2:
         raise ValueError(f"antithetic samples come in pairs: num_samples must be even, got {num_samples}")

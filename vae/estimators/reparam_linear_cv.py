@@ -1,5 +1,5 @@
-"""A linear control variate for Gaussian reparameterization (Miller, Foti, D'Amour & Adams 2017, arXiv:1705.07880): the
-gradient of f's second-order expansion at the mean, whose expectation under q is known."""
+"""A control variate for the pathwise gradient of a Gaussian (Miller, Foti, D'Amour & Adams 2017, arXiv:1705.07880): the
+gradient of the second-order expansion of f at the mean of q, whose expectation is known."""
 
 import jax
 import jax.numpy as jnp
@@ -10,11 +10,13 @@ from vae.estimators.tools import check_decay, inject, integrand
 
 
 def reparam_linear_cv(num_samples: int = 1, decay: float = 0.99) -> Estimator:
-    """g - c (ghat - E ghat) for the mean and for the log-variance, where ghat is the gradient of the expansion
-    fhat(z) = f(m) + f'(m) (z - m) + (z - m)' H (z - m) / 2.
+    """The gradient is g - c (ghat - E ghat), where g is the pathwise gradient and ghat is the gradient of the expansion
+    fhat(z) = f(m) + f'(m) (z - m) + (z - m)' H (z - m) / 2 at the mean m of q.
 
-    The two coefficients c regress g on its control over *earlier* calls, and are 1 before the first; fitted to the
-    current samples they would bias the gradient. Exact for quadratic f. Each datum costs D + K Hessian-vector products.
+    The mean and the log-variance have one coefficient c each. A coefficient is the regression of g on its control in
+    *earlier* calls, with averages that decay by `decay` per call, and is 1 in the first call. A fit to the current
+    samples would bias the gradient. For quadratic f the gradient is exact when c = 1. Each datum costs D + K
+    Hessian-vector products.
     """
     check_decay(decay)
 
@@ -48,20 +50,22 @@ def reparam_linear_cv(num_samples: int = 1, decay: float = 0.99) -> Estimator:
 
 
 def _expansion_error(f: Integrand, q, eps):
-    """The sum over the batch of mean_k fhat(z_k) - E fhat. Its mean is zero for every q, and so is the mean of its
-    derivative in q."""
+    """The sum over the batch of mean_k fhat(z_k) - E fhat.
+
+    The sum has expectation zero for every q, so its derivative in q has expectation zero too.
+    """
     centre = stop_gradient(q.mean)
     gradient = jax.grad(lambda z: jnp.sum(f(z)))
     step = q.from_noise(eps) - centre  # [K, *batch, D]
     slope, curved = jax.jvp(gradient, (jnp.broadcast_to(centre, step.shape),), (step,))  # f'(m), H (z - m)
     samples = jnp.mean(step * (slope + 0.5 * curved), axis=0)
-    # (mean - centre)' H (mean - centre) has neither a value nor a derivative here.
+    # The term (mean - centre)' H (mean - centre) / 2 of E fhat is left out: it and its derivative are 0 at the centre.
     expected = (q.mean - centre) * slope[0] + 0.5 * jnp.square(q.scale) * _hessian_diagonal(gradient, centre[None])[0]
     return jnp.sum(samples - expected)
 
 
 def _hessian_diagonal(gradient, z):
-    """The diagonal of the Hessian at z, in the shape of z `[1, *batch, D]`; all directions are taken at once."""
+    """The diagonal of the Hessian at z `[1, *batch, D]`, in the shape of z. One `vmap` computes all D directions."""
 
     def along(axis):
         return jnp.sum(axis * jax.jvp(gradient, (z,), (jnp.broadcast_to(axis, z.shape),))[1], axis=-1)

@@ -11,12 +11,16 @@ from vae.estimators.tools import integrand, stateless
 
 
 def reparam_rqmc(num_samples: int = 1) -> Estimator:
-    """Pathwise gradient with Sobol' points in place of independent noise, scrambled afresh for every datum and call.
+    """The pathwise gradient with Sobol' points in place of independent noise.
 
-    Each point alone is uniform, which makes the mean unbiased; together they cancel errors. Up to 21201 dimensions.
+    The points are scrambled anew for every datum and every call. Each point by itself is uniform, so the gradient is
+    unbiased. Together the points fill the space evenly, so the variance is lower. D may be at most 21201.
+
+    Raises:
+      ValueError: if num_samples is not a power of 2.
     """
     if num_samples & (num_samples - 1):
-        raise ValueError(f"Sobol' points come in powers of 2: num_samples must be one, got {num_samples}")
+        raise ValueError(f"Sobol' points come in powers of 2: num_samples must be a power of 2, got {num_samples}")
 
     def estimate(key, q, f, reduce, log_q_weight):
         eps = _scrambled_normal(key, num_samples, q.mean.shape)  # [K, *batch, D]
@@ -27,7 +31,10 @@ def reparam_rqmc(num_samples: int = 1) -> Estimator:
 
 
 def _scrambled_normal(key: Array, num_samples: int, shape: tuple[int, ...]) -> Array:
-    """Standard normal `[K, *shape]` of one Sobol' sequence over the last axis, scrambled for each leading index."""
+    """Standard normal numbers `[K, *shape]` from a Sobol' sequence in `shape[-1]` dimensions.
+
+    The sequence is scrambled independently for each index of the other axes of `shape`.
+    """
     from scipy.stats import qmc  # slow to import
 
     points = qmc.Sobol(shape[-1], scramble=False, bits=32).random(num_samples)  # [K, D] in [0, 1)
@@ -35,14 +42,16 @@ def _scrambled_normal(key: Array, num_samples: int, shape: tuple[int, ...]) -> A
     bits = bits.reshape(num_samples, *[1] * (len(shape) - 1), shape[-1])
     key_scramble, key_shift = jax.random.split(key)
     bits = _owen_scramble(bits, jax.random.bits(key_scramble, shape, jnp.uint32))
-    # The random shift makes each point exactly uniform, whatever the quality of the hash.
+    # The random shift makes each point exactly uniform, even if the hash is imperfect.
     bits = bits ^ jax.random.bits(key_shift, shape, jnp.uint32)
     return _normal(bits)
 
 
 def _normal(bits: Array) -> Array:
-    """Standard normal numbers of 32 random bits each, by the middles of 2^23 cells of [0, 1]: of 2^24, the last middle
-    would round to 1, whose quantile is infinite."""
+    """Turns 32 random bits into a standard normal number: the quantile of the midpoint of one of 2^23 cells of [0, 1].
+
+    With 2^24 cells, float32 would round the last midpoint to 1, whose quantile is infinite.
+    """
     return ndtri(((bits >> 9).astype(jnp.float32) + 0.5) / 2**23)
 
 

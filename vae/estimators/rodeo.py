@@ -1,5 +1,7 @@
-"""RODEO (Shi, Zhou, Hwang, Titsias & Mackey 2022, arXiv:2202.09497): double control variates whose terms need no known
-mean, because a Stein operator gives every function the mean zero."""
+"""RODEO (Shi, Zhou, Hwang, Titsias & Mackey 2022, arXiv:2202.09497): double control variates from a Stein operator A.
+
+For every function h, E[(A h)(z)] = 0. So any h gives a control variate whose expectation is known.
+"""
 
 import jax.numpy as jnp
 from jax.lax import stop_gradient
@@ -14,10 +16,12 @@ from vae.estimators.tools import check_positive, held, integrand
 
 
 def rodeo(num_samples: int = 2, hidden: int = 100) -> Estimator:
-    """Leave-one-out of f_j + alpha (A h_j)(z_j), plus beta A(h~_k score)(z_k).
+    """The control of sample k is the mean of f_j + alpha (A h_j)(z_j) over the *other* samples j. The term
+    beta A(h~_k score)(z_k) is added to the gradient.
 
-    h and h~ are a network of what the *other* samples know: the mean of their f and of their slopes. alpha and beta
-    start at 0, where this is leave-one-out, and are learned with the network.
+    One network computes h_k and h~_k from the other samples: from the mean of their values of f, and from the change of
+    f that the mean of their slopes predicts. alpha and beta start at 0, where the estimator is leave-one-out. They are
+    learned together with the network.
     """
     check_positive(hidden=hidden)
     network = SurrogateNetwork(hidden)
@@ -35,7 +39,8 @@ def rodeo(num_samples: int = 2, hidden: int = 100) -> Estimator:
         score = z - q.mean
         moves = elsewhere - z
         event = tuple(range(values.ndim, z.ndim))
-        # To first order around the other samples, f changes by `change` from them to z, and by slope * move on top.
+        # The first-order expansion of f around the other samples predicts that f(z) differs by `change` from their mean
+        # f. A move of z to another value adds slope * move. `changes` holds the predictions for z and for all moves.
         level = mean_of_others(values)
         slope = mean_of_others(slopes)
         change = jnp.sum(slope * z, axis=event) - mean_of_others(jnp.sum(slopes * z, axis=event))  # [K, *batch]

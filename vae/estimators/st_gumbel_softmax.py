@@ -1,4 +1,4 @@
-"""Straight-through Gumbel-softmax (Jang, Gu & Poole 2016, arXiv:1611.01144)."""
+"""Straight-through Gumbel-softmax (Jang, Gu & Poole 2016, arXiv:1611.01144): hard samples, relaxed derivatives."""
 
 import jax
 
@@ -8,7 +8,7 @@ from vae.estimators.tools import attach, check_positive, held, integrand, statel
 
 
 def st_gumbel_softmax(num_samples: int = 1, temperature: float = 0.5) -> Estimator:
-    """Forward the hard sample; backward the derivative of the relaxed one."""
+    """The forward pass uses the hard sample; the backward pass uses the derivative of the relaxed sample."""
     check_positive(temperature=temperature)
 
     def estimate(key, q, f, reduce, log_q_weight):

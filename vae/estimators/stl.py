@@ -1,4 +1,4 @@
-"""Sticking the landing (Roeder, Wu & Duvenaud 2017, arXiv:1703.09194)."""
+"""Sticking the landing (Roeder, Wu & Duvenaud 2017, arXiv:1703.09194): the pathwise gradient without the score."""
 
 from jax.lax import stop_gradient
 
@@ -7,12 +7,12 @@ from vae.estimators.tools import integrand, stateless
 
 
 def stl(num_samples: int = 1) -> Estimator:
-    """The pathwise gradient with the density of q frozen, so that the score, whose mean is zero, is left out. Where q
-    is the exact posterior the gradient has no variance.
+    """The pathwise gradient with the density of q frozen. This leaves out the score term, whose expectation is zero.
+    Where q is the exact posterior, the gradient has no variance.
 
-    `stop_gradient(q)` freezes what q is made of, not what q computes. A posterior of several stochastic layers holds
-    the weights of its conditionals, and is therefore treated rightly. It is for the mean alone: an importance-weighted
-    bound needs DReG.
+    `stop_gradient(q)` freezes the arrays that q holds. A posterior of several stochastic layers holds the weights of
+    its conditionals, so the path from layer to layer stays open. Only the mean is supported: for an importance-weighted
+    bound the score term does not vanish, and DReG is needed.
     """
 
     def estimate(key, q, f, reduce, log_q_weight):

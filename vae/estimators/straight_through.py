@@ -8,8 +8,8 @@ from vae.estimators.tools import attach, held, integrand, stateless
 
 
 def straight_through(num_samples: int = 1) -> Estimator:
-    """Forward the hard sample; backward dz is replaced by d mean, the identity to the probabilities. Exact where f is
-    linear in each latent variable, given the others."""
+    """The forward pass uses the hard sample; the backward pass uses the derivative of the mean of q in its place. The
+    expected gradient is exact if f is linear in each latent variable, given the others."""
 
     def estimate(key, q, f, reduce, log_q_weight):
         hard = q.sample(key, num_samples)  # [K, *batch, D, C]

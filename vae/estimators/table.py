@@ -1,7 +1,7 @@
-"""The table of all estimators: one line each, and the one question whether an estimator suits a q and a bound.
+"""The table of all estimators, with one entry each, and the check whether an estimator fits a q and a bound.
 
-The command line, the tests, the READMEs and the figures are generated from this table. A new estimator is a file and a
-line.
+The command line, the tests, the READMEs and the figures take their lists of estimators from this table. To add an
+estimator, write a file and add an entry here.
 """
 
 import dataclasses
@@ -53,19 +53,19 @@ from vae.estimators.wake_sleep_dreg import wake_sleep_dreg
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """One line of the table. A line says only what is unusual.
+    """One entry of the table: a factory and the facts about its estimator. Fields with the usual value are omitted.
 
     Attributes:
-      make: `make(num_samples=K, **options) -> Estimator`; every option has a default.
-      latents: "any", "reparameterizable", or names of families in `vae.distributions`.
-      reductions: "mean" (the ELBO), "log_mean_exp" (the importance-weighted bound and every other multi-sample bound).
-      biased: whether the gradient in q's parameters is biased, according to the paper.
+      make: the factory, `make(num_samples=K, **options) -> Estimator`. Every option has a default.
+      latents: "any", "reparameterizable", or the names of families in `vae.distributions`.
+      reductions: "mean" for the ELBO, "log_mean_exp" for the importance-weighted and all other multi-sample bounds.
+      biased: whether the gradient in the parameters of q is biased, according to the paper.
       min_samples: the smallest num_samples that works.
-      differentiates_f: whether the estimator differentiates f with respect to z.
-      needs_log_q: whether it is wrong, or another estimator under its own name, where log_q_weight is 0. For a
-        multi-sample bound it then needs importance weights: log_q_weight=1 and log_mean_exp itself.
+      differentiates_f: whether the estimator differentiates f in z.
+      needs_log_q: whether log_q_weight must not be 0, because the estimator would then be wrong or be a different one.
+        A multi-sample bound must then be importance-weighted, with log_q_weight=1 and reduce=log_mean_exp.
       paper: "Authors (year), arXiv:NNNN.NNNNN".
-      name: the key in the table; filled in by the table.
+      name: the key in the table. `add` fills it in.
     """
 
     make: Callable[..., Estimator]
@@ -80,8 +80,10 @@ class Entry:
     name: str = ""
 
     def refusal(self, q: Any, reduce: Reduction = mean, log_q_weight: float = 0.0) -> str | None:
-        """Why this estimator cannot differentiate E[reduce(f(z_k) - log_q_weight log q(z_k))], z_k ~ q, and what could;
-        None if it can. q is a distribution or its class."""
+        """Returns None if this estimator can differentiate E[reduce(f(z_k) - log_q_weight log q(z_k))], z_k ~ q.
+
+        Otherwise the result is a sentence that says why not and which estimators can. q is a distribution or its class.
+        """
         reason = self._reason(q, reduce, log_q_weight)
         if reason is None:
             return None
@@ -117,7 +119,7 @@ EVERY_BOUND = ("mean", "log_mean_exp")
 MULTI_SAMPLE = ("log_mean_exp",)
 
 _ENTRIES = {
-    # Continuous latents: the path.
+    # Continuous latents: pathwise gradients.
     "reparam": Entry(
         reparam,
         latents=REPARAMETERIZABLE,
@@ -249,14 +251,14 @@ _ENTRIES = {
         differentiates_f=True,
         paper="Shi, Zhou, Hwang, Titsias & Mackey (2022), arXiv:2202.09497",
     ),
-    # Discrete latents: f at chosen states.
+    # Discrete latents: f at systematically chosen states.
     "local_expectation": Entry(
         local_expectation, latents=DISCRETE, paper="Titsias & Lázaro-Gredilla (2015), arXiv:1503.01494"
     ),
     "bitflip": Entry(bitflip, latents=BITS, paper="Kunes et al. (2022), arXiv:2208.06124"),
     "rao_blackwell_top_k": Entry(rao_blackwell_top_k, latents=CLASSES, paper="Liu et al. (2018), arXiv:1810.04777"),
     "unordered_set": Entry(unordered_set, latents=CLASSES, paper="Kool, van Hoof & Welling (2020), arXiv:2002.06043"),
-    # Another objective for the encoder.
+    # Any or reparameterizable latents: the encoder has an objective of its own.
     "wake_sleep": Entry(
         wake_sleep,
         reductions=MULTI_SAMPLE,
@@ -275,7 +277,7 @@ _ENTRIES = {
         needs_log_q=True,
         paper="Tucker, Lawson, Gu & Maddison (2018), arXiv:1810.04152",
     ),
-    # The oracle.
+    # The exact answer, for small problems.
     "exact": Entry(
         exact,
         latents=GAUSSIAN + DISCRETE,
@@ -295,21 +297,23 @@ def add(name: str, entry: Entry) -> None:
       ValueError: if the name is taken.
     """
     if name in BY_NAME:
-        raise ValueError(f"there is an estimator called {name} already; choose another name")
+        raise ValueError(f"the table has an estimator called {name} already; choose another name")
     named = dataclasses.replace(entry, name=name)
     BY_NAME[name] = dataclasses.replace(named, make=_guarded(named))
 
 
 def make(name: str, *, by_layer: bool = False, **options: Any) -> Estimator:
-    """The estimator called `name`: `make("leave_one_out", num_samples=4)`.
+    """Makes the estimator called `name`, for example `make("leave_one_out", num_samples=4)`.
 
     Args:
       name: a key of `BY_NAME`.
-      by_layer: whether to wrap the estimator in `layerwise`, for a posterior of several stochastic layers.
+      by_layer: whether to wrap the estimator in `layerwise`, for a posterior with several stochastic layers.
       **options: keyword arguments of the estimator's factory, `num_samples` among them.
 
     Raises:
-      ValueError: if there is no such estimator, or an option cannot be what it is.
+      ValueError: if there is no such estimator, if the value of an option is invalid, or if `by_layer` is set for an
+        estimator that differentiates f.
+      TypeError: if the estimator has no such option.
     """
     if name not in BY_NAME:
         close = difflib.get_close_matches(name, BY_NAME, n=1)
@@ -317,7 +321,10 @@ def make(name: str, *, by_layer: bool = False, **options: Any) -> Estimator:
         raise ValueError(f"there is no estimator {name!r}{hint}; the estimators are {', '.join(BY_NAME)}")
     entry = BY_NAME[name]
     if by_layer and entry.differentiates_f:
-        raise ValueError(f"{name} cannot work layer by layer (by_layer=True), because it differentiates f in z")
+        raise ValueError(
+            f"{name} cannot work layer by layer (by_layer=True), because it differentiates f in z; "
+            f"choose an estimator that does not, for example leave_one_out"
+        )
     estimator = entry.make(**options)
     return layerwise(estimator) if by_layer else estimator
 
@@ -328,7 +335,7 @@ def fitting(q: Any, reduce: Reduction = mean, log_q_weight: float = 0.0) -> list
 
 
 def _guarded(entry: Entry) -> Callable[..., Estimator]:
-    """The entry's factory. What it makes refuses what cannot be right, in a sentence that names what would work."""
+    """The factory of `entry`, changed so that its estimators check q, `reduce`, `log_q_weight` and the values of f."""
     signature = inspect.signature(entry.make)
 
     @functools.wraps(entry.make)
@@ -360,14 +367,14 @@ def _raise(refusal: str | None) -> None:
 
 
 def _checked(f: Callable, q: Any) -> Callable:
-    """f, which refuses to return anything but `[K, *batch]`. The check happens while f is traced and costs nothing."""
+    """f with a check that its values are `[K, *batch]`. The check runs while f is traced, so it costs no run time."""
 
     def checked(z):
         values = f(z)
         expected = (jax.tree.leaves(z)[0].shape[0], *q.batch_shape)
         if not isinstance(values, Array) or values.shape != expected:
-            found = f"an array of shape {list(values.shape)}" if isinstance(values, Array) else type(values).__name__
-            raise ValueError(f"f(z) must return [K, *batch] = {list(expected)}, and returned {found}")
+            actual = f"shape {list(values.shape)}" if isinstance(values, Array) else type(values).__name__
+            raise ValueError(f"f(z) must return an array of shape [K, *batch] = {list(expected)}, got {actual}")
         return values
 
     return checked

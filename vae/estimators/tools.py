@@ -1,4 +1,4 @@
-"""The tools that estimators are made of."""
+"""The functions that estimators are made of."""
 
 from collections.abc import Callable
 
@@ -11,25 +11,29 @@ from vae.estimators.contract import Distribution, Estimate, Estimator, Integrand
 
 
 def integrand(f: Integrand, q: Distribution, log_q_weight: float) -> Integrand:
-    """The function z -> f(z) - c log q(z) that the reduction is applied to. Each estimator decides which q is meant:
-    q itself, `held(q, reduce)` or `stop_gradient(q)`."""
+    """Returns the function z -> f(z) - c log q(z), where c is `log_q_weight`. The reduction is applied to its values.
+
+    Each estimator decides how the density is differentiated, by passing q itself, `held(q, reduce)` or
+    `stop_gradient(q)`.
+    """
     if isinstance(log_q_weight, int | float) and log_q_weight == 0:
         return f
     return lambda z: f(z) - log_q_weight * q.log_prob(z)
 
 
 def held(q: Distribution, reduce: Reduction) -> Distribution:
-    """q as a constant where `reduce` is additive, else q itself; for estimators that draw z by `q.sample`.
+    """Returns q as a constant if `reduce` is additive, and q itself otherwise.
 
-    At such samples the derivative of log q(z) in q has mean zero. In the gradient of a mean it is only noise, which
-    would remain even where q is the exact posterior and leave-one-out has none (VarGrad, Richter et al. 2020,
-    arXiv:2010.10436). Multi-sample bounds need the term (Mnih & Rezende 2016, arXiv:1602.06725).
+    The function is for estimators that draw z by `q.sample`. At such samples, the derivative of log q(z) in the
+    parameters of q has mean zero. In the gradient of a mean, that term is only noise, and the noise would remain even
+    where q is the exact posterior and leave-one-out has no other noise (VarGrad, Richter et al. 2020,
+    arXiv:2010.10436). The gradient of a multi-sample bound needs the term (Mnih & Rezende 2016, arXiv:1602.06725).
     """
     return stop_gradient(q) if reduce.additive else q
 
 
 def stateless(estimate: Callable[..., Array]) -> Estimator:
-    """The estimator without params and state, from `estimate(key, q, f, reduce, log_q_weight) -> value [*batch]`."""
+    """Makes an estimator without params and state of `estimate(key, q, f, reduce, log_q_weight) -> value [*batch]`."""
 
     def init(key, q, context=None):
         del key, q, context
@@ -45,9 +49,9 @@ def stateless(estimate: Callable[..., Array]) -> Estimator:
 
 @jax.custom_jvp
 def attach(value: Array, surrogate: Array) -> Array:
-    """Forward exactly `value`; backward the derivative of `surrogate`. Both have one shape.
+    """Returns `value`, with the derivative of `surrogate` in place of its own. Both arguments have the same shape.
 
-    Unlike value + surrogate - stop_gradient(surrogate), an infinite surrogate leaves the value as it is.
+    An infinite surrogate leaves the value intact, but would turn value + surrogate - stop_gradient(surrogate) into NaN.
     """
     del surrogate
     return value
@@ -59,9 +63,10 @@ def _attach_jvp(primals, tangents):
 
 
 def inject(tree: PyTree, grads: PyTree, batch_ndim: int = 0) -> Array:
-    """A zero whose derivative in `tree` is `grads`: any hand-made gradient becomes a term of the objective.
+    """Returns a zero whose derivative in `tree` is `grads`. Adding the zero to a bound adds `grads` to its gradient.
 
-    The result keeps `batch_ndim` leading axes, `[*batch]`, and its entry b has the derivative `grads[b]`.
+    `grads` has the structure and shapes of `tree`. The result has the first `batch_ndim` axes of the leaves,
+    `[*batch]`, and its entry b has the derivative `grads[b]`.
     """
     products = jax.tree.map(lambda x, g: x * stop_gradient(g), tree, grads)
     sums = [jnp.sum(p, axis=tuple(range(batch_ndim, p.ndim))) for p in jax.tree.leaves(products)]
@@ -70,7 +75,7 @@ def inject(tree: PyTree, grads: PyTree, batch_ndim: int = 0) -> Array:
 
 
 def scale_cotangent(x: PyTree, weight: Array) -> PyTree:
-    """Forward x; backward the cotangent times `weight` `[K, *batch]`, which spans the leading axes of every leaf."""
+    """Returns x, and multiplies its cotangent by `weight` `[K, *batch]`, the leading axes of every leaf of x."""
     return jax.tree.map(lambda leaf: _scale(leaf, weight), x)
 
 
@@ -87,7 +92,7 @@ def _scale_jvp(primals, tangents):
 
 
 def isolated_loss(loss_fn: Callable[[PyTree], Array], params: PyTree) -> Float[Array, ""]:
-    """`loss_fn(params)`, whose derivative reaches `params` and nothing that `loss_fn` closes over."""
+    """Returns `loss_fn(params)`, with a derivative in `params` but none in the arrays that `loss_fn` closes over."""
     value, grads = jax.value_and_grad(loss_fn)(stop_gradient(params))
     return stop_gradient(value) + inject(params, grads)
 

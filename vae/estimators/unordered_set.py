@@ -10,15 +10,17 @@ from vae.estimators.contract import Estimator
 from vae.estimators.parts.one_dimension import changed_one_by_one, expected_score
 from vae.estimators.tools import held, inject, integrand, stateless
 
-LARGEST_SET = 10  # the program has a term for each of the 2^k parts of a set
+LARGEST_SET = 10  # the program has a term for each of the 2^k subsets
 
 
 def unordered_set(num_samples: int = 1, k: int = 2) -> Estimator:
-    """One dimension at a time, the others as sampled; the first class drawn is the sample. f is evaluated 1 + D (k - 1)
-    times for each sample. k = C is local expectation.
+    """Draws k classes of one dimension at a time, while the other dimensions keep their sampled classes.
+
+    The first class drawn is the sample. f is evaluated 1 + D (k - 1) times for each sample. With k = C, the estimator
+    is local expectation.
 
     Raises:
-      ValueError: if k is not between 2 and the number of classes, or is above 10.
+      ValueError: from `estimate`, if k is not between 2 and C, or is above 10.
     """
 
     def estimate(key, q, f, reduce, log_q_weight):
@@ -42,11 +44,16 @@ def unordered_set(num_samples: int = 1, k: int = 2) -> Estimator:
 
 
 def set_weights(log_probs: Array, chosen: Float[Array, "k *rest C"]) -> tuple[Array, Array]:
-    """p(s) R(S, s) `[k, ...]` and p(s') R^{D without s}(S, s') `[k, k, ...]`, for the set S of one-hot classes.
+    """Returns the weights of a set S of k one-hot classes, `[k, ...]`, and the weights of its controls, `[k, k, ...]`.
 
-    Let v(part) be the probability that the rest of S is drawn next once `part` has been drawn, divided by the
-    probabilities of the rest. Then v(part) is the sum over s of v(part + s), divided by the probability of everything
-    outside `part`, and v(S) = 1. There are 2^k parts.
+    The weight of a class s is the probability that s was drawn first, given that S was drawn; in the paper it is
+    p(s) R(S, s). The control of s is the weighted sum of f over S with the weight p(s) for s itself. The weight of any
+    other class s' is 1 - p(s) times the probability that s' was drawn first, given that the rest of S was drawn from
+    the classes without s. The weights of each control sum to 1.
+
+    Let v(part) be the probability that, after `part` has been drawn, the rest of S is drawn next, divided by the
+    product of the probabilities of the rest. Then v(S) = 1, and v(part) is the sum over the classes s in the rest of
+    v(part + s), divided by the probability of all classes outside `part`. S has 2^k parts.
     """
     k = len(chosen)
     log_v = {2**k - 1: jnp.zeros(chosen.shape[1:-1], log_probs.dtype)}

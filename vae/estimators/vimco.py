@@ -5,6 +5,6 @@ from vae.estimators.leave_one_out import leave_one_out
 
 
 def vimco(num_samples: int = 2) -> Estimator:
-    """Each log-weight is replaced in turn by the mean of the others, that is, each weight by their geometric mean. This
-    is leave-one-out with `log_mean_exp`, under the name that people look for."""
+    """The control of each log-weight is the mean of the other log-weights, so each weight is replaced by the geometric
+    mean of the others. VIMCO is leave-one-out with `log_mean_exp`; this file gives it its published name."""
     return leave_one_out(num_samples)

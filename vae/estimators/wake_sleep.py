@@ -1,8 +1,8 @@
-"""Reweighted wake-sleep (Bornschein & Bengio 2015, arXiv:1406.2751): the decoder climbs the importance-weighted bound,
-and the encoder descends KL(p(z|x) || q(z|x)) with the same weights.
+"""Reweighted wake-sleep (Bornschein & Bengio 2015, arXiv:1406.2751): the decoder maximises the importance-weighted
+bound, and the encoder minimises KL(p(z|x) || q(z|x)) with the same importance weights.
 
-As a gradient of the bound it is biased on purpose. As a gradient of its own objective its bias is of order 1/K (Le et
-al. 2019, arXiv:1805.10469).
+The gradient for the encoder is not the gradient of the bound, so the table lists wake-sleep as biased. As an estimate
+of the gradient of the KL, it has a bias of order 1/K (Le et al. 2019, arXiv:1805.10469).
 """
 
 import jax
@@ -14,7 +14,7 @@ from vae.estimators.tools import attach, integrand, stateless
 
 
 def wake_sleep(num_samples: int = 2) -> Estimator:
-    """The wake-phase update of q: sum_k w_k grad log q(z_k|x), with w the normalized importance weights."""
+    """The wake-phase update of q is sum_k w_k grad log q(z_k|x), where w_k are the normalized importance weights."""
 
     def estimate(key, q, f, reduce, log_q_weight):
         z = q.sample(key, num_samples)

@@ -1,4 +1,5 @@
-"""The doubly reparameterized wake-phase update (Tucker et al. 2018, arXiv:1810.04152, equation 12)."""
+"""Reweighted wake-sleep with a doubly reparameterized update of q (Tucker, Lawson, Gu & Maddison 2018,
+arXiv:1810.04152, equation 12)."""
 
 import jax
 from jax.lax import stop_gradient
@@ -8,12 +9,13 @@ from vae.estimators.tools import integrand, scale_cotangent, stateless
 
 
 def wake_sleep_dreg(num_samples: int = 2) -> Estimator:
-    """The same expectation for q as `wake_sleep`: the path carries the weights w_k (1 - w_k). The decoder keeps w_k."""
+    """Estimates the same expectation as `wake_sleep`. The path of sample k to q carries the weight w_k (1 - w_k), and
+    the decoder keeps the weight w_k."""
 
     def estimate(key, q, f, reduce, log_q_weight):
         z = q.rsample(key, num_samples)
         weights = jax.nn.softmax(stop_gradient(integrand(f, q, log_q_weight)(z)), axis=0)  # [K, *batch]
-        # Both calls are at the same z, so XLA computes f once. `reduce` itself brings w_k.
+        # Both evaluations of f are at the same z, so XLA computes f once. `reduce` contributes the factor w_k.
         z = scale_cotangent(z, 1 - weights)
         return reduce(integrand(f, stop_gradient(q), log_q_weight)(z))
 

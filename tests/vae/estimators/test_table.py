@@ -76,7 +76,7 @@ def test_an_estimator_that_needs_a_density_refuses_a_plain_cost():
 def test_an_integrand_of_another_shape_is_refused(f, returned):
     q = Normal(jnp.zeros((2, 4)), jnp.zeros((2, 4)))
     estimator = BY_NAME["reparam"].make(num_samples=3)
-    with pytest.raises(ValueError, match=rf"f\(z\) must return \[K, \*batch\] = \[3, 2\], and returned .*{returned}"):
+    with pytest.raises(ValueError, match=rf"must return an array of shape \[K, \*batch\] = \[3, 2\], got {returned}"):
         estimator.estimate({}, {}, jax.random.key(0), q, f)
 
 

@@ -1,1 +1,1 @@
-"""What several estimators share."""
+"""Functions that several estimators share."""

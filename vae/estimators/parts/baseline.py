@@ -1,4 +1,4 @@
-"""A small network of the context, as a control that depends on the input."""
+"""A small network of the context, which serves as an input-dependent control."""
 
 import functools
 
@@ -12,7 +12,7 @@ from vae.estimators.contract import Distribution
 
 
 class Baseline(nn.Module):
-    """`[*batch, F]` to `[*batch]`, with one hidden layer of tanh units. Its output is 0 before training."""
+    """Maps features `[*batch, F]` to `[*batch]` with one hidden layer of tanh units. The output starts at 0."""
 
     hidden: int
 
@@ -24,8 +24,10 @@ class Baseline(nn.Module):
 
 
 def features_of(q: Distribution, context: PyTree) -> Float[Array, "*batch F"]:
-    """The context as one vector for each datum, in q's precision. Without a context the vector is a constant, and the
-    network learns a constant baseline."""
+    """Returns the context as one vector for each datum, in the dtype of q.
+
+    Without a context the vector is the constant 1, and a network of the vector learns a constant.
+    """
     dtype = jax.tree.leaves(q)[0].dtype
     if context is None:
         return jnp.ones((*q.batch_shape, 1), dtype)

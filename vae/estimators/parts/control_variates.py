@@ -1,4 +1,4 @@
-"""What estimators with a learned control variate share: f and its slopes, and the loss that teaches the control."""
+"""Functions for estimators with a learned control variate: f and its slopes, and the loss that trains the control."""
 
 from collections.abc import Callable
 
@@ -13,7 +13,7 @@ from vae.estimators.tools import inject, isolated_loss
 
 
 def values_and_slopes(f: Integrand, z: Array) -> tuple[Float[Array, "K *batch"], Array]:
-    """f `[K, *batch]` and its derivative in z `[K, *batch, *event]`, as constants."""
+    """Returns f(z) `[K, *batch]` and the derivative of f in z `[K, *batch, *event]`, both as constants."""
     values, pull = jax.vjp(f, z)
     return stop_gradient((values, pull(jnp.ones_like(values))[0]))
 
@@ -30,10 +30,10 @@ def least_variance(
     bound: Callable[[Distribution], Array],
     gradient: Callable[[PyTree], Array],
 ) -> Estimate:
-    """The estimate with the value `bound(q)` `[*batch]` and with `gradient(params)` `[*batch, *event]` added to the
-    derivative in the logits.
+    """Returns an estimate with the value `bound(q)` `[*batch]`, whose params are trained to minimise its variance.
 
-    The params are taught to make the whole gradient short. For an unbiased gradient the mean squared length is the
+    `gradient(params)` `[*batch, *event]` is added to the derivative of `bound(q)` in the logits of q. `cv_loss` is the
+    mean over the batch of the squared length of the sum. For an unbiased gradient, the expectation of `cv_loss` is the
     variance plus a constant.
     """
     batch_ndim = len(q.batch_shape)

@@ -1,7 +1,8 @@
-"""Coupled pairs: z and its partner both follow q but oppose each other, and the change of f between them is the signal.
+"""Coupled pairs: z and its partner both follow q and are negatively correlated. The signal is the change of f between
+them.
 
-One formula covers all of them: d/d logits E[h(z)] = E[(h(z) - h(partner)) weight], where h is the reduced f as a
-function of one sample among the others. The estimators differ in the pair and in its weight.
+ARM, DisARM and DisARM-IW use one formula: d/d logits E[h(z)] = E[(h(z) - h(partner)) weight]. Here h(z) is the reduced
+value as a function of one sample, with the other samples fixed. The estimators differ in the pair and in its weight.
 """
 
 from collections.abc import Callable
@@ -17,10 +18,13 @@ from vae.estimators.tools import held, inject, integrand, stateless
 
 
 def coupled_pairs(couple: Callable, num_samples: int) -> Estimator:
-    """The estimator of a coupling, `couple(key, q, n) -> z, partner, weight`, each `[n, *batch, *event]`.
+    """Makes an estimator from a coupling: `couple(key, q, n)` returns z, partner and weight, all `[n, *batch, *event]`.
 
-    For the mean, `num_samples` counts evaluations of f: there are num_samples / 2 pairs. Every other bound is the bound
-    of K = num_samples independent samples, whose K partners are evaluated besides: 2 K evaluations.
+    For the mean, there are num_samples / 2 pairs, and f is evaluated num_samples times. Every other bound has
+    K = num_samples independent samples with one partner each, and f is evaluated 2 K times.
+
+    Raises:
+      ValueError: from `estimate`, if the reduction is additive and num_samples is odd.
     """
 
     def estimate(key, q, f, reduce, log_q_weight):
@@ -47,6 +51,6 @@ def coupled_pairs(couple: Callable, num_samples: int) -> Estimator:
 def antithetic_bits(
     key: PRNGKeyArray, q: Bernoulli, n: int
 ) -> tuple[Float[Array, "n *batch D"], Float[Array, "n *batch D"], Float[Array, "n *batch D"]]:
-    """Uniform numbers u, the bits that u gives, and the bits that 1 - u gives."""
+    """Returns uniform numbers u, the bits that u gives, and the bits that 1 - u gives."""
     u = distributions.uniform(key, (n, *q.logits.shape), q.logits.dtype)
     return u, q.threshold(u), q.threshold(1 - u)

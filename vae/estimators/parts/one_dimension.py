@@ -1,8 +1,11 @@
-"""One latent dimension at a time: its other values, f at each of them, and the scores.
+"""Functions for estimators that change one latent dimension at a time: other values, f at these values, and scores.
 
-The gradient of dimension d is the sum over its values y of q_d(y) (f(z with z_d = y) - f(z)) (y - mean_d). There
-y - mean_d is the score of y. f(z) may be subtracted because the scores sum to zero, so z_d itself costs no second
-evaluation.
+The gradient in the logits of dimension d is the sum over its values y of
+
+  q_d(y) (f(z with z_d = y) - f(z)) (y - mean_d),
+
+where y - mean_d is the score of y. Subtracting f(z) changes nothing, because the scores have mean zero. The term with
+y = z_d is then zero, so f needs no further evaluation for that term.
 """
 
 import jax
@@ -14,8 +17,8 @@ from vae.estimators.contract import Integrand
 
 
 def other_values(q: Bernoulli | Categorical, z: Array) -> tuple[Array, Array]:
-    """The values that each dimension could have in place of its z, `[A, K, *batch, *event]`, and their probabilities,
-    `[A, K, *batch, D]`: the A = 1 other value of a bit, or the A = C - 1 other classes."""
+    """Returns the values that differ from z in every dimension `[A, K, *batch, *event]`, and their probabilities
+    `[A, K, *batch, D]`. A bit has A = 1 other value, and a class has A = C - 1 other classes."""
     if isinstance(q, Bernoulli):
         others = (1 - z)[None]
         return others, jax.nn.sigmoid((2 * others - 1) * q.logits)
@@ -26,7 +29,7 @@ def other_values(q: Bernoulli | Categorical, z: Array) -> tuple[Array, Array]:
 def changed_one_by_one(
     f: Integrand, q: Bernoulli | Categorical, z: Array, others: Array
 ) -> Float[Array, "A K *batch D"]:
-    """f of z with one dimension at a time taken from `others` `[A, K, *batch, *event]`."""
+    """Evaluates f at z after replacing one dimension at a time by its value in `others` `[A, K, *batch, *event]`."""
     batch_ndim = len(q.batch_shape)
     width = z.shape[1 + batch_ndim]
     event_ndim = z.ndim - 1 - batch_ndim
@@ -37,6 +40,6 @@ def changed_one_by_one(
 
 
 def expected_score(q: Bernoulli | Categorical, others: Array, weights: Float[Array, "A K *batch D"]) -> Array:
-    """The mean over samples of the sum over others of weight times score, `[*batch, *event]`."""
+    """Sums weight times score over the values in `others`, and averages over samples: `[*batch, *event]`."""
     weights = weights.reshape(weights.shape + (1,) * (others.ndim - weights.ndim))
     return jnp.mean(jnp.sum(weights * (others - q.mean), axis=0), axis=0)

@@ -1,4 +1,4 @@
-"""Discrete latents as one-hot vectors: bits as two classes, the Gumbel-max trick, and the noise given its outcome."""
+"""Discrete latents as one-hot vectors: bits as two classes, the Gumbel-max trick, and Gumbel noise given the sample."""
 
 import dataclasses
 
@@ -20,9 +20,10 @@ class TwoClasses(Categorical):
 
 
 def accept_bits(estimator: Estimator) -> Estimator:
-    """Makes an estimator of Categorical latents take Bernoulli latents too, as `TwoClasses`.
+    """Makes an estimator for Categorical latents accept Bernoulli latents too, which it treats as `TwoClasses`.
 
-    The difference of two Gumbel variables is logistic, so the relaxations are those of the papers on binary latents.
+    The difference of two Gumbel variables is logistic, so the relaxation of two classes equals the binary relaxation
+    with logistic noise (Maddison, Mnih & Teh 2016, arXiv:1611.00712).
     """
 
     def as_classes(q: Bernoulli | Categorical) -> Categorical:
@@ -41,17 +42,18 @@ def accept_bits(estimator: Estimator) -> Estimator:
 
 
 def perturb(key: PRNGKeyArray, q: Categorical, num_samples: int) -> Float[Array, "K *batch D C"]:
-    """logits + Gumbel noise. `harden` turns it into a sample of q."""
+    """Returns logits + Gumbel noise. `harden` turns these perturbed logits into a sample of q."""
     return q.logits + jax.random.gumbel(key, (num_samples, *q.logits.shape), q.logits.dtype)
 
 
 def perturb_given(
     key: PRNGKeyArray, q: Categorical, z: Float[Array, "K *batch D C"], num_samples: int
 ) -> Float[Array, "M K *batch D C"]:
-    """M = num_samples draws of `perturb` given that `harden` turns it into z.
+    """Draws M = num_samples results of `perturb` from their distribution given that `harden` turns each of them into z.
 
-    The largest perturbed logit is Gumbel about logsumexp(logits), whichever class it belongs to, and truncates the
-    others (Maddison, Tarlow & Minka 2014, arXiv:1411.0030).
+    The largest perturbed logit has a Gumbel distribution with location logsumexp(logits), independently of its class.
+    The other perturbed logits have Gumbel distributions that are truncated at the largest (Maddison, Tarlow & Minka
+    2014, arXiv:1411.0030).
     """
     noise = jax.random.gumbel(key, (num_samples, *z.shape), z.dtype)
     top = jax.nn.logsumexp(q.logits, axis=-1, keepdims=True) + jnp.sum(z * noise, axis=-1, keepdims=True)
@@ -59,5 +61,5 @@ def perturb_given(
 
 
 def harden(x: Float[Array, "... C"]) -> Float[Array, "... C"]:
-    """The one-hot vector of the largest of the perturbed logits."""
+    """Returns the one-hot vector of the largest entry of x."""
     return jax.nn.one_hot(jnp.argmax(x, axis=-1), x.shape[-1], dtype=x.dtype)

@@ -1,14 +1,15 @@
-"""REBAR and RELAX: a control variate c(x) on the perturbed logits x = l + Gumbel noise, whose argmax is z.
+"""REBAR and RELAX: a control variate c(x) of the perturbed logits x = l + Gumbel noise, where z is the argmax of x.
 
   gradient = (f(z) - c(x')) d log q(z) + d c(x) - d c(x'),    x' ~ p(x | z)
 
-x' is differentiated too, through the sampler of the noise given z. Coupled so that x' = x (REBAR's common random
-numbers), x_j moves by dl_j, and x'_j by (1 - r_j) dl_j + r_j d logsumexp(l), with r_j = exp(x_j - max x). The
-difference is r_j d log pi_j. So the whole gradient is a weight on each log-probability:
+Here d is the derivative in the logits l, and d c(x') includes the derivative of the sampler of x' given z. With REBAR's
+common random numbers, x' equals x. A change dl of the logits then moves x_j by dl_j, and x'_j by
+(1 - r_j) dl_j + r_j d logsumexp(l), with r_j = exp(x_j - max x). The difference of the two is r_j d log pi_j, where
+pi = softmax(l). So the whole gradient is a weighted sum of the derivatives of the log-probabilities:
 
   gradient = sum_j w_j d log pi_j,    w = (f(z) - c(x)) z + r dc/dx.
 
-Anything else that c depends on, such as l itself, enters c(x) and c(x') alike and cancels.
+If c depends on l in another way too, the derivatives of c(x) and c(x') contain the same term, which cancels.
 """
 
 from collections.abc import Callable
@@ -26,7 +27,8 @@ from vae.estimators.tools import integrand
 
 
 def relaxed_control(num_samples: int, init: Callable, control: Callable) -> Estimator:
-    """The estimator with c = control(params, f, relaxed x, features of the context) `[K, *batch]`."""
+    """Makes the estimator whose control variate is c = `control(params, f, relaxed x, features of the context)`
+    `[K, *batch]`. `init` makes the params and the state."""
 
     def estimate(params, state, key, q, f, reduce=mean, log_q_weight=0.0, context=None) -> Estimate:
         frozen = stop_gradient(q)
@@ -51,9 +53,9 @@ def relaxed_control(num_samples: int, init: Callable, control: Callable) -> Esti
 def relax_towards_mean(
     x: Float[Array, "*samples D C"], logits: Float[Array, "*batch D C"], temperature: Array
 ) -> Float[Array, "*samples D C"]:
-    """Perturbed logits to the simplex, by the relaxation of REBAR's experiments.
+    """Maps perturbed logits x to the simplex, with the relaxation that REBAR's experiments use.
 
-    As the temperature falls to 0 the result is the hard sample. As it grows the result is q's mean, where
-    softmax(x / temperature) would be uniform.
+    As the temperature falls to 0, the result approaches the hard sample. As the temperature grows, the result
+    approaches the mean of q, whereas softmax(x / temperature) approaches the uniform distribution.
     """
     return jax.nn.softmax((x + temperature**2 / (1 + temperature) * logits) / temperature)

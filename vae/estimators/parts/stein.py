@@ -1,8 +1,8 @@
-"""A Stein operator for discrete latents: it gives every function the mean zero.
+"""A Stein operator A for discrete latents: E[(A h)(z)] = 0 for every function h and z ~ q.
 
-Let one dimension take another value with that value's probability. Then E[(A h)(z)] = 0 for
-(A h)(z) = (1/D) sum_i sum_y q_i(y) (h(z with z_i = y) - h(z)) (Shi, Zhou, Hwang, Titsias & Mackey 2022,
-arXiv:2202.09497).
+The operator is (A h)(z) = (1/D) sum_i sum_y q_i(y) (h(z with z_i = y) - h(z)): the expected change of h when a random
+dimension is drawn anew (Shi, Zhou, Hwang, Titsias & Mackey 2022, arXiv:2202.09497). A move is the change of one
+dimension to another value.
 """
 
 import jax.numpy as jnp
@@ -12,14 +12,15 @@ from jaxtyping import Array, Float
 def stein(
     probability: Float[Array, "A K *batch D"], h: Float[Array, "K *batch"], h_moved: Float[Array, "A K *batch D"]
 ) -> Float[Array, "K *batch"]:
-    """(A h)(z), from h at z and after each move, and from the probability of each move."""
+    """Returns (A h)(z), given h(z), h after each move, and the probability of each move."""
     return jnp.mean(jnp.sum(probability * (h_moved - h[..., None]), axis=0), axis=-1)
 
 
 def stein_of_score(probability: Array, moves: Array, score: Array, h: Array, h_moved: Array) -> Array:
-    """A(h score)(z) `[K, *batch, *event]`, for moves `[A, K, *batch, *event]` of one dimension each.
+    """Returns (A (h score))(z) `[K, *batch, *event]`, for moves `[A, K, *batch, *event]`.
 
-    Such a move changes the score only in that dimension, by the move itself. So no array is D x D.
+    `probability` and `h_moved` are `[A, K, *batch, D]`, and `h` is `[K, *batch]`. A move changes the score only in the
+    dimension that moves, and by the move itself. The sum over moves therefore needs no array of size D x D.
     """
     weight = (probability * h_moved).reshape(h_moved.shape + (1,) * (moves.ndim - h_moved.ndim))
     own = jnp.sum(weight * moves, axis=0) / h_moved.shape[-1]

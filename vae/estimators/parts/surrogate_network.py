@@ -1,4 +1,4 @@
-"""The network of RODEO, evaluated at many points that differ in one number only."""
+"""The network of RODEO (Shi et al. 2022, arXiv:2202.09497), evaluated at many points that differ in one number."""
 
 import functools
 
@@ -13,9 +13,9 @@ LEAK = 0.3  # the slope of the leaky ReLUs below zero
 class SurrogateNetwork(nn.Module):
     """Maps the level of f and a change of f to (h, h~), with one hidden layer of leaky ReLUs.
 
-    Along the change, the network is a broken line with a knot for each hidden unit. The pieces are added up once for
-    each sample, and each of the sample's many moves is looked up among the sorted knots. A move costs log2(hidden)
-    comparisons instead of a network.
+    As a function of the change, each output is piecewise linear, with a knot for each hidden unit. The lines of all
+    pieces are computed once for each sample. For each of the many moves of the sample, a search in the sorted knots
+    finds the piece. A move therefore costs log2(hidden) comparisons instead of an evaluation of the network.
     """
 
     hidden: int
@@ -28,7 +28,8 @@ class SurrogateNetwork(nn.Module):
         outer = self.param("outer", nn.initializers.lecun_normal(), (self.hidden, 2), change.dtype)
         outer_bias = self.param("outer_bias", nn.initializers.zeros, (2,), change.dtype)
 
-        # A hidden unit receives `start` before any change. A unit that rises is damped to the left of its knot.
+        # The input of a hidden unit is start + slope * change. The leaky ReLU multiplies a negative input by LEAK. The
+        # input is negative to the left of the knot if the slope is positive, and to the right otherwise.
         start = level[..., None] * inner[0] + inner_bias  # [*rows, hidden]
         slope = inner[1] + jnp.where(
             inner[1] == 0, jnp.finfo(inner.dtype).tiny, 0
@@ -37,7 +38,7 @@ class SurrogateNetwork(nn.Module):
         order = jnp.argsort(knots, axis=-1)
         left = jnp.where(slope > 0, LEAK, 1.0)[:, None]
         right = 1 + LEAK - left
-        # What each unit adds to the values and the slopes of the two outputs.
+        # Each unit adds a line to each of the two outputs: two values at change 0, and two slopes.
         slopes = jnp.broadcast_to(slope[:, None] * outer, (*start.shape, 2))
         lines = jnp.concatenate([start[..., None] * outer, slopes], axis=-1)  # [*rows, hidden, 4]
 
@@ -50,5 +51,5 @@ class SurrogateNetwork(nn.Module):
         return h[..., 0], h[..., 1]
 
 
-# For each row: how many of the sorted numbers are smaller.
+# _position(sorted, x) counts, for each row, the sorted numbers that are smaller than x.
 _position = jnp.vectorize(functools.partial(jnp.searchsorted, method="scan_unrolled"), signature="(m),(n)->(n)")
