@@ -1,5 +1,8 @@
-"""Test set-up: the CPU shows itself as eight devices, so that sharding is tested on any machine, and compiles with next
-to no optimization: what these tests wait for is the compiler (twice as long without these flags), not the code."""
+"""Set-up of all tests: flags of the compiler, its cache, and the order in which parallel workers run the tests.
+
+The CPU appears as eight devices, so that sharding is tested on every machine. The compiler hardly optimizes, because
+most of the time of these tests is compile time: without the flags the tests take twice as long.
+"""
 
 import importlib.metadata
 import os
@@ -8,23 +11,23 @@ from pathlib import Path
 
 import pytest
 
-# Read by jax when it first looks for devices, so they must stand before anything that imports jax.
+# jax reads these flags when it first looks for devices, so set them before any import of jax.
 FLAGS = [
     "--xla_force_host_platform_device_count=8",
     "--xla_backend_optimization_level=0",
     "--xla_llvm_disable_expensive_passes=true",
     "--xla_cpu_parallel_codegen_split_count=1",
 ]
-if importlib.metadata.version("jaxlib").startswith("0.10."):  # later ones have no such flag, and stop at an unknown one
+if importlib.metadata.version("jaxlib").startswith("0.10."):  # later versions refuse this flag
     FLAGS.append("--xla_cpu_use_fusion_emitters=false")
 os.environ.setdefault("XLA_FLAGS", " ".join(FLAGS))
-# Compiled programs are shared between tests, workers and runs of the suite.
+# Tests, workers and later runs of the suite share their compiled programs.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).resolve().parents[1] / ".pytest_cache/jax"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
 
-# Files whose tests all look at what one long fixture did.
+# Files whose tests all use the result of one long fixture; one worker runs all tests of such a file.
 WHOLE = (
     "tests/experiments/test_bad_input.py",
     "tests/experiments/train/test_faults.py",
@@ -34,10 +37,11 @@ WHOLE = (
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
-    """Tests that share fixtures and compiled programs go to one worker: those of one file whose parameters begin with
-    the same word (an estimator or a family), and those without parameters. The larger groups start first.
+    """Sends tests that share fixtures and compiled programs to one worker, and starts the larger groups first.
 
-    By the tests' names, since xdist 3.8's own `xdist_group` is without effect under pytest 9.2.
+    A group is the tests of one file whose parameters begin with the same word, such as an estimator or a family, or the
+    tests of one file without parameters. The groups are found from the names of the tests, because the mark
+    `xdist_group` of xdist 3.8 has no effect under pytest 9.2.
     """
     from xdist.scheduler import LoadScopeScheduling
 

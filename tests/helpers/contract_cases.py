@@ -1,4 +1,4 @@
-"""The cases that the contract is tested over, and one estimator with its programs, compiled once for each case."""
+"""The cases of the contract tests, and the programs of each case, which are compiled once."""
 
 import functools
 import itertools
@@ -29,28 +29,29 @@ from vae.estimators import (
 CORE = ("Normal", "Bernoulli", "Categorical")
 
 
-# Outside the core one fast witness each of a full covariance and of an implicit path. The rest of the square is slow,
-# and so is Categorical where Bernoulli already speaks for discrete latents.
+# Outside the core families, two cases are fast: one with a full covariance and one with implicit derivatives. All other
+# cases outside the core are marked slow, and so are Categorical cases of estimators that also have a Bernoulli case.
 FAST = {("reparam", "MultivariateNormal", "mean"), ("reparam", "Gamma", "mean")}
 
 
+# Estimators that do not differentiate f.
 SCORE = [name for name, entry in BY_NAME.items() if not entry.differentiates_f]
 
 
 def cases(families=tuple(FAMILIES), biased=False):
-    """Every (entry, family, bound) that fits, except the oracle itself."""
-    found = []
+    """Returns every (name, family, bound) that fits, without the oracle `exact`; `biased` selects the entries."""
+    parameters = []
     for (name, entry), family, bound in itertools.product(BY_NAME.items(), families, REDUCE):
         if name != "exact" and entry.biased == biased and fits(entry, FAMILIES[family], bound):
             twice = family == "Categorical" and fits(entry, Bernoulli, bound)
-            again = biased and bound == "log_mean_exp" and "mean" in entry.reductions  # the elbo has shown the bias
+            again = biased and bound == "log_mean_exp" and "mean" in entry.reductions  # the ELBO shows the bias already
             slow = twice or again or (family not in CORE and (name, family, bound) not in FAST)
-            found.append(pytest.param(name, family, bound, marks=[pytest.mark.slow] if slow else []))
-    return found
+            parameters.append(pytest.param(name, family, bound, marks=[pytest.mark.slow] if slow else []))
+    return parameters
 
 
 def witness(name):
-    """The entry's hardest bound with the first of the core families that fits: for what is not about the family."""
+    """Returns the first core family that fits, and the last bound of the entry: for tests that hold for any family."""
     entry = BY_NAME[name]
     return next(family for family in CORE if fits(entry, FAMILIES[family], entry.reductions[-1])), entry.reductions[-1]
 
@@ -58,7 +59,8 @@ def witness(name):
 WITNESSES = [pytest.param(name, *witness(name), id=name) for name in BY_NAME]
 
 
-# Those of bits are of classes too: an axis more, which is theirs alone. One of each kind is fast.
+# Estimators that take Bernoulli and Categorical latents are tested with both, because Categorical samples have one axis
+# more. Three of these cases, one of each kind of estimator, are fast.
 WITNESSES += [
     pytest.param(
         name,
@@ -72,7 +74,7 @@ WITNESSES += [
 ]
 
 
-# One of each kind: a path, a baseline with a state, a network of its own, coupled samples, a straight-through path.
+# One estimator of each kind: pathwise, with a state, with a network, with coupled samples, and straight-through.
 KINDS = ("reparam", "nvil", "relax", "disarm", "reinmax")
 
 
@@ -82,6 +84,8 @@ OF_EACH_KIND = [
 
 
 class Setting(NamedTuple):
+    """An estimator on a toy problem. `traces` gets one entry each time `run` is traced."""
+
     estimator: Estimator
     num_samples: int
     problem: object
@@ -95,7 +99,9 @@ class Setting(NamedTuple):
 @functools.cache
 def setting(name, family, bound) -> Setting:
     estimator, num_samples = make_estimator(name, bound)
-    toy, reduce, traces = problem(family), REDUCE[bound], []
+    toy = problem(family)
+    reduce = REDUCE[bound]
+    traces = []
     params, state = trained(estimator, toy, reduce)
     program = gradient_program(estimator, toy, reduce, params, state)
 
@@ -108,19 +114,21 @@ def setting(name, family, bound) -> Setting:
 
 @functools.cache
 def jacobians(name, family, bound):
-    """Of cv_loss `[]` and of value `[B]`, each in (params, phi, theta)."""
-    s = setting(name, family, bound)
+    """Returns the Jacobians of cv_loss `[]` and of value `[B]`, each in (params, phi, theta)."""
+    case = setting(name, family, bound)
 
     def both(params, phi, theta):
-        q, f = s.problem.posterior(phi), s.problem.integrand(theta)
-        estimate = s.estimator.estimate(params, s.state, jax.random.key(5), q, f, s.reduce, LOG_Q_WEIGHT, theta["x"])
+        q, f = case.problem.posterior(phi), case.problem.integrand(theta)
+        estimate = case.estimator.estimate(
+            params, case.state, jax.random.key(5), q, f, case.reduce, LOG_Q_WEIGHT, theta["x"]
+        )
         return estimate.cv_loss, estimate.value
 
-    return jax.jit(jax.jacrev(both, (0, 1, 2)))(s.params, s.problem.phi, s.problem.theta)
+    return jax.jit(jax.jacrev(both, (0, 1, 2)))(case.params, case.problem.phi, case.problem.theta)
 
 
 def assert_same(actual, expected, tolerance=2e-4):
-    """Equal up to float32 rounding, relative to the largest entry of each leaf."""
+    """Asserts that two trees agree up to float32 rounding, relative to the largest entry of each leaf."""
 
     def check(a, e):
         np.testing.assert_allclose(a, e, rtol=tolerance, atol=tolerance * max(1e-3, np.max(np.abs(e), initial=0)))

@@ -1,14 +1,14 @@
-"""Five training steps with each estimator, and the golden file of their bounds for each minor version of jax.
+"""Five training steps with each estimator. Golden files store the bounds, one file for each minor version of jax.
 
     python -m tests.helpers.golden_runs
 
-writes the file of the installed jax. A change of the numbers belongs in CHANGELOG.md.
+writes the golden file for the installed jax. If the numbers change, say so in CHANGELOG.md.
 """
 
 import json
 from pathlib import Path
 
-from tests import conftest  # first: the compiler's flags
+from tests import conftest  # sets the compiler's flags, so it comes before jax
 
 del conftest
 import jax  # noqa: E402
@@ -27,15 +27,15 @@ STEPS = 5
 
 
 def family_of(entry: Entry) -> str:
-    """The first of these posteriors that the estimator is for."""
-    able = entry.latents
-    if "any" in able or "reparameterizable" in able or "Normal" in able:
+    """Returns the first of normal, bernoulli and categorical that fits the estimator."""
+    latents = entry.latents
+    if "any" in latents or "reparameterizable" in latents or "Normal" in latents:
         return "normal"
-    return "bernoulli" if "Bernoulli" in able else "categorical"
+    return "bernoulli" if "Bernoulli" in latents else "categorical"
 
 
 def bounds(name: str) -> list[float]:
-    """The bound at each of the steps, nats."""
+    """Returns the bound at each training step, in nats."""
     entry = BY_NAME[name]
     estimator, tx = entry.make(num_samples=max(2, entry.min_samples)), optax.adam(0.05)
     family = family_of(entry)

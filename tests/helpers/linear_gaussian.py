@@ -2,7 +2,7 @@
 
     z ~ N(0, I_L),  x ~ N(W z + mu, s^2 I_D),  q(z|x) = N(A x + a, diag(sigma^2))
 
-The closed forms are ESTIMATORS.md C6 in float64 NumPy, written without the code that they check. `params` are the
+The closed forms are computed in float64 NumPy, without the code that they check. `params` are the
 model's flax variables everywhere: A, a, log sigma under "encoder", W, mu, log s^2 under "decoder".
 """
 

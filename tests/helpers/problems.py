@@ -1,8 +1,8 @@
-"""Toy problems with exact answers, and the one assertion by which every estimator is judged: `assert_unbiased`.
+"""Toy problems with exact answers, and `assert_unbiased`, the assertion that every estimator must pass.
 
-A problem is f(z, q) = log p_theta(x, z) - log q(z) on two data and two latent dimensions with unlike parameters. It is
-small enough for its value and gradients to be summed or integrated in float64, and depends on q both through z and
-directly, so that a lost direct term shows.
+A problem is the expectation of log p_theta(x, z) - log q(z), with two data and two latent dimensions that all have
+different parameters. The problem is small enough to sum or integrate its value and gradients in float64. It depends on
+q through z and through log q(z), so an estimator that loses the derivative of log q(z) fails.
 """
 
 import functools
@@ -33,10 +33,10 @@ class Problem(NamedTuple):
     """An expectation to differentiate.
 
     Attributes:
-      phi: what q is made of; every leaf leads with the batch.
-      theta: what f closes over: weight, bias, and the data x `[*batch, 2]`.
-      posterior: phi -> q.
-      log_joint: theta, z -> log p_theta(x, z) `[K, *batch]`.
+      phi: the parameters of q; the first axes of every leaf are the batch.
+      theta: the arrays that f closes over: weight, bias, and the data x `[*batch, 2]`.
+      posterior: a function phi -> q.
+      log_joint: a function (theta, z) -> log p_theta(x, z) `[K, *batch]`.
     """
 
     phi: PyTree
@@ -55,19 +55,19 @@ class Problem(NamedTuple):
         return self._replace(phi=cast(self.phi), theta=cast(self.theta))
 
     def with_batch(self, *shape: int) -> "Problem":
-        """The first data, as many as the shape holds, laid out in a batch of this shape."""
+        """Returns the problem with a batch of this shape, filled with the first data."""
         lay = lambda leaf: leaf[: math.prod(shape)].reshape(*shape, *leaf.shape[1:])
         return self._replace(phi=jax.tree.map(lay, self.phi), theta=self.theta | {"x": lay(self.theta["x"])})
 
 
 class Report(NamedTuple):
-    """How a Monte Carlo gradient compares with the exact one; each a dict over "value", "phi" and "theta".
+    """A comparison of a Monte Carlo gradient with the exact one. The dicts have the keys "value", "phi" and "theta".
 
     Attributes:
       max_abs_z: the largest deviation of a coordinate, in standard errors.
-      relative_stderr: norm of the standard errors / norm of the exact answer.
-      relative_bias: norm of the deviation / norm of the exact answer.
-      draws: how many estimates were averaged.
+      relative_stderr: the norm of the standard errors, divided by the norm of the exact answer.
+      relative_bias: the norm of the deviation, divided by the norm of the exact answer.
+      draws: the number of estimates that were averaged.
     """
 
     max_abs_z: dict[str, float]
@@ -76,7 +76,7 @@ class Report(NamedTuple):
     draws: int
 
     def biased(self) -> list[str]:
-        return [group for group in GROUPS if not self.max_abs_z[group] < MAX_Z]  # NaN is no agreement
+        return [group for group in GROUPS if not self.max_abs_z[group] < MAX_Z]  # so that NaN counts as biased
 
     def noisy(self) -> list[str]:
         return [group for group in GROUPS if not self.relative_stderr[group] < MAX_RELATIVE_STDERR]
@@ -98,11 +98,11 @@ FAMILIES = {name: getattr(distributions, name) for name in _POSTERIORS}
 
 
 def problem(family: str, shape: str = "sine") -> Problem:
-    """The problem with latents of `family`; log p is a squared error through a sine (entire: quadrature is fast), or a
-    cubic in z."""
+    """Returns the problem with latents of `family`. log p is a squared error of a sine of z ("sine"), for which
+    quadrature converges fast, or a cubic in z ("cubic")."""
     phi = FAMILIES[family](**{name: np.asarray(value, np.float32) for name, value in _POSTERIORS[family].items()})
     first, posterior = jax.tree.leaves(phi)[0], lambda phi: phi
-    if family == "MultivariateNormal":  # What stands above the diagonal is no parameter: log_prob does not see it.
+    if family == "MultivariateNormal":  # entries above the diagonal are not parameters
         posterior = lambda phi: distributions.MultivariateNormal(phi.mean, jnp.tril(phi.cholesky))
     width = first[0].size
     theta = {
@@ -132,15 +132,15 @@ def _affine(theta: PyTree, z: Array) -> Array:
 
 @functools.cache
 def oracle(family: str, bound: str, num_samples: int, shape: str = "sine") -> dict[str, np.ndarray]:
-    """Value `[B]` and gradients, flat, of the exact expectation, in float64; never through a pathwise derivative where
-    `exact` does not reach."""
+    """Returns the value `[B]` and the flat gradients of the exact expectation, computed in float64."""
     return differentiate_exactly(problem(family, shape), REDUCE[bound], num_samples)
 
 
 def differentiate_exactly(
     problem: Problem, reduce: Reduction, num_samples: int, order: int | None = None, by: str | None = None
 ) -> dict[str, np.ndarray]:
-    """By the table's `exact` where it fits and by `quantile_quadrature` elsewhere, unless `by` names one of the two."""
+    """Uses the estimator `exact` if it fits, and otherwise quadrature at `quantile_nodes`, which needs no pathwise
+    derivatives. `by` can name one of "exact" and "quadrature". The result has the keys "value", "phi" and "theta"."""
     family = type(problem.posterior(problem.phi))
     tuple_size = 1 if reduce.additive else num_samples
     by = by or ("exact" if fits(BY_NAME["exact"], family, "mean") else "quadrature")
@@ -170,7 +170,7 @@ def _flat(value, phi, theta) -> dict[str, np.ndarray]:
 
 
 def _sum_over_tuples(q, f, reduce: Reduction, tuple_size: int, z: Array, log_weight: Array) -> Array:
-    """E[reduce(f(z_1), ..., f(z_K))] over fixed nodes whose weights, not places, follow q."""
+    """E[reduce(f(z_1), ..., f(z_K))] as a sum over fixed nodes: only the weights of the nodes depend on q."""
     log_prob = q.log_prob(z)
     weight = jnp.exp(log_weight + log_prob - stop_gradient(log_prob))  # [N, B]
     spread = lambda array, axis: jnp.expand_dims(array, [a for a in range(tuple_size) if a != axis])
@@ -183,10 +183,13 @@ def _sum_over_tuples(q, f, reduce: Reduction, tuple_size: int, z: Array, log_wei
 
 
 def quantile_nodes(q, order: int):
-    """Nodes `[N, B, D]` and log-weights `[N, 1]` of a tensor rule for q: Gauss-Legendre in normal scores on either side
-    of the median (the Laplace density has a kink there), taken through the quantile function of each coordinate."""
+    """Returns nodes `[N, B, D]` and log-weights `[N, 1]` of a product quadrature rule for q.
+
+    The rule is Gauss-Legendre quadrature of a standard normal, on each side of the median, because the Laplace density
+    has a kink at its median. The quantile function of each coordinate maps the normal nodes to nodes of q.
+    """
     points, weights = np.polynomial.legendre.leggauss(order)
-    reach = 5.2  # beyond which a standard normal has 2e-7
+    reach = 5.2  # a standard normal is larger in absolute value with probability 2e-7
     normal = np.concatenate([(points - 1), (points + 1)]) * reach / 2
     log_weight = np.log(np.tile(weights, 2) * reach / 2) + stats.norm.logpdf(normal)
     grid = np.stack(np.meshgrid(normal, normal, indexing="ij"), -1).reshape(-1, 1, 2)  # [N, 1, 2]
@@ -195,7 +198,7 @@ def quantile_nodes(q, order: int):
 
 
 def _quantiles(q, normal: np.ndarray) -> np.ndarray:
-    """`[N, 1, 2]` standard normal coordinates to `[N, B, D]` draws of q."""
+    """Maps standard normal coordinates `[N, 1, 2]` to values of z `[N, B, D]` with the same quantiles under q."""
     u, p = special.ndtr(normal), {name: np.asarray(value) for name, value in vars(q).items()}
     match type(q).__name__:
         case "Normal":
@@ -220,7 +223,7 @@ def _quantiles(q, normal: np.ndarray) -> np.ndarray:
 
 
 def fits(entry: Entry, q: Any, bound: str) -> bool:
-    """Whether the entry can estimate the gradient of this bound of log-weights."""
+    """Returns whether the entry can estimate the gradient of this bound."""
     return entry.refusal(q, REDUCE[bound], LOG_Q_WEIGHT) is None
 
 
@@ -228,13 +231,16 @@ def fits(entry: Entry, q: Any, bound: str) -> bool:
 
 
 def make_estimator(name: str, bound: str) -> tuple[Estimator, int]:
-    """The entry with the fewest samples that make its bound what it is: for the importance-weighted one, two."""
+    """Returns the estimator with the fewest samples (at least two for log_mean_exp), and the number of samples."""
     num_samples = max(2 if bound == "log_mean_exp" else 1, BY_NAME[name].min_samples)
     return BY_NAME[name].make(num_samples=num_samples), num_samples
 
 
 def trained(estimator: Estimator, problem: Problem, reduce: Reduction, calls: int = 3):
-    """Params away from their initial values and a state that has seen other draws: what training hands an estimator."""
+    """Returns params and a state as they are during training.
+
+    The params differ from their initial values, and the state has seen `calls` earlier estimates.
+    """
     key_params, key_calls = jax.random.split(jax.random.key(11))
     q, context = problem.posterior(problem.phi), problem.theta["x"]
     shapes = jax.eval_shape(estimator.init, key_params, q, context)
@@ -262,7 +268,10 @@ def trained(estimator: Estimator, problem: Problem, reduce: Reduction, calls: in
 
 
 def _moved(key, leaf):
-    """A multiplier by a half, so that a mistake in what it multiplies shows; a network's weights by a tenth."""
+    """Moves a scalar param by 0.5, which reveals a mistake in the term that the param multiplies.
+
+    The weights of a network get noise with standard deviation 0.1.
+    """
     if leaf.ndim == 0:
         return leaf + 0.5 * jax.random.rademacher(key, (), leaf.dtype)
     return leaf + 0.1 * jax.random.normal(key, leaf.shape, leaf.dtype)
@@ -271,7 +280,7 @@ def _moved(key, leaf):
 def gradient_program(
     estimator: Estimator, problem: Problem, reduce: Reduction, params: PyTree, state: PyTree
 ) -> Callable:
-    """(phi, theta, key) -> ((sum of values, values), (d phi, d theta))."""
+    """Returns a function (phi, theta, key) -> ((sum of values, values), (d phi, d theta))."""
 
     def run(phi, theta, key):
         expectation = lambda q, f: estimator.estimate(params, state, key, q, f, reduce, LOG_Q_WEIGHT, theta["x"]).value
@@ -291,9 +300,9 @@ def assert_unbiased(
     chunk: int = 2**14,
     max_chunks: int = 256,
 ) -> Report:
-    """Asserts that value, d phi and d theta agree with `exact` within 4.5 standard errors, all of these below 1 %.
+    """Asserts that value, d phi and d theta agree with `exact` within 4.5 standard errors, which are at most 1 %.
 
-    Draws chunk after chunk until the standard errors are small enough.
+    Chunks of `chunk` draws are added until the standard errors are small enough, or until there are `max_chunks`.
 
     Raises:
       AssertionError: "too noisy" or "biased", with the report.
@@ -337,11 +346,11 @@ def _report(centres: list, squares: list, chunk: int, exact: dict[str, np.ndarra
     for group, truth in exact.items():
         means = np.stack([c[group] for c in centres])
         average = means.mean(0)
-        # Chan's formula: within the chunks and between them.
+        # The sum of squares within the chunks and between them (Chan, Golub & LeVeque 1979).
         square = sum(s[group] for s in squares) + chunk * np.square(means - average).sum(0)
         stderr = np.sqrt(square / draws / max(1, draws - 1))
         norm = np.linalg.norm(truth)
-        rounding = 1e-5 * norm  # of float32 sums; far below the standard error wherever there is one
+        rounding = 1e-5 * norm  # the error of float32 sums; far below the standard error, except where that is 0
         worst[group] = float(np.max(np.abs(average - truth) / np.hypot(stderr, rounding)))
         stderrs[group] = float(np.linalg.norm(stderr) / norm)
         biases[group] = float(np.linalg.norm(average - truth) / norm)

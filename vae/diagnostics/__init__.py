@@ -6,9 +6,10 @@
     figures = report(moments, truth)                                # {part: {figure: number}}
     replicates = bootstrap(moments, key_picks)                      # {part: {figure: [replicates]}}, figures in FIGURES
 
-A gradient is a dict of groups (encoder and decoder, say), and each group is a pytree. A part is a group or one layer of
-a group; see `parts`. Every function is pure and can be jitted. The draws are never stored: a scan updates a mean and a
-sum of squared deviations for each of `chunks` equal runs of draws, and the bootstrap resamples the chunks.
+A gradient is a dict of groups, such as encoder and decoder, and each group is a pytree. A part is a group or one layer
+of a group; see `parts`. The functions of moments are pure and can be jitted. The draws are not stored. They are divided
+into equal chunks, a scan updates the mean and the sum of squared deviations of each chunk, and the bootstrap resamples
+the chunks.
 
 For a part with coordinates i, a draw g with mean E g, and the true gradient t:
 
@@ -16,11 +17,11 @@ For a part with coordinates i, a draw g with mean E g, and the true gradient t:
     snr         mean_i |E g_i| / sqrt(Var g_i) over the coordinates that vary (Rainforth et al. 2018,
                 arXiv:1802.04537). The estimate of |E g_i| from R draws has a noise floor, so an snr below about
                 sqrt(2 / (pi R)) carries no information.
-    dsnr        E |a| / |b| with g = a + b, where a is parallel to t and b is perpendicular to t: the directional SNR of
+    dsnr        E[|a| / |b|] with g = a + b, where a is parallel and b is perpendicular to t: the directional SNR of
                 the same paper (eq. 12). The paper uses the direction of E g; both directions agree for an unbiased g.
                 NaN for one coordinate, where b = 0, and for two coordinates, where the expectation is infinite.
-    cosine      E cos(g, t) of a single draw.
-    scale       E g . t / |t|^2, which is 1 for an unbiased g.
+    cosine      E[cos(g, t)], where g is a single draw.
+    scale       (E g) . t / |t|^2, which is 1 for an unbiased g.
     max_abs_z   max_i |mean g_i - t_i| / standard error, over the coordinates that vary in every chunk or in no chunk.
                 A coordinate that moves only in rare draws does not have a normal mean. For the same reason, every
                 standard error counts as at least a fiftieth of its layer's standard error. The bias along t includes

@@ -14,10 +14,10 @@ PyTree = Any
 
 
 def flops(function: Callable, *args) -> float:
-    """FLOP of the compiled function as XLA counts them, with loops counted in full.
+    """FLOP of the compiled function as XLA counts them, except that loops are counted in full.
 
-    XLA counts the body of a loop once. Here the body of a scan or map counts once for each round. The body of a
-    `while_loop` counts once, because its number of rounds depends on data.
+    XLA counts the body of a loop once. This function counts the body of a scan or map once for each round. The body of
+    a `while_loop` counts once, because its number of rounds depends on data.
     """
     return _flops(jax.make_jaxpr(function)(*args))
 
@@ -46,9 +46,9 @@ def evaluations(value: Callable[..., PyTree], key: Array, *args) -> int:
     """Number of samples z at which an estimator evaluates f for one gradient of one datum.
 
     `value(watch, key, *args)` runs the estimator on `watch(f)`. It runs three times, and each call of f is recorded. A
-    second call at the same z, such as DReG's, is removed by XLA and not counted. Discrete samples that coincide by
-    chance within one call are counted. A whole call that coincides with an earlier one counts as the same call, unless
-    one of the three runs tells them apart.
+    second call at the same z, such as DReG's, is not counted, because XLA removes it. Equal discrete samples within one
+    call are all counted. If two calls happen to draw exactly the same samples, the second is not counted, so the result
+    is the largest count of the three runs.
     """
     calls: set[bytes] = set()
     rows: list[int] = []

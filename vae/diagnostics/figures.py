@@ -11,7 +11,8 @@ from jaxtyping import Bool, Float
 
 from vae.diagnostics.moments import ROUNDING, Moments, Truth, exact_products, parts, pool
 
-# Smallest standard error of a coordinate, relative to its layer: coordinates that move rarely look too certain.
+# The smallest standard error that a coordinate may have, relative to the standard error of its layer. The estimated
+# standard error of a coordinate that rarely moves is too small.
 FLOOR = 0.02
 # The figures that `bootstrap` resamples.
 FIGURES = ("variance", "snr", "dsnr", "cosine")
@@ -19,7 +20,7 @@ FIGURES = ("variance", "snr", "dsnr", "cosine")
 
 @exact_products
 def report(moments: Moments, truth: Truth) -> dict[str, dict[str, Float[Array, ""]]]:
-    """The figures of every part: the figures in the docstring of `vae.diagnostics`, and
+    """Returns the figures of every part: the figures in the docstring of `vae.diagnostics`, and
 
         relative_bias     |mean g - t| / |t|, which is noise up to about relative_stderr
         relative_stderr   |standard errors of mean g| / |t|
@@ -29,8 +30,8 @@ def report(moments: Moments, truth: Truth) -> dict[str, dict[str, Float[Array, "
         norm              |t|
         size              number of coordinates
 
-    Standard errors combine the error of the draws and the error of the truth. The truth's own noise lengthens |t|^2;
-    that excess is subtracted, because every estimator would otherwise seem too short against a noisy reference.
+    Standard errors combine the error of the draws and the error of the truth. Noise in the truth makes |t|^2 too large
+    on average. The excess is subtracted, because `scale` would otherwise be below 1 for every unbiased estimator.
     """
     flat = [jax.tree.leaves(tree) for tree in (moments.mean, moments.square, truth.gradient, truth.stderr)]
     chunks = len(flat[0][0])
@@ -42,7 +43,7 @@ def report(moments: Moments, truth: Truth) -> dict[str, dict[str, Float[Array, "
         square = jnp.maximum(sums["truth"] - sums["truth_error"], 0)
         norm = jnp.sqrt(square)
         scales = sums["scales"] / square  # [C]
-        chance = sums["error"] + sums["truth_error"]
+        squared_stderr = sums["error"] + sums["truth_error"]
         smallest = jnp.finfo(norm.dtype).tiny
         squared_errors_of_scale = (
             jnp.var(scales, ddof=1) / chunks,
@@ -52,8 +53,8 @@ def report(moments: Moments, truth: Truth) -> dict[str, dict[str, Float[Array, "
         figures[name] = {
             "max_abs_z": jnp.max(jnp.stack([leaves[i]["max_abs_z"] for i in members])),
             "relative_bias": jnp.sqrt(sums["bias"]) / norm,
-            "relative_stderr": jnp.sqrt(chance) / norm,
-            "deviation": jnp.sqrt(sums["bias"] / jnp.maximum(chance, smallest)),
+            "relative_stderr": jnp.sqrt(squared_stderr) / norm,
+            "deviation": jnp.sqrt(sums["bias"] / jnp.maximum(squared_stderr, smallest)),
             "truth_stderr": jnp.where(sums["truth_error"] > 0, jnp.sqrt(sums["truth_error"]) / norm, 0.0),
             "scale": jnp.mean(scales),
             "scale_stderr": jnp.sqrt(sum(squared_errors_of_scale)),
@@ -68,21 +69,21 @@ def report(moments: Moments, truth: Truth) -> dict[str, dict[str, Float[Array, "
 
 
 def _sums_of_leaf(means, squares, truth, truth_stderr, size, rounding) -> dict[str, Array]:
-    """Sums over the coordinates of one leaf, from which a part's figures are made; `scales` is `[C]`."""
+    """Returns sums over the coordinates of one leaf, from which `report` makes its figures; `scales` is `[C]`."""
     mean, variance = pool(means, squares, size)
     bias = mean - truth
     error = variance / (size * len(means))
     varies, deviation = _deviation(mean, variance)
-    # A coordinate that stayed still in some chunk moves only in rare draws (a unit that is seldom active, say): its
-    # mean is not normal, and its variance is unknown until such a draw is seen. A coordinate that never moves from a
-    # value other than 0 is exact.
+    # A coordinate that did not move in some chunk moves only in rare draws, like the weight of a unit that is seldom
+    # active. Its mean is not normal, and its variance is unknown until a rare draw occurs, so it is not judged. A
+    # coordinate that keeps one value other than 0 in all draws is exact, and is judged.
     still = squares == 0
     judged = ~jnp.any(still, axis=0) | (jnp.all(still, axis=0) & (mean != 0))
-    judged |= jnp.all(still) & jnp.all(mean == 0)  # a whole layer of zeros has lost its gradient
+    judged |= jnp.all(still) & jnp.all(mean == 0)  # a layer of zeros has lost its gradient: judge it
     square = error + jnp.square(truth_stderr)
     z = jnp.abs(bias) / jnp.sqrt(square + FLOOR**2 * jnp.mean(square) + jnp.square(rounding))
     return {
-        "max_abs_z": jnp.max(jnp.where(judged & (bias != 0), z, 0)),  # no bias is no deviation, even where z is 0 / 0
+        "max_abs_z": jnp.max(jnp.where(judged & (bias != 0), z, 0)),  # without a bias, z may be 0 / 0
         "bias": jnp.sum(jnp.square(bias)),
         "error": jnp.sum(error),
         "truth": jnp.sum(jnp.square(truth)),
@@ -105,10 +106,10 @@ def _deviation(
 
 
 def bootstrap(moments: Moments, key: Array, replicates: int = 4000) -> dict[str, dict[str, Float[Array, "B"]]]:
-    """`FIGURES` of every part for `replicates` resamplings of the chunks.
+    """Returns `FIGURES` of every part for each of `replicates` resamplings of the chunks, `[replicates]`.
 
-    One key and one number of chunks resample all estimators alike. Ratios of two estimators' replicates are therefore
-    paired where their draws share keys.
+    The same key and number of chunks give the same resamplings for every estimator. If two estimators also share the
+    keys of their draws, a ratio of their replicates is therefore a ratio of paired quantities.
     """
     chunks = len(jax.tree.leaves(moments.mean)[0])
     picks = jax.random.randint(key, (replicates, chunks), 0, chunks)
@@ -117,11 +118,11 @@ def bootstrap(moments: Moments, key: Array, replicates: int = 4000) -> dict[str,
 
 @exact_products
 def resample(moments: Moments, weights: Array | np.ndarray) -> dict[str, dict[str, Float[Array, "B"]]]:
-    """`FIGURES` of every part when chunk c counts weights_bc times. Every row of `weights` `[B, C]` sums to C.
+    """Returns `FIGURES` of every part if replicate b counts chunk c weights_bc times.
 
-    The variance is a quadratic form in the chunks' means, so it only needs their inner products. The snr is linearized
-    in the chunks (the form of the infinitesimal jackknife): resampling each coordinate would cost more than the
-    gradients themselves, and the resampled noise would raise the noise floor.
+    Every row of `weights` `[B, C]` sums to C. The variance is a quadratic form in the means of the chunks, so it only
+    needs their inner products. The snr is linearized in the weights, as in the infinitesimal jackknife: resampling each
+    coordinate would cost more than the gradients themselves, and the resampled noise would raise the noise floor.
     """
     chunks = weights.shape[-1]
     pairs = zip(jax.tree.leaves(moments.mean), jax.tree.leaves(moments.square), strict=True)
@@ -141,7 +142,7 @@ def resample(moments: Moments, weights: Array | np.ndarray) -> dict[str, dict[st
 
 
 def _chunks_of_leaf(means: Array, squares: Array, size: Array) -> dict[str, Array]:
-    """What resampling needs from one leaf: sums over its coordinates, `[]`, `[C]` or `[C, C]`."""
+    """Returns the sums over the coordinates of one leaf that `resample` needs, `[]`, `[C]` or `[C, C]`."""
     means = means.reshape(len(means), -1)
     squares = squares.reshape(len(squares), -1)
     mean, variance = pool(means, squares, size)
@@ -160,10 +161,10 @@ def _chunks_of_leaf(means: Array, squares: Array, size: Array) -> dict[str, Arra
 
 
 def interval(replicates, chunks: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Expanded percentile interval of bootstrap replicates (Hesterberg 2015, arXiv:1411.5279).
+    """Returns the expanded percentile interval of bootstrap replicates (Hesterberg 2015, arXiv:1411.5279).
 
-    The plain percentile interval of few chunks is too narrow by the factor sqrt((C - 1) / C), and because it uses the
-    normal quantile in place of Student's.
+    With few chunks C, the plain percentile interval is too narrow for two reasons: it lacks the factor
+    sqrt(C / (C - 1)), and it uses the quantile of the normal distribution in place of Student's t.
     """
     from scipy import stats
 
@@ -174,12 +175,13 @@ def interval(replicates, chunks: int, confidence: float = 0.95) -> tuple[float, 
 
 
 def students_t(confidence: float, chunks: int) -> float:
-    """Half the width of a mean's confidence interval, in standard errors that are estimated from `chunks` chunks."""
+    """Returns half the width of a mean's confidence interval, in standard errors estimated from `chunks` chunks."""
     from scipy import stats
 
     return float(stats.t.ppf(0.5 + confidence / 2, chunks - 1))
 
 
 def critical_z(size: float | Float[Array, ""], level: float = 1e-4) -> float:
-    """The |z| that the largest of `size` standard normals exceeds with probability `level` at most (Bonferroni)."""
+    """Returns a bound that the largest |z| of `size` standard normals exceeds with probability at most `level`
+    (Bonferroni)."""
     return -statistics.NormalDist().inv_cdf(level / (2 * size))

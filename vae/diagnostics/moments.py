@@ -13,7 +13,7 @@ from vae.estimators.contract import Estimator, bind
 
 PyTree = Any
 
-# Rounding error of float32 sums, relative to the norm of the whole gradient, whatever the number of draws.
+# Rounding error of float32 sums, relative to the norm of the whole gradient. It does not shrink with more draws.
 ROUNDING = 1e-6
 # Means over chunks are matrix products, which accelerators round to 8 or 11 bits by default.
 exact_products = jax.default_matmul_precision("highest")
@@ -27,7 +27,7 @@ class Moments(NamedTuple):
       square: sum of squared deviations from the chunk's own mean, in the same structure.
       dsnr: mean directional SNR of each chunk, by part, `[C]`; NaN without a truth.
       cosine: mean cosine of each chunk, by part, `[C]`; NaN without a truth.
-      size: n.
+      size: the number n of draws in each chunk.
     """
 
     mean: PyTree
@@ -53,7 +53,7 @@ class Truth(NamedTuple):
 
 
 def exactly(gradient: PyTree) -> Truth:
-    """A truth without an error."""
+    """Returns a truth whose standard errors are zero."""
     gradient = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), gradient)
     along = {name: jnp.zeros((), jnp.float32) for name in parts(gradient)}
     return Truth(gradient, stderr=jax.tree.map(jnp.zeros_like, gradient), along=along)
@@ -75,7 +75,7 @@ def make_gradient(bound: Callable, estimator: Estimator) -> Callable:
 
 
 def parts(gradient: dict[str, PyTree]) -> dict[str, list[int]]:
-    """Names of the groups and of their layers, each with the indices of its leaves in `jax.tree.leaves`.
+    """Returns the names of the groups and of their layers, each with the indices of its leaves in `jax.tree.leaves`.
 
     The leaves of a layer share their whole path except the last name. In a group without layers, every leaf counts as
     a layer.
@@ -107,18 +107,20 @@ def gradient_moments(
       gradient: a function of a key.
       key: a PRNG key.
       draws: number of draws R, a multiple of `chunks`.
-      chunks: number of equal runs of draws, each with its own moments.
+      chunks: number of chunks, each with the same number of draws and with its own moments.
       block: number of draws that `vmap` makes side by side, a divisor of draws / chunks. 1 is right for large networks,
         because a reduction over a vmapped axis costs more than an update after every few draws.
       truth: the true gradient, which gives the direction of the directional figures; they are NaN without it.
-      directed_every: with block = 1, the directional figures use every n-th draw only: for a network of a million
-        parameters they cost a fifth of the gradient itself.
+      directed_every: number n such that the directional figures use only every n-th draw; it has no effect if
+        block > 1. For a network of a million parameters, these figures take a fifth of the time of the gradient.
 
     Raises:
-      ValueError: if the numbers of draws, chunks and draws in a block do not fit together.
+      ValueError: if draws is not a multiple of chunks, if draws / chunks is below 2 or not a multiple of block.
     """
     if draws % chunks or (draws // chunks) % block or draws < 2 * chunks:
-        raise ValueError(f"{draws=} must be {chunks} chunks of two or more draws, each a multiple of {block=}")
+        raise ValueError(
+            f"{draws=} must be a multiple of {chunks=}, and draws / chunks at least 2 and a multiple of {block=}"
+        )
     size = draws // chunks
     shape = jax.eval_shape(gradient, key)
     direction = None if truth is None else _Direction(truth.gradient, parts(shape))
@@ -189,8 +191,8 @@ def _draws_side_by_side(draw: Callable, direction: "_Direction | None", block: i
         g = jax.vmap(draw)(start + jnp.arange(block))
         centre = jax.tree.map(lambda leaf: jnp.mean(leaf, axis=0), g)
         spread = jax.tree.map(lambda leaf, c: jnp.sum(jnp.square(leaf - c), axis=0), g, centre)
-        each = jax.vmap(lambda g: _directed(direction, g))(g)
-        new = jax.tree.map(lambda ratio: jnp.mean(ratio, axis=0), each)
+        directed_of_draws = jax.vmap(lambda g: _directed(direction, g))(g)
+        new = jax.tree.map(lambda figures: jnp.mean(figures, axis=0), directed_of_draws)
         merged = _merge(running, centre, spread, block)
         share = block / merged.count
         directed = jax.tree.map(lambda old, new: old + (new - old) * share, running.directed, new)
@@ -236,7 +238,7 @@ def _directed(direction: _Direction | None, gradient: PyTree) -> dict[str, Float
 
 @exact_products
 def reference(moments: Moments) -> Truth:
-    """The mean of many draws as the truth, with its standard error."""
+    """Returns the mean of many draws as the truth, with the standard error of that mean."""
     structure = jax.tree.structure(moments.mean)
     means = jax.tree.leaves(moments.mean)
     chunks = len(means[0])
@@ -253,7 +255,7 @@ def reference(moments: Moments) -> Truth:
 def pool(
     mean: Float[Array, "C *leaf"], square: Float[Array, "C *leaf"], size: Float[Array, ""]
 ) -> tuple[Float[Array, "*leaf"], Float[Array, "*leaf"]]:
-    """Mean and unbiased variance of one leaf over the draws of all chunks."""
+    """Returns the mean and the unbiased variance of one leaf over the draws of all chunks."""
     ones = jnp.ones(len(mean), mean.dtype)
     over_chunks = lambda leaf: jnp.tensordot(ones, leaf, axes=1)  # on CPU several times as fast as a sum over axis 0
     centre = over_chunks(mean) / len(mean)

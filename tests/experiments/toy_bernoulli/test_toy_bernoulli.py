@@ -60,7 +60,7 @@ def test_the_derivative_at_the_target_is_finite():
 
 
 def test_the_oracle_is_the_published_gradient():
-    """At a fair coin (1 - 2 t) / 4 for the cost (b - t)^2 (ESTIMATORS.md C1), here of minus the cost."""
+    """For a fair coin, the gradient of the cost (b - t)^2 in the logit is (1 - 2 t) / 4; here f is minus the cost."""
     oracle = problems.coins(0.45).oracle("elbo", 1)
     np.testing.assert_allclose(oracle["phi"]["logits"], [-0.025], rtol=1e-6)
     gradient = diagnostics.make_gradient(problems.coins(0.45).bounds["elbo"], make_estimator("exact", 1))

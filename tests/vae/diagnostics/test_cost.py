@@ -1,4 +1,4 @@
-"""The cost of a gradient estimate."""
+"""The cost of a gradient estimate: evaluations of f, FLOP and time."""
 
 import jax
 import jax.numpy as jnp
@@ -39,7 +39,7 @@ def test_coinciding_discrete_samples_count():
     assert diagnostics.evaluations(value, jax.random.key(0)) == 6
 
 
-def test_flops_of_a_loop_are_those_of_all_its_rounds():
+def test_flops_of_a_loop_count_all_its_rounds():
     weight = jnp.ones((32, 32))
 
     def looped(x):
@@ -63,7 +63,7 @@ def test_repeated_sums_the_same_draws():
         np.testing.assert_allclose(flat_one(total), flat(stored(8, key)).sum(0), rtol=1e-5)
 
 
-def test_interleaved_times_every_program_in_every_round():
+def test_interleaved_seconds_times_every_program_in_every_round():
     calls = []
     seconds = diagnostics.interleaved_seconds([lambda: calls.append("a"), lambda: calls.append("b")], 3)
     assert seconds.shape == (2, 3)

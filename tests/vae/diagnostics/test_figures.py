@@ -1,4 +1,4 @@
-"""Figures against numbers worked out by hand, and intervals against distributions that are known."""
+"""Figures against NumPy on stored draws, and intervals against known distributions."""
 
 import functools
 
@@ -12,7 +12,7 @@ from tests.helpers.noisy_gradients import flat, flat_one, noisy_gradient, some_t
 from vae import diagnostics
 
 
-def test_report_against_hand_computation():
+def test_report_agrees_with_numpy_on_stored_draws():
     key, truth = jax.random.key(1), some_truth()
     moments = diagnostics.gradient_moments(noisy_gradient, key, 300, 10, truth=truth)
     report = jax.jit(diagnostics.report)(moments, truth)
@@ -50,7 +50,7 @@ def test_report_against_hand_computation():
             np.testing.assert_allclose(report[name][figure], value, rtol=2e-3, err_msg=f"{name} {figure}")
 
 
-def test_resampled_figures_are_those_of_the_draws_picked():
+def test_resampled_figures_equal_the_figures_of_the_picked_draws():
     key, truth = jax.random.key(1), some_truth()
     moments = diagnostics.gradient_moments(noisy_gradient, key, 4000, 10, 40, truth)
     picks = np.array([[0, 0, 3, 3, 4, 5, 6, 7, 8, 9], np.arange(10)])
@@ -61,7 +61,7 @@ def test_resampled_figures_are_those_of_the_draws_picked():
     for b, row in enumerate(picks):
         g = draws[row].reshape(4000, -1)
         np.testing.assert_allclose(found["variance"][b], g.var(0, ddof=1).sum(), rtol=1e-4)
-        # Linearized: right to second order in what the resampling changes.
+        # The snr is linearized, so its error is quadratic in the change of the weights.
         np.testing.assert_allclose(
             found["snr"][b], np.mean(g.mean(0) / g.std(0, ddof=1)), rtol=0.02 if b == 0 else 1e-4
         )
@@ -69,8 +69,8 @@ def test_resampled_figures_are_those_of_the_draws_picked():
         np.testing.assert_allclose(found[figure][1], report[figure], rtol=1e-4)
 
 
-def test_bootstrap_knows_its_spread():
-    """The bootstrap's standard error of the variance agrees with that over repetitions of the whole experiment."""
+def test_bootstrap_estimates_the_standard_error_of_the_variance():
+    """The bootstrap's standard error agrees with the standard deviation over repetitions of the whole experiment."""
     gradient = lambda key: {"a": jax.random.normal(key, (4,))}
     truth = diagnostics.exactly({"a": np.ones(4)})
 
@@ -84,22 +84,22 @@ def test_bootstrap_knows_its_spread():
     assert float(np.mean(variances)) == pytest.approx(4.0, rel=0.02)
 
 
-def test_interval_is_students():
+def test_interval_of_a_mean_is_students_interval():
     """For a mean of normal draws, the expanded percentiles are Student's interval."""
     rng = np.random.default_rng(0)
-    replicates = rng.normal(2.0, np.sqrt(9 / 10) / np.sqrt(10), 400_000)  # bootstrap of 10 draws of variance 1
+    replicates = rng.normal(2.0, np.sqrt(9 / 10) / np.sqrt(10), 400_000)  # as a bootstrap of 10 draws with variance 1
     low, high = diagnostics.interval(replicates, 10)
     assert (high - low) / 2 == pytest.approx(stats.t.ppf(0.975, 9) / np.sqrt(10), rel=0.02)
     assert (low + high) / 2 == pytest.approx(2.0, abs=0.01)
 
 
-def test_critical_z_covers():
+def test_critical_z_is_exceeded_with_the_stated_probability():
     assert diagnostics.critical_z(1, 0.05) == pytest.approx(1.96, abs=0.001)
     assert 1 - (1 - 2 * stats.norm.sf(diagnostics.critical_z(1000, 0.01))) ** 1000 == pytest.approx(0.01, rel=0.01)
 
 
-def test_a_noisy_reference_shrinks_nobody():
-    """A reference as noisy as the estimator: scale stays 1 within its standard error; |t|^2 alone would shrink it."""
+def test_scale_is_unbiased_against_a_noisy_reference():
+    """The reference is as noisy as the estimator. Without the correction of |t|^2, scale would be well below 1."""
     truth_of = lambda key: {"a": jnp.full(400, 0.1) + jax.random.normal(key, (400,))}
     moments = functools.partial(diagnostics.gradient_moments, truth_of, draws=400, chunks=20, block=20)
     reference = diagnostics.reference(moments(jax.random.key(0)))
@@ -109,8 +109,9 @@ def test_a_noisy_reference_shrinks_nobody():
     assert report["max_abs_z"] < diagnostics.critical_z(400)
 
 
-def test_rare_events_are_no_bias_and_constants_are():
-    """Right on the average, but moved in one draw of 500; right but for a constant."""
+def test_rare_events_are_not_reported_as_bias_but_wrong_constants_are():
+    """The unbiased gradient has coordinates that move in one draw of 500. Two controls have a bias: a coordinate with a
+    wrong constant value, and a layer whose gradient is lost."""
 
     def draw(key, constant=1.0):
         key_event, key_noise = jax.random.split(key)

@@ -26,7 +26,7 @@ def test_moments_equal_numpy_on_stored_draws(block):
 
 
 @pytest.mark.parametrize("every", [1, 2, 4])
-def test_directional_figures_of_some_draws_are_the_means_over_these(every):
+def test_directed_every_takes_the_mean_over_every_nth_draw(every):
     key, truth = jax.random.key(3), some_truth()
     moments = diagnostics.gradient_moments(noisy_gradient, key, 200, 10, truth=truth, directed_every=every)
     draws, t = flat(stored(200, key)), flat_one(truth.gradient)
@@ -38,7 +38,7 @@ def test_directional_figures_of_some_draws_are_the_means_over_these(every):
 
 
 def figures(key, block=1):
-    """Everything that is made of the moments."""
+    """Returns the moments and everything that is computed from them."""
     moments = diagnostics.gradient_moments(noisy_gradient, key, 200, 10, block, some_truth())
     truth = diagnostics.reference(moments)
     return moments, truth, diagnostics.report(moments, truth), diagnostics.bootstrap(moments, key, 3)
@@ -56,13 +56,13 @@ def test_products_of_figures_are_not_rounded():
     assert program.count("dot_general[") == program.count("HIGHEST,") > 10
 
 
-def test_chunks_must_fit():
-    with pytest.raises(ValueError, match="draws=100 must be 7 chunks"):
+def test_draws_that_do_not_divide_into_chunks_are_refused():
+    with pytest.raises(ValueError, match="draws=100 must be a multiple of chunks=7"):
         diagnostics.gradient_moments(noisy_gradient, jax.random.key(0), 100, 7)
 
 
-def test_a_draw_of_zero_has_no_direction_and_spoils_no_mean():
+def test_zero_draws_leave_the_directional_figures_finite():
     truth = diagnostics.Truth({"w": jnp.ones(4)}, {"w": jnp.zeros(4)}, {"w": jnp.zeros(())})
     gradient = lambda key: {"w": jnp.where(jax.random.bernoulli(key), 1.0, 0.0) * jax.random.normal(key, (4,))}
     report = diagnostics.report(diagnostics.gradient_moments(gradient, jax.random.key(0), 400, 10, truth=truth), truth)
-    assert all(np.isfinite(each["cosine"]) and np.isfinite(each["dsnr"]) for each in report.values())
+    assert all(np.isfinite(figures["cosine"]) and np.isfinite(figures["dsnr"]) for figures in report.values())

@@ -1,4 +1,4 @@
-"""Double control variates and RODEO: what they learn, and the Stein operator."""
+"""Double control variates and RODEO: their learned coefficients, RODEO's network, and the Stein operator."""
 
 import itertools
 
@@ -18,7 +18,7 @@ from vae.estimators.rodeo import rodeo
 
 
 def _gradients(estimator, q, f, draws, *, log_q_weight=0.0, params=None, seed=0):
-    """`draws` gradients of the mean's value in the logits, `[draws, *logits]`, in float64."""
+    """Returns `draws` gradients in the logits for the reduction mean, `[draws, *logits]`, in float64."""
     value = lambda q, key: jnp.sum(estimator.estimate(params or {}, {}, key, q, f, mean, log_q_weight).value)
     run = jax.jit(jax.vmap(jax.grad(value), in_axes=(None, 0)))
     return np.float64(run(q, jax.random.split(jax.random.key(seed), draws)).logits)
@@ -29,7 +29,7 @@ def _all_bits(width):
 
 
 def _with_params(estimator, **changed):
-    """The estimator with these params, whatever its own would be."""
+    """Returns the estimator with some of its params replaced."""
 
     def estimate(params, state, key, q, f, reduce=mean, log_q_weight=0.0, context=None):
         return estimator.estimate(params | changed, state, key, q, f, reduce, log_q_weight, context)
@@ -72,8 +72,8 @@ def test_cv_loss_is_the_squared_length_of_the_gradient(make, family):
     np.testing.assert_allclose(cv_loss, np.sum(np.square(grad.logits)) / len(grad.logits), rtol=1e-5)
 
 
-def test_rodeos_broken_lines_are_its_network():
-    """Values and derivatives of the plain network, at changes on both sides of all knots; one unit is flat."""
+def test_rodeos_piecewise_linear_evaluation_equals_its_plain_network():
+    """Values and derivatives agree at changes on both sides of all knots, with one unit whose slope is 0."""
     levels, changes, weights = (
         jax.random.normal(jax.random.key(n), shape) for n, shape in enumerate([(3, 2), (3, 2, 40), (2, 3, 2, 40)])
     )
@@ -89,13 +89,13 @@ def test_rodeos_broken_lines_are_its_network():
     broken = lambda params: jnp.stack(SurrogateNetwork(7).apply({"params": params}, levels, changes))
     np.testing.assert_allclose(broken(params), plain(params), rtol=1e-5, atol=1e-5)
     slope = lambda h: jax.grad(lambda params: jnp.sum(weights * h(params)))(params)
-    for found, true in zip(*map(jax.tree.leaves, (slope(broken), slope(plain))), strict=True):
-        np.testing.assert_allclose(found, true, rtol=1e-4, atol=1e-3)
+    for actual, expected in zip(*map(jax.tree.leaves, (slope(broken), slope(plain))), strict=True):
+        np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-3)
 
 
 @pytest.mark.parametrize(("make", "most"), [(double_cv, 0.75), (rodeo, 0.25)])
-def test_learning_its_control_lowers_the_variance_of_leave_one_out_and_keeps_the_mean(make, most):
-    """Direct term and all: what is left of leave-one-out's variance is 0.64 with double CV and 0.10 with RODEO."""
+def test_the_learned_control_reduces_the_variance_of_leave_one_out_and_keeps_the_mean(make, most):
+    """Relative to leave-one-out, the variance of the whole gradient is 0.64 with double CV and 0.10 with RODEO."""
     toy, estimator = problem("Bernoulli"), make(2)
     q, f = toy.posterior(toy.phi), toy.integrand(toy.theta)
     params, state = estimator.init(jax.random.key(0), q)
@@ -119,8 +119,9 @@ def test_learning_its_control_lowers_the_variance_of_leave_one_out_and_keeps_the
 
 
 @pytest.mark.parametrize("classes", [2, 3])
-def test_the_stein_operator_has_mean_zero_and_is_what_its_definition_says(classes):
-    """Every state of three bits or classes and any table h, weighted by q; A(h score) by moving the state itself."""
+def test_the_stein_operator_has_mean_zero_and_equals_its_definition(classes):
+    """The expectation is a sum over all states of three latent variables, for a random table h. A(h score) is compared
+    with the definition, which changes one variable of the state at a time."""
     width, rng = 3, np.random.default_rng(0)
     states = np.array(list(itertools.product(range(classes), repeat=width)))  # [states, D]
     table = rng.normal(size=[classes] * width)
@@ -138,7 +139,7 @@ def test_the_stein_operator_has_mean_zero_and_is_what_its_definition_says(classe
         h, h_moved, defined = table[tuple(states.T)], np.zeros(probability.shape), 0.0
         for i, step in itertools.product(range(width), range(1, classes)):
             moved = states.copy()
-            moved[:, i] = (moved[:, i] - step) % classes  # as the roll of one-hot rows; a flip for bits
+            moved[:, i] = (moved[:, i] - step) % classes  # the same as rolling the one-hot vector, or flipping a bit
             [a] = [a for a in range(classes - 1) if np.all(np.asarray(moves)[a, :, i] == one_hot(moved)[:, i])]
             h_moved[a, :, i] = table[tuple(moved.T)]
             rate, event = np.asarray(probability)[a, :, i], (-1,) + (1,) * (score.ndim - 1)

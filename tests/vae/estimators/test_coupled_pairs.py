@@ -1,4 +1,4 @@
-"""Coupled samples: ARM, DisARM, ARMS and DisARM-IW against closed forms and enumerations."""
+"""Estimators with coupled samples (ARM, DisARM, ARMS, DisARM-IW) against closed forms and enumerations."""
 
 import itertools
 
@@ -16,7 +16,7 @@ from vae.estimators.parts.coupled_pairs import coupled_pairs
 
 
 def _gradients(estimator, q, f, draws, *, log_q_weight=0.0, params=None, seed=0):
-    """`draws` gradients of the mean's value in the logits, `[draws, *logits]`, in float64."""
+    """Returns `draws` gradients in the logits for the reduction mean, `[draws, *logits]`, in float64."""
     value = lambda q, key: jnp.sum(estimator.estimate(params or {}, {}, key, q, f, mean, log_q_weight).value)
     run = jax.jit(jax.vmap(jax.grad(value), in_axes=(None, 0)))
     return np.float64(run(q, jax.random.split(jax.random.key(seed), draws)).logits)
@@ -24,7 +24,10 @@ def _gradients(estimator, q, f, draws, *, log_q_weight=0.0, params=None, seed=0)
 
 @pytest.mark.parametrize(("t", "p"), [(0.45, 0.5), (0.45, 0.1), (0.49, 0.7), (0.499, 0.1)])
 def test_variances_of_pairs_on_one_bernoulli(t, p):
-    """f = (b - t)^2, in the logit (ESTIMATORS.md C1); ARM's is the integral of (1/2 - u)^2 where the pair differs."""
+    """The cost is f(b) = (b - t)^2, and the gradient is in the logit.
+
+    The second moment of ARM is (1 - 2 t)^2 times the integral of (1/2 - u)^2 over the u for which the pair differs.
+    """
     q = Bernoulli(jnp.log(jnp.array([p])) - jnp.log1p(-jnp.array([p])))
     f = lambda z: jnp.sum(jnp.square(z - t), axis=-1)
     slope, less, more = (1 - 2 * t) * p * (1 - p), min(p, 1 - p), max(p, 1 - p)
@@ -50,7 +53,7 @@ def test_disarm_has_less_variance_than_arm_in_every_coordinate():
 
 
 def test_arms_of_two_samples_is_disarm():
-    """The pair is antithetic, so both are the same function of one uniform."""
+    """Two opposed samples are an antithetic pair, so both estimators are the same function of one uniform number."""
     toy = problem("Bernoulli")
     q, f = toy.posterior(toy.phi), toy.integrand(toy.theta)
     np.testing.assert_allclose(covariance_ratio(q, 2), jax.nn.sigmoid(jnp.abs(q.logits)), rtol=1e-6)
@@ -59,12 +62,12 @@ def test_arms_of_two_samples_is_disarm():
         z, partner = opposed_samples(key, q, 2)
         return z[None], partner[None], 0.5 * jax.nn.sigmoid(jnp.abs(q.logits)) * (z - partner)[None]
 
-    as_pair, as_set = (_gradients(e, q, f, 256) for e in (coupled_pairs(couple, 2), arms(2)))
+    as_pair, as_set = (_gradients(estimator, q, f, 256) for estimator in (coupled_pairs(couple, 2), arms(2)))
     np.testing.assert_allclose(as_set, as_pair, atol=1e-5)
 
 
 @pytest.mark.parametrize("n", [2, 3, 5])
-def test_opposed_samples_follow_q_and_covary_as_arms_says(n):
+def test_opposed_samples_follow_q_and_have_the_covariance_of_the_ratio(n):
     q = Bernoulli(jnp.array([-2.5, -0.9, -0.1, 0.4, 1.5]))
     p = np.float64(q.mean)
     draws = 2**18
@@ -74,18 +77,20 @@ def test_opposed_samples_follow_q_and_covary_as_arms_says(n):
     assert np.all(np.abs(z.mean(0) - p) < MAX_Z * np.sqrt(p * (1 - p) / draws))
     for i, j in itertools.combinations(range(n), 2):
         products = (z[:, i] - p) * (z[:, j] - p)
-        sample_covariance = p * (1 - p) - products.mean(0)  # what half the mean square difference estimates
+        sample_covariance = p * (1 - p) - products.mean(
+            0
+        )  # the expectation of half the squared difference of two samples
         expected = p * (1 - p) / np.float64(covariance_ratio(q, n))
         assert np.all(np.abs(sample_covariance - expected) < MAX_Z * products.std(0) / np.sqrt(draws))
         assert np.all(products.mean(0) < 0)
 
 
-def test_many_opposed_samples_are_all_but_independent():
+def test_many_opposed_samples_are_nearly_independent():
     np.testing.assert_allclose(covariance_ratio(Bernoulli(jnp.array([-2.0, 0.0, 1.0])), 1000), 1, rtol=0.01)
 
 
 @pytest.mark.parametrize("name", ["arm", "disarm", "disarm_iw"])
-def test_an_odd_number_of_coupled_samples_is_refused_for_the_mean_alone(name):
+def test_an_odd_number_of_coupled_samples_is_refused_only_for_the_mean(name):
     toy = problem("Categorical" if name == "disarm_iw" else "Bernoulli")
     q, f = toy.posterior(toy.phi), toy.integrand(toy.theta)
     estimate = lambda reduce: BY_NAME[name].make(num_samples=3).estimate({}, {}, jax.random.key(0), q, f, reduce).value
@@ -104,24 +109,28 @@ _LOGITS = {
 
 
 def _joint_of_ranks(shares):
-    """P(z, partner) over ranks, by summing over what becomes of the two walks at each stop."""
+    """P(z, partner) by rank `[C, C]`, from the stopping probabilities `shares` `[C - 1]` of the two coupled walks."""
     classes = len(shares) + 1
     joint = np.zeros((classes, classes))
-    both_walk, first_walks, second_walks = 1.0, np.zeros(classes), np.zeros(classes)  # the other's rank is the index
-    for i, s in enumerate([*shares, 1.0]):
-        joint[i] += first_walks * s  # the first stops here, the second has stopped before
-        joint[:, i] += second_walks * s
-        joint[i, i] += both_walk * max(2 * s - 1, 0)
-        first_walks, second_walks = first_walks * (1 - s), second_walks * (1 - s)
-        one = both_walk * min(s, 1 - s)
-        first_walks[i] += one  # the second alone stops
-        second_walks[i] += one
-        both_walk *= max(1 - 2 * s, 0)
+    both_walk, first_walks, second_walks = (
+        1.0,
+        np.zeros(classes),
+        np.zeros(classes),
+    )  # indexed by the rank at which the other walk stopped
+    for i, share in enumerate([*shares, 1.0]):
+        joint[i] += first_walks * share  # the first walk stops here, after the second
+        joint[:, i] += second_walks * share
+        joint[i, i] += both_walk * max(2 * share - 1, 0)
+        first_walks, second_walks = first_walks * (1 - share), second_walks * (1 - share)
+        one_stops = both_walk * min(share, 1 - share)
+        first_walks[i] += one_stops  # only the second walk stops here
+        second_walks[i] += one_stops
+        both_walk *= max(1 - 2 * share, 0)
     return joint
 
 
 @pytest.mark.parametrize("case", _LOGITS)
-def test_the_categorical_ratio_is_that_of_the_enumerated_coupling(case):
+def test_the_categorical_ratio_agrees_with_the_enumerated_coupling(case):
     logits = np.sort(np.float64(_LOGITS[case]))
     q = np.exp(logits - np.log(np.sum(np.exp(logits))))
     with jax.enable_x64(True):
@@ -135,7 +144,7 @@ def test_the_categorical_ratio_is_that_of_the_enumerated_coupling(case):
     np.testing.assert_allclose((joint * ratio)[apart], np.outer(q, q)[apart], rtol=1e-9)
     assert np.all(np.isfinite(table))
     assert np.max(ratio[apart]) < 2
-    # The gradient of E[f], f a table: sum of P(z, partner) ratio (f - f')(e_z - e_z') / 2.
+    # For a table f, the gradient of E[f] is the sum of P(z, z') ratio (f(z) - f(z')) (e_z - e_z') / 2 over all pairs.
     f = np.random.default_rng(0).normal(size=len(q))
     weight = joint * ratio * (f[:, None] - f[None])
     np.testing.assert_allclose((weight.sum(1) - weight.sum(0)) / 2, q * (f - q @ f), atol=1e-9)

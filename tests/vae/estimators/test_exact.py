@@ -1,4 +1,4 @@
-"""The oracle `exact` against other quadratures and against central differences of an enumerated sum."""
+"""The estimator `exact` against another quadrature, and against central differences of an enumerated sum."""
 
 import itertools
 
@@ -25,7 +25,7 @@ from vae.estimators import (
 
 @pytest.mark.parametrize("bound", REDUCE)
 @pytest.mark.parametrize("family", ["Normal", pytest.param("MultivariateNormal", marks=pytest.mark.slow)])
-def test_exact_on_gaussians_is_quadrature_by_another_rule(family, bound):
+def test_exact_on_gaussians_agrees_with_another_quadrature_rule(family, bound):
     exact = oracle(family, bound, 2)
     other = differentiate_exactly(problem(family), REDUCE[bound], 2, order=22, by="quadrature")
     for group in GROUPS:
@@ -34,7 +34,7 @@ def test_exact_on_gaussians_is_quadrature_by_another_rule(family, bound):
 
 @pytest.mark.parametrize("bound", REDUCE)
 @pytest.mark.parametrize("family", ["Bernoulli", "Categorical"])
-def test_exact_on_discrete_latents_is_central_differences_of_the_enumerated_sum(family, bound):
+def test_exact_on_discrete_latents_agrees_with_central_differences_of_a_sum(family, bound):
     exact = oracle(family, bound, 2)
     other = _differences_of_enumeration(family, REDUCE[bound], 1 if bound == "mean" else 2)
     for group in GROUPS:
@@ -54,9 +54,9 @@ def test_exact_on_discrete_latents_is_central_differences_of_the_enumerated_sum(
         ],
     ],
 )
-def test_the_oracle_does_not_move_when_its_order_is_doubled(family, bound, order):
-    # log(w_1 + w_2) all but switches between its arguments: the four-dimensional rule on panels converges slowly. It is
-    # compared with 30 nodes a panel (13 million pairs), and errs ten times less than `assert_unbiased` can see.
+def test_a_higher_order_does_not_change_the_oracle(family, bound, order):
+    # log(w_1 + w_2) has a sharp bend where w_1 = w_2, so the four-dimensional rule with panels converges slowly. It is
+    # compared with a rule of 30 nodes per panel (13 million pairs). `assert_unbiased` cannot detect an error of 1e-3.
     panels = bound == "log_mean_exp" and not fits(BY_NAME["exact"], FAMILIES[family], bound)
     finer, tolerance = (30, 1e-3) if panels else (2 * order, 1e-4)
     coarse, fine = (differentiate_exactly(problem(family), REDUCE[bound], 2, order=n) for n in (order, finer))
@@ -69,7 +69,7 @@ def _relative(actual, expected) -> float:
 
 
 def _differences_of_enumeration(family, reduce, tuple_size, step=1e-5):
-    """Value and gradients by itertools, numpy's log q, and central differences: nothing of vae.estimators."""
+    """Value and gradients by itertools, log q in NumPy, and central differences, without code from vae.estimators."""
     logits = np.float64(problem(family).phi.logits)
     if family == "Bernoulli":
         states = [np.array(bits) for bits in itertools.product([0.0, 1.0], repeat=2)]
@@ -110,7 +110,7 @@ def _differences_of_enumeration(family, reduce, tuple_size, step=1e-5):
         }
 
 
-def test_an_oracle_too_large_is_refused():
+def test_a_sum_with_too_many_terms_is_refused():
     q = Bernoulli(jnp.zeros((1, 23)))
     with pytest.raises(ValueError, match="use fewer latent dimensions"):
         BY_NAME["exact"].make().estimate({}, {}, None, q, lambda z: q.log_prob(z), mean)

@@ -1,4 +1,4 @@
-"""Variances, exact special cases and formulas that the papers state."""
+"""Variances, exact special cases and formulas from the papers."""
 
 import functools
 
@@ -32,7 +32,7 @@ from vae.estimators.parts.learning_signal import learning_signal
 
 
 def _gradients(name, p, f, draws, *, num_samples=None, posterior=lambda q: q, log_q_weight=0.0, seed=0):
-    """`draws` gradients of the mean's value in the parameters p, with q = posterior(p); each leaf `[draws, ...]`."""
+    """Returns `draws` gradients in p for the reduction mean, with q = posterior(p); each leaf is `[draws, ...]`."""
     num_samples = num_samples or BY_NAME[name].min_samples
     estimator = BY_NAME[name].make(num_samples=num_samples)
     value = lambda p, key: jnp.sum(estimator.estimate({}, {}, key, posterior(p), f, mean, log_q_weight).value)
@@ -42,7 +42,7 @@ def _gradients(name, p, f, draws, *, num_samples=None, posterior=lambda q: q, lo
 
 @pytest.mark.parametrize(("t", "p"), [(0.45, 0.5), (0.45, 0.1), (0.49, 0.5), (0.499, 0.1)])
 def test_variances_on_one_bernoulli(t, p):
-    """f = (b - t)^2, in the logit (ESTIMATORS.md C1)."""
+    """The cost is f(b) = (b - t)^2, and the gradient is in the logit. The variances follow by summing over b."""
     q = Bernoulli(jnp.log(jnp.array([p])) - jnp.log1p(-jnp.array([p])))
     f = lambda z: jnp.sum(jnp.square(z - t), axis=-1)
     slope = (1 - 2 * t) * p * (1 - p)
@@ -58,7 +58,7 @@ def test_variances_on_one_bernoulli(t, p):
 
 @pytest.mark.parametrize(("mu", "sigma", "k"), [(1.0, 1.0, -1.5), (0.5, 0.7, 1.0)])
 def test_variances_on_a_gaussian_quadratic(mu, sigma, k):
-    """f = (z - k)^2, in the mean and the scale (ESTIMATORS.md C4)."""
+    """The cost is f(z) = (z - k)^2 (Mohamed et al. 2020, arXiv:1906.10652), and the gradients are in mean and scale."""
     m, s = mu - k, sigma
     expected = {
         "reinforce": (m**4 / s**2 + 14 * m**2 + 15 * s**2, 2 * m**4 / s**2 + 60 * m**2 + 74 * s**2),
@@ -82,7 +82,7 @@ def test_antithetic_mean_gradient_of_a_quadratic_is_exact():
 
 
 def test_stl_has_no_variance_at_the_posterior():
-    """Linear-Gaussian model whose posterior is diagonal: the columns of W are orthogonal (ESTIMATORS.md C6)."""
+    """The model is linear-Gaussian. Its posterior is diagonal, because the columns of W are orthogonal."""
     weight, noise, x = np.array([[1.0, 1.0], [0.5, -2.0], [-1.0, 0.0]]), 0.6, np.array([0.3, -1.1, 0.8])
     assert np.isclose(weight[:, 0] @ weight[:, 1], 0)
     variance = 1 / (1 + np.square(weight).sum(0) / noise)
@@ -108,7 +108,7 @@ def test_dreg_of_one_sample_is_stl():
 
 @pytest.mark.parametrize("family", ["Normal", "Bernoulli"])
 def test_leave_one_out_of_the_weighted_bound_is_vimco_as_published(family):
-    """Mnih & Rezende (2016), eqs. 5 to 10, written out for K = 4 (ESTIMATORS.md S5), with the direct term."""
+    """The expected gradient is eqs. 5 to 10 of Mnih & Rezende (2016), written out for K = 4, with the direct term."""
     toy, key, K = problem(family), jax.random.key(4), 4
 
     @jax.jit
@@ -117,8 +117,8 @@ def test_leave_one_out_of_the_weighted_bound_is_vimco_as_published(family):
         log_w = toy.log_weight(toy.theta, z, q)  # [K, B]
         rows = []
         for k in range(K):
-            geometric = sum(log_w[j] for j in range(K) if j != k) / (K - 1)
-            rows.append(log_mean_exp(jnp.stack([geometric if j == k else log_w[j] for j in range(K)])))
+            mean_of_others = sum(log_w[j] for j in range(K) if j != k) / (K - 1)
+            rows.append(log_mean_exp(jnp.stack([mean_of_others if j == k else log_w[j] for j in range(K)])))
         signal = log_mean_exp(log_w) - jnp.stack(rows)  # [K, B]
         score = lambda weight: jax.grad(lambda q: jnp.sum(weight * q.log_prob(z)))(q)
         return log_mean_exp(log_w), score(signal - jax.nn.softmax(log_w, axis=0))
@@ -131,19 +131,19 @@ def test_leave_one_out_of_the_weighted_bound_is_vimco_as_published(family):
         assert_same((value, phi), expected)
 
 
-def test_a_signal_is_not_rounded_away_by_the_size_of_f():
-    """Of 512 values near -20,000, which float32 tells apart to 2e-3, a signal is a difference over 512."""
+def test_large_values_of_f_do_not_round_the_signal_away():
+    """The values are near -20,000, where float32 has steps of 2e-3. A signal is a difference divided by 512."""
     values = np.float32(np.random.default_rng(0).normal(size=(512, 3)) * 20 - 2e4)
     control = (np.sum(values, axis=0) - values) / 511
     for reduce in (mean, log_mean_exp):
         with jax.enable_x64(True):
             exact = learning_signal(jnp.float64(values), jnp.float64(control), reduce)
-        found = jax.jit(functools.partial(learning_signal, reduce=reduce))(values, control)
-        np.testing.assert_allclose(found, exact, rtol=1e-3, atol=1e-5 * np.max(np.abs(exact)))
+        signal = jax.jit(functools.partial(learning_signal, reduce=reduce))(values, control)
+        np.testing.assert_allclose(signal, exact, rtol=1e-3, atol=1e-5 * np.max(np.abs(exact)))
 
 
-def test_reinforce_of_the_weighted_bound_weighs_every_score_with_the_whole_bound():
-    """sum_k (L_K - w_k) s_k: its variance is large where log p(x) is (ESTIMATORS.md O3)."""
+def test_reinforce_multiplies_every_score_by_the_whole_importance_weighted_bound():
+    """The expected gradient is sum_k (L_K - w_k) score_k, with the bound L_K and the normalized weights w_k."""
     toy, key = problem("Bernoulli"), jax.random.key(4)
 
     @jax.jit
@@ -160,14 +160,14 @@ def test_reinforce_of_the_weighted_bound_weighs_every_score_with_the_whole_bound
 
 @functools.cache
 def _wake_phase():
-    """Value and theta of the bound of two samples, and E[sum_k w_k grad log q(z_k)] by quadrature, in float64."""
+    """Returns value and d theta of the two-sample bound, and E[sum_k w_k grad log q(z_k)] as d phi, all in float64."""
     toy = problem("Normal")
     with jax.enable_x64(True):
         toy = toy.astype(jnp.float64)
         q = toy.phi
         z, log_weight = quantile_nodes(q, 14)
         log_w = toy.log_weight(toy.theta, z, q)  # [N, B]
-        share = jax.nn.sigmoid(log_w[:, None] - log_w)  # [N, N, B]: of the first of two, its normalized weight
+        share = jax.nn.sigmoid(log_w[:, None] - log_w)  # [N, N, B], the normalized weight of the first of two
         weight = 2 * jnp.exp(log_weight) * jnp.einsum("ijb,j->ib", share, jnp.exp(log_weight[:, 0]))
         phi = jax.grad(lambda q: jnp.sum(weight * q.log_prob(z)))(q)
     return oracle("Normal", "log_mean_exp", 2) | {
@@ -176,13 +176,13 @@ def _wake_phase():
 
 
 @pytest.mark.parametrize("name", ["wake_sleep", "wake_sleep_dreg"])
-def test_wake_sleep_descends_the_inclusive_divergence(name):
+def test_wake_sleep_has_the_gradient_of_the_wake_phase(name):
     assert_unbiased(BY_NAME[name].make(num_samples=2), problem("Normal"), log_mean_exp, _wake_phase())
 
 
 @pytest.mark.parametrize("exponent", [0.0, 2.0])
 def test_wake_sleep_with_other_weights_is_caught(exponent):
-    """Equal weights, whose expectation is zero, and squared ones."""
+    """Two mistakes: equal weights, with which the expected gradient is zero, and squared weights."""
 
     def estimate(key, q, f, reduce, log_q_weight):
         z = q.sample(key, 2)
@@ -197,10 +197,10 @@ def test_wake_sleep_with_other_weights_is_caught(exponent):
 
 @pytest.mark.parametrize("alpha", [0.0, 0.3, 0.9])
 def test_dreg_weights_of_the_vr_iwae_bound(alpha):
-    """The path of sample k weighs alpha w_k + (1 - alpha) w_k^2 (Daudel et al. 2023, arXiv:2210.06226)."""
+    """The path of sample k has the weight alpha w_k + (1 - alpha) w_k^2 (Daudel et al. 2023, arXiv:2210.06226)."""
     q = Normal(jnp.array([0.4]), jnp.array([-0.2]))
     tilt = jnp.array([1.0, -0.5, 2.0, 0.3])
-    # v_k = f_k - log q(z_k) = tilt_k z_k: the gradient in the mean is the sum of tilt_k times the weight of path k.
+    # v_k = f_k - log q(z_k) = tilt_k z_k, so the gradient in the mean is the sum of tilt_k times the weight of path k.
     log_weights = lambda z: tilt * z[:, 0]
     f = lambda z: log_weights(z) + stop_gradient(q).log_prob(z)
     estimator = BY_NAME["dreg"].make(num_samples=4)
@@ -214,13 +214,14 @@ def test_dreg_weights_of_the_vr_iwae_bound(alpha):
 
 @pytest.mark.slow
 def test_signal_to_noise_follows_rainforth():
-    """log-log slopes of the signal-to-noise ratio in K (Rainforth et al. 2018, arXiv:1802.04537; ESTIMATORS.md C8)."""
+    """The signal-to-noise ratio grows as sqrt(K) for the decoder and falls as 1 / sqrt(K) for the encoder (Rainforth et
+    al. 2018, arXiv:1802.04537). With DReG, it grows for the encoder too."""
     snr = {"decoder": [], "encoder": [], "dreg": []}
     counts = [4, 16, 64, 256]
     for num_samples in counts:
         plain, doubly = (_rainforth_gradients(name, num_samples) for name in ("reparam", "dreg"))
         snr["decoder"].append(_norm_ratio(plain[1].mean(0), plain[1].std(0)))
-        # DReG has the same mean, and little enough noise to tell it.
+        # The encoder's mean gradient is estimated with DReG, which has the same mean and less noise.
         snr["encoder"].append(_norm_ratio(doubly[0].mean(0), plain[0].std(0)))
         snr["dreg"].append(_norm_ratio(doubly[0].mean(0), doubly[0].std(0)))
     slope = {name: np.polyfit(np.log(counts), np.log(ratios), 1)[0] for name, ratios in snr.items()}
@@ -234,13 +235,15 @@ def _norm_ratio(signal, noise) -> float:
 
 
 def _rainforth_gradients(name, num_samples, data=16, width=20, draws=512):
-    """`[draws, width]` gradients in the encoder's b and the prior's mean, near the optimum of these data."""
+    """Returns `[draws, width]` gradients in the encoder's b and in the prior's mean, near the optimum for the data."""
     rng = np.random.default_rng(0)
     x = jnp.float32(rng.normal(size=width) + np.sqrt(2) * rng.normal(size=(data, width)))
-    off = lambda scale, *shape: scale * jnp.float32(rng.normal(size=shape))
-    # The decoder is off by more than the encoder, which follows it: so the decoder's signal does not depend on K.
-    prior_mean = jnp.mean(x, 0) + off(0.3, width)
-    b, a = prior_mean / 2 + off(0.03, width), jnp.eye(width) / 2 + off(0.01, width, width)
+    perturbation = lambda scale, *shape: scale * jnp.float32(rng.normal(size=shape))
+    # The decoder is farther from its optimum than the encoder is from the decoder's posterior. So the signal of the
+    # decoder does not depend on K.
+    prior_mean = jnp.mean(x, 0) + perturbation(0.3, width)
+    b = prior_mean / 2 + perturbation(0.03, width)
+    a = jnp.eye(width) / 2 + perturbation(0.01, width, width)
     estimator = BY_NAME[name].make(num_samples=num_samples)
 
     def bound(b, prior_mean, key):

@@ -1,6 +1,7 @@
-"""`layerwise`: estimators of several hard layers against the sum over all states.
+"""Estimators for several layers of bits, at once and by `layerwise`, against the sum over all states.
 
-Two layers of two bits each, z_2 given z_1 by a small network, 16 states in all; and a third layer of one bit.
+The posterior BITS has two layers of two bits, where a small network computes q(z_2 | z_1), and 16 states. The posterior
+DEEP has a third layer of one bit.
 """
 
 import functools
@@ -39,7 +40,7 @@ def _hard_posterior(params):
 
 
 def _hard_cost(params):
-    """f of the log-weight f(z) - log q(z)."""
+    """Returns f, where f(z) - log q(z) is the log-weight."""
 
     def f(z):
         s = jnp.concatenate(z, axis=-1) @ params["theta"]
@@ -61,7 +62,8 @@ def _exact_bits(deep=False):
     return jax.value_and_grad(value)(tree)
 
 
-# Estimators of all layers at once, and estimators of single layers of bits that do not differentiate f.
+# Estimators that accept all layers at once, and estimators that layerwise can wrap: they accept bits and do not
+# differentiate f.
 WHOLE = [
     name for name, entry in estimators.BY_NAME.items() if not entry.refusal(_hard_posterior(BITS), log_q_weight=1.0)
 ]
@@ -73,8 +75,11 @@ BY_LAYER = [
 
 
 def _hard_errors(estimator, draws=2**18, deep=False):
-    """Of the value and each gradient, in standard errors; and the standard errors relative to the exact norm, of the
-    value or the group of parameters where they are largest."""
+    """Returns the |z| of the value and of every gradient coordinate, and the largest relative standard error.
+
+    A relative standard error is the norm of the standard errors divided by the norm of the exact answer. There is one
+    for the value and one for each group of parameters.
+    """
     tree = DEEP if deep else BITS
     params, state = estimator.init(jax.random.key(0), _hard_posterior(tree), None)
 
@@ -83,9 +88,9 @@ def _hard_errors(estimator, draws=2**18, deep=False):
         return estimator.estimate(params, state, key, q, _hard_cost(tree), log_q_weight=1.0).value
 
     keys = jax.random.split(jax.random.key(1), draws)
-    found = jax.jit(jax.vmap(jax.value_and_grad(run), in_axes=(None, 0)))(tree, keys)
+    values, grads = jax.jit(jax.vmap(jax.value_and_grad(run), in_axes=(None, 0)))(tree, keys)
     flat = lambda tree, lead: np.concatenate([np.reshape(leaf, (*lead, -1)) for leaf in jax.tree.leaves(tree)], -1)
-    (values, grads), (value, truth) = found, _exact_bits(deep)
+    value, truth = _exact_bits(deep)
     z, relative = [], []
     for ours, exact in ((values, value), *((grads[group], truth[group]) for group in truth)):
         ours, exact = np.float64(flat(ours, (draws,))), np.float64(flat(exact, ()))
@@ -100,22 +105,22 @@ def _slow_unless(fast, names):
 
 
 @pytest.mark.parametrize("name", _slow_unless(["leave_one_out"], WHOLE))
-def test_hard_layers_are_unbiased_at_once(name):
+def test_gradients_of_all_hard_layers_at_once_are_unbiased(name):
     z, stderr = _hard_errors(estimators.BY_NAME[name].make())
     assert stderr < 0.01
     assert np.max(z) < 4.5
 
 
 @pytest.mark.parametrize("name", _slow_unless(["leave_one_out", "disarm", "bitflip"], BY_LAYER))
-def test_hard_layers_are_unbiased_one_by_one(name):
+def test_layerwise_gradients_of_hard_layers_are_unbiased(name):
     z, stderr = _hard_errors(estimators.make(name, by_layer=True))
     assert stderr < 0.01
     assert np.max(z) < 4.5
 
 
 @pytest.mark.parametrize("name", ["leave_one_out", "disarm", "bitflip"])
-def test_three_layers_are_unbiased_at_linear_cost(name):
-    """The second has layers below it, which its samples share, and one above, which follows each of them."""
+def test_layerwise_gradients_of_three_layers_are_unbiased_at_linear_cost(name):
+    """The second layer has a layer below, whose draw its samples share, and a layer above, drawn for each sample."""
     estimator = estimators.make(name, num_samples=2, by_layer=True)
     z, stderr = _hard_errors(estimator, deep=True)
     assert stderr < 0.01
@@ -127,11 +132,11 @@ def test_three_layers_are_unbiased_at_linear_cost(name):
     def value(watch, key):
         return estimator.estimate(params, state, key, q, watch(_hard_cost(DEEP)), log_q_weight=1.0).value
 
-    each = 4 if name == "bitflip" else 2  # of a layer; 2^3 and 4^3 if samples of a layer had samples of the next
-    assert diagnostics.evaluations(value, jax.random.key(1)) == 3 * each
+    evaluations_per_layer = 4 if name == "bitflip" else 2
+    assert diagnostics.evaluations(value, jax.random.key(1)) == 3 * evaluations_per_layer
 
 
-def test_by_layer_the_samples_of_a_layer_share_the_noise_of_those_below():
+def test_samples_of_a_layer_share_the_noise_of_the_layers_below():
     steep = lambda params, z: _hard_cost(params)(z) + 9 * z[0][..., 0]
 
     def spread(by_layer):
@@ -168,8 +173,8 @@ def test_estimators_that_differentiate_f_are_refused(name):
         estimators.make(name, by_layer=True)
 
 
-def test_a_layer_above_that_is_not_drawn_anew_is_caught():
-    """The mistake: one draw of the layers above for all samples of a layer, which then do not follow it."""
+def test_a_layer_above_that_is_not_drawn_anew_gives_a_bias():
+    """The mistake is a fixed draw of the layers above, which then does not depend on the samples of the layer."""
     q = _hard_posterior(BITS)
     _, fixed = q.sample(jax.random.key(3), 1)
 

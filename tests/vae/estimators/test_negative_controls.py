@@ -1,4 +1,4 @@
-"""Mistakes that were published or are easily made. Each must fail the assertion that the table's entries pass."""
+"""Estimators with a published or a likely mistake. Each must fail the assertion that the table's entries pass."""
 
 from typing import NamedTuple
 
@@ -31,7 +31,7 @@ from vae.estimators.stl import stl
 
 
 def _rarely_not_finite(num_samples=2):
-    """The mistake: a gradient that is NaN once in some thousand draws, as of a log(0) or of 0 / 0 where samples tie."""
+    """The mistake is a gradient that is NaN in one of a thousand draws, as a log(0) or a 0 / 0 would make it."""
     inner = BY_NAME["leave_one_out"].make(num_samples=num_samples)
 
     def estimate(params, state, key, q, f, reduce=mean, log_q_weight=0.0, context=None):
@@ -88,7 +88,7 @@ def _leave_one_out_shrunk(num_samples=2):
 
 
 class _Detached(NamedTuple):
-    """A posterior whose path is cut: rsample is sample."""
+    """A posterior whose samples have no pathwise derivative, because rsample is sample."""
 
     q: object
 
@@ -133,6 +133,6 @@ def test_negative_control_fails(control):
         assert_unbiased(estimator, problem(family), REDUCE[bound], exact, groups=(group,), max_chunks=64)
 
 
-def test_dreg_as_the_controls_write_it_is_right():
-    """The right powers in the same lines: what the controls fail by is the powers alone."""
+def test_dreg_with_the_right_powers_is_unbiased():
+    """The code of the negative controls is unbiased with the right powers, so the controls fail by their powers."""
     assert_unbiased(_dreg_with_weights(2, 1), problem("Normal"), log_mean_exp, oracle("Normal", "log_mean_exp", 2))

@@ -14,7 +14,7 @@ from vae.estimators.unordered_set import set_weights, unordered_set
 
 
 def _gradients(estimator, q, f, draws, *, log_q_weight=0.0, params=None, seed=0):
-    """`draws` gradients of the mean's value in the logits, `[draws, *logits]`, in float64."""
+    """Returns `draws` gradients in the logits for the reduction mean, `[draws, *logits]`, in float64."""
     value = lambda q, key: jnp.sum(estimator.estimate(params or {}, {}, key, q, f, mean, log_q_weight).value)
     run = jax.jit(jax.vmap(jax.grad(value), in_axes=(None, 0)))
     return np.float64(run(q, jax.random.split(jax.random.key(seed), draws)).logits)
@@ -38,9 +38,12 @@ def test_local_expectation_of_one_dimension_is_exact(name, family):
 
 
 @pytest.mark.parametrize("k", [2, 3, 4])
-def test_unordered_sets_by_enumeration(k):
-    """Every order in which k of 4 classes can be drawn: the weights make an expectation of the drawn f's, and the
-    gradient of one dimension is exact; for all classes, and for k = 2 in closed form, so are the weights."""
+def test_weights_of_unordered_sets_give_exact_expectations(k):
+    """The expectations are sums over all orders in which k of 4 classes can be drawn.
+
+    The expected weighted sum of f is E[f], and the expected gradient of one dimension is exact. For k = 2 and k = 4 the
+    weights agree with closed forms.
+    """
     p, f = np.array([0.5, 0.2, 0.25, 0.05]), np.array([1.3, -0.6, 0.2, 2.0])
     orders = np.array(list(itertools.permutations(range(4), k))).T  # [k, orders]
     left = 1 - np.cumsum(p[orders], axis=0) + p[orders]
@@ -53,8 +56,8 @@ def test_unordered_sets_by_enumeration(k):
     gradient = np.einsum("sn,snc->c", signal, np.eye(4)[orders] - p)
     np.testing.assert_allclose(gradient, p * (f - p @ f), atol=1e-9)
     if k == 2:
-        not_this = 1 - p[orders]
-        np.testing.assert_allclose(weight, not_this[::-1] / np.sum(not_this, axis=0), rtol=1e-9)
+        complement = 1 - p[orders]
+        np.testing.assert_allclose(weight, complement[::-1] / np.sum(complement, axis=0), rtol=1e-9)
     if k == 4:
         np.testing.assert_allclose(weight, p[orders], rtol=1e-9)
 
@@ -69,7 +72,7 @@ def test_an_unordered_set_of_all_classes_is_exact_in_one_dimension():
 
 
 @pytest.mark.parametrize("make", [rao_blackwell_top_k, unordered_set])
-def test_more_classes_than_there_are_is_refused(make):
+def test_a_k_above_the_number_of_classes_is_refused(make):
     q = Categorical(jnp.zeros((2, 3)))
     with pytest.raises(ValueError, match="classes"):
         make(k=4).estimate({}, {}, jax.random.key(0), q, lambda z: jnp.sum(z, axis=(-1, -2)))

@@ -1,4 +1,4 @@
-"""Known facts about relaxations, straight-through estimators, REBAR and RELAX, and controls that must fail."""
+"""Relaxations, straight-through estimators, REBAR and RELAX: known results, and negative controls that must fail."""
 
 import jax
 import jax.numpy as jnp
@@ -20,14 +20,14 @@ CATEGORICAL = Categorical(jnp.array([[0.5, -0.7, 0.1], [-0.9, 0.4, 0.8]]))
 
 
 def _gradients(estimator, q, f, draws, *, reduce=mean, log_q_weight=0.0, params=None, seed=0):
-    """`draws` gradients of the value in q's logits, `[draws, *logits]`."""
+    """Returns `draws` gradients in the logits of q, `[draws, *logits]`."""
     value = lambda q, key: jnp.sum(estimator.estimate(params or {}, {}, key, q, f, reduce, log_q_weight).value)
     keys = jax.random.split(jax.random.key(seed), draws)
     return np.float64(jax.jit(jax.vmap(jax.grad(value), in_axes=(None, 0)))(q, keys).logits)
 
 
 def _z_score(first, second):
-    """The largest difference of two means, in standard errors."""
+    """Returns the largest difference between two means, in standard errors."""
     error = np.sqrt((first.var(0) + second.var(0)) / len(first))
     return np.max(np.abs(first.mean(0) - second.mean(0)) / np.maximum(error, 1e-7))
 
@@ -36,7 +36,7 @@ def _z_score(first, second):
 
 
 def _polynomial(family, degree):
-    """log p is a product over the latent variables of powers of linear forms: of `degree` in each, given the others."""
+    """A problem where log p is a polynomial of degree `degree` in each latent variable, given the others."""
 
     def log_joint(theta, z):
         z = z.reshape(*z.shape[:2], 2, -1)  # [K, B, D, C]
@@ -64,7 +64,7 @@ def test_straight_through_is_exact_on_linear_and_reinmax_on_quadratic_functions(
 
 @pytest.mark.parametrize("family", DISCRETE)
 @pytest.mark.parametrize(("name", "options", "degree"), _BIASED_ON)
-def test_and_no_further(name, options, degree, family):
+def test_straight_through_estimators_are_biased_beyond_their_exact_cases(name, options, degree, family):
     toy = _polynomial(family, degree)
     with pytest.raises(AssertionError, match="^biased"):
         assert_unbiased(
@@ -74,8 +74,11 @@ def test_and_no_further(name, options, degree, family):
 
 @pytest.mark.parametrize(("t", "p"), [(0.45, 0.5), (0.45, 0.1), (0.49, 0.5)])
 def test_straight_through_and_reinmax_on_one_bernoulli(t, p):
-    """f = (b - t)^2 (ESTIMATORS.md C1): the gradients at b = 0 and 1. ReinMax weighs f' by |b - p| / 2: the exact mean.
-    Straight-through weighs it by p (1 - p), on average with the wrong sign for p < t < 1/2."""
+    """The cost is f(b) = (b - t)^2, and the expected gradients are those for b = 0 and b = 1.
+
+    ReinMax multiplies f' by |b - p| / 2, which gives the exact mean. Straight-through multiplies f' by p (1 - p), which
+    gives a mean of the wrong sign for p < t < 1/2.
+    """
     q = Bernoulli(jnp.log(jnp.array([p])) - jnp.log1p(-jnp.array([p])))
     f = lambda z: jnp.sum(jnp.square(z - t), axis=-1)
     at_0_and_1 = {"straight_through": 2 * p * (1 - p) * np.array([-t, 1 - t]), "reinmax": [-p * t, (1 - p) * (1 - t)]}
@@ -92,8 +95,8 @@ def test_straight_through_and_reinmax_on_one_bernoulli(t, p):
 
 @pytest.mark.parametrize("family", DISCRETE)
 @pytest.mark.parametrize("name", [*HARD, "gumbel_softmax", "rebar", "relax"])
-def test_which_samples_f_sees(name, family):
-    """Hard ones forward, but for Gumbel-softmax: its lie within the simplex."""
+def test_f_gets_hard_samples_except_from_gumbel_softmax(name, family):
+    """The samples of Gumbel-softmax lie inside the simplex. For the others, the first evaluation is at hard samples."""
     toy, estimator = problem(family), BY_NAME[name].make(num_samples=50)
     params, state = estimator.init(jax.random.key(0), toy.phi, None)
 
@@ -114,7 +117,7 @@ def test_which_samples_f_sees(name, family):
 
 @pytest.mark.parametrize("name", [*HARD, "gumbel_softmax"])
 def test_the_bound_of_three_samples_is_one_sample_of_three_times_the_latents(name):
-    """What a straight-through gradient of an importance-weighted bound means: that of log mean exp f in all of z."""
+    """A straight-through gradient of a bound with K samples treats log mean exp f as a function of one long sample."""
     logits, weight = jnp.array([0.6, -1.1]), jnp.array([0.8, -1.7])
     f = lambda z: jnp.sin(2 * z @ weight)
     together = lambda z: log_mean_exp(f(z.reshape(3, 2)))[None]
@@ -126,8 +129,8 @@ def test_the_bound_of_three_samples_is_one_sample_of_three_times_the_latents(nam
 
 
 @pytest.mark.parametrize("family", DISCRETE)
-def test_gumbel_softmax_tends_to_the_truth_as_it_cools(family):
-    """Its value and its gradient, bias and Monte Carlo error (1 %) together."""
+def test_the_bias_of_gumbel_softmax_falls_with_the_temperature(family):
+    """The relative bias of the value and of the gradient includes a Monte Carlo error of 1 %."""
     exact = oracle(family, "mean", 1, "cubic")
     bias = {}
     for temperature in (1.0, 0.1):
@@ -137,8 +140,8 @@ def test_gumbel_softmax_tends_to_the_truth_as_it_cools(family):
         assert bias[0.1][group] < 0.2 * bias[1.0][group]
 
 
-def test_noise_given_z_mixed_over_z_is_gumbel_noise():
-    """Independent standard Gumbels again, and the argmax is the z given."""
+def test_noise_given_z_is_gumbel_noise_on_average_over_z():
+    """The noise consists of independent standard Gumbel variables, and the argmax of the perturbed logits is z."""
     z = CATEGORICAL.sample(jax.random.key(0), 2**16)
     x = perturb_given(jax.random.key(1), CATEGORICAL, z, 1)[0]
     np.testing.assert_array_equal(harden(x), z)
@@ -146,7 +149,7 @@ def test_noise_given_z_mixed_over_z_is_gumbel_noise():
     error = np.sqrt(np.pi**2 / 6 / len(noise))
     assert np.max(np.abs(noise.mean(0) - np.euler_gamma)) < MAX_Z * error
     covariance = np.cov(noise.T)
-    kurtosis = 5.4  # of a Gumbel: the variance of a sample variance is (kurtosis - 1) variance^2 / n
+    kurtosis = 5.4  # Gumbel; the variance of a sample variance is (kurtosis - 1) variance^2 / n
     assert np.max(np.abs(covariance - np.pi**2 / 6 * np.eye(6))) < MAX_Z * np.sqrt(kurtosis - 1) * np.pi**2 / 6 / 2**8
 
 
@@ -175,11 +178,11 @@ def test_gumbel_rao_has_the_mean_of_straight_through_gumbel_softmax_and_less_var
 # REBAR and RELAX.
 
 
-def test_what_the_two_paths_of_a_control_variate_leave():
-    """The noise given z, differentiated at fixed randomness: d x_i = (1 - r_i) d l_i + r_i d logsumexp(l)."""
+def test_the_derivative_of_the_noise_given_z_has_its_closed_form():
+    """With the uniform noise fixed, d x_i = (1 - r_i) d l_i + r_i d logsumexp(l) for x given z; see relaxed_control."""
     logits = CATEGORICAL.logits[0]
-    of = lambda logits, z: perturb_given(jax.random.key(2), Categorical(logits[None]), z, 500)[:, 0, 0]
-    both = jax.jit(lambda z: (of(logits, z), jax.jacobian(of)(logits, z)))
+    perturbed = lambda logits, z: perturb_given(jax.random.key(2), Categorical(logits[None]), z, 500)[:, 0, 0]
+    both = jax.jit(lambda z: (perturbed(logits, z), jax.jacobian(perturbed)(logits, z)))
     for z in jnp.eye(3)[:, None, None]:
         x, jacobian = both(z)  # [M, C], [M, C, C]
         r = jnp.exp(x - jnp.max(x, axis=-1, keepdims=True))[..., None]
@@ -187,7 +190,7 @@ def test_what_the_two_paths_of_a_control_variate_leave():
 
 
 def _as_published(*, through_noise=True, together=True, num_samples=2):
-    """RELAX with its paper's formula: x given z drawn anew. Its c is fixed and crude."""
+    """RELAX by the formula of its paper, which draws x given z anew, with a fixed and crude control variate c."""
 
     def estimate(key, q, f, reduce, log_q_weight):
         key_x, key_given = jax.random.split(key)
@@ -208,7 +211,7 @@ def _as_published(*, through_noise=True, together=True, num_samples=2):
 
 
 @pytest.mark.parametrize("family", DISCRETE)
-def test_relax_as_the_controls_write_it_is_right(family):
+def test_relax_by_the_formula_of_its_paper_is_unbiased(family):
     assert_unbiased(_as_published(), problem(family), mean, oracle(family, "mean", 1), groups=("value", "phi"))
 
 
@@ -228,7 +231,7 @@ def test_negative_control_fails(control, family):
 
 
 @pytest.mark.parametrize("family", DISCRETE)
-def test_relax_starts_as_rebar(family):
+def test_relax_equals_rebar_before_training(family):
     toy, grads = problem(family), {}
     for name in ("rebar", "relax"):
         estimator = BY_NAME[name].make(num_samples=3)
@@ -241,22 +244,23 @@ def test_relax_starts_as_rebar(family):
 
 @pytest.mark.parametrize(("family", "classes"), [("Bernoulli", 2), ("Categorical", 1)])
 @pytest.mark.parametrize("name", ["rebar", "relax"])
-def test_what_is_learned_minimizes_the_square_of_the_whole_gradient(name, family, classes):
-    """With the direct term. The two classes of a Bernoulli have one gradient, up to its sign."""
+def test_cv_loss_is_the_squared_length_of_the_whole_gradient(name, family, classes):
+    """The gradient includes the direct term. The two classes of a bit have the same gradient except for its sign."""
     toy = problem(family)
     estimator = BY_NAME[name].make(num_samples=3)
     params, state = estimator.init(jax.random.key(0), toy.phi, None)
 
     def estimate(q):
-        e = estimator.estimate(params, state, jax.random.key(1), q, toy.integrand(toy.theta), mean, LOG_Q_WEIGHT)
-        return jnp.sum(e.value), e.cv_loss
+        f = toy.integrand(toy.theta)
+        result = estimator.estimate(params, state, jax.random.key(1), q, f, mean, LOG_Q_WEIGHT)
+        return jnp.sum(result.value), result.cv_loss
 
     gradient, cv_loss = jax.jit(jax.grad(estimate, has_aux=True))(toy.phi)
     np.testing.assert_allclose(cv_loss, classes * jnp.sum(jnp.square(gradient.logits)) / 2, rtol=1e-4)
 
 
 def _trained_variance(name, t, p=0.5, steps=300):
-    """Of one draw's gradient on one Bernoulli of mean p, f = (b - t)^2, before and after training on cv_loss."""
+    """Returns the variance of the gradient of (b - t)^2, b ~ Bernoulli(p), before and after training on cv_loss."""
     q, f = Bernoulli(logit(jnp.array([p]))), lambda z: jnp.sum(jnp.square(z - t), axis=-1)
     estimator, tx = BY_NAME[name].make(num_samples=1), optax.adam(0.02)
     before, state = estimator.init(jax.random.key(0), q, None)
@@ -276,32 +280,33 @@ def _trained_variance(name, t, p=0.5, steps=300):
 
 
 def _reinforce_variance(t, p=0.5):
-    """In closed form."""
+    """Returns the variance of REINFORCE for the same cost, in closed form."""
     return p * (1 - p) * ((1 - p) * (1 - t) ** 4 + p * t**4) - ((1 - 2 * t) * p * (1 - p)) ** 2
 
 
 @pytest.mark.parametrize(("name", "t"), [("rebar", 0.1), ("relax", 0.499)])
-def test_variance_on_one_bernoulli_is_learned_away(name, t):
+def test_training_removes_most_of_the_variance_on_one_bernoulli(name, t):
     before, after = _trained_variance(name, t)
     assert before > 1.2 * _reinforce_variance(t)
     assert after < 0.1 * _reinforce_variance(t)
 
 
-def test_rebar_learns_to_do_without_a_control_that_does_not_help():
-    """Where f(0) and f(1) are nearly the same, f between them says nothing: the case for RELAX's network."""
+def test_rebar_learns_to_switch_off_a_control_that_does_not_help():
+    """f(0) and f(1) are nearly equal, so f at a relaxed sample is no help, and RELAX needs its network."""
     before, after = _trained_variance("rebar", 0.499)
     assert before > 1.2 * _reinforce_variance(0.499)
     np.testing.assert_allclose(after, _reinforce_variance(0.499), rtol=0.02)
 
 
-def test_rebar_learns_that_f_at_the_mean_says_what_f_is():
-    """At p = 0.1 the warm relaxation is q's mean, whose f is a baseline; the first one's is at 1/2, where f is 0."""
+def test_rebar_learns_to_use_f_at_the_mean_as_a_baseline():
+    """At a high temperature, the relaxed sample is the mean 0.1 of q, and f(0.1) is a good baseline for f(0) and f(1).
+    A uniform relaxed sample would be 1/2, where f is nearly 0."""
     _, after = _trained_variance("rebar", 0.499, p=0.1, steps=1000)
     assert after < 0.1 * _reinforce_variance(0.499, p=0.1)
 
 
 @pytest.mark.parametrize("logits", [[[0.4, 0.0]], [[-1.2, 0.3, 0.8]]])
-def test_relaxed_samples_go_from_hard_ones_to_the_mean(logits):
+def test_relaxed_samples_range_from_hard_samples_to_the_mean(logits):
     q = Categorical(jnp.array(logits))
     x = perturb(jax.random.key(0), q, 100)
     np.testing.assert_allclose(relax_towards_mean(x, q.logits, 1e-4), harden(x), atol=1e-3)

@@ -1,4 +1,4 @@
-"""Discrete estimators with one line wrong, which the oracle must catch, and with more samples than they need."""
+"""Estimators with one wrong line, which the oracle must detect, and estimators with more samples than they need."""
 
 import sys
 
@@ -45,13 +45,13 @@ from vae.estimators.unordered_set import set_weights
         ("rebar", "Bernoulli", mean, 3, 2 * 3),
         ("relax", "Categorical", mean, 3, 2 * 3),
         ("muprop", "Bernoulli", mean, 3, 3 + 1),
-        ("gumbel_rao", "Bernoulli", mean, 3, 3),  # whatever its inner samples
+        ("gumbel_rao", "Bernoulli", mean, 3, 3),  # for any inner_samples
         ("gumbel_softmax", "Categorical", mean, 3, 3),
         ("reinmax", "Bernoulli", mean, 3, 3),
         ("straight_through", "Categorical", mean, 3, 3),
     ],
 )
-def test_they_cost_as_many_evaluations_as_they_say(name, family, reduce, num_samples, evaluations):
+def test_f_is_evaluated_as_often_as_documented(name, family, reduce, num_samples, evaluations):
     toy, estimator = problem(family), BY_NAME[name].make(num_samples=num_samples)
     q = toy.posterior(toy.phi)
     params, state = estimator.init(jax.random.key(0), q)
@@ -71,7 +71,7 @@ def test_they_cost_as_many_evaluations_as_they_say(name, family, reduce, num_sam
         (rodeo, "Bernoulli", "mean", 3),
     ],
 )
-def test_more_samples_than_the_contract_asks_are_unbiased(make, family, bound, num_samples):
+def test_coupled_estimators_are_unbiased_with_more_samples_than_they_need(make, family, bound, num_samples):
     exact = oracle(family, bound, num_samples)
     assert_unbiased(make(num_samples), problem(family), REDUCE[bound], exact)
 
@@ -93,7 +93,7 @@ def test_more_samples_than_the_contract_asks_are_unbiased(make, family, bound, n
         ("reparam_rqmc", "Normal", {"num_samples": 8}),
     ],
 )
-def test_every_estimator_takes_more_samples_than_it_needs(name, family, options):
+def test_estimators_are_unbiased_with_more_samples_than_they_need(name, family, options):
     assert_unbiased(
         BY_NAME[name].make(**options), problem(family), mean, oracle(family, "mean", options["num_samples"])
     )
@@ -120,7 +120,7 @@ def _arms_as_if_independent(num_samples):
 
 
 def _disarm_iw_with(change):
-    """The weight of DisARM-IW with another ratio."""
+    """DisARM-IW whose ratio is replaced by change(ratio)."""
 
     def couple(key, q, n):
         z, partner, weight = _couple(key, q, n)
@@ -135,7 +135,7 @@ def _disarm_iw_with(change):
 
 
 def _top_k_renormalized():
-    """The class that speaks for the rest by its renormalized probability, as if there were no top."""
+    """The mistake is to give the class from the rest the weight 1, as if there were no top classes."""
 
     def estimate(key, q, f, reduce, log_q_weight):
         key_z, key_rest = jax.random.split(key)
@@ -189,7 +189,7 @@ def test_negative_control_fails(control):
     ("right", "family"),
     [(_disarm_iw_with(lambda r: r), "Categorical"), (_double_cv_with(mean_of_others, 1.0), "Bernoulli")],
 )
-def test_the_controls_with_their_mistake_mended_are_right(right, family):
+def test_the_controls_without_their_mistake_are_unbiased(right, family):
     assert_unbiased(right, problem(family), mean, oracle(family, "mean", 2))
 
 
@@ -197,7 +197,8 @@ def _with_probability_of_the_sample(q, z):
     return 1 - z[None], jax.nn.sigmoid((2 * z[None] - 1) * q.logits)
 
 
-# One line of an estimator's module, wrong: what it stands for, and what stands in its place.
+# Each slip replaces one name in a module by a wrong function: (family, module, name, wrong function). The key begins
+# with the name of the estimator.
 _SLIPS = {
     "measure_valued, Maxwell of one side": (
         "Normal",
@@ -241,7 +242,7 @@ _SLIPS = {
         "stein",
         lambda probability, h, h_moved: jnp.mean(jnp.sum(probability * h_moved, axis=0), axis=-1),
     ),
-    "double_cv, what was added is not taken back": (
+    "double_cv, the gradient of the added term not subtracted": (
         "Categorical",
         "double_cv",
         "score_of_linear",
@@ -252,16 +253,16 @@ _SLIPS = {
 
 
 @pytest.mark.parametrize("slip", _SLIPS)
-def test_a_slip_in_one_line_is_caught(slip, monkeypatch):
-    family, module, line, wrong = _SLIPS[slip]
+def test_a_slip_in_one_line_gives_a_bias(slip, monkeypatch):
+    family, module, name, wrong = _SLIPS[slip]
     module = sys.modules[module if module in sys.modules else f"vae.estimators.{module}"]
-    monkeypatch.setattr(module, line, wrong)
+    monkeypatch.setattr(module, name, wrong)
     entry = BY_NAME[slip.split(",")[0]]
     exact = oracle(family, "mean", entry.min_samples)
     report = measure(entry.make(), problem(family), mean, exact, max_chunks=8)
     assert "phi" in report.biased()
 
 
-def test_the_last_of_all_random_words_is_as_far_out_as_the_first():
+def test_normal_numbers_from_the_first_and_last_random_word_are_symmetric():
     first, last = np.float64(_normal(jnp.array([0, 2**32 - 1], jnp.uint32)))
     np.testing.assert_allclose([first, last], stats.norm.ppf(2.0**-24) * np.array([1, -1]), rtol=1e-5)

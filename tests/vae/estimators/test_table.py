@@ -1,4 +1,4 @@
-"""The table of estimators: what each line says, and what is refused in a sentence that names what would work."""
+"""The table of estimators: the facts in each entry, and refusals, which name the estimators that would work."""
 
 import inspect
 import itertools
@@ -37,7 +37,7 @@ _MISFITS = [
 
 
 @pytest.mark.parametrize(("name", "family", "bound"), _MISFITS)
-def test_a_wrong_pair_is_refused_with_what_would_work(name, family, bound):
+def test_a_refusal_names_the_estimators_that_would_work(name, family, bound):
     estimator, _ = make_estimator(name, bound)
     toy = problem(family)
     q = toy.posterior(toy.phi)
@@ -47,13 +47,13 @@ def test_a_wrong_pair_is_refused_with_what_would_work(name, family, bound):
     named = str(refusal.value).split("these estimators can: ")[1].split(", ")
     assert named == fitting(q, REDUCE[bound], LOG_Q_WEIGHT)
     assert name not in named
-    # `init` refuses latents that fit no bound.
+    # `init` refuses latents that fit none of the estimator's bounds.
     if not any(fits(BY_NAME[name], q, other) for other in BY_NAME[name].reductions):
         with pytest.raises(ValueError, match=rf"{name} cannot .* with {family} latents; these estimators can: "):
             estimator.init(jax.random.key(0), q, None)
 
 
-def test_an_estimator_that_needs_a_density_refuses_a_plain_cost():
+def test_an_estimator_that_needs_log_q_refuses_a_plain_cost():
     q = Normal(jnp.zeros((1, 2)), jnp.zeros((1, 2)))
     f = lambda z: jnp.sum(z, axis=-1)
     for name, reduce in (("stl", mean), ("wake_sleep", log_mean_exp)):
@@ -87,7 +87,7 @@ def test_a_factory_is_importable_and_guarded_under_its_own_name():
         estimators.stl().init(jax.random.key(0), Bernoulli(jnp.zeros((1, 2))))
 
 
-def test_make_names_what_is_close_to_an_unknown_name():
+def test_make_suggests_a_name_close_to_an_unknown_name():
     with pytest.raises(ValueError, match="there is no estimator 'rebr'; did you mean rebar; the estimators are"):
         estimators.make("rebr")
     with pytest.raises(ValueError, match="reparam cannot work layer by layer"):
@@ -113,8 +113,8 @@ def test_the_guard_keeps_the_signature_of_the_factory(name):
 
 
 @pytest.mark.parametrize(("name", "family", "bound"), WITNESSES)
-def test_no_buffer_is_two_leaves_of_an_init(name, family, bound):
-    """A step to which the state is given away would give such a buffer away twice."""
+def test_the_leaves_of_an_init_share_no_buffer(name, family, bound):
+    """A jitted step that donates its state would donate a shared buffer twice, which is an error."""
     estimator, _ = make_estimator(name, bound)
     toy = problem(family)
     leaves = jax.tree.leaves(estimator.init(jax.random.key(0), toy.posterior(toy.phi), toy.theta["x"]))
@@ -127,7 +127,7 @@ def test_an_odd_number_of_antithetic_samples_is_refused():
 
 
 @pytest.mark.parametrize("name", BY_NAME)
-def test_the_table_is_sane(name):
+def test_an_entry_is_well_formed_and_its_defaults_give_a_finite_estimate(name):
     entry = BY_NAME[name]
     assert set(entry.latents) <= {"any", "reparameterizable", *FAMILIES}
     assert entry.latents
@@ -151,7 +151,7 @@ def test_the_table_is_sane(name):
 
 @pytest.mark.parametrize("bound", REDUCE)
 @pytest.mark.parametrize("family", FAMILIES)
-def test_fitting_names_what_fits(family, bound):
+def test_fitting_lists_the_estimators_that_fit(family, bound):
     names = fitting(FAMILIES[family], REDUCE[bound], LOG_Q_WEIGHT)
     assert {"reinforce", "leave_one_out"} <= set(names)
     assert ("reparam" in names) == (family not in ("Bernoulli", "Categorical"))

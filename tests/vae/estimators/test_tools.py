@@ -1,4 +1,4 @@
-"""The tools of vae/estimators/tools.py: what goes forward, what goes backward, and what must not."""
+"""The functions of vae/estimators/tools.py: their values, and which derivatives they have and do not have."""
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +25,7 @@ from vae.estimators.leave_one_out import leave_one_out
 A = jnp.array([0.5, -1.0, 2.0])
 
 
-def test_attach_goes_forward_as_value_and_backward_as_surrogate():
+def test_attach_has_the_value_of_one_argument_and_the_derivative_of_the_other():
     out, pull = jax.vjp(lambda x: attach(jnp.sin(x), x**3), A)
     np.testing.assert_array_equal(out, jnp.sin(A))
     np.testing.assert_allclose(pull(jnp.ones(3))[0], 3 * A**2, rtol=1e-6)
@@ -36,7 +36,7 @@ def test_an_infinite_surrogate_leaves_the_value(surrogate):
     value = lambda x: attach(2 * x, x * surrogate)
     np.testing.assert_array_equal(value(A), 2 * A)
     np.testing.assert_array_equal(jax.jit(jax.value_and_grad(lambda x: jnp.sum(value(x))))(A)[0], jnp.sum(2 * A))
-    assert not np.isfinite(A + surrogate - jax.lax.stop_gradient(surrogate)).any()  # what attach is there to avoid
+    assert not np.isfinite(A + surrogate - jax.lax.stop_gradient(surrogate)).any()  # without attach
 
 
 def test_attach_under_jit_and_vmap():
@@ -96,7 +96,7 @@ def test_scale_cotangent_weighs_each_leaf_over_the_leading_axes():
 
 
 def test_scale_cotangent_weighs_a_chain_of_layers_once():
-    """z2 is made of z1: scaled as one tuple, the path through z2 to z1 carries the weight once, not squared."""
+    """z2 depends on z1. Scaled as one tuple, the path from z2 through z1 carries the weight once, not twice."""
     weight = jnp.array([3.0])
 
     def value(m):
@@ -111,16 +111,16 @@ def test_scale_cotangent_does_not_differentiate_the_weight():
     np.testing.assert_array_equal(jax.grad(lambda w: jnp.sum(scale_cotangent(A, w)))(A), jnp.zeros(3))
 
 
-def test_isolated_loss_reaches_its_params_alone():
+def test_isolated_loss_has_a_derivative_only_in_its_params():
     loss = lambda params, other: isolated_loss(lambda p: jnp.sum(jnp.square(p["w"] * other - p["b"])), params)
     params = {"w": jnp.array([2.0, 3.0]), "b": jnp.array(0.5)}
     other = jnp.array([1.0, -1.0])
-    value, (of_params, of_other) = jax.jit(jax.value_and_grad(loss, (0, 1)))(params, other)
+    value, (grad_params, grad_other) = jax.jit(jax.value_and_grad(loss, (0, 1)))(params, other)
     residual = params["w"] * other - params["b"]
     np.testing.assert_allclose(value, jnp.sum(jnp.square(residual)), rtol=1e-6)
-    np.testing.assert_allclose(of_params["w"], 2 * residual * other, rtol=1e-6)
-    np.testing.assert_allclose(of_params["b"], -2 * jnp.sum(residual), rtol=1e-6)
-    np.testing.assert_array_equal(of_other, jnp.zeros(2))
+    np.testing.assert_allclose(grad_params["w"], 2 * residual * other, rtol=1e-6)
+    np.testing.assert_allclose(grad_params["b"], -2 * jnp.sum(residual), rtol=1e-6)
+    np.testing.assert_array_equal(grad_other, jnp.zeros(2))
 
 
 def test_isolated_loss_without_params_is_a_constant():
@@ -129,14 +129,14 @@ def test_isolated_loss_without_params_is_a_constant():
     np.testing.assert_array_equal(grad, jnp.zeros(3))
 
 
-def test_reductions():
+def test_reductions_of_small_large_and_infinite_values():
     values = jnp.array([[0.0, 1e4], [jnp.log(3.0), 1e4]])
     np.testing.assert_allclose(mean(values), [jnp.log(3.0) / 2, 1e4], rtol=1e-6)
     np.testing.assert_allclose(log_mean_exp(values), [jnp.log(2.0), 1e4], rtol=1e-6)
     np.testing.assert_allclose(log_mean_exp(-jnp.inf + jnp.zeros((3, 1))), [-jnp.inf])
 
 
-def test_an_estimator_of_another_package_is_guarded_as_all_are(monkeypatch):
+def test_an_added_estimator_has_the_same_checks_as_all_others(monkeypatch):
     monkeypatch.setattr(table, "BY_NAME", dict(BY_NAME))
     entry = estimators.Entry(leave_one_out, latents=("Bernoulli",), min_samples=2)
     estimators.add("mine", entry)
@@ -152,7 +152,7 @@ def test_an_estimator_of_another_package_is_guarded_as_all_are(monkeypatch):
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
 def test_everything_is_in_the_precision_of_q(dtype):
-    """Where both precisions are at hand, and none is promoted silently."""
+    """float64 is enabled, and silent promotion from one precision to the other is an error."""
     members = {
         "normal": lambda: Normal(jnp.array([0.3, -1.0], dtype), jnp.array([-0.2, 0.4], dtype)),
         "bernoulli": lambda: Bernoulli(jnp.array([0.4, -1.3], dtype)),
@@ -163,20 +163,20 @@ def test_everything_is_in_the_precision_of_q(dtype):
         estimator = entry.make(num_samples=max(2, entry.min_samples))
         reduce = mean if "mean" in entry.reductions else log_mean_exp
 
-        def found(q, context, estimator=estimator, reduce=reduce):
+        def outputs(q, context, estimator=estimator, reduce=reduce):
             params, state = estimator.init(jax.random.key(0), q, context)
             estimate = lambda q: estimator.estimate(params, state, jax.random.key(1), q, f, reduce, 1.0, context)
             grad = jax.grad(lambda q: estimate(q).value)(q)
             return (grad, estimate(q), params), (state, estimate(q).state)
 
         with jax.enable_x64(True), jax.numpy_dtype_promotion("strict"):
-            ours, states = jax.eval_shape(found, members[family_of(entry)](), jnp.ones(3, dtype))
-        numbers = [leaf for leaf in jax.tree.leaves(ours) if jnp.issubdtype(leaf.dtype, jnp.floating)]
+            results, states = jax.eval_shape(outputs, members[family_of(entry)](), jnp.ones(3, dtype))
+        numbers = [leaf for leaf in jax.tree.leaves(results) if jnp.issubdtype(leaf.dtype, jnp.floating)]
         assert {leaf.dtype for leaf in numbers} == {jnp.dtype(dtype)}, name
         assert len(set(map(str, states))) == 1, name
 
 
-def test_the_density_is_held_for_the_mean_alone():
+def test_held_freezes_the_density_only_for_the_mean():
     q = Normal(jnp.array([0.3]), jnp.array([-0.2]))
     z = jnp.ones((1, 1))
     slope = lambda reduce: jax.grad(lambda q: integrand(jnp.zeros_like, held(q, reduce), 1.0)(z)[0, 0])(q)
@@ -191,16 +191,17 @@ def test_a_held_density_keeps_its_derivative_in_z():
     np.testing.assert_allclose(pull(held(q, mean)), 1 - 0.5 * q.logits[None], rtol=1e-6)
 
 
-# The score function has noise even there: it weighs f with its whole height, or with what a baseline leaves of it.
-# `reparam` and its like keep the derivative of the density by definition (without it they are `stl`), REBAR and RELAX
-# because it cancels noise of their relaxed f, and a relaxed value is differentiated exactly.
+# These estimators have noise even where q is the posterior. The score function multiplies scores by f, or by f minus a
+# baseline, and not by a difference of values of f. `reparam` and its variants keep the derivative of log q by
+# definition (without it they would be `stl`). REBAR and RELAX keep it because it cancels noise of their relaxed f, and
+# Gumbel-softmax keeps it because log q at a relaxed sample is not a density.
 _NOISY_AT_THE_POSTERIOR = {"reparam", "reparam_antithetic", "reparam_rqmc", "reinforce", "reinforce_ema", "nvil"}
 _NOISY_AT_THE_POSTERIOR |= {"rebar", "relax", "gumbel_softmax"}
 
 
 @pytest.mark.parametrize("name", [name for name, entry in BY_NAME.items() if "mean" in entry.reductions])
-def test_where_q_is_the_posterior_nothing_is_left_of_a_difference(name):
-    """f = log p(x, z) - log q(z|x) is then log p(x): differences and derivatives of it vanish in every draw."""
+def test_estimators_that_use_differences_of_f_have_no_noise_at_the_posterior(name):
+    """There, log p(x, z) - log q(z|x) is the constant log p(x), so its differences and derivatives are zero."""
     entry = BY_NAME[name]
     q = {
         "normal": Normal(jnp.array([[0.3, -1.0]]), jnp.array([[-0.2, 0.4]])),
