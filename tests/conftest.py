@@ -9,6 +9,7 @@ import os
 import re
 from pathlib import Path
 
+import jaxtyping
 import pytest
 
 # jax reads these flags when it first looks for devices, so set them before any import of jax.
@@ -25,6 +26,10 @@ os.environ.setdefault("XLA_FLAGS", " ".join(FLAGS))
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).resolve().parents[1] / ".pytest_cache/jax"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
+
+# The tests execute the annotations of vae/: types and shapes. This must stand before anything that imports vae.
+# An int may stand where a float is annotated (PEP 484).
+jaxtyping.install_import_hook("vae", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")
 
 
 # Files whose tests all use the result of one long fixture; one worker runs all tests of such a file.

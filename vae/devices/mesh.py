@@ -1,41 +1,38 @@
-"""How runs and batches lie over devices: the one file that knows meshes.
+"""How runs and batches are spread over devices: the only file that knows meshes.
 
     mesh = make(runs, batch_size)                              axes `run` and `data`, over all devices
     epoch = jax.jit(train.over_runs(epoch, "vmap", shared=1, over=mesh), donate_argnums=0)
     state, metrics = epoch(over_runs_of(mesh, state), over_runs_of(mesh, values), everywhere(mesh, images))
-    run_of(mesh, state, 3)                                     one run, on one device
-    fetch(mesh, metrics)                                       all runs, as numpy
+    run_of(mesh, state, 3)                                     run 3, on one device
+    fetch(mesh, metrics)                                       all runs, as NumPy arrays
 
-Runs do not speak to each other. A batch is split inside of the step, and XLA adds what its parts must exchange, one sum
-of gradients a step. Keys and the order of the data are global, so the numbers are those of one device, up to the order
-in which they are summed. On one device a mesh is nothing: the compiled program is the one without it.
+Runs do not exchange anything. A batch is split inside of the step; XLA adds the one sum of gradients that the parts
+exchange in each step. Keys and the order of the data are global, so the numbers are those of one device, up to the
+order of summation. On one device the compiled program is the one without a mesh.
 """
 
 import functools
 import math
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
+from jaxtyping import Array, Float, PyTree, Shaped
 
 from vae.devices import host_memory
-
-PyTree = Any
 
 _BATCHES = P("run", None, "data")
 
 
 def make(runs: int, batch_size: int, devices: list[jax.Device] | None = None) -> Mesh:
-    """A mesh for so many runs with batches of `batch_size` images, over `devices` (all by default).
+    """A mesh for `runs` runs with batches of `batch_size` images, over `devices` (default: all).
 
-    `run` takes the most devices that divide the runs; each of these shares its batches with the most that divide
-    `batch_size`, as far as there are any left. The rest stay idle. Of several processes each gives as many devices, and
-    where runs and batch allow that for no number, each does all the work with its own.
+    The axis `run` gets the largest number of devices that divides `runs`. The axis `data` gets the largest number of
+    the remaining devices that divides `batch_size`. Other devices stay idle. All processes contribute the same number
+    of devices; if no number works, each process does all the work on its own devices.
     """
     devices = jax.devices() if devices is None else devices
     owners = sorted({device.process_index for device in devices})
@@ -51,22 +48,23 @@ def make(runs: int, batch_size: int, devices: list[jax.Device] | None = None) ->
 
 
 def describe(mesh: Mesh, runs: int, batch_size: int) -> str:
-    """What each device does, in a line."""
-    devices, idle = jax.device_count(), jax.device_count() - mesh.size
+    """One line that says what each device does."""
+    devices = jax.device_count()
+    idle = devices - mesh.size
     run, data = mesh.shape["run"], mesh.shape["data"]
     share = f"{runs // run} of {runs} run{'s' if runs > 1 else ''}"
     share += f", {batch_size // data} of {batch_size} images of each batch" if data > 1 else ""
-    rest = f"; {idle} idle, since neither runs nor batch divide by more" if idle else ""
+    rest = f"; {idle} idle, because neither runs nor batch divide by more" if idle else ""
     return f"{devices} devices, on each: {share}{rest}"
 
 
 def over_runs_of(mesh: Mesh, tree: PyTree) -> PyTree:
-    """Arrays whose leading axis is of runs, laid over `run`; of their shapes (`jax.eval_shape`) the shapes laid so."""
+    """Arrays with a leading axis of runs, spread over `run`. Shapes (`jax.eval_shape`) get that sharding too."""
     return _place(mesh, tree, P("run"))
 
 
 def everywhere(mesh: Mesh, tree: PyTree) -> PyTree:
-    """Arrays of which every device has a copy; of shapes the shapes of such."""
+    """Arrays that every device has a copy of. Shapes get that sharding too."""
     return _place(mesh, tree, P())
 
 
@@ -85,31 +83,32 @@ def _place(mesh: Mesh, tree: PyTree, spec: P) -> PyTree:
 
 
 def parts_of_batches(mesh: Mesh, runs: int, batch_size: int) -> list[tuple[slice, slice]]:
-    """What this process's devices have of batches `[runs, B, ...]`: slices of the runs and of B, each part once."""
-    where = NamedSharding(mesh, P("run", "data")).addressable_devices_indices_map((runs, batch_size))
-    return [
-        (slice(*run), slice(*batch)) for run, batch in sorted({_bounds(i, runs, batch_size) for i in where.values()})
-    ]
+    """The parts of batches `[runs, B, ...]` on this process's devices: slices of the runs and of B, each part once."""
+    indices = NamedSharding(mesh, P("run", "data")).addressable_devices_indices_map((runs, batch_size))
+    bounds = {_bounds(index, runs, batch_size) for index in indices.values()}
+    return [(slice(*run), slice(*batch)) for run, batch in sorted(bounds)]
 
 
 def batches_of_parts(mesh: Mesh, parts: list[np.ndarray], shape: tuple[int, int]) -> Array:
-    """Batches `[runs, steps, B, ...]` from this process's parts of them, in the order of `parts_of_batches`; `shape` is
-    (runs, B)."""
+    """Batches `[runs, steps, B, ...]` from this process's parts, in the order of `parts_of_batches`.
+
+    `shape` is (runs, B).
+    """
     if mesh.size == 1:
         return jax.device_put(parts[0])
     keys = [(part[0].start, part[1].start) for part in parts_of_batches(mesh, *shape)]
-    found = dict(zip(keys, parts, strict=True))
+    part_at = dict(zip(keys, parts, strict=True))
 
     def part(index):
         (run, _), (batch, _) = _bounds((index[0], index[2]), *shape)
-        return found[run, batch]
+        return part_at[run, batch]
 
     whole = (shape[0], parts[0].shape[1], shape[1], *parts[0].shape[3:])
     return jax.make_array_from_callback(whole, NamedSharding(mesh, _BATCHES), part)
 
 
 def shape_of_batches(mesh: Mesh, shape: tuple[int, ...], dtype: np.dtype) -> jax.ShapeDtypeStruct:
-    """Of batches `[runs, steps, B, ...]` as `batches_of_parts` makes them."""
+    """The shape of batches `[runs, steps, B, ...]`, with the sharding that `batches_of_parts` gives them."""
     return jax.ShapeDtypeStruct(shape, dtype, sharding=NamedSharding(mesh, _BATCHES) if mesh.size > 1 else None)
 
 
@@ -119,14 +118,14 @@ def _bounds(index: tuple[slice, ...], *sizes: int) -> tuple[tuple[int, int], ...
 
 
 def run_of(mesh: Mesh, tree: PyTree, i: int) -> PyTree:
-    """Run i of arrays laid over `run`, whole, on one device."""
+    """Run i of arrays that are spread over `run`, whole, on one device."""
     if mesh.size == 1:
         return jax.tree.map(lambda leaf: leaf[i], tree)
     return jax.tree.map(lambda leaf: leaf.addressable_data(0), _pick(mesh)(tree, i))
 
 
 def fetch(mesh: Mesh, tree: PyTree) -> PyTree:
-    """Arrays of all runs, as numpy."""
+    """The arrays of all runs, as NumPy arrays."""
     if mesh.size == 1:
         return jax.device_get(tree)
     return jax.tree.map(lambda leaf: np.asarray(leaf.addressable_data(0)), _gather(mesh)(tree))
@@ -144,25 +143,27 @@ def _gather(mesh: Mesh) -> Callable:
 
 
 def memory(mesh: Mesh, compiled: jax.stages.Compiled) -> tuple[int, float]:
-    """Bytes that a compiled program takes on each device, with its arguments, and those that are free there."""
+    """Bytes that a compiled program and its arguments need on each device, and bytes that are free there."""
     sizes = compiled.memory_analysis()
     needed = sizes.argument_size_in_bytes + sizes.temp_size_in_bytes
     needed += sizes.output_size_in_bytes - sizes.alias_size_in_bytes
     stats = mesh.local_devices[0].memory_stats() or {}
     if "bytes_limit" in stats:
         return needed, stats["bytes_limit"] - stats["bytes_in_use"]
-    return needed, host_memory.free() / len(mesh.local_devices)  # devices of the processor share it
+    return needed, host_memory.free() / len(mesh.local_devices)  # the devices of a processor share it
 
 
 def shard(function: Callable, mesh: Mesh, shared: int) -> Callable:
-    """`function` on each device's own runs: the leading axes of arguments and results are laid over `run`, but for the
-    last `shared` arguments, which are everywhere."""
+    """`function`, applied on each device to the device's own runs.
+
+    The leading axes of arguments and results are spread over `run`. The last `shared` arguments are on every device.
+    """
     if mesh.size == 1:
         return function
 
     def sharded(*args):
         specs = (P("run"),) * (len(args) - shared) + (P(),) * shared
-        # Without `data` among the axis_names, what lies over it is XLA's to divide.
+        # `data` is not among the axis_names, so XLA divides what is spread over `data`.
         each = jax.shard_map(
             function, mesh=mesh, in_specs=specs, out_specs=P("run"), axis_names={"run"}, check_vma=False
         )
@@ -171,15 +172,16 @@ def shard(function: Callable, mesh: Mesh, shared: int) -> Callable:
     return sharded
 
 
-def split_batch(x: Array) -> Array:
-    """x `[B, ...]` with its batch laid over `data`, in a function given to `shard`; elsewhere x as it is."""
+def split_batch(x: Shaped[Array | np.ndarray, "*shape"]) -> Shaped[Array | np.ndarray, "*shape"]:
+    """x `[B, ...]` with its batch spread over `data`, inside a function given to `shard`; elsewhere x itself."""
     return jax.lax.with_sharding_constraint(x, P("data")) if _splits_batches() else x
 
 
-def by_rows(function: Callable, x: Array | np.ndarray, lead: int) -> Array:
-    """`function` `[rows, *event]` to `[rows, ...]` of x `[..., B, *event]`, whose first `lead` axes become one of rows.
+def by_rows(function: Callable, x: Float[Array | np.ndarray, "..."], lead: int) -> Float[Array, "..."]:
+    """Applies `function`, from `[rows, *event]` to `[rows, ...]`, to x `[..., B, *event]`.
 
-    Where batches are split, B is the major part of that axis: as the minor one it would be gathered on every device.
+    The first `lead` axes of x become one axis of rows. If batches are split, B is the major part of that axis; as the
+    minor part it would be gathered on every device.
     """
     batch = lead - 1 if lead and _splits_batches() else 0
     x = jnp.moveaxis(x, batch, 0)

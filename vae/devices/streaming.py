@@ -1,11 +1,11 @@
-"""Training images that stay on the disk or in the host's memory, and come to the device in chunks of steps.
+"""Training on images that stay on disk or in the host's memory, and come to the device in chunks of steps.
 
     epoch = Epoch(order, chunk, images, "map", mesh, state, values)          compiled
     state, metrics = epoch(state, values, images)
 
-The order is that of training from the device's memory (`train.make_order`), a pure function of (seed, step): a streamed
-run is the same run, and resumes like it. Grain's threads read and decode ahead, while the device works on the chunk
-before; each process reads what its own devices have of each batch.
+The order of the images is the one of training from the device's memory (`train.make_order`), a pure function of
+(seed, step). So a streamed run is the same run, and is resumed like it. Grain's threads read and decode the next chunk
+while the device works on the current one. Each process reads only the parts of a batch that its own devices need.
 """
 
 import math
@@ -16,27 +16,28 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
 from jax.sharding import Mesh
+from jaxtyping import Array, PyTree
 
 from vae import train
 from vae.devices import mesh
 
-CHUNK_BYTES = 2**28  # of images on the device at once, twice
-
-PyTree = Any
+CHUNK_BYTES = 2**28  # size of a chunk of images; two chunks are on the device at once
 
 
 class Epoch:
-    """`epoch(state, values, images) -> (state, metrics)` over all runs, compiled: what `train.make_epoch`'s is under
-    `train.over_runs`.
+    """A compiled `epoch(state, values, images) -> (state, metrics)` over all runs.
+
+    It does what the epoch of `train.make_epoch` does under `train.over_runs`.
 
     Args:
-      order: `order(values, step) -> [steps, B]`, one run's indices of images in the epoch of that step.
-      chunk: `chunk(state, values, batches [T, B, H, W, C]) -> (state, metrics [T])`, one run's next T steps.
-      images: what `images[indices]` gives `[len(indices), H, W, C]` of; here only their shape and dtype are read.
-      mode, over: as in `train.over_runs`.
-      state, values: of all runs, or their shapes as `mesh.over_runs_of` makes them.
+      order: `order(values, step) -> [steps, B]`, the indices of one run's images in the epoch of that step.
+      chunk: `chunk(state, values, batches [T, B, H, W, C]) -> (state, metrics [T])`, the next T steps of one run.
+      images: the images; `images[indices]` is `[len(indices), H, W, C]`. Only their shape and dtype are read here.
+      mode: as in `train.over_runs`.
+      over: as in `train.over_runs`.
+      state: the state of all runs, or its shapes as `mesh.over_runs_of` makes them.
+      values: the array-valued settings of all runs, or their shapes as `mesh.over_runs_of` makes them.
     """
 
     def __init__(
@@ -51,8 +52,9 @@ class Epoch:
         sizes = [min(self.size, steps - start) for start in range(0, steps, self.size)]
         shape = lambda size: (runs, size, batch_size, *images.shape[1:])
         batches = {size: mesh.shape_of_batches(over, shape(size), images.dtype) for size in set(sizes)}
-        of_state = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state)) // over.shape["run"]
-        self.beside = 2 * of_state + math.prod(shape(self.size)) * images.dtype.itemsize // over.size
+        state_bytes = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state)) // over.shape["run"]
+        chunk_bytes = math.prod(shape(self.size)) * images.dtype.itemsize // over.size
+        self.additional_bytes = 2 * state_bytes + chunk_bytes
         metrics = {size: jax.eval_shape(chunk, state, values, batches[size])[1] for size in batches}
         metrics = mesh.over_runs_of(over, [metrics[size] for size in sizes])
         self.order = order.lower(values, state.step).compile()
@@ -60,24 +62,31 @@ class Epoch:
         self.conclude = conclude.lower(state, state, metrics).compile()
 
     def __call__(self, start: train.TrainState, values: Any, images: Any) -> tuple[train.TrainState, dict[str, Array]]:
-        state, found = start, []
+        state = start
+        metrics_of_chunks = []
         order = mesh.fetch(self.over, self.order(values, start.step))
         for batches in chunks(images, order, self.over, self.size):
             state, metrics = self.chunks[batches.shape[1]](state, values, batches)
-            if found:
-                jax.block_until_ready(found[-1])  # so that no third chunk comes to the device
-            found.append(metrics)
-        return self.conclude(start, state, found)
+            if metrics_of_chunks:
+                jax.block_until_ready(metrics_of_chunks[-1])  # so that no third chunk comes to the device
+            metrics_of_chunks.append(metrics)
+        return self.conclude(start, state, metrics_of_chunks)
 
     def memory(self) -> tuple[int, float]:
-        """As `mesh.memory`: of a chunk, the one that is read meanwhile, the epoch's first state, and the one before."""
+        """Bytes that the epoch needs on each device, and bytes that are free there.
+
+        Beside the program of a chunk, the epoch needs the chunk that is being read, the state at its start, and the
+        state before the chunk.
+        """
         needed, free = mesh.memory(self.over, self.chunks[self.size])
-        return needed + self.beside, free
+        return needed + self.additional_bytes, free
 
 
 def chunks(images: Any, order: np.ndarray, over: Mesh, size: int) -> Iterator[Array]:
-    """The images of `order` `[runs, steps, B]`: `[runs, T, B, H, W, C]` for each chunk of T steps. T is `size`, but for
-    the last chunk."""
+    """The images in `order` `[runs, steps, B]`, as `[runs, T, B, H, W, C]` for each chunk of T steps.
+
+    T is `size`, and may be smaller for the last chunk.
+    """
     import grain
 
     runs, _, batch_size = order.shape
@@ -99,10 +108,12 @@ def _conclude(start: PyTree, state: PyTree, metrics: list[dict[str, Array]]) -> 
 
 
 class _Steps:
-    """For Grain: step i is a tuple, for each part `[runs, steps, B]` of the order its images `[runs, B, H, W, C]`."""
+    """A source for Grain. Step i is a tuple: for each part `[runs, steps, B]` of the order, its images
+    `[runs, B, H, W, C]`."""
 
     def __init__(self, images: Any, orders: list[np.ndarray]):
-        self.images, self.orders = images, orders
+        self.images = images
+        self.orders = orders
 
     def __len__(self) -> int:
         return self.orders[0].shape[1]

@@ -45,7 +45,7 @@ def test_runs_come_first_and_what_divides_neither_is_idle(runs, batch_size, numb
 def test_a_line_says_what_each_device_does():
     assert mesh.describe(mesh.make(16, 64), 16, 64) == "8 devices, on each: 2 of 16 runs"
     assert mesh.describe(mesh.make(2, 64), 2, 64) == "8 devices, on each: 1 of 2 runs, 16 of 64 images of each batch"
-    assert "; 2 idle, since" in mesh.describe(mesh.make(3, 64), 3, 64)
+    assert "; 2 idle, because" in mesh.describe(mesh.make(3, 64), 3, 64)
 
 
 def _train(over, mode):
