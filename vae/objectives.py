@@ -23,20 +23,20 @@ from vae.estimators.contract import Estimate, Expect, Reduction, Samples, log_me
 class Objective(Protocol):
     """A bound on log p(x) for each datum of x `[B, H, W, C]`."""
 
-    def __call__(self, apply: Callable, params: PyTree, x: Array, expect: Expect) -> Estimate: ...
+    def __call__(self, apply: Callable, params: PyTree, x: Array | np.ndarray, expect: Expect) -> Estimate: ...
 
 
-def elbo(apply: Callable, params: PyTree, x: Array, expect: Expect) -> Estimate:
+def elbo(apply: Callable, params: PyTree, x: Array | np.ndarray, expect: Expect) -> Estimate:
     """The ELBO, E_q[log p(x, z) - log q(z|x)], with every term estimated by Monte Carlo (Kingma & Welling 2013,
     arXiv:1312.6114, eq. 2)."""
     return from_log_weights(mean)(apply, params, x, expect)
 
 
 def elbo_analytic(
-    beta: float | Array = 1.0,
-    free_bits: float | Array = 0.0,
-    kl_warmup: float | Array = 0.0,
-    epoch: float | Array = 0.0,
+    beta: float | np.floating | Array = 1.0,
+    free_bits: float | np.floating | Array = 0.0,
+    kl_warmup: float | np.floating | Array = 0.0,
+    epoch: float | np.floating | Array = 0.0,
 ) -> Objective:
     """The objective E_q[log p(x|z)] - beta KL(q(z|x) || p(z)), with the KL in closed form (arXiv:1312.6114, eq. 7).
 
@@ -52,7 +52,7 @@ def elbo_analytic(
     if not _is_zero(kl_warmup):
         beta = beta * jnp.minimum(1.0, epoch / kl_warmup)
 
-    def objective(apply: Callable, params: PyTree, x: Array, expect: Expect) -> Estimate:
+    def objective(apply: Callable, params: PyTree, x: Array | np.ndarray, expect: Expect) -> Estimate:
         q = apply(params, x, method="encode")
         reconstruction = expect(q, lambda z: apply(params, x, z, method="log_likelihood"), mean)
         if _is_zero(free_bits):
@@ -66,7 +66,7 @@ def elbo_analytic(
     return objective
 
 
-def iwae(apply: Callable, params: PyTree, x: Array, expect: Expect) -> Estimate:
+def iwae(apply: Callable, params: PyTree, x: Array | np.ndarray, expect: Expect) -> Estimate:
     """The importance-weighted bound, E[log (1/K) sum_k p(x, z_k) / q(z_k|x)], where K is the estimator's num_samples
     (Burda, Grosse & Salakhutdinov 2015, arXiv:1509.00519)."""
     return from_log_weights(log_mean_exp)(apply, params, x, expect)
@@ -126,7 +126,7 @@ def thermodynamic(partitions: int = 5, first: float = 0.025) -> Objective:
 def from_log_weights(reduce: Reduction) -> Objective:
     """The objective whose bound is `reduce` applied to the K log-weights log p(x, z_k) - log q(z_k|x)."""
 
-    def objective(apply: Callable, params: PyTree, x: Array, expect: Expect) -> Estimate:
+    def objective(apply: Callable, params: PyTree, x: Array | np.ndarray, expect: Expect) -> Estimate:
         q = apply(params, x, method="encode")
         return expect(q, lambda z: apply(params, x, z, method="log_joint"), reduce, log_q_weight=1.0)
 
@@ -168,12 +168,12 @@ def make(name: str, **options: Any) -> Objective:
 
 
 def posterior_terms(
-    apply: Callable, params: PyTree, x: Array, q: Any, z: Samples
+    apply: Callable, params: PyTree, x: Array | np.ndarray, q: Any, z: Samples
 ) -> tuple[Float[Array, "K B"], Float[Array, "K B"]]:
     """Returns log p(x|z) and log p(z) - log q(z|x), whose sum is the log importance weight, in nats."""
     log_prior = apply(params, method="prior_distribution").log_prob(z)
     return apply(params, x, z, method="log_likelihood"), log_prior - q.log_prob(z)
 
 
-def _is_zero(option: float | Array) -> bool:
+def _is_zero(option: float | np.floating | Array) -> bool:
     return isinstance(option, int | float) and option == 0

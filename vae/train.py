@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Int, PRNGKeyArray, PyTree
@@ -98,7 +99,7 @@ def make_epoch(step: Callable, batch_size: int) -> Callable[[TrainState, Array, 
       ValueError: from `epoch`, if there are fewer images than in a batch.
     """
 
-    def epoch(start: TrainState, key: PRNGKeyArray, data: Array):
+    def epoch(start: PyTree, key: PRNGKeyArray, data: Array | np.ndarray):
         order = make_order(len(data), batch_size)(key, start.step)
         rows = data.reshape(len(data), -1)  # a gather of rows is faster than a gather of images
         images = lambda batch: rows[batch].reshape(batch_size, *data.shape[1:])
@@ -132,7 +133,7 @@ def make_chunk(step: Callable, images: Callable[[Array], Array] = lambda batch: 
     `batches` `[T, B, ...]` holds images, or anything that the function `images` turns into images, such as indices.
     """
 
-    def chunk(state: TrainState, key: PRNGKeyArray, batches: Array):
+    def chunk(state: PyTree, key: PRNGKeyArray, batches: Array):
         _, key_steps = jax.random.split(key)
 
         def body(state, batch):
@@ -143,7 +144,7 @@ def make_chunk(step: Callable, images: Callable[[Array], Array] = lambda batch: 
     return chunk
 
 
-def conclude(start: TrainState, state: TrainState, metrics: dict[str, Array]) -> tuple[TrainState, dict[str, Array]]:
+def conclude(start: PyTree, state: PyTree, metrics: dict[str, Array]) -> tuple[PyTree, dict[str, Array]]:
     """Makes the result of an epoch from its first state, its last state and the metrics `[steps]` of its steps."""
     steps = len(metrics["bound"])
     # The state is checked once for each epoch, because a check in every step would take a tenth of the training time. A

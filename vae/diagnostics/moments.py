@@ -67,7 +67,7 @@ def make_gradient(bound: Callable, estimator: Estimator) -> Callable:
     estimator's own params and state, which stay fixed. `context` is the input of an input-dependent baseline.
     """
 
-    def gradient(params, data, learned, counted, context, key: Array) -> PyTree:
+    def gradient(params, data, learned, counted, context, key: Array | None) -> PyTree:
         expect = bind(estimator, learned, counted, key, context)
         return jax.grad(lambda params: jnp.mean(bound(params, data, expect).value))(params)
 

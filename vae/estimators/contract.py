@@ -130,7 +130,9 @@ class Expect(Protocol):
     ) -> Estimate: ...
 
 
-def bind(estimator: Estimator, params: PyTree, state: PyTree, key: PRNGKeyArray, context: PyTree = None) -> Expect:
+def bind(
+    estimator: Estimator, params: PyTree, state: PyTree, key: PRNGKeyArray | None, context: PyTree = None
+) -> Expect:
     """Fills in params, state, key and context of an estimator; returns a function of (q, f, reduce, log_q_weight)."""
 
     def expect(q: Any, f: Any, reduce: Reduction = mean, log_q_weight: float = 0.0) -> Estimate:

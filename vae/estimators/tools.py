@@ -48,7 +48,7 @@ def stateless(estimate: Callable[..., Array]) -> Estimator:
 
 
 @jax.custom_jvp
-def attach(value: Array, surrogate: Array) -> Array:
+def attach(value: Array, surrogate: Array | int) -> Array:
     """Returns `value`, with the derivative of `surrogate` in place of its own. Both arguments have the same shape.
 
     An infinite surrogate leaves the value intact, but would turn value + surrogate - stop_gradient(surrogate) into NaN.

@@ -96,6 +96,9 @@ class _Detached(NamedTuple):
     def batch_shape(self):
         return self.q.batch_shape
 
+    def sample(self, key, num_samples):
+        return self.q.sample(key, num_samples)
+
     def rsample(self, key, num_samples):
         return self.q.sample(key, num_samples)
 

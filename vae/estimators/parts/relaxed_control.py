@@ -16,6 +16,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.lax import stop_gradient
 from jaxtyping import Array, Float
 
@@ -51,7 +52,7 @@ def relaxed_control(num_samples: int, init: Callable, control: Callable) -> Esti
 
 
 def relax_towards_mean(
-    x: Float[Array, "*samples D C"], logits: Float[Array, "*batch D C"], temperature: Array
+    x: Float[Array, "*samples D C"], logits: Float[Array | np.ndarray, "*batch D C"], temperature: float | Array
 ) -> Float[Array, "*samples D C"]:
     """Maps perturbed logits x to the simplex, with the relaxation that REBAR's experiments use.
 

@@ -6,17 +6,26 @@ dimension to another value.
 """
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 
 def stein(
-    probability: Float[Array, "A K *batch D"], h: Float[Array, "K *batch"], h_moved: Float[Array, "A K *batch D"]
+    probability: Float[Array | np.ndarray, "A K *batch D"],
+    h: Float[Array | np.ndarray, "K *batch"],
+    h_moved: Float[Array | np.ndarray, "A K *batch D"],
 ) -> Float[Array, "K *batch"]:
     """Returns (A h)(z), given h(z), h after each move, and the probability of each move."""
     return jnp.mean(jnp.sum(probability * (h_moved - h[..., None]), axis=0), axis=-1)
 
 
-def stein_of_score(probability: Array, moves: Array, score: Array, h: Array, h_moved: Array) -> Array:
+def stein_of_score(
+    probability: Array | np.ndarray,
+    moves: Array | np.ndarray,
+    score: Array | np.ndarray,
+    h: Array | np.ndarray,
+    h_moved: Array | np.ndarray,
+) -> Array:
     """Returns (A (h score))(z) `[K, *batch, *event]`, for moves `[A, K, *batch, *event]`.
 
     `probability` and `h_moved` are `[A, K, *batch, D]`, and `h` is `[K, *batch]`. A move changes the score only in the
