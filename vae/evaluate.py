@@ -6,13 +6,14 @@ therefore do not depend on the sizes of the chunks or on the memory of the devic
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
-from vae.objectives import posterior_terms
+from vae.estimators.contract import Samples
 
 Images = Float[Array | np.ndarray, "N ..."]  # [N, H, W, C]
 
@@ -102,6 +103,14 @@ def active_units(
     # A categorical dimension is active if the probability of any of its classes varies.
     active = [covariance > threshold for covariance in covariances]
     return tuple(jnp.sum(jnp.any(a, axis=tuple(range(1, a.ndim)))) for a in active)
+
+
+def posterior_terms(
+    apply: Callable, params: PyTree, x: Array | np.ndarray, q: Any, z: Samples
+) -> tuple[Float[Array, "K B"], Float[Array, "K B"]]:
+    """Returns log p(x|z) and log p(z) - log q(z|x), whose sum is the log importance weight, in nats."""
+    log_prior = apply(params, method="prior_distribution").log_prob(z)
+    return apply(params, x, z, method="log_likelihood"), log_prior - q.log_prob(z)
 
 
 def _terms(apply, params, x, key, ks):

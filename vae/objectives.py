@@ -14,9 +14,9 @@ from typing import Any, Protocol, runtime_checkable
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, PyTree
 
-from vae.estimators.contract import Estimate, Expect, Reduction, Samples, log_mean_exp, mean
+from vae.estimators.contract import Estimate, Expect, Reduction, log_mean_exp, mean
 
 
 @runtime_checkable
@@ -165,14 +165,6 @@ def make(name: str, **options: Any) -> Objective:
     if name not in BY_NAME:
         raise ValueError(f"there is no objective {name!r}; the objectives are {', '.join(BY_NAME)}")
     return BY_NAME[name](**options)
-
-
-def posterior_terms(
-    apply: Callable, params: PyTree, x: Array | np.ndarray, q: Any, z: Samples
-) -> tuple[Float[Array, "K B"], Float[Array, "K B"]]:
-    """Returns log p(x|z) and log p(z) - log q(z|x), whose sum is the log importance weight, in nats."""
-    log_prior = apply(params, method="prior_distribution").log_prob(z)
-    return apply(params, x, z, method="log_likelihood"), log_prior - q.log_prob(z)
 
 
 def _is_zero(option: float | np.floating | Array) -> bool:

@@ -24,8 +24,8 @@ from vae.devices import host_memory
 RESIDENT_PART = 0.25
 
 
-class Program(NamedTuple):
-    """One compiled program: pure functions that train every run of a group.
+class Functions(NamedTuple):
+    """The pure functions behind one compiled program. They train every run of a group.
 
     The runs of a group differ only in the numbers that `arrays` returns, which are arguments of these functions. Every
     other setting is part of the code. `jax.vmap` or `jax.lax.map` over stacked arguments therefore trains all runs of
@@ -51,8 +51,8 @@ class Program(NamedTuple):
     steps_per_epoch: int
 
 
-def program(run: Settings, data: datasets.Dataset) -> Program:
-    """The program that trains `run` and every other run of its group.
+def functions(run: Settings, data: datasets.Dataset) -> Functions:
+    """The functions that train `run` and every other run of its group.
 
     Raises:
       ValueError, NotImplementedError: If the settings do not go together. A step is traced for this, at once.
@@ -99,7 +99,7 @@ def program(run: Settings, data: datasets.Dataset) -> Program:
     values = arrays(run)
     state = jax.eval_shape(init, values)
     jax.eval_shape(epoch, state, values, jax.ShapeDtypeStruct(data.train.shape, data.train.dtype))
-    return Program(vae, model(run, data, judged=True), init, epoch, order, chunk, steps_per_epoch)
+    return Functions(vae, model(run, data, judged=True), init, epoch, order, chunk, steps_per_epoch)
 
 
 def arrays(run: Settings) -> dict[str, Array]:

@@ -57,7 +57,7 @@ def from_workdir(
     batch_size = batch_size or trained.batch_size
     x = _images(trained, data, split, batch_size)
     values = build.arrays(trained)
-    program = build.program(trained, data)  # the trained program: its estimator may not fit another objective
+    program = build.functions(trained, data)  # the trained program: its estimator may not fit another objective
     apply = program.model.apply  # not the program, which would keep the whole data set in memory
     build.forget_data()
 

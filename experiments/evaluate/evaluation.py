@@ -79,7 +79,7 @@ def restore(folder: RunFolder, run: Settings, data: Dataset, epoch: int | None =
     Raises:
       ValueError: If there is no checkpoint, or it cannot be read.
     """
-    program = build.program(run, data)
+    program = build.functions(run, data)
     shapes = jax.eval_shape(program.init, build.arrays(run))
     restored = checkpoint.restore(folder.checkpoints, shapes, None if epoch is None else [epoch])
     if restored is None:

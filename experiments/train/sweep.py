@@ -44,7 +44,7 @@ class Program(NamedTuple):
     runs: list[Run]
     data: Dataset
     streamed: bool
-    functions: build.Program
+    functions: build.Functions
     profile: Profile
 
     @property
@@ -135,7 +135,7 @@ def _make_program(name: str, runs: list[Run], options: Options) -> Program:
     data = build.load_data(first.settings, options.data_dir, options.cache_dir, options.streaming)
     too_large = data.train.nbytes > build.resident_bytes(options.streaming)
     with jax.default_matmul_precision(first.settings.matmul_precision):
-        functions = build.program(first.settings, data)
+        functions = build.functions(first.settings, data)
     profile = Profile(
         options.profile_steps,
         folder=first.folder.path / "profile",

@@ -291,7 +291,7 @@ def write_workdirs(folder: Path) -> None:
 
 
 def _shapes(run: settings.Settings, data):
-    return jax.eval_shape(build.program(run, data).init, build.arrays(run))
+    return jax.eval_shape(build.functions(run, data).init, build.arrays(run))
 
 
 def _changed(good: dict[str, str], part: str, **values) -> str:

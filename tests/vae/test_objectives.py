@@ -10,7 +10,7 @@ import pytest
 
 from tests.helpers import linear_gaussian
 from vae import distributions as dist
-from vae import estimators, models, objectives
+from vae import estimators, evaluate, models, objectives
 from vae.estimators import BY_NAME, Estimate, bind, integrand, stateless
 
 MODEL, PARAMS, X = linear_gaussian.example()
@@ -272,7 +272,7 @@ def test_posterior_terms_sum_to_the_log_importance_weight():
         q = MODEL.apply(params, X, method="encode")
         z = q.sample(jax.random.key(5), 6)
         log_weight = MODEL.apply(params, X, z, method="log_joint") - q.log_prob(z)
-        return objectives.posterior_terms(MODEL.apply, params, X, q, z), log_weight, z
+        return evaluate.posterior_terms(MODEL.apply, params, X, q, z), log_weight, z
 
     (likelihood, ratio), log_weight, z = program(PARAMS)
     np.testing.assert_allclose(likelihood + ratio, log_weight, rtol=1e-5, atol=1e-5)

@@ -28,7 +28,7 @@ def parse(*argv: str) -> list[settings.Settings]:
 
 def bound_of_two_epochs(run: settings.Settings) -> float:
     data = build.load_data(run, None)
-    program, values = build.program(run, data), build.arrays(run)
+    program, values = build.functions(run, data), build.arrays(run)
     epoch = jax.jit(program.epoch)
     state, images = program.init(values), jnp.asarray(data.train)
     for _ in range(2):
@@ -117,7 +117,7 @@ def test_every_estimator_of_discrete_latents_builds_from_flags(posterior, bound)
         samples = max(2, estimators.BY_NAME[name].min_samples)
         line = f"--posterior={posterior} --objective={bound} --estimator={name} --num_samples={samples}"
         [run] = parse(*line.split())
-        assert callable(build.program(run, data).epoch)
+        assert callable(build.functions(run, data).epoch)
 
 
 def test_lists_give_their_product_without_duplicates():
@@ -228,7 +228,7 @@ def test_a_flag_refuses_a_choice_that_does_not_exist(argv, sentence):
 def test_an_estimator_that_does_not_suit_the_bound_is_refused(argv, sentence):
     [run] = parse(*argv.split())
     with pytest.raises(ValueError, match=sentence):
-        build.program(run, build.load_data(run, None))
+        build.functions(run, build.load_data(run, None))
 
 
 def test_the_digest_names_the_run():
@@ -242,7 +242,7 @@ def test_runs_of_one_program_are_the_runs_alone():
         "--learning_rate=1e-3,1e-2", "--objective=elbo_analytic:beta=0.5", "--schedule=cosine", "--clip_norm=1"
     )
     data = build.load_data(runs[0], None)
-    program, images = build.program(runs[0], data), jnp.asarray(data.train)
+    program, images = build.functions(runs[0], data), jnp.asarray(data.train)
     values = jax.tree.map(lambda *leaves: jnp.stack(leaves), *map(build.arrays, runs))
     states = jax.jit(train.over_runs(program.init, "map"))(values)
     together, _ = jax.jit(train.over_runs(program.epoch, "map", shared=1))(states, values, images)
