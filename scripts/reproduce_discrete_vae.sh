@@ -19,10 +19,10 @@
 # several samples, so its -log p(x) may improve while its ELBO does not. Control variates learn at RODEO's rate of
 # 1e-3.
 #
-# Differences from the papers: as in those of DisARM and ARMS, but the prior learns like everything else, by Adam at
-# 1e-4, and the first weights are LeCun's. The papers of Double CV and RODEO have a fixed uniform prior, batches of
-# 100 and a rate of 1e-3. RELAX's paper has static binarization, batches of 24, rates from a grid, and as surrogate
-# layers of 200 ReLUs; here the surrogate has 100 tanh units and starts at temperature 0.5.
+# Differences from the papers: the set-up is that of DisARM and ARMS, except that the prior learns like everything
+# else, by Adam at 1e-4, and the first weights are LeCun's. The papers of Double CV and RODEO have a fixed uniform
+# prior, batches of 100 and a rate of 1e-3. RELAX's paper has static binarization, batches of 24, rates from a grid,
+# and as surrogate layers of 200 ReLUs; here the surrogate has 100 tanh units and starts at temperature 0.5.
 #
 # At the end the laboratory compares all estimators at equal budgets, with the parameters that leave_one_out has
 # found.

@@ -44,7 +44,7 @@ for name in slurmd slurmctld munged; do
   ! runs "$name" || fail "$name runs already in $dir; use it (SLURM_CONF=$SLURM_CONF), or stop it: bash scripts/start_slurm.sh $1 stop"
 done
 
-# Its own socket and key leave a munge alone that runs already.
+# This munge has its own socket and key, so a munge that is already running is not disturbed.
 [[ -f $dir/munge.key ]] || (umask 077 && head -c 128 /dev/urandom > "$dir/munge.key")
 munged --force --key-file="$dir/munge.key" --socket="$dir/munge.socket" --pid-file="$dir/munged.pid" \
   --log-file="$dir/munged.log" --seed-file="$dir/munged.seed" 2> "$dir/munged.err" || fail "$(tail -n 1 "$dir/munged.err")"

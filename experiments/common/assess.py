@@ -1,5 +1,5 @@
-"""The figures of a trained model on one split: for evaluations while it trains, at its end, and for
-`experiments.evaluate`."""
+"""The figures of a model on one split. Training computes them for its curves and its results, and
+`experiments.evaluate` computes them again."""
 
 import functools
 import sys

@@ -52,8 +52,10 @@ def run(main: Callable[[], None], resumes: bool = False, hungry: tuple[str, ...]
 
     Args:
       main: The command, without arguments.
-      resumes: Whether the same command goes on from where it was stopped. The sentence after a signal says so.
-      hungry: The flags that memory grows with, the likeliest first. The sentence about too little memory names them.
+      resumes: Whether the same command, started again, continues where it was stopped. The message after a signal says
+        so.
+      hungry: The flags whose values increase the memory use, the likeliest first. The error about too little memory
+        names them.
     """
 
     def guarded(argv: list[str]) -> None:
@@ -180,7 +182,7 @@ def with_flags(sentence: str, names: Iterable[str]) -> str:
 
 @contextmanager
 def _enough_memory(hungry: tuple[str, ...]) -> Iterator[None]:
-    """Names the flags that help where the memory of the device or of the host does not suffice."""
+    """Turns an out-of-memory error of the device or the host into one sentence that names the flags that help."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:  # jax raises a RuntimeError
@@ -207,15 +209,17 @@ def stop(sentence: str) -> NoReturn:
 
 def _quiet_libraries() -> None:
     """Silences messages of libraries that say nothing to the user of a command."""
-    logging.set_verbosity(logging.WARNING)  # hundreds of INFO lines
+    logging.set_verbosity(logging.WARNING)  # the libraries would print hundreds of INFO lines
     # Orbax logs every exception that it raises, with a traceback, and warns about what a killed process left behind.
     logging.get_absl_logger().addFilter(lambda record: "orbax" not in Path(record.pathname).parts)
     sys.unraisablehook = _ignore_closed_event_loop
 
 
 def _ignore_closed_event_loop(unraisable) -> None:
-    """Where one write of a checkpoint fails, Orbax abandons the writes beside it, and each of them would print a
-    traceback after the sentence about the failure."""
+    """Hides the tracebacks of checkpoint writes that Orbax abandons because another write failed.
+
+    The failure itself has been reported by then.
+    """
     if unraisable.object is not None or str(unraisable.exc_value) != "Event loop is closed":
         sys.__unraisablehook__(unraisable)
 

@@ -11,7 +11,7 @@ from vae.hierarchy import Markov
 
 
 class Expectation(NamedTuple):
-    """E[reduce(f(z_k) - log_q_weight log q(z_k))], z_k ~ q, as an estimator sees it; f plays no role here."""
+    """E[reduce(f(z_k) - log_q_weight log q(z_k))], z_k ~ q, without f, which an estimator's fit does not depend on."""
 
     q: Any
     reduce: estimators.Reduction

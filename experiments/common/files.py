@@ -1,4 +1,4 @@
-"""Files that are written completely or not at all, rows of JSON, and the checks that a folder can take them."""
+"""Files that are written completely or not at all, rows of JSON, and checks that a folder is writable and has room."""
 
 import json
 import os
@@ -54,7 +54,7 @@ def append_row(path: Path, row: dict[str, Any]) -> None:
 def read_lines(path: Path) -> list[bytes]:
     """The lines of a file of rows; none if the file is absent.
 
-    A kill while a row was written leaves a last line that is not valid JSON and has no line end; it is left out.
+    A process that is killed while it writes a row leaves an incomplete last line, which is left out.
     """
     *lines, unended = (path.read_bytes() if path.exists() else b"").split(b"\n")
     return [*lines, unended] if _is_json(unended) else lines

@@ -36,7 +36,10 @@ def _exit_at_once(resumes: bool, number: int, frame: FrameType | None) -> NoRetu
 
 
 def stop_after_saving(asked: signal.Signals, when: str) -> NoReturn:
-    """Says that the run stopped and that the same command continues it, and exits. `when` is part of the sentence."""
+    """Says that the run stopped and that the same command continues it, and exits.
+
+    `when` follows the words "stopped by SIGNAL" and begins with a space.
+    """
     print(_sentence(asked, True, when), end="", file=sys.stderr)
     sys.exit(128 + asked)
 

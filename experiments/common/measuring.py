@@ -22,7 +22,7 @@ from vae.estimators import Estimator, bind
 LARGE = 20_000
 # For a large network, the directional figures use every n-th draw.
 DIRECTED_EVERY = 8
-# Step size of Adam for what an estimator learns.
+# Adam's learning rate for the parameters of an estimator.
 LEARNING_RATE = 1e-2
 # Each use of randomness has its own stream of keys.
 DRAWS, REFERENCE, TRAINING, PICKS = range(4)
@@ -37,7 +37,7 @@ class Protocol(NamedTuple):
       reference: the estimator whose mean is the reference.
       chunks: equal runs of draws, which the bootstrap resamples.
       replicates: bootstrap replicates.
-      cv_steps: Adam steps for what an estimator learns or counts.
+      cv_steps: Adam steps on the estimator's own parameters; each step also updates its state.
       seed: seed of all draws.
       confidence: level of every interval.
       rounds: rounds of timing.
@@ -73,7 +73,7 @@ class Draws(NamedTuple):
 
 
 def measure(task: Task, case: Case, protocol: Protocol, truth: Truth) -> Measurement:
-    """Bias, variance and the other figures of one estimator, after its own learning."""
+    """Bias, variance and the other figures of one estimator, after its own parameters were trained."""
     start = learn(task, case.estimator, case.num_samples, protocol)
     draws = Draws(protocol.draws, protocol.chunks, protocol.key(DRAWS))
     moments = draw_moments(task, case, start, draws, truth)
@@ -109,7 +109,7 @@ def _moments_program(bound, estimator: Estimator, number: int, chunks: int, bloc
 
 
 def learn(task: Task, name: str, num_samples: int, protocol: Protocol) -> Start:
-    """What the estimator learns by Adam on its cv_loss and what it counts, with q fixed."""
+    """The estimator's parameters and state after Adam has minimised its cv_loss, with q fixed."""
     estimator = make_estimator(name, num_samples)
     start = task.start(name, num_samples)
     if not jax.tree.leaves(start) or not protocol.cv_steps:

@@ -10,7 +10,7 @@ Schedule = Callable[[float | Array], optax.ScalarOrSchedule]
 # A function from the peak of the model's learning rate and the schedule to the optimizer of {"model", "estimator"}.
 Optimizer = Callable[[float | Array, Schedule], optax.GradientTransformation]
 
-# Parameters of the model and of the estimator, which are optimized apart.
+# Parameters of the model and of the estimator, which are optimized separately.
 PARTS = {"model": "model", "estimator": "estimator"}
 SCHEDULES = ("constant", "cosine", "linear", "stages")
 
@@ -20,7 +20,7 @@ def adam(epsilon: float = 1e-8, cv_learning_rate: float | Array = 0.0) -> Optimi
 
     Args:
       epsilon: The number that is added to the root of the second moment.
-      cv_learning_rate: The learning rate of what the estimator learns, such as the scale of a control variate. A
+      cv_learning_rate: The learning rate of the estimator's parameters, such as the scale of a control variate. A
         Python 0 means the model's learning rate. An array may be traced.
 
     Raises:
@@ -46,8 +46,8 @@ OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {"adam": adam}
 def clip(optimizer: optax.GradientTransformation, max_norm: float | Array) -> optax.GradientTransformation:
     """The optimizer after clipping the global norm of the gradient.
 
-    The gradients of the model and of the estimator are clipped apart, because the gradient by which a control variate
-    learns may be a thousand times larger, and would scale the model's gradient down.
+    The gradients of the model and of the estimator are clipped separately. The gradient of a control variate may be a
+    thousand times larger, and clipping both together would scale the model's gradient down.
     """
     clipping = optax.partition({part: optax.clip_by_global_norm(max_norm) for part in PARTS}, PARTS)
     return optax.chain(clipping, optimizer)

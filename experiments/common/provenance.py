@@ -1,4 +1,4 @@
-"""What a number depends on besides settings and data: versions, device, the compiler's flags, and the code."""
+"""Everything that a result depends on besides settings and data: versions, device, compiler flags and code."""
 
 import functools
 import hashlib
@@ -54,7 +54,7 @@ def describe_code() -> dict[str, Any]:
 
 
 def describe_environment() -> dict[str, Any]:
-    """What config.json says about versions, device, compiler flags and code."""
+    """The part of config.json about versions, device, compiler flags and code."""
     return {
         "versions": versions(),
         "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
@@ -65,7 +65,7 @@ def describe_environment() -> dict[str, Any]:
 
 
 def describe_measurement(settings: dict[str, Any], seconds: float) -> dict[str, Any]:
-    """The content of config.json for a command that measured for so many seconds."""
+    """The content of config.json for a command whose measurements took `seconds`."""
     return {
         "command": shlex.join(["python", *sys.orig_argv[1:]]),
         "settings": settings | {"matmul_precision": jax.config.jax_default_matmul_precision or "default"},

@@ -119,10 +119,10 @@ def with_one_seed(rows: list[Row]) -> list[Row]:
 
 
 def heading(rows: list[Row]) -> str:
-    """One line on what the table of these rows shows."""
+    """The title of the table of these rows, in one line."""
     means = aggregate(rows)
-    each = lambda name: ", ".join(sorted({row[name] for row in rows}))
-    data = f"{each('dataset')}, {each('binarization')} binarization, test set, nats per image"
+    values_of = lambda name: ", ".join(sorted({row[name] for row in rows}))
+    data = f"{values_of('dataset')}, {values_of('binarization')} binarization, test set, nats per image"
     count = f"{len(rows)} run{'s' * (len(rows) > 1)}"
     order = f", best first by the {RANKINGS[ranked_by(means)]}" if len(means) > 1 else ""
     spread = "; mean ± standard error over seeds" if any(row["runs"] > 1 for row in means) else ""

@@ -106,7 +106,7 @@ class Settings:
     # Optimization
     optimizer: str = _setting(
         "adam",
-        "Optimizer. cv_learning_rate is the learning rate of what the estimator learns; 0 means --learning_rate.",
+        "Optimizer. cv_learning_rate is the learning rate of the estimator's own parameters; 0 means --learning_rate.",
         table=options.OPTIMIZERS,
     )
     learning_rate: float = _setting(1e-3, "Learning rate of the optimizer, at its peak.", above=0)
@@ -227,7 +227,7 @@ def check(run: Settings) -> None:
 
 
 def build(run: Settings, name: str, **arguments) -> Any:
-    """What the factory that the setting chooses returns for its options and these further arguments.
+    """Calls the factory that the setting chooses, with the setting's options and `arguments`; returns the result.
 
     Raises:
       ValueError: If the factory refuses the options. The sentence names the flag.
@@ -244,7 +244,7 @@ def build(run: Settings, name: str, **arguments) -> Any:
 # optimizer or an objective of your own whose options have these names must accept traced arrays for them.
 ARRAYS = ("learning_rate", "clip_norm", "seed")
 ARRAY_OPTIONS = {"objective": ("beta", "kl_warmup", "free_bits"), "optimizer": ("cv_learning_rate",)}
-# Those of them whose zero means that the program has no code for them.
+# The array values that switch a feature on. If such a value is zero, the program contains no code for the feature.
 _SWITCHES = ("clip_norm", "objective.kl_warmup", "objective.free_bits", "optimizer.cv_learning_rate")
 
 
@@ -259,7 +259,7 @@ def array_values(run: Settings) -> dict[str, int | float]:
 
 
 def program_settings(run: Settings) -> dict[str, Any]:
-    """What the run has in common with every other run of its program: its settings as JSON, without `array_values`."""
+    """The settings that all runs of a program share, as JSON: all settings except `array_values`."""
     common = {name: value for name, value in run.json().items() if name not in ARRAYS}
     for setting, names in ARRAY_OPTIONS.items():
         choice = run.choice(setting)

@@ -25,7 +25,7 @@ class Store:
 
     Attributes:
       folder: the folder; it is made when the first result is stored.
-      earlier_seconds: seconds that the results took which were read and not measured again.
+      earlier_seconds: seconds of measuring that were saved, because the results were read from the folder.
     """
 
     def __init__(self, folder: Path):
@@ -67,7 +67,7 @@ def digest(**dependencies: Any) -> str:
 
 
 def _surroundings() -> dict[str, Any]:
-    """What every result depends on besides its settings."""
+    """The code, versions and device settings that every result depends on, besides its own settings."""
     return {
         "code": code_digest(),
         "versions": versions(),

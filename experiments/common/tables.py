@@ -60,7 +60,7 @@ def to_latex(table: list[list[str]], caption: str) -> str:
 
 
 def number(value: float, digits: int = 3) -> str:
-    """A number with so many significant digits, in scientific notation if it is far from 1."""
+    """A number with `digits` significant digits, in scientific notation if it is far from 1."""
     if value is None or math.isnan(value):
         return "-"
     if value == 0 or math.isinf(value):

@@ -63,7 +63,7 @@ class Task:
         return next((refusal for refusal in refusals if refusal is not None), None)
 
     def start(self, name: str, num_samples: int) -> Start:
-        """What the run had learned and counted, if the estimator is the run's own; otherwise a new start."""
+        """The trained parameters and state of the estimator, if the problem is a run trained with it; else new ones."""
         trained = self.problem.trained
         if trained and trained.name == name and trained.start is not None:
             return trained.start
@@ -117,7 +117,7 @@ class Task:
         return estimator
 
 
-@functools.cache  # one object for each estimator, by which compiled programs are found again
+@functools.cache  # compiled programs are cached by the estimator object, so equal names must give the same object
 def make_estimator(name: str, num_samples: int) -> Estimator:
     """The estimator with these options and this number of samples."""
     return options.build(options.choose(name, options.ESTIMATORS), options.ESTIMATORS, num_samples=num_samples)

@@ -1,7 +1,7 @@
-"""What workdirs hold, read from disk: runs of `experiments.train`, results of `experiments.compare_estimators` (the
-laboratory) and of `experiments.toy_bernoulli`.
+"""The contents of workdirs, read from disk: runs of `experiments.train`, and results of
+`experiments.compare_estimators` (the laboratory) and of `experiments.toy_bernoulli`.
 
-Nothing is computed here but labels. Every number is that of a row.
+This module computes labels only; every number comes from a row of a file.
 """
 
 import csv

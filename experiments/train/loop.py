@@ -30,9 +30,9 @@ SMALL_NETWORK = 200_000
 
 
 def train(program: Program, options: Options) -> list[str]:
-    """Trains the runs of a program from where they are to their end, and writes their results.
+    """Trains the runs of a program from their last checkpoints to the end, and writes their results.
 
-    Where all runs together do not fit the memory, one half is trained after the other.
+    If the runs do not fit into memory together, one half of them is trained after the other.
 
     Returns:
       A sentence for each run that diverged.
@@ -136,7 +136,8 @@ def run_epochs(compiled: Compiled, options: Options) -> tuple[training.TrainStat
     bound = assess.make_bound(program.functions.judged)
     x = assess.pixels(data, assess.curve_split(data))
 
-    # A run that diverged before is at the start of that epoch and diverges there again, if an epoch is left to train.
+    # A run that diverged earlier has the state from the start of the epoch in which it diverged. If an epoch is left to
+    # train, the run diverges again and the epoch reports the step. Otherwise the step after that state is reported.
     step = mesh.fetch(devices, state.step)
     failed_steps = np.where((step == start * steps) | (start < settings.epochs), 0, step + 1)
 
@@ -193,7 +194,7 @@ def run_epochs(compiled: Compiled, options: Options) -> tuple[training.TrainStat
 def resume(compiled: Compiled) -> tuple[int, training.TrainState]:
     """The newest epoch of which every run has a sound checkpoint, with the state of all runs; else 0 and a new state.
 
-    What was written after that epoch is deleted. Checkpoints that cannot be read are set aside.
+    Rows and checkpoints of later epochs are deleted. Checkpoints that cannot be read are set aside.
     """
     folders = compiled.program.folders
     shape_of_run = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), compiled.state)
@@ -231,7 +232,8 @@ def write_results(compiled: Compiled, state: training.TrainState, failed_steps: 
     judge = assess.make_judge(program.functions.judged, program.data, program.settings, program.settings.eval_samples)
     state_of_run = functools.partial(mesh.run_of, devices, state)
     if jax.process_count() > 1:
-        # Fetching a state needs all processes. Those that waited for process 0 to judge a run would give up on it.
+        # Fetching a state needs all processes, so all states are fetched first. If process 0 judged a run while
+        # the others waited for the next state, the others would give up.
         state_of_run = [state_of_run(i) for i in range(len(program.runs))].__getitem__
     sentences = {}
     # Diverged runs come first: a later start could not tell at which step they diverged.

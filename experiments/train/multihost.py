@@ -102,7 +102,7 @@ def together(addresses: dict[str, Any] | None) -> Iterator[None]:
 
 
 def _exit_at_once() -> NoReturn:
-    # A normal exit would run jax's exit handler, which waits for the other processes, which wait for this one.
+    # A normal exit would run jax's exit handler, which waits for the other processes, while they wait for this one.
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(1)

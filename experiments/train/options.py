@@ -46,8 +46,8 @@ def define_flags(values: flags.FlagValues) -> None:
     string("workdir", "Folder of the results; by default results/NAME, with a name made from the settings.")
     string("data_dir", "Folder of prepared TFDS data or of frey_faces.npz.")
     string("cache_dir", "Folder of decoded data; by default beside the data or in the user's cache folder.")
-    integer("eval_every", 0, "Epochs between evaluations; 0 for about 20 evaluations in a run.", 0)
-    integer("checkpoint_every", 0, "Epochs between checkpoints; 0 for a checkpoint with each evaluation.", 0)
+    integer("eval_every", 0, "Number of epochs between evaluations; 0 for about 20 evaluations in a run.", 0)
+    integer("checkpoint_every", 0, "Number of epochs between checkpoints; 0 for a checkpoint with each evaluation.", 0)
     # At least two: one may be damaged, and the runs of a program must have one epoch in common.
     keep = "Number of newest checkpoints to keep; with --validation_size the best evaluated one is kept as well."
     integer("keep", 2, keep, 2)
@@ -94,13 +94,13 @@ def define_flags(values: flags.FlagValues) -> None:
     integer(
         "slurm_time",
         1440,
-        "Minutes of a job. A job whose time is over saves, is requeued and continues. An epoch that takes more than 90"
-        " seconds is not waited for, so set --checkpoint_every well below the epochs of a job.",
+        "Time limit of a job in minutes. A job whose time is over saves, is requeued and continues. A job does not wait"
+        " for an epoch that takes more than 90 seconds, so set --checkpoint_every well below the epochs of a job.",
         5,
     )
     integer("slurm_cpus", 4, "Number of cores of a job.", 1)
     integer("slurm_gpus", 0, "Number of GPUs of a job.", 0)
-    flags.DEFINE_float("slurm_mem_gb", 8.0, "Gigabytes of memory of a job.", lower_bound=0.1, flag_values=values)
+    flags.DEFINE_float("slurm_mem_gb", 8.0, "Memory of a job in gigabytes.", lower_bound=0.1, flag_values=values)
 
 
 def from_flags(values: flags.FlagValues) -> Options:

@@ -1,4 +1,4 @@
-"""What is written while a program trains: a row for each evaluation, the time, and checkpoints."""
+"""The files that are written while a program trains: a row for each evaluation, the time, and checkpoints."""
 
 from collections.abc import Callable
 from contextlib import ExitStack

@@ -62,7 +62,7 @@ class Program(NamedTuple):
         return self._replace(runs=self.runs[:middle]), self._replace(runs=self.runs[middle:])
 
     def with_runs(self, which: np.ndarray) -> "Program":
-        """The same program with these of its runs, given as indices or as a truth value for each run."""
+        """The same program with only the selected runs; `which` holds indices, or a truth value for each run."""
         return self._replace(runs=[self.runs[i] for i in np.arange(len(self.runs))[which]])
 
 
@@ -83,9 +83,9 @@ class Sweep:
         groups = list(settings.programs(all_settings))
         if options.program > len(groups):
             raise ValueError(f"--program={options.program} does not exist; the sweep has {len(groups)} programs")
-        swept = [name for name in settings.FIELDS if len({getattr(each, name) for each in all_settings}) > 1]
+        swept = [name for name in settings.FIELDS if len({getattr(run, name) for run in all_settings}) > 1]
         folders = run_folders(workdir, all_settings, swept)
-        run_of = {each: Run(each, folder) for each, folder in zip(all_settings, folders, strict=True)}
+        run_of = {run: Run(run, folder) for run, folder in zip(all_settings, folders, strict=True)}
         self.workdir = workdir
         self.options = options
         self.runs = list(run_of.values())
@@ -93,7 +93,7 @@ class Sweep:
         for number, group in enumerate(groups, 1):
             if options.program in (0, number):
                 name = f"program {number} of {len(groups)}, {_distinction(group[0], swept)}" if len(groups) > 1 else ""
-                self.programs.append(_make_program(name, [run_of[each] for each in group], options))
+                self.programs.append(_make_program(name, [run_of[run] for run in group], options))
         files.check_writable(workdir)
         checks.refuse_links(workdir)
 
@@ -153,13 +153,13 @@ def _make_program(name: str, runs: list[Run], options: Options) -> Program:
 
 
 def _distinction(first: Settings, swept: list[str]) -> str:
-    """The settings of a program that other programs of the sweep have otherwise."""
+    """The settings in which a program differs from other programs of the sweep, as text."""
     values = settings.program_settings(first)
     return ", ".join(f"{name}={values[name]}" for name in swept if name in values) or "all settings alike"
 
 
 def _unfinished(program: Program) -> Program:
-    """The program with those runs that have no result."""
+    """The program, reduced to the runs that have no result."""
     unfinished = np.array([run.folder.result() is None for run in program.runs])
     return program.with_runs(multihost.from_first(unfinished))
 
@@ -172,9 +172,9 @@ def _split_by_progress(program: Program) -> list[Program]:
     """
     epochs = [set(checkpoint.steps(folder.checkpoints)) for folder in program.folders]
     begun = [(folder.path / "metrics.jsonl").exists() for folder in program.folders]
-    epochs_of_begun = [found for found, has_begun in zip(epochs, begun, strict=True) if has_begun]
+    epochs_of_begun = [saved for saved, has_begun in zip(epochs, begun, strict=True) if has_begun]
     apart = epochs_of_begun and not set.intersection(*epochs_of_begun) and max(map(len, epochs_of_begun)) > 1
-    newest = [max(found, default=0) if apart else 0 for found in epochs]
+    newest = [max(saved, default=0) if apart else 0 for saved in epochs]
     # Runs with the same number train together: -1 is new, 0 has begun, a positive number is the newest epoch.
     numbers = [epoch if has_begun else -1 for epoch, has_begun in zip(newest, begun, strict=True)]
     numbers = multihost.from_first(np.array(numbers, np.int64))
@@ -182,8 +182,8 @@ def _split_by_progress(program: Program) -> list[Program]:
 
 
 def _checkpoint_bytes(program: Program, keep: int) -> int:
-    """The size of the checkpoints that the program will add: those that stay, the best, and one that is being
-    written."""
+    """The size of the checkpoints that the program will add, in bytes: the ones that --keep retains, the best one, and
+    the one that is being written."""
     state = jax.eval_shape(program.functions.init, build.arrays(program.settings))
     number = keep + bool(len(program.data.validation)) + 1
     missing = [max(0, number - len(checkpoint.steps(folder.checkpoints))) for folder in program.folders]
@@ -191,8 +191,8 @@ def _checkpoint_bytes(program: Program, keep: int) -> int:
 
 
 def _report_other_code(folders: list[RunFolder], pending: set[Path]) -> None:
-    """Says which runs were trained or begun by other code than the code that runs now, and records it in those that go
-    on. A folder is found by its run's settings, not by the code."""
+    """Says which runs were trained or begun by another version of the code. Records the change of code in the runs that
+    continue. A folder belongs to a run's settings, not to a version of the code."""
     other = [folder for folder in folders if not folder.has_this_code()]
     if trained := [folder for folder in other if folder.path not in pending]:
         print(

@@ -55,8 +55,8 @@ _BITS = np.indices((2, 2, 2)).reshape(3, 8).T.astype(np.float32)  # [8, 3]
 
 
 def _three_bits(params, data, expect):
-    each = distributions.Bernoulli(_repeated(params["phi"]["logit"], 3))
-    q = distributions.Categorical(_repeated(each.log_prob(_BITS[:, None])[:, 0][None], len(data)))  # [B, 1, 8]
+    bits = distributions.Bernoulli(_repeated(params["phi"]["logit"], 3))
+    q = distributions.Categorical(_repeated(bits.log_prob(_BITS[:, None])[:, 0][None], len(data)))  # [B, 1, 8]
     return expect(q, lambda z: -jnp.sum(jnp.square(z[..., 0, :] @ _BITS - data), axis=-1), mean)
 
 
