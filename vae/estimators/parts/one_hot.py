@@ -1,17 +1,15 @@
 """Discrete latents as one-hot vectors: bits as two classes, the Gumbel-max trick, and Gumbel noise given the sample."""
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from vae.distributions import Bernoulli, Categorical
+from vae.distributions.base import family
 from vae.estimators.contract import Estimate, Estimator, Integrand, mean
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
+@family
 class TwoClasses(Categorical):
     """Bits written as categorical variables of two classes, with logits (l, 0); the first class is a bit of 1."""
 
