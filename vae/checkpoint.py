@@ -1,7 +1,7 @@
 """Save and restore a pytree with Orbax. The newest checkpoints and the best one stay, each with a digest of its data.
 
-Orbax would restore a flipped byte without notice. The digest reveals it; `restore` then warns, and reads the checkpoint
-before.
+Orbax would restore a flipped byte without notice. The digest reveals the damage; `restore` then warns, and reads the
+previous checkpoint.
 """
 
 import errno
@@ -24,13 +24,13 @@ PyTree = Any
 
 @contextmanager
 def writer(folder: str | Path, keep: int = 2, bounds: dict[int, float] | None = None) -> Iterator[tuple]:
-    """A context of two functions: `save(step, state)` writes in the background, and `wait()` waits until that is done.
+    """A context manager that gives two functions: `save(step, state)`, which writes in the background, and `wait()`.
 
     Args:
       folder: the folder of the checkpoints, which is made if it does not exist.
       keep: number of newest checkpoints that stay, beside the best one.
-      bounds: step -> bound of the checkpoints that may be the best. The caller may add to it; what is added counts from
-        the next `save` on.
+      bounds: step -> validation bound of its checkpoint; only these steps may be the best. The caller may add steps
+        later; the next `save` sees them.
 
     Raises:
       OSError: if the disk is full. The checkpoints that were saved before are still there.
@@ -78,7 +78,7 @@ def steps(folder: str | Path) -> list[int]:
 
 
 def best(steps: list[int], bounds: dict[int, float]) -> int | None:
-    """The step with the largest bound, the first if there are several; None if no step has a bound that is a number."""
+    """The step with the largest bound, the earliest of equals; None if no step has a bound, or all bounds are NaN."""
     judged = [step for step in sorted(steps) if not math.isnan(bounds.get(step, math.nan))]
     return max(judged, key=bounds.get, default=None)
 
@@ -124,7 +124,7 @@ def restore(folder: str | Path, like: PyTree, at: list[int] | None = None) -> tu
 def _read_through(path: Path) -> None:
     """Reads everything once, so that an unreadable file raises here.
 
-    If Orbax met it, each of the reads that it had begun would print a traceback.
+    If Orbax read the file first, each of its pending reads would print a traceback.
     """
     import tensorstore
 
@@ -145,7 +145,7 @@ def _alone() -> dict[str, Any]:
 
 
 def _named_leaves(tree: PyTree) -> dict[str, Any]:
-    """The leaves by their path. They are what is written, so that a checkpoint depends on names and not on types."""
+    """The leaves by their path. A checkpoint holds this dict, so that it depends on names and not on Python types."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
 

@@ -1,4 +1,4 @@
-"""How good a trained model is: importance-weighted log-likelihood, rate and distortion, active units.
+"""Figures of a trained model: importance-weighted log-likelihood, rate and distortion, active units.
 
 Each sample has its own key, a function of (key, datum, sample), and sums are accumulated over chunks. The results
 therefore do not depend on the sizes of the chunks or on the memory of the device. Samples are hard: they come from
@@ -34,12 +34,12 @@ def log_likelihood(
       apply: the model's `apply`.
       params: the model's variables.
       x: the data.
-      key: the noise.
+      key: key of the noise.
       num_samples: K.
       batch_size: number of data that are evaluated at once. Memory is needed for `batch_size * chunk_size` decoded
         images, whatever N and K are.
       chunk_size: number of samples of each datum that are drawn at once.
-      first: index of x[0] in the data set, for callers that evaluate it part by part.
+      first: index of x[0] in the data set, for callers that evaluate the data set part by part.
     """
 
     def add_chunk(carry, ks, x, key):
@@ -83,8 +83,8 @@ def active_units(
     """The number of active units of each stochastic layer: dimensions whose posterior mean has a variance over the data
     above `threshold`, Var_x(E_q[z]) > 0.01 (Burda et al. 2015, arXiv:1509.00519, section 5.2).
 
-    Above the first layer the mean itself is estimated from draws (`layer_means`). The covariance of two independent
-    estimates is then taken for the variance, because the noise of the draws does not enter it.
+    Above the first layer, the mean itself is estimated from draws (`layer_means`). The variance is then estimated by
+    the covariance of two independent estimates of the mean, which is not biased by the noise of the draws.
     """
 
     def two_means(datum):

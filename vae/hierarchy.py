@@ -1,4 +1,4 @@
-"""Several stochastic layers: the distribution `Markov` and the linen module `Chain` that makes it.
+"""Several stochastic layers: the distribution `Markov`, and the linen module `Chain` that returns it.
 
 z_1 ~ q(. | x),  z_2 ~ q(. | z_1),  ...,  z_L ~ q(. | z_{L-1})
 """
@@ -33,8 +33,8 @@ class Markov:
       first: distribution of z_1, of batch_shape `[*batch]`.
       weights: one pytree for each conditional.
       conditionals: functions `(weights, z_l [K, *batch, D_l]) -> distribution` of batch_shape `[K, *batch]`.
-      descending: whether a sample lists the layers in the reverse order, (z_L, ..., z_1), as a prior's does, which
-        starts from the top.
+      descending: whether a sample lists the layers in the reverse order, (z_L, ..., z_1). A prior draws from the top
+        down, and is descending so that its samples are ordered like the posterior's.
     """
 
     first: Any

@@ -6,15 +6,15 @@ count, because ratios are stable on a shared machine.
 
 epoch       A 784-500-20 VAE, trained over whole epochs of 60000 synthetic binary images: this project (make_epoch,
             flax, optax, the table of estimators) against the same training written by hand in plain JAX (one
-            lax.scan); the time that the step's matrix products alone would take at the speed of a 2048^3 product; and
-            numpyro (SVI in a fori_loop) and torch.compile, if they are installed.
+            lax.scan); the time that the step's matrix products alone would take at the speed of a product of two 2048 x
+            2048 matrices; and numpyro (SVI in a fori_loop) and torch.compile, if they are installed.
 sweep       Many runs in one program, side by side (vmap) or one after the other (map), against one program for each
-            run: the networks for the digits and for MNIST at both batch sizes, and a 784-200-200-50 IWAE, K = 50,
+            run: the networks for the digits and for MNIST at each batch size, and a 784-200-200-50 IWAE, K = 50,
             batch 20.
 flops       FLOP of sticking the landing and of DReG against the plain pathwise gradient, as XLA counts them.
 laboratory  The network of the section epoch, batch 128: --draws gradients with their moments, figures and bootstrap,
             against as many bare gradients, for each estimator; and the largest memory of the process.
-toys        A million draws of a Gaussian's quadratic cost in the laboratory, for each estimator.
+toys        Seconds that the laboratory takes for a million gradients of the problem `quadratic`, for each estimator.
 discrete    A training step of a 784-200 Bernoulli VAE with each estimator against leave_one_out, at equal numbers of
             evaluations of the bound.
 
@@ -42,7 +42,7 @@ SECTIONS: dict[str, Callable[[flags.FlagValues], tuple[Any, str]]] = {
     "toys": lambda options: gradients.toys(options.rounds),
     "discrete": lambda options: gradients.discrete(options.evaluations, options.rounds),
 }
-# The flags that the memory grows with, the likeliest first.
+# Flags that increase the use of memory, the most likely cause first. The error about too little memory names them.
 HUNGRY = ("batch_sizes", "runs", "images")
 
 
@@ -56,7 +56,7 @@ def define_flags(values: flags.FlagValues) -> None:
         "runs", ["1", "8", "32", "128"], "Numbers of runs in a program, for the section sweep.", flag_values=values
     )
     flags.DEFINE_integer(
-        "rounds", 7, "Number of times that every contender runs, in turn.", lower_bound=1, flag_values=values
+        "rounds", 7, "Number of rounds; in each round every contender runs once.", lower_bound=1, flag_values=values
     )
     flags.DEFINE_integer("images", 60000, "Number of training images in an epoch.", lower_bound=512, flag_values=values)
     flags.DEFINE_integer(
@@ -73,7 +73,7 @@ def define_flags(values: flags.FlagValues) -> None:
 
 
 def main(options: flags.FlagValues = flags.FLAGS) -> None:
-    """Runs the sections, and writes the report after each. Bad input is one sentence and exit status 1."""
+    """Runs the sections, and writes the report after each. Bad input ends with one sentence and exit status 1."""
     with cli.one_sentence():
         check_flags(options)
         folder = Path(options.output)

@@ -18,8 +18,9 @@ from experiments.common.problems import Problem
 from experiments.common.task import Refused, Task, least_samples, make_estimator
 from vae import diagnostics, estimators, models, objectives, train
 
-# Estimators that cost this many times the cheapest gradient take minutes, and no overhead would show beside them.
-DEAR = 10
+# An estimator whose gradient costs more than this many times the FLOP of reparam is left out of the section
+# `laboratory`: it takes minutes, and the laboratory's overhead would not show.
+MOST_COSTLY = 10
 # Training steps in one run of the section `discrete`.
 STEPS = 20
 
@@ -58,17 +59,17 @@ def flop_of_gradients(batch_size: int = 20, num_samples: int = 64) -> dict[str, 
 
 
 def laboratory(draws: int, rounds: int) -> tuple[dict, str]:
-    """Measuring an estimator, against making as many gradients, with the network of the section `epoch`, batch 128."""
+    """Time to measure an estimator, relative to drawing as many gradients; the network of `epoch`, batch 128."""
     task = _vae_task("normal", hidden=(contenders.HIDDEN,), latent_dim=contenders.LATENT)
     protocol = _protocol(draws, most_chunks=10)
     truth = diagnostics.exactly(jax.tree.map(lambda leaf: np.ones(leaf.shape), task.problem.params))
     cheapest = task.cost("flops", "reparam", 1)
     runs: dict[str, Callable] = {}
-    dear = []
+    too_costly = []
     for name in candidates.choose(task):
         case = _case(task, name)
-        if case.flops > DEAR * cheapest:
-            dear.append(name)
+        if case.flops > MOST_COSTLY * cheapest:
+            too_costly.append(name)
             continue
         runs[name] = functools.partial(measuring.measure, task, case, protocol, truth)
         runs[f"{name}, bare"] = _bare_gradients(task, case, draws)
@@ -78,13 +79,13 @@ def laboratory(draws: int, rounds: int) -> tuple[dict, str]:
     table = [["estimator", f"s for {draws} bare gradients", "laboratory over bare"]]
     table += [[name, spread(times[f"{name}, bare"]), f"{over:.2f}"] for name, over in ratios.items()]
     notes = f"\n\nLargest memory of the process so far: {memory:.0f} MiB."
-    notes += f" Left out because they are dear: {', '.join(dear)}." if dear else ""
+    notes += f" Left out because they cost too much: {', '.join(too_costly)}." if too_costly else ""
     seconds = {name: t.tolist() for name, t in times.items()}
     return {"ratios": ratios, "seconds": seconds, "peak_mebibytes": memory}, tables.to_markdown(table) + notes
 
 
 def toys(rounds: int) -> tuple[dict[str, list[float]], str]:
-    """Seconds that a million draws of a Gaussian's quadratic cost take in the laboratory, compiled."""
+    """Seconds that the laboratory takes for a million gradients of the problem `quadratic`, without compiling."""
     task = Task(problems.quadratic(), "elbo")
     truth = diagnostics.exactly(task.problem.oracle("elbo", 1))
     protocol = _protocol(10**6, most_chunks=50)
@@ -152,7 +153,7 @@ def _protocol(draws: int, most_chunks: int) -> Protocol:
 
 
 def _bare_gradients(task: Task, case: Case, draws: int) -> Callable[[], None]:
-    """A run of as many gradients in a scan, each of which is made and thrown away."""
+    """A run that draws `draws` gradients in a scan and keeps only the last."""
     gradient = diagnostics.make_gradient(task.bound, make_estimator(case.estimator, case.num_samples))
     arguments = task.arguments(task.start(case.estimator, case.num_samples))
     keys = jax.random.split(jax.random.key(0), draws)

@@ -17,7 +17,7 @@ from vae import estimators, models, objectives, train
 
 
 class Network(NamedTuple):
-    """What a sweep trains.
+    """A network to train, and its sizes.
 
     Attributes:
       name: name in the table.
@@ -27,9 +27,9 @@ class Network(NamedTuple):
       num_samples: K.
       steps: steps of an epoch.
       shape: shape of an image.
-      first: multiply-adds of an image in the first layer.
-      encoder: multiply-adds of an image in the encoder.
-      decoder: multiply-adds of a sample in the decoder.
+      first: multiply-adds of the first layer for one image.
+      encoder: multiply-adds of the encoder for one image.
+      decoder: multiply-adds of the decoder for one sample.
     """
 
     name: str
@@ -111,7 +111,7 @@ def measure(batch_sizes: list[int], numbers_of_runs: list[int], rounds: int) -> 
 
 def _measure(network: Network, batch_size: int, runs: int, rounds: int) -> dict:
     """Images per second of `runs` runs, by round, and how many times faster a shared program is."""
-    steps = network.steps  # the same for all numbers of runs, so that the fixed cost of an epoch weighs the same
+    steps = network.steps  # the same for all numbers of runs, so that an epoch's fixed cost is the same share
     images = np.random.default_rng(0).random((steps * batch_size, *network.shape)) < 0.3
     data = jnp.asarray(images, jnp.uint8)
     keys = jax.random.split(jax.random.key(0), runs)

@@ -1,4 +1,4 @@
-"""Times contenders that take turns, and what the machine is."""
+"""Timing of contenders that take turns, and the description of the machine."""
 
 import os
 import platform
@@ -38,7 +38,7 @@ def spread(times: np.ndarray) -> str:
 
 
 def matmul_limit(size: int = 2048, repeats: int = 4) -> tuple[Callable[[], None], int]:
-    """A run of `repeats` products of two size x size matrices, and its FLOP: the best that matrix products can do."""
+    """A run of `repeats` products of two size x size matrices, and its FLOP. They measure the peak speed."""
     matrix = jnp.ones((size, size))
     product = jax.jit(lambda matrix: matrix @ matrix)
 

@@ -8,14 +8,14 @@
     python -m experiments.compare_estimators --problem=mine:problem                  # see experiments/common/problems
 
 Parameters and data stay fixed. Every estimator draws --draws gradients from the same keys. Groups of parameters
-(encoder and decoder, or phi and theta) are judged separately. `vae.diagnostics` defines the figures. The truth is exact
-where an oracle, a sum over all states or a quadrature exists. Elsewhere the truth is the mean of many gradients of
---reference, and its error is taken into account.
+(encoder and decoder, or phi and theta) are judged separately. `vae.diagnostics` defines the figures. The truth is the
+gradient that the estimators are compared with. It is exact where an oracle, a sum over all states or a quadrature
+exists. Elsewhere the truth is the mean of many gradients of --reference, and its error is taken into account.
 
 An estimator is called biased in two cases: its largest |z| over the group's coordinates is beyond what chance allows
-(0.01 %, by Bonferroni) and the whole deviation is twice as long as chance makes it; or its bias along the truth has a z
-of 5. Two estimators are called different only if the bootstrap interval of the ratio of their variance x FLOP excludes
-1. Every interval is for a single pair.
+(0.01 %, by Bonferroni) and the whole deviation is more than twice as long as chance makes it; or its bias along the
+truth has a |z| of 5 or more. Two estimators are called different only if the bootstrap interval of the ratio of their
+variance x FLOP excludes 1. Every interval is for a single pair.
 
 The command writes into --output: results.csv (a row for each estimator and K), layers.csv, pairs.csv, results.md,
 results.tex, config.json and figures/. The figures of each estimator are written into store/ as soon as they are
@@ -47,7 +47,7 @@ from experiments.compare_estimators.measure_all import measure_all, time_all
 from experiments.compare_estimators.rows import make_rows
 from vae.estimators import BY_NAME
 
-# The flags that the memory grows with, the likeliest first.
+# Flags that increase the use of memory, the most likely cause first. The error about too little memory names them.
 HUNGRY = ("num_samples", "batch_size")
 
 
@@ -134,8 +134,8 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_integer(
         "cv_steps",
         200,
-        "Number of Adam steps for what an estimator learns or counts, before it is frozen. With --workdir the run's own"
-        " estimator continues from what the run had learned.",
+        "Number of Adam steps in which an estimator learns its own parameters and updates its state, before both are"
+        " frozen. With --workdir and the run's own objective, the run's estimator starts from the checkpoint.",
         lower_bound=0,
         flag_values=values,
     )
@@ -162,7 +162,7 @@ def define_flags(values: flags.FlagValues) -> None:
 
 
 def main(options: flags.FlagValues = flags.FLAGS) -> None:
-    """Measures, judges and writes. Bad input is one sentence and exit status 1."""
+    """Measures, judges and writes the files. Bad input ends with one sentence on stderr and exit status 1."""
     with cli.one_sentence():
         check_flags(options)
         run = RunFolder(options.workdir).settings() if options.workdir else Settings()
@@ -171,17 +171,17 @@ def main(options: flags.FlagValues = flags.FLAGS) -> None:
 
 
 def compare(options: flags.FlagValues, run: Settings) -> None:
-    """`run` is the trained run, or the default settings."""
+    """Measures all tasks and writes the files. `run` has the settings of --workdir, or the default settings."""
     started = time.perf_counter()
 
     # ---- What is measured: one task, or several that differ in parameters and data
-    users = None
+    users_problem = None
     if options.problem and user_problem.is_users(options.problem[0]):
         with cli.one_sentence():
             make = user_problem.load(options.problem[0])
-        users = make()  # a mistake in the user's function keeps its traceback
+        users_problem = make()  # a mistake in the user's function keeps its traceback
     with cli.one_sentence():
-        tasks = choose_tasks(options, users)
+        tasks = choose_tasks(options, users_problem)
     task = tasks[0]
     with cli.one_sentence(NotImplementedError):  # a KL without a closed form
         _ = task.expectations  # a mistake in the user's bound keeps its traceback
@@ -276,7 +276,7 @@ def choose_reference(options: flags.FlagValues, task: Task) -> str:
 
 
 def default_output(options: flags.FlagValues) -> str:
-    """A folder that the same command finds again."""
+    """The folder without --output. Its name depends on the flags, so the same command gets the same folder."""
     given = cli.given(define_flags, options)
     texts = [f"{name}={given[name]}" for name in sorted(given) if name != "output"]
     digest = hashlib.sha256(json.dumps(texts).encode()).hexdigest()[:8]

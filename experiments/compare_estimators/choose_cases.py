@@ -23,18 +23,18 @@ def numbers_of_samples(options: flags.FlagValues, task: Task) -> list[int]:
 
 
 def choose_budget(options: flags.FlagValues, task: Task) -> Budget | None:
-    """The budget of --budget, if there is one.
+    """The budget that --budget gives; None without --budget.
 
     Raises:
-      ValueError: if the budget does not go with the other flags.
+      ValueError: if --budget is malformed, or cannot be combined with --num_samples or with this objective.
     """
     budget = candidates.parse_budget(options.budget)
     if budget and options.num_samples:
         raise ValueError("--budget decides K itself; leave out --num_samples")
     if budget and task.is_multi_sample:
         raise ValueError(
-            f"--budget gives each estimator its own K, but --objective={task.objective} is another bound for each K;"
-            " give --num_samples"
+            f"--budget gives each estimator its own K, but --objective={task.objective} is a different bound for each"
+            " K; give --num_samples"
         )
     return budget
 
@@ -53,7 +53,8 @@ def choose_cases(task: Task, names: list[str], samples: list[int], budget: Budge
             num_samples = max(wanted, least_samples(name))
             if num_samples > wanted and task.is_multi_sample:
                 raise Refused(
-                    f"{name} needs K={num_samples}, and --objective={task.objective} is another bound for K={wanted}"
+                    f"{name} needs K={num_samples}, and --objective={task.objective} is a different bound for"
+                    f" K={wanted}"
                 )
         return Case(name, num_samples, slot, int(cost("evaluations", num_samples)), cost("flops", num_samples))
 

@@ -1,4 +1,4 @@
-"""The tasks that the flags name: one problem, or a sweep over one option or over checkpoints, and one objective."""
+"""The tasks that the flags name: one problem, or one problem at several values of an option or several checkpoints."""
 
 from typing import Any
 
@@ -25,7 +25,7 @@ def choose_tasks(options: flags.FlagValues, users: Any = None) -> list[Task]:
     """
     points = _trained(options) if options.workdir else _named(options, users)
     first = next(iter(points[0].bounds))
-    objective = first if options.workdir else options.objective or first  # a run has one bound, as --objective says
+    objective = first if options.workdir else options.objective or first  # `_trained` has applied --objective
     if objective not in points[0].bounds:
         able = ", ".join(points[0].bounds)
         raise ValueError(f"--objective={objective} is not an objective of {points[0].name}; it has {able}")

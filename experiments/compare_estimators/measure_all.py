@@ -15,7 +15,7 @@ from experiments.common.task import Task, make_estimator
 from experiments.compare_estimators.truth import KnownTruth, digest, find_truth
 from vae import diagnostics
 
-# Shortest time of a timed program, in seconds.
+# Seconds that a timed program runs at least, so that the clock is accurate enough.
 SHORTEST = 0.03
 
 
@@ -24,7 +24,7 @@ class Result(NamedTuple):
 
     task: Task
     case: Case
-    source: str  # how the true gradient is known
+    source: str  # the origin of the true gradient, in words
     measurement: Measurement
     chunks: int
 
@@ -38,7 +38,7 @@ class Result(NamedTuple):
 
 
 def measure_all(tasks: list[Task], cases: list[Case], protocol: Protocol, store: Store) -> list[Result]:
-    """The results of each task in turn, against the true gradient of the task.
+    """The results of every case of each task, task by task. Each is measured against the task's true gradient.
 
     Results are stored, and stored results are not measured again.
     """
@@ -73,7 +73,7 @@ def _recall(task: Task, case: Case, protocol: Protocol, known: KnownTruth, store
 def time_all(task: Task, cases: list[Case], protocol: Protocol) -> np.ndarray:
     """Seconds of one gradient of each case in each round, `[cases, rounds]`."""
     programs = []
-    gradients = []  # in one run of each program
+    gradients = []  # number of gradients in one call of each program
     for case in progress(cases, "timing"):
         program, block = _timed_program(task, case, protocol)
         once = diagnostics.interleaved_seconds([lambda program=program: program(1)], 3).min()
@@ -84,7 +84,7 @@ def time_all(task: Task, cases: list[Case], protocol: Protocol) -> np.ndarray:
 
 
 def _timed_program(task: Task, case: Case, protocol: Protocol):
-    """`program(steps)`, compiled, which makes `steps * block` gradients; and the block."""
+    """A compiled `program(steps)` that draws `steps * block` gradients, and the number `block`."""
     gradient = diagnostics.make_gradient(task.bound, make_estimator(case.estimator, case.num_samples))
     block = block_size(task, case, protocol.draws // protocol.chunks)
 

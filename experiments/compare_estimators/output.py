@@ -19,12 +19,12 @@ def write(folder: Path, tasks: list[Task], results: list[Result], rows: Rows, pr
     markdown = []
     latex = []
     for task in tasks:
-        mine = _rows_of(task, results, rows)
+        task_rows = _rows_of(task, results, rows)
         for group in task.problem.params:
             place = "".join(f", {key}={value:g}" for key, value in task.problem.point.items())
-            truths = " and ".join(dict.fromkeys(row["truth"] for row in mine))
+            truths = " and ".join(dict.fromkeys(row["truth"] for row in task_rows))
             title = f"{task.problem.name}{place}, {task.objective}: gradient of {group}; truth: {truths}"
-            table = cells(mine, group)
+            table = cells(task_rows, group)
             markdown.append(f"**{title}**\n\n{tables.to_markdown(table)}\n")
             latex.append(tables.to_latex(table, title))
     text = "\n".join([*markdown, _note(protocol), ""])
@@ -47,12 +47,12 @@ def _note(protocol: Protocol) -> str:
         " a bootstrap over chunks of draws. The variance is the trace of the covariance. Variance x FLOP and variance x"
         " time are relative to the best unbiased estimator, and the verdict is about variance x FLOP. * marks"
         " estimators that are biased by their papers. Control variates were trained for"
-        f" {protocol.cv_steps} steps here; a run's own estimator continued from what the run had learned."
+        f" {protocol.cv_steps} steps here; a run's own estimator started from the checkpoint."
     )
 
 
 def cells(rows: list[dict[str, Any]], group: str) -> list[list[str]]:
-    """The header and a line for each row, for one group of parameters. Columns that hold nothing are left out."""
+    """The header and a line for each row, for one group of parameters. Empty columns are left out."""
     unit, name = _time_unit([row["seconds"] for row in rows])
     header = ["estimator", "temperature", "K", "evaluations", "FLOP", f"time ({name})"]
     header += ["bias along truth (%)", "max |z| (critical)"]
@@ -86,13 +86,13 @@ def _draw(folder: Path, tasks: list[Task], results: list[Result], rows: Rows) ->
 
     groups = list(tasks[0].problem.params)
     for task in tasks:
-        mine = _rows_of(task, results, rows)
+        task_rows = _rows_of(task, results, rows)
         point = task.problem.point.items() if len(tasks) > 1 else ()
         place = "".join(f"_{key}={value:g}" for key, value in point)
-        plots.save(plots.bias_forest(mine, groups), folder / f"bias{place}")
-        plots.save(plots.variance_against_cost(mine, groups), folder / f"variance_cost{place}")
+        plots.save(plots.bias_forest(task_rows, groups), folder / f"bias{place}")
+        plots.save(plots.variance_against_cost(task_rows, groups), folder / f"variance_cost{place}")
         if len({result.case.slot for result in results}) > 1:
-            plots.save(plots.against(mine, groups, "num_samples", "snr"), folder / f"snr{place}")
+            plots.save(plots.against(task_rows, groups, "num_samples", "snr"), folder / f"snr{place}")
     if len(tasks) > 1:
         [name] = tasks[0].problem.point
         plots.save(plots.against(rows.results, groups, name, "variance"), folder / f"variance_{name}")

@@ -69,7 +69,7 @@ def _resampled_medians(seconds: np.ndarray, replicates: int) -> list[Factor]:
 
 
 def _slots(entrants: list[Entrant]) -> list[list[Entrant]]:
-    """The entrants that are compared with each other: those of one point and one of --num_samples."""
+    """The entrants in groups that are compared: the same point of a sweep and the same entry of --num_samples."""
     slots: dict[Any, list[Entrant]] = {}
     for entrant in entrants:
         point = tuple(entrant.result.task.problem.point.items())
@@ -128,12 +128,12 @@ def _warnings(result: Result, part: str, figures: dict[str, Any]) -> list[str]:
     warnings = []
     error = figures["truth_relative_stderr"]
     if not error <= UNSURE:
-        much = "more than its length" if math.isnan(error) else f"{100 * error:.0f} %"
+        uncertainty = "more than its length" if math.isnan(error) else f"{100 * error:.0f} %"
         warnings.append(
-            f"the reference for {part} ({result.source}) is itself uncertain by {much}, which lowers cosine and"
+            f"the reference for {part} ({result.source}) is itself uncertain by {uncertainty}, which lowers cosine and"
             " DSNR: raise --reference_draws, or name a steadier unbiased estimator by --reference"
         )
-    if not math.isfinite(figures["variance"]):  # a cost without a derivative between the states, say
+    if not math.isfinite(figures["variance"]):  # for example, the cost has no derivative between the states
         where = "".join(f" at {key}={value:g}" for key, value in result.task.problem.point.items())
         warnings.append(
             f"{result.case.estimator}: its gradient of {part}{where} is not finite in every draw, so nothing is judged"

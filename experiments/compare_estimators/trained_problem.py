@@ -41,7 +41,7 @@ def from_workdir(
       at: the checkpoint: latest, best, the number of an epoch, or all.
 
     Raises:
-      ValueError: if the folder holds no run, a run that diverged, a run on other data, or no such checkpoint.
+      ValueError: if the folder holds no run or no such checkpoint, or if its run diverged or had other data.
     """
     folder = RunFolder(path)
     trained = folder.settings()
@@ -58,7 +58,7 @@ def from_workdir(
     x = _images(trained, data, split, batch_size)
     values = build.arrays(trained)
     program = build.functions(trained, data)  # the trained program: its estimator may not fit another objective
-    apply = program.model.apply  # not the program, which would keep the whole data set in memory
+    apply = program.model.apply  # `bound` keeps only this: the program would keep the whole data set in memory
     build.forget_data()
 
     def bound(groups, data, expect):
@@ -93,7 +93,7 @@ def from_workdir(
 
 
 def _epochs(folder: RunFolder, path: str, at: str) -> list[list[int] | None]:
-    """For each problem, the epochs to restore from; None for the newest that can be read."""
+    """For each problem, the epochs that may be restored; None allows all, and the newest readable one is restored."""
     steps = checkpoint.steps(folder.checkpoints)
     if not steps:
         raise ValueError(f"--workdir={path} holds no checkpoint; let the run train until its first evaluation")

@@ -25,7 +25,7 @@ MAX_TERMS = 2**16
 
 
 class KnownTruth(NamedTuple):
-    """The true gradient, and how it is known, in words for the tables."""
+    """The true gradient, and its origin in words for the tables."""
 
     source: str
     truth: Truth
@@ -74,7 +74,7 @@ def digest(what: str, task: Task, case: Case, protocol: Protocol) -> str | None:
     if task.problem.identity is None:
         return None
     decisive = protocol._asdict()
-    for name in ("rounds", "confidence"):  # of timing and of intervals
+    for name in ("rounds", "confidence"):  # they change the times and the intervals, not the draws
         del decisive[name]
     return storage.digest(
         what=what,
@@ -87,19 +87,25 @@ def digest(what: str, task: Task, case: Case, protocol: Protocol) -> str | None:
 
 
 def _samples_of_reference(task: Task, name: str, num_samples: int) -> int:
-    """K of the reference: `num_samples`, or the least that it works with if every K has the same gradient."""
+    """K of the reference: `num_samples`, or the least K that it works with.
+
+    Raises:
+      Refused: if that K is larger than `num_samples` and the bound depends on K.
+    """
     least = least_samples(name)
     if num_samples < least and task.is_multi_sample:
         raise Refused(
-            f"--reference={name} needs K={least}, and --objective={task.objective} is another bound for "
+            f"--reference={name} needs K={least}, and --objective={task.objective} is a different bound for "
             f"K={num_samples}; take --num_samples={least} or another --reference"
         )
     return max(num_samples, least)
 
 
 def sum_or_quadrature(task: Task, num_samples: int) -> tuple[str, PyTree] | None:
-    """(method, gradient) by the sum over all states, or by quadratures of two orders that agree; None if neither
-    works."""
+    """The exact gradient as (method, gradient), from the sum over all states or from a quadrature.
+
+    A quadrature counts only if two orders of it agree. None if neither method works.
+    """
     if task.refusal(ORACLE) is not None:
         return None
     q, reduce, _ = task.expectations[0]
@@ -116,7 +122,7 @@ def sum_or_quadrature(task: Task, num_samples: int) -> tuple[str, PyTree] | None
 
 
 def _exact_gradient(task: Task, num_samples: int, order: int) -> PyTree:
-    """The gradient by the oracle of the table of estimators, in float64."""
+    """The gradient, in float64, by the estimator that computes expectations exactly (`ORACLE`)."""
     problem = task.problem
     estimator = BY_NAME[ORACLE].make(num_samples=num_samples, order=order)
     gradient = diagnostics.make_gradient(task.bound, estimator)
@@ -128,8 +134,10 @@ def _exact_gradient(task: Task, num_samples: int, order: int) -> PyTree:
 
 
 def _orders(q, tuple_size: int) -> list[int]:
-    """Orders within MAX_TERMS: half and full order of a quadrature, [1] for a sum over states, [] if there are too many
-    terms."""
+    """The orders to integrate with: half and full order of a quadrature, or [1] for a sum over states.
+
+    [] if neither is possible within MAX_TERMS terms.
+    """
     try:
         states = [len(jax.eval_shape(functools.partial(nodes, order=order), q)[0]) for order in (2, 3)]
     except ValueError:

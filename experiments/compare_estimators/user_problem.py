@@ -1,4 +1,4 @@
-"""A problem of the user's own, given as --problem=module:function."""
+"""A problem that the user wrote, given as --problem=module:function."""
 
 import importlib
 import inspect
@@ -12,7 +12,7 @@ from experiments.common.problems import Problem
 
 
 def is_users(text: str) -> bool:
-    """Whether the text is a module:function, and not a known problem with options."""
+    """Whether the text names a function of the user, module:function, and not a known problem with options."""
     name, colon, rest = text.partition(":")
     return bool(colon) and name not in problems.BY_NAME and "=" not in rest
 
@@ -39,7 +39,7 @@ def load(text: str) -> Callable[[], Any]:
 
 
 def check(problem: Any, text: str) -> Problem:
-    """The problem itself.
+    """Returns the problem unchanged, if it is one.
 
     Raises:
       ValueError: if the user's function returned something else.

@@ -8,14 +8,16 @@ import numpy as np
 from experiments.compare_estimators.measure_all import Result
 from vae import diagnostics
 
-# What each product multiplies the variance with.
+# The figures that multiply the variance with a cost.
 PRODUCTS = ("variance_x_flops", "variance_x_seconds")
 
 
 class Factor(NamedTuple):
-    """What the variance of an estimator is multiplied with, and its bootstrap replicates, `[replicates]` or a number.
+    """A cost that multiplies the variance of an estimator, and the cost's bootstrap replicates.
 
-    For seconds: the median over rounds, and medians over resampled rounds.
+    Attributes:
+      value: FLOP, seconds (the median over rounds), or 1.
+      replicates: medians of seconds over resampled rounds, `[replicates]`; `value` itself if the cost is certain.
     """
 
     value: float
@@ -45,7 +47,7 @@ def is_biased(row: dict[str, Any], chunks: int) -> bool:
 
     - The worst coordinate is beyond its critical |z|, and the whole deviation is more than twice as long as chance
       makes it. One coordinate alone proves nothing: if it depends on rare events, its mean is not normal, and its
-      standard error is too small until such events were seen.
+      standard error is too small until such events have been drawn.
     - The bias along the truth has a |z| of 5 or more, and is more than rounding. For few chunks the limit is larger:
       the value that Student's t exceeds with probability 0.01 %.
     """
@@ -81,6 +83,7 @@ def _best(entrants: list[Entrant], group: str) -> Entrant:
     """The unbiased estimator with the smallest variance x FLOP; a biased one only if there is no other."""
     is_finite = lambda entrant: math.isfinite(entrant.row[f"{group}_variance"])
     is_unbiased = lambda entrant: not entrant.row[f"{group}_biased"] and not entrant.row["declared_biased"]
+    # An exact estimator has no variance, so ratios to it say nothing.
     is_random = lambda entrant: entrant.result.figures[group]["variance"] > 0
     candidates = entrants
     for condition in (is_finite, is_unbiased, is_random):

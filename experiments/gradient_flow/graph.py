@@ -1,8 +1,8 @@
 """The graph of a VAE's loss over its named quantities, and the gradient along each of its edges.
 
 The loss is traced to its jaxpr, and the jaxpr is contracted to the graph over the named quantities. Each edge (a, b) of
-the graph gets a zero of its own, which is added to the value of a that b consumes. The derivative of the loss in this
-zero is the gradient that comes back along the edge.
+the graph gets its own perturbation, which is zero and is added to the value of a that b consumes. The derivative of the
+loss with respect to this perturbation is the gradient that flows back along the edge.
 """
 
 from collections.abc import Callable
@@ -84,7 +84,7 @@ def measure(model, params, x: Array, key: Array, sampler: Callable) -> Graph:
 
     with jax.disable_jit():  # without nested jaxprs, every quantity is a variable of the outermost jaxpr
         closed = jax.make_jaxpr(loss)(phi, theta, x, key)
-    phi_variable, theta_variable, *data = closed.jaxpr.invars  # x and the key are no nodes: nothing is learned there
+    phi_variable, theta_variable, *data = closed.jaxpr.invars  # x and the key are not nodes: they are not learned
     _, key_variable = data
     nodes = {"phi": phi_variable, "theta": theta_variable} | _find_nodes(closed.jaxpr, key_variable)
     steps = _contract(closed, nodes, data)

@@ -1,4 +1,4 @@
-"""Published numbers against the numbers obtained here: the tables of scripts/README.md, from what scripts left.
+"""Published numbers against the numbers obtained here: the tables of scripts/README.md.
 
     bash scripts/reproduce_flax_vae.sh DIR && python -m experiments.published
 
@@ -37,7 +37,7 @@ def main(options: flags.FlagValues = flags.FLAGS) -> None:
     with cli.one_sentence():
         folder = Path(options.results or "results")
         if options.results and not folder.is_dir():
-            raise ValueError(f"--results={folder} is no folder; run one of scripts/reproduce_*.sh first")
+            raise ValueError(f"--results={folder} is not a folder; run one of scripts/reproduce_*.sh first")
         rows = collect(folder, read_rows())
         README.write_text(readme.with_tables(README.read_text(), rows))
         ROWS.write_text(tables.to_csv(rows))
@@ -45,7 +45,8 @@ def main(options: flags.FlagValues = flags.FLAGS) -> None:
 
 
 def collect(folder: Path, before: list[Row]) -> list[Row]:
-    """A row for each claim that was ever tried, in the order of the claims; of a truncated claim, its longest form.
+    """A row for each claim that was ever tried, in the order of the claims; if several runs of a claim exist, whole or
+    truncated, the row is of the longest.
 
     Args:
       folder: The folder in which the scripts left their results.

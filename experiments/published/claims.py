@@ -1,4 +1,4 @@
-"""Published numbers and orders, with their papers, and the folders in which scripts leave the numbers obtained here."""
+"""Published numbers and rankings with their papers, and the folders in which scripts leave this project's numbers."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -25,20 +25,20 @@ TABLES = (
 
 
 class Claim(NamedTuple):
-    """A published number or order, and where its counterpart is found.
+    """A published number or ranking, and the folder that holds this project's number.
 
     Attributes:
       table: The table of scripts/README.md that shows the claim.
-      name: A short name, for the first column of this table.
+      name: A short name, for the first column of that table.
       result: The whole name, for published.csv.
-      published: The published number or order, and its source.
-      script: The script and its words, without the folder of the data.
+      published: The published number or ranking, and its source.
+      script: The script and its arguments, without the folder of the data.
       folder: The folder in which the script leaves its results.
-      read: Reads this folder and returns the columns of published.csv from "obtained" on, and "seeds", if there are
-        any.
+      read: Reads the folder and returns the columns of published.csv from "obtained" to "commit", and the number
+        of "seeds" for results of several seeds.
       seeds: Number of seeds with which the whole script trains. A truncated script trains with one seed.
       ranks: Whether "obtained" lists several estimators, the best first.
-      truncated: The words that truncate the script, the longest run first, each with an addition to `result`.
+      truncated: Pairs (argument that truncates the script, words that are added to `result`), the longest run first.
     """
 
     table: str
@@ -57,7 +57,7 @@ class Claim(NamedTuple):
         return [self, *(self.after_word(word, length) for word, length in self.truncated)]
 
     def after_word(self, word: str, length: str) -> "Claim":
-        """The claim about the results that the script leaves when `word` truncates it to `length`."""
+        """The claim for the script with the argument `word`; `length` says in `result` how long that script trains."""
         first, *rest = self.folder.split("/")
         folder = "/".join([f"{first}_{word.removeprefix('--')}", *rest])
         return self._replace(

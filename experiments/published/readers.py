@@ -1,9 +1,9 @@
 """Readers of the folders of results that scripts leave.
 
-Each public function but the last makes a reader. `read(path)` returns a dict of the columns "obtained", "K", "data",
-"precision", "machine", "minutes" and "commit" of published.csv and, for results of several seeds, "seeds". It raises
-ValueError if the script has not finished. Minutes are wall time: of the epochs of all trained models behind the row, or
-of the whole command.
+Each public function except `provenance_columns` makes a reader. `read(path)` returns a dict of the columns "obtained",
+"K", "data", "precision", "machine", "minutes" and "commit" of published.csv and, for results of several seeds, "seeds".
+It raises ValueError if the script has not finished. Minutes are the wall-clock time of the epochs of all models behind
+the row, or of the whole command if no model was trained.
 """
 
 import math
@@ -23,7 +23,7 @@ def figure_over_seeds(figure: str, unit: str = "nats", sign: int = 1, units: boo
     """Mean and standard error over seeds of a test figure of the runs with these settings.
 
     Args:
-      units: Whether the active units of each stochastic layer are added.
+      units: Whether the text also gives the number of active units of each stochastic layer.
     """
 
     def read(path: Path) -> dict[str, Any]:
@@ -40,7 +40,7 @@ def figure_over_seeds(figure: str, unit: str = "nats", sign: int = 1, units: boo
 
 
 def ranking(name: str, figure: str, required: tuple[str, ...]) -> Reader:
-    """All values of the setting `name`, the best first, by a figure that is to be maximised.
+    """All values of the setting `name`, ordered by a figure of which more is better, the best first.
 
     A value that was tried with several options, such as reinmax:temperature=0.5 and reinmax:temperature=1.3, is listed
     once, with its best options. The values in `required` must be there.
@@ -88,10 +88,10 @@ def slope(group: str, estimator: str) -> Reader:
 
 
 def variance(group: str, estimator: str, over: str | None = None, point: float | None = None) -> Reader:
-    """The variance of a gradient, or its ratio to that of the estimator `over`, with its interval.
+    """The variance of a gradient, or its ratio to the variance of the estimator `over`, with its interval.
 
     Args:
-      point: The point of a sweep; by default the last one.
+      point: The value of the swept option; by default the largest.
     """
 
     def read(path: Path) -> dict[str, Any]:
@@ -173,7 +173,7 @@ def _finished_runs(path: Path, figure: str, settings: dict[str, Any]) -> list[Ru
     """The runs with these settings.
 
     Raises:
-      ValueError: If one of them is not finished, diverged, or has no such figure.
+      ValueError: If there is no such run, or one of them is unfinished, diverged or without the figure.
     """
     runs = workdirs.read([path]).runs
     runs = [run for run in runs if all(str(run.row[key]) == str(value) for key, value in settings.items())]
@@ -197,7 +197,7 @@ def _with_best_evaluation(run: Run) -> Run:
 
 
 def _number_of_seeds(path: Path, runs: list[Run]) -> int:
-    """The number of seeds of runs that differ in the seed alone."""
+    """The number of seeds of runs that differ only in the seed."""
     if others := results.varying([run.row for run in runs]):
         raise ValueError(f"{path} has runs that differ in {', '.join(others)}; move all but one aside")
     return len({run.row["seed"] for run in runs})

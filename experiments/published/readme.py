@@ -1,4 +1,4 @@
-"""The tables of scripts/README.md: narrow ones, between two marks each."""
+"""The tables of scripts/README.md. Each table stands between two marks."""
 
 import re
 
@@ -23,9 +23,9 @@ def with_tables(text: str, rows: list[Row]) -> str:
     """
     for name, table in all_tables(rows).items():
         start = START.format(name=name)
-        before, found, rest = text.partition(start)
-        _, closed, after = rest.partition(END)
-        if not found or not closed or start in after:
+        before, opening, rest = text.partition(start)
+        _, closing, after = rest.partition(END)
+        if not opening or not closing or start in after:
             raise ValueError(
                 f"scripts/README.md has no place for the table {name}; write {start.strip()} and {END.strip()} once, on"
                 " lines of their own, where the table belongs"
@@ -54,7 +54,7 @@ def all_tables(rows: list[Row]) -> dict[str, str]:
 
 
 def _provenance(rows: list[Row]) -> str:
-    """A line that says by which scripts, and at which commits, the rows were made."""
+    """A line that names the scripts and the commits that made the rows."""
     commits: dict[str, dict[str, None]] = {}
     for row in rows:
         truncated = " (TRUNCATED)" if row["result"].endswith(TRUNCATED) else ""

@@ -1,4 +1,4 @@
-"""The interactive charts of the report: which rows each of them shows, and what it says when a point is touched."""
+"""The interactive charts of the report: which rows each chart shows, and the text beside a point under the pointer."""
 
 import functools
 import math
@@ -16,7 +16,7 @@ from experiments.report.plotly_charts import Figure
 
 
 def _untrusted(function: Callable) -> Callable:
-    """Silences numpy's warnings: numbers from somebody else's file may overflow, and are then left out."""
+    """Silences numpy's warnings. Numbers of a file from somebody else may overflow; such numbers are left out."""
 
     @functools.wraps(function)
     def silent(*arguments, **options):
@@ -31,7 +31,7 @@ def bound(contents: Contents, every: int = 1) -> Figure | None:
     """The evaluated ELBO against steps, examples and seconds.
 
     Args:
-      every: One of so many points is drawn, counted from the last.
+      every: One of this many evaluations is drawn; the last one always is.
     """
     runs = [
         {"label": label, "rows": run.rows, "seconds": run.seconds, "status": run.row.get("status")}
@@ -84,7 +84,7 @@ def bias(rows: list[dict[str, Any]], group: str) -> Figure | None:
 
 @_untrusted
 def against(laboratory: Laboratory, group: str, x: str, figure: str) -> Figure | None:
-    """A figure with its interval against K, at the last point, or against the point."""
+    """A figure with its interval, against K at the last point of a sweep, or against the swept option."""
     rows = laboratory.rows
     if x == "num_samples" and laboratory.point:
         last = max(row[laboratory.point] for row in rows)
@@ -101,7 +101,7 @@ def toy(toy: Toy, point: str, figure: str) -> Figure | None:
 
 
 def toy_dashes(toy: Toy) -> dict[str, str]:
-    """How the curves of each family of estimators are dashed."""
+    """The style of line for each family of estimators."""
     return plotly_charts.dashes(_toy_chart(toy, toy.rows[0]["point"], "loss"))
 
 

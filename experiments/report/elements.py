@@ -1,6 +1,6 @@
 """The parts of a page as HTML: tables that sort, large figures, charts and pictures.
 
-Text goes through `escape` here and nowhere else is trusted: names, settings and paths may come from anybody.
+This file escapes the text that it gets, because names, settings and paths may come from anybody.
 """
 
 import base64
@@ -17,7 +17,7 @@ class Cell(NamedTuple):
 
     Attributes:
       text: The text that is shown.
-      value: The number by which the cell is sorted, to its last digit.
+      value: The exact number, by which the table is sorted.
       interval: The interval of the number, shown below it.
     """
 
@@ -49,7 +49,7 @@ class Charts:
         self.figures: list[Figure] = []
 
     def add(self, figure: Figure, name: str) -> str:
-        """The place of a chart with its buttons. `name` is read aloud to people who do not see it."""
+        """Adds a chart, and returns its HTML: buttons and an empty element. Screen readers read `name` aloud."""
         self.figures.append(figure)
         buttons = "".join(
             f'<button type="button" aria-pressed="{"false" if i else "true"}">{escape(choice["label"])}</button>'
@@ -60,13 +60,13 @@ class Charts:
         return f'<div class="chart" data-chart="{len(self.figures) - 1}">{choices}{place}</div>'
 
     def json(self) -> str:
-        """All charts as JSON that no HTML parser takes for a tag."""
+        """All charts as JSON in which an HTML parser finds no tag."""
         text = json.dumps(_rounded(self.figures), separators=(",", ":"))
         return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
 def table(header: list[str], lines: list[list[Cell]], name: str, sortable: bool = True) -> str:
-    """A table. `name` is read aloud to people who do not see it. Columns of numbers are sorted by their values."""
+    """A table. Screen readers read `name` aloud. Columns of numbers are sorted by their values."""
     numeric = [_is_numeric([line[i].value for line in lines]) for i in range(len(header))]
     head = []
     for title, right in zip(header, numeric, strict=True):
@@ -94,7 +94,7 @@ def large_figures(facts: list[Fact]) -> str:
 
 
 def picture(data: bytes, caption: str) -> str:
-    """A PNG file inside of the page, with its caption."""
+    """A PNG file embedded in the page, with its caption."""
     source = f"data:image/png;base64,{base64.b64encode(data).decode()}"
     return f'<figure><img src="{source}" alt="{escape(caption)}"><figcaption>{escape(caption)}</figcaption></figure>'
 

@@ -1,4 +1,4 @@
-"""The section about a result of the laboratory: which gradient is better, by how much, and for what cost."""
+"""The section about a result of the laboratory: which gradient is better, by how much, and at what cost."""
 
 import math
 from collections import Counter

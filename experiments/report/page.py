@@ -21,7 +21,7 @@ PICTURES_PLACE = "<!-- pictures -->"
 
 
 def make_page(contents: Contents, title: str) -> str:
-    """The whole file. Its curves have as many points as keep it small."""
+    """The whole file. Its curves are thinned until it is not larger than MAX_BYTES, if that is possible."""
     longest = max((len(run.rows) for run in contents.runs), default=0)
     for power in range(longest.bit_length() + 1):
         page = _page_with_every_nth_point(contents, title, 2**power)
@@ -55,7 +55,7 @@ def _page_with_every_nth_point(contents: Contents, title: str, n: int) -> str:
 
 
 def _head(contents: Contents, title: str) -> str:
-    """What was run, and the figures that matter most."""
+    """The title, a summary of each result, and the most important figures."""
     parts = [f'<p class="kind">Report</p><h1>{escape(title)}</h1>']
     if contents.finished:
         parts.append(f"<p>{escape(results.heading(contents.finished))}</p>")
@@ -66,7 +66,7 @@ def _head(contents: Contents, title: str) -> str:
         parts.append(f"<p>{escape(toys.protocol(one))}</p>{toys.least_losses(one)}")
     unfinished = len(contents.runs) - len(contents.finished)
     if unfinished:
-        sentence = f"{unfinished} of {len(contents.runs)} runs not finished: only their curves are shown."
+        sentence = f"{unfinished} of {len(contents.runs)} runs are not finished; only their curves are shown."
         parts.append(f'<p class="warning">{sentence}</p>')
     return "".join(parts)
 

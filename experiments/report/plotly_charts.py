@@ -1,9 +1,11 @@
 """The plotly renderer: charts of `experiments.common.charts` as figures of plotly.js, in plain dicts.
 
-A figure is {"data", "layout"} of plotly's schema and "choices", which the buttons above the figure offer: {"label",
-"title", "type", "x"}, with the title, the scale and the values of the horizontal axis, one list for each trace. If
-there are choices, the traces themselves have no "x". Colours are names, "@0" to "@6" for series and "@muted", "@grid"
-and "@paper", which the script of the page replaces by colours of its style sheet, light or dark.
+A figure has the keys "data" and "layout" of plotly's schema, and "choices": one dict for each button above the figure.
+A choice has the keys "label" (the text of the button), "title" and "type" (the title and the scale of the horizontal
+axis) and "x" (the horizontal coordinates, one list for each trace). If there are choices, the traces have no "x".
+
+Colours are names: "@0" to "@6" for series, and "@muted", "@grid" and "@paper". The script of the page replaces them by
+colours of the style sheet, light or dark.
 """
 
 import math
@@ -28,7 +30,7 @@ GUIDES = {
 }
 # Where the label of a guide stands, as a fraction of its length.
 LABEL_PLACE = 0.12
-# Names in a legend. Further series show their names when they are touched.
+# Most names in a legend. The names of further series appear under the pointer.
 NAMED = 24
 
 
@@ -51,7 +53,7 @@ def draw_choices(charts: dict[str, Chart], every: int = 1, **look) -> Figure | N
 
     Args:
       charts: The chart of each button.
-      every: One of so many points is drawn, counted from the last.
+      every: One of this many points is drawn; the last one always is.
     """
     charts = {label: _thinned(chart, every) for label, chart in charts.items()}
     first = next(iter(charts.values()), None)
@@ -87,8 +89,8 @@ def _trace(
     """A trace of plotly's schema without "x".
 
     Args:
-      place: Place of the series in the chart.
-      hover: plotly's template of the text that is shown when a point is touched.
+      place: Index of the series in the chart.
+      hover: plotly's template of the text beside a point under the pointer.
       mode: "lines", "markers" or both.
       width: Width of the line.
       size: Size of the markers.
@@ -117,7 +119,7 @@ def _trace(
 
 
 def _guide_traces(guides: Iterable[Guide]) -> list[dict[str, Any]]:
-    """The lines of the guides, with their labels near the first ends. A label of several guides stands once."""
+    """The lines of the guides, with their labels near the first ends. A label of several guides is shown once."""
     traces = []
     labels: set[str] = set()
     for guide in guides:
@@ -182,7 +184,8 @@ def _axis(axis: Axis) -> dict[str, Any]:
 
 
 def _coordinates(values: np.ndarray, names: tuple[str, ...] = ()) -> list[Any]:
-    """The values, or the names of these places. A series without points has a gap, or plotly's legend leaves it out."""
+    """The values, or the names of these places. A series without points gets one gap, because plotly's
+    legend would leave the series out otherwise."""
     return [_plain(names[int(place)]) for place in values] if names else values.tolist() or [None]
 
 

@@ -4,7 +4,7 @@
   const places = [...document.querySelectorAll("[data-chart]")];
   const narrow = matchMedia("(max-width: 560px)");
 
-  // "@0", "@ink": names of the style sheet's colours, so that one chart serves light, dark and paper.
+  // Replaces names such as "@0" and "@ink" by the style sheet's colours, which differ in light, in dark and on paper.
   function colours(style) {
     const value = (name) => style.getPropertyValue(name).trim();
     const replace = (part) => {
@@ -22,15 +22,15 @@
 
   function axis(given, values) {
     const line = { gridcolor: "@grid", linecolor: "@muted", zerolinecolor: "@grid", zeroline: false };
-    const found = { ...line, automargin: true, ticks: "", exponentformat: "power", ...given };
-    if (found.type === "log") {
+    const result = { ...line, automargin: true, ticks: "", exponentformat: "power", ...given };
+    if (result.type === "log") {
       const shown = values.filter((value) => value > 0);
       const decades = Math.log10(Math.max(...shown) / Math.min(...shown));
-      if (decades > 1) found.dtick = decades > 8 ? 2 : decades > 1.5 ? 1 : "D2"; // within a decade plotly knows better
-      if (decades < 0.3) found.range ??= [-0.3, 0.3].map((air, i) => Math.log10([Math.min, Math.max][i](...shown)) + air);
-      if (decades <= 1.5) found.tickformat = Math.min(...shown) < 1 ? "~g" : "~s"; // else plotly names digits without their power
+      if (decades > 1) result.dtick = decades > 8 ? 2 : decades > 1.5 ? 1 : "D2"; // below one decade plotly chooses well
+      if (decades < 0.3) result.range ??= [-0.3, 0.3].map((air, i) => Math.log10([Math.min, Math.max][i](...shown)) + air);
+      if (decades <= 1.5) result.tickformat = Math.min(...shown) < 1 ? "~g" : "~s"; // plotly would label 200 as "2"
     }
-    return found;
+    return result;
   }
 
   function draw(place, width) {
@@ -96,7 +96,7 @@
         const empty = (text) => numeric && !Number.isFinite(Number(text));
         rows.sort((a, b) => {
           const [first, second] = [key(a), key(b)];
-          if (empty(first) || empty(second)) return empty(first) - empty(second); // what has no number stands last
+          if (empty(first) || empty(second)) return empty(first) - empty(second); // rows without a number come last
           const order = numeric ? first - second : first.localeCompare(second, "en", { numeric: true });
           return down ? -order : order;
         });

@@ -13,25 +13,25 @@ UNKNOWN = "not recorded"
 
 
 def section(contents: Contents) -> Section:
-    """The commands, and a table for each group of results that were made under the same circumstances."""
-    made = [*contents.runs, *contents.laboratories, *contents.toys]
+    """The commands, and a table for each group of results with the same provenance."""
+    all_results = [*contents.runs, *contents.laboratories, *contents.toys]
     parts = [_command_lines(contents)]
     groups: dict[str, list[Run | Laboratory | Toy]] = {}
-    for one in made:
+    for one in all_results:
         groups.setdefault(json.dumps(_provenance(one.config)), []).append(one)
     for provenance, members in groups.items():
         lines = [[Cell(name), Cell(value)] for name, value in json.loads(provenance).items()]
         if len(groups) > 1:
-            parts.append(f"<h3>{len(members)} of {len(made)} results</h3>")
+            parts.append(f"<h3>{len(members)} of {len(all_results)} results</h3>")
         parts.append(table(["made with", ""], lines, "provenance", sortable=False))
     return Section("reproduce", "How to repeat it", "".join(parts))
 
 
 def commands(runs: list[Run]) -> list[str]:
-    """Command lines that train these runs: one if they are a product of lists, else one for each part that is."""
+    """Command lines that train these runs. Runs that form a product of lists share one command line."""
     rows = [{name: (str(value),) for name, value in run.folder.settings().json().items()} for run in runs]
     rows = [dict(items) for items in dict.fromkeys(tuple(row.items()) for row in rows)]
-    for name in rows[0]:  # rows that differ in this setting alone become one row with a list
+    for name in rows[0]:  # rows that differ only in this setting become one row with a list
         merged: dict[tuple, dict[str, tuple[str, ...]]] = {}
         for row in rows:
             alike = tuple((key, value) for key, value in row.items() if key != name)
@@ -62,7 +62,7 @@ def _quoted(command: str) -> str:
     """A command line in which a shell finds only words, whoever wrote it."""
     try:
         return shlex.join(shlex.split(command))
-    except ValueError:  # a quotation without an end
+    except ValueError:  # a quotation mark without its partner
         return shlex.quote(command)
 
 

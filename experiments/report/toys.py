@@ -1,4 +1,4 @@
-"""The section about a toy problem: what each estimator reached, and how."""
+"""The section about a toy problem: the loss that each estimator reached, and its variance."""
 
 import math
 from html import escape

@@ -31,8 +31,8 @@ def sections(contents: Contents, page_charts: Charts, every: int, pictures_place
     """All sections about trained runs.
 
     Args:
-      every: One of so many points of the curves is drawn.
-      pictures_place: Text in the place of the pictures, which are chosen when the size of the page is known.
+      every: One of this many points of each curve is drawn; the last one always is.
+      pictures_place: Text that stands for the pictures until the size of the page is known and they can be chosen.
     """
     made = [Section("settings", "Settings", _settings(contents))]
     if contents.finished:
@@ -48,8 +48,10 @@ def sections(contents: Contents, page_charts: Charts, every: int, pictures_place
 
 
 def best_setting(contents: Contents) -> str:
-    """The figures of the best setting, large, and which settings cannot be told from it; nothing if the runs cannot be
-    compared."""
+    """The figures of the best setting, in large type, and the settings within two standard errors of it.
+
+    The text is empty if the runs cannot be compared.
+    """
     if not _are_comparable(contents.finished):
         return ""
     rows = results.aggregate(contents.finished, contents.names)
@@ -97,8 +99,8 @@ def pictures(contents: Contents, space: int) -> str:
 def _are_comparable(rows: list[dict[str, Any]]) -> bool:
     """Whether one of the rows may be called the best.
 
-    Nats of different pixels, or -log p(x) of different K, cannot be compared. Neither can a setting chosen on a
-    validation split and one chosen on the test set.
+    Nats of different data or likelihoods, and -log p(x) with different K, cannot be compared. Neither can a setting
+    that was chosen by the validation split and one that was chosen by the test split.
     """
     alike = ("dataset", "binarization", "likelihood", "eval_samples")
     done = [row for row in rows if row["status"] == "done"]
@@ -113,7 +115,7 @@ def _titles(contents: Contents) -> dict[str, str]:
 
 
 def _settings(contents: Contents) -> str:
-    """The settings that differ, and folded away those that all runs share."""
+    """The settings that differ, followed by a folded table of the settings that all runs share."""
     rows = [run.row for run in contents.runs]
     names = [*contents.names, *(["seed"] if len({row["seed"] for row in rows}) > 1 else [])]
     lines = []
@@ -128,7 +130,7 @@ def _settings(contents: Contents) -> str:
 
 
 def _results(contents: Contents) -> str:
-    """Means and standard errors over seeds, and folded away every row of results.csv."""
+    """Means and standard errors over seeds, followed by a folded table of every row of results.csv."""
     names = contents.names
     means = results.aggregate(contents.finished, names)
     titles = {key: title for key, title in _titles(contents).items() if any(key in row for row in means)}

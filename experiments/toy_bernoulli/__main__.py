@@ -1,4 +1,4 @@
-"""Trains the toy problems of discrete estimators with each estimator: exact loss, and variance of the gradient.
+"""Trains a toy problem with each estimator, and records the exact loss and the variance of the gradient.
 
     python -m experiments.toy_bernoulli                        # one coin, E (b - t)^2, t = 0.45, 0.49, 0.499
     python -m experiments.toy_bernoulli --toy=categorical      # three bits as one variable of eight classes
@@ -6,14 +6,14 @@
     python -m experiments.toy_bernoulli --toy=polynomial --steps=1000 --records=41 --estimators=reinmax,leave_one_out
 
 The toy `polynomial`, 128 coins at powers 1.5, 2 and 3, takes hours with every estimator and 5000 steps, and 20 minutes
-with the eight estimators of `scripts/reproduce_toys.sh` and 1000 steps. The other toys take two minutes, and some time
-for the compiler.
+with the eight estimators of `scripts/reproduce_toys.sh` and 1000 steps. The other toys take two minutes, plus the time
+to compile.
 
-Every estimator, seed and point of a toy runs in one compiled program. The loss is the exact expectation at the
-parameters reached. The variance is the trace of the covariance over fresh draws there, with the estimator's own
-parameters frozen. Every estimator gets the same --num_samples, or the least number that it works with. Further
-evaluations (relaxed and conditional samples) are not charged here;
-`experiments.compare_estimators --problem=coins --budget=evaluations:N` charges them.
+Every estimator, seed and point of a toy runs in one compiled program. The loss is the exact expectation at the current
+parameters. The variance is the trace of the gradient's covariance at the same parameters, over fresh draws and with the
+estimator's own parameters frozen. Every estimator gets the same --num_samples, or the least number that it works with.
+Estimators that evaluate f more often, at relaxed or conditional samples, are not penalised here;
+`experiments.compare_estimators --problem=coins --budget=evaluations:N` counts these evaluations.
 
 The command writes curves.csv, results.csv, results.md, config.json and figures/toy.png (and .pdf) into --output, and
 the trained curves into store/, so that the same command with the same code does not train them again.
@@ -32,7 +32,7 @@ from experiments.common.task import Task
 from experiments.toy_bernoulli import output
 from experiments.toy_bernoulli.training import Training, train_all
 
-# The points of each toy, for a batch size or the toy's own.
+# Batch size, or None for the toy's own -> the points of the toy.
 TOYS: dict[str, Callable[[int | None], list[Problem]]] = {
     "bernoulli": lambda batch_size: [
         problems.coins(target, batch_size=batch_size or 1) for target in (0.45, 0.49, 0.499)
@@ -43,7 +43,7 @@ TOYS: dict[str, Callable[[int | None], list[Problem]]] = {
     "categorical": lambda batch_size: [problems.three_bits(batch_size or 1)],
     "table": lambda batch_size: [problems.table(batch_size=batch_size or 1)],
 }
-# The flags that the memory grows with, the likeliest first.
+# Flags that increase the use of memory, the most likely cause first. The error about too little memory names them.
 HUNGRY = ("batch_size", "num_samples", "draws", "seeds")
 
 
@@ -57,7 +57,11 @@ def define_flags(values: flags.FlagValues) -> None:
         flag_values=values,
     )
     flags.DEFINE_integer(
-        "num_samples", 2, "Number of samples K, or the least that an estimator works with.", 1, flag_values=values
+        "num_samples",
+        2,
+        "Number of samples K. An estimator that needs more gets its least number.",
+        1,
+        flag_values=values,
     )
     flags.DEFINE_integer(
         "batch_size", None, "Number of independent repetitions in a step.", lower_bound=1, flag_values=values
@@ -68,12 +72,12 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_integer(
         "records",
         101,
-        "Number of points of a curve, with the first and the last step.",
+        "Number of points of a curve, including the first and the last step.",
         lower_bound=2,
         flag_values=values,
     )
     flags.DEFINE_integer(
-        "seeds", 5, "Number of runs of each estimator, from seed 0 on.", lower_bound=1, flag_values=values
+        "seeds", 5, "Number of runs of each estimator, with seeds 0, 1, and so on.", lower_bound=1, flag_values=values
     )
     flags.DEFINE_float("learning_rate", 0.01, "Learning rate of Adam.", lower_bound=0.0, flag_values=values)
     flags.DEFINE_integer(
@@ -87,7 +91,7 @@ def define_flags(values: flags.FlagValues) -> None:
 
 
 def main(options: flags.FlagValues = flags.FLAGS) -> None:
-    """Trains, tabulates and draws. Bad input is one sentence and exit status 1."""
+    """Trains, tabulates and draws. Bad input ends with one sentence on stderr and exit status 1."""
     started = time.perf_counter()
 
     # ---- What is trained
@@ -136,11 +140,13 @@ def check_flags(options: flags.FlagValues) -> None:
     if not 0 < options.learning_rate < math.inf:
         raise ValueError(f"--learning_rate={options.learning_rate} is not a number above 0")
     if options.steps % (options.records - 1):
-        raise ValueError(f"--steps={options.steps} must be a multiple of --records less one, {options.records - 1}")
+        raise ValueError(
+            f"--steps={options.steps} must be a multiple of --records minus 1, which is {options.records - 1}"
+        )
 
 
 def choose_estimators(options: flags.FlagValues, task: Task, training: Training) -> list[str]:
-    """The estimators that work with their numbers of samples. Refusals come before anything is compiled.
+    """The estimators that work with their numbers of samples, found before anything is compiled.
 
     Raises:
       ValueError: if an estimator of --estimators is unknown or does not work.

@@ -11,7 +11,7 @@ from experiments.common.problems import Problem
 from experiments.toy_bernoulli.training import Curves, Training
 from vae.estimators import BY_NAME
 
-# Families of estimators by what they use, the columns of the picture.
+# Families of estimators, by the information that they use. Each has a column in the picture.
 FAMILIES = SCORE, VALUES, SLOPE, BIASED = "score function", "f at chosen states", "f and df/dz", "biased"
 
 
@@ -55,19 +55,19 @@ def _rows_of_results(titles: list[str], curves: Curves) -> list[dict[str, Any]]:
     """A row for each point and estimator: means over seeds and their standard errors, the least loss first."""
     rows = []
     for i, title in enumerate(titles):
-        of_point = []
+        rows_of_point = []
         for name, curve in curves.items():
             row = {"point": title, "estimator": name, "family": _family(name)}
             figures = {"final_loss": curve["loss"][i, :, -1], "first_variance": curve["variance"][i, :, 0]}
             for figure, values in figures.items():
                 row[figure], row[f"{figure}_stderr"] = results.mean_and_error(values.tolist())
-            of_point.append(row)
-        rows += sorted(of_point, key=lambda row: results.least_first(row["final_loss"]))
+            rows_of_point.append(row)
+        rows += sorted(rows_of_point, key=lambda row: results.least_first(row["final_loss"]))
     return rows
 
 
 def _family(name: str) -> str:
-    """What an estimator uses, according to the table of estimators."""
+    """The family of an estimator, according to the table of estimators."""
     entry = BY_NAME[options.parse(name).name]
     if entry.biased:
         return BIASED

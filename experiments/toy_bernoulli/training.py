@@ -13,10 +13,10 @@ from experiments.common.problems import Problem
 from experiments.common.task import Task, least_samples, make_estimator
 from vae import diagnostics, train
 
-# Gradients behind a variance are made side by side until they have this many numbers together.
+# The gradients behind a variance are computed in batches; a batch has at most this many numbers in all.
 SIDE_BY_SIDE = 4096
 
-# By estimator, {"loss", "variance"}, each `[points, seeds, records]`.
+# Estimator -> {"loss": array, "variance": array}, each array `[points, seeds, records]`.
 Curves = dict[str, dict[str, np.ndarray]]
 
 
@@ -24,11 +24,11 @@ class Training(NamedTuple):
     """The settings of every run.
 
     Attributes:
-      num_samples: K, or the least that an estimator works with if that is more.
+      num_samples: K; an estimator that needs more samples gets its least number.
       steps: Adam steps.
-      records: points of a curve, with the first and the last step; steps is a multiple of records - 1.
-      seeds: number of runs of each estimator, from seed 0 on.
-      learning_rate: Adam's.
+      records: points of a curve, including the first and the last step; steps is a multiple of records - 1.
+      seeds: number of runs of each estimator, with seeds 0, 1, and so on.
+      learning_rate: learning rate of Adam.
       draws: gradients behind each variance.
     """
 
@@ -72,7 +72,7 @@ def _all_curves(points: list[Problem], names: list[str], training: Training, see
 
 
 def _curve(problem: Problem, name: str, training: Training, data, seed):
-    """One run: exact losses and variances of the gradient after equal numbers of steps, `[records]`."""
+    """One run: the exact loss and the variance of the gradient at evenly spaced steps, each `[records]`."""
     task = Task(problem._replace(data=data), "elbo")
     estimator = make_estimator(name, training.samples(name))
     objective = lambda apply, params, data, expect: task.bound(params, data, expect)

@@ -5,11 +5,11 @@
     npz:PATH        your own arrays
     mnist, ...      any image set of TFDS that scripts/prepare_data.sh has prepared in `data_dir`
 
-To add a data set, write a function `data_dir -> Splits` and add one line to `DATASETS`. All that you must read for it
-is this file, `splits.py`, and `digits.py` as the example.
+To add a data set, write a function `data_dir -> Splits` and add one line to `DATASETS`. You only need to read this
+file, `splits.py`, and `digits.py` as the example.
 
-A set that cannot be loaded is refused at once, in one sentence that says what to do. Nothing here waits for a network,
-and nothing here unpickles.
+A set that cannot be loaded raises an error of one sentence that says what to do. This package never waits for a network
+and never unpickles a file.
 """
 
 import math
@@ -28,7 +28,7 @@ from vae.data.images import mean_image as mean_image
 from vae.data.images import pixels as pixels
 from vae.data.splits import Splits as Splits
 
-# Name -> function of `data_dir`, the folder that the user gave, or None.
+# Name -> loader. Its argument is `data_dir`, the folder that the user gave, or None.
 DATASETS: dict[str, Callable[[str | os.PathLike | None], Splits]] = {
     "digits": lambda data_dir: digits(),
     "frey_faces": frey_faces,
@@ -42,7 +42,7 @@ def load(
     cache_dir: str | os.PathLike | None = None,
     max_bytes: float = math.inf,
 ) -> Dataset:
-    """The data set of that name; the top of this file lists the names.
+    """Loads the data set with this name; the top of this file lists the names.
 
     Args:
       dataset: key of `DATASETS`, `npz:PATH`, or a name of TFDS.

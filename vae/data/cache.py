@@ -16,8 +16,10 @@ logger = logging.getLogger(__name__)
 
 
 def cached(paths: list[Path], build: Callable[[], np.ndarray]) -> np.ndarray:
-    """The array in the first of `paths` that has it. If none has it, it is built, and written to the first of `paths`
-    that can be written."""
+    """The array from the first of `paths` that exists and is undamaged.
+
+    If there is none, the array is built, and is written to the first of `paths` that can be written.
+    """
     for path in paths:
         try:
             return _read(path)
@@ -51,7 +53,7 @@ def _read(path: Path) -> np.ndarray:
 def _write(path: Path, array: np.ndarray) -> None:
     """Writes the whole file or nothing, however many processes write at once."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    if not path.parent.stat().st_mode & 0o222:  # root could write to a read-only folder
+    if not path.parent.stat().st_mode & 0o222:  # root could write there in spite of the permissions
         raise PermissionError(f"{path.parent} is read-only")
     data = io.BytesIO()
     np.save(data, array)

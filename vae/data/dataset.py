@@ -1,4 +1,4 @@
-"""A data set in three splits: how they are completed from what a set has, and their checksum."""
+"""A data set in three splits: making the splits that a set lacks, and checksums."""
 
 import hashlib
 from typing import NamedTuple
@@ -10,7 +10,7 @@ from vae.data.splits import Splits, shuffle_and_cut
 
 
 class Dataset(NamedTuple):
-    """Images [N, H, W, C] in three splits: uint8 in 0 to levels - 1, or float32 in [0, 1] where levels is 0.
+    """Images [N, H, W, C] in three splits: uint8 from 0 to levels - 1, or float32 in [0, 1] if levels is 0.
 
     Attributes:
       name: the name by which `vae.data.load` knows the set.
@@ -20,7 +20,8 @@ class Dataset(NamedTuple):
       levels: number of grey levels: 2 for binary images, 17 for the digits, 256 for others, 0 for continuous pixels.
       checksum: sha256 of the three splits' dtypes, shapes and bytes. Where the training images are on disk, their
         prepared files stand in for their bytes.
-      files: for a TFDS set, which images of which prepared files the training split has.
+      files: for a TFDS set, an identifier of the prepared files and of the images that the training split takes from
+        them.
       files_checksum: for a TFDS set, the `checksum` that it has if its training images are on disk.
     """
 
@@ -35,13 +36,13 @@ class Dataset(NamedTuple):
 
 
 def make_dataset(name: str, splits: Splits, validation_size: int) -> Dataset:
-    """The data set with a test split, and `validation_size` training images as validation split if that is not 0.
+    """The data set with a test split, and with `validation_size` training images as validation split if that is not 0.
 
     Raises:
       ValueError: if there are too few training images, or if the set has another validation split of its own.
     """
     train, test = splits.train, splits.test
-    indices = np.arange(len(train))  # is cut as `train` is, and so tells which images `train` has
+    indices = np.arange(len(train))  # is cut like `train`, and so lists the images of `train`
     if test is None:
         if len(train) < 2:
             raise ValueError(f"dataset={name} has one image; training and testing need at least one each")
@@ -67,7 +68,7 @@ def checksummed(name: str, splits: list[np.ndarray | OnDisk], levels: int, files
 
 
 def _size_to_hold_out(name: str, train: int, validation: int, size: int) -> int:
-    """How many training images become the validation split, where `size` are asked for."""
+    """The number of training images that become the validation split, if the caller asked for `size`."""
     if not 0 <= size < train:
         raise ValueError(f"validation_size={size} must be 0 to {train - 1} for dataset={name}")
     if size in (0, validation):

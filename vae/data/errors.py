@@ -1,4 +1,4 @@
-"""What the errors of this folder share."""
+"""Parts of sentences that the error messages of this folder share."""
 
 
 def reason(error: Exception) -> str:

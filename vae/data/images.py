@@ -1,4 +1,4 @@
-"""What is done to the images of a data set: scaling, binarization, the mean image."""
+"""Operations on the images of a data set: scaling, binarization and the mean image."""
 
 import jax
 import jax.numpy as jnp

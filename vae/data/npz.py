@@ -28,10 +28,10 @@ def load(path: str) -> Splits:
 
 
 def members(file: np.lib.npyio.NpzFile, names: dict[str, str]) -> dict[str, np.ndarray]:
-    """The arrays whose names in the file are the values of `names`, by its keys.
+    """Reads arrays from the file. `names` maps a key of the result to the array's name in the file.
 
     Raises:
-      ValueError: if they would not fit into memory, or are not arrays. Nothing has been unpacked then.
+      ValueError: if the arrays would not fit into memory, before any is read; or if a member is not an array.
     """
     infos = {member.filename.removesuffix(".npy"): member for member in file.zip.infolist()}
     unpacked = sum(infos[name].file_size for name in names.values())
@@ -46,7 +46,7 @@ def members(file: np.lib.npyio.NpzFile, names: dict[str, str]) -> dict[str, np.n
 
 
 def _read(dataset: str, path: Path) -> dict[str, np.ndarray]:
-    """The arrays of the file by split, as they are."""
+    """The arrays of the file by split, unchanged."""
     try:
         with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
             names = file.files

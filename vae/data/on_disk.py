@@ -15,7 +15,7 @@ DECODE_CHUNK = 1000  # images that are decoded in one call
 
 
 class OnDisk:
-    """The images of one split, uint8 [N, H, W, C], or those of them at `indices`.
+    """The images of one split, or a selection of them: uint8 [N, H, W, C].
 
     Args:
       dataset: name of the set, for error messages.
@@ -57,7 +57,7 @@ class OnDisk:
             return images
 
     def subset(self, indices: np.ndarray) -> "OnDisk":
-        """The images at `indices`, which are not read."""
+        """The images at `indices`, without reading them."""
         return OnDisk(self.dataset, self.folder, self.split, self._indices[indices])
 
     def decoded(self) -> np.ndarray:
@@ -74,7 +74,7 @@ class OnDisk:
 
 @contextmanager
 def _one_sentence(dataset: str, folder: Path, split: str) -> Iterator[None]:
-    """Turns what a damaged file raises into an OSError without errno.
+    """Turns any exception that a damaged file causes into an OSError without errno.
 
     TFDS, array_record and Pillow document no list of these exceptions. Errors of the system (a mount that is gone, no
     memory left) pass through.
@@ -101,7 +101,7 @@ def _open(folder: Path, split: str):
 
 def _check_features(described: object) -> None:
     """Refuses classes that are not TFDS's own: TFDS imports the module of whatever class features.json names."""
-    if isinstance(described, str) and described.lstrip().startswith(("{", "[")):  # TFDS reads JSON inside of JSON
+    if isinstance(described, str) and described.lstrip().startswith(("{", "[")):  # TFDS nests JSON in strings
         described = json.loads(described)
     members = described if isinstance(described, dict) else {}
     for key in ("pythonClassName", "python_class_name", "type"):

@@ -1,4 +1,4 @@
-"""What a loader returns: the splits that a data set has."""
+"""The result of a loader: the splits that a data set has."""
 
 from typing import NamedTuple
 
@@ -7,7 +7,7 @@ import numpy as np
 from vae.data.on_disk import OnDisk
 
 SPLITS = ("train", "validation", "test")
-SEED = 0  # of every shuffle that cuts a split: how a set is cut is a part of what it is, never a setting
+SEED = 0  # seed of every shuffle that cuts a split; not a setting, because a data set has one fixed cut
 
 
 class Splits(NamedTuple):
@@ -17,8 +17,8 @@ class Splits(NamedTuple):
       train: training images.
       validation: validation images; None where the set has none.
       test: test images; None where the set has none: a tenth of the training images are then taken for it.
-      levels: number of grey levels, 0 for continuous pixels; None where the pixels themselves tell it.
-      files: what tells the prepared files of a TFDS set from others; empty for other sets.
+      levels: number of grey levels, 0 for continuous pixels; None if it is to be inferred from the pixels.
+      files: fingerprint of the prepared files of a TFDS set; empty for other sets.
     """
 
     train: np.ndarray | OnDisk

@@ -33,7 +33,7 @@ def load(
       data_dir: folder of the prepared sets, or the folder above `tensorflow_datasets`.
       cache_dir: folder of the decoded images; see `vae.data.load`.
       max_bytes: size of the largest training split that is read into memory.
-      other_names: data sets besides TFDS's, which are suggested where `dataset` looks like a misspelt one.
+      other_names: data sets besides TFDS's, which the error suggests if `dataset` looks like a misspelling of one.
     """
     folder = _prepared_folder(dataset, data_dir, other_names)
     names = _split_names(dataset, folder)

@@ -30,7 +30,7 @@ def _available() -> float:
 
 
 def _limits(root: Path = Path("/sys/fs/cgroup"), process: Path = Path("/proc/self")) -> Iterator[tuple[int, int]]:
-    """The bytes of each limit, and how many of them are in use. Cached file pages that can be dropped do not count."""
+    """(bytes allowed, bytes in use) of each limit. Cached file pages that can be dropped do not count as used."""
     granted = os.environ.get("SLURM_MEM_PER_NODE", "")
     if granted.isdecimal() and int(granted):  # 0 stands for all memory of the node
         resident = int(Path("/proc/self/statm").read_text().split()[1])

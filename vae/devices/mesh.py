@@ -6,9 +6,9 @@
     run_of(mesh, state, 3)                                     run 3, on one device
     fetch(mesh, metrics)                                       all runs, as NumPy arrays
 
-Runs do not exchange anything. A batch is split inside of the step; XLA adds the one sum of gradients that the parts
-exchange in each step. Keys and the order of the data are global, so the numbers are those of one device, up to the
-order of summation. On one device the compiled program is the one without a mesh.
+Runs do not exchange anything. A batch is split inside the step; XLA inserts the one sum of the parts' gradients. Keys
+and the order of the data are global, so the numbers are the same as on one device, up to the order of summation. On one
+device the compiled program is the one without a mesh.
 """
 
 import functools
@@ -150,7 +150,7 @@ def memory(mesh: Mesh, compiled: jax.stages.Compiled) -> tuple[int, float]:
     stats = mesh.local_devices[0].memory_stats() or {}
     if "bytes_limit" in stats:
         return needed, stats["bytes_limit"] - stats["bytes_in_use"]
-    return needed, host_memory.free() / len(mesh.local_devices)  # the devices of a processor share it
+    return needed, host_memory.free() / len(mesh.local_devices)  # CPU devices share the host's memory
 
 
 def shard(function: Callable, mesh: Mesh, shared: int) -> Callable:

@@ -3,9 +3,10 @@
     epoch = Epoch(order, chunk, images, "map", mesh, state, values)          compiled
     state, metrics = epoch(state, values, images)
 
-The order of the images is the one of training from the device's memory (`train.make_order`), a pure function of
-(seed, step). So a streamed run is the same run, and is resumed like it. Grain's threads read and decode the next chunk
-while the device works on the current one. Each process reads only the parts of a batch that its own devices need.
+The order of the images is the one of training from the device's memory (`train.make_order`), a pure function of (seed,
+step). So a streamed run equals the run that is not streamed, and is resumed in the same way. Grain's threads read and
+decode the next chunk while the device works on the current one. Each process reads only the parts of a batch that its
+own devices need.
 """
 
 import math

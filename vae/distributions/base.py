@@ -1,4 +1,4 @@
-"""What the families share: how a class becomes a family, noise, and the reparameterization trick.
+"""Shared parts of the families: the decorator `family`, noise, and the reparameterization trick.
 
 To add a family, write a class with the decorator `family`. A location-scale family inherits the trick from
 `LocationScale`. Another family writes `rsample`, or only `sample` if its samples carry no gradient. `kl.py` needs a

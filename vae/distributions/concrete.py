@@ -27,7 +27,7 @@ class BinaryConcrete(LocationScale):
 
     @property
     def mean(self) -> Float[Array, "*batch D"]:
-        """P(z > 0), the probability of the bit."""
+        """P(z > 0), the probability that the bit is 1."""
         return jax.nn.sigmoid(self.logits)
 
     def from_noise(self, eps: Vectors) -> Float[Array, "*#samples D"]:

@@ -1,4 +1,4 @@
-"""Bits and one-hot vectors."""
+"""Distributions of bits and of one-hot vectors."""
 
 import jax
 import jax.numpy as jnp

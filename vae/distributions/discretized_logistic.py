@@ -1,4 +1,4 @@
-"""A probability for each grey level of a pixel."""
+"""The discretized logistic: a probability for each grey level of a pixel."""
 
 from dataclasses import field
 

@@ -1,4 +1,4 @@
-"""Models as Flax linen modules, and the tables of what they are made of.
+"""Models as Flax linen modules, and the tables of their parts.
 
 `vae.py` has the modules VAE, Encoder, Decoder and Prior; `networks.py` the networks inside them; `families.py` the
 distributions that the networks' outputs parameterize; `make.py` puts them together.

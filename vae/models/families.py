@@ -1,4 +1,4 @@
-"""Which distribution a network's outputs are the parameters of: the tables POSTERIORS, PRIORS and LIKELIHOODS.
+"""Distributions that the outputs of a network parameterize: the tables POSTERIORS, PRIORS and LIKELIHOODS.
 
 Each table maps a name to a factory. The factory's keyword arguments are the options of the name:
 `POSTERIORS["categorical"](categories=8)`. Factories return frozen dataclasses, so that equal options give equal models,
@@ -40,15 +40,15 @@ class Posterior:
 
     @property
     def read(self) -> Callable[[Array], Array]:
-        """The function that maps a sample to what networks see of it.
+        """The function of a sample whose result the networks take as input.
 
-        A property that returns a function of this module, because bound methods of equal objects are not equal.
+        A function of this module and not a bound method, so that equal posteriors give equal models.
         """
         return _identity
 
     @property
     def hard(self) -> "Posterior | None":
-        """The posterior that a relaxation stands for and is evaluated as; None for all other families."""
+        """For a relaxation, the discrete posterior that replaces it in evaluation; None for all other families."""
         return None
 
     def num_parameters(self, latent_dim: int) -> int:
@@ -60,7 +60,7 @@ class Posterior:
         raise NotImplementedError
 
     def standard_prior(self, latent_dim: int) -> Any:
-        """The prior that has nothing to learn: the family itself at parameters of zero."""
+        """The prior without learned parameters: the family itself at parameters of zero."""
         return self.distribution(jnp.zeros(self.num_parameters(latent_dim), jnp.float32), latent_dim)
 
 
@@ -83,8 +83,8 @@ class FullCovariance(Posterior):
     """A Gaussian with D means, D log-variances, and the strictly lower triangle of a factor with ones on its diagonal.
 
     The factor's rows are scaled by the standard deviations, so that a narrow posterior needs no small outputs. The
-    triangle is divided by D, so that a network's first outputs, of order 1, hardly correlate. Without these two the
-    encoder learns far less in the same time. Zeros give the standard normal, which is the prior.
+    triangle is divided by D, so that a network's first outputs, of order 1, hardly correlate. Without this scaling and
+    division, the encoder learns far less in the same time. Zeros give the standard normal, which is the prior.
     """
 
     name: ClassVar[str] = "full_covariance"
@@ -124,7 +124,7 @@ class StudentT(Posterior):
 
 @dataclass(frozen=True)
 class Bernoulli(Posterior):
-    """Bits. With `signed`, networks see them as -1 and 1 instead of 0 and 1."""
+    """Bits. With `signed`, networks read -1 and 1 instead of 0 and 1."""
 
     signed: bool = False
     name: ClassVar[str] = "bernoulli"
@@ -142,7 +142,7 @@ class Bernoulli(Posterior):
 
 @dataclass(frozen=True)
 class BinaryConcrete(Posterior):
-    """Relaxed bits, at a temperature. With `signed`, networks see numbers between -1 and 1 instead of 0 and 1."""
+    """Relaxed bits, at a temperature. With `signed`, networks read numbers between -1 and 1 instead of 0 and 1."""
 
     temperature: float = 2 / 3
     signed: bool = False
@@ -230,7 +230,7 @@ POSTERIORS: dict[str, Callable[..., Posterior]] = {
 
 @dataclass(frozen=True)
 class StandardPrior:
-    """Nothing to learn: standard normal, standard Laplace, Gamma(1, 1), uniform, fair coins or fair dice."""
+    """Without learned parameters: standard normal, standard Laplace, Gamma(1, 1), uniform, fair coins or fair dice."""
 
     name: ClassVar[str] = "standard"
 
@@ -273,7 +273,7 @@ PRIORS: dict[str, Callable[..., StandardPrior | LearnedPrior]] = {
 
 
 class Likelihood:
-    """A family of p(x|z), from one number for each pixel and, where it needs more, parameters of its own.
+    """A family of p(x|z), from one number for each pixel and, for some families, learned parameters of its own.
 
     Attributes:
       name: the name in `LIKELIHOODS`.

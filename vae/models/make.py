@@ -1,4 +1,4 @@
-"""`make_vae`: a VAE from names, with or without options."""
+"""`make_vae`: a VAE from the names of its parts, or from parts with options."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -28,8 +28,8 @@ def make_vae(
 ) -> VAE:
     """A VAE for images of shape (H, W, C).
 
-    Architecture, activation, likelihood, posterior and prior are names, which stand for their default options, or what
-    a factory of the tables returned: `posterior=POSTERIORS["categorical"](categories=8)`.
+    Architecture, activation, likelihood, posterior and prior are names, which stand for default options, or results of
+    the tables' factories: `posterior=POSTERIORS["categorical"](categories=8)`.
 
     Args:
       image_shape: (H, W, C).
@@ -81,7 +81,7 @@ def make_vae(
 
 
 def _choose(argument: str, choice: Any, table: dict[str, Callable[..., Any]]) -> Any:
-    """What the factory of that name returns for its default options; a choice that is no name stays as it is."""
+    """The result of the named factory with default options; a choice that is not a name is returned unchanged."""
     if not isinstance(choice, str):
         return choice
     if choice not in table:

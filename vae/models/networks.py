@@ -25,7 +25,7 @@ class MLP(nn.Module):
       activation: function between the layers.
       outputs: width of a last, linear layer; None for none.
       event_ndim: number of axes of the inputs that are flattened, counted from the last.
-      dtype: dtype of the layers' products and activations; None for that of the inputs.
+      dtype: dtype of the layers' products and activations; None for the dtype of the inputs.
     """
 
     hidden: tuple[int, ...]
@@ -107,7 +107,7 @@ class Architecture:
           hidden: widths of the layers, from the image to the latents.
           activation: function between the layers.
           image_shape: (H, W, C).
-          dtype: dtype of the layers' products and activations; None for that of their inputs.
+          dtype: dtype of the layers' products and activations; None for the dtype of the inputs.
         """
         raise NotImplementedError
 
@@ -131,7 +131,7 @@ class MLPArchitecture(Architecture):
 
 @dataclass(frozen=True)
 class ConvArchitecture(Architecture):
-    """Convolutions of stride 2; `hidden` are numbers of channels, of which there must be at least one."""
+    """Convolutions of stride 2; `hidden` are numbers of channels, at least one."""
 
     name: ClassVar[str] = "conv"
 
@@ -157,7 +157,7 @@ ARCHITECTURES: dict[str, Callable[..., Architecture]] = {
 
 @dataclass(frozen=True)
 class LeakyReLU:
-    """x where x is positive, else negative_slope * x. The papers on discrete latents take 0.3."""
+    """x where x is positive, else negative_slope * x. The papers on discrete latents use a slope of 0.3."""
 
     negative_slope: float = 0.01
 

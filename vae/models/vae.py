@@ -97,7 +97,7 @@ class Encoder(nn.Module):
       posterior: the family of q(z|x), made by a factory of `POSTERIORS`.
       data_mean: the mean image, flat, which is subtracted from x; empty for none.
       dtype: dtype of the linear map.
-      read: function of x whose result the network sees.
+      read: function of x whose result the network reads.
     """
 
     network: nn.Module
@@ -126,8 +126,8 @@ class Decoder(nn.Module):
       likelihood: the family of p(x|z), made by a factory of `LIKELIHOODS`.
       levels: number of grey levels of a pixel; only the discretized logistic reads it.
       data_mean: the mean image, flat and in (0, 1). Its logits are added to the network's outputs, as if the bias of
-        the last layer began there. Empty for none.
-      read: function of z whose result the network sees.
+        the last layer were initialized to them. Empty for none.
+      read: function of z whose result the network reads.
     """
 
     network: nn.Module
@@ -151,7 +151,7 @@ class Prior(nn.Module):
 
     Attributes:
       latent_dim: D, the number of latent variables.
-      posterior: the posterior that the prior belongs to, made by a factory of `POSTERIORS`.
+      posterior: the family of q(z|x), which determines the prior's family; made by a factory of `POSTERIORS`.
       kind: where the prior's parameters come from, made by a factory of `PRIORS`.
     """
 

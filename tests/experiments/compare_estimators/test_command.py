@@ -165,10 +165,10 @@ def test_a_users_problem_with_a_budget_from_the_shell(tmp_path):
         (["--budget=flops:-1"], "neither evaluations:N nor flops:N"),
         (["--budget=evaluations:4", "--num_samples=2,3"], "leave out --num_samples"),
         (["--budget=evaluations:1", "--estimators=leave_one_out"], "does not buy leave_one_out its least K=2"),
-        (["--problem=rainforth", "--objective=iwae", "--budget=flops:1e6"], "iwae is another bound for each K"),
+        (["--problem=rainforth", "--objective=iwae", "--budget=flops:1e6"], "iwae is a different bound for each K"),
         (
             ["--problem=rainforth", "--objective=iwae", "--estimators=vimco"],
-            "vimco needs K=2, and --objective=iwae is another bound for K=1",
+            "vimco needs K=2, and --objective=iwae is a different bound for K=1",
         ),
     ],
 )
@@ -200,7 +200,7 @@ def test_a_mistake_in_a_users_problem_keeps_its_traceback(name, tmp_path, monkey
 
 
 def test_an_estimator_that_would_change_the_bound_is_left_out(tmp_path, capsys):
-    """`leave_one_out` needs K = 2, which is another bound than K = 1."""
+    """`leave_one_out` needs K = 2, and the bound with K = 2 is not the bound with K = 1."""
     small = ["--draws=20", "--replicates=100", "--rounds=3"]
     run("--problem=rainforth", "--objective=iwae", *small, f"--output={tmp_path}")
     printed = [line for line in capsys.readouterr().out.splitlines() if line.startswith("left out: ")]

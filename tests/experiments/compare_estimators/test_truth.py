@@ -39,7 +39,7 @@ def test_many_dimensions_are_no_quadrature():
 
 def test_a_reference_that_would_change_the_bound_is_refused(tmp_path):
     protocol = Protocol(100, 100, "leave_one_out", 10, 100, 0, 0, 0.95, 3)
-    with pytest.raises(Refused, match="needs K=2, and --objective=iwae is another bound for K=1"):
+    with pytest.raises(Refused, match="needs K=2, and --objective=iwae is a different bound for K=1"):
         find_truth(task(KINKED, objective="iwae"), 1, protocol, Store(tmp_path))
 
 

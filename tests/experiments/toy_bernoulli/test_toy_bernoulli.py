@@ -155,7 +155,7 @@ def test_estimators_that_nobody_named_are_left_out_where_they_do_not_fit(tmp_pat
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["--records=50", "--steps=20"], "--steps=20 must be a multiple of --records less one, 49"),
+        (["--records=50", "--steps=20"], "--steps=20 must be a multiple of --records minus 1, which is 49"),
         (["--num_samples=3", "--estimators=arm"], "num_samples must be even, got 3"),
         (["--estimators="], "--estimators is empty"),
         (["--estimators=reparam"], "reparam cannot estimate gradients with Bernoulli latents"),
