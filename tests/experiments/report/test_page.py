@@ -84,7 +84,7 @@ def test_unfinished_runs_are_counted_and_have_no_row(tmp_path):
     write_sweep(tmp_path, [({"seed": 0}, 0.0)])
     write_run(tmp_path / "runs/9", Settings(seed=1), finished=False)
     page = make_page(tmp_path)
-    assert "1 of 2 runs not finished" in page.text
+    assert "1 of 2 runs are not finished" in page.text
     assert len(page.tables["summary"]) == 2
     shutil.rmtree(tmp_path / "runs/0")
     assert "summary" not in make_page(tmp_path).tables
