@@ -19,7 +19,8 @@ from absl import flags
 
 from experiments.common import cli, settings
 from experiments.common.settings import Settings
-from experiments.train import loop, multihost, options, slurm, summary
+from experiments.train import flags as train_flags
+from experiments.train import loop, multihost, slurm, summary
 from experiments.train.sweep import Sweep
 
 # The flags that most increase the memory a run needs, the likeliest first.
@@ -28,8 +29,8 @@ HUNGRY = ("num_samples", "batch_size", "hidden")
 
 def define_flags(values: flags.FlagValues) -> None:
     settings.define_flags(values)
-    options.define_flags(values)
-    for module in (settings, options):  # --help shows the flags of these modules as well
+    train_flags.define_flags(values)
+    for module in (settings, train_flags):  # --help shows the flags of these modules as well
         flags.adopt_module_key_flags(module, values)
 
 
@@ -37,7 +38,7 @@ def main(values: flags.FlagValues = flags.FLAGS) -> None:
     # --- Flags
     with cli.one_sentence():
         runs = settings.from_flags(values)
-        chosen = options.from_flags(values)
+        chosen = train_flags.from_flags(values)
         workdir = Path(chosen.workdir or default_workdir(runs))
         several = multihost.is_one_of_several() if chosen.multihost is None else chosen.multihost
         if several and chosen.launcher == "slurm":

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from experiments.common import assess, build, cli, files, interrupt
 from experiments.train import multihost
-from experiments.train.options import Options
+from experiments.train.flags import Options
 from experiments.train.recorder import Recorder
 from experiments.train.sweep import Program, Run
 from vae import checkpoint

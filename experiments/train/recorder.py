@@ -67,7 +67,7 @@ class Recorder:
                 save(epoch, state)
 
     def _log_time(self, i: int, epoch: int, step: int, train_seconds: float) -> None:
-        """Once, where an evaluation and a checkpoint are at the same step."""
+        """Writes the seconds of training; one row, if an evaluation and a checkpoint are at the same step."""
         if (step, train_seconds) != self._last_times[i]:
             row = {"epoch": epoch, "step": step, "train_seconds": train_seconds}
             self.folders[i].append(row, "timing.jsonl")

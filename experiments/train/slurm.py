@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from experiments.common import files, settings
-from experiments.train.options import Options
+from experiments.train.flags import Options
 from experiments.train.slurm_job import Command
 from experiments.train.sweep import Program, Sweep
 

@@ -15,7 +15,7 @@ from experiments.common import build, checks, files, settings
 from experiments.common.run_folder import RunFolder, run_folders
 from experiments.common.settings import Settings
 from experiments.train import multihost
-from experiments.train.options import Options
+from experiments.train.flags import Options
 from experiments.train.profiling import Profile
 from vae import checkpoint
 from vae.data import Dataset

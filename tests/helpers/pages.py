@@ -8,7 +8,7 @@ from pathlib import Path
 from absl import flags
 
 from experiments.common import settings
-from experiments.train import options
+from experiments.train import flags as train_flags
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted(path for path in ROOT.rglob("README.md") if not {".venv", "results"} & set(path.parts))
@@ -43,7 +43,7 @@ def known_flags() -> set[str]:
     """Every flag of training."""
     values = flags.FlagValues()
     settings.define_flags(values)
-    options.define_flags(values)
+    train_flags.define_flags(values)
     return set(values)
 
 
