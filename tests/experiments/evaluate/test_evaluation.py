@@ -20,7 +20,7 @@ from vae import checkpoint
     ],
 )
 def test_what_is_left_is_named(steps, epoch, sentence, tmp_path, monkeypatch):
-    monkeypatch.setattr(build, "program", lambda run, data: SimpleNamespace(init=lambda values: values))
+    monkeypatch.setattr(build, "functions", lambda run, data: SimpleNamespace(init=lambda values: values))
     monkeypatch.setattr(checkpoint, "restore", lambda *args: None)
     folder = RunFolder(tmp_path / "run")
     for step in steps:
