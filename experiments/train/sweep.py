@@ -196,12 +196,13 @@ def _report_other_code(folders: list[RunFolder], pending: set[Path]) -> None:
     other = [folder for folder in folders if not folder.has_this_code()]
     if trained := [folder for folder in other if folder.path not in pending]:
         print(
-            f"{len(trained)} of {len(folders)} runs were trained by other code than there is now, and stay as they are;"
-            " another --workdir trains them anew"
+            f"{len(trained)} of {len(folders)} runs were trained by code that has changed since, and stay as they are;"
+            " choose another --workdir to train them again"
         )
     if begun := [folder for folder in other if folder.path in pending and folder.rows()]:
         print(
-            f"{len(begun)} of {len(folders)} runs were begun by other code and go on by that of now (see config.json)"
+            f"{len(begun)} of {len(folders)} runs were begun by code that has changed since; the present code continues"
+            " them (see config.json)"
         )
         for folder in begun:
             folder.record_change_of_code()
