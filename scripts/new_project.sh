@@ -1,11 +1,14 @@
 #!/usr/bin/env bash
 # Starts a paper's project: a folder with one estimator of your own, its tests and the script of its experiments. The
-# folder is a copy of scripts/template/ under the name of your estimator. It uses this checkout and changes nothing in it.
+# folder is a copy of scripts/template/ under the name of your estimator.
 #
-#   bash scripts/new_project.sh NAME [DIR]        DIR is the new folder; by default NAME beside this checkout
+#   bash scripts/new_project.sh NAME [DIR]        DIR is the new folder, by default NAME beside this checkout; a second
 #
-# NAME is the name of the package and of its estimator: a Python name in lower case. The new folder works at once: its
-# tests pass, scripts/reproduce.sh runs, and every command takes --import=NAME.
+# NAME is the name of the package and of its estimator: a Python name in lower case. The new folder uses this checkout
+# and changes nothing in it. The folder works at once: its tests pass, its scripts/reproduce.sh runs, and every command
+# of this checkout takes --import=NAME there.
+#
+# Writes DIR/.
 set -euo pipefail
 
 fail() {
@@ -13,7 +16,7 @@ fail() {
   exit 1
 }
 
-[[ $# -eq 1 || $# -eq 2 ]] || fail "the name is missing or there are too many words; the usage is: bash scripts/new_project.sh NAME [DIR]"
+[[ $# -eq 1 || $# -eq 2 ]] || fail "give one name and at most one folder: bash scripts/new_project.sh NAME [DIR]"
 name=$1
 code=$(cd "$(dirname "$0")/.." && pwd)
 template="$code/scripts/template"
@@ -21,16 +24,16 @@ template="$code/scripts/template"
 python="$code/.venv/bin/python"
 [[ -x $python ]] || python=${PYTHON:-python3}
 "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2> /dev/null ||
-  fail "$python is not Python 3.11 or newer; name another interpreter by PYTHON=..."
+  fail "$python is not Python 3.11 or newer; set PYTHON to a newer one"
 
-# Words that the template uses itself, and packages that may not be installed yet.
+# Names that the template uses itself, and names of packages that may not be installed yet.
 taken=" tests scripts results estimators held integrand jnp score_surrogate stateless stop_gradient vae experiments"
 taken+=" cv2 jaxlib scipy sklearn tensorflow_datasets yaml $(sed 's/[^a-z_].*//' "$code/requirements.txt" | tr '\n' ' ')"
 [[ $taken != *" $name "* && $name != test_* ]] && "$python" -I - "$name" << 'END' ||
 import builtins, importlib.util, keyword, sys
 name = sys.argv[1]
-words = {*keyword.kwlist, *dir(builtins), *sys.stdlib_module_names}
-sys.exit(name in words or importlib.util.find_spec(name) is not None)
+reserved = {*keyword.kwlist, *dir(builtins), *sys.stdlib_module_names}
+sys.exit(name in reserved or importlib.util.find_spec(name) is not None)
 END
   fail "'$name' is a word of Python or of the template, or the name of another package; choose another name"
 ! grep -rq "^    \"$name\": Entry(" "$code/vae/estimators/" ||
@@ -46,7 +49,7 @@ back=$(realpath --relative-to="$folder" "$code")
   fail "the path from $folder to this checkout has a character that is special in shells and TOML; choose another DIR"
 }
 
-# The template stands two folders below the checkout, so its files call the checkout ../.. .
+# The template is two folders below the checkout, so its files call the checkout ../.. ; here that path is replaced.
 code_pattern=$(printf '%s' "$back" | sed 's/[&|]/\\&/g')
 cd "$template"
 find . -type f -not -path '*/__pycache__/*' -not -path './results/*' -not -path '*/.*_cache/*' | while IFS= read -r file; do

@@ -1,12 +1,14 @@
 #!/usr/bin/env bash
 # Downloads and prepares an image set of TFDS. Afterwards --dataset=NAME --data_dir=DIR reads it without the network.
 #
-#   bash scripts/prepare_data.sh NAME [DIR]               DIR is data by default
-#   bash scripts/prepare_data.sh fashion_mnist data       for example
+#   bash scripts/prepare_data.sh NAME [DIR]               DIR is data by default; the downloads take most of the time
+#   bash scripts/prepare_data.sh fashion_mnist data       an example
 #
-# Preparing needs tensorflow and reading does not. The script therefore installs tensorflow in a temporary environment
-# (about 2 GB in $TMPDIR) and removes it at the end. It needs the network. PYTHON=... names the interpreter, by default
+# Preparing needs tensorflow, but reading does not. So the script installs tensorflow in a temporary environment (about
+# 2 GB in $TMPDIR), and removes this environment at the end. PYTHON=... names the Python interpreter, by default
 # python3.
+#
+# Writes DIR/NAME/.
 set -euo pipefail
 
 fail() {
@@ -14,7 +16,7 @@ fail() {
   exit "${2:-1}"
 }
 
-[[ $# -eq 1 || $# -eq 2 ]] || fail "the name is missing or there are too many words; the usage is: bash scripts/prepare_data.sh NAME [DIR]" 2
+[[ $# -eq 1 || $# -eq 2 ]] || fail "give one name and at most one folder: bash scripts/prepare_data.sh NAME [DIR]" 2
 name=$1
 dir=${2:-data}
 python=${PYTHON:-python3}
@@ -22,7 +24,7 @@ python=${PYTHON:-python3}
   fail "'$name' is not a TFDS name; give NAME, NAME/CONFIG or NAME:VERSION" 2
 case $name in
   digits) fail "digits comes with scikit-learn and needs no preparation; use --dataset=digits" 2 ;;
-  frey_faces) fail "frey_faces is not in TFDS; make frey_faces.npz as the README describes and put it into the folder of --data_dir" 2 ;;
+  frey_faces) fail "frey_faces is not in TFDS; make frey_faces.npz as vae/data/README.md describes, and put it into the folder of --data_dir" 2 ;;
 esac
 command -v flock > /dev/null || fail "flock is missing; install the package util-linux"
 command -v "$python" > /dev/null || fail "there is no $python; set PYTHON to a Python that tensorflow supports"
@@ -32,7 +34,7 @@ stop_if_prepared() {
   [[ $name != *:* ]] || version=${name##*:}
   info=$(find "$dir/$stem" -path "*/${version:-[0-9]*}/dataset_info.json" 2> /dev/null | head -n 1 || true)
   [[ -n $info ]] || return 0
-  grep -q '"array_record"' "$info" || fail "$dir/$stem was prepared in another format than array_record; give another DIR"
+  grep -q '"array_record"' "$info" || fail "$dir/$stem was prepared in a format other than array_record; give another DIR"
   echo "$name is prepared already; use --dataset=$name --data_dir=$dir"
   exit 0
 }

@@ -1,17 +1,21 @@
 #!/usr/bin/env bash
-# Table 1 of "Importance weighted autoencoders" (Burda, Grosse & Salakhutdinov 2015, arXiv:1509.00519), for MNIST: VAE
-# and IWAE with one and two stochastic layers and K = 1, 5, 50; batches of 20, tanh, Adam, 3280 passes in eight
-# stages.
+# Trains the models of Table 1 of "Importance weighted autoencoders" (Burda, Grosse & Salakhutdinov 2015,
+# arXiv:1509.00519) on MNIST: VAE and IWAE with one and two stochastic layers and K = 1, 5, 50; batches of 20, tanh,
+# Adam, 3280 passes in eight stages.
 #
-#   bash scripts/reproduce_iwae.sh DIR [cuda13]    K = 1, 5, 50. Meant for a GPU, where its time was not measured. On two
-#                                                  CPU cores K = 1 takes 7 hours, K = 5 a day and K = 50 weeks.
-#   bash scripts/reproduce_iwae.sh DIR cpu         K = 1, 5 and the first five stages (121 passes): TRUNCATED; about 4 hours
-#                                                  of one CPU core
-#   bash scripts/reproduce_iwae.sh DIR ... --quick K = 1, 5, three stages (13 passes), L_100: TRUNCATED; 25 minutes
+#   bash scripts/reproduce_iwae.sh DIR            K = 1, 5, 50. This form is meant for a GPU, where its time was not
+#                                                 measured. On two CPU cores K = 1 takes 7 hours, K = 5 a day and K = 50
+#                                                 weeks.
+#   bash scripts/reproduce_iwae.sh DIR short      K = 1, 5 and the first five stages (121 passes): TRUNCATED; about 4
+#                                                 hours of one CPU core
+#   bash scripts/reproduce_iwae.sh DIR --quick    K = 1, 5, three stages (13 passes), L_100: TRUNCATED; 25 minutes
 #
-# DIR holds TFDS's mnist. The images are binarized anew in every step. Three things differ from the paper: Adam's
-# epsilon is 1e-8 instead of 1e-4, the first weights are LeCun's instead of Glorot's, and the encoder's inputs are
-# centred as the decoder's outputs are.
+# DIR holds TFDS's mnist (bash scripts/prepare_data.sh mnist DIR). The argument cuda13 installs jax for an NVIDIA GPU.
+#
+# Differences from the paper: Adam's epsilon is 1e-8 instead of 1e-4, the first weights are LeCun's instead of Glorot's,
+# and the encoder's inputs are centred as the decoder's outputs are. As in the paper, the images are binarized anew in
+# every step.
+#
 # Expected -log p(x) (by L_5000) and, in parentheses, active units:
 #
 #                   K = 1            K = 5            K = 50
@@ -20,22 +24,22 @@
 #   VAE, 2 layers   85.33 (16+5)     85.01 (17+5)     84.78 (17+5)
 #   IWAE, 2 layers  85.33 (16+5)     83.89 (21+5)     82.90 (26+7)
 #
-# Writes results/iwae/, iwae_cpu/ or iwae_quick/: results.md, figures/, report.html.
+# Writes results/iwae/, results/iwae_short/ or results/iwae_quick/: results.md, figures/, report.html.
 set -euo pipefail
-source "$(dirname "$0")/words.sh"
-read_words "DIR [cpu] [--quick]" cpu "$@"
+source "$(dirname "$0")/common.sh"
+read_arguments "DIR [short] [--quick]" short "$@"
 output=results/iwae length=(--epochs=3280 --checkpoint_every=40 --eval_samples=5000) samples=5,50
 bash scripts/setup.sh $device
 if [ -n "$quick" ]; then
   echo "TRUNCATED: 13 passes instead of 3280, no K = 50, L_100 instead of L_5000"
   output=results/iwae_quick length=(--epochs=13 --eval_samples=100) samples=5
-elif [ "$choice" = cpu ]; then
+elif [ "$choice" = short ]; then
   echo "TRUNCATED: 121 passes instead of 3280, no K = 50"
-  output=results/iwae_cpu length=(--epochs=121 --checkpoint_every=10 --eval_samples=5000) samples=5
+  output=results/iwae_short length=(--epochs=121 --checkpoint_every=10 --eval_samples=5000) samples=5
 fi
-# train OBJECTIVE K LAYERS
+# train OBJECTIVE K FLAGS: trains the model with the flags that make its stochastic layers
 train() {
-  go_on .venv/bin/python -m experiments.train --dataset=mnist --data_dir="$data" --activation=tanh --data_mean --batch_size=20 \
+  keep_going .venv/bin/python -m experiments.train --dataset=mnist --data_dir="$data" --activation=tanh --data_mean --batch_size=20 \
     --schedule=stages --learning_rate=1e-3 "${length[@]}" --workdir="$output" \
     --hidden=200-200 --objective="$1" --num_samples="$2" "${@:3}"
 }

@@ -1,28 +1,34 @@
 #!/usr/bin/env bash
-# The toy problems of the papers on discrete latents, trained with every estimator:
+# Trains the toy problems of the papers on discrete latents with every estimator:
 # - one coin and E (b - t)^2 (REBAR, Tucker et al. 2017, arXiv:1703.07370; RELAX, Grathwohl et al. 2017,
 #   arXiv:1711.00123)
 # - 128 coins and the powers 1.5, 2, 3 (ReinMax, Liu et al. 2023, arXiv:2304.08612)
 # - three bits as one variable with eight classes (Kool et al. 2020, arXiv:2002.06043)
 #
-#   bash scripts/reproduce_toys.sh            5 seeds. On one CPU core 20 minutes for 128 coins, 2 minutes for the others, and
-#                                             10 minutes for the compiler the first time.
+#   bash scripts/reproduce_toys.sh            5 seeds; on one CPU core 20 minutes for 128 coins, 2 minutes for the
+#                                             others, and 10 minutes for the compiler the first time
 #   bash scripts/reproduce_toys.sh --quick    500 steps, 2 seeds: TRUNCATED; 15 minutes, most of them for the compiler
 #
-# One coin and three bits take 5000 steps with every estimator. 128 coins take 1000 steps, with the estimators of the
-# paper's figure and two more; at our ten times higher learning rate this goes somewhat further than the paper's 8000
-# steps. For three bits, unordered_set and leave_one_out evaluate f twice, the others once or as often as they must.
+# The argument cuda13 installs jax for an NVIDIA GPU.
 #
-# Expected: estimators that use both values of f (local_expectation, arm, disarm) are at the optimum at once, for t =
-# 0.45 at a loss of 0.2025. In the papers REBAR and RELAX reach the optimum before REINFORCE. Here RELAX is ahead of
-# REINFORCE at every t, but REBAR only at 0.45 and 0.49: its control is the relaxed f alone, and for a fair coin and t
-# = 0.499 no scale and no temperature give less variance than REINFORCE's, because f at the mean is nearly 0. The
-# relaxations stay above. ReinMax is exact in the mean for power 2.
+# One coin and three bits take 5000 steps with every estimator. 128 coins take 1000 steps, with the estimators of the
+# paper's figure and two more. The learning rate is ten times the paper's, so 1000 steps go somewhat further than the
+# paper's 8000 steps. For three bits, unordered_set and leave_one_out evaluate f twice, and each other estimator once or
+# as often as it must.
+#
+# Expected:
+# - One coin: estimators that use both values of f (local_expectation, arm, disarm) are at the optimum at once, for
+#   t = 0.45 at a loss of 0.2025. In the papers REBAR and RELAX reach the optimum before REINFORCE. Here RELAX is ahead
+#   of REINFORCE at every t, but REBAR only at 0.45 and 0.49. REBAR's control is the relaxed f alone, and for a fair
+#   coin and t = 0.499 no scale and no temperature of this control give less variance than REINFORCE, because f at the
+#   mean is nearly 0. The relaxations stay above the optimum.
+# - 128 coins: ReinMax is exact in the mean for power 2.
+#
 # Writes results/toys/{bernoulli,polynomial,categorical}/: curves.csv, results.csv, figures/toy.png;
 # results/toys/report.html.
 set -euo pipefail
-source "$(dirname "$0")/words.sh"
-read_words "[--quick]" "" "$@"
+source "$(dirname "$0")/common.sh"
+read_arguments "[--quick]" "" "$@"
 bash scripts/setup.sh $device
 output=results/toys coins=(--steps=1000 --records=41) length=()
 if [ -n "$quick" ]; then

@@ -1,25 +1,30 @@
 #!/usr/bin/env bash
-# Sticking the landing (Roeder et al. 2017, arXiv:1703.09194) and DReG (Tucker et al. 2018, arXiv:1810.04152) against
-# the plain pathwise gradient: the variance of the encoder's gradient at ten checkpoints of a VAE on the digits.
+# Measures the variance of the encoder's gradient at ten checkpoints of a VAE on the digits: sticking the landing
+# (Roeder et al. 2017, arXiv:1703.09194) and DReG (Tucker et al. 2018, arXiv:1810.04152) against the plain pathwise
+# gradient.
 #
 #   bash scripts/reproduce_variance_along_training.sh            2000 gradients each; half an hour on two busy CPU cores
 #   bash scripts/reproduce_variance_along_training.sh --quick    40 epochs, 200 gradients each: TRUNCATED; 2 minutes
 #
-# Expected: both variances are below the plain one, and would be zero at the true posterior. Sticking the landing has
-# a fifth of the plain variance at epoch 20 and a quarter at epoch 200: the gap between ELBO and log p(x) stays at
-# half a nat, so the posterior stays as far from the true one. DReG with K = 8 has an eighth and a sixth.
-# Writes results/along_training/{elbo,iwae}/: the run, and variance/results.csv, variance/figures/variance_epoch.png
-# and report.html of the laboratory.
+# The argument cuda13 installs jax for an NVIDIA GPU.
+#
+# Expected: both variances are below the plain variance, and would be zero at the true posterior. Sticking the landing
+# has a fifth of the plain variance at epoch 20 and a quarter at epoch 200. The ratio does not fall further because the
+# posterior comes no nearer to the true one: the gap between ELBO and log p(x) stays at half a nat. DReG with K = 8 has
+# an eighth of the plain variance at epoch 20 and a sixth at epoch 200.
+#
+# Writes results/along_training/{elbo,iwae}/: the trained run with report.html, and in variance/ the measurement with
+# results.csv and figures/variance_epoch.png.
 set -euo pipefail
-source "$(dirname "$0")/words.sh"
-read_words "[--quick]" "" "$@"
+source "$(dirname "$0")/common.sh"
+read_arguments "[--quick]" "" "$@"
 bash scripts/setup.sh $device
 output=results/along_training epochs=200 draws=2000
 if [ -n "$quick" ]; then
   echo "TRUNCATED: 40 epochs instead of 200, 200 gradients instead of 2000"
   output=results/along_training_quick epochs=40 draws=200
 fi
-# measure OBJECTIVE K ESTIMATORS
+# measure OBJECTIVE K ESTIMATORS: trains a VAE by the objective, and measures the estimators at its checkpoints
 measure() {
   .venv/bin/python -m experiments.train --objective="$1" --num_samples="$2" --epochs="$epochs" --keep=10 \
     --eval_every=$((epochs / 10)) --workdir="$output/$1"

@@ -2,9 +2,11 @@
 # Makes the virtual environment .venv and installs requirements.txt into it. If nothing has changed since the last time,
 # the script ends at once.
 #
-#   bash scripts/setup.sh                        jax for CPUs
+#   bash scripts/setup.sh                        jax for CPUs; about two minutes
 #   bash scripts/setup.sh cuda13                 jax for NVIDIA GPUs (or another extra of jax: cuda12, tpu)
-#   PYTHON=python3.12 bash scripts/setup.sh      another interpreter
+#   PYTHON=python3.12 bash scripts/setup.sh      with another Python interpreter
+#
+# Writes .venv/.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -13,7 +15,7 @@ if [ -f .venv/installed ] && [ "$wanted" = "$(cat .venv/installed)" ]; then exit
 
 python="${PYTHON:-python3}"
 "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || {
-  echo "error: $python is $("$python" -V 2>&1), and Python 3.11 or newer is needed; name another by PYTHON=..." >&2
+  echo "error: $python is $("$python" -V 2>&1); set PYTHON to Python 3.11 or newer" >&2
   exit 1
 }
 extra=()

@@ -1,13 +1,15 @@
 #!/usr/bin/env bash
-# Starts a SLURM cluster on this machine alone, to try --launcher=slurm: munge, the controller and one node. It needs
-# root and no systemd.
+# Starts a SLURM cluster on this machine alone, to try --launcher=slurm: munge, the controller and one node.
 #
 #   apt-get install slurm-wlm munge
-#   export SLURM_CONF=$(bash scripts/start_slurm.sh DIR)        DIR holds its configuration, state and logs
-#   bash scripts/start_slurm.sh DIR stop
+#   export SLURM_CONF=$(bash scripts/start_slurm.sh DIR)        starts the cluster and prints its configuration file;
+#                                                               seconds
+#   bash scripts/start_slurm.sh DIR stop                        stops the cluster
 #
-# The only partition, "debug", has all cores and most of the memory. Jobs that are preempted or lose their node are
-# requeued.
+# The script needs root, and works without systemd. The only partition, "debug", has all cores and most of the memory.
+# Jobs that are preempted or lose their node are requeued.
+#
+# Writes DIR/: configuration, state and logs.
 set -euo pipefail
 
 fail() {
@@ -15,18 +17,18 @@ fail() {
   exit 1
 }
 
-[[ $# -eq 1 || ($# -eq 2 && $2 == stop) ]] || fail "the folder is missing or a word is unknown; the usage is: bash scripts/start_slurm.sh DIR [stop]"
+[[ $# -eq 1 || ($# -eq 2 && $2 == stop) ]] || fail "give a folder, and perhaps the word stop: bash scripts/start_slurm.sh DIR [stop]"
 mkdir -p "$1"
 dir=$(cd "$1" && pwd)
 export SLURM_CONF="$dir/slurm.conf"
 
-runs() {  # whether the daemon of that name lives; another process may have got its number
+runs() {  # whether the daemon runs; its recorded process id may belong to another program by now
   [[ -s $dir/$1.pid && $(cat "/proc/$(cat "$dir/$1.pid")/comm" 2> /dev/null) == "$1" ]]
 }
 
 if [[ ${2:-} == stop ]]; then
   timeout 5 scancel --partition=debug 2> /dev/null || true
-  for _ in $(seq 40); do  # a job would stay for ever if its daemons ended first
+  for _ in $(seq 40); do  # wait for the jobs to end; a job whose daemons ended first would stay for ever
     [[ -n $(timeout 5 squeue --noheader 2> /dev/null || true) ]] || break
     sleep 0.5
   done
@@ -41,7 +43,7 @@ for program in munged slurmctld slurmd sbatch srun; do
 done
 [[ $(id -u) == 0 ]] || fail "the daemons need root; run the script as root"
 for name in slurmd slurmctld munged; do
-  ! runs "$name" || fail "$name runs already in $dir; use it (SLURM_CONF=$SLURM_CONF), or stop it: bash scripts/start_slurm.sh $1 stop"
+  ! runs "$name" || fail "$name already runs in $dir; use this cluster (export SLURM_CONF=$SLURM_CONF), or stop it: bash scripts/start_slurm.sh $1 stop"
 done
 
 # This munge has its own socket and key, so a munge that is already running is not disturbed.

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Runs ruff and the test suite in .venv, which is made first if it does not exist.
+# Runs ruff and the tests. Makes .venv first, if it does not exist.
 #
-#   bash scripts/test.sh                      the fast tests
-#   bash scripts/test.sh --slow               all tests, also those that take minutes each
-#   bash scripts/test.sh -k checkpoint        further words go to pytest
+#   bash scripts/test.sh                      the fast tests; about ten minutes on two CPU cores
+#   bash scripts/test.sh --slow               all tests, including those that take minutes each; hours
+#   bash scripts/test.sh -k checkpoint        passes its arguments on to pytest; here the fast tests about checkpoints
 set -euo pipefail
 cd "$(dirname "$0")/.."
 bash scripts/setup.sh

@@ -2,13 +2,16 @@
 # Runs the fast tests with the oldest and with the newest supported jax. Python 3.11 gets jax 0.10; Python 3.12 and
 # newer get the newest jax.
 #
-#   bash scripts/test_matrix.sh                                          python3.11, and the newest of 3.14, 3.13, 3.12
-#   bash scripts/test_matrix.sh python3.11 python3.13 -- -k checkpoint   these two; words after -- go to pytest
+#   bash scripts/test_matrix.sh                                          python3.11, and the newest of 3.14, 3.13, 3.12;
+#                                                                        about twice as long as scripts/test.sh
+#   bash scripts/test_matrix.sh python3.11 python3.13 -- -k checkpoint   these two; arguments after -- go to pytest
 #
-# Each Python gets its own environment under .matrix/. It is an error to name a Python that is not installed.
+# A Python that is named but not installed is an error.
+#
+# Writes .matrix/: an environment for each Python.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-runs() {  # whether that Python starts; pyenv has commands for Pythons that are not installed
+runs() {  # whether that Python starts; pyenv has a command even for a Python that is not installed
   "$1" -c "" 2>/dev/null
 }
 pythons=()
@@ -23,7 +26,7 @@ if [ ${#pythons[@]} -eq 0 ]; then
   done
 fi
 [ ${#pythons[@]} -gt 0 ] || {
-  echo "error: neither python3.11 nor a newer Python is installed under this name; name the interpreters" >&2
+  echo "error: no python3.11, 3.12, 3.13 or 3.14 is installed; name the interpreters as arguments" >&2
   exit 1
 }
 [ ${#pythons[@]} -gt 1 ] || echo "warning: only ${pythons[0]} is installed, so only one jax is tested" >&2

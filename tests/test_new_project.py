@@ -1,4 +1,4 @@
-"""scripts/new_project.sh: the new folder works at once, and nothing else is touched."""
+"""scripts/new_project.sh makes a folder that works at once, and changes nothing else."""
 
 import os
 import subprocess
@@ -53,10 +53,10 @@ def test_a_bad_name_is_refused_in_one_sentence(name, sentence, tmp_path):
     assert not (tmp_path / "project").exists()
 
 
-def test_what_exists_is_left_as_it_is(tmp_path):
+def test_existing_files_and_folders_are_left_as_they_are(tmp_path):
     (tmp_path / "file").write_text("mine")
-    for there in (tmp_path, tmp_path / "file", tmp_path / "file/below"):
-        done = new_project("my_paper", there)
+    for place in (tmp_path, tmp_path / "file", tmp_path / "file/below"):
+        done = new_project("my_paper", place)
         assert done.returncode == 1
         assert done.stderr.count("\n") == 1
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
@@ -80,7 +80,7 @@ def test_the_new_folder_is_the_template_under_another_name(tmp_path):
     assert f'default="{checkout}"' in (folder / "scripts/reproduce.sh").read_text()
 
 
-def test_the_new_folder_is_linted_as_the_template_is(tmp_path):
+def test_ruff_has_nothing_to_say_about_the_new_folder(tmp_path):
     assert new_project("zz_paper", tmp_path / "zz_paper").returncode == 0
     for command in (["check"], ["format", "--check"]):
         ruff = [sys.executable, "-m", "ruff", *command, "--no-cache", "."]
@@ -95,7 +95,7 @@ def test_the_tests_of_the_template_pass(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_tests_of_a_new_project_pass_and_the_checkout_stays_as_it_was(tmp_path):
+def test_the_tests_of_a_new_project_pass_and_leave_the_checkout_unchanged(tmp_path):
     status = lambda: subprocess.run(["git", "status", "--porcelain"], cwd=ROOT, capture_output=True, check=True).stdout
     before = status()
     folder = tmp_path / "a folder"

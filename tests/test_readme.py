@@ -1,4 +1,7 @@
-"""README.md is short, its commands run, and its code is the code of the repository. No page has a broken link."""
+"""README.md is short, its commands run, and its code is that of the library. No page has a broken link.
+
+The last tests check CITATION.cff and pyproject.toml, which describe the project to other programs.
+"""
 
 import re
 import tomllib
@@ -15,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
 MNIST = ROOT.parent / "shared/data"
 COMMANDS = [*pages.commands(README), *((name, []) for name in re.findall(r"`python -m (experiments\.\w+)`", README))]
-# What makes each command short.
+# Flags that make each command short.
 SHORT = {
     "experiments.train": ["--epochs=1", "--eval_samples=2", "--hidden=8", "--nofigures"],
     "experiments.evaluate": ["--eval_samples=3"],
@@ -31,20 +34,20 @@ SHORT = {
 }
 
 
-def test_it_has_150_lines_of_120_characters_at_most():
+def test_the_readme_has_at_most_150_lines_of_at_most_120_characters():
     lines = README.splitlines()
     assert len(lines) <= 150
     assert max(map(len, lines)) <= 120
 
 
-def test_it_has_the_five_commands():
+def test_the_section_five_commands_has_five_commands():
     section = README.split("## Five commands")[1].split("\n## ")[0]
     names = {module.split(".")[1] for module, _ in pages.commands(section)}
     assert names == {"train", "evaluate", "report", "compare_estimators"}
     assert len(pages.commands(section)) == 5
 
 
-def test_every_training_command_has_settings_that_go_together():
+def test_the_settings_of_every_training_command_go_together():
     cases = [arguments for module, arguments in pages.commands(README) if module == "experiments.train"]
     assert len(cases) >= 4
     for case in cases:
@@ -53,7 +56,7 @@ def test_every_training_command_has_settings_that_go_together():
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
-    """A folder with a short run in place of the quickstart's, and a short sweep."""
+    """A folder with a short run in place of the quickstart's, and with a short sweep."""
     folder = tmp_path_factory.mktemp("results")
     calls = [
         entry_points.training("--epochs=1", f"--workdir={folder}/quickstart"),
@@ -80,7 +83,7 @@ def test_every_command_runs(module, arguments, results, tmp_path):
     assert outcome.code == 0, outcome.err
 
 
-def test_the_scripts_that_it_names_exist():
+def test_the_scripts_that_the_readme_names_exist():
     names = re.findall(r"\b(\w+\.sh)\b", README)
     assert {"quickstart.sh", "test.sh", "new_project.sh"} < set(names)
     for name in names:
@@ -97,7 +100,7 @@ def test_every_link_leads_somewhere(page):
             assert anchor in pages.anchors(path.read_text()), target
 
 
-def test_the_estimator_in_ten_lines_is_the_one_in_the_library():
+def test_the_estimator_in_ten_lines_is_the_code_of_the_library():
     [block] = [block for block in pages.blocks(README) if "def leave_one_out" in block]
     bare = lambda code: [re.sub(r"  #.*", "", line) for line in code.splitlines() if line.strip()]
     source = (ROOT / "vae/estimators/leave_one_out.py").read_text()
@@ -119,7 +122,7 @@ def test_the_estimator_to_add_is_short_and_unbiased(monkeypatch):
         problems.assert_unbiased(estimator, problems.problem(family), estimators.mean, exact)
 
 
-def test_the_advice_names_estimators_that_do_what_it_says():
+def test_the_advised_estimators_exist_and_have_the_stated_properties():
     section = README.split("## Which estimator")[1].split("\n## ")[0]
     rows = [line.strip("| ").split(" | ") for line in section.splitlines() if line.startswith("| ")][1:]
     assert len(rows) == 7
@@ -132,8 +135,8 @@ def test_the_advice_names_estimators_that_do_what_it_says():
         assert set(re.findall(r"`(\w+)`", differentiable)) <= set(estimators.BY_NAME)
 
 
-def test_the_citation_is_one():
-    """What the schema of CITATION.cff 1.2.0 requires, names without placeholders, and the package's own version."""
+def test_the_citation_is_complete():
+    """CITATION.cff has the fields that its schema 1.2.0 requires, no placeholders, and the package's version."""
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
     assert citation["cff-version"] == "1.2.0"
     assert all(citation[name] for name in ("message", "title"))
@@ -143,8 +146,8 @@ def test_the_citation_is_one():
     assert not re.search("example|TODO|placeholder", str(citation))
 
 
-def test_the_package_and_the_requirements_agree():
-    """requirements.txt is what the library needs, and what its experiments and tests need besides."""
+def test_pyproject_and_requirements_list_the_same_packages():
+    """requirements.txt lists the packages of the library, of its experiments and of its tests."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
     lines = (ROOT / "requirements.txt").read_text().splitlines()
@@ -152,7 +155,7 @@ def test_the_package_and_the_requirements_agree():
     assert sorted([*project["dependencies"], *extras["experiments"], *extras["test"]]) == sorted(required)
 
 
-def test_the_library_imports_what_it_depends_on():
+def test_the_library_imports_no_package_of_the_experiments_or_tests():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     sources = [path.read_text() for path in (ROOT / "vae").rglob("*.py")]
     imported = {name for text in sources for name in re.findall(r"^ *(?:import|from) (\w+)", text, re.MULTILINE)}
@@ -165,7 +168,7 @@ def test_the_library_imports_what_it_depends_on():
     assert not imported & {modules.get(name, name) for name in others}
 
 
-def test_the_package_has_every_folder_of_the_library():
+def test_pyproject_lists_every_folder_of_the_library():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     folders = {path.parent.relative_to(ROOT) for path in (ROOT / "vae").rglob("__init__.py")}
     assert project["tool"]["setuptools"]["packages"] == sorted(str(folder).replace("/", ".") for folder in folders)

@@ -1,4 +1,4 @@
-"""Scripts refuse unknown words before anything is set up or trained, and the commands that they run are sound."""
+"""The scripts refuse unknown arguments before they set up anything, and every command that they run is valid."""
 
 import importlib
 import itertools
@@ -20,66 +20,66 @@ WITH_DATA = [path for path in SCRIPTS if "DIR holds" in path.read_text()]
 
 @pytest.fixture
 def run(tmp_path):
-    """Runs a script in a checkout whose setup.sh and python print their arguments and do nothing else."""
+    """Runs a script in a copy of the checkout, where setup.sh and python only print their arguments."""
     for name in ("scripts", ".venv/bin", "data"):
         (tmp_path / name).mkdir(parents=True)
     say = '#!/usr/bin/env bash\necho "${0##*/} $*"\n'
     (tmp_path / "scripts/setup.sh").write_text(say)
     (tmp_path / ".venv/bin/python").write_text(say)
     (tmp_path / ".venv/bin/python").chmod(0o755)
-    shutil.copy(ROOT / "scripts/words.sh", tmp_path / "scripts")
+    shutil.copy(ROOT / "scripts/common.sh", tmp_path / "scripts")
 
-    def run(script: Path, *words: str) -> subprocess.CompletedProcess:
+    def run(script: Path, *arguments: str) -> subprocess.CompletedProcess:
         (tmp_path / "scripts" / script.name).write_text(script.read_text())
-        command = ["bash", f"scripts/{script.name}", *words]
+        command = ["bash", f"scripts/{script.name}", *arguments]
         return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
 
     return run
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
-def test_an_unknown_word_is_refused_before_anything_is_done(script, run):
+def test_an_unknown_argument_is_refused_before_anything_is_done(script, run):
     data = ["data"] if script in WITH_DATA else []
-    for words in (
+    for arguments in (
         [*data, "--quik"],
         ["--quik", *data],
         [*data, "quick", "--quick"],
         *([[], ["--quick"]] if data else []),
     ):
-        done = run(script, *words)
-        assert (done.returncode, done.stdout) == (2, ""), words
+        done = run(script, *arguments)
+        assert (done.returncode, done.stdout) == (2, ""), arguments
         assert done.stderr.splitlines()[-1].startswith(f"usage: bash scripts/{script.name}")
         assert "--quick" in done.stderr
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
-def test_the_order_of_words_does_not_matter(script, run):
-    words = ["--quick"] + (["data"] if script in WITH_DATA else [])
-    words += ["cuda13"] + ["nonlinear"] * (script.stem == "reproduce_discrete_vae")
-    whole, *others = (run(script, *order) for order in itertools.permutations(words))
+def test_the_order_of_arguments_does_not_matter(script, run):
+    arguments = ["--quick"] + (["data"] if script in WITH_DATA else [])
+    arguments += ["cuda13"] + ["nonlinear"] * (script.stem == "reproduce_discrete_vae")
+    whole, *others = (run(script, *order) for order in itertools.permutations(arguments))
     assert (whole.returncode, whole.stderr) == (0, "")
     assert "TRUNCATED" in whole.stdout
     assert "_quick" in whole.stdout.splitlines()[-1]
-    assert all(word in whole.stdout for word in words[2:])
+    assert all(argument in whole.stdout for argument in arguments[2:])
     assert all(other.stdout == whole.stdout for other in others)
-    plain = run(script, *(word for word in words if word != "--quick"))
+    plain = run(script, *(argument for argument in arguments if argument != "--quick"))
     assert plain.returncode == 0
     assert "quick" not in plain.stdout
     assert "TRUNCATED" not in plain.stdout
 
 
 def _forms(script: Path) -> list[list[str]]:
-    """The words of a script in every combination, without those of setup.sh."""
-    words = re.search(r'^read_words "(DIR)?.*?" "?([\w|]*)', script.read_text(), re.M)
-    if not words:
+    """Every combination of a script's arguments, except those for setup.sh."""
+    usage = re.search(r'^read_arguments "(DIR)?.*?" "?([\w|]*)', script.read_text(), re.M)
+    if not usage:
         return [[]]
-    choices = ["", *filter(None, words[2].split("|"))]
-    data = ["data"] * bool(words[1])
+    choices = ["", *filter(None, usage[2].split("|"))]
+    data = ["data"] * bool(usage[1])
     return [[*data, *filter(None, form)] for form in itertools.product(choices, ["", "--quick"])]
 
 
-def _parsed(module: str, arguments: list[str]) -> flags.FlagValues:
-    """The values of the flags of a command."""
+def _parse(module: str, arguments: list[str]) -> flags.FlagValues:
+    """The values of a command's flags."""
     values = flags.FlagValues()
     importlib.import_module(f"{module}.__main__").define_flags(values)
     assert values([module, *arguments]) == [module]
@@ -87,13 +87,13 @@ def _parsed(module: str, arguments: list[str]) -> flags.FlagValues:
 
 
 @pytest.mark.parametrize("script", [*SCRIPTS, ROOT / "scripts/quickstart.sh"], ids=lambda path: path.stem)
-def test_what_it_runs_is_sound(script, run):
-    """The flags exist, the estimators exist, and the settings go together."""
-    for words in _forms(script):
-        commands = [line.split()[2:] for line in run(script, *words).stdout.splitlines() if line.startswith("python ")]
+def test_every_command_that_a_script_runs_is_valid(script, run):
+    """Its flags exist, its estimators exist, and its settings go together."""
+    for form in _forms(script):
+        commands = [line.split()[2:] for line in run(script, *form).stdout.splitlines() if line.startswith("python ")]
         assert commands
         for module, *arguments in commands:
-            values = _parsed(module, arguments)
+            values = _parse(module, arguments)
             if module == "experiments.train":
                 assert settings.from_flags(values)
             elif "estimators" in values:
@@ -101,9 +101,9 @@ def test_what_it_runs_is_sound(script, run):
 
 
 @pytest.mark.parametrize(
-    "script", [path for path in SCRIPTS if "go_on" in path.read_text()], ids=lambda path: path.stem
+    "script", [path for path in SCRIPTS if "keep_going" in path.read_text()], ids=lambda path: path.stem
 )
-def test_a_run_that_diverged_is_told_at_the_end_and_an_interrupt_at_once(script, run, tmp_path):
+def test_a_script_continues_after_a_diverged_run_and_stops_at_an_interrupt(script, run, tmp_path):
     python = tmp_path / ".venv/bin/python"
     for status in (1, 130):
         python.write_text(f'#!/usr/bin/env bash\necho "$*"\n[[ $* != *experiments.train* ]] || exit {status}\n')

@@ -1,10 +1,10 @@
-"""Published numbers against the numbers obtained here: the tables of scripts/README.md.
+"""Updates the tables of scripts/README.md, which compare published numbers with those that the scripts obtained.
 
     bash scripts/reproduce_flax_vae.sh DIR && python -m experiments.published
 
-Every claim (claims.py) names its script. The command reads the results that the scripts left in --results, writes a row
-for each claim to published.csv beside this file, and updates the tables of scripts/README.md. A claim whose script was
-not run keeps its row. Nothing is measured here.
+A claim (claims.py) is a published number or ranking, and names the script that repeats its experiment. The command
+reads the results that the scripts left in --results, writes a row for each claim to published.csv beside this file, and
+updates the tables of scripts/README.md. A claim whose script was not run keeps its row. Nothing is measured here.
 """
 
 import csv
@@ -45,12 +45,13 @@ def main(options: flags.FlagValues = flags.FLAGS) -> None:
 
 
 def collect(folder: Path, before: list[Row]) -> list[Row]:
-    """A row for each claim that was ever tried, in the order of the claims; if several runs of a claim exist, whole or
-    truncated, the row is of the longest.
+    """A row for each claim whose script was ever run, in the order of the claims.
+
+    If both the whole script and shorter forms of it were run, the row shows the longest run.
 
     Args:
       folder: The folder in which the scripts left their results.
-      before: The rows of earlier results, which stay if a script was not run or did not finish.
+      before: The rows of earlier results. A row stays if its script was not run again or has not finished.
     """
     rows = {row["result"]: row for row in before}
     for claim in CLAIMS:

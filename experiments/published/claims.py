@@ -1,4 +1,4 @@
-"""Published numbers and rankings with their papers, and the folders in which scripts leave this project's numbers."""
+"""The table of claims: published numbers and rankings, and where the scripts leave this project's numbers."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -8,7 +8,7 @@ from experiments.published.readers import distance, figure_over_seeds, ranking, 
 
 TRUNCATED = ", TRUNCATED"
 
-# The tables of scripts/README.md, by the names in their marks.
+# The tables of scripts/README.md, by the names in the comments that mark their places.
 TABLES = (
     "flax_vae",
     "iwae",
@@ -30,7 +30,7 @@ class Claim(NamedTuple):
     Attributes:
       table: The table of scripts/README.md that shows the claim.
       name: A short name, for the first column of that table.
-      result: The whole name, for published.csv.
+      result: The whole name of the result, for published.csv. No two claims have the same.
       published: The published number or ranking, and its source.
       script: The script and its arguments, without the folder of the data.
       folder: The folder in which the script leaves its results.
@@ -38,7 +38,8 @@ class Claim(NamedTuple):
         of "seeds" for results of several seeds.
       seeds: Number of seeds with which the whole script trains. A truncated script trains with one seed.
       ranks: Whether "obtained" lists several estimators, the best first.
-      truncated: Pairs (argument that truncates the script, words that are added to `result`), the longest run first.
+      truncated: The arguments that make the script shorter, the longest run first. Each is a pair: the argument, and a
+        phrase about the length that is added to `result`.
     """
 
     table: str
@@ -53,15 +54,15 @@ class Claim(NamedTuple):
     truncated: tuple[tuple[str, str], ...] = (("--quick", ""),)
 
     def forms(self) -> "list[Claim]":
-        """The claim, and its truncated forms, the longest run first."""
-        return [self, *(self.after_word(word, length) for word, length in self.truncated)]
+        """The claim for the whole script, followed by the claims for the shorter scripts, the longest run first."""
+        return [self, *(self._shortened_by(argument, length) for argument, length in self.truncated)]
 
-    def after_word(self, word: str, length: str) -> "Claim":
-        """The claim for the script with the argument `word`; `length` says in `result` how long that script trains."""
+    def _shortened_by(self, argument: str, length: str) -> "Claim":
+        """The claim for the script with an argument of `truncated`, which writes into a folder of its own."""
         first, *rest = self.folder.split("/")
-        folder = "/".join([f"{first}_{word.removeprefix('--')}", *rest])
+        folder = "/".join([f"{first}_{argument.removeprefix('--')}", *rest])
         return self._replace(
-            result=f"{self.result}{length}{TRUNCATED}", script=f"{self.script} {word}", folder=folder, seeds=1
+            result=f"{self.result}{length}{TRUNCATED}", script=f"{self.script} {argument}", folder=folder, seeds=1
         )
 
 
@@ -81,7 +82,7 @@ def _flax_vae() -> list[Claim]:
 
 
 def _iwae() -> list[Claim]:
-    """The entries of the table of arXiv:1509.00519."""
+    """The entries of Table 1 of arXiv:1509.00519."""
     entries = (
         ("elbo", 1, 1, "86.76 (19)"),
         ("elbo", 1, 5, "86.47 (20)"),
@@ -109,7 +110,7 @@ def _iwae() -> list[Claim]:
                 script="reproduce_iwae.sh",
                 folder="iwae",
                 read=figure_over_seeds("test_nll_nats", units=True, **settings),
-                truncated=() if samples == 50 else (("cpu", " after 121 passes"), ("--quick", "")),
+                truncated=() if samples == 50 else (("short", " after 121 passes"), ("--quick", "")),
             )
         )
     return claims
@@ -119,7 +120,7 @@ def _discrete_vae() -> list[Claim]:
     estimators = ("leave_one_out", "disarm", "arms", "double_cv", "rodeo", "rebar", "relax", "st_gumbel_softmax")
     estimators += ("reinmax", "vimco")
     claims = []
-    for network, word, more in (
+    for network, argument, more in (
         ("linear", "", "relax before rebar, arXiv:1711.00123; "),
         ("nonlinear", " nonlinear", ""),
     ):
@@ -132,7 +133,7 @@ def _discrete_vae() -> list[Claim]:
                     f"arms before disarm before leave_one_out, arXiv:2105.14141, arXiv:2006.10680; {more}rodeo before"
                     " double_cv, arXiv:2202.09497"
                 ),
-                script=f"reproduce_discrete_vae.sh{word}",
+                script=f"reproduce_discrete_vae.sh{argument}",
                 folder=f"discrete_vae_{network}",
                 read=ranking("estimator", "validation_elbo_nats", estimators),
                 seeds=3,

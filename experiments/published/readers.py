@@ -1,9 +1,9 @@
-"""Readers of the folders of results that scripts leave.
+"""Reads the folders of results that scripts leave.
 
-Each public function except `provenance_columns` makes a reader. `read(path)` returns a dict of the columns "obtained",
-"K", "data", "precision", "machine", "minutes" and "commit" of published.csv and, for results of several seeds, "seeds".
-It raises ValueError if the script has not finished. Minutes are the wall-clock time of the epochs of all models behind
-the row, or of the whole command if no model was trained.
+Each public function except `provenance_columns` makes a reader. A reader `read(path)` returns a dict with the columns
+"obtained", "K", "data", "precision", "machine", "minutes" and "commit" of published.csv; for results of several seeds
+it adds "seeds". It raises ValueError if the script has not finished. The minutes are the wall-clock time of the epochs
+of all models behind the row, or of the whole command if no model was trained.
 """
 
 import math
@@ -40,10 +40,10 @@ def figure_over_seeds(figure: str, unit: str = "nats", sign: int = 1, units: boo
 
 
 def ranking(name: str, figure: str, required: tuple[str, ...]) -> Reader:
-    """All values of the setting `name`, ordered by a figure of which more is better, the best first.
+    """The values of the setting `name`, ordered by a figure, the largest first.
 
     A value that was tried with several options, such as reinmax:temperature=0.5 and reinmax:temperature=1.3, is listed
-    once, with its best options. The values in `required` must be there.
+    once, with its best options. The reader raises ValueError if a value in `required` was not tried.
     """
 
     def read(path: Path) -> dict[str, Any]:
@@ -68,7 +68,7 @@ def ranking(name: str, figure: str, required: tuple[str, ...]) -> Reader:
 
 
 def slope(group: str, estimator: str) -> Reader:
-    """The slope of log SNR against log K, by least squares. Its error follows from the intervals of the SNRs."""
+    """The slope of log SNR against log K, by least squares. The error of the slope follows from the SNRs' intervals."""
 
     def read(path: Path) -> dict[str, Any]:
         laboratory, rows = _laboratory(path, estimator)
@@ -91,7 +91,7 @@ def variance(group: str, estimator: str, over: str | None = None, point: float |
     """The variance of a gradient, or its ratio to the variance of the estimator `over`, with its interval.
 
     Args:
-      point: The value of the swept option; by default the largest.
+      point: The value of the swept option at which the variance is read; by default the largest value.
     """
 
     def read(path: Path) -> dict[str, Any]:
@@ -113,7 +113,7 @@ def variance(group: str, estimator: str, over: str | None = None, point: float |
 
 
 def distance(group: str, estimator: str) -> Reader:
-    """The distance of the mean gradient from the exact gradient, over the length of the exact gradient."""
+    """The distance of the mean gradient from the exact gradient, as a fraction of the length of the exact gradient."""
 
     def read(path: Path) -> dict[str, Any]:
         laboratory, rows = _laboratory(path, estimator)
@@ -126,7 +126,7 @@ def distance(group: str, estimator: str) -> Reader:
 
 
 def toy_ranking(point: str, figure: str, estimators: tuple[str, ...]) -> Reader:
-    """The final loss, or the variance at the start, of some estimators at a point of a toy problem, the least first."""
+    """The final loss or the first variance of some estimators at a point of a toy problem, the smallest first."""
 
     def read(path: Path) -> dict[str, Any]:
         [toy] = workdirs.read([path]).toys
@@ -173,7 +173,7 @@ def _finished_runs(path: Path, figure: str, settings: dict[str, Any]) -> list[Ru
     """The runs with these settings.
 
     Raises:
-      ValueError: If there is no such run, or one of them is unfinished, diverged or without the figure.
+      ValueError: If there is no such run, or if one of the runs is unfinished, diverged or without the figure.
     """
     runs = workdirs.read([path]).runs
     runs = [run for run in runs if all(str(run.row[key]) == str(value) for key, value in settings.items())]
@@ -191,7 +191,7 @@ def _finished_runs(path: Path, figure: str, settings: dict[str, Any]) -> list[Ru
 
 
 def _with_best_evaluation(run: Run) -> Run:
-    """The run with the figures of the evaluation at its end that has the most samples."""
+    """The run with the figures of its most accurate evaluation: at the end of training, with the most samples."""
     at_the_end = [row for row in run.evaluations if row["epoch"] == run.row["epochs"]]
     return run._replace(row=run.row | max([run.row, *at_the_end], key=lambda row: row["eval_samples"]))
 
@@ -208,7 +208,7 @@ def _run_columns(runs: list[Run], figure: str) -> dict[str, str]:
     each = lambda value: ", ".join(dict.fromkeys(str(value(run)) for run in runs))
     importance_weighted = "nll" in figure or "bits" in figure
     evaluated = each(lambda run: run.row["eval_samples"]) if importance_weighted else assess.ELBO_SAMPLES
-    # Runs that trained together have one clock, which is counted once.
+    # Runs that trained together have the same clock, so its seconds are counted once.
     clocks = {run.seconds[-1] if run.seconds else math.nan for run in runs}
     columns = [provenance_columns(run.config, sum(clocks)) for run in runs]
     return {
@@ -228,7 +228,7 @@ def _laboratory(path: Path, estimator: str) -> tuple[Laboratory, list[dict[str, 
 
 
 def _variance_ratios(laboratory: Laboratory, group: str, estimators: set[str]) -> list[dict[str, Any]]:
-    """The rows of pairs.csv with the ratio of these two estimators' variances, one for each point."""
+    """The rows of pairs.csv with the ratio of the two estimators' variances. There is a row for each point."""
     return [
         pair
         for pair in laboratory.pairs()
@@ -248,7 +248,7 @@ def _laboratory_columns(laboratory: Laboratory, rows: list[dict[str, Any]]) -> d
 
 
 def _without_options(choice: str) -> str:
-    """The name in a choice such as reinmax:temperature=1.3."""
+    """The name without its options: "reinmax" for "reinmax:temperature=1.3"."""
     return choice.partition(":")[0]
 
 

@@ -1,4 +1,4 @@
-"""The tables of scripts/README.md. Each table stands between two marks."""
+"""Makes the tables of scripts/README.md. Each table stands between two marks, which are HTML comments."""
 
 import re
 
@@ -16,7 +16,7 @@ Row = dict[str, str]
 
 
 def with_tables(text: str, rows: list[Row]) -> str:
-    """The text with every table between its marks.
+    """The text of scripts/README.md with the current tables between their marks.
 
     Raises:
       ValueError: If the marks of a table are missing.
@@ -27,15 +27,15 @@ def with_tables(text: str, rows: list[Row]) -> str:
         _, closing, after = rest.partition(END)
         if not opening or not closing or start in after:
             raise ValueError(
-                f"scripts/README.md has no place for the table {name}; write {start.strip()} and {END.strip()} once, on"
-                " lines of their own, where the table belongs"
+                f"scripts/README.md has no place for the table {name}; write {start.strip()} and {END.strip()} where"
+                " the table belongs, once and on lines of their own"
             )
         text = f"{before}{start}{table}\n{END}{after}"
     return text
 
 
 def all_tables(rows: list[Row]) -> dict[str, str]:
-    """The tables by name, in Markdown. Claims that were never tried have no row."""
+    """The tables by name, in Markdown. A claim whose script was never run has no row."""
     by_result = {row["result"]: row for row in rows}
     made = {}
     for name in TABLES:

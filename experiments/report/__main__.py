@@ -1,13 +1,13 @@
-"""One HTML file that shows runs, sweeps, results of the laboratory and toy problems.
+"""Writes one HTML file that shows runs, sweeps, results of the laboratory and toy problems.
 
     python -m experiments.report --workdir=results/quickstart
     python -m experiments.report --workdir=results/a,results/b --output=report.html
 
-The page has the settings that differ, tables that sort, curves of the bound against steps, examples and seconds, the
-rate-distortion plane and pictures. For results of `experiments.compare_estimators` it shows variance against cost, bias
-and SNR with their intervals. The last section says how to repeat everything.
+For runs, the page shows the settings that differ, tables that can be sorted, curves of the bound against steps,
+examples and seconds, the rate-distortion plane, and pictures. For results of `experiments.compare_estimators`, it shows
+variance against cost, bias and SNR with their intervals. The last section says how to repeat everything.
 
-The file needs no network and no other file. It can be read in any browser, on a phone and on paper, in light and dark.
+The file needs no network and no other file. Any browser shows it, on a phone and on paper, in light and dark.
 """
 
 from pathlib import Path
@@ -38,7 +38,7 @@ def main(options: flags.FlagValues = flags.FLAGS) -> None:
         output = Path(options.output or paths[0] / "report.html")
 
         for path in paths:
-            checks.refuse_links(path)  # a link could bring any picture of the reader's into a page made for others
+            checks.refuse_links(path)  # a link could put a private file of the user into a page for others
         contents = workdirs.read(paths)
         page = make_page(contents, title=_title(paths))
 

@@ -1,4 +1,4 @@
-"""The interactive charts of the report: which rows each chart shows, and the text beside a point under the pointer."""
+"""The interactive charts of the report: the rows that each chart shows, and the text beside the pointer."""
 
 import functools
 import math
@@ -16,7 +16,7 @@ from experiments.report.plotly_charts import Figure
 
 
 def _untrusted(function: Callable) -> Callable:
-    """Silences numpy's warnings. Numbers of a file from somebody else may overflow; such numbers are left out."""
+    """Silences numpy's warnings. The files may come from somebody else, and their numbers may overflow in a chart."""
 
     @functools.wraps(function)
     def silent(*arguments, **options):
@@ -31,7 +31,7 @@ def bound(contents: Contents, every: int = 1) -> Figure | None:
     """The evaluated ELBO against steps, examples and seconds.
 
     Args:
-      every: One of this many evaluations is drawn; the last one always is.
+      every: Every how many evaluations one is drawn. The last evaluation is always drawn.
     """
     runs = [
         {"label": label, "rows": run.rows, "seconds": run.seconds, "status": run.row.get("status")}
@@ -60,7 +60,7 @@ def rate_distortion(contents: Contents) -> Figure | None:
 
 @_untrusted
 def variance_against_cost(rows: list[dict[str, Any]], group: str) -> Figure | None:
-    """Variance of the gradient with its interval against FLOP and time, at one point."""
+    """Variance of the gradient with its interval, against FLOP and against time. All rows are of one point."""
     rows = [row for row in rows if all(0 < row[cost] < math.inf for cost in gradients.COSTS)]
     by_cost = {
         label: gradients.variance_against_cost(rows, group, cost)
@@ -84,7 +84,7 @@ def bias(rows: list[dict[str, Any]], group: str) -> Figure | None:
 
 @_untrusted
 def against(laboratory: Laboratory, group: str, x: str, figure: str) -> Figure | None:
-    """A figure with its interval, against K at the last point of a sweep, or against the swept option."""
+    """A figure with its interval, against K (x = "num_samples") at the last point of a sweep, or against the point."""
     rows = laboratory.rows
     if x == "num_samples" and laboratory.point:
         last = max(row[laboratory.point] for row in rows)

@@ -1,4 +1,4 @@
-"""The parts of a page as HTML: tables that sort, large figures, charts and pictures.
+"""The parts of a page as HTML: tables that can be sorted, large figures, charts and pictures.
 
 This file escapes the text that it gets, because names, settings and paths may come from anybody.
 """
@@ -49,7 +49,10 @@ class Charts:
         self.figures: list[Figure] = []
 
     def add(self, figure: Figure, name: str) -> str:
-        """Adds a chart, and returns its HTML: buttons and an empty element. Screen readers read `name` aloud."""
+        """Adds a chart and returns its HTML: its buttons, and an empty element for report.js to draw in.
+
+        Screen readers read `name` aloud.
+        """
         self.figures.append(figure)
         buttons = "".join(
             f'<button type="button" aria-pressed="{"false" if i else "true"}">{escape(choice["label"])}</button>'
@@ -60,13 +63,13 @@ class Charts:
         return f'<div class="chart" data-chart="{len(self.figures) - 1}">{choices}{place}</div>'
 
     def json(self) -> str:
-        """All charts as JSON in which an HTML parser finds no tag."""
+        """All charts as JSON, with <, > and & escaped, so that an HTML parser finds no tag."""
         text = json.dumps(_rounded(self.figures), separators=(",", ":"))
         return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
 def table(header: list[str], lines: list[list[Cell]], name: str, sortable: bool = True) -> str:
-    """A table. Screen readers read `name` aloud. Columns of numbers are sorted by their values."""
+    """A table, whose columns of numbers are sorted by the numbers' values. Screen readers read `name` aloud."""
     numeric = [_is_numeric([line[i].value for line in lines]) for i in range(len(header))]
     head = []
     for title, right in zip(header, numeric, strict=True):
@@ -105,7 +108,7 @@ def folded(summary: str, html: str) -> str:
 
 
 def with_minus_signs(text: str) -> str:
-    """A number whose hyphens are typographer's minus signs, which are as wide as plus signs."""
+    """The text of a number with typographic minus signs in place of hyphens."""
     return text if text == "-" else text.replace("-", "\N{MINUS SIGN}")
 
 
@@ -123,9 +126,9 @@ def _is_numeric(values: list[Any]) -> bool:
 
 
 def _rounded(content: Any) -> Any:
-    """Nested lists and dicts whose numbers have the seven digits of a float32, which is enough for a chart.
+    """Nested lists and dicts with their numbers rounded to the seven digits of a float32.
 
-    Numbers that are not finite become None, which plotly leaves out: JSON in JavaScript has no NaN and no infinity.
+    Numbers that are not finite become None, because JSON has no NaN and no infinity. plotly leaves None out.
     """
     if isinstance(content, dict):
         return {key: _rounded(value) for key, value in content.items()}

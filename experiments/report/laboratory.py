@@ -1,4 +1,7 @@
-"""The section about a result of the laboratory: which gradient is better, by how much, and at what cost."""
+"""The section about a result of the laboratory: which gradient is better, by how much, and at what cost.
+
+The laboratory is the command experiments.compare_estimators.
+"""
 
 import math
 from collections import Counter
@@ -13,7 +16,8 @@ from experiments.report.elements import Cell, Charts, Fact, Section, large_figur
 def section(laboratory: Laboratory, page_charts: Charts, place: int) -> Section:
     """Charts and a table for each group of parameters."""
     heading = f"Gradient quality: {laboratory.rows[0]['problem']}"
-    parts = ["<p>Variance is the trace of the covariance; * biased by its paper.</p>"]
+    sentence = "The variance is the trace of the gradient's covariance. A star marks estimators whose papers call them biased."
+    parts = [f"<p>{sentence}</p>"]
     for group in laboratory.groups:
         point = ""
         if laboratory.point:
@@ -25,7 +29,7 @@ def section(laboratory: Laboratory, page_charts: Charts, place: int) -> Section:
 
 
 def protocol(laboratory: Laboratory) -> str:
-    """One sentence on what was measured, and how."""
+    """One sentence that says what was measured, and how."""
     settings = laboratory.config["settings"]
     truths = " and ".join(dict.fromkeys(str(row["truth"]).split(", K=")[0] for row in laboratory.rows))
     return (
@@ -35,7 +39,10 @@ def protocol(laboratory: Laboratory) -> str:
 
 
 def best_estimators(laboratory: Laboratory) -> str:
-    """The best estimator for each group of parameters, or how often each one was best at several points or K."""
+    """The best estimator for each group of parameters.
+
+    With several points or several K, the estimators that were best somewhere, and how often.
+    """
     facts = []
     for group in laboratory.groups:
         best = Counter(row["estimator"] for row in laboratory.rows if row[f"{group}_verdict"] == "best")
@@ -65,7 +72,7 @@ def _last_point(laboratory: Laboratory) -> float:
 
 
 def _estimators(laboratory: Laboratory, group: str) -> str:
-    """Every row of the laboratory's results.csv, with the columns of this group."""
+    """A table of every row of the laboratory's results.csv, with the columns of this group of parameters."""
     point = laboratory.point if len({row.get(laboratory.point) for row in laboratory.rows}) > 1 else None
     header = [*([point] if point else []), "estimator", "K", "verdict", "variance", "SNR", "cosine"]
     header += ["variance × FLOP, to best", "variance × time, to best", "bias along truth (%)", "max |z|", "FLOP", "s"]

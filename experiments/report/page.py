@@ -1,6 +1,6 @@
-"""The report as one HTML file: its head, its sections, the charts and the scripts that draw them.
+"""The report as one HTML file: its head, its sections, the charts, and the scripts that draw the charts.
 
-The style sheet and the script stand beside this file.
+The style sheet report.css and the script report.js are beside this file.
 """
 
 from html import escape
@@ -12,16 +12,16 @@ from experiments.report import laboratory, reproduce, toys, training
 from experiments.report.elements import Charts, Section
 
 FOLDER = Path(__file__).parent
-# The largest page; plotly.js takes half of it. Pictures that do not fit are left out and named. If that is not enough,
-# curves have fewer points.
+# The size of the largest page, of which plotly.js takes half. Pictures that do not fit are left out and named. If the
+# page is still too large, its curves get fewer points.
 MAX_BYTES = 10_000_000
-# Bytes that are kept free for the headings and captions of pictures.
+# Bytes that are kept free for the headings and captions of the pictures.
 MARGIN = 20_000
 PICTURES_PLACE = "<!-- pictures -->"
 
 
 def make_page(contents: Contents, title: str) -> str:
-    """The whole file. Its curves are thinned until it is not larger than MAX_BYTES, if that is possible."""
+    """The whole file. Its curves lose points until the file has at most MAX_BYTES, or one point is left of each."""
     longest = max((len(run.rows) for run in contents.runs), default=0)
     for power in range(longest.bit_length() + 1):
         page = _page_with_every_nth_point(contents, title, 2**power)

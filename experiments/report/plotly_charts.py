@@ -1,11 +1,12 @@
-"""The plotly renderer: charts of `experiments.common.charts` as figures of plotly.js, in plain dicts.
+"""The plotly renderer: turns the charts of `experiments.common.charts` into figures of plotly.js, as plain dicts.
 
-A figure has the keys "data" and "layout" of plotly's schema, and "choices": one dict for each button above the figure.
-A choice has the keys "label" (the text of the button), "title" and "type" (the title and the scale of the horizontal
-axis) and "x" (the horizontal coordinates, one list for each trace). If there are choices, the traces have no "x".
+A figure has the keys "data" and "layout" of plotly's schema. It also has the key "choices", a list with one dict for
+each button above the figure. This dict has the keys "label" (the text of the button), "title" and "type" (the title and
+the scale of the horizontal axis) and "x" (the horizontal coordinates, one list for each trace). The traces of a figure
+with choices have no "x" of their own.
 
-Colours are names: "@0" to "@6" for series, and "@muted", "@grid" and "@paper". The script of the page replaces them by
-colours of the style sheet, light or dark.
+Colours are written as names: "@0" to "@6" for series, and "@muted", "@grid" and "@paper". report.js replaces the names
+by the colours of the style sheet, light or dark.
 """
 
 import math
@@ -28,14 +29,14 @@ GUIDES = {
     "equal elbo": {"color": "@grid", "width": 1},
     "slope": {"color": "@muted", "width": 1, "dash": "dot"},
 }
-# Where the label of a guide stands, as a fraction of its length.
+# Where the label of a guide is, as a fraction of the guide's length.
 LABEL_PLACE = 0.12
-# Most names in a legend. The names of further series appear under the pointer.
+# The largest number of names in a legend. The names of further series appear beside the pointer.
 NAMED = 24
 
 
 def draw(chart: Chart, **look) -> Figure | None:
-    """The figure of a chart, or None if the chart has nothing to show. `look` is that of `_trace`."""
+    """The figure of a chart, or None if the chart has nothing to show. `look` goes to `_trace`."""
     if not _has_points(chart):
         return None
     guides = _guide_traces(chart.guides)
@@ -47,13 +48,13 @@ def draw(chart: Chart, **look) -> Figure | None:
 
 
 def draw_choices(charts: dict[str, Chart], every: int = 1, **look) -> Figure | None:
-    """One figure of charts that differ in the horizontal axis alone, with a button for each of them.
+    """One figure with a button for each chart. The charts differ only in the horizontal axis.
 
     Guides are left out, because they would change with the axis.
 
     Args:
       charts: The chart of each button.
-      every: One of this many points is drawn; the last one always is.
+      every: Every how many points one is drawn. The last point is always drawn.
     """
     charts = {label: _thinned(chart, every) for label, chart in charts.items()}
     first = next(iter(charts.values()), None)
@@ -86,11 +87,11 @@ def _trace(
     outline: bool = False,
     bars: bool = False,
 ) -> dict[str, Any]:
-    """A trace of plotly's schema without "x".
+    """A series as a trace of plotly's schema, without "x".
 
     Args:
       place: Index of the series in the chart.
-      hover: plotly's template of the text beside a point under the pointer.
+      hover: plotly's template of the text that appears when the pointer is on a point.
       mode: "lines", "markers" or both.
       width: Width of the line.
       size: Size of the markers.
@@ -119,7 +120,7 @@ def _trace(
 
 
 def _guide_traces(guides: Iterable[Guide]) -> list[dict[str, Any]]:
-    """The lines of the guides, with their labels near the first ends. A label of several guides is shown once."""
+    """The lines of the guides. Each has its label near its start; a label that several guides share is shown once."""
     traces = []
     labels: set[str] = set()
     for guide in guides:
@@ -137,12 +138,12 @@ def _guide_traces(guides: Iterable[Guide]) -> list[dict[str, Any]]:
 
 
 def _linear(first: float, last: float) -> float:
-    """The place of a label on a guide that is straight on linear axes."""
+    """Where the label is on a guide that is straight on linear axes."""
     return first + LABEL_PLACE * (last - first)
 
 
 def _geometric(first: float, last: float) -> float:
-    """The place of a label on a guide that is straight on logarithmic axes."""
+    """Where the label is on a guide that is straight on logarithmic axes."""
     return first * (last / first) ** LABEL_PLACE
 
 
@@ -151,7 +152,7 @@ def _symbol(series: Series) -> str:
 
 
 def _bars(series: Series, chart: Chart, colour: str) -> dict[str, Any]:
-    """Error bars; an end that is not finite, or on the wrong side of its point, has no bar."""
+    """Error bars. Where the end of an interval is not finite, or on the wrong side of its point, there is no bar."""
     measured = series.x if chart.y.names else series.y
     below, above = (
         np.nan_to_num(reach, nan=0.0, posinf=0.0) for reach in (measured - series.low, series.high - measured)
@@ -184,8 +185,10 @@ def _axis(axis: Axis) -> dict[str, Any]:
 
 
 def _coordinates(values: np.ndarray, names: tuple[str, ...] = ()) -> list[Any]:
-    """The values, or the names of these places. A series without points gets one gap, because plotly's
-    legend would leave the series out otherwise."""
+    """The values as a list, or their names on an axis of names.
+
+    A series without points gets one gap, because plotly's legend would otherwise leave the series out.
+    """
     return [_plain(names[int(place)]) for place in values] if names else values.tolist() or [None]
 
 
@@ -210,5 +213,5 @@ def _thinned(chart: Chart, every: int) -> Chart:
 
 
 def _plain(text: str) -> str:
-    """Text in which plotly finds no tag and no %{...}."""
+    """The text with its special characters escaped, so that plotly finds no tag and no %{...}."""
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace("%{", "%&#123;")

@@ -4,7 +4,7 @@
   const places = [...document.querySelectorAll("[data-chart]")];
   const narrow = matchMedia("(max-width: 560px)");
 
-  // Replaces names such as "@0" and "@ink" by the style sheet's colours, which differ in light, in dark and on paper.
+  // Replaces names such as "@0" and "@ink" by the colours of the style sheet, which depend on light and dark.
   function colours(style) {
     const value = (name) => style.getPropertyValue(name).trim();
     const replace = (part) => {

@@ -1,4 +1,4 @@
-"""The last section: the commands that repeat everything, and the versions and devices that were used."""
+"""The section "How to repeat it": the commands, and the versions and devices that were used."""
 
 import json
 import shlex
@@ -28,7 +28,7 @@ def section(contents: Contents) -> Section:
 
 
 def commands(runs: list[Run]) -> list[str]:
-    """Command lines that train these runs. Runs that form a product of lists share one command line."""
+    """Command lines that train these runs. Runs that are all combinations of lists of values share one command line."""
     rows = [{name: (str(value),) for name, value in run.folder.settings().json().items()} for run in runs]
     rows = [dict(items) for items in dict.fromkeys(tuple(row.items()) for row in rows)]
     for name in rows[0]:  # rows that differ only in this setting become one row with a list
@@ -59,10 +59,10 @@ def _command_lines(contents: Contents) -> str:
 
 
 def _quoted(command: str) -> str:
-    """A command line in which a shell finds only words, whoever wrote it."""
+    """A command line that is safe to paste into a shell, whoever wrote it: all of its words are quoted."""
     try:
         return shlex.join(shlex.split(command))
-    except ValueError:  # a quotation mark without its partner
+    except ValueError:  # a quotation mark is not closed
         return shlex.quote(command)
 
 

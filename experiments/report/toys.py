@@ -23,16 +23,17 @@ def section(toy: Toy, page_charts: Charts, place: int) -> Section:
 
 
 def protocol(toy: Toy) -> str:
-    """One sentence on what was trained, and how."""
+    """One sentence that says what was trained, and how."""
     settings = toy.config["settings"]
     return (
         f"Toy problem {settings['toy']}: {settings['steps']} steps of Adam with each estimator, exact losses, mean ±"
-        f" standard error of {settings['seeds']} seeds; K = {settings['num_samples']} or an estimator's least."
+        f" standard error of {settings['seeds']} seeds; K = {settings['num_samples']}, or the least K of an estimator"
+        " that needs more."
     )
 
 
 def least_losses(toy: Toy) -> str:
-    """The estimators that reached the least loss at each point."""
+    """The least loss at each point, and the estimators that reached it."""
     facts = []
     for point in _points(toy):
         rows = [row for row in toy.rows if row["point"] == point]
@@ -48,7 +49,7 @@ def _points(toy: Toy) -> list[str]:
 
 
 def _estimators(toy: Toy, point: str) -> str:
-    """Every row of the toy's results.csv at this point."""
+    """A table of every row of the toy's results.csv at this point."""
     lines = []
     for row in (row for row in toy.rows if row["point"] == point):
         loss, error = row["final_loss"], row["final_loss_stderr"]

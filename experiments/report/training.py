@@ -1,4 +1,4 @@
-"""The sections about trained runs: settings, results, later evaluations, curves, rates and distortions, pictures."""
+"""The sections about trained runs: settings, results, later evaluations, curves, rate and distortion, pictures."""
 
 from html import escape
 from typing import Any
@@ -31,8 +31,8 @@ def sections(contents: Contents, page_charts: Charts, every: int, pictures_place
     """All sections about trained runs.
 
     Args:
-      every: One of this many points of each curve is drawn; the last one always is.
-      pictures_place: Text that stands for the pictures until the size of the page is known and they can be chosen.
+      every: Every how many points of a curve one is drawn. The last point is always drawn.
+      pictures_place: Text in place of the pictures, which are chosen when the size of the rest of the page is known.
     """
     made = [Section("settings", "Settings", _settings(contents))]
     if contents.finished:
@@ -40,7 +40,7 @@ def sections(contents: Contents, page_charts: Charts, every: int, pictures_place
     if any(run.evaluations for run in contents.runs):
         made.append(Section("evaluations", "Evaluated again", _evaluations(contents)))
     if curves := charts.bound(contents, every):
-        thinned = f"<p>One of {every} evaluations is drawn, to keep the file small.</p>" if every > 1 else ""
+        thinned = f"<p>Only one of {every} evaluations is drawn, to keep the file small.</p>" if every > 1 else ""
         made.append(Section("curves", "Bound along training", page_charts.add(curves, "bound") + thinned))
     if plane := charts.rate_distortion(contents):
         made.append(Section("plane", "Rate and distortion", page_charts.add(plane, "rate-distortion")))
@@ -63,20 +63,20 @@ def best_setting(contents: Contents) -> str:
             facts.append(Fact(name, with_minus_signs(results.cell(best, key)), unit))
     if not contents.names:
         return large_figures(facts)
-    names = lambda rows: ", ".join(map(contents.label, rows))
+    labels = lambda rows: ", ".join(map(contents.label, rows))
     single = results.with_one_seed(rows)
     sentence = f"best: {contents.label(best)}"
     if level := results.level_with_best(rows):
-        sentence += f"; within two standard errors of it: {names(level)}"
+        sentence += f"; within two standard errors of it: {labels(level)}"
     if best in single:
-        sentence += "; of one finished seed, so no difference is judged" if len(rows) > 1 else ""
+        sentence += "; it has only one finished seed, so no difference is judged" if len(rows) > 1 else ""
     elif single:
-        sentence += f"; of one finished seed, so not judged: {names(single)}"
-    return large_figures(facts) + f'<p class="of">{escape(sentence)}</p>'
+        sentence += f"; not judged, with only one finished seed: {labels(single)}"
+    return large_figures(facts) + f'<p class="best">{escape(sentence)}</p>'
 
 
 def pictures(contents: Contents, space: int) -> str:
-    """The pictures of one run of each setting, best first, as long as they fit into `space` bytes."""
+    """The pictures of one run of each setting, best setting first, while they fit into `space` bytes."""
     parts = []
     left_out = []
     for label, runs in contents.runs_by_label().items():
@@ -93,14 +93,15 @@ def pictures(contents: Contents, space: int) -> str:
             parts.append(f"<h3>{heading}</h3><div class='pictures'>{shown}</div>")
     if left_out:
         parts.append(f"<p>Not shown, to keep the file small: {escape(', '.join(left_out))}</p>")
-    return "".join(parts) or f"<p>No pictures exist; <code>{cli.command('evaluate')} --figures</code> draws them.</p>"
+    command = f"{cli.command('evaluate')} --figures"
+    return "".join(parts) or f"<p>There are no pictures. <code>{command}</code> draws them.</p>"
 
 
 def _are_comparable(rows: list[dict[str, Any]]) -> bool:
     """Whether one of the rows may be called the best.
 
-    Nats of different data or likelihoods, and -log p(x) with different K, cannot be compared. Neither can a setting
-    that was chosen by the validation split and one that was chosen by the test split.
+    Nats of different data or likelihoods, and -log p(x) with different K, cannot be compared. Settings with a
+    validation bound and settings without one cannot be compared either, because settings are chosen by that bound.
     """
     alike = ("dataset", "binarization", "likelihood", "eval_samples")
     done = [row for row in rows if row["status"] == "done"]
@@ -108,7 +109,7 @@ def _are_comparable(rows: list[dict[str, Any]]) -> bool:
 
 
 def _titles(contents: Contents) -> dict[str, str]:
-    """The names of the figures, with the K of -log p(x)."""
+    """The titles of the figures; the title of -log p(x) says its K."""
     samples = sorted({row["eval_samples"] for row in contents.finished})
     nll = f"{results.FIGURES['test_nll_nats']} (K = {', '.join(map(str, samples))})"
     return {"validation_elbo_nats": "validation ELBO"} | results.FIGURES | {"test_nll_nats": nll}
@@ -122,7 +123,7 @@ def _settings(contents: Contents) -> str:
     for name in names:
         values = sorted({row[name] for row in rows}, key=lambda value: (isinstance(value, str), value))
         lines.append([Cell(name), Cell(", ".join(map(str, values)))])
-    differing = table(["differs", "values"], lines, "settings", sortable=False) if lines else "<p>One setting.</p>"
+    differing = table(["setting", "values"], lines, "settings", sortable=False) if lines else "<p>One setting.</p>"
     alike = {name: value for name, value in contents.runs[0].folder.settings().json().items() if name not in names}
     lines = [[Cell(name), Cell(str(value))] for name, value in alike.items()]
     summary = f"The {len(lines)} settings that all runs share" if names else f"The {len(lines)} settings of the run"
@@ -149,7 +150,7 @@ def _results(contents: Contents) -> str:
 
 
 def _evaluations(contents: Contents) -> str:
-    """The figures that `experiments.evaluate` added later, one line each, with the version of the code."""
+    """A table of later evaluations by `experiments.evaluate`, with the commit and the versions of each."""
     evaluated = [(run, row) for run in contents.runs for row in run.evaluations]
     figures = {key: title for key, title in results.FIGURES.items() if key.startswith("test_")}
     figures = {key: title for key, title in figures.items() if any(key in row for _, row in evaluated)}

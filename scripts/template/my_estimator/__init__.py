@@ -1,4 +1,4 @@
-"""Adds the estimator to the library's table. Every command does so with --import=my_estimator."""
+"""Adds the estimator to the library's table. The flag --import=my_estimator makes any command import this package."""
 
 from vae import estimators
 

@@ -1,4 +1,4 @@
-"""The score function whose control variate is f at the mean of q: one more evaluation of f and nothing to learn.
+"""The score function with f at the mean of q as control variate, which costs one more evaluation of f.
 
 This is a placeholder. Replace it by your estimator, and say here which paper and equation it follows.
 """
@@ -10,8 +10,11 @@ from vae.estimators.parts.learning_signal import score_surrogate
 
 
 def my_estimator(num_samples: int = 1) -> Estimator:
-    """Unbiased, because the control does not depend on the samples. A keyword argument with a default is an option:
-    with `scale: float = 1.0` here, `--estimator=my_estimator:scale=0.5` works."""
+    """The estimator is unbiased, because the control does not depend on the samples.
+
+    A keyword argument with a default is an option. With the argument `scale: float = 1.0`, for example,
+    `--estimator=my_estimator:scale=0.5` would work.
+    """
 
     def estimate(key, q, f, reduce, log_q_weight):
         g = integrand(f, held(q, reduce), log_q_weight)  # g(z) = f(z) - c log q(z)

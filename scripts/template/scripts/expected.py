@@ -1,4 +1,4 @@
-"""Compares the results of scripts/reproduce.sh with the expected numbers. A number out of its tolerance is an error."""
+"""Compares the results of scripts/reproduce.sh with the expected numbers, and fails if one is out of its tolerance."""
 
 import csv
 import statistics
@@ -12,7 +12,7 @@ VARIANCE = {"my_estimator": (0.083, 0.01), "reparam": (0.0088, 0.002)}
 
 
 def read_column(path: Path, column: str) -> dict[str, float]:
-    """For each estimator the mean of a column of a results.csv."""
+    """The mean of a column of a results.csv, for each estimator."""
     values: dict[str, list[float]] = {}
     with open(path) as file:
         for row in csv.DictReader(file):
@@ -20,14 +20,14 @@ def read_column(path: Path, column: str) -> dict[str, float]:
     return {estimator: statistics.mean(numbers) for estimator, numbers in values.items()}
 
 
-def compare(what: str, obtained: dict[str, float], expected: dict[str, tuple[float, float]]) -> bool:
-    """Prints a line for each estimator; True if every number is within its tolerance."""
+def compare(figure: str, obtained: dict[str, float], expected: dict[str, tuple[float, float]]) -> bool:
+    """Prints a line for each estimator, and returns whether every number is within its tolerance."""
     passed = True
     for estimator, (number, tolerance) in expected.items():
         within = abs(obtained[estimator] - number) <= tolerance
         passed = passed and within
         verdict = "" if within else "  <- differs"
-        print(f"{what:<28} {estimator:<16} {obtained[estimator]:9.4f}  expected {number:g} +- {tolerance:g}{verdict}")
+        print(f"{figure:<28} {estimator:<16} {obtained[estimator]:9.4f}  expected {number:g} +- {tolerance:g}{verdict}")
     return passed
 
 

@@ -3,13 +3,15 @@
 # known, and compares the results with the expected numbers in scripts/expected.py.
 #
 #   bash scripts/reproduce.sh            3 seeds of 50 epochs, 10000 gradients; 15 minutes on two busy CPU cores
-#   bash scripts/reproduce.sh --quick    one seed of 5 epochs, 500 gradients: TRUNCATED; the numbers are not compared
+#   bash scripts/reproduce.sh --quick    one seed of 5 epochs, 500 gradients: TRUNCATED; two minutes
 #
-# Writes results/digits/ and results/gradients/: tables, figures and report.html.
+# With --quick the numbers are not compared with the expected ones.
+#
+# Writes results/digits/ and results/gradients/: tables, figures and report.html; with --quick in results/quick/.
 set -euo pipefail
 quick=
-for word; do
-  if [ "$word" != --quick ]; then
+for argument; do
+  if [ "$argument" != --quick ]; then
     echo "usage: bash scripts/reproduce.sh [--quick]" >&2
     exit 2
   fi
@@ -26,7 +28,7 @@ output=results
 length=(--seed=0,1,2 --epochs=50)
 draws=10000
 if [ -n "$quick" ]; then
-  echo "TRUNCATED: 5 epochs of one seed in place of 50 of three, 500 gradients in place of 10000"
+  echo "TRUNCATED: 5 epochs of one seed instead of 50 of three, 500 gradients instead of 10000"
   output=results/quick
   length=(--epochs=5)
   draws=500

@@ -1,4 +1,4 @@
-"""The commands that scripts/reproduce.sh runs, at a hundredth of the length."""
+"""Short versions of the commands that scripts/reproduce.sh runs."""
 
 import csv
 import os
@@ -9,7 +9,7 @@ import pytest
 
 
 def run(command, *arguments):
-    """`python -m experiments.COMMAND --import=my_estimator ARGUMENTS`, with the paths of pyproject.toml."""
+    """Runs `python -m experiments.COMMAND --import=my_estimator ARGUMENTS` with the import paths of pyproject.toml."""
     line = [sys.executable, "-m", f"experiments.{command}", "--import=my_estimator", *arguments]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run(line, env=environment, capture_output=True, text=True, check=False)
@@ -22,13 +22,13 @@ def read_rows(path):
         return {row["estimator"]: row for row in csv.DictReader(file)}
 
 
-def test_training_finds_the_estimator(tmp_path):
+def test_the_train_command_finds_the_estimator(tmp_path):
     small = ["--epochs=1", "--hidden=8", "--eval_samples=2", "--nofigures", f"--workdir={tmp_path}"]
     run("train", "--estimator=my_estimator", "--objective=elbo", *small)
     assert float(read_rows(tmp_path / "results.csv")["my_estimator"]["test_elbo_nats"]) < 0
 
 
-def test_its_variance_is_below_that_of_the_plain_score_function(tmp_path):
+def test_the_estimator_has_less_variance_than_the_plain_score_function(tmp_path):
     small = ["--draws=2000", "--rounds=3", f"--output={tmp_path}"]
     run("compare_estimators", "--problem=quadratic", "--estimators=my_estimator,reinforce", *small)
     rows = read_rows(tmp_path / "results.csv")
@@ -36,8 +36,8 @@ def test_its_variance_is_below_that_of_the_plain_score_function(tmp_path):
     assert float(rows["my_estimator"]["phi_variance"]) < float(rows["reinforce"]["phi_variance"])
 
 
-@pytest.mark.parametrize("words", [["--quik"], ["quick"]])
-def test_the_script_refuses_an_unknown_word(words):
-    done = subprocess.run(["bash", "scripts/reproduce.sh", *words], capture_output=True, text=True, check=False)
+@pytest.mark.parametrize("argument", ["--quik", "quick"])
+def test_the_script_refuses_an_unknown_argument(argument):
+    done = subprocess.run(["bash", "scripts/reproduce.sh", argument], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("usage: ")

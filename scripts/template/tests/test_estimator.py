@@ -1,4 +1,4 @@
-"""The estimator against the exact gradient, sized by its standard error, with a control that must fail."""
+"""Compares the mean gradient with the exact gradient, and checks that a wrong gradient would be noticed."""
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +20,7 @@ def f(z):
 
 
 def gradient(estimator, family, key, bug=0.0):
-    """One gradient of E[f(z) - log q(z)] in the parameters of q; `bug` is added to it."""
+    """One gradient of E[f(z) - log q(z)] in the parameters of q, plus `bug`."""
 
     def value(parameters):
         q = getattr(distributions, family)(**parameters)

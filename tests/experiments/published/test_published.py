@@ -1,4 +1,4 @@
-"""The rows of published.csv are what scripts left, and the tables of scripts/README.md are those of the rows."""
+"""published.csv holds what the scripts left, and the tables of scripts/README.md show its rows."""
 
 import json
 import math
@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[3]
 FORMS = [form for claim in CLAIMS for form in claim.forms()]
 
 
-def test_the_tables_of_the_readme_are_those_of_the_rows():
+def test_the_readme_shows_the_rows_of_published_csv():
     text = published.README.read_text()
     rows = published.read_rows()
     assert rows
@@ -31,11 +31,11 @@ def test_the_tables_of_the_readme_are_those_of_the_rows():
         assert (ROOT / "scripts" / row["script"].split()[0]).exists()
         truncating = set(row["script"].split()[1:]) - {"nonlinear"}
         assert row["result"].endswith("TRUNCATED") == bool(truncating)
-    said = [(claim.result, claim.published, claim.script) for claim in FORMS]
-    assert {(row["result"], row["published"], row["script"]) for row in rows} <= set(said)
+    claimed = {(claim.result, claim.published, claim.script) for claim in FORMS}
+    assert {(row["result"], row["published"], row["script"]) for row in rows} <= claimed
 
 
-def test_every_number_of_a_row_stands_in_a_narrow_cell_of_a_table():
+def test_every_number_of_a_row_is_in_a_narrow_cell_of_a_table():
     rows = published.read_rows()
     text = "\n".join(readme.all_tables(rows).values())
     cells = [cell.strip() for line in text.splitlines() if line.startswith("|") for cell in line[1:-1].split("|")]
@@ -53,7 +53,7 @@ def test_a_readme_without_the_marks_of_a_table_is_refused():
         readme.with_tables(text.replace("<!-- published: iwae -->", ""), published.read_rows())
 
 
-def test_every_claim_is_named_once_and_its_script_writes_there():
+def test_names_of_claims_are_unique_and_scripts_write_into_the_folders_of_their_claims():
     assert len({claim.result for claim in FORMS}) == len(FORMS)
     for claim in FORMS:
         script = (ROOT / "scripts" / claim.script.split()[0]).read_text()
@@ -69,7 +69,7 @@ def test_a_finished_script_gives_a_row_and_an_unfinished_one_keeps_the_earlier_r
     before = [dict.fromkeys(published.COLUMNS, "x") | head]
     assert before[0]["result"].endswith("TRUNCATED")
     flax = [Settings(binarization="static", dataset="mnist", seed=i) for i in range(3)]
-    for i, clock in enumerate((1.0, 1.0, 2.0)):  # the first two trained together
+    for i, clock in enumerate((1.0, 1.0, 2.0)):  # the first two runs trained together, so they have one clock
         write_run(tmp_path / f"flax_vae/runs/{i}", flax[i], shift=0.1 * i, finished=i < 2)
         _set_clock(tmp_path / f"flax_vae/runs/{i}", 60 * clock)
     assert published.collect(tmp_path, before) == before
@@ -95,8 +95,8 @@ def test_a_finished_script_gives_a_row_and_an_unfinished_one_keeps_the_earlier_r
     assert published.collect(tmp_path, [superseded, *before]) == [row, earlier]
 
 
-def test_a_ranking_has_each_estimator_at_its_best_temperature(tmp_path, capsys):
-    """Two estimators were tried at two temperatures. The validation split decides."""
+def test_a_ranking_lists_each_estimator_at_its_best_temperature(tmp_path, capsys):
+    """One estimator was tried at two temperatures. The validation split decides between them."""
     at = lambda name, temperature, **others: Settings(
         estimator=f"{name}:temperature={temperature}", validation_size=10, **others
     )
@@ -115,34 +115,34 @@ def test_a_ranking_has_each_estimator_at_its_best_temperature(tmp_path, capsys):
         "reinmax:temperature=1.3 -24.20 ± 0.06, st_gumbel_softmax:temperature=1.3 -24.90 ± 0.06, "
         "gumbel_softmax -26.10 ± 0.00 nats (3 seeds)"
     )
-    assert row["minutes"] == "6.0"  # of all runs: 1 s of nine together, and these
+    assert row["minutes"] == "6.0"  # 1 s for the nine runs above together, and the minutes of these three
     assert row["precision"] == "float32, bfloat16"
     write_run(tmp_path / "reinmax/runs/20", at("reinmax", 1.3, learning_rate=0.1), 0.0)
     assert published.collect(tmp_path, [row]) == [row]
     assert "runs that differ in learning_rate; move all but one aside" in capsys.readouterr().out
 
 
-def test_the_evaluation_with_the_most_samples_counts_and_active_units_are_by_layer(tmp_path):
+def test_a_row_shows_the_evaluation_with_the_most_samples_and_the_active_units_of_each_layer(tmp_path):
     run = Settings(dataset="mnist", latent_dim=(100, 50), objective="iwae", num_samples=5)
     write_run(tmp_path / "iwae_quick/runs/0", run)
     path = tmp_path / "iwae_quick/runs/0/result.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"active_units_by_layer": "21+5"}))
     [row] = published.collect(tmp_path, [])
     assert (row["obtained"], row["K"]) == ("22.12 nats, 21+5 units (1 seed)", "5; evaluated with 500")
-    again = [{"epoch": epoch, "eval_samples": k, "test_nll_nats": nll} for epoch, k, nll in _AGAIN]
+    again = [{"epoch": epoch, "eval_samples": k, "test_nll_nats": nll} for epoch, k, nll in _LATER_EVALUATIONS]
     (tmp_path / "iwae_quick/runs/0/evaluations.jsonl").write_text("".join(json.dumps(row) + "\n" for row in again))
     [row] = published.collect(tmp_path, [])
     assert (row["obtained"], row["K"]) == ("21.50 nats, 21+5 units (1 seed)", "5; evaluated with 5000")
-    shutil.copytree(tmp_path / "iwae_quick", tmp_path / "iwae_cpu")
+    shutil.copytree(tmp_path / "iwae_quick", tmp_path / "iwae_short")
     [longer] = published.collect(tmp_path, [])
     assert (longer["result"], longer["script"]) == (
         row["result"].replace(", TRUNCATED", " after 121 passes, TRUNCATED"),
-        "reproduce_iwae.sh cpu",
+        "reproduce_iwae.sh short",
     )
 
 
-# Epoch, samples and figure of later evaluations. The last one is not at the end of the run.
-_AGAIN = [(200, 5, 23.0), (200, 5000, 21.5), (200, 64, 22.5), (100, 10000, 21.0)]
+# The epoch, the samples and -log p(x) of later evaluations. The last one is not at the end of the run.
+_LATER_EVALUATIONS = [(200, 5, 23.0), (200, 5000, 21.5), (200, 64, 22.5), (100, 10000, 21.0)]
 
 
 def _set_clock(folder, seconds):
@@ -278,7 +278,7 @@ def _write_laboratory(folder, config, rows):
 
 
 @pytest.mark.parametrize("script", sorted((ROOT / "scripts").glob("reproduce_*.sh")), ids=lambda path: path.name)
-def test_scripts_say_what_to_expect(script):
+def test_the_header_of_a_script_says_what_it_makes_how_long_it_takes_and_what_to_expect(script):
     text = script.read_text()
     assert subprocess.run(["bash", "-n", str(script)], check=False).returncode == 0
     head = text.split("set -euo pipefail")[0]

@@ -1,4 +1,4 @@
-"""Two results that several tests look at: a sweep and a measurement of the laboratory."""
+"""Two results that several tests use: a sweep and a measurement of the laboratory."""
 
 import json
 
@@ -11,7 +11,7 @@ from tests.helpers.written_workdirs import write_sweep
 
 @pytest.fixture(scope="session")
 def swept(tmp_path_factory):
-    """Two learning rates of two seeds each, with every figure that a table can have; one of them evaluated again."""
+    """A sweep of two learning rates with two seeds each. It has every figure, and one run was evaluated again."""
     alike = {"binarization": "none", "likelihood": "gaussian", "validation_size": 300}
     points = [
         ({"learning_rate": 1e-3, "seed": 0}, 0.0),
@@ -27,7 +27,7 @@ def swept(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def measured(tmp_path_factory):
-    """A result of the laboratory: two costs and two K of an estimator."""
+    """A result of the laboratory: one estimator at two costs and with two K."""
     folder = tmp_path_factory.mktemp("measured")
     arguments = ["--estimators=reparam", "--num_samples=1,4"]
     arguments += ["--problem=quadratic:cost_parameter=1,quadratic:cost_parameter=3"]

@@ -1,4 +1,4 @@
-"""A browser reads the page."""
+"""The page works in a browser."""
 
 import shutil
 
@@ -7,8 +7,10 @@ import pytest
 
 @pytest.mark.slow
 def test_a_browser_shows_the_page(swept, measured):
-    """Headless Chromium: no console error, sorting sorts, hovering shows a label, buttons change the axis, the page is
-    no wider than a phone, dark is dark, and paper is light."""
+    """Chromium reports no error and loads nothing; tables sort, labels appear, and buttons change the axis.
+
+    The page is no wider than the window, its background is dark in the dark scheme, and it is white on paper.
+    """
     from playwright import sync_api
 
     with sync_api.sync_playwright() as playwright:
@@ -27,10 +29,10 @@ def test_a_browser_shows_the_page(swept, measured):
                 page.goto((folder / "report.html").as_uri())
                 page.wait_for_selector(".plot .main-svg")
                 assert page.evaluate("document.documentElement.scrollWidth") == width
-                cut = page.locator(".pair + .scroll").evaluate_all(
+                is_cut = page.locator(".pair + .scroll").evaluate_all(
                     "all => all.some(s => s.scrollWidth > s.clientWidth)"
                 )
-                assert not cut or width < 1200
+                assert not is_cut or width < 1200
                 assert page.locator(".plot").count() == page.locator(".plot .cartesianlayer").count()
                 background = page.evaluate("getComputedStyle(document.body).backgroundColor")
                 assert background == ("rgb(255, 255, 255)" if scheme == "light" else "rgb(20, 23, 26)")

@@ -1,4 +1,4 @@
-"""The section about the laboratory shows its rows, with the intervals that were written."""
+"""The section about the laboratory shows the rows and intervals that were written."""
 
 import csv
 import json
@@ -32,8 +32,8 @@ def test_the_table_and_the_charts_show_the_rows(measured):
     assert "phi: least variance × FLOPreparam" in page.text
 
 
-def test_the_interval_of_a_bias_is_the_one_that_was_written():
-    """A bias of 10 % with an interval of 3 % to both sides, in the report and on paper."""
+def test_a_bias_is_drawn_with_the_interval_that_was_written():
+    """A bias of 10 % ± 3 % is drawn with this interval by both renderers."""
     row = {"problem": "x", "estimator": "reparam", "num_samples": 1, "declared_biased": False, "truth": "exact"}
     row |= {"phi_bias": 0.1, "phi_bias_stderr": 0.01, "phi_bias_low": 0.07, "phi_bias_high": 0.13}
     row |= {"phi_biased": False, "phi_max_abs_z": 1.0, "phi_critical_z": 4.0}
@@ -46,8 +46,8 @@ def test_the_interval_of_a_bias_is_the_one_that_was_written():
     assert segments[0][:, 0] == pytest.approx([7.0, 13.0], abs=1e-3)
 
 
-def test_rows_without_a_figure_have_no_chart(measured, tmp_path):
-    """All variances are zero, and no bias is known. The table has every row, and there is no empty chart."""
+def test_a_chart_without_any_number_is_left_out(measured, tmp_path):
+    """All variances are zero, and no bias is known. The table still has every row."""
     folder = tmp_path / "still"
     shutil.copytree(measured[0], folder)
     with open(folder / "results.csv") as file:

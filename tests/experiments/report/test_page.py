@@ -1,4 +1,4 @@
-"""The page as a file: it needs no other file, it stays small, and it shows no text as markup."""
+"""The page needs no other file, stays small, and never treats text as markup."""
 
 import math
 import shutil
@@ -47,7 +47,7 @@ def test_pictures_that_make_the_page_too_large_are_left_out_and_named(tmp_path):
 
 
 def test_a_page_with_too_many_points_shows_fewer_of_them(tmp_path, monkeypatch):
-    """Places are stored once, and numbers have seven digits; if that is not enough, points are left out."""
+    """The horizontal coordinates are stored once, and numbers have seven digits. A larger page loses points."""
     from plotly import offline
 
     monkeypatch.setattr(offline, "get_plotlyjs", lambda: "")
@@ -64,14 +64,14 @@ def test_a_page_with_too_many_points_shows_fewer_of_them(tmp_path, monkeypatch):
     monkeypatch.setattr(page_module, "MAX_BYTES", limit)
     small = make_page(tmp_path)
     assert (tmp_path / "report.html").stat().st_size <= limit
-    assert "One of 4 evaluations is drawn, to keep the file small." in small.text
+    assert "Only one of 4 evaluations is drawn, to keep the file small." in small.text
     for trace, places in zip(small.charts[0]["data"], small.charts[0]["choices"][0]["x"], strict=True):
         assert trace["y"] == chart["data"][0]["y"][3::4]
         assert places == [23 * epoch for epoch in range(4, 201, 4)]
     assert small.tables == whole.tables
 
 
-def test_equal_settings_in_two_workdirs_are_two_rows(tmp_path, capsys):
+def test_equal_settings_in_two_workdirs_get_two_rows(tmp_path, capsys):
     for name, shift in (("a", 0.0), ("b", 1.0)):
         write_run(tmp_path / name, Settings(), shift)
     run_command(report, f"--workdir={tmp_path}/a,{tmp_path}/b", f"--output={tmp_path}/both.html")

@@ -1,10 +1,10 @@
-"""The figures of the plotly renderer are valid."""
+"""The figures of the plotly renderer are valid for plotly."""
 
 import pytest
 
 
-def test_every_property_is_in_the_schema_of_plotly(swept, measured):
-    """plotly checks each property. Names of colours, such as @0, are replaced by a colour first."""
+def test_plotly_accepts_every_property_of_a_figure(swept, measured):
+    """plotly checks each property of a figure. Names of colours, such as @0, are replaced by a colour first."""
     from plotly.graph_objects import Figure
 
     def coloured(part):

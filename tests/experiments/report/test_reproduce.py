@@ -1,4 +1,4 @@
-"""The commands of the last section make the same runs."""
+"""The commands in the section "How to repeat it" make the same runs."""
 
 import dataclasses
 
@@ -11,17 +11,17 @@ from tests.helpers.written_workdirs import write_sweep
 
 
 def test_the_commands_have_the_settings_of_the_runs(tmp_path):
-    """A grid of runs has one command. Runs that are no grid have several. Their flags are the settings again."""
+    """All combinations of some values have one command; other sets of runs have several."""
     grid = [Settings(seed=s, data_mean=p, hidden=h) for s in (0, 1) for p in (False, True) for h in ((), (8, 4))]
     for wanted, number in ((grid, 1), (grid[:3], 2)):
         folder = tmp_path / str(number)
         write_sweep(folder, [(dataclasses.asdict(one), 0.0) for one in wanted], finished=False)
         lines = reproduce.commands(workdirs.read([folder]).runs)
         assert len(lines) == number
-        found = []
+        repeated = []
         for line in lines:
             values = flags.FlagValues()
             settings.define_flags(values)
             values(line.split()[2:])
-            found += settings.from_flags(values)
-        assert set(found) == set(wanted)
+            repeated += settings.from_flags(values)
+        assert set(repeated) == set(wanted)

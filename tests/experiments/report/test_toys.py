@@ -7,8 +7,8 @@ from experiments.common import tables
 from tests.helpers.report_pages import make_page
 
 
-def test_an_estimator_that_diverged_is_not_the_best(tmp_path):
-    """The first row of the file diverged."""
+def test_an_estimator_that_diverged_does_not_have_the_least_loss(tmp_path):
+    """The estimator in the first row diverged; then all estimators do."""
     head = {"settings": {"toy": "coin", "steps": 10, "seeds": 1, "num_samples": 2}, "command": "python", "versions": {}}
     (tmp_path / "config.json").write_text(json.dumps(head))
     for losses, sentence in (((math.nan, 0.25, 0.5), "0.250000 arm"), ((math.nan, math.nan, math.inf), "- ")):

@@ -1,4 +1,4 @@
-"""The sections about trained runs show the numbers of the rows."""
+"""The sections about trained runs show the numbers that were written."""
 
 import json
 import math
@@ -12,7 +12,7 @@ from tests.helpers.report_pages import make_page
 from tests.helpers.written_workdirs import write_curve, write_run, write_sweep
 
 
-def test_the_tables_show_the_numbers_of_the_rows(swept):
+def test_the_tables_show_the_numbers_of_the_result_files(swept):
     folder, page = swept
     rows = [json.loads(path.read_text()) for path in sorted(folder.glob("runs/*/result.json"))]
     header, *lines = page.tables["rows"]
@@ -36,10 +36,10 @@ def test_the_tables_show_the_numbers_of_the_rows(swept):
 
 
 def test_settings_with_one_finished_seed_are_not_judged(tmp_path):
-    """Two settings with two seeds each. One seed diverged, of the better or of the worse setting."""
+    """There are two settings with two seeds each. One seed of the better or of the worse setting diverged."""
     for alone, sentence in (
-        (1e-3, "of one finished seed, so no difference is judged"),
-        (1e-2, "of one finished seed, so not judged: learning_rate=0.01"),
+        (1e-3, "it has only one finished seed, so no difference is judged"),
+        (1e-2, "not judged, with only one finished seed: learning_rate=0.01"),
     ):
         folder = write_sweep(
             tmp_path / str(alone), [({"learning_rate": 1e-3, "seed": seed}, 0.1 * seed) for seed in (0, 1)]
@@ -54,7 +54,7 @@ def test_settings_with_one_finished_seed_are_not_judged(tmp_path):
 
 
 def test_active_units_are_shown_for_each_layer(tmp_path):
-    """The total of two seeds with its standard error, and in parentheses the mean of each layer."""
+    """A cell shows the mean total of two seeds with its standard error, and in parentheses the mean of each layer."""
     for seed, units in enumerate(((17, 5), (21, 3))):
         run = Settings(latent_dim=(100, 50), seed=seed)
         write_run(tmp_path / f"runs/{seed}", run)
@@ -71,8 +71,8 @@ def test_active_units_are_shown_for_each_layer(tmp_path):
     assert results.units(rows[1:]) == rows[1]["active_units_by_layer"]
 
 
-def test_all_rows_are_ranked_by_one_figure(tmp_path):
-    """The row that is better on the test set is first unless all rows have a validation bound."""
+def test_rows_are_ranked_by_a_figure_that_all_of_them_have(tmp_path):
+    """The second row has the better -log p(x), and the first row has the better ELBO."""
     sets = ({"validation_size": 5}, {}), ({"validation_size": 5}, {"validation_size": 6}), ({}, {"eval_samples": 5000})
     words = "test set's -log p(x)", "validation bound", "test set's ELBO"
     for i, (points, word) in enumerate(zip(sets, words, strict=True)):
@@ -89,7 +89,7 @@ def test_all_rows_are_ranked_by_one_figure(tmp_path):
         assert ("best: " in make_page(folder).text) == (word == "validation bound")
 
 
-def test_the_curves_show_the_rows(swept):
+def test_the_curves_show_the_rows_of_metrics_jsonl(swept):
     folder, page = swept
     chart = page.charts[0]
     assert [choice["label"] for choice in chart["choices"]] == ["step", "examples", "seconds"]
@@ -123,7 +123,7 @@ def test_the_mean_is_over_finished_seeds_at_the_steps_that_all_of_them_have(tmp_
     assert make_page(tmp_path).charts[0]["data"][-1]["y"] == [-40]
 
 
-def test_a_curve_outside_of_the_axes_says_so_in_the_legend(tmp_path):
+def test_the_legend_says_why_a_curve_cannot_be_seen(tmp_path):
     for seed in range(4):
         curve = {epoch: -25.0 + 0.01 * epoch + seed for epoch in (1, 10, 100)}
         write_curve(tmp_path / f"runs/{seed}", 0, curve, "done", learning_rate=1e-3 * (1 + seed))
@@ -142,7 +142,7 @@ def test_a_curve_outside_of_the_axes_says_so_in_the_legend(tmp_path):
     assert all(trace["y"] for trace in chart["data"])  # the legend of plotly leaves out traces without points
 
 
-def test_runs_on_different_pixels_have_no_common_best(tmp_path):
+def test_no_setting_is_called_best_among_runs_on_different_pixels(tmp_path):
     page = make_page(write_sweep(tmp_path, [({"binarization": "static"}, 0.0), ({"binarization": "dynamic"}, 1.0)]))
     assert "best:" not in page.text
     assert "dynamic, static binarization" in page.text

@@ -11,14 +11,14 @@ ROOT = Path(__file__).resolve().parents[3]
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        ([], 2, "the name is missing or there are too many words"),
-        (["a", "b", "c"], 2, "the name is missing or there are too many words"),
+        ([], 2, "give one name and at most one folder"),
+        (["a", "b", "c"], 2, "give one name and at most one folder"),
         (["../x"], 2, "is not a TFDS name"),
         (["digits"], 2, "needs no preparation"),
         (["frey_faces"], 2, "make frey_faces.npz"),
         (["faces", "PREPARED"], 0, "faces is prepared already; use --dataset=faces --data_dir="),
         (["faces:1.9.0", "PREPARED"], 0, "faces:1.9.0 is prepared already"),
-        (["old", "PREPARED"], 1, "was prepared in another format than array_record"),
+        (["old", "PREPARED"], 1, "was prepared in a format other than array_record"),
     ],
 )
 def test_prepare_data_says_what_to_do(prepared, arguments, code, message):
