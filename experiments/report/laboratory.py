@@ -16,8 +16,10 @@ from experiments.report.elements import Cell, Charts, Fact, Section, large_figur
 def section(laboratory: Laboratory, page_charts: Charts, place: int) -> Section:
     """Charts and a table for each group of parameters."""
     heading = f"Gradient quality: {laboratory.rows[0]['problem']}"
-    sentence = "The variance is the trace of the gradient's covariance. A star marks estimators whose papers call them biased."
-    parts = [f"<p>{sentence}</p>"]
+    parts = [
+        "<p>The variance is the trace of the gradient's covariance. A star marks estimators whose papers call them"
+        " biased.</p>"
+    ]
     for group in laboratory.groups:
         point = ""
         if laboratory.point:
