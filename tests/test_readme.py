@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from experiments.common import settings
-from tests.helpers import entry_points, pages, problems
+from tests.helpers import entry_points, oracle, pages
 from vae import estimators
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -118,8 +118,8 @@ def test_the_estimator_to_add_is_short_and_unbiased(monkeypatch):
     exec(compile(source, "README.md", "exec"), namespace)
     estimator = namespace["at_mean"](num_samples=2)
     for family in ("Normal", "Bernoulli"):
-        exact = problems.oracle(family, "mean", 2)
-        problems.assert_unbiased(estimator, problems.problem(family), estimators.mean, exact)
+        exact = oracle.oracle(family, "mean", 2)
+        oracle.assert_unbiased(estimator, oracle.problem(family), estimators.mean, exact)
 
 
 def test_the_advised_estimators_exist_and_have_the_stated_properties():

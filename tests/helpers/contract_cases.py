@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from tests.helpers.problems import (
+from tests.helpers.oracle import (
     FAMILIES,
     LOG_Q_WEIGHT,
     REDUCE,

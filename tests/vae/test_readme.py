@@ -12,7 +12,7 @@ import pytest
 
 import vae
 from experiments.common import options
-from tests.helpers import pages, problems
+from tests.helpers import oracle, pages
 from vae import estimators
 from vae.estimators.__main__ import table
 
@@ -83,8 +83,8 @@ def test_the_estimators_to_add_are_unbiased(page, name, family, monkeypatch):
     namespace = {}
     exec(compile(block, f"{page}/README.md", "exec"), namespace)
     estimator = namespace[name](num_samples=2)
-    exact = problems.oracle(family, "mean", 2)
-    problems.assert_unbiased(estimator, problems.problem(family), vae.mean, exact)
+    exact = oracle.oracle(family, "mean", 2)
+    oracle.assert_unbiased(estimator, oracle.problem(family), vae.mean, exact)
 
 
 def test_every_room_is_on_the_map():

@@ -23,7 +23,7 @@ from tests.helpers.contract_cases import (
     vr_iwae,
     witness,
 )
-from tests.helpers.problems import (
+from tests.helpers.oracle import (
     LOG_Q_WEIGHT,
     MAX_Z,
     REDUCE,

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.helpers.problems import LOG_Q_WEIGHT, MAX_Z, assert_unbiased, oracle, problem
+from tests.helpers.oracle import LOG_Q_WEIGHT, MAX_Z, assert_unbiased, oracle, problem
 from vae.distributions import Bernoulli, Categorical
 from vae.estimators import BY_NAME, Estimator, mean
 from vae.estimators.double_cv import double_cv

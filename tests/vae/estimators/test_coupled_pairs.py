@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.helpers.problems import MAX_Z, problem
+from tests.helpers.oracle import MAX_Z, problem
 from vae.distributions import Bernoulli, Categorical
 from vae.estimators import BY_NAME, log_mean_exp, mean
 from vae.estimators.arms import arms, covariance_ratio, opposed_samples

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.helpers.problems import (
+from tests.helpers.oracle import (
     FAMILIES,
     GROUPS,
     REDUCE,

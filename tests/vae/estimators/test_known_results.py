@@ -9,7 +9,7 @@ import pytest
 from jax.lax import stop_gradient
 
 from tests.helpers.contract_cases import assert_same, vr_iwae
-from tests.helpers.problems import (
+from tests.helpers.oracle import (
     LOG_Q_WEIGHT,
     MAX_Z,
     assert_unbiased,

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import pytest
 from jax.lax import stop_gradient
 
-from tests.helpers.problems import (
+from tests.helpers.oracle import (
     REDUCE,
     assert_unbiased,
     oracle,

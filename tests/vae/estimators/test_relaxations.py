@@ -8,7 +8,7 @@ import pytest
 from jax.lax import stop_gradient
 from jax.scipy.special import logit
 
-from tests.helpers.problems import LOG_Q_WEIGHT, MAX_Z, assert_unbiased, differentiate_exactly, measure, oracle, problem
+from tests.helpers.oracle import LOG_Q_WEIGHT, MAX_Z, assert_unbiased, differentiate_exactly, measure, oracle, problem
 from vae.distributions import Bernoulli, Categorical
 from vae.estimators import BY_NAME, attach, integrand, log_mean_exp, mean, stateless
 from vae.estimators.parts.one_hot import accept_bits, harden, perturb, perturb_given

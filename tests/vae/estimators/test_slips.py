@@ -9,7 +9,7 @@ import pytest
 from jax.lax import stop_gradient
 from scipy import stats
 
-from tests.helpers.problems import LOG_Q_WEIGHT, REDUCE, assert_unbiased, measure, oracle, problem
+from tests.helpers.oracle import LOG_Q_WEIGHT, REDUCE, assert_unbiased, measure, oracle, problem
 from vae import diagnostics
 from vae.distributions import Categorical
 from vae.estimators import BY_NAME, Estimator, inject, integrand, log_mean_exp, mean, stateless

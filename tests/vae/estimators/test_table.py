@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tests.helpers.contract_cases import CORE, WITNESSES, vr_iwae
-from tests.helpers.problems import (
+from tests.helpers.oracle import (
     FAMILIES,
     LOG_Q_WEIGHT,
     REDUCE,
