@@ -64,7 +64,7 @@ def functions(run: Settings, data: datasets.Dataset) -> Functions:
     _check_estimator(run, vae, x)
 
     def split_seed(values: dict[str, Array]) -> tuple[Array, Array]:
-        key_init, key_epochs = jax.random.split(jax.random.key(values["seed"]), 2)
+        key_init, key_epochs = jax.random.split(jax.random.key(values["seed"], impl=run.prng), 2)
         return key_init, key_epochs
 
     def init(values: dict[str, Array]) -> train.TrainState:
@@ -248,7 +248,7 @@ def _check_estimator(run: Settings, vae: models.VAE, x: Array) -> None:
       ValueError: A sentence that names the flags and the estimators that can.
     """
     recorded: list[Expectation] = []
-    key = jax.random.key(0)
+    key = jax.random.key(0, impl=run.prng)  # nothing is drawn from it: only shapes are computed
 
     def posteriors() -> list[Any]:
         params = vae.init(key, x, key)

@@ -21,7 +21,7 @@ from typing import Any, NoReturn
 import jax
 from absl import app, flags, logging
 
-from experiments.common import interrupt
+from experiments.common import interrupt, jax_settings
 
 IMPORT_VARIABLE = "VAE_IMPORT"
 
@@ -62,6 +62,7 @@ def run(main: Callable[[], None], resumes: bool = False, hungry: tuple[str, ...]
         if len(argv) > 1:
             raise app.UsageError(f"unexpected argument {argv[1]!r}: settings are given as --name=value")
         _quiet_libraries()
+        jax_settings.fix()
         interrupt.stop_at_once(resumes)
         _use_compilation_cache(flags.FLAGS.compilation_cache)
         with _enough_memory(hungry):

@@ -69,7 +69,7 @@ def _latents(model: models.VAE, params, x):
     """A sample of the posterior of x, the prior, and 64 samples of the prior."""
     posterior = model.apply(params, x, method="encode")
     prior = model.apply(params, method="prior_distribution")
-    key_posterior, key_prior = jax.random.split(jax.random.key(assess.KEY))
+    key_posterior, key_prior = jax.random.split(assess.key())
     first = lambda sample: jax.tree.map(lambda leaf: leaf[0], sample)
     return first(posterior.sample(key_posterior, 1)), prior, prior.sample(key_prior, 64)
 

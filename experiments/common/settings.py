@@ -20,6 +20,8 @@ from vae.data import BINARIZATIONS
 
 MATMUL_PRECISIONS = ("default", "bfloat16", "tensorfloat32", "float32")
 COMPUTE_DTYPES = ("float32", "bfloat16")
+# jax's generators of random numbers. Only the first draws the same numbers under vmap as alone.
+PRNGS = ("threefry2x32", "rbg", "unsafe_rbg")
 
 
 def _setting(default, help, *, table=None, choices=(), at_least=None, above=None):
@@ -120,6 +122,12 @@ class Settings:
     batch_size: int = _setting(64, "Number of images in a step.", at_least=1)
     epochs: int = _setting(200, "Number of passes over the training images.", at_least=1)
     seed: int = _setting(0, "Seed of the parameters, the data order, the noise and the binarization.", at_least=0)
+    prng: str = _setting(
+        "threefry2x32",
+        "Generator of the random numbers. rbg and unsafe_rbg are faster on TPUs; the runs of a program are then trained"
+        " one after the other. Evaluations always use threefry2x32.",
+        choices=PRNGS,
+    )
     matmul_precision: str = _setting(
         "default", "Precision of matrix products on GPU and TPU.", choices=MATMUL_PRECISIONS
     )

@@ -39,6 +39,7 @@ def main(values: flags.FlagValues = flags.FLAGS) -> None:
     with cli.one_sentence():
         runs = settings.from_flags(values)
         chosen = train_flags.from_flags(values)
+        check(runs, chosen)
         workdir = Path(chosen.workdir or default_workdir(runs))
         several = multihost.is_one_of_several() if chosen.multihost is None else chosen.multihost
         if several and chosen.launcher == "slurm":
@@ -68,6 +69,20 @@ def main(values: flags.FlagValues = flags.FLAGS) -> None:
                 summary.write(workdir, sweep.runs)
     if diverged:
         cli.stop("; ".join(diverged) + "; try a smaller --learning_rate or --clip_norm=1")
+
+
+def check(runs: list[Settings], options: train_flags.Options) -> None:
+    """Refuses settings that contradict the other flags.
+
+    Raises:
+      ValueError: One sentence that names the flags and says what would work.
+    """
+    others = [run.prng for run in runs if run.prng != "threefry2x32"]
+    if others and options.sweep_mode == "vmap":
+        raise ValueError(
+            f"--sweep_mode=vmap needs --prng=threefry2x32: under --prng={others[0]} a run of the sweep would draw other"
+            " numbers than the same run alone; leave out --sweep_mode"
+        )
 
 
 def default_workdir(runs: list[Settings]) -> Path:

@@ -16,6 +16,7 @@ from jax.sharding import Mesh
 from tqdm import tqdm
 
 from experiments.common import assess, build, cli, files, interrupt
+from experiments.common.settings import Settings
 from experiments.train import multihost
 from experiments.train.flags import Options
 from experiments.train.recorder import Recorder
@@ -92,7 +93,7 @@ def compile_program(program: Program, sweep_mode: str) -> Compiled:
     init = jax.jit(training.over_runs(functions.init, "map", over=devices))
     state = mesh.over_runs_of(devices, jax.eval_shape(init, values))
     init = init.lower(values).compile()
-    mode = choose_mode(state, devices) if sweep_mode == "auto" else sweep_mode
+    mode = choose_mode(program.settings, state, devices) if sweep_mode == "auto" else sweep_mode
     if program.streamed:
         epoch = streaming.Epoch(functions.order, functions.chunk, images, mode, devices, state, values)
         memory = epoch.memory
@@ -104,8 +105,13 @@ def compile_program(program: Program, sweep_mode: str) -> Compiled:
     return Compiled(program, devices, values, state, init, epoch, memory)
 
 
-def choose_mode(state: training.TrainState, devices: Mesh) -> str:
-    """How runs share a device: "vmap" (side by side) where a single run would leave the device idle, else "map"."""
+def choose_mode(settings: Settings, state: training.TrainState, devices: Mesh) -> str:
+    """How runs share a device: "vmap" (side by side) where a single run would leave the device idle, else "map".
+
+    Runs with another generator than threefry are mapped: under vmap they would draw other numbers than alone.
+    """
+    if settings.prng != "threefry2x32":
+        return "map"
     runs = len(state.step)
     parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params)) // runs
     idle = parameters < SMALL_NETWORK or jax.default_backend() != "cpu"

@@ -45,7 +45,7 @@ class Epoch:
         self, order: Callable, chunk: Callable, images: Any, mode: str, over: Mesh, state: PyTree, values: Any
     ):
         self.over = over
-        order = jax.jit(train.over_runs(order, "vmap", over=over))
+        order = jax.jit(train.over_runs(order, mode, over=over))
         chunk = jax.jit(train.over_runs(chunk, mode, over=over))
         conclude = jax.jit(train.over_runs(_conclude, "vmap", over=over))
         runs, steps, batch_size = jax.eval_shape(order, values, state.step).shape

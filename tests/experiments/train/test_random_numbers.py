@@ -1,0 +1,100 @@
+"""The random numbers of a run: of the generator that --prng names, and the same in a sweep as alone."""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments.common import build, jax_settings, settings
+from experiments.common.run_folder import RunFolder
+from experiments.common.settings import PRNGS, Settings
+from experiments.train import __main__ as command
+from experiments.train import loop
+from tests.helpers import entry_points
+from vae import train
+
+OTHERS = PRNGS[1:]
+
+
+def test_the_generator_is_the_setting_of_the_run_and_not_the_default_of_jax():
+    def first_batch(prng: str, default: str) -> np.ndarray:
+        run = Settings(hidden=(), latent_dim=(1,), batch_size=500, prng=prng)
+        with jax.default_prng_impl(default):
+            program = build.functions(run, build.load_data(run, None))
+            return np.asarray(jax.jit(program.order)(build.arrays(run), jnp.int32(0)))[0]
+
+    plain = first_batch("threefry2x32", default="threefry2x32")
+    np.testing.assert_array_equal(first_batch("threefry2x32", default="rbg"), plain)
+    assert not np.array_equal(first_batch("rbg", default="threefry2x32"), plain)
+
+
+@pytest.fixture
+def draws():
+    """A function of seeds `[runs]` that draws numbers for each run, as `mode` maps the runs."""
+
+    def draw(seeds, prng: str, mode: str):
+        return train.over_runs(lambda seed: jax.random.normal(jax.random.key(seed, impl=prng), (3,)), mode)(seeds)
+
+    return draw
+
+
+def test_a_run_of_a_sweep_draws_what_it_draws_alone(draws):
+    """By the mode that training chooses. The control: under vmap the other generators draw other numbers."""
+    both, second = jnp.array([5, 6]), jnp.array([6])
+    devices = SimpleNamespace(shape={"run": 1})
+    state = SimpleNamespace(step=both, params={})
+    for prng in PRNGS:
+        mode = loop.choose_mode(Settings(prng=prng), state, devices)
+        np.testing.assert_array_equal(draws(both, prng, mode)[1], draws(second, prng, "map")[0])
+    assert not np.array_equal(draws(both, "rbg", "vmap")[1], draws(second, "rbg", "map")[0])
+
+
+@pytest.mark.parametrize("prng", OTHERS)
+def test_side_by_side_is_refused_where_it_would_change_the_numbers(prng):
+    with pytest.raises(ValueError, match=f"--sweep_mode=vmap needs --prng=threefry2x32: under --prng={prng}"):
+        command.check([Settings(), Settings(prng=prng)], SimpleNamespace(sweep_mode="vmap"))
+    command.check([Settings()], SimpleNamespace(sweep_mode="vmap"))
+    command.check([Settings(prng=prng)], SimpleNamespace(sweep_mode="auto"))
+
+
+def test_a_run_is_not_continued_with_another_generator(tmp_path):
+    recorded = {"settings": Settings().json(), "data": {"images": {}, "name": "", "checksum": ""}, "versions": {}}
+    (tmp_path / "config.json").write_text(json.dumps(recorded), encoding="utf-8")
+    assert RunFolder(tmp_path).belongs_to(Settings())
+    with pytest.raises(ValueError, match="other settings .prng=threefry2x32."):
+        RunFolder(tmp_path).belongs_to(Settings(prng="rbg"))
+    assert len(list(settings.programs([Settings(), Settings(prng="rbg")]))) == 2
+
+
+def test_settings_of_jax_that_change_numbers_are_fixed_and_named(capsys):
+    with jax.enable_x64(True), jax.default_prng_impl("rbg"), jax.numpy_rank_promotion("raise"):
+        before = {name: getattr(jax.config, name) for name in jax_settings.FIXED}
+        changed = []
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(jax.config, "update", lambda name, value: changed.append((name, value)))
+            jax_settings.fix()
+    assert {name for name, value in before.items() if value not in (jax_settings.FIXED[name], None)} == {
+        name for name, _ in changed
+    }
+    assert ("jax_enable_x64", False) in changed
+    assert "JAX_DEFAULT_PRNG_IMPL=rbg has no effect: commands take threefry2x32; --prng" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("prng", PRNGS)
+def test_a_run_of_a_sweep_is_the_run_alone_under_every_generator(prng, tmp_path):
+    common = [f"--prng={prng}", "--sweep_mode=map", "--epochs=2"]
+    common += [] if prng == "threefry2x32" else ["--sweep_mode=auto"]
+    outcomes = entry_points.train(
+        tmp_path / "outcomes",
+        [*common, "--seed=0,1", f"--workdir={tmp_path}/sweep"],
+        [*common, "--seed=1", f"--workdir={tmp_path}/alone"],
+    )
+    assert [outcome.code for outcome in outcomes] == [0, 0], outcomes
+    [member] = Path(tmp_path / "sweep/runs").glob("seed=1_*")
+    for name in ("metrics.jsonl", "result.json"):
+        assert (member / name).read_bytes() == (tmp_path / "alone" / name).read_bytes()
