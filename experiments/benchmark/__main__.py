@@ -1,25 +1,27 @@
-"""Measures the speed of training and of the laboratory. Contenders take turns in one process, and only their ratios
-count, because ratios are stable on a shared machine.
+"""Measures the speed of training and of the laboratory. The contenders take turns in one process, and only their ratios
+count, because the ratios are stable on a shared machine.
 
     python -m experiments.benchmark                              # everything, about half an hour on two CPU cores
     python -m experiments.benchmark --sections=flops --output=results/benchmark
 
-epoch       A 784-500-20 VAE, trained over whole epochs of 60000 synthetic binary images: this project (make_epoch,
-            flax, optax, the table of estimators) against the same training written by hand in plain JAX (one
-            lax.scan); the time that the step's matrix products alone would take at the speed of a product of two 2048 x
-            2048 matrices; and numpyro (SVI in a fori_loop) and torch.compile, if they are installed.
-sweep       Many runs in one program, side by side (vmap) or one after the other (map), against one program for each
-            run: the networks for the digits and for MNIST at each batch size, and a 784-200-200-50 IWAE, K = 50,
-            batch 20.
-flops       FLOP of sticking the landing and of DReG against the plain pathwise gradient, as XLA counts them.
-laboratory  The network of the section epoch, batch 128: --draws gradients with their moments, figures and bootstrap,
-            against as many bare gradients, for each estimator; and the largest memory of the process.
-toys        Seconds that the laboratory takes for a million gradients of the problem `quadratic`, for each estimator.
-discrete    A training step of a 784-200 Bernoulli VAE with each estimator against leave_one_out, at equal numbers of
-            evaluations of the bound.
+epoch       Trains a 784-500-20 VAE over whole epochs of 60000 synthetic binary images with this project (make_epoch,
+            flax, optax, the table of estimators), and with the same training written by hand in plain JAX (one
+            lax.scan), numpyro (SVI in a fori_loop) and torch.compile. The last two are left out if they are not
+            installed. The matmul limit is the time of the step's matrix products alone, at the speed of a product of
+            two 2048 x 2048 matrices.
+sweep       Trains many runs in one program, side by side (vmap) or one after the other (map), and in one program for
+            each run. The networks are those for the digits and for MNIST, at each batch size, and a 784-200-200-50
+            IWAE with K = 50 and batch 20.
+flops       Counts the FLOP of sticking the landing and of DReG, relative to the plain pathwise gradient, with XLA.
+laboratory  Times --draws gradients of each estimator with their moments, figures and bootstrap, relative to as many
+            bare gradients, on the network of the section epoch with batch 128. Also reports the largest memory of the
+            process.
+toys        Times a million gradients of each estimator in the laboratory, on the problem `quadratic`.
+discrete    Times a training step of a 784-200 Bernoulli VAE with each estimator, relative to leave_one_out, at equal
+            numbers of evaluations of the bound.
 
-The command writes benchmark.json and benchmark.md. Times are wall-clock times; contenders take turns --rounds times.
-Each ratio is the median over rounds of the ratio in each round.
+The command writes benchmark.json and benchmark.md. Times are wall-clock times. The contenders take turns --rounds
+times, and each ratio is the median over rounds of the ratio in each round.
 """
 
 import json
@@ -33,7 +35,7 @@ from experiments.benchmark import epoch, gradients, sweep
 from experiments.benchmark.timing import machine
 from experiments.common import cli, files, measuring
 
-# Each section returns its numbers, for benchmark.json, and its table.
+# The function of each section returns the section's numbers, for benchmark.json, and its table in Markdown.
 SECTIONS: dict[str, Callable[[flags.FlagValues], tuple[Any, str]]] = {
     "epoch": lambda options: epoch.measure(integers(options.batch_sizes), options.images, options.rounds),
     "sweep": lambda options: sweep.measure(integers(options.batch_sizes), integers(options.runs), options.rounds),
@@ -48,7 +50,9 @@ HUNGRY = ("batch_sizes", "runs", "images")
 
 def define_flags(values: flags.FlagValues) -> None:
     """Defines the flags in `values`."""
-    flags.DEFINE_list("sections", list(SECTIONS), f"Sections: any of {', '.join(SECTIONS)}.", flag_values=values)
+    flags.DEFINE_list(
+        "sections", list(SECTIONS), f"Sections to measure: any of {', '.join(SECTIONS)}.", flag_values=values
+    )
     flags.DEFINE_list(
         "batch_sizes", ["128", "512"], "Batch sizes for the sections epoch and sweep.", flag_values=values
     )
@@ -56,24 +60,34 @@ def define_flags(values: flags.FlagValues) -> None:
         "runs", ["1", "8", "32", "128"], "Numbers of runs in a program, for the section sweep.", flag_values=values
     )
     flags.DEFINE_integer(
-        "rounds", 7, "Number of rounds; in each round every contender runs once.", lower_bound=1, flag_values=values
+        "rounds", 7, "Number of rounds. In each round every contender runs once.", lower_bound=1, flag_values=values
     )
-    flags.DEFINE_integer("images", 60000, "Number of training images in an epoch.", lower_bound=512, flag_values=values)
     flags.DEFINE_integer(
-        "draws", 1000, "Number of gradients in the section laboratory.", lower_bound=20, flag_values=values
+        "images",
+        60000,
+        "Number of training images in an epoch, in the section epoch.",
+        lower_bound=512,
+        flag_values=values,
+    )
+    flags.DEFINE_integer(
+        "draws",
+        1000,
+        "Number of gradients of each estimator, in the section laboratory.",
+        lower_bound=20,
+        flag_values=values,
     )
     flags.DEFINE_integer(
         "evaluations",
         4,
-        "Number of evaluations for one gradient, in the section discrete.",
+        "Number of evaluations of the bound for one gradient, in the section discrete.",
         lower_bound=2,
         flag_values=values,
     )
-    flags.DEFINE_string("output", "results/benchmark", "Folder of the report.", flag_values=values)
+    flags.DEFINE_string("output", "results/benchmark", "Folder of benchmark.json and benchmark.md.", flag_values=values)
 
 
 def main(options: flags.FlagValues = flags.FLAGS) -> None:
-    """Runs the sections, and writes the report after each. Bad input ends with one sentence and exit status 1."""
+    """Runs the sections, and writes the files after each. Bad input ends with one sentence and exit status 1."""
     with cli.one_sentence():
         check_flags(options)
         folder = Path(options.output)
@@ -84,16 +98,16 @@ def main(options: flags.FlagValues = flags.FLAGS) -> None:
         report[name], table = SECTIONS[name](options)
         print(table, flush=True)
         text += f"\n{table}\n"
-        with cli.one_sentence(OSError):  # after each section, because the next one may take minutes
+        with cli.one_sentence(OSError):  # writes after each section, because the next section may take minutes
             (folder / "benchmark.json").write_text(json.dumps(report, indent=2) + "\n")
             (folder / "benchmark.md").write_text(text)
 
 
 def check_flags(options: flags.FlagValues) -> None:
-    """Refuses flags that no section can use.
+    """Checks the values of the flags.
 
     Raises:
-      ValueError: what is wrong, and what to do.
+      ValueError: If a flag has a value that no section can use.
     """
     if not options.sections or set(options.sections) - set(SECTIONS):
         raise ValueError(f"--sections takes {', '.join(SECTIONS)}")

@@ -1,7 +1,7 @@
-"""Programs that train the same VAE as this project, a 784-500-(20+20)-20-500-784 network.
+"""The contenders: this project and other programs that train the same VAE, a 784-500-(20+20)-20-500-784 network.
 
-Each contender is `make(images [N, 784] uint8, batch_size) -> run`, where `run()` trains one epoch and waits for the
-epoch's end. All use a Bernoulli likelihood, Adam with 1e-3, and float32.
+Each contender is a function `make(images, batch_size) -> run` of images `[N, 784]` in uint8. `run()` trains one epoch
+and waits for the epoch's end. All contenders use a Bernoulli likelihood, Adam with rate 1e-3, and float32.
 """
 
 import importlib.util
@@ -153,7 +153,7 @@ def _torch(images: np.ndarray, batch_size: int):
 
 
 def available() -> dict[str, Callable]:
-    """The contenders by name. Contenders that need another library are left out if the library is not installed."""
+    """The contenders by name. A contender whose library is not installed is left out."""
     others = {"numpyro": ("numpyro", _numpyro), "torch.compile": ("torch", _torch)}
     installed = {name: make for name, (module, make) in others.items() if importlib.util.find_spec(module)}
     return {"this project": _project, "bare scan": _bare_scan} | installed

@@ -1,4 +1,4 @@
-"""The section `epoch`: whole epochs of training, against other programs for the same training."""
+"""The section `epoch`: the time of whole epochs of training, for this project and for other programs."""
 
 import numpy as np
 
@@ -8,13 +8,13 @@ from experiments.common import tables
 
 
 def measure(batch_sizes: list[int], num_images: int, rounds: int) -> tuple[list[dict], str]:
-    """The numbers and the table of each batch size."""
+    """The numbers of each batch size, and their tables."""
     measured = [_measure(batch_size, num_images, rounds) for batch_size in batch_sizes]
     return measured, "\n\n".join(map(_table, measured))
 
 
 def _measure(batch_size: int, num_images: int, rounds: int) -> dict:
-    """Milliseconds of a step for every contender, by round, and the medians of the ratios."""
+    """The milliseconds of a step of each contender in each round, and the medians of the ratios."""
     images = (np.random.default_rng(0).random((num_images, contenders.PIXELS)) < 0.13).astype(np.uint8)
     steps = len(images) // batch_size
     flop = flop_of_step(batch_size)
@@ -34,8 +34,10 @@ def _measure(batch_size: int, num_images: int, rounds: int) -> dict:
 
 
 def flop_of_step(batch_size: int) -> int:
-    """FLOP of a step's matrix products: three products for each weight matrix, except that the first layer needs no
-    gradient of the images."""
+    """The FLOP of a step's matrix products.
+
+    Each weight matrix has three products, except that the first layer needs no gradient in the images.
+    """
     return (6 * contenders.WEIGHTS - 2 * contenders.PIXELS * contenders.HIDDEN) * batch_size
 
 

@@ -18,15 +18,15 @@ from experiments.common.problems import Problem
 from experiments.common.task import Refused, Task, least_samples, make_estimator
 from vae import diagnostics, estimators, models, objectives, train
 
-# An estimator whose gradient costs more than this many times the FLOP of reparam is left out of the section
-# `laboratory`: it takes minutes, and the laboratory's overhead would not show.
+# The section `laboratory` leaves out estimators whose gradient costs more than this many times the FLOP of reparam.
+# They take minutes, and beside their cost the laboratory's overhead would not show.
 MOST_COSTLY = 10
 # Training steps in one run of the section `discrete`.
 STEPS = 20
 
 
 def flops() -> tuple[dict[str, float], str]:
-    """FLOP of sticking the landing and of DReG, against the plain pathwise gradient."""
+    """The FLOP of sticking the landing and of DReG, relative to the plain pathwise gradient."""
     measured = flop_of_gradients()
     table = [["gradient, K = 64", "FLOP", "of the plain one"]]
     for name, flop in measured.items():
@@ -36,7 +36,7 @@ def flops() -> tuple[dict[str, float], str]:
 
 
 def flop_of_gradients(batch_size: int = 20, num_samples: int = 64) -> dict[str, float]:
-    """FLOP of the compiled gradients of a 784-200-200-50 VAE, by estimator, as XLA counts them."""
+    """The FLOP of the compiled gradient of a 784-200-200-50 VAE with each estimator, as XLA counts them."""
     model = models.make_vae((28, 28, 1), latent_dim=50, hidden=(200, 200), activation="tanh")
     x = jnp.zeros((batch_size, 28, 28, 1))
     params = model.init(jax.random.key(0), x, jax.random.key(0))
@@ -59,7 +59,10 @@ def flop_of_gradients(batch_size: int = 20, num_samples: int = 64) -> dict[str, 
 
 
 def laboratory(draws: int, rounds: int) -> tuple[dict, str]:
-    """Time to measure an estimator, relative to drawing as many gradients; the network of `epoch`, batch 128."""
+    """The time to measure an estimator in the laboratory, relative to the time to draw as many gradients.
+
+    The network is that of the section `epoch`, with batch 128.
+    """
     task = _vae_task("normal", hidden=(contenders.HIDDEN,), latent_dim=contenders.LATENT)
     protocol = _protocol(draws, most_chunks=10)
     truth = diagnostics.exactly(jax.tree.map(lambda leaf: np.ones(leaf.shape), task.problem.params))
@@ -85,7 +88,7 @@ def laboratory(draws: int, rounds: int) -> tuple[dict, str]:
 
 
 def toys(rounds: int) -> tuple[dict[str, list[float]], str]:
-    """Seconds that the laboratory takes for a million gradients of the problem `quadratic`, without compiling."""
+    """The seconds that the laboratory takes for a million gradients of the problem `quadratic`, without compiling."""
     task = Task(problems.quadratic(), "elbo")
     truth = diagnostics.exactly(task.problem.oracle("elbo", 1))
     protocol = _protocol(10**6, most_chunks=50)
@@ -96,8 +99,10 @@ def toys(rounds: int) -> tuple[dict[str, list[float]], str]:
 
 
 def discrete(evaluations: int, rounds: int) -> tuple[dict, str]:
-    """A training step of a Bernoulli VAE with each estimator against leave_one_out, in time and FLOP, at equal numbers
-    of evaluations."""
+    """The time and FLOP of a training step of a Bernoulli VAE with each estimator, relative to leave_one_out.
+
+    All estimators have equal numbers of evaluations of the bound.
+    """
     task = _vae_task("bernoulli", hidden=(), latent_dim=200)
     budget = Budget("evaluations", float(evaluations))
     runs: dict[str, Callable] = {}
@@ -153,7 +158,7 @@ def _protocol(draws: int, most_chunks: int) -> Protocol:
 
 
 def _bare_gradients(task: Task, case: Case, draws: int) -> Callable[[], None]:
-    """A run that draws `draws` gradients in a scan and keeps only the last."""
+    """A run that draws `draws` gradients in one scan, and keeps only the last of them."""
     gradient = diagnostics.make_gradient(task.bound, make_estimator(case.estimator, case.num_samples))
     arguments = task.arguments(task.start(case.estimator, case.num_samples))
     keys = jax.random.split(jax.random.key(0), draws)

@@ -1,4 +1,4 @@
-"""The section `sweep`: many runs in one program, against one program for each run."""
+"""The section `sweep`: the speed of many runs in one program, relative to one program for each run."""
 
 import itertools
 import statistics
@@ -20,16 +20,16 @@ class Network(NamedTuple):
     """A network to train, and its sizes.
 
     Attributes:
-      name: name in the table.
-      model: the VAE.
-      objective: its bound.
-      batch_sizes: the batch sizes to measure.
-      num_samples: K.
-      steps: steps of an epoch.
-      shape: shape of an image.
-      first: multiply-adds of the first layer for one image.
-      encoder: multiply-adds of the encoder for one image.
-      decoder: multiply-adds of the decoder for one sample.
+      name: The name in the table.
+      model: The VAE.
+      objective: The bound that is trained.
+      batch_sizes: The batch sizes to measure.
+      num_samples: The number of samples K.
+      steps: The number of steps in an epoch.
+      shape: The shape of an image.
+      first_layer: The multiply-adds of the encoder's first layer for one image.
+      encoder: The multiply-adds of the encoder for one image.
+      decoder: The multiply-adds of the decoder for one sample.
     """
 
     name: str
@@ -39,20 +39,22 @@ class Network(NamedTuple):
     num_samples: int
     steps: int
     shape: tuple[int, int, int]
-    first: int
+    first_layer: int
     encoder: int
     decoder: int
 
     def flop(self, batch_size: int) -> int:
-        """FLOP of a step's matrix products: three products for each weight matrix, except that the first layer needs no
-        gradient of the images."""
-        return batch_size * (6 * (self.encoder + self.num_samples * self.decoder) - 2 * self.first)
+        """The FLOP of a step's matrix products.
+
+        Each weight matrix has three products, except that the first layer needs no gradient in the images.
+        """
+        return batch_size * (6 * (self.encoder + self.num_samples * self.decoder) - 2 * self.first_layer)
 
 
 def networks(batch_sizes: tuple[int, ...]) -> list[Network]:
-    """The digits' network, MNIST's network and an IWAE."""
+    """The network for the digits, the network for MNIST, and an IWAE."""
 
-    def adds(*widths: int) -> int:
+    def multiply_adds(*widths: int) -> int:
         return sum(a * b for a, b in itertools.pairwise(widths))
 
     digits = (8, 8, 1)
@@ -67,9 +69,9 @@ def networks(batch_sizes: tuple[int, ...]) -> list[Network]:
             num_samples=1,
             steps=64,
             shape=digits,
-            first=adds(64, 128),
-            encoder=adds(64, 128, 64, 16),
-            decoder=adds(8, 64, 128, 64),
+            first_layer=multiply_adds(64, 128),
+            encoder=multiply_adds(64, 128, 64, 16),
+            decoder=multiply_adds(8, 64, 128, 64),
         ),
         Network(
             "MNIST",
@@ -79,9 +81,9 @@ def networks(batch_sizes: tuple[int, ...]) -> list[Network]:
             num_samples=1,
             steps=16,
             shape=mnist,
-            first=adds(784, 500),
-            encoder=adds(784, 500, 40),
-            decoder=adds(20, 500, 784),
+            first_layer=multiply_adds(784, 500),
+            encoder=multiply_adds(784, 500, 40),
+            decoder=multiply_adds(20, 500, 784),
         ),
         Network(
             "IWAE, K = 50",
@@ -91,15 +93,15 @@ def networks(batch_sizes: tuple[int, ...]) -> list[Network]:
             num_samples=50,
             steps=16,
             shape=mnist,
-            first=adds(784, 200),
-            encoder=adds(784, 200, 200, 100),
-            decoder=adds(50, 200, 200, 784),
+            first_layer=multiply_adds(784, 200),
+            encoder=multiply_adds(784, 200, 200, 100),
+            decoder=multiply_adds(50, 200, 200, 784),
         ),
     ]
 
 
 def measure(batch_sizes: list[int], numbers_of_runs: list[int], rounds: int) -> tuple[list[dict], str]:
-    """The numbers of each network, batch size and number of runs, and their table."""
+    """The numbers for each network, batch size and number of runs, and their table."""
     measured = [
         _measure(network, batch_size, runs, rounds)
         for network in networks(tuple(batch_sizes))
@@ -110,7 +112,7 @@ def measure(batch_sizes: list[int], numbers_of_runs: list[int], rounds: int) -> 
 
 
 def _measure(network: Network, batch_size: int, runs: int, rounds: int) -> dict:
-    """Images per second of `runs` runs, by round, and how many times faster a shared program is."""
+    """The images per second of `runs` runs in each round, and how many times faster a shared program is."""
     steps = network.steps  # the same for all numbers of runs, so that an epoch's fixed cost is the same share
     images = np.random.default_rng(0).random((steps * batch_size, *network.shape)) < 0.3
     data = jnp.asarray(images, jnp.uint8)
@@ -132,13 +134,13 @@ def _measure(network: Network, batch_size: int, runs: int, rounds: int) -> dict:
         jax.block_until_ready(alone(state, key, data)[0]) for state, key in zip(states, keys, strict=True)
     ]
     product, flop_of_product = matmul_limit()
-    contestants = {
+    programs = {
         "one by one": contenders.blocking(one_by_one, states),
         "vmap": together("vmap"),
         "map": together("map"),
         "product": product,
     }
-    times = take_turns(contestants, rounds, f"{network.name}, batch {batch_size}, {runs} runs")
+    times = take_turns(programs, rounds, f"{network.name}, batch {batch_size}, {runs} runs")
     peak = flop_of_product / times.pop("product")
     flop = network.flop(batch_size)
     return {

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 
 def take_turns(runs: dict[str, Callable], rounds: int, title: str) -> dict[str, np.ndarray]:
-    """Seconds of every run in each round, `[rounds]`. A first call, which compiles, is not counted."""
+    """The seconds of each run in each round, `[rounds]`. The first call of a run, which compiles, is not counted."""
     for run in runs.values():
         run()
     seconds: dict[str, list[float]] = {name: [] for name in runs}
@@ -33,12 +33,12 @@ def ratio(times: np.ndarray, others: np.ndarray) -> float:
 
 
 def spread(times: np.ndarray) -> str:
-    """The median and the range, for tables."""
+    """The text "median (least-largest)" for a table."""
     return f"{statistics.median(times):.2f} ({min(times):.2f}-{max(times):.2f})"
 
 
 def matmul_limit(size: int = 2048, repeats: int = 4) -> tuple[Callable[[], None], int]:
-    """A run of `repeats` products of two size x size matrices, and its FLOP. They measure the peak speed."""
+    """A run of `repeats` products of two size x size matrices, which measures the peak speed, and the run's FLOP."""
     matrix = jnp.ones((size, size))
     product = jax.jit(lambda matrix: matrix @ matrix)
 

@@ -1,12 +1,13 @@
-"""The reparameterization trick in one picture: where the gradient of a VAE's loss stops, and where it flows.
+"""Draws the reparameterization trick in one picture: where the gradient of a VAE's loss stops, and where it flows.
 
     python -m experiments.gradient_flow --output=results/gradient_flow     # 20 s on a CPU
 
-Two versions of one loss, -log p(x|z) + KL(q(z|x) || p(z)), are measured. In the first version z comes from `q.sample`,
-without the trick; in the second, z comes from `q.rsample`, with the trick. Every colour and number of the picture is a
-measured derivative of the real program (graph.py), so another sampler gives another picture.
+The command measures the loss -log p(x|z) + KL(q(z|x) || p(z)) twice: with z from `q.sample`, without the trick, and
+with z from `q.rsample`, with the trick. Every colour and number of the picture is a derivative that was measured on the
+real program (graph.py), so another sampler gives another picture.
 
-Writes OUTPUT/gradient_flow.png, .pdf, and .json with the values of the nodes and the gradients of the edges.
+The command writes gradient_flow.png, .pdf and .json into --output. The JSON file has the values of the nodes and the
+gradients along the edges.
 """
 
 import json
@@ -30,7 +31,7 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_string(
         "output",
         "results/gradient_flow",
-        "Folder of gradient_flow.png, .pdf and .json; it is made if it does not exist.",
+        "Folder of gradient_flow.png, .pdf and .json.",
         flag_values=values,
     )
     flags.DEFINE_integer(
@@ -47,7 +48,7 @@ def main(options: flags.FlagValues = flags.FLAGS) -> None:
     with cli.one_sentence():
         files.check_writable(options.output, "output")
 
-    # One digit, and a small VAE with one latent dimension.
+    # One digit, and a small VAE with one latent dimension
     digits = data.load("digits")
     x = jnp.asarray(data.pixels(digits.test[:1], digits.levels))
     model = models.make_vae(x.shape[1:], latent_dim=1, hidden=(16,), activation="tanh")

@@ -1,8 +1,8 @@
 """The graph of a VAE's loss over its named quantities, and the gradient along each of its edges.
 
 The loss is traced to its jaxpr, and the jaxpr is contracted to the graph over the named quantities. Each edge (a, b) of
-the graph gets its own perturbation, which is zero and is added to the value of a that b consumes. The derivative of the
-loss with respect to this perturbation is the gradient that flows back along the edge.
+the graph gets its own perturbation. The perturbation is zero, and it is added to the value of a where b uses that
+value. The derivative of the loss in this perturbation is the gradient that flows back along the edge.
 """
 
 from collections.abc import Callable
@@ -25,7 +25,7 @@ NAMES = {"encode": ("mu", "log_var"), "log_likelihood": ("reconstruction",), "kl
 
 
 class Graph(NamedTuple):
-    """The measurement of one loss.
+    """The graph of one loss, with everything that was measured on it.
 
     Attributes:
       values: The forward value of each node.
@@ -57,11 +57,11 @@ class EdgeNorms(NamedTuple):
 
 
 class _Steps(NamedTuple):
-    """A loss in steps from node to node.
+    """The computation of a loss, cut into one step for each node.
 
     Attributes:
-      parents: The nodes from which each computed node is computed directly.
-      functions: A function (*parents, *data) -> [value] for each computed node, in the order of the computation.
+      parents: For each computed node, the nodes from which it is computed directly.
+      functions: For each computed node, in the order of the computation, a function (*parents, *data) -> [value].
     """
 
     parents: dict[str, list[str]]
@@ -69,7 +69,7 @@ class _Steps(NamedTuple):
 
 
 def measure(model, params, x: Array, key: Array, sampler: Callable) -> Graph:
-    """The graph of the loss at x `[1, H, W, C]` with z = sampler(q, key), and the gradient along each of its edges."""
+    """Measures the loss at x `[1, H, W, C]` with z = sampler(q, key): its graph and the gradient along each edge."""
     phi, unravel_phi = ravel_pytree(params["params"]["encoder"])
     theta, unravel_theta = ravel_pytree(params["params"]["decoder"])
 
@@ -82,15 +82,15 @@ def measure(model, params, x: Array, key: Array, sampler: Callable) -> Graph:
         bound = objectives.elbo_analytic()(_with_names(model.apply), params, x, expect).value
         return checkpoint_name(-jnp.sum(bound), "loss")
 
-    with jax.disable_jit():  # without nested jaxprs, every quantity is a variable of the outermost jaxpr
+    with jax.disable_jit():  # there are no nested jaxprs then, and every quantity is a variable of the outermost one
         closed = jax.make_jaxpr(loss)(phi, theta, x, key)
-    phi_variable, theta_variable, *data = closed.jaxpr.invars  # x and the key are not nodes: they are not learned
+    phi_variable, theta_variable, *data = closed.jaxpr.invars  # data: x and the key, which are no nodes
     _, key_variable = data
     nodes = {"phi": phi_variable, "theta": theta_variable} | _find_nodes(closed.jaxpr, key_variable)
     steps = _contract(closed, nodes, data)
 
     def loss_with(perturbations: dict[Edge, Array], cut: Edge | None = None):
-        """The loss with a perturbation on each edge and no gradient along the edge `cut`, and the nodes' values."""
+        """The loss with a perturbation on each edge and without a gradient along `cut`, and the values of the nodes."""
         values = {"phi": phi, "theta": theta}
         for b, function in steps.functions.items():
             consumed = {a: values[a] + perturbations[a, b] for a in steps.parents[b]}
@@ -106,7 +106,7 @@ def measure(model, params, x: Array, key: Array, sampler: Callable) -> Graph:
 
 
 def edge_norms(graph: Graph) -> list[EdgeNorms]:
-    """The norms of the gradients along each edge, and whether the gradients arrive at the source."""
+    """The norms of the gradients along each edge, and whether the gradients arrive at the edge's source."""
     rows = []
     for (source, target), gradient in graph.gradients.items():
         total = float(np.linalg.norm(gradient))
@@ -116,7 +116,7 @@ def edge_norms(graph: Graph) -> list[EdgeNorms]:
 
 
 def _with_names(apply: Callable) -> Callable:
-    """A model's `apply` whose outputs carry names in the jaxpr. Numbers and gradients do not change."""
+    """A model's `apply` with names on its outputs in the jaxpr. Numbers and gradients do not change."""
 
     def call(*args, method: str):
         leaves, treedef = jax.tree.flatten(apply(*args, method=method))
@@ -127,7 +127,10 @@ def _with_names(apply: Callable) -> Callable:
 
 
 def _find_nodes(jaxpr: core.Jaxpr, key: core.Var) -> dict[str, core.Var]:
-    """The named variables, and eps: the variable computed from the key alone that first meets any other quantity."""
+    """The variables of the nodes: those with a name, and eps.
+
+    eps is computed from the key alone, and is the last such variable before another quantity enters.
+    """
     nodes = {}
     from_key = {key}
     from_others = set(jaxpr.invars) - {key}
@@ -145,7 +148,7 @@ def _find_nodes(jaxpr: core.Jaxpr, key: core.Var) -> dict[str, core.Var]:
 
 
 def _contract(closed: core.ClosedJaxpr, nodes: dict[str, core.Var], data: list[core.Var]) -> _Steps:
-    """The steps of the jaxpr from node to node."""
+    """The equations of the jaxpr, grouped into one step for each node."""
     jaxpr = closed.jaxpr
     steps = _Steps(parents={}, functions={})
     for node, target in nodes.items():

@@ -1,4 +1,4 @@
-"""The picture of one or more graphs: forward values, and the gradients that flow back."""
+"""Draws one or more graphs: the forward values, and the gradients that flow back."""
 
 import numpy as np
 from jax import Array
@@ -37,7 +37,7 @@ CAPTION = (
 
 
 def draw(graphs: dict[str, Graph]) -> Figure:
-    """One panel for each graph. Thin grey arrows lead forward; coloured arrows are the gradients that flow back."""
+    """One panel for each graph. Thin grey arrows are the forward pass; coloured arrows are gradients that flow back."""
     figure = Figure(figsize=(plots.WIDTH, 5.5))
     for i, (name, graph) in enumerate(graphs.items()):
         ax = figure.add_axes((i / len(graphs), 0.11, 1 / len(graphs), 0.89), xlim=(0, PANEL_WIDTH), ylim=(0.12, 5.015))
@@ -50,7 +50,7 @@ def draw(graphs: dict[str, Graph]) -> Figure:
 
 
 def arrival(edge: EdgeNorms) -> str:
-    """The gradient that arrives along an edge: a key of `STYLES`."""
+    """The kind of gradient that arrives along an edge: a key of `STYLES`."""
     if edge.reconstruction_arrives:
         return "reconstruction"
     return "KL" if edge.arrives else "none"

@@ -5,18 +5,18 @@
     python -m experiments.toy_bernoulli --toy=table            # the ELBO of six bits that depend on each other
     python -m experiments.toy_bernoulli --toy=polynomial --steps=1000 --records=41 --estimators=reinmax,leave_one_out
 
-The toy `polynomial`, 128 coins at powers 1.5, 2 and 3, takes hours with every estimator and 5000 steps, and 20 minutes
-with the eight estimators of `scripts/reproduce_toys.sh` and 1000 steps. The other toys take two minutes, plus the time
-to compile.
+The toy `polynomial` has 128 coins at the powers 1.5, 2 and 3. It takes hours with every estimator and 5000 steps, and
+20 minutes with 1000 steps and the eight estimators of `scripts/reproduce_toys.sh`. Each other toy takes two minutes,
+plus the time to compile.
 
-Every estimator, seed and point of a toy runs in one compiled program. The loss is the exact expectation at the current
+All estimators, seeds and points of a toy run in one compiled program. The loss is the exact expectation at the current
 parameters. The variance is the trace of the gradient's covariance at the same parameters, over fresh draws and with the
-estimator's own parameters frozen. Every estimator gets the same --num_samples, or the least number that it works with.
-Estimators that evaluate f more often, at relaxed or conditional samples, are not penalised here;
-`experiments.compare_estimators --problem=coins --budget=evaluations:N` counts these evaluations.
+estimator's own parameters frozen. Every estimator gets --num_samples samples, or the least number that it works with.
+Some estimators evaluate f at further samples, relaxed or conditional; these evaluations are not counted here, but
+`experiments.compare_estimators --problem=coins --budget=evaluations:N` counts them.
 
-The command writes curves.csv, results.csv, results.md, config.json and figures/toy.png (and .pdf) into --output, and
-the trained curves into store/, so that the same command with the same code does not train them again.
+The command writes curves.csv, results.csv, results.md, config.json and figures/toy.png (and .pdf) into --output. It
+also stores the curves in store/, so that the same command with the same code does not train again.
 """
 
 import math
@@ -32,7 +32,7 @@ from experiments.common.task import Task
 from experiments.toy_bernoulli import output
 from experiments.toy_bernoulli.training import Training, train_all
 
-# Batch size, or None for the toy's own -> the points of the toy.
+# For each toy, a function from --batch_size (None for the toy's own batch size) to the points of the toy.
 TOYS: dict[str, Callable[[int | None], list[Problem]]] = {
     "bernoulli": lambda batch_size: [
         problems.coins(target, batch_size=batch_size or 1) for target in (0.45, 0.49, 0.499)
@@ -49,7 +49,7 @@ HUNGRY = ("batch_size", "num_samples", "draws", "seeds")
 
 def define_flags(values: flags.FlagValues) -> None:
     """Defines the flags in `values`."""
-    flags.DEFINE_enum("toy", "bernoulli", list(TOYS), "Toy problem.", flag_values=values)
+    flags.DEFINE_enum("toy", "bernoulli", list(TOYS), "Toy problem to train.", flag_values=values)
     flags.DEFINE_list(
         "estimators",
         None,
@@ -64,7 +64,7 @@ def define_flags(values: flags.FlagValues) -> None:
         flag_values=values,
     )
     flags.DEFINE_integer(
-        "batch_size", None, "Number of independent repetitions in a step.", lower_bound=1, flag_values=values
+        "batch_size", None, "Number of independent repetitions of the toy in a step.", lower_bound=1, flag_values=values
     )
     flags.DEFINE_integer(
         "steps", 5000, "Number of Adam steps; 1000 are enough for polynomial.", lower_bound=2, flag_values=values
@@ -72,7 +72,7 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_integer(
         "records",
         101,
-        "Number of points of a curve, including the first and the last step.",
+        "Number of steps at which the loss and the variance are recorded, including the first and the last step.",
         lower_bound=2,
         flag_values=values,
     )
@@ -91,7 +91,7 @@ def define_flags(values: flags.FlagValues) -> None:
 
 
 def main(options: flags.FlagValues = flags.FLAGS) -> None:
-    """Trains, tabulates and draws. Bad input ends with one sentence on stderr and exit status 1."""
+    """Trains, and writes the tables and the picture. Bad input ends with one sentence and exit status 1."""
     started = time.perf_counter()
 
     # ---- What is trained
@@ -120,7 +120,9 @@ def main(options: flags.FlagValues = flags.FLAGS) -> None:
         curves = curves_store.recall(digest, lambda: train_all(points, names, training))
         earlier = curves_store.earlier_seconds
         if earlier:
-            print(f"{curves_store.folder} holds the curves of {earlier:.0f} seconds of training; nothing is trained\n")
+            print(
+                f"{curves_store.folder} holds the curves ({earlier:.0f} seconds of training), so nothing is trained\n"
+            )
 
         # ---- The files
         output.write(folder, points, curves, training)
@@ -130,10 +132,10 @@ def main(options: flags.FlagValues = flags.FLAGS) -> None:
 
 
 def check_flags(options: flags.FlagValues) -> None:
-    """Refuses flags that do not go together.
+    """Checks the values of the flags.
 
     Raises:
-      ValueError: what is wrong, and what to do.
+      ValueError: If a flag has a bad value, or two flags do not go together.
     """
     if options.estimators == []:
         raise ValueError("--estimators is empty; leave it out for every estimator that fits")
@@ -146,10 +148,10 @@ def check_flags(options: flags.FlagValues) -> None:
 
 
 def choose_estimators(options: flags.FlagValues, task: Task, training: Training) -> list[str]:
-    """The estimators that work with their numbers of samples, found before anything is compiled.
+    """The estimators to train: those that work with this toy and their numbers of samples.
 
     Raises:
-      ValueError: if an estimator of --estimators is unknown or does not work.
+      ValueError: If an estimator of --estimators is unknown or does not work.
     """
 
     def possible(name: str) -> str:

@@ -11,12 +11,12 @@ from experiments.common.problems import Problem
 from experiments.toy_bernoulli.training import Curves, Training
 from vae.estimators import BY_NAME
 
-# Families of estimators, by the information that they use. Each has a column in the picture.
+# The families of estimators, by the information that they use. Each family has a column in the picture.
 FAMILIES = SCORE, VALUES, SLOPE, BIASED = "score function", "f at chosen states", "f and df/dz", "biased"
 
 
 def write(folder: Path, points: list[Problem], curves: Curves, training: Training) -> None:
-    """Writes every file except config.json, and prints the table."""
+    """Writes the tables and the picture, and prints the table."""
     from experiments.common import plots  # matplotlib takes a second to import
 
     titles = [", ".join(f"{name} {value:g}" for name, value in point.point.items()) or point.name for point in points]
@@ -30,7 +30,7 @@ def write(folder: Path, points: list[Problem], curves: Curves, training: Trainin
     families = {family: [name for name in curves if _family(name) == family] for family in FAMILIES}
     families = {family: names for family, names in families.items() if names}
     plots.save(plots.toy_curves(steps, curves, titles, families), folder / "figures" / "toy")
-    print(f"{table}\n* biased by its paper; mean ± standard error of {training.seeds} seeds\n")
+    print(f"{table}\n* biased according to its paper; mean ± standard error of {training.seeds} seeds\n")
     print(f"picture: {folder / 'figures' / 'toy.png'}\nevery number: {folder / 'curves.csv'}, {folder / 'results.csv'}")
 
 

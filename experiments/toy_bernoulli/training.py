@@ -1,4 +1,4 @@
-"""Trains a toy problem with every estimator, seed and point in one compiled program."""
+"""Trains a toy problem with all estimators and seeds at all of its points, in one compiled program."""
 
 import functools
 from typing import Any, NamedTuple
@@ -13,10 +13,10 @@ from experiments.common.problems import Problem
 from experiments.common.task import Task, least_samples, make_estimator
 from vae import diagnostics, train
 
-# The gradients behind a variance are computed in batches; a batch has at most this many numbers in all.
+# The gradients behind a variance are computed in batches of at most this many numbers.
 SIDE_BY_SIDE = 4096
 
-# Estimator -> {"loss": array, "variance": array}, each array `[points, seeds, records]`.
+# For each estimator {"loss": array, "variance": array}, both arrays `[points, seeds, records]`.
 Curves = dict[str, dict[str, np.ndarray]]
 
 
@@ -24,12 +24,12 @@ class Training(NamedTuple):
     """The settings of every run.
 
     Attributes:
-      num_samples: K; an estimator that needs more samples gets its least number.
-      steps: Adam steps.
-      records: points of a curve, including the first and the last step; steps is a multiple of records - 1.
-      seeds: number of runs of each estimator, with seeds 0, 1, and so on.
-      learning_rate: learning rate of Adam.
-      draws: gradients behind each variance.
+      num_samples: The number of samples K. An estimator that needs more gets its least number.
+      steps: The number of Adam steps, a multiple of records - 1.
+      records: The number of steps at which a curve is recorded, including the first and the last step.
+      seeds: The number of runs of each estimator, with seeds 0, 1, and so on.
+      learning_rate: The learning rate of Adam.
+      draws: The number of gradients behind each variance.
     """
 
     num_samples: int
@@ -41,15 +41,16 @@ class Training(NamedTuple):
 
     @property
     def stride(self) -> int:
-        """Steps between two records."""
+        """The number of steps between two records."""
         return self.steps // (self.records - 1)
 
     def samples(self, name: str) -> int:
+        """The number of samples of an estimator."""
         return max(self.num_samples, least_samples(name))
 
 
 def train_all(points: list[Problem], names: list[str], training: Training) -> Curves:
-    """The curves of all estimators, on the points of one toy."""
+    """The curves of all estimators at the points of one toy."""
     program = jax.jit(functools.partial(_all_curves, points, names, training))
     seeds = jnp.arange(training.seeds)
     with progress(["compile", "run"], "all estimators") as bar:
@@ -72,7 +73,7 @@ def _all_curves(points: list[Problem], names: list[str], training: Training, see
 
 
 def _curve(problem: Problem, name: str, training: Training, data, seed):
-    """One run: the exact loss and the variance of the gradient at evenly spaced steps, each `[records]`."""
+    """Trains one run, and returns the exact loss and the variance of the gradient at each record, `[records]`."""
     task = Task(problem._replace(data=data), "elbo")
     estimator = make_estimator(name, training.samples(name))
     objective = lambda apply, params, data, expect: task.bound(params, data, expect)

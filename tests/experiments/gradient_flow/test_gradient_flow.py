@@ -1,4 +1,4 @@
-"""The picture of the trick against closed forms, finite differences, and samplers that block or leak a gradient."""
+"""The picture of the trick agrees with closed forms and finite differences, and shows what a sampler blocks."""
 
 import json
 from types import SimpleNamespace
@@ -46,7 +46,7 @@ def decode(vae, z):
 
 
 def reconstruction(vae, mu, log_var):
-    """log p(x|z) by the formula of the trick, with the noise that the graph names eps."""
+    """log p(x|z) with z from the formula of the trick and from the graph's eps."""
     return decode(vae, mu + jnp.exp(0.5 * log_var) * vae.after.values["eps"])
 
 
@@ -55,7 +55,7 @@ def test_both_graphs_have_the_same_edges_and_values(one_datum):
     jax.tree.map(np.testing.assert_array_equal, one_datum.before.values, one_datum.after.values)
 
 
-def test_named_values_are_those_of_the_model(one_datum):
+def test_the_values_of_the_nodes_are_those_of_the_model(one_datum):
     values = one_datum.after.values
     q = one_datum.model.apply(one_datum.params, one_datum.x, method="encode")
     np.testing.assert_allclose(values["mu"], q.mean, rtol=1e-6)
@@ -80,7 +80,7 @@ def test_with_the_trick_the_reconstruction_reaches_mu_log_var_and_the_encoder(on
     assert drawn == {edge: "KL" if edge in by_kl else "reconstruction" for edge in EDGES}
 
 
-def test_gradients_along_edges_equal_closed_forms(one_datum):
+def test_gradients_along_edges_equal_their_closed_forms(one_datum):
     values, gradients = one_datum.after.values, one_datum.after.gradients
     mu, log_var, eps = values["mu"], values["log_var"], values["eps"]
     from_z = -jax.grad(lambda z: decode(one_datum, z))(values["z"])
@@ -99,7 +99,7 @@ def test_gradients_along_edges_equal_closed_forms(one_datum):
 
 
 @pytest.mark.parametrize("name", ["mu", "log_var"])
-def test_the_path_through_z_equals_finite_differences_with_common_noise(one_datum, name):
+def test_the_gradient_through_z_equals_finite_differences_with_the_same_noise(one_datum, name):
     values, step = one_datum.after.values, 0.02
     at = lambda shift: reconstruction(one_datum, *(values[n] + shift * (n == name) for n in ("mu", "log_var")))
     slope = float(at(step) - at(-step)) / (2 * step)
@@ -109,7 +109,7 @@ def test_the_path_through_z_equals_finite_differences_with_common_noise(one_datu
 
 
 @pytest.mark.parametrize("sampler", [BEFORE, AFTER], ids=["before", "after"])
-def test_edges_add_up_to_the_gradient_of_the_untouched_objective(one_datum, sampler):
+def test_gradients_along_edges_add_up_to_the_gradient_of_the_objective(one_datum, sampler):
     expect = lambda q, f, reduce: Estimate(reduce(f(sampler(q, one_datum.key))), jnp.zeros(()), {})
     loss = lambda params: -jnp.sum(objectives.elbo_analytic()(one_datum.model.apply, params, one_datum.x, expect).value)
     expected = jax.grad(loss)(one_datum.params)["params"]
@@ -131,13 +131,13 @@ def test_edges_add_up_to_the_gradient_of_the_untouched_objective(one_datum, samp
     ],
     ids=["stopped", "mean stopped", "log_var stopped", "sampler that leaks the mean", "jitted"],
 )
-def test_another_sampler_gives_another_picture(one_datum, sampler, blocked):
+def test_the_picture_shows_which_gradients_a_sampler_blocks(one_datum, sampler, blocked):
     measured = one_datum.measure(sampler)
     assert set(measured.gradients) == EDGES
     assert {edge for edge, style in styles(measured).items() if style == "none"} == blocked
 
 
-def test_the_files_hold_what_is_measured(tmp_path, capsys):
+def test_the_command_writes_the_picture_and_the_gradients_that_do_not_arrive(tmp_path, capsys):
     run_command(gradient_flow, f"--output={tmp_path}/new")
     folder = tmp_path / "new"
     assert sorted(p.name for p in folder.iterdir()) == [f"gradient_flow.{kind}" for kind in ("json", "pdf", "png")]
@@ -149,7 +149,7 @@ def test_the_files_hold_what_is_measured(tmp_path, capsys):
     assert capsys.readouterr().out.rstrip().endswith(f"open {folder / 'gradient_flow.png'}")
 
 
-def test_a_folder_that_cannot_be_made_is_one_sentence(tmp_path, capsys):
+def test_a_folder_that_cannot_be_made_is_refused_in_one_sentence(tmp_path, capsys):
     (tmp_path / "file").write_text("")
     with pytest.raises(SystemExit) as stopped:
         run_command(gradient_flow, f"--output={tmp_path}/file")

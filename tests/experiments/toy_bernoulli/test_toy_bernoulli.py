@@ -1,4 +1,4 @@
-"""The toy problems of discrete estimators: their exact values, and what the entry point makes of them."""
+"""The toy problems have the right exact values, and the command trains, writes and draws them."""
 
 import csv
 import sys
@@ -34,7 +34,7 @@ _TOYS = {
 
 
 @pytest.mark.parametrize("toy", _TOYS)
-def test_the_closed_form_is_the_sum_over_all_states(toy):
+def test_the_closed_form_of_the_loss_is_the_sum_over_all_states(toy):
     problem = _TOYS[toy]()
     logits = jnp.linspace(-0.7, 0.4, jax.tree.leaves(problem.params)[0].size)
     params = jax.tree.map(lambda leaf: jnp.reshape(logits, leaf.shape), problem.params)
@@ -52,24 +52,23 @@ def _exact_expectation(task):
     return bind(exact, learned, counted, jax.random.key(0))
 
 
-def test_the_derivative_at_the_target_is_finite():
-    """A relaxed coin can meet the target itself."""
+def test_the_derivative_of_the_cost_is_finite_where_a_relaxed_coin_equals_the_target():
     problem = problems.coins(0.5, 1.5)
     at = lambda z: bits._power(jnp.abs(z - 0.5), problem.data["power"][0])
     assert jax.grad(at)(0.5) == 0
 
 
-def test_the_oracle_is_the_published_gradient():
+def test_the_oracle_of_one_coin_is_the_published_gradient():
     """For a fair coin, the gradient of the cost (b - t)^2 in the logit is (1 - 2 t) / 4; here f is minus the cost."""
     oracle = problems.coins(0.45).oracle("elbo", 1)
     np.testing.assert_allclose(oracle["phi"]["logits"], [-0.025], rtol=1e-6)
     gradient = diagnostics.make_gradient(problems.coins(0.45).bounds["elbo"], make_estimator("exact", 1))
     problem = problems.coins(0.45)
-    found = gradient(problem.params, problem.data, {}, {}, problem.context, jax.random.key(0))
-    np.testing.assert_allclose(found["phi"]["logits"], [-0.025], rtol=1e-5)
+    exact = gradient(problem.params, problem.data, {}, {}, problem.context, jax.random.key(0))
+    np.testing.assert_allclose(exact["phi"]["logits"], [-0.025], rtol=1e-5)
 
 
-def test_curves_tables_and_picture(tmp_path, capsys, monkeypatch):
+def test_the_command_writes_curves_tables_and_a_picture_and_does_not_train_twice(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(sys, "orig_argv", ["/usr/bin/python3", "-m", "mine.toys", "--steps=400"])
     arguments = ["--estimators=exact,leave_one_out,reinforce", "--steps=400", "--records=9", "--seeds=3", "--draws=512"]
     run(*arguments, f"--output={tmp_path}")
@@ -90,7 +89,7 @@ def test_curves_tables_and_picture(tmp_path, capsys, monkeypatch):
     assert (tmp_path / "figures" / "toy.png").stat().st_size > 10_000
     assert "picture:" in capsys.readouterr().out
 
-    # The same command again takes no step, and what an interruption left undone is there.
+    # The same command does not train again, and writes the file that is missing.
     written = (tmp_path / "curves.csv").read_bytes()
     (tmp_path / "curves.csv").unlink()
     with monkeypatch.context() as patch:
@@ -112,7 +111,7 @@ def test_curves_tables_and_picture(tmp_path, capsys, monkeypatch):
     assert "python -m mine.toys --steps=400" in page.text
 
 
-def test_an_estimator_without_a_finite_loss_stands_last(tmp_path, monkeypatch):
+def test_an_estimator_without_a_finite_loss_is_last(tmp_path, monkeypatch):
     curves = {
         name: {key: np.full((3, 2, 3), 0.25) for key in ("loss", "variance")} for name in ("arm", "exact", "nvil")
     }
@@ -142,12 +141,12 @@ def test_the_picture_has_a_column_for_each_family():
     assert axes[4].get_ylabel() == "expected loss\nhard"
 
 
-def test_estimators_that_nobody_named_are_left_out_where_they_do_not_fit(tmp_path, capsys, monkeypatch):
+def test_estimators_that_do_not_fit_are_left_out_unless_they_were_asked_for(tmp_path, capsys, monkeypatch):
     entries = {name: candidates.BY_NAME[name] for name in ("arm", "reinforce", "disarm")}
     monkeypatch.setattr(candidates, "BY_NAME", entries)
     run("--num_samples=3", "--steps=2", "--records=2", "--seeds=1", f"--output={tmp_path}")
-    said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("left out: ")]
-    assert [line.split(": ")[1] for line in said] == ["arm", "disarm"]
+    left_out = [line for line in capsys.readouterr().out.splitlines() if line.startswith("left out: ")]
+    assert [line.split(": ")[1] for line in left_out] == ["arm", "disarm"]
     with open(tmp_path / "results.csv") as file:
         assert {row["estimator"] for row in csv.DictReader(file)} == {"reinforce"}
 
@@ -161,7 +160,7 @@ def test_estimators_that_nobody_named_are_left_out_where_they_do_not_fit(tmp_pat
         (["--estimators=reparam"], "reparam cannot estimate gradients with Bernoulli latents"),
     ],
 )
-def test_refusals(arguments, sentence, capsys, tmp_path):
+def test_bad_input_is_refused_in_a_sentence(arguments, sentence, capsys, tmp_path):
     with pytest.raises(SystemExit) as exit:
         run(*arguments, f"--output={tmp_path}")
     assert exit.value.code == 1
