@@ -5,8 +5,8 @@
     npz:PATH        your own arrays
     mnist, ...      any image set of TFDS that scripts/prepare_data.sh has prepared in `data_dir`
 
-To add a data set, write a function `data_dir -> Splits` and add one line to `DATASETS`. You only need to read this
-file, `splits.py`, and `digits.py` as the example.
+To add a data set, write a function `data_dir -> Splits` and give it a name: `vae.data.add("mine", mine)`. You only need
+to read this file, `splits.py`, and `digits.py` as the example.
 
 A set that cannot be loaded raises an error of one sentence that says what to do. This package never waits for a network
 and never unpickles a file.
@@ -33,6 +33,17 @@ DATASETS: dict[str, Callable[[str | os.PathLike | None], Splits]] = {
     "digits": lambda data_dir: digits(),
     "frey_faces": frey_faces,
 }
+
+
+def add(name: str, loader: Callable[[str | os.PathLike | None], Splits]) -> None:
+    """Adds a data set to the table, so that `load` and the command line know it.
+
+    Raises:
+      ValueError: if the name is taken.
+    """
+    if name in DATASETS:
+        raise ValueError(f"the table has a data set called {name} already; choose another name")
+    DATASETS[name] = loader
 
 
 def load(

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from vae.data.on_disk import OnDisk
-from vae.data.splits import Splits, shuffle_and_cut
+from vae.data.splits import SPLITS, Splits, shuffle_and_cut
 
 
 class Dataset(NamedTuple):
@@ -39,8 +39,15 @@ def make_dataset(name: str, splits: Splits, validation_size: int) -> Dataset:
     """The data set with a test split, and with `validation_size` training images as validation split if that is not 0.
 
     Raises:
-      ValueError: if there are too few training images, or if the set has another validation split of its own.
+      ValueError: if an array does not hold images as `Splits` describes them, if there are too few training images, or
+        if the set has another validation split of its own.
     """
+    given = {split: images for split in SPLITS if (images := getattr(splits, split)) is not None}
+    for split, images in given.items():
+        _check_images(f"dataset={name}: {split}", images, splits.levels)
+    if len({(images.dtype, images.shape[1:]) for images in given.values()}) > 1:
+        differences = ", ".join(f"{split} {images.dtype} {list(images.shape)}" for split, images in given.items())
+        raise ValueError(f"dataset={name}: the splits differ in dtype or image shape ({differences}); make them alike")
     train, test = splits.train, splits.test
     indices = np.arange(len(train))  # is cut like `train`, and so lists the images of `train`
     if test is None:
@@ -65,6 +72,32 @@ def checksummed(name: str, splits: list[np.ndarray | OnDisk], levels: int, files
     files_checksum = _sha256(train, *others, files=files) if files else ""
     checksum = files_checksum if isinstance(train, OnDisk) else _sha256(train, *others)
     return Dataset(name, *splits, levels, checksum, files, files_checksum)
+
+
+def _check_images(where: str, images: np.ndarray | OnDisk, levels: int | None) -> None:
+    """Refuses an array that would train without an error and to wrong numbers. `where` begins the sentence."""
+    if len(images.shape) != 4 or images.dtype not in (np.uint8, np.float32):
+        raise ValueError(
+            f"{where} is {images.dtype} of shape {list(images.shape)}; it must be [N, H, W, C], uint8 or float32"
+        )
+    height, width, channels = images.shape[1:]
+    if height <= 4 < min(width, channels):
+        raise ValueError(
+            f"{where} has images of shape {[height, width, channels]}, whose channels seem to come first; save them as"
+            " [H, W, C], by images.transpose(0, 2, 3, 1)"
+        )
+    if isinstance(images, OnDisk) or not images.size:
+        return
+    if images.dtype == np.float32:
+        if np.isnan(images).any():
+            raise ValueError(f"{where} has {np.isnan(images).sum()} NaN pixels; floats must be 0 to 1")
+        if images.min() < 0 or images.max() > 1:
+            raise ValueError(
+                f"{where} has values from {images.min()} to {images.max()}; floats must be 0 to 1, uint8 may be 0 to"
+                " 255"
+            )
+    elif levels is not None and images.max() >= max(levels, 1):
+        raise ValueError(f"{where} has the grey level {images.max()}, which must be below levels={levels}")
 
 
 def _size_to_hold_out(name: str, train: int, validation: int, size: int) -> int:

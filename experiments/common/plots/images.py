@@ -1,6 +1,7 @@
 """Grids of images: samples, reconstructions, interpolations and the plane of a two-dimensional latent.
 
-Images are `[..., H, W, C]` in [0, 1], with C = 1 (grey) or 3 (RGB).
+Images are `[..., H, W, C]` in [0, 1]. One channel is grey, three are RGB, and any other number of channels is drawn as
+grey images side by side.
 """
 
 import math
@@ -104,10 +105,16 @@ def latent_plane(
 
 
 def _as_rgb(images: np.ndarray) -> np.ndarray:
-    """`[N, H, W, 1 or 3]` -> `[N, H, W, 3]` in [0, 1]. NaN becomes vermillion. A line of pixels becomes a strip."""
+    """`[N, H, W, C]` -> `[N, H, W, 3]` in [0, 1]; `[N, H, W * C, 3]` if C is neither 1 nor 3.
+
+    NaN becomes vermillion. A line of pixels becomes a strip.
+    """
     images = np.asarray(images, dtype=float)
-    if images.ndim != 4 or images.shape[-1] not in (1, 3) or not images.size:
-        raise ValueError(f"images are [N, H, W, C] with C = 1 or 3 and N > 0, got {images.shape}")
+    if images.ndim != 4 or not images.size:
+        raise ValueError(f"images are [N, H, W, C] with N > 0, got {images.shape}")
+    if images.shape[-1] not in (1, 3):
+        count, height, width, channels = images.shape
+        images = images.swapaxes(2, 3).reshape(count, height, channels * width, 1)
     images = np.broadcast_to(images, (*images.shape[:3], 3)).clip(0, 1)
     images = np.where(np.isnan(images), to_rgb(VERMILLION), images)
     _, height, width, _ = images.shape

@@ -76,6 +76,11 @@ BAD = {
     "two shapes": (dict(train=GOOD, test=GOOD[:, :1]), "differ in dtype or image shape"),
     "two dtypes": (dict(train=GOOD, test=GOOD.astype(float)), "train uint8 [4, 2, 2], test float64 [4, 2, 2]"),
     "bytes and bits": (dict(train=GOOD, test=GOOD.astype(bool)), "differ in dtype"),
+    "channels first": (
+        dict(images=np.zeros((9, 3, 16, 16), np.uint8)),
+        "[3, 16, 16], whose channels seem to come first",
+    ),
+    "grey, channels first": (dict(images=np.zeros((9, 1, 9, 7), np.uint8)), "by images.transpose(0, 2, 3, 1)"),
     "no test": (dict(train=GOOD), "the file holds train; it must hold train and test"),
     "no known key": (dict(data=GOOD, target=GOOD), "the file holds data, target"),
     "nothing": ({}, "the file holds nothing"),

@@ -39,7 +39,9 @@ def test_pixels_are_square_clipped_and_nan_is_conspicuous():
     assert figure.axes[0].get_aspect() == 1
 
 
-@pytest.mark.parametrize("shape", [(1, 784, 1), (784, 1, 1), (1, 1, 3), (28, 20, 3), (1, 3, 1)])
+@pytest.mark.parametrize(
+    "shape", [(1, 784, 1), (784, 1, 1), (1, 1, 3), (28, 20, 3), (1, 3, 1), (9, 7, 2), (9, 7, 4), (5, 3, 12)]
+)
 def test_any_size_of_image(shape):
     images = np.random.default_rng(0).uniform(size=(4, *shape))
     square = images.reshape(2, 2, *shape)
@@ -57,10 +59,16 @@ def test_any_size_of_image(shape):
         assert max(figure.get_size_inches()) < 9
 
 
-@pytest.mark.parametrize("shape", [(4, 8, 8), (4, 8, 8, 2), (0, 8, 8, 1)])
+@pytest.mark.parametrize("shape", [(4, 8, 8), (4, 8, 8, 0), (0, 8, 8, 1)])
 def test_what_is_no_image_is_refused(shape):
     with pytest.raises(ValueError, match=r"images are \[N, H, W, C\]"):
         plots.image_grid(np.zeros(shape))
+
+
+def test_channels_that_are_no_colours_lie_side_by_side():
+    images = np.random.default_rng(0).uniform(size=(1, 5, 4, 2))
+    mosaic = shown(plots.image_grid(images))
+    np.testing.assert_array_equal(mosaic[..., 0], np.concatenate([images[0, ..., 0], images[0, ..., 1]], axis=1))
 
 
 def test_reconstructions_lie_under_their_data():

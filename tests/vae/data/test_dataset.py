@@ -1,0 +1,54 @@
+"""A data set of one's own: its name is its own, and arrays that would train to wrong numbers are refused."""
+
+import numpy as np
+import pytest
+
+from vae import data
+from vae.data import Splits
+
+IMAGES = np.random.default_rng(0).integers(0, 256, (8, 5, 4, 1), dtype=np.uint8)
+
+
+@pytest.fixture
+def mine(monkeypatch):
+    """Adds a data set called `mine` for the duration of a test, and loads it."""
+    monkeypatch.setattr(data, "DATASETS", dict(data.DATASETS))
+
+    def load(**splits):
+        data.add("mine", lambda data_dir: Splits(**splits))
+        return data.load("mine")
+
+    return load
+
+
+def test_a_data_set_that_is_added_is_loaded_by_its_name(mine):
+    np.testing.assert_array_equal(mine(train=IMAGES, test=IMAGES[:3]).test, IMAGES[:3])
+
+
+def test_a_name_that_is_taken_is_refused(mine):
+    mine(train=IMAGES)
+    for name in ("mine", "digits"):
+        with pytest.raises(ValueError, match=f"has a data set called {name} already"):
+            data.add(name, lambda data_dir: Splits(train=IMAGES))
+
+
+@pytest.mark.parametrize("channels", [2, 4, 10])
+def test_images_of_any_number_of_channels_are_loaded(channels, mine):
+    assert mine(train=np.zeros((6, 9, 7, channels), np.uint8)).train.shape[1:] == (9, 7, channels)
+
+
+@pytest.mark.parametrize(
+    ("splits", "sentence"),
+    [
+        (dict(train=IMAGES.astype(float)), "train is float64 of shape .*uint8 or float32"),
+        (dict(train=IMAGES.astype(np.int64)), "train is int64 of shape"),
+        (dict(train=IMAGES.astype(np.float32)), "values from .* to 2.*floats must be 0 to 1"),
+        (dict(train=IMAGES[..., 0]), r"train is uint8 of shape \[8, 5, 4\]; it must be \[N, H, W, C\]"),
+        (dict(train=IMAGES, levels=17), "train has the grey level 2.*below levels=17"),
+        (dict(train=IMAGES, test=IMAGES[:, :4]), r"differ in .*train uint8 \[8, 5, 4, 1\], test uint8 \[8, 4, 4, 1\]"),
+        (dict(train=np.zeros((6, 3, 32, 32), np.uint8)), r"images of shape \[3, 32, 32\], whose channels seem to come"),
+    ],
+)
+def test_what_would_train_to_wrong_numbers_is_refused(splits, sentence, mine):
+    with pytest.raises(ValueError, match=f"^dataset=mine: .*{sentence}"):
+        mine(**splits)
