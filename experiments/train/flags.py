@@ -1,6 +1,6 @@
-"""The flags of `python -m experiments.train` that change no run's numbers: where, how often and by what means.
+"""The flags of `python -m experiments.train` that change no numbers of a run, such as folders, devices and SLURM jobs.
 
-The settings, which do change the numbers, are in experiments/common/settings.py.
+The settings of a run, which change its numbers, are in experiments/common/settings.py.
 """
 
 import dataclasses
@@ -10,7 +10,7 @@ from absl import flags
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """The values of the flags that `define_flags` defines; their help texts say what they are."""
+    """The values of the flags that `define_flags` defines. The help texts of the flags say what the values mean."""
 
     workdir: str | None
     data_dir: str | None
@@ -48,54 +48,59 @@ def define_flags(values: flags.FlagValues) -> None:
     string("cache_dir", "Folder of decoded data; by default beside the data or in the user's cache folder.")
     integer("eval_every", 0, "Number of epochs between evaluations; 0 for about 20 evaluations in a run.", 0)
     integer("checkpoint_every", 0, "Number of epochs between checkpoints; 0 for a checkpoint with each evaluation.", 0)
-    # At least two: one may be damaged, and the runs of a program must have one epoch in common.
-    keep = "Number of newest checkpoints to keep; with --validation_size the best evaluated one is kept as well."
+    # At least two checkpoints: one may be damaged, and the runs of a program must have one epoch in common.
+    keep = "Number of newest checkpoints to keep. With --validation_size, the best checkpoint is kept as well."
     integer("keep", 2, keep, 2)
     flags.DEFINE_bool(
         "figures",
         True,
-        "Whether to draw the pictures of every run; experiments.evaluate --figures draws them later.",
+        "Whether to draw the pictures of every run. `experiments.evaluate --figures` draws them later.",
         flag_values=values,
     )
     flags.DEFINE_bool("tensorboard", False, "Whether to write TensorBoard event files as well.", flag_values=values)
     string(
         "profile_steps",
-        "Steps to trace with jax.profiler, as FIRST:LAST, counted from 1. The epochs that contain these steps are"
-        " traced; the trace goes to profile/ in the folder of the program's first run.",
+        "Steps to trace with jax.profiler, as FIRST:LAST, counted from 1. The trace covers the epochs that contain"
+        " these steps, and is written into profile/ in the folder of the program's first run.",
     )
 
     # Memory and devices
     enum(
         "streaming",
         ["auto", "on", "off"],
-        "Whether to read the training images from the disk or the host's memory while training; auto streams images"
-        " that would fill more than a quarter of the device's or the host's memory.",
+        "Whether the training images stay on the disk or in the host's memory and are read while training. auto streams"
+        " images that would fill more than a quarter of the device's or the host's memory.",
     )
     enum(
         "sweep_mode",
         ["auto", "vmap", "map"],
-        "Way in which the runs of a program are computed: side by side (vmap) or one after the other (map); auto takes"
-        " vmap on accelerators and for networks with fewer than 200,000 parameters.",
+        "Way in which a device computes the runs of a program: side by side (vmap) or one after the other (map). auto"
+        " takes vmap on accelerators and for networks with fewer than 200,000 parameters.",
     )
     flags.DEFINE_bool(
         "multihost",
         None,
-        "Whether to train together with the other processes that run this command; by default where SLURM, a TPU pod or"
-        " Open MPI reports several processes. Elsewhere, set JAX_COORDINATOR_ADDRESS=HOST:PORT, JAX_NUM_PROCESSES and"
-        " JAX_PROCESS_ID as well.",
+        "Whether to train together with the other processes that run this command. This is the default where SLURM, a"
+        " TPU pod or Open MPI reports several processes. Elsewhere, also set JAX_COORDINATOR_ADDRESS=HOST:PORT,"
+        " JAX_NUM_PROCESSES and JAX_PROCESS_ID.",
         flag_values=values,
     )
 
     # Jobs
-    enum("launcher", ["local", "slurm"], "Place of the training: here, or jobs of a SLURM array, one for each program.")
-    integer("program", 0, "Number of the only program of the sweep to train, counted from 1; 0 trains all.", 0)
+    enum(
+        "launcher",
+        ["local", "slurm"],
+        "Place of the training: this process (local), or a SLURM array with a job for each program (slurm).",
+    )
+    integer("program", 0, "Number of the program to train, counted from 1; 0 trains all programs of the sweep.", 0)
     string("slurm_partition", "Partition of the jobs; by default the cluster's default.")
     string("slurm_account", "Account that the jobs are charged to, on clusters that require an account.")
     integer(
         "slurm_time",
         1440,
-        "Time limit of a job in minutes. A job whose time is over saves, is requeued and continues. A job does not wait"
-        " for an epoch that takes more than 90 seconds, so set --checkpoint_every well below the epochs of a job.",
+        "Time limit of a job in minutes. A job whose time is over saves, is requeued and continues. If the epoch takes"
+        " more than 90 seconds to end, the job continues from its last checkpoint, so write several checkpoints in a"
+        " job (--checkpoint_every).",
         5,
     )
     integer("slurm_cpus", 4, "Number of cores of a job.", 1)
@@ -111,8 +116,9 @@ def from_flags(values: flags.FlagValues) -> Options:
     """
     options = Options(**{field.name: values[field.name].value for field in dataclasses.fields(Options)})
     if options.program and options.launcher == "slurm":
-        raise ValueError("--program trains one program, and --launcher=slurm submits all of them; leave out one flag")
+        raise ValueError("--program trains one program, but --launcher=slurm submits all of them; leave out one flag")
     given = [name for name in values if name.startswith("slurm_") and values[name].present]
-    if given and options.launcher != "slurm" and not options.program:  # a job has --program and its submission's flags
-        raise ValueError(f"--{given[0]} is for jobs; leave it out or choose --launcher=slurm")
+    is_job = bool(options.program)  # a job has the flags of its submission
+    if given and options.launcher != "slurm" and not is_job:
+        raise ValueError(f"--{given[0]} needs --launcher=slurm; leave one out or add the other")
     return options

@@ -1,12 +1,13 @@
-"""Several processes that train one sweep together: each computes its part, and process 0 reads and writes the workdir.
+"""Several processes train one sweep together: each computes its part, and process 0 reads and writes the workdir.
 
-On a cluster that jax knows (SLURM's srun, TPU pods, Open MPI) the processes find each other. Elsewhere, tell each one:
+On a cluster that jax knows (SLURM's srun, TPU pods, Open MPI) the processes find each other. Elsewhere, start each
+process with its own number:
 
     JAX_COORDINATOR_ADDRESS=HOST:PORT JAX_NUM_PROCESSES=2 JAX_PROCESS_ID=0 python -m experiments.train --multihost
 
-When a process is killed, the others end within `HEARTBEAT_SECONDS`, with a non-zero status. Where Python meets the loss
-as an exception, they say so in a sentence; where jax's runtime notices first, it aborts the process with its own
-message. Either way the same command for all processes continues the training.
+When a process is killed, the others end within `HEARTBEAT_SECONDS`, with a non-zero status. If the loss reaches Python
+as an exception, they print one sentence. If jax's runtime notices the loss first, it aborts the process with a message
+of its own. Either way, the same command in all processes continues the training.
 """
 
 import contextlib
@@ -23,18 +24,18 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-# A process from which nothing is heard for so long is lost to the others.
+# A process that is silent for so many seconds counts as lost.
 HEARTBEAT_SECONDS = 30
-# The processes of one command may start at different times.
+# The processes may start so many seconds apart.
 START_SECONDS = 120
-# At the end the processes wait for process 0, which may evaluate and draw for hours after the last step.
+# At the end, the other processes wait at most so many seconds for process 0, which may evaluate and draw for hours.
 END_SECONDS = 24 * 3600
 
 LOST = (
-    "error: lost the connection to another process of this run, which was killed or stopped (its own output may say"
-    " why); the same command for all of them takes the run up again"
+    "error: lost the connection to another process of this run, which was killed or stopped (its output may say why);"
+    " start the same command in all processes again to continue"
 )
-# Words in the exceptions that jax raises from a computation in which a process is missing.
+# Phrases by which jax's exceptions about a lost process are recognized.
 SIGNS_OF_A_LOSS = ("Connection closed by peer", "Gloo", "coordination service", "NCCL", "heartbeat")
 
 
@@ -46,10 +47,10 @@ def is_one_of_several() -> bool:
 
 
 def addresses() -> dict[str, Any]:
-    """The arguments of `jax.distributed.initialize` that say where the processes are; none if jax finds them itself.
+    """The arguments of `jax.distributed.initialize` that describe the processes; empty if jax finds them.
 
     Raises:
-      ValueError: If the environment does not say who the other processes are.
+      ValueError: If the environment does not describe the processes, or describes them wrongly.
     """
     names = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
     address, number, index = (os.environ.get(name) for name in names)
@@ -61,17 +62,18 @@ def addresses() -> dict[str, Any]:
         raise ValueError(f"{', '.join(names)} must be HOST:PORT, a number, and an index below it")
     arguments = {"coordinator_address": address, "num_processes": int(number), "process_id": int(index)}
     host, port = address.rsplit(":", 1)
-    if host in ("localhost", "127.0.0.1"):  # jax would listen at every address of the machine
+    if host in ("localhost", "127.0.0.1"):  # by default jax would listen at every address of the machine
         arguments["coordinator_bind_address"] = f"127.0.0.1:{port}"
     return arguments
 
 
 @contextlib.contextmanager
 def together(addresses: dict[str, Any] | None) -> Iterator[None]:
-    """A context in which this process works with the others, and process 0 alone prints. With None it does nothing.
+    """A context in which this process works together with the others, and only process 0 prints.
 
-    Enter the context before jax looks for devices. A process that fails inside the context exits at once, and the
-    others lose it. After the context each process waits for the others when it exits.
+    Enter the context before jax looks for devices. A process that fails inside the context exits at once, and the other
+    processes then end too. A process that leaves the context waits at its exit for the other processes. With None as
+    addresses, the context does nothing.
     """
     if addresses is None:
         yield
@@ -92,7 +94,7 @@ def together(addresses: dict[str, Any] | None) -> Iterator[None]:
         stopped_by_signal = isinstance(exit.code, int) and exit.code > 128
         if not stopped_by_signal:
             _exit_at_once()
-        raise  # all processes stop after the same epoch, so they can wait for each other
+        raise  # after a signal all processes stop after the same epoch, so they can wait for each other
     except Exception as error:
         if any(sign in str(error) for sign in SIGNS_OF_A_LOSS):
             print(LOST, file=sys.stderr)
@@ -102,7 +104,7 @@ def together(addresses: dict[str, Any] | None) -> Iterator[None]:
 
 
 def _exit_at_once() -> NoReturn:
-    # A normal exit would run jax's exit handler, which waits for the other processes, while they wait for this one.
+    # A normal exit would run jax's exit handler. It would wait for the other processes, which wait for this one.
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(1)
@@ -110,7 +112,7 @@ def _exit_at_once() -> NoReturn:
 
 @contextlib.contextmanager
 def own_workdir(workdir: Path) -> Iterator[Path]:
-    """The workdir for process 0. A temporary folder for every other process, which writes only a few small files."""
+    """The workdir in process 0; a temporary folder in every other process, which writes only a few small files."""
     if is_first():
         yield workdir
         return
@@ -124,13 +126,16 @@ def is_first() -> bool:
 
 
 def from_first(tree: Any) -> Any:
-    """The arrays of process 0, bit for bit. Every process calls this with arrays of the same shapes and dtypes."""
+    """The arrays of process 0, bit for bit, in every process.
+
+    Every process must call this function, with arrays of the same shapes and dtypes.
+    """
     if jax.process_count() == 1:
         return tree
 
     def broadcast(leaf):
         leaf = np.asarray(leaf)
-        # As bytes: jax broadcasts by adding zeros from the other processes, and -0.0 + 0.0 is 0.0.
+        # The leaf is sent as bytes. jax broadcasts by adding zeros from the other processes, and -0.0 + 0.0 is 0.0.
         sent = multihost_utils.broadcast_one_to_all(np.frombuffer(leaf.tobytes(), np.uint8))
         return np.frombuffer(np.asarray(sent, np.uint8).tobytes(), leaf.dtype).reshape(leaf.shape)
 
@@ -138,7 +143,11 @@ def from_first(tree: Any) -> Any:
 
 
 def asked_of_any(asked: signal.Signals | None) -> signal.Signals | None:
-    """The signal that any of the processes received, the same in every process; None if there was no signal."""
+    """A signal that some process received, the same in every process; None if no process received one.
+
+    Args:
+      asked: The signal that this process received, if any.
+    """
     if jax.process_count() == 1:
         return asked
     number = int(multihost_utils.process_allgather(np.int32(asked or 0)).max())

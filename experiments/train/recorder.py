@@ -1,4 +1,4 @@
-"""The files that are written while a program trains: a row for each evaluation, the time, and checkpoints."""
+"""Writes the files of a program while it trains: rows of evaluations, times, and checkpoints."""
 
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -14,9 +14,9 @@ class Recorder:
 
     Args:
       folders: The folders of the runs.
-      keep: The number of newest checkpoints that stay; the best by the validation bound stays as well.
-      tensorboard: Whether TensorBoard event files are written too.
-      silent: Writes nothing. Of several processes that train together, only the first one writes.
+      keep: The number of newest checkpoints to keep. The checkpoint with the best validation bound is kept as well.
+      tensorboard: Whether to write TensorBoard event files too.
+      silent: Whether to write nothing. When several processes train together, only the first process writes.
     """
 
     def __init__(self, folders: list[RunFolder], *, keep: int, tensorboard: bool, silent: bool):
@@ -43,7 +43,7 @@ class Recorder:
         return self._stack.__exit__(*exception)
 
     def log(self, i: int, row: dict[str, Any], train_seconds: float) -> None:
-        """Writes the row of an evaluation of run i, and the seconds of training until then."""
+        """Writes the row of an evaluation of run i, and the seconds of training up to the evaluation."""
         if self.silent:
             return
         if row["split"] == "validation":
@@ -56,9 +56,13 @@ class Recorder:
                     self._events[i].add_scalar(name, value, row["step"])
 
     def save(self, epoch: int, step: int, train_seconds: float, state_of_run: Callable[[int], TrainState]) -> None:
-        """Starts to write a checkpoint of every run. `state_of_run(i)` is called in every process, silent or not."""
+        """Starts to write a checkpoint of every run.
+
+        Args:
+          state_of_run: Returns the state of run i. Every process calls it, also a silent one.
+        """
         for _, wait in self._writers:
-            wait()  # so that a kill always leaves one epoch that all runs have
+            wait()  # so that all runs still have one epoch in common if the process is killed now
         for i in range(len(self.folders)):
             state = state_of_run(i)
             if not self.silent:
@@ -67,7 +71,7 @@ class Recorder:
                 save(epoch, state)
 
     def _log_time(self, i: int, epoch: int, step: int, train_seconds: float) -> None:
-        """Writes the seconds of training; one row, if an evaluation and a checkpoint are at the same step."""
+        """Writes the seconds of training, once if an evaluation and a checkpoint are at the same step."""
         if (step, train_seconds) != self._last_times[i]:
             row = {"epoch": epoch, "step": step, "train_seconds": train_seconds}
             self.folders[i].append(row, "timing.jsonl")

@@ -1,7 +1,7 @@
-"""A sweep on a cluster: each program becomes a job of one SLURM array, submitted by submitit.
+"""Submits a sweep to a SLURM cluster: each program becomes a job of one array, through submitit.
 
-A job is the command line of the submission with the program's number added. A job that is preempted, or whose time is
-over, saves and is requeued, and the same command line continues.
+A job runs the command line of the submission, with the number of its program added. A job that is preempted, or whose
+time is over, saves and is requeued. Then the same command line continues the training.
 """
 
 import contextlib
@@ -17,18 +17,18 @@ from experiments.train.flags import Options
 from experiments.train.slurm_job import Command
 from experiments.train.sweep import Program, Sweep
 
-# The seconds before the end of a job's time at which the job is told to save.
+# So many seconds before the end of its time, a job is told to save.
 SAVING_SECONDS = 120
-# How often a job may use up its time and be requeued. The run ends long before.
+# The number of times that a job may use up its time and be requeued, far more than any run needs.
 MAX_REQUEUES = 1000
 
 
 class Job(NamedTuple):
-    """A program of a sweep as a job.
+    """The job that trains one program of a sweep.
 
     Attributes:
       name: The program's name, for the output.
-      digest: Identifies what is trained, whatever the other flags are.
+      digest: A digest of the settings of the program's runs, which identifies the job whatever the other flags are.
       command: The command line.
     """
 
@@ -38,10 +38,10 @@ class Job(NamedTuple):
 
 
 def submit_unfinished(sweep: Sweep, options: Options) -> bool:
-    """Submits each program that has unfinished runs as a job. Returns whether there was any.
+    """Submits a job for each program that has unfinished runs. Returns whether there is such a program.
 
     Raises:
-      ValueError: As `submit`, or if a folder belongs to another run.
+      ValueError: As `submit`, or if the folder of a run belongs to another run.
     """
     command = [sys.executable, *sys.orig_argv[1:], "--launcher=local", f"--workdir={sweep.workdir.resolve()}"]
     jobs = []
@@ -68,10 +68,10 @@ def _is_finished(program: Program) -> bool:
 
 
 def submit_missing(jobs: list[Job], folder: Path, parameters: dict[str, Any]) -> None:
-    """Submits those jobs that are neither queued nor running, and says which.
+    """Submits the jobs that are neither queued nor running, and prints the id of each job.
 
     Args:
-      folder: The folder of the jobs' output, and of a record of earlier submissions.
+      folder: The folder of the jobs' output and of jobs.json, the record of earlier submissions.
       parameters: As in `submit`.
 
     Raises:
@@ -84,7 +84,7 @@ def submit_missing(jobs: list[Job], folder: Path, parameters: dict[str, Any]) ->
     for job in jobs:
         job_id = submitted_before.get(job.digest)
         if job_id in alive:
-            print(f"{job.name}: job {job_id} is queued or running, with the flags that it was submitted with")
+            print(f"{job.name}: job {job_id} is queued or running, with the flags of its submission")
         else:
             missing.append(job)
     if not missing:
@@ -94,11 +94,11 @@ def submit_missing(jobs: list[Job], folder: Path, parameters: dict[str, Any]) ->
         submitted_before[job.digest] = slurm_job.job_id
         print(f"{job.name}: job {slurm_job.job_id}")
     files.write_json(record, submitted_before)
-    print(f"what the jobs print: {folder}/*_log.out and *_log.err; the same command again says what is left")
+    print(f"output of the jobs: {folder}/*_log.out and *_log.err; the same command again says what is not finished")
 
 
 def submit(commands: list[Command], folder: Path, parameters: dict[str, Any], cluster: str = "slurm") -> list:
-    """Submits the command lines as one array and returns the `submitit.Job`s.
+    """Submits the command lines as one array, and returns the `submitit.Job`s.
 
     Args:
       folder: The folder of the jobs' output.
@@ -106,17 +106,17 @@ def submit(commands: list[Command], folder: Path, parameters: dict[str, Any], cl
       cluster: "local" starts the jobs on this machine, for tests.
 
     Raises:
-      ValueError: If submitit or the cluster is missing, or the cluster refuses the jobs.
+      ValueError: If submitit or SLURM is not installed, or if SLURM refuses the jobs.
     """
     os.environ["SUBMITIT_PREEMPT_SIGNAL"] = "USR1"  # read when submitit is imported; see common/interrupt.py
     try:
         import submitit
     except ImportError:
-        raise ValueError("--launcher=slurm needs submitit, so install it: pip install submitit") from None
+        raise ValueError("--launcher=slurm needs submitit; install it: pip install submitit") from None
     try:
         executor = submitit.AutoExecutor(folder, cluster=cluster, **{f"{cluster}_max_num_timeout": MAX_REQUEUES})
         executor.update_parameters(**parameters, slurm_signal_delay_s=SAVING_SECONDS)
-        with contextlib.redirect_stderr(io.StringIO()), executor.batch():  # the error repeats what sbatch prints
+        with contextlib.redirect_stderr(io.StringIO()), executor.batch():  # sbatch's message is in the exception too
             jobs = [executor.submit(command) for command in commands]
     except (RuntimeError, submitit.core.utils.FailedJobError) as error:
         raise ValueError(f"--launcher=slurm: {_last_line(error)}") from None
@@ -124,16 +124,18 @@ def submit(commands: list[Command], folder: Path, parameters: dict[str, Any], cl
 
 
 def _queued() -> set[str]:
-    """The ids of all jobs that SLURM has queued or runs; jobs of an array as ARRAY_INDEX."""
+    """The ids of all queued or running jobs. The id of an array's job is ARRAY_INDEX, such as 7_0."""
     try:
         command = ["squeue", "--noheader", "--array", "--format=%i"]
         return set(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split())
     except OSError:
-        raise ValueError("--launcher=slurm needs SLURM's commands, and there is no squeue") from None
+        raise ValueError(
+            "--launcher=slurm needs the commands of SLURM, but there is no squeue; run it on a node of the cluster"
+        ) from None
     except subprocess.CalledProcessError as error:
         raise ValueError(f"--launcher=slurm: {_last_line(error.stderr)}") from None
 
 
 def _last_line(error: Any) -> str:
-    """The last line of what a command printed, without the command's name."""
+    """The last line of an error message, without the name of the command that printed it."""
     return (str(error).strip().splitlines() or [type(error).__name__])[-1].removeprefix("sbatch: error: ")

@@ -1,7 +1,7 @@
-"""What a job of SLURM runs: the command line of its submission, in a process that is told to save before a requeue.
+"""The program of a SLURM job: it runs a command line in a process, and lets the process save before a requeue.
 
-submitit pickles a `Command` and unpickles it in the job, in a process beside the training. So this file imports neither
-jax nor anything that does.
+submitit pickles a `Command`, and unpickles it in a process beside the training. So that this process stays small, this
+file imports neither jax nor any module that does.
 """
 
 import contextlib
@@ -12,9 +12,13 @@ import sys
 import time
 from pathlib import Path
 
-# The seconds in which a process must save after the signal. Then it is killed, which leaves time for the requeue.
+# A process that has not saved so many seconds after the signal is killed, which leaves time for the requeue.
 PATIENCE_SECONDS = 90
-STUCK = "no checkpoint in a whole job: not requeued; lower --checkpoint_every, or raise --slurm_time"
+KILLED = (
+    f"the epoch did not end within {PATIENCE_SECONDS} seconds, so the process was killed; it continues from its last"
+    " checkpoint"
+)
+STUCK = "the job reached no checkpoint, so it is not requeued; lower --checkpoint_every, or raise --slurm_time"
 
 
 class Command:
@@ -34,15 +38,17 @@ class Command:
         self._process = subprocess.Popen(self.words)
         status = self._process.wait()
         if status == 128 + signal.SIGUSR1:
-            time.sleep(30)  # SLURM signalled the whole job, so submitit is about to call `checkpoint`
+            time.sleep(30)  # SLURM signalled this process too, and submitit is about to call `checkpoint`
         if status:
             raise RuntimeError(f"exit status {status}")
 
     def checkpoint(self):
-        """Lets the process save. Returns what submitit submits again, or None if the whole job reached no checkpoint:
-        the next job would not either.
+        """Lets the process save, and returns the command for submitit to submit again.
 
-        submitit calls this in a signal handler that interrupted `Popen.wait`, which therefore cannot be used here.
+        Returns None if the job reached no checkpoint, because the next job would not reach one either.
+
+        submitit calls this method in a signal handler, which interrupts `Popen.wait` in `__call__`. So the method waits
+        with `os.waitid`, because `Popen.wait` would wait for its own interrupted call.
         """
         import submitit
 
@@ -53,12 +59,7 @@ class Command:
             os.kill(process, signal.SIGUSR1)
             while not os.waitid(os.P_PID, process, has_ended | os.WNOHANG):
                 if time.monotonic() > deadline:
-                    print(
-                        f"no end of the epoch within {PATIENCE_SECONDS} seconds: killed, to go on from the checkpoint"
-                        " before",
-                        file=sys.stderr,
-                        flush=True,
-                    )
+                    print(KILLED, file=sys.stderr, flush=True)
                     os.kill(process, signal.SIGKILL)
                     os.waitid(os.P_PID, process, has_ended)
                     if self._checkpoints() == self._checkpoints_before:

@@ -33,5 +33,5 @@ def test_a_job_is_requeued_unless_it_gets_nowhere(saves, came_on, monkeypatch, c
             assert vars(requeued.function) == {"words": job.words, "folders": job.folders}
             assert job.checkpoint().function.words == job.words  # it has ended already
     error = capfd.readouterr().err
-    assert ("from the checkpoint before" in error) != saves
+    assert (slurm_job.KILLED in error) != saves
     assert (slurm_job.STUCK in error) == (requeued is None) == (not saves and came_on != "own")
