@@ -1,7 +1,7 @@
-"""How much of the host's memory this process may use: the machine's memory, or the limit of a job or container.
+"""How much of the host's memory this process may use: the memory of the machine, or the limit of a job or container.
 
-Limits come from Linux's control groups, which SLURM, Docker, Kubernetes and systemd make, and from the memory that
-SLURM says it granted, because SLURM does not always make a control group.
+The limits come from Linux's control groups, which SLURM, Docker, Kubernetes and systemd make. SLURM does not always
+make a control group, so the environment variable with the memory that SLURM granted is read as well.
 """
 
 import math
@@ -11,14 +11,14 @@ from pathlib import Path
 
 
 def limit() -> float:
-    """Bytes that this process may use in all."""
+    """The bytes that this process may use in all."""
     machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return min([machine, *(most for most, _ in _limits())])
+    return min([machine, *(allowed for allowed, _ in _limits())])
 
 
 def free() -> float:
-    """Bytes that this process may still use; infinite if the system does not tell."""
-    return max(0, min([_available(), *(most - used for most, used in _limits())]))
+    """The bytes that this process may still use; infinite if the system does not say."""
+    return max(0, min([_available(), *(allowed - used for allowed, used in _limits())]))
 
 
 def _available() -> float:
@@ -30,7 +30,10 @@ def _available() -> float:
 
 
 def _limits(root: Path = Path("/sys/fs/cgroup"), process: Path = Path("/proc/self")) -> Iterator[tuple[int, int]]:
-    """(bytes allowed, bytes in use) of each limit. Cached file pages that can be dropped do not count as used."""
+    """Pairs (bytes allowed, bytes in use), one for each limit.
+
+    Cached file pages that the system can drop do not count as in use.
+    """
     granted = os.environ.get("SLURM_MEM_PER_NODE", "")
     if granted.isdecimal() and int(granted):  # 0 stands for all memory of the node
         resident = int(Path("/proc/self/statm").read_text().split()[1])
@@ -50,15 +53,19 @@ def _limits(root: Path = Path("/sys/fs/cgroup"), process: Path = Path("/proc/sel
         else:
             continue
         inner = top / group.lstrip("/")
-        for folder in [inner, *inner.parents]:  # a container may see its own group at the top
+        for folder in [inner, *inner.parents]:  # in a container, the limit may be at the top
             if folder.is_relative_to(top) and (limit_and_use := _read_group(folder, *names)):
                 yield limit_and_use
 
 
-def _read_group(folder: Path, most: str, used: str, droppable: str) -> tuple[int, int] | None:
-    """The limit of a control group and how much of it is in use; None if the group has no limit."""
+def _read_group(folder: Path, allowed: str, used: str, droppable: str) -> tuple[int, int] | None:
+    """The bytes allowed and the bytes in use of a control group; None if the group has no limit.
+
+    The arguments after `folder` are the names of the files with these numbers, and of the droppable bytes in
+    memory.stat.
+    """
     try:
         stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
-        return int((folder / most).read_text()), int((folder / used).read_text()) - int(stat.get(droppable, 0))
-    except (OSError, ValueError):  # the file does not exist, or says max
+        return int((folder / allowed).read_text()), int((folder / used).read_text()) - int(stat.get(droppable, 0))
+    except (OSError, ValueError):  # a file does not exist, or its text is max
         return None

@@ -1,4 +1,4 @@
-"""How runs and batches are spread over devices: the only file that knows meshes.
+"""Spreads runs and batches over devices. No other file knows meshes.
 
     mesh = make(runs, batch_size)                              axes `run` and `data`, over all devices
     epoch = jax.jit(train.over_runs(epoch, "vmap", shared=1, over=mesh), donate_argnums=0)
@@ -6,9 +6,9 @@
     run_of(mesh, state, 3)                                     run 3, on one device
     fetch(mesh, metrics)                                       all runs, as NumPy arrays
 
-Runs do not exchange anything. A batch is split inside the step; XLA inserts the one sum of the parts' gradients. Keys
-and the order of the data are global, so the numbers are the same as on one device, up to the order of summation. On one
-device the compiled program is the one without a mesh.
+Runs exchange nothing. A batch is split inside the step, and XLA inserts the sum over the gradients of the parts. The
+random keys and the order of the data do not depend on the devices, so the numbers are those of one device, up to the
+order of summation. On one device, the compiled program is the same as without a mesh.
 """
 
 import functools
@@ -28,11 +28,15 @@ _BATCHES = P("run", None, "data")
 
 
 def make(runs: int, batch_size: int, devices: list[jax.Device] | None = None) -> Mesh:
-    """A mesh for `runs` runs with batches of `batch_size` images, over `devices` (default: all).
+    """A mesh for `runs` runs with batches of `batch_size` images.
 
-    The axis `run` gets the largest number of devices that divides `runs`. The axis `data` gets the largest number of
-    the remaining devices that divides `batch_size`. Other devices stay idle. All processes contribute the same number
-    of devices; if no number works, each process does all the work on its own devices.
+    The size of the axis `run` is the largest number of devices that divides `runs`. The size of the axis `data` is the
+    largest number that divides `batch_size` and for which there are enough devices. The remaining devices stay idle.
+    All processes contribute the same number of devices. If that is impossible, each process does all the work on its
+    own devices.
+
+    Args:
+      devices: The devices to use; by default all.
     """
     devices = jax.devices() if devices is None else devices
     owners = sorted({device.process_index for device in devices})
@@ -48,23 +52,26 @@ def make(runs: int, batch_size: int, devices: list[jax.Device] | None = None) ->
 
 
 def describe(mesh: Mesh, runs: int, batch_size: int) -> str:
-    """One line that says what each device does."""
+    """A line that says what each device does."""
     devices = jax.device_count()
     idle = devices - mesh.size
     run, data = mesh.shape["run"], mesh.shape["data"]
     share = f"{runs // run} of {runs} run{'s' if runs > 1 else ''}"
     share += f", {batch_size // data} of {batch_size} images of each batch" if data > 1 else ""
-    rest = f"; {idle} idle, because neither runs nor batch divide by more" if idle else ""
+    rest = f"; {idle} idle, because neither the runs nor the batch can be divided further" if idle else ""
     return f"{devices} devices, on each: {share}{rest}"
 
 
 def over_runs_of(mesh: Mesh, tree: PyTree) -> PyTree:
-    """Arrays with a leading axis of runs, spread over `run`. Shapes (`jax.eval_shape`) get that sharding too."""
+    """Arrays with a leading axis of runs, spread over the mesh axis `run`.
+
+    Shapes, as of `jax.eval_shape`, get the same sharding.
+    """
     return _place(mesh, tree, P("run"))
 
 
 def everywhere(mesh: Mesh, tree: PyTree) -> PyTree:
-    """Arrays that every device has a copy of. Shapes get that sharding too."""
+    """Arrays of which every device gets a copy. Shapes, as of `jax.eval_shape`, get the same sharding."""
     return _place(mesh, tree, P())
 
 
@@ -83,16 +90,21 @@ def _place(mesh: Mesh, tree: PyTree, spec: P) -> PyTree:
 
 
 def parts_of_batches(mesh: Mesh, runs: int, batch_size: int) -> list[tuple[slice, slice]]:
-    """The parts of batches `[runs, B, ...]` on this process's devices: slices of the runs and of B, each part once."""
+    """The parts of batches `[runs, B, ...]` that this process's devices hold, as slices of the runs and of B.
+
+    Each part is listed once, even if several devices hold it.
+    """
     indices = NamedSharding(mesh, P("run", "data")).addressable_devices_indices_map((runs, batch_size))
     bounds = {_bounds(index, runs, batch_size) for index in indices.values()}
     return [(slice(*run), slice(*batch)) for run, batch in sorted(bounds)]
 
 
 def batches_of_parts(mesh: Mesh, parts: list[np.ndarray], shape: tuple[int, int]) -> Array:
-    """Batches `[runs, steps, B, ...]` from this process's parts, in the order of `parts_of_batches`.
+    """Batches `[runs, steps, B, ...]`, put together from the parts that this process has read.
 
-    `shape` is (runs, B).
+    Args:
+      parts: The parts in the order of `parts_of_batches`.
+      shape: The pair (runs, B).
     """
     if mesh.size == 1:
         return jax.device_put(parts[0])
@@ -113,12 +125,12 @@ def shape_of_batches(mesh: Mesh, shape: tuple[int, ...], dtype: np.dtype) -> jax
 
 
 def _bounds(index: tuple[slice, ...], *sizes: int) -> tuple[tuple[int, int], ...]:
-    """Start and stop of each slice."""
+    """The start and the stop of each slice."""
     return tuple(part.indices(size)[:2] for part, size in zip(index, sizes, strict=True))
 
 
 def run_of(mesh: Mesh, tree: PyTree, i: int) -> PyTree:
-    """Run i of arrays that are spread over `run`, whole, on one device."""
+    """The arrays of run i on one device."""
     if mesh.size == 1:
         return jax.tree.map(lambda leaf: leaf[i], tree)
     return jax.tree.map(lambda leaf: leaf.addressable_data(0), _pick(mesh)(tree, i))
@@ -143,7 +155,7 @@ def _gather(mesh: Mesh) -> Callable:
 
 
 def memory(mesh: Mesh, compiled: jax.stages.Compiled) -> tuple[int, float]:
-    """Bytes that a compiled program and its arguments need on each device, and bytes that are free there."""
+    """The bytes that a compiled program and its arguments need on each device, and the bytes that are free there."""
     sizes = compiled.memory_analysis()
     needed = sizes.argument_size_in_bytes + sizes.temp_size_in_bytes
     needed += sizes.output_size_in_bytes - sizes.alias_size_in_bytes
@@ -154,7 +166,7 @@ def memory(mesh: Mesh, compiled: jax.stages.Compiled) -> tuple[int, float]:
 
 
 def shard(function: Callable, mesh: Mesh, shared: int) -> Callable:
-    """`function`, applied on each device to the device's own runs.
+    """A function that applies `function` on each device to the device's own runs.
 
     The leading axes of arguments and results are spread over `run`. The last `shared` arguments are on every device.
     """
@@ -163,7 +175,7 @@ def shard(function: Callable, mesh: Mesh, shared: int) -> Callable:
 
     def sharded(*args):
         specs = (P("run"),) * (len(args) - shared) + (P(),) * shared
-        # `data` is not among the axis_names, so XLA divides what is spread over `data`.
+        # The axis `data` is not among the axis_names, so XLA itself divides the arrays that are spread over `data`.
         each = jax.shard_map(
             function, mesh=mesh, in_specs=specs, out_specs=P("run"), axis_names={"run"}, check_vma=False
         )
@@ -173,15 +185,15 @@ def shard(function: Callable, mesh: Mesh, shared: int) -> Callable:
 
 
 def split_batch(x: Shaped[Array | np.ndarray, "*shape"]) -> Shaped[Array | np.ndarray, "*shape"]:
-    """x `[B, ...]` with its batch spread over `data`, inside a function given to `shard`; elsewhere x itself."""
+    """x `[B, ...]` with its batch spread over `data`. Outside a function given to `shard`, x itself."""
     return jax.lax.with_sharding_constraint(x, P("data")) if _splits_batches() else x
 
 
 def by_rows(function: Callable, x: Float[Array | np.ndarray, "..."], lead: int) -> Float[Array, "..."]:
     """Applies `function`, from `[rows, *event]` to `[rows, ...]`, to x `[..., B, *event]`.
 
-    The first `lead` axes of x become one axis of rows. If batches are split, B is the major part of that axis; as the
-    minor part it would be gathered on every device.
+    The first `lead` axes of x become one axis of rows. If batches are split, B becomes the major part of this axis,
+    because XLA would gather the whole batch on every device if B were the minor part.
     """
     batch = lead - 1 if lead and _splits_batches() else 0
     x = jnp.moveaxis(x, batch, 0)

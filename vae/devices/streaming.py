@@ -1,12 +1,12 @@
-"""Training on images that stay on disk or in the host's memory, and come to the device in chunks of steps.
+"""Trains on images that stay on the disk or in the host's memory, and come to the device in chunks of steps.
 
     epoch = Epoch(order, chunk, images, "map", mesh, state, values)          compiled
     state, metrics = epoch(state, values, images)
 
-The order of the images is the one of training from the device's memory (`train.make_order`), a pure function of (seed,
-step). So a streamed run equals the run that is not streamed, and is resumed in the same way. Grain's threads read and
-decode the next chunk while the device works on the current one. Each process reads only the parts of a batch that its
-own devices need.
+The order of the images is the same as in training from the device's memory (`train.make_order`), and is a pure function
+of (seed, step). So a streamed run equals the run that is not streamed, and is resumed in the same way. Grain's threads
+read and decode the next chunk while the device works on the current chunk. Each process reads only the parts of a batch
+that its own devices need.
 """
 
 import math
@@ -23,22 +23,22 @@ from jaxtyping import Array, PyTree
 from vae import train
 from vae.devices import mesh
 
-CHUNK_BYTES = 2**28  # size of a chunk of images; two chunks are on the device at once
+CHUNK_BYTES = 2**28  # the size of a chunk of images; two chunks are on the device at once
 
 
 class Epoch:
-    """A compiled `epoch(state, values, images) -> (state, metrics)` over all runs.
+    """A compiled epoch of all runs, `epoch(state, values, images) -> (state, metrics)`.
 
-    It does what the epoch of `train.make_epoch` does under `train.over_runs`.
+    The epoch has the same results as the epoch of `train.make_epoch` under `train.over_runs`.
 
     Args:
-      order: `order(values, step) -> [steps, B]`, the indices of one run's images in the epoch of that step.
+      order: `order(values, step) -> [steps, B]`, the indices of one run's images in the epoch that starts at `step`.
       chunk: `chunk(state, values, batches [T, B, H, W, C]) -> (state, metrics [T])`, the next T steps of one run.
-      images: the images; `images[indices]` is `[len(indices), H, W, C]`. Only their shape and dtype are read here.
-      mode: as in `train.over_runs`.
-      over: as in `train.over_runs`.
-      state: the state of all runs, or its shapes as `mesh.over_runs_of` makes them.
-      values: the array-valued settings of all runs, or their shapes as `mesh.over_runs_of` makes them.
+      images: The images; `images[indices]` is `[len(indices), H, W, C]`. Only their shape and dtype are read here.
+      mode: As in `train.over_runs`.
+      over: As in `train.over_runs`.
+      state: The state of all runs, or its shapes as `mesh.over_runs_of` makes them.
+      values: The array-valued settings of all runs, or their shapes as `mesh.over_runs_of` makes them.
     """
 
     def __init__(
@@ -69,24 +69,24 @@ class Epoch:
         for batches in chunks(images, order, self.over, self.size):
             state, metrics = self.chunks[batches.shape[1]](state, values, batches)
             if metrics_of_chunks:
-                jax.block_until_ready(metrics_of_chunks[-1])  # so that no third chunk comes to the device
+                jax.block_until_ready(metrics_of_chunks[-1])  # so that the device never holds three chunks
             metrics_of_chunks.append(metrics)
         return self.conclude(start, state, metrics_of_chunks)
 
     def memory(self) -> tuple[int, float]:
-        """Bytes that the epoch needs on each device, and bytes that are free there.
+        """The bytes that the epoch needs on each device, and the bytes that are free there.
 
-        Beside the program of a chunk, the epoch needs the chunk that is being read, the state at its start, and the
-        state before the chunk.
+        Besides the program of a chunk and its arguments, the epoch needs the chunk that is being read, the state at the
+        start of the epoch, and the state before the chunk.
         """
         needed, free = mesh.memory(self.over, self.chunks[self.size])
         return needed + self.additional_bytes, free
 
 
 def chunks(images: Any, order: np.ndarray, over: Mesh, size: int) -> Iterator[Array]:
-    """The images in `order` `[runs, steps, B]`, as `[runs, T, B, H, W, C]` for each chunk of T steps.
+    """The images in the order `[runs, steps, B]`, as one array `[runs, T, B, H, W, C]` for each chunk of T steps.
 
-    T is `size`, and may be smaller for the last chunk.
+    T is `size`; the last chunk may be smaller.
     """
     import grain
 
@@ -109,8 +109,10 @@ def _conclude(start: PyTree, state: PyTree, metrics: list[dict[str, Array]]) -> 
 
 
 class _Steps:
-    """A source for Grain. Step i is a tuple: for each part `[runs, steps, B]` of the order, its images
-    `[runs, B, H, W, C]`."""
+    """A source for Grain, whose element i holds the images of step i.
+
+    An element is a tuple with one array `[runs, B, H, W, C]` for each part `[runs, steps, B]` of the order.
+    """
 
     def __init__(self, images: Any, orders: list[np.ndarray]):
         self.images = images

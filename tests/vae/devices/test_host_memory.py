@@ -1,4 +1,4 @@
-"""The limits of jobs and containers, as Linux writes them."""
+"""The limits of memory are read from control groups and from SLURM."""
 
 import math
 
@@ -9,7 +9,7 @@ from vae.devices import host_memory
 
 @pytest.fixture
 def limits(tmp_path, monkeypatch):
-    """Writes {file: text} under a root of control groups, and reads the limits there."""
+    """A function that writes {file: text} into a folder of control groups, and reads the limits there."""
     monkeypatch.delenv("SLURM_MEM_PER_NODE", raising=False)
 
     def read(cgroup, files):
@@ -21,15 +21,15 @@ def limits(tmp_path, monkeypatch):
     return read
 
 
-def group(folder, most, used, dropped, names=("max", "current", "inactive_file")):
+def group(folder, allowed, used, droppable, names=("max", "current", "inactive_file")):
     return {
-        f"root/{folder}memory.{names[0]}": f"{most}\n",
+        f"root/{folder}memory.{names[0]}": f"{allowed}\n",
         f"root/{folder}memory.{names[1]}": f"{used}\n",
-        f"root/{folder}memory.stat": f"anon 5\n{names[2]} {dropped}\n",
+        f"root/{folder}memory.stat": f"anon 5\n{names[2]} {droppable}\n",
     }
 
 
-def test_limits_of_version_2_are_the_groups_own_and_those_above(limits):
+def test_with_version_2_the_limits_are_those_of_the_group_and_of_the_groups_above(limits):
     files = {
         **group("job/", 1000, 400, 100),
         **group("job/step/", "max", 300, 0),
@@ -38,17 +38,17 @@ def test_limits_of_version_2_are_the_groups_own_and_those_above(limits):
     assert limits("0::/job/step/task\n", files) == [(900, 150), (1000, 300)]
 
 
-def test_limits_of_version_1_in_a_container(limits):
+def test_with_version_1_the_limit_of_a_container_is_found_at_the_top(limits):
     names = ("limit_in_bytes", "usage_in_bytes", "total_inactive_file")
     cgroup = "4:memory:/docker/12\n1:cpu:/\n0::/\n"
     assert limits(cgroup, group("memory/", 1000, 400, 100, names)) == [(1000, 300)]
 
 
-def test_what_slurm_granted_is_a_limit_and_no_limit_is_none(limits, monkeypatch):
+def test_memory_that_slurm_granted_is_a_limit_unless_it_is_all_memory(limits, monkeypatch):
     assert limits("0::/\n", {}) == []
     monkeypatch.setenv("SLURM_MEM_PER_NODE", "8")
-    [(most, used)] = limits("0::/\n", {})
-    assert most == 8 * 2**20 < used  # by now
+    [(allowed, used)] = limits("0::/\n", {})
+    assert allowed == 8 * 2**20 < used  # this process uses more than 8 MiB
     assert host_memory.limit() == 8 * 2**20
     assert host_memory.free() == 0
     monkeypatch.setenv("SLURM_MEM_PER_NODE", "0")

@@ -1,4 +1,7 @@
-"""The same numbers on one device and on the eight of tests/conftest.py, and checkpoints that move between them."""
+"""Eight devices give the same numbers as one device, and checkpoints move between them.
+
+tests/conftest.py makes the eight devices.
+"""
 
 import csv
 import json
@@ -37,22 +40,22 @@ RUNS, BATCH = 4, 24
         (11, 61, 8, (1, 1)),
     ],
 )
-def test_runs_come_first_and_what_divides_neither_is_idle(runs, batch_size, number, shape):
+def test_devices_are_shared_out_to_runs_first_then_to_batches_and_the_rest_are_idle(runs, batch_size, number, shape):
     made = mesh.make(runs, batch_size, jax.devices()[:number])
     assert dict(made.shape) == dict(zip(("run", "data"), shape, strict=True))
 
 
-def test_a_line_says_what_each_device_does():
+def test_a_line_describes_what_each_device_does():
     assert mesh.describe(mesh.make(16, 64), 16, 64) == "8 devices, on each: 2 of 16 runs"
     assert mesh.describe(mesh.make(2, 64), 2, 64) == "8 devices, on each: 1 of 2 runs, 16 of 64 images of each batch"
     assert "; 2 idle, because" in mesh.describe(mesh.make(3, 64), 3, 64)
 
 
 def _train(over, mode):
-    """Two epochs of four runs, and the compiled program's text.
+    """Trains four runs for two epochs. Returns the result and the text of the compiled program.
 
-    NVIL has all there is: a network and a moving average of its own, and means over the batch inside of it. SGD, since
-    Adam makes a whole step of the rounding of a gradient that is nearly zero.
+    The estimator is NVIL because it has a network, a moving average and means over the batch. The optimizer is SGD
+    because Adam would turn the rounding error of a gradient near zero into a whole step.
     """
     estimator, tx = BY_NAME["nvil"].make(num_samples=2), optax.sgd(0.02)
     init = train.make_init(MODEL, estimator, tx, jnp.zeros((BATCH, 8, 8, 1)))
@@ -75,7 +78,7 @@ def on_one():
 
 
 @pytest.mark.parametrize(("devices", "mode"), [(4, "map"), (8, "vmap")])
-def test_numbers_are_those_of_one_device(devices, mode, on_one):
+def test_the_numbers_are_those_of_one_device(devices, mode, on_one):
     over = mesh.make(RUNS, BATCH, jax.devices()[:devices])
     sharded, text = _train(over, mode)
     kernel = jax.tree.leaves(sharded[0].params)[0]
@@ -86,14 +89,14 @@ def test_numbers_are_those_of_one_device(devices, mode, on_one):
     of_run = mesh.run_of(over, sharded[0], 2)
     assert {leaf.sharding.num_devices for leaf in jax.tree.leaves(of_run)} == {1}
     np.testing.assert_array_equal(jax.tree.leaves(of_run.params)[0], np.asarray(kernel)[2])
-    # Control: another run is another set of numbers.
+    # Control: another run has other numbers.
     assert np.abs(np.asarray(kernel)[2] - np.asarray(kernel)[1]).max() > 0.01
-    # Runs exchange nothing, parts of a batch nothing but sums.
+    # Runs exchange nothing, and the parts of a batch exchange only sums.
     exchanges = [name for name in ("all-reduce", "all-gather", "all-to-all", "permute") if f"{name}(" in text]
     assert exchanges == ([] if devices == 4 else ["all-reduce"])
 
 
-# The real command.
+# The train command
 
 
 def _rows(folder):
@@ -106,7 +109,7 @@ def _same(ours, theirs):
 
 
 def _cut(folder, copy):
-    """What is there of a run that was killed in its last epoch."""
+    """Makes a copy of a finished run that looks as if it was killed in its last epoch. Returns flags to continue it."""
     shutil.copytree(folder, copy)
     (copy / "result.json").unlink()
     for path in (copy / "checkpoints").iterdir():
@@ -117,7 +120,7 @@ def _cut(folder, copy):
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """A run of four epochs on one device, and its copy that was killed in the last and went on on eight."""
+    """A run of four epochs on one device, and its cut copy, which continued on eight devices."""
     folder = tmp_path_factory.mktemp("trained")
     outcomes = entry_points.train(folder / "a", [f"--workdir={folder}/one", "--epochs=4"])
     outcomes += entry_points.train(folder / "b", _cut(folder / "one", folder / "moved"), devices=8)
@@ -133,7 +136,7 @@ def test_a_checkpoint_moves_from_one_device_to_eight(trained):
 
 
 @pytest.mark.slow
-def test_the_command_on_eight_devices_and_back_to_one(trained, tmp_path):
+def test_a_run_and_a_sweep_on_eight_devices_equal_those_on_one_device(trained, tmp_path):
     folder, _ = trained
     eight, sweep = tmp_path / "eight", ["--seed=0,1", "--batch_size=100"]
     outcomes = entry_points.train(
@@ -151,7 +154,7 @@ def test_the_command_on_eight_devices_and_back_to_one(trained, tmp_path):
         assert float(ours["test_nll_nats"]) == pytest.approx(float(theirs["test_nll_nats"]), rel=1e-4)
 
 
-def test_memory_is_what_the_program_needs_and_what_is_free():
+def test_memory_says_what_a_program_needs_and_what_is_free():
     over = mesh.make(1, 1, jax.devices()[:1])
     compiled = jax.jit(lambda x: jnp.sin(x) @ jnp.cos(x)).lower(jnp.zeros((500, 500))).compile()
     needed, free = mesh.memory(over, compiled)
@@ -160,7 +163,7 @@ def test_memory_is_what_the_program_needs_and_what_is_free():
     assert mesh.memory(mesh.make(8, 1), compiled)[1] == pytest.approx(free / 8, rel=0.2)
 
 
-# Runs the command where eight runs at once do not fit.
+# Runs the command while `mesh.memory` reports FREE bytes as free.
 TIGHT = """
 import sys
 from absl import flags
@@ -177,7 +180,7 @@ cli.run(train.main)
 
 @pytest.mark.slow
 @pytest.mark.parametrize("streaming", ["off", "on"])
-def test_runs_that_do_not_fit_are_trained_in_groups(streaming, tmp_path):
+def test_runs_that_do_not_fit_together_are_trained_in_groups(streaming, tmp_path):
     arguments = [*entry_points.SMALL, "--nofigures", "--seed=0,1,2,3", "--sweep_mode=vmap", "--hidden=64"]
     arguments.append(f"--streaming={streaming}")
 

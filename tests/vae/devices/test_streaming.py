@@ -1,4 +1,4 @@
-"""Images that are read while the device works: the same batches, the same run, the same end."""
+"""A streamed run gets the same batches and the same numbers as a run whose images are in the device's memory."""
 
 import errno
 import json
@@ -27,7 +27,7 @@ MNIST = ROOT.parent / "shared/data"
 
 
 @pytest.mark.parametrize(("devices", "size"), [(1, 2), (2, 3), (8, 5)])
-def test_batches_are_the_images_of_the_order(devices, size):
+def test_the_chunks_hold_the_images_in_the_order_of_the_steps(devices, size):
     over = mesh.make(RUNS, BATCH, jax.devices()[:devices])
     order = np.stack([np.random.default_rng(seed).permutation(40).reshape(STEPS, BATCH) for seed in range(RUNS)])
     chunks = list(streaming.chunks(IMAGES, order, over, size))
@@ -37,7 +37,7 @@ def test_batches_are_the_images_of_the_order(devices, size):
     np.testing.assert_array_equal(np.concatenate(chunks, axis=1), IMAGES[order])
 
 
-def test_a_process_reads_what_its_devices_have():
+def test_a_process_reads_only_the_parts_of_its_devices():
     over = mesh.make(RUNS, BATCH, jax.devices()[:8])
     parts = mesh.parts_of_batches(over, RUNS, BATCH)
     assert [(run.start, batch.start, batch.stop) for run, batch in parts] == [
@@ -46,7 +46,7 @@ def test_a_process_reads_what_its_devices_have():
 
 
 def _step(state, key, x):
-    """Not finite from the image on that is all 255."""
+    """A step whose bound is not finite if an image of its batch is all 255."""
     x = x.astype(jnp.float32).reshape(len(x), -1)
     weight = 0.5 * state.params + jnp.mean(x, axis=0) + 0.01 * jax.random.normal(key, x.shape[1:])
     bound = jnp.where(jnp.any(jnp.all(x == 255, axis=1)), jnp.nan, jnp.sum(weight))
@@ -54,7 +54,7 @@ def _step(state, key, x):
 
 
 @pytest.mark.parametrize("bad", [False, True])
-def test_an_epoch_is_that_of_images_on_the_device(bad, monkeypatch, caplog):
+def test_a_streamed_epoch_equals_an_epoch_from_the_memory_of_the_device(bad, monkeypatch, caplog):
     images = IMAGES.copy()
     images[7] = 255 if bad else images[7]
     monkeypatch.setattr(streaming, "CHUNK_BYTES", RUNS * BATCH * images[0].nbytes * 2)  # chunks of 2, 2 and 1 steps
@@ -71,7 +71,7 @@ def test_an_epoch_is_that_of_images_on_the_device(bad, monkeypatch, caplog):
     for _ in range(2):
         with jax.log_compiles():
             ours, metrics = streamed(ours, seeds, images)
-        assert not caplog.text  # all was compiled before, so that its time is not the epoch's
+        assert not caplog.text  # nothing is compiled during an epoch, so its time is that of training
         theirs, expected = resident(theirs, seeds, images)
         assert np.all(metrics["failed_step"] > 0) == bad
         for a, b in zip(jax.tree.leaves((ours, metrics)), jax.tree.leaves((theirs, expected)), strict=True):
@@ -79,8 +79,8 @@ def test_an_epoch_is_that_of_images_on_the_device(bad, monkeypatch, caplog):
     assert np.all(ours.step == (0 if bad else 2 * STEPS))
 
 
-def test_memory_is_that_of_two_chunks_and_four_states():
-    """A chunk that is read, and one that is trained on; the epoch's first state, and those around the chunk."""
+def test_a_streamed_epoch_needs_the_memory_of_two_chunks_and_four_states():
+    """One chunk is read while another is trained on. The states: the epoch's first, and three for the chunk."""
     over, images = mesh.make(1, BATCH, jax.devices()[:1]), np.zeros((STEPS * BATCH, 100, 100, 1), np.uint8)
     order = lambda _, step: training.make_order(len(images), BATCH)(jax.random.key(0), step)
     bound = lambda batches: jnp.max(batches, axis=(1, 2, 3, 4)).astype(jnp.float32)
@@ -91,7 +91,7 @@ def test_memory_is_that_of_two_chunks_and_four_states():
     assert needed < free
 
 
-def test_what_cannot_be_read_is_raised_where_the_batches_are_taken():
+def test_an_image_that_cannot_be_read_raises_an_error_where_the_batches_are_consumed():
     class Images(np.ndarray):
         def __getitem__(self, indices):
             raise OSError("they are damaged") if 7 in indices else OSError(errno.EIO, "Input/output error", "/mnt")
@@ -103,8 +103,8 @@ def test_what_cannot_be_read_is_raised_where_the_batches_are_taken():
 
 
 @pytest.mark.slow
-def test_images_that_are_damaged_in_mid_stream_are_one_sentence_and_mended_go_on(tmp_path):
-    """In epoch 3; the only checkpoint would be that of epoch 4."""
+def test_images_damaged_during_training_are_one_sentence_and_the_run_continues_when_they_are_mended(tmp_path):
+    """The images are damaged in epoch 3, and the first planned checkpoint is that of epoch 4."""
     files, workdirs = tmp_path / "data/tiny/1.0.0", [tmp_path / name for name in ("undisturbed", "damaged")]
     write_tfds(files, {"train": some_images(200), "test": some_images(20)})
     shard = files / "tiny-train.array_record-00000-of-00001"
@@ -133,7 +133,7 @@ def _same(ours, theirs):
         assert a == {name: pytest.approx(v, rel=1e-5) if isinstance(v, float) else v for name, v in b.items()}
 
 
-def test_a_run_goes_on_wherever_its_images_are(tmp_path):
+def test_a_run_continues_whether_its_images_are_in_memory_or_on_the_disk(tmp_path):
     here = datasets.load("digits")._replace(files_checksum="files")
     there = here._replace(checksum="files")
 
@@ -151,19 +151,19 @@ def test_a_run_goes_on_wherever_its_images_are(tmp_path):
             claim(first.checksum, here._replace(checksum="pixels", files_checksum=""))
 
 
-def test_the_mean_image_is_found_once_for_a_data_set(monkeypatch):
+def test_the_mean_image_is_computed_once_for_a_data_set(monkeypatch):
     build.forget_data()
-    found = []
-    monkeypatch.setattr(datasets, "mean_image", lambda data: found.append(data) or (0.5,) * 64)
+    calls = []
+    monkeypatch.setattr(datasets, "mean_image", lambda data: calls.append(data) or (0.5,) * 64)
     run = Settings(data_mean=True)
     for _ in range(2):
         build.model(run, build.load_data(run, None), judged=True)
-    assert len(found) == 1
+    assert len(calls) == 1
     build.forget_data()
 
 
 @pytest.mark.slow
-def test_a_streamed_run_is_the_run_and_goes_on_to_the_same_bytes(tmp_path):
+def test_a_streamed_run_equals_the_run_from_memory_and_continues_to_the_same_bytes(tmp_path):
     folders = [tmp_path / name for name in ("off", "on", "cut")]
     run = ["--epochs=3", "--checkpoint_every=1"]
     outcomes = train(tmp_path / "a", *([*run, f"--workdir={f}", f"--streaming={f.name}"] for f in folders[:2]))
@@ -180,7 +180,7 @@ def test_a_streamed_run_is_the_run_and_goes_on_to_the_same_bytes(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.skipif(not MNIST.exists(), reason="needs TFDS's mnist beside the checkout")
-def test_mnist_from_the_disk_is_mnist_from_memory(tmp_path):
+def test_training_on_mnist_from_the_disk_equals_training_from_memory(tmp_path):
     run = ["--dataset=mnist", f"--data_dir={MNIST}", f"--cache_dir={tmp_path}/cache", "--epochs=1", "--batch_size=100"]
     folders = [tmp_path / name for name in ("off", "on")]
     outcomes = train(tmp_path / "a", *([*run, f"--workdir={f}", f"--streaming={f.name}"] for f in folders))
