@@ -1,9 +1,9 @@
-"""What every chart shows, described once.
+"""The content of every chart, described once for two renderers.
 
-A function of this package turns rows of numbers into a `Chart`: which points are drawn, in which order, on which axes,
-with which intervals and names. Two renderers draw a chart: `experiments.common.plots` with matplotlib for papers, and
-`experiments.report.plotly_charts` with plotly for the HTML report. A renderer chooses colours, markers and sizes, and
-nothing else.
+A function of this package turns rows of numbers into a `Chart`, which says which points are drawn, in which order, on
+which axes, and with which intervals and names. Two renderers draw charts: `experiments.common.plots` with matplotlib
+for papers, and `experiments.report.plotly_charts` with plotly for the HTML report. A renderer chooses only colours,
+markers and sizes.
 """
 
 from experiments.common.charts.description import Axis as Axis

@@ -1,4 +1,4 @@
-"""The parts of a chart: series of points, guides that help to read them, and two axes."""
+"""The types that describe a chart: series of points, guides that help to read the points, and two axes."""
 
 from collections.abc import Iterable
 from typing import Any, NamedTuple
@@ -7,20 +7,20 @@ import numpy as np
 
 
 class Series(NamedTuple):
-    """Points that share a name.
+    """Points that share a name and a look.
 
     Attributes:
-      label: Name of the series in the legend.
-      style: Number of the colour, dash and marker. Series of one number look alike.
-      x: Horizontal coordinates, `[points]`.
-      y: Vertical coordinates, `[points]`. NaN is a gap in the line.
-      low: Lower ends of the intervals of the measured coordinate, `[points]`, or None. The measured coordinate is y, or
-        x in a chart whose vertical axis has names.
-      high: Upper ends of these intervals.
-      faint: Whether the series is only the background of another one, such as one seed behind a mean.
-      hollow: Whether markers are hollow.
-      group: Name of a group of series that a renderer may draw apart.
-      remark: Further words about the whole series, for renderers that show them on demand.
+      label: The name of the series in the legend.
+      style: The number of the series' colour, dash and marker. Series with the same number look alike.
+      x: The horizontal coordinates, `[points]`.
+      y: The vertical coordinates, `[points]`. NaN makes a gap in the line.
+      low: The lower ends of the intervals of the measured coordinate, `[points]`, or None. The measured coordinate is
+        y, or x in a chart whose vertical axis has names.
+      high: The upper ends of these intervals.
+      faint: Whether the series is only the background of another series, such as one seed behind a mean.
+      hollow: Whether the markers are hollow.
+      group: The name of a group of series that a renderer may draw separately.
+      remark: A remark about the whole series, for renderers that show it on demand.
       details: Further numbers about each point, for renderers that show them on demand.
     """
 
@@ -41,10 +41,10 @@ class Guide(NamedTuple):
     """A line that helps to read the points.
 
     Attributes:
-      kind: "equal elbo", "equal product", "front", "slope" or "critical"; the renderer has a style for each.
-      x: Horizontal coordinates, `[points]`.
-      y: Vertical coordinates, `[points]`.
-      label: Text beside the line.
+      kind: "equal elbo", "equal product", "front", "slope" or "critical". A renderer has a style for each kind.
+      x: The horizontal coordinates, `[points]`.
+      y: The vertical coordinates, `[points]`.
+      label: The text beside the line.
     """
 
     kind: str
@@ -54,14 +54,14 @@ class Guide(NamedTuple):
 
 
 class Axis(NamedTuple):
-    """An axis.
+    """The horizontal or the vertical axis of a chart.
 
     Attributes:
-      title: Quantity and unit.
+      title: The quantity and its unit.
       scale: "linear", "log" or "symlog", which is linear up to 10 and logarithmic beyond.
-      limits: Least and largest value on the axis; None leaves them to the renderer.
-      ticks: Values that are written at the axis; none leaves them to the renderer.
-      names: Names of the values 0, 1, 2, ..., for an axis of names.
+      limits: The least and the largest value on the axis, or None for limits that the renderer chooses.
+      ticks: The values that are written at the axis; if empty, the renderer chooses them.
+      names: The names of the values 0, 1, 2, ..., for an axis of names.
     """
 
     title: str
@@ -75,7 +75,7 @@ class Chart(NamedTuple):
     """Series on two axes. A chart without series has nothing to show.
 
     Attributes:
-      note: A remark that stands in the chart, or nothing.
+      note: A remark in the chart; empty for none.
     """
 
     series: list[Series]
@@ -86,7 +86,7 @@ class Chart(NamedTuple):
 
 
 def column(rows: Iterable[dict[str, Any]], key: str) -> np.ndarray:
-    """One float for each row, NaN where the key is absent or None."""
+    """The values of a key as floats, one for each row. Absent values and None become NaN."""
     return np.array([np.nan if row.get(key) is None else row[key] for row in rows], dtype=float)
 
 
@@ -99,9 +99,11 @@ def by_label(items: Iterable[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]
 
 
 def limits(lines: Iterable[np.ndarray], robust: bool = False) -> tuple[float, float] | None:
-    """The limits of an axis that shows lines of values; None where no value is finite.
+    """The limits of an axis that shows lines of values, or None if no value is finite.
 
-    If `robust`, the limits follow the last 80 % of each line without far outliers, since a curve may start far away.
+    Args:
+      robust: Whether the limits follow only the last 80 % of each line, without far outliers. A learning curve may
+        start far away from its end.
     """
     lines = [line[np.isfinite(line)] for line in lines]
     values = np.concatenate([*lines, []])

@@ -1,8 +1,8 @@
 """Charts of measured gradients: variance against cost, bias, and a figure against K or the point of a sweep.
 
-A row is a dict of one estimator at one point: "estimator", "num_samples", "flops", "seconds", "declared_biased",
-"truth" and, for each group g of parameters, f"{g}_{figure}". The ends of its interval are f"{g}_{figure}_low" and
-f"{g}_{figure}_high".
+A row is a dict about one estimator at one point. Its keys are "estimator", "num_samples", "flops", "seconds",
+"declared_biased", "truth" and, for each group g of parameters and each figure, f"{g}_{figure}". The interval of a
+figure is from f"{g}_{figure}_low" to f"{g}_{figure}_high".
 """
 
 import math
@@ -29,16 +29,19 @@ Row = dict[str, Any]
 
 
 def labels(rows: list[Row]) -> list[str]:
-    """The name of each row's estimator, with K where the rows have several K."""
+    """The name of each row's estimator, with its K if the rows have several K."""
     several = len({row["num_samples"] for row in rows}) > 1
     return [row["estimator"] + (f", K={row['num_samples']}" if several else "") for row in rows]
 
 
 def variance_against_cost(rows: list[Row], group: str, cost: str) -> Chart:
-    """Variance of the gradient of `group` against "flops" or "seconds" of one gradient, both logarithmic.
+    """The variance of the gradient in `group` against the cost of one gradient, on logarithmic axes.
 
-    An estimator that was found biased has hollow markers. The guides are the Pareto front of the unbiased estimators
-    and lines of equal variance times cost.
+    An estimator that was measured to be biased has hollow markers. The guides are the Pareto front of the other
+    estimators, and lines of equal variance times cost.
+
+    Args:
+      cost: A key of `COSTS`.
     """
     names = list(dict.fromkeys(row["estimator"] for row in rows))
     rows = [row for row in rows if _positive(row[f"{group}_variance"]) and _positive(row[cost])]
@@ -63,7 +66,7 @@ def variance_against_cost(rows: list[Row], group: str, cost: str) -> Chart:
 
 
 def bias(rows: list[Row], group: str) -> Chart:
-    """Bias along the true gradient, in percent of its norm, with its interval; the rows stand one below the other."""
+    """The bias along the true gradient with its interval, in percent of the true norm. Each row has its own line."""
     chance, biased = [], []
     for place, row in zip(_places(rows), rows, strict=True):
         if math.isfinite(row[f"{group}_bias"]):
@@ -82,7 +85,10 @@ def bias(rows: list[Row], group: str) -> Chart:
 
 
 def largest_z(rows: list[Row], group: str) -> Chart:
-    """The largest |z| of each row's gradient, with a guide at the |z| that chance exceeds in 0.01 % of all cases."""
+    """The largest |z| of each row's gradient, with a guide at the |z| that chance exceeds in 0.01 % of all cases.
+
+    A z is the deviation of one coordinate of the mean gradient from the truth, in standard errors.
+    """
     series, guides = [], []
     for place, row in zip(_places(rows), rows, strict=True):
         biased = bool(row[f"{group}_biased"])
@@ -96,11 +102,15 @@ def largest_z(rows: list[Row], group: str) -> Chart:
 
 
 def against(rows: list[Row], group: str, x: str, figure: str) -> Chart:
-    """A figure of `FIGURES` with its interval against the column `x`, on a logarithmic axis: "num_samples", with a line
-    for each estimator, or the point of a sweep, with a line for each estimator and K.
+    """A figure with its interval on a logarithmic axis, against K or against the point of a sweep.
 
     Values that are not positive are left out. The horizontal axis is logarithmic unless its values are evenly spaced,
     as epochs are. For the signal-to-noise ratio against K, guides have the slopes +1/2 and -1/2.
+
+    Args:
+      x: A column of the rows. "num_samples" gives a line for each estimator; the point of a sweep, such as "epoch",
+        gives a line for each estimator and K.
+      figure: A key of `FIGURES`.
     """
     key = f"{group}_{figure}"
     names = [row["estimator"] for row in rows] if x == "num_samples" else labels(rows)
@@ -134,13 +144,13 @@ def _places(rows: list[Row]) -> range:
 
 
 def _names(rows: list[Row]) -> Axis:
-    """A vertical axis of the rows' names from the bottom up. A star marks what is biased by its paper."""
+    """A vertical axis with the rows' names, the first row at the top. A star marks estimators declared biased."""
     names = [label + (" *" if row["declared_biased"] else "") for label, row in zip(labels(rows), rows, strict=True)]
     return Axis("", limits=(-0.7, len(rows) - 0.3), names=tuple(reversed(names)))
 
 
 def _decade(values: np.ndarray) -> tuple[float, float] | None:
-    """Limits of a logarithmic axis with some room around the values, a decade apart or more."""
+    """The limits of a logarithmic axis around the values, at least a decade apart."""
     if not len(values):
         return None
     low, high = math.log10(values.min()), math.log10(values.max())
@@ -149,7 +159,7 @@ def _decade(values: np.ndarray) -> tuple[float, float] | None:
 
 
 def _pareto_front(points, x_limits: tuple[float, float], y_limits: tuple[float, float]) -> Iterator[Guide]:
-    """A staircase to the edges of the chart, through the points that no other point beats in both coordinates."""
+    """The Pareto front: a staircase through the points that no other point beats in both coordinates."""
     points = sorted(points)
     front = [point for i, point in enumerate(points) if all(point[1] < other[1] for other in points[:i])]
     if not front:
@@ -163,7 +173,7 @@ def _pareto_front(points, x_limits: tuple[float, float], y_limits: tuple[float, 
 
 
 def _equal_products(x_limits: tuple[float, float], y_limits: tuple[float, float]) -> Iterator[Guide]:
-    """A line for every decade of x times y."""
+    """Lines of equal x times y, one for each power of ten."""
     left, right = np.log10(x_limits)
     low, high = np.log10(y_limits)
     for product in range(math.ceil(left + low), math.floor(right + high) + 1):

@@ -1,9 +1,9 @@
-"""Learning curves of several seeds: which seeds and steps are averaged, and which means an axis cannot show.
+"""Learning curves of several seeds: which seeds and steps are averaged, and why a mean cannot be seen.
 
 A run is a dict with
 
-    "rows"      evaluations, dicts with "step", "elbo_nats" and perhaps "examples" and "split"
-    "seconds"   seconds of training at each evaluation, or None
+    "rows"      the evaluations, dicts with "step", "elbo_nats" and perhaps "examples" and "split"
+    "seconds"   the seconds of training at each evaluation, or None
     "status"    "done", "diverged", or None while the run trains
 
 Bounds are in nats.
@@ -20,16 +20,18 @@ Run = dict[str, Any]
 
 
 def line(run: Run) -> np.ndarray:
-    """The evaluations with a finite ELBO in the order of their steps, `[evaluations, 4]`: the three CLOCKS, NaN where
-    one is unknown, and the ELBO."""
+    """The evaluations with a finite ELBO in the order of their steps, `[evaluations, 4]`.
+
+    The columns are the three CLOCKS, NaN where a clock is unknown, and the ELBO.
+    """
     return np.array(sorted(_by_step(run).values()), dtype=float).reshape(-1, 4)
 
 
 def averaged(runs: list[Run]) -> np.ndarray:
-    """The lines of the seeds whose mean is drawn, at the steps that all of them have, `[seeds, steps, 4]`.
+    """The lines of the seeds whose mean is drawn, at the steps that all these seeds have, `[seeds, steps, 4]`.
 
-    Finished seeds are averaged; if there are none, seeds in training; if there are none either, seeds that diverged.
-    So a seed that diverged early does not cut the mean of the others short.
+    The finished seeds are averaged. If there are none, the seeds in training are averaged, and if there are none of
+    these either, the seeds that diverged. So a seed that diverged early does not cut the mean of the others short.
     """
     for status in ("done", None, "diverged"):
         if seeds := [_by_step(run) for run in runs if run.get("status") == status]:
@@ -40,7 +42,7 @@ def averaged(runs: list[Run]) -> np.ndarray:
 
 
 def reason_unseen(runs: list[Run], limits: tuple[float, float]) -> str:
-    """Why the mean of the runs is nowhere within the limits, as an addition to its name; empty if some of it is."""
+    """The reason why no part of the runs' mean is within the limits, for its label; empty if some part is."""
     elbo = averaged(runs)[..., -1].T  # [steps, seeds]
     if not len(elbo):
         return " (no step in common)" if any(map(_by_step, runs)) else " (not finite)"
@@ -50,7 +52,7 @@ def reason_unseen(runs: list[Run], limits: tuple[float, float]) -> str:
 
 
 def _by_step(run: Run) -> dict[int, tuple[float, ...]]:
-    """The clocks and the ELBO of each step whose ELBO is finite. If a step was evaluated twice, the last row counts."""
+    """The clocks and the ELBO of each step with a finite ELBO. If a step was evaluated twice, the last row counts."""
     rows = run["rows"]
     seconds = run.get("seconds")
     seconds = [math.nan] * len(rows) if seconds is None else seconds

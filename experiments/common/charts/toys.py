@@ -5,7 +5,7 @@ import numpy as np
 from experiments.common.charts.description import Axis, Chart, Series
 
 FIGURES = {"loss": "expected loss", "variance": "gradient variance"}
-# Variances below this fraction of the largest one are rounding errors of float32.
+# Variances below this fraction of the largest variance are rounding errors of float32.
 ROUNDING = 1e-11
 
 # The values of all seeds at each step.
@@ -17,8 +17,8 @@ def curves(values: dict[str, Curve], families: dict[str, list[str]], figure: str
 
     Args:
       values: The curve of each estimator.
-      families: The estimators of each family, in the order in which they are drawn. The series of an estimator has its
-        family as group, and its place in the family as style.
+      families: The estimators of each family, in the order in which they are drawn. The group of an estimator's series
+        is its family, and the style is its place in the family.
     """
     every = [value for curve in values.values() for seeds in curve.values() for value in seeds]
     finite = [value for value in every if np.isfinite(value)]

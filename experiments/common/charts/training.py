@@ -16,9 +16,10 @@ def learning(rows: list[dict[str, Any]], split: str) -> list[Chart]:
     """Three charts of one run against epochs, in nats: the bound, the rate and the distortion.
 
     Args:
-      rows: Evaluations, dicts with "epoch", "elbo_nats", "rate_nats" and "distortion_nats" on `split`, and perhaps
-        "bound_nats" (mean of the training objective over the epoch) and "active_units". Values that are absent or not
-        finite are left out.
+      rows: The evaluations, dicts with "epoch", "elbo_nats", "rate_nats" and "distortion_nats" on `split`, and perhaps
+        "bound_nats" (the mean of the training objective over the epoch) and "active_units". Values that are absent or
+        not finite are left out.
+      split: The name of the evaluated split.
     """
     epochs = column(rows, "epoch")
     x = Axis("epoch", limits=limits([epochs]))
@@ -39,12 +40,14 @@ def learning(rows: list[dict[str, Any]], split: str) -> list[Chart]:
 
 
 def bound(runs: list[dict[str, Any]], clock: str) -> Chart:
-    """The held-out ELBO (nats) of many runs against "step", "examples" or "seconds".
+    """The held-out ELBO (nats) of many runs against a clock.
+
+    Runs with the same label are seeds of one setting. Their mean is drawn with one standard error, and the single seeds
+    are drawn faintly behind it. If the mean is outside of the axes, the label says so.
 
     Args:
-      runs: Runs as `charts.seeds` describes them, with "label". Runs of one label are seeds of one setting. Their mean
-        is drawn with one standard error, and each of several seeds faintly behind it. A setting whose mean is outside
-        of the axes says so in its label. Runs whose clock is unknown are left out.
+      runs: Runs as `charts.seeds` describes them, with "label". Runs whose clock is unknown are left out.
+      clock: "step", "examples" or "seconds".
     """
     y_limits = limits([seeds.line(run)[:, -1] for run in runs], robust=True)
     series = []
@@ -86,10 +89,10 @@ def _seeds_and_mean(label: str, style: int, runs: list[dict[str, Any]], clock: s
 
 
 def rate_distortion(points: list[dict[str, Any]]) -> Chart:
-    """Models in the plane of rate and distortion (nats), with lines of equal ELBO = -(rate + distortion).
+    """Trained models in the plane of rate and distortion (nats), with lines of equal ELBO = -(rate + distortion).
 
     Args:
-      points: Dicts with "label", "rate_nats" and "distortion_nats", and perhaps "details" for the point.
+      points: One dict for each model, with "label", "rate_nats" and "distortion_nats", and perhaps "details".
     """
     series = []
     for style, (label, group) in enumerate(by_label(points).items()):
@@ -105,7 +108,7 @@ def rate_distortion(points: list[dict[str, Any]]) -> Chart:
 
 
 def _equal_elbo(x_limits: tuple[float, float], y_limits: tuple[float, float]) -> Iterator[Guide]:
-    """About six lines of equal ELBO, at round values, across the plane."""
+    """About six lines of equal ELBO across the plane, at round values of the ELBO."""
     left, right = x_limits
     low, high = y_limits
     step = _round_below((right - left + high - low) / 6)

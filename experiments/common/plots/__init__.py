@@ -1,7 +1,7 @@
-"""Pictures for papers, drawn with matplotlib: charts of `experiments.common.charts` and grids of images.
+"""Pictures for papers, drawn with matplotlib: the charts of `experiments.common.charts`, and grids of images.
 
-Every function returns a matplotlib `Figure`, and `save` writes it. There is no pyplot: a figure belongs to its caller,
-nothing is shown, and no backend is chosen. Sizes are those of a printed page, in inches.
+Every function returns a matplotlib `Figure`, and `save` writes the figure into files. pyplot is not used: a figure
+belongs to its caller, nothing is shown, and no backend is chosen. The sizes are those of a printed page, in inches.
 """
 
 from experiments.common.plots.gradients import against as against

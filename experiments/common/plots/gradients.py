@@ -1,6 +1,6 @@
-"""Pictures of measured gradients and of toy problems, one panel or more for each group of parameters.
+"""Pictures of measured gradients, with panels for each group of parameters, and pictures of toy problems.
 
-Rows are those of `experiments.common.charts.gradients`.
+`experiments.common.charts.gradients` says what a row holds.
 """
 
 import math
@@ -28,9 +28,10 @@ Rows = list[dict[str, Any]]
 
 @styled
 def bias_forest(rows: Rows, groups: list[str]) -> Figure:
-    """Bias along the true gradient with its intervals, and beside it the largest |z|.
+    """The bias along the true gradient with its interval, and beside it the largest |z|.
 
-    A filled vermillion square is biased by either figure; an open circle is within chance.
+    A filled vermillion square marks an estimator that either figure shows to be biased. An open circle marks an
+    estimator whose deviations are within chance.
     """
     figure = Figure(figsize=(WIDTH, 1.05 + 0.19 * len(rows)), layout="constrained")
     axes = figure.subplots(1, 2 * len(groups), sharey=True, squeeze=False, width_ratios=[3, 2] * len(groups))[0]
@@ -61,7 +62,7 @@ def bias_forest(rows: Rows, groups: list[str]) -> Figure:
 
 @styled
 def variance_against_cost(rows: Rows, groups: list[str]) -> Figure:
-    """Variance against FLOP and against time of a gradient, as `charts.gradients.variance_against_cost` describes."""
+    """The variance against the FLOP and the time of a gradient: `charts.gradients.variance_against_cost`."""
     figure = Figure(figsize=(WIDTH, 0.5 + 2.45 * len(groups)), layout="constrained")
     axes = figure.subplots(len(groups), len(gradients.COSTS), squeeze=False, sharex="col", sharey="row")
     names: dict[str, Series] = {}
@@ -91,7 +92,7 @@ def variance_against_cost(rows: Rows, groups: list[str]) -> Figure:
 
 @styled
 def against(rows: Rows, groups: list[str], x: str, figure_name: str) -> Figure:
-    """A figure of `charts.gradients.FIGURES` against the column `x`, with intervals as bands."""
+    """A figure against K or against the point of a sweep, with its intervals as bands: `charts.gradients.against`."""
     columns = min(len(groups), 2)
     lines = math.ceil(len(groups) / columns)
     figure = Figure(figsize=(WIDTH if columns > 1 else 0.7 * WIDTH, 0.6 + 2.3 * lines), layout="constrained")
@@ -116,11 +117,13 @@ def against(rows: Rows, groups: list[str], x: str, figure_name: str) -> Figure:
 def toy_curves(
     steps: np.ndarray, curves: dict[str, dict[str, np.ndarray]], titles: list[str], families: dict[str, list[str]]
 ) -> Figure:
-    """Loss and variance of the gradient against steps: a column for each family of estimators, two rows for each point
-    of a toy problem, and in grey the losses of the other families.
+    """The loss and the variance of the gradient against steps, for each family of estimators and point of a toy.
+
+    A family has a column, and a point has two rows. The losses of the other families are drawn in grey.
 
     Args:
-      curves: "loss" and "variance" of each estimator, `[points, seeds, steps]`; the mean over seeds is drawn.
+      steps: The recorded steps, `[steps]`.
+      curves: The "loss" and the "variance" of each estimator, `[points, seeds, steps]`. The mean over seeds is drawn.
       titles: A title for each point.
       families: The estimators of each family.
     """
@@ -156,7 +159,7 @@ def _by_step(steps: np.ndarray, values: np.ndarray) -> toys.Curve:
 
 
 def _draw_family(family: list[Series], ax, steps: int) -> None:
-    """The curves of a family. Their markers are apart, so that curves that lie on each other can be told apart."""
+    """The curves of a family. Their markers are at different steps, so that curves on top of each other can be seen."""
     every = max(len(family), steps // 6)
     for place, series in enumerate(family):
         apart = {"markevery": (place * every // len(family), every)}

@@ -21,7 +21,7 @@ PAGE_HEIGHT = 8  # inches
 
 @styled
 def image_grid(images: np.ndarray, columns: int | None = None) -> Figure:
-    """Images `[N, H, W, C]` row by row. Without `columns`, the grid is about as high as it is wide."""
+    """A grid of images `[N, H, W, C]`, row by row. By default the grid is about as high as it is wide."""
     images = _as_rgb(images)
     count, height, width, _ = images.shape
     columns = columns or min(count, math.ceil(math.sqrt(count * height / width)))
@@ -49,7 +49,10 @@ def reconstructions(x: np.ndarray, x_hat: np.ndarray) -> Figure:
 
 @styled
 def interpolations(images: np.ndarray) -> Figure:
-    """Paths through the latent space `[rows, steps, H, W, C]`, left to right. The first and the last image are data."""
+    """Paths through the latent space, `[rows, steps, H, W, C]`, from left to right.
+
+    The first and the last image of a path are data.
+    """
     rows, steps = np.shape(images)[:2]
     images = _as_rgb(np.reshape(images, (rows * steps, *np.shape(images)[2:])))
     _, height, width, _ = images.shape
@@ -77,11 +80,12 @@ def latent_plane(
     """Images decoded over the plane of a two-dimensional latent, and beside them the posterior means of the data.
 
     Args:
-      images: `[n, n, H, W, C]`. With grid = linspace(*extent, n), images[i, j] is decoded from z_1 = grid[j] and
-        z_2 = grid[i], the order of `meshgrid`. It is drawn so that z_2 points up.
-      extent: Lowest and highest value on both axes: values of z or, if `quantiles`, quantiles of the prior.
-      means: Posterior means as values of z, `[N, 2]`.
-      labels: Integer classes of the means, `[N]`.
+      images: The decoded images, `[n, n, H, W, C]`. With grid = linspace(*extent, n), images[i, j] is decoded from
+        z_1 = grid[j] and z_2 = grid[i], which is the order of `meshgrid`. In the picture, z_2 points up.
+      extent: The lowest and the highest value on both axes.
+      means: The posterior means as values of z, `[N, 2]`.
+      labels: The integer classes of the means, `[N]`.
+      quantiles: Whether `extent` holds quantiles of the prior, and not values of z.
     """
     size = len(images)
     if np.shape(images)[:2] != (size, size):
@@ -90,7 +94,7 @@ def latent_plane(
     panels = 1 if means is None else 2
     figure = Figure(figsize=(WIDTH * panels / 2, WIDTH / 2 if panels == 1 else 0.45 * WIDTH), layout="constrained")
     mosaic_ax, *rest = figure.subplots(1, panels, squeeze=False)[0]
-    half = (extent[1] - extent[0]) / max(size - 1, 1) / 2  # half an image: a tick is at the centre of its image
+    half = (extent[1] - extent[0]) / max(size - 1, 1) / 2  # half an image, because a tick is at an image's centre
     edges = (extent[0] - half, extent[1] + half)
     mosaic_ax.imshow(_tile(tiles, size, 0), extent=(*edges, *edges), aspect=tiles.shape[1] / tiles.shape[2])
     mosaic_ax.grid(False)
@@ -124,12 +128,12 @@ def _as_rgb(images: np.ndarray) -> np.ndarray:
 
 
 def _gap(images: np.ndarray) -> int:
-    """Pixels between images."""
+    """The number of pixels between images."""
     return max(1, round(0.06 * min(images.shape[1:3])))
 
 
 def _tile(images: np.ndarray, columns: int, gap: int, row_gap: int | None = None) -> np.ndarray:
-    """`[N, H, W, 3]` -> one image, row by row. Gaps, and the missing images of the last row, are white."""
+    """The images `[N, H, W, 3]` as one image, row by row. Gaps and the empty places of the last row are white."""
     count, height, width, _ = images.shape
     row_gap = gap if row_gap is None else row_gap
     rows = math.ceil(count / columns)
@@ -140,18 +144,18 @@ def _tile(images: np.ndarray, columns: int, gap: int, row_gap: int | None = None
 
 
 def _show(mosaic: np.ndarray, side: int, left: float = 0, top: float = 0) -> tuple[Figure, Axes]:
-    """The mosaic without axes, with margins for labels.
+    """A figure of the mosaic without axes, with margins for labels.
 
-    The mosaic fills a page at most, and `side` pixels fill an inch at most.
+    The mosaic is at most as large as a page, and `side` pixels are at most an inch long.
 
     Args:
-      side: Pixels of the shorter side of one image.
-      left: Left margin in inches.
-      top: Upper margin in inches.
+      side: The number of pixels on the shorter side of one image.
+      left: The left margin in inches.
+      top: The upper margin in inches.
     """
     height, width = mosaic.shape[:2]
     pad = 0.03
-    scale = min((WIDTH - left - 2 * pad) / width, PAGE_HEIGHT / height, 1 / side)  # inches of a pixel
+    scale = min((WIDTH - left - 2 * pad) / width, PAGE_HEIGHT / height, 1 / side)  # the size of a pixel in inches
     figure_width = width * scale + left + 2 * pad
     figure_height = height * scale + top + 2 * pad
     figure = Figure(figsize=(figure_width, figure_height))

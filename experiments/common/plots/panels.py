@@ -1,4 +1,4 @@
-"""The matplotlib renderer: one chart in one pair of axes."""
+"""The matplotlib renderer: draws a chart of `experiments.common.charts` into one panel."""
 
 import math
 
@@ -21,33 +21,33 @@ GUIDES = {
 
 
 def set_axes(ax: Axes, chart: Chart) -> None:
-    """Titles, scales, limits and ticks of both axes."""
+    """Sets the titles, scales, limits and ticks of both axes."""
     _set_axis(ax, ax.xaxis, chart.x)
     _set_axis(ax, ax.yaxis, chart.y)
 
 
 def draw_guides(ax: Axes, chart: Chart) -> None:
-    """The guides of the chart, which leave the limits of the axes as they are."""
+    """Draws the guides of the chart. The limits of the axes stay as they are."""
     for guide in chart.guides:
         line = Line2D(guide.x, guide.y, label=guide.label or "_", **GUIDES[guide.kind])
         ax.add_artist(line)
 
 
 def draw_line(ax: Axes, series: Series, *, dashed: bool = False, marked: bool = True, **style) -> None:
-    """A line through the points, in the look of the series."""
+    """Draws a line through the points, in the look of the series."""
     colour, dash, marker = look(series.style)
     style = {"linestyle": dash if dashed else "-", "marker": marker if marked else None} | style
     ax.plot(series.x, series.y, label=series.label, color=colour, **style)
 
 
 def draw_band(ax: Axes, series: Series) -> None:
-    """The intervals of the points as a band."""
+    """Draws the intervals of the points as a band."""
     if series.low is not None:
         ax.fill_between(series.x, series.low, series.high, color=look(series.style).colour, alpha=0.2, linewidth=0)
 
 
 def draw_bars(ax: Axes, series: Series, *, horizontal: bool = False, **style) -> None:
-    """The points with their intervals as error bars. Markers of a hollow series are white inside."""
+    """Draws the points with their intervals as error bars. The markers of a hollow series are white inside."""
     colour, _, marker = look(series.style)
     measured = series.x if horizontal else series.y
     reach = np.abs([series.low - measured, series.high - measured])
@@ -72,7 +72,7 @@ def name_equal_elbo(ax: Axes, guide: Guide, points: np.ndarray) -> None:
 
 
 def plain_ticks(axis: MatplotlibAxis) -> None:
-    """Plain numbers on a logarithmic axis of less than two decades."""
+    """Puts plain numbers on a logarithmic axis if it is shorter than two decades."""
     low, high = axis.get_view_interval()
     if high >= 100 * low or low <= 0:
         return

@@ -15,10 +15,10 @@ from experiments.common.plots.style import WIDTH, legend_outside, look, styled
 
 @styled
 def learning_curves(rows: list[dict[str, Any]], split: str, timing: list[float] | None = None) -> Figure:
-    """Bound, rate and distortion of one run against epochs, as `charts.training.learning` describes them.
+    """The bound, the rate and the distortion of one run against epochs: `charts.training.learning`.
 
     Args:
-      timing: Seconds of training at each row, shown as a second horizontal axis.
+      timing: The seconds of training at each row, which are shown on a second horizontal axis.
     """
     figure = Figure(figsize=(WIDTH, 2.5 if timing is None else 2.8), layout="constrained")
     axes = figure.subplots(1, 3)
@@ -38,9 +38,9 @@ def learning_curves(rows: list[dict[str, Any]], split: str, timing: list[float] 
 
 @styled
 def compare_runs(runs: list[dict[str, Any]]) -> Figure:
-    """The held-out ELBO of many runs against steps and, if it is known, against seconds of training.
+    """The held-out ELBO of many runs against steps and, if they are known, seconds: `charts.training.bound`.
 
-    `runs` are those of `charts.training.bound`: thin lines are seeds, a band is one standard error of their mean.
+    Thin lines are seeds. A band is one standard error of the mean over seeds.
     """
     clocks = ["step"] + ["seconds"] * any(run.get("seconds") is not None for run in runs)
     names = len({run["label"] for run in runs})
@@ -67,7 +67,7 @@ def compare_runs(runs: list[dict[str, Any]]) -> Figure:
 
 @styled
 def rate_distortion(points: list[dict[str, Any]]) -> Figure:
-    """Models in the rate-distortion plane over lines of equal ELBO, as `charts.training.rate_distortion` describes."""
+    """Trained models in the plane of rate and distortion: `charts.training.rate_distortion`."""
     figure = Figure(figsize=(0.7 * WIDTH, 3.4), layout="constrained")
     ax = figure.subplots()
     ax.grid(False)
@@ -86,7 +86,7 @@ def rate_distortion(points: list[dict[str, Any]]) -> Figure:
 
 
 def _add_clock(ax: Axes, epochs: np.ndarray, timing: list[float]) -> None:
-    """A second horizontal axis: the seconds of training at each epoch, 0 at the start, interpolated between rows."""
+    """Adds a second horizontal axis with the seconds of training, interpolated between the rows."""
     seconds = np.asarray(timing, dtype=float)
     if seconds.shape != epochs.shape:
         raise ValueError(f"timing has shape {seconds.shape} for {len(epochs)} rows; it needs one number for each row")
