@@ -6,7 +6,7 @@ for papers, and `experiments.report.plotly_charts` with plotly for the HTML repo
 markers and sizes.
 """
 
-from experiments.common.charts.description import Axis as Axis
-from experiments.common.charts.description import Chart as Chart
-from experiments.common.charts.description import Guide as Guide
-from experiments.common.charts.description import Series as Series
+from experiments.common.charts.chart import Axis as Axis
+from experiments.common.charts.chart import Chart as Chart
+from experiments.common.charts.chart import Guide as Guide
+from experiments.common.charts.chart import Series as Series

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.common.charts.description import Axis, Chart, Guide, Series, column
+from experiments.common.charts.chart import Axis, Chart, Guide, Series, column
 
 COSTS = {"flops": "FLOP per gradient", "seconds": "time per gradient (s)"}
 FIGURES = {

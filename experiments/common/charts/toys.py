@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from experiments.common.charts.description import Axis, Chart, Series
+from experiments.common.charts.chart import Axis, Chart, Series
 
 FIGURES = {"loss": "expected loss", "variance": "gradient variance"}
 # Variances below this fraction of the largest variance are rounding errors of float32.

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from experiments.common.charts import seeds
-from experiments.common.charts.description import Axis, Chart, Guide, Series, by_label, column, limits
+from experiments.common.charts import seed_curves
+from experiments.common.charts.chart import Axis, Chart, Guide, Series, by_label, column, limits
 
 CLOCK_TITLES = {"step": "training step", "examples": "training examples", "seconds": "training time (s)"}
 
@@ -46,13 +46,13 @@ def bound(runs: list[dict[str, Any]], clock: str) -> Chart:
     are drawn faintly behind it. If the mean is outside of the axes, the label says so.
 
     Args:
-      runs: Runs as `charts.seeds` describes them, with "label". Runs whose clock is unknown are left out.
+      runs: Runs as `charts.seed_curves` describes them, with "label". Runs whose clock is unknown are left out.
       clock: "step", "examples" or "seconds".
     """
-    y_limits = limits([seeds.line(run)[:, -1] for run in runs], robust=True)
+    y_limits = limits([seed_curves.curve(run)[:, -1] for run in runs], robust=True)
     series = []
     for style, (label, group) in enumerate(by_label(runs).items()):
-        reason = seeds.reason_unseen(group, y_limits) if y_limits else " (not finite)"
+        reason = seed_curves.reason_unseen(group, y_limits) if y_limits else " (not finite)"
         series += _seeds_and_mean(label + reason, style, [run for run in group if _has_clock(run, clock)], clock)
     ends = [one.x[-1] for one in series if len(one.x)]
     spread = clock == "seconds" and bool(ends) and max(ends) > 5 * min(ends) > 0
@@ -63,8 +63,9 @@ def bound(runs: list[dict[str, Any]], clock: str) -> Chart:
 
 def known_clocks(runs: list[dict[str, Any]]) -> list[str]:
     """The clocks that are known at every evaluation of every run."""
-    lines = [seeds.line(run) for run in runs]
-    return [clock for i, clock in enumerate(seeds.CLOCKS) if all(np.isfinite(line[:, i]).all() for line in lines)]
+    curves = [seed_curves.curve(run) for run in runs]
+    is_known = lambda i: all(np.isfinite(curve[:, i]).all() for curve in curves)
+    return [clock for i, clock in enumerate(seed_curves.CLOCKS) if is_known(i)]
 
 
 def _has_clock(run: dict[str, Any], clock: str) -> bool:
@@ -72,12 +73,12 @@ def _has_clock(run: dict[str, Any], clock: str) -> bool:
 
 
 def _seeds_and_mean(label: str, style: int, runs: list[dict[str, Any]], clock: str) -> Iterator[Series]:
-    place = seeds.CLOCKS.index(clock)
+    place = seed_curves.CLOCKS.index(clock)
     if len(runs) > 1:
         for run in runs:
-            x, y = seeds.line(run)[:, [place, -1]].T
+            x, y = seed_curves.curve(run)[:, [place, -1]].T
             yield Series(label, style, x, y, faint=True)
-    averaged = seeds.averaged(runs)[..., [place, -1]]
+    averaged = seed_curves.curves_to_average(runs)[..., [place, -1]]
     number = f"{len(averaged)} of {len(runs)}" if len(averaged) < len(runs) else len(runs)
     remark = f"mean of {number} seeds" if len(runs) > 1 else ""
     x, mean = averaged.mean(axis=0).T if len(averaged) else np.zeros((2, 0))

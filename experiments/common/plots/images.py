@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
-from experiments.common.charts.description import limits
+from experiments.common.charts.chart import limits
 from experiments.common.plots.style import VERMILLION, WIDTH, look, styled
 
 PAGE_HEIGHT = 8  # inches

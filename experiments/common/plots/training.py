@@ -22,7 +22,7 @@ def learning_curves(rows: list[dict[str, Any]], split: str, timing: list[float] 
     """
     figure = Figure(figsize=(WIDTH, 2.5 if timing is None else 2.8), layout="constrained")
     axes = figure.subplots(1, 3)
-    epochs = charts.description.column(rows, "epoch")
+    epochs = charts.chart.column(rows, "epoch")
     marker = "o" if len(rows) <= 30 else None
     for ax, chart in zip(axes, training.learning(rows, split), strict=True):
         panels.set_axes(ax, chart)

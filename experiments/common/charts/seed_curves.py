@@ -19,7 +19,7 @@ CLOCKS = ("step", "examples", "seconds")
 Run = dict[str, Any]
 
 
-def line(run: Run) -> np.ndarray:
+def curve(run: Run) -> np.ndarray:
     """The evaluations with a finite ELBO in the order of their steps, `[evaluations, 4]`.
 
     The columns are the three CLOCKS, NaN where a clock is unknown, and the ELBO.
@@ -27,8 +27,8 @@ def line(run: Run) -> np.ndarray:
     return np.array(sorted(_by_step(run).values()), dtype=float).reshape(-1, 4)
 
 
-def averaged(runs: list[Run]) -> np.ndarray:
-    """The lines of the seeds whose mean is drawn, at the steps that all these seeds have, `[seeds, steps, 4]`.
+def curves_to_average(runs: list[Run]) -> np.ndarray:
+    """The curves of the seeds whose mean is drawn, at the steps that all these seeds have, `[seeds, steps, 4]`.
 
     The finished seeds are averaged. If there are none, the seeds in training are averaged, and if there are none of
     these either, the seeds that diverged. So a seed that diverged early does not cut the mean of the others short.
@@ -36,14 +36,14 @@ def averaged(runs: list[Run]) -> np.ndarray:
     for status in ("done", None, "diverged"):
         if seeds := [_by_step(run) for run in runs if run.get("status") == status]:
             common = sorted(set.intersection(*map(set, seeds)))
-            lines = [[seed[step] for step in common] for seed in seeds]
-            return np.array(lines, dtype=float).reshape(len(seeds), len(common), 4)
+            curves = [[seed[step] for step in common] for seed in seeds]
+            return np.array(curves, dtype=float).reshape(len(seeds), len(common), 4)
     return np.zeros((0, 0, 4))
 
 
 def reason_unseen(runs: list[Run], limits: tuple[float, float]) -> str:
     """The reason why no part of the runs' mean is within the limits, for its label; empty if some part is."""
-    elbo = averaged(runs)[..., -1].T  # [steps, seeds]
+    elbo = curves_to_average(runs)[..., -1].T  # [steps, seeds]
     if not len(elbo):
         return " (no step in common)" if any(map(_by_step, runs)) else " (not finite)"
     low, high = limits
