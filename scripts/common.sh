@@ -1,4 +1,4 @@
-# Functions that the scripts reproduce_*.sh share. They source this file; it is no script of its own.
+# Functions that the scripts reproduce_*.sh share. These scripts source this file; run by itself, it does nothing.
 
 # Reads the arguments of a script, in any order, and changes to the root of the checkout.
 #

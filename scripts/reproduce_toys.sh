@@ -32,7 +32,7 @@ read_arguments "[--quick]" "" "$@"
 bash scripts/setup.sh $device
 output=results/toys coins=(--steps=1000 --records=41) length=()
 if [ -n "$quick" ]; then
-  echo "TRUNCATED: 500 steps of 2 seeds in place of 5000 or 1000 of 5"
+  echo "TRUNCATED: 500 steps of 2 seeds instead of 5000 or 1000 steps of 5 seeds"
   output=results/toys_quick coins=() length=(--steps=500 --seeds=2)
 fi
 train() {

@@ -83,7 +83,7 @@ def _read(claim: Claim, folder: Path) -> Row:
     row = {"result": claim.result, "published": claim.published, "script": claim.script} | claim.read(path)
     seeds = row.get("seeds", claim.seeds)
     if seeds < claim.seeds:
-        raise ValueError(f"{path} has {seeds} of {claim.seeds} seeds; let the script go on")
+        raise ValueError(f"{path} has {seeds} of {claim.seeds} seeds; run the script again to finish it")
     return {name: row[name] for name in COLUMNS}
 
 

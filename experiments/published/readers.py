@@ -50,7 +50,7 @@ def ranking(name: str, figure: str, required: tuple[str, ...]) -> Reader:
         runs = _finished_runs(path, figure, {})
         tried = {_without_options(run.row[name]) for run in runs}
         if missing := [value for value in required if value not in tried]:
-            raise ValueError(f"{path} has no run of {', '.join(missing)}; let the script go on")
+            raise ValueError(f"{path} has no run of {', '.join(missing)}; run the script again to finish it")
         groups: dict[str, list[Run]] = {}
         for run in runs:
             groups.setdefault(run.row[name], []).append(run)
@@ -119,7 +119,7 @@ def distance(group: str, estimator: str) -> Reader:
         laboratory, rows = _laboratory(path, estimator)
         row = rows[-1]
         off, chance = row[f"{group}_relative_bias"], row[f"{group}_relative_stderr"]
-        obtained = f"{off:.2f}, of which chance makes up to {chance:.2f}"
+        obtained = f"{off:.2f} (up to {chance:.2f} by chance)"
         return {"obtained": obtained, **_laboratory_columns(laboratory, [row])}
 
     return read
@@ -183,7 +183,8 @@ def _finished_runs(path: Path, figure: str, settings: dict[str, Any]) -> list[Ru
         chosen = " with " + ", ".join(f"{key}={value}" for key, value in settings.items()) if settings else ""
         and_diverged = f", and {diverged} diverged" if diverged else ""
         raise ValueError(
-            f"{path} has {len(done)} finished of {len(runs)} runs{chosen}{and_diverged}; let the script go on"
+            f"{path} has {len(done)} finished of {len(runs)} runs{chosen}{and_diverged}; run the script again to finish"
+            " it"
         )
     if not all(figure in run.row for run in done):
         raise ValueError(f"{path} has a run without {figure}; run the script again")

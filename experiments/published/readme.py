@@ -1,4 +1,4 @@
-"""Makes the tables of scripts/README.md. Each table stands between two marks, which are HTML comments."""
+"""Makes the tables of scripts/README.md. Each table is between two marks, which are HTML comments."""
 
 import re
 

@@ -60,7 +60,7 @@ def rate_distortion(contents: Contents) -> Figure | None:
 
 @_untrusted
 def variance_against_cost(rows: list[dict[str, Any]], group: str) -> Figure | None:
-    """Variance of the gradient with its interval, against FLOP and against time. All rows are of one point."""
+    """Variance of the gradient with its interval, against FLOP and against time. The rows belong to one point."""
     rows = [row for row in rows if all(0 < row[cost] < math.inf for cost in gradients.COSTS)]
     by_cost = {
         label: gradients.variance_against_cost(rows, group, cost)

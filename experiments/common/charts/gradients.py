@@ -139,7 +139,7 @@ def _positive(value: float | None) -> bool:
 
 
 def _places(rows: list[Row]) -> range:
-    """The height of each row: the first row stands highest."""
+    """The height of each row; the first row is the highest."""
     return range(len(rows) - 1, -1, -1)
 
 

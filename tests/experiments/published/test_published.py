@@ -73,7 +73,7 @@ def test_a_finished_script_gives_a_row_and_an_unfinished_one_keeps_the_earlier_r
         write_run(tmp_path / f"flax_vae/runs/{i}", flax[i], shift=0.1 * i, finished=i < 2)
         _set_clock(tmp_path / f"flax_vae/runs/{i}", 60 * clock)
     assert published.collect(tmp_path, before) == before
-    assert "has 2 finished of 3 runs; let the script go on" in capsys.readouterr().out
+    assert "has 2 finished of 3 runs; run the script again to finish it" in capsys.readouterr().out
     shutil.move(tmp_path / "flax_vae/runs/2", tmp_path / "aside")
     assert published.collect(tmp_path, before) == before
     assert "has 2 of 3 seeds" in capsys.readouterr().out
@@ -105,7 +105,7 @@ def test_a_ranking_lists_each_estimator_at_its_best_temperature(tmp_path, capsys
     for i, (name, temperature, seed, shift) in enumerate(points):
         write_run(tmp_path / f"reinmax/runs/{i}", at(name, temperature, seed=seed), shift)
     assert published.collect(tmp_path, []) == []
-    assert "has no run of gumbel_softmax; let the script go on" in capsys.readouterr().out
+    assert "has no run of gumbel_softmax; run the script again to finish it" in capsys.readouterr().out
     for seed in range(3):
         path = tmp_path / f"reinmax/runs/1{seed}"
         write_run(path, at("gumbel_softmax", 0.5, seed=seed, compute_dtype="bfloat16"), 2.0)
@@ -222,7 +222,7 @@ def test_measurements_of_the_laboratory_give_rows(tmp_path):
         *(f"{slope} ± {0.1 / math.log(4) / math.sqrt(2):.3f}" for slope in ("0.500", "-0.500", "0.400")),
         *["90.00 [81.00, 99.00]"] * 2,
         "0.500 [0.400, 0.625] of reparam's",
-        "0.89, of which chance makes up to 0.04",
+        "0.89 (up to 0.04 by chance)",
     ]
     assert [row["K"] for row in rows] == ["1 to 16"] * 3 + ["1"] * 3 + ["32"]
     assert {row["minutes"] for row in rows} == {"1.5"}

@@ -37,17 +37,17 @@ def test_the_tables_show_the_numbers_of_the_result_files(swept):
 
 def test_settings_with_one_finished_seed_are_not_judged(tmp_path):
     """There are two settings with two seeds each. One seed of the better or of the worse setting diverged."""
-    for alone, sentence in (
+    for single, sentence in (
         (1e-3, "it has only one finished seed, so no difference is judged"),
         (1e-2, "not judged, with only one finished seed: learning_rate=0.01"),
     ):
         folder = write_sweep(
-            tmp_path / str(alone), [({"learning_rate": 1e-3, "seed": seed}, 0.1 * seed) for seed in (0, 1)]
+            tmp_path / str(single), [({"learning_rate": 1e-3, "seed": seed}, 0.1 * seed) for seed in (0, 1)]
         )
         for seed in (0, 1):
             write_run(folder / f"runs/1{seed}", Settings(learning_rate=1e-2, seed=seed), 1.0)
-        path = folder / ("runs/1/result.json" if alone == 1e-3 else "runs/11/result.json")
-        path.write_text(json.dumps(Settings(learning_rate=alone, seed=1).json() | {"status": "diverged", "step": 1}))
+        path = folder / ("runs/1/result.json" if single == 1e-3 else "runs/11/result.json")
+        path.write_text(json.dumps(Settings(learning_rate=single, seed=1).json() | {"status": "diverged", "step": 1}))
         assert f"best: learning_rate=0.001; {sentence}Settings" in make_page(folder).text.replace("\n", "").replace(
             " ResultsBo", ""
         )
