@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import shutil
 
 import pytest
@@ -35,22 +36,23 @@ def test_the_tables_show_the_numbers_of_the_result_files(swept):
     assert f"(K = {rows[0]['eval_samples']})" in headline
 
 
-def test_settings_with_one_finished_seed_are_not_judged(tmp_path):
+@pytest.mark.parametrize(
+    ("diverged", "remark"),
+    [
+        (0.001, "it has only one finished seed, so no difference is judged"),
+        (0.01, "not judged, with only one finished seed: learning_rate=0.01"),
+    ],
+)
+def test_settings_with_one_finished_seed_are_not_judged(diverged, remark, tmp_path):
     """There are two settings with two seeds each. One seed of the better or of the worse setting diverged."""
-    for single, sentence in (
-        (1e-3, "it has only one finished seed, so no difference is judged"),
-        (1e-2, "not judged, with only one finished seed: learning_rate=0.01"),
-    ):
-        folder = write_sweep(
-            tmp_path / str(single), [({"learning_rate": 1e-3, "seed": seed}, 0.1 * seed) for seed in (0, 1)]
-        )
+    for rate, shift in ((0.001, 0.0), (0.01, 1.0)):
         for seed in (0, 1):
-            write_run(folder / f"runs/1{seed}", Settings(learning_rate=1e-2, seed=seed), 1.0)
-        path = folder / ("runs/1/result.json" if single == 1e-3 else "runs/11/result.json")
-        path.write_text(json.dumps(Settings(learning_rate=single, seed=1).json() | {"status": "diverged", "step": 1}))
-        assert f"best: learning_rate=0.001; {sentence}Settings" in make_page(folder).text.replace("\n", "").replace(
-            " ResultsBo", ""
-        )
+            write_run(tmp_path / f"runs/{rate}-{seed}", Settings(learning_rate=rate, seed=seed), shift)
+    row = Settings(learning_rate=diverged, seed=1).json() | {"status": "diverged", "step": 1}
+    (tmp_path / f"runs/{diverged}-1/result.json").write_text(json.dumps(row))
+    make_page(tmp_path)
+    [sentence] = re.findall(r'<p class="best">(.*?)</p>', (tmp_path / "report.html").read_text())
+    assert sentence == f"best: learning_rate=0.001; {remark}"
 
 
 def test_active_units_are_shown_for_each_layer(tmp_path):
@@ -71,22 +73,31 @@ def test_active_units_are_shown_for_each_layer(tmp_path):
     assert results.units(rows[1:]) == rows[1]["active_units_by_layer"]
 
 
-def test_rows_are_ranked_by_a_figure_that_all_of_them_have(tmp_path):
-    """The second row has the better -log p(x), and the first row has the better ELBO."""
-    sets = ({"validation_size": 5}, {}), ({"validation_size": 5}, {"validation_size": 6}), ({}, {"eval_samples": 5000})
-    words = "test set's -log p(x)", "validation bound", "test set's ELBO"
-    for i, (points, word) in enumerate(zip(sets, words, strict=True)):
-        folder = write_sweep(tmp_path / str(i), [(point, 0.0) for point in points])
-        rows = [json.loads(path.read_text()) for path in sorted(folder.glob("runs/*/result.json"))]
-        for row, shift in zip(rows, (0.0, -9.0), strict=True):
-            row |= {"test_nll_nats": row["test_nll_nats"] + shift, "test_elbo_nats": row["test_elbo_nats"] + shift}
-        assert f"best first by the {word}" in results.heading(rows)
-        by = (rows[1], rows[0]) if "-log" in word else rows
-        names = results.varying(rows)
-        assert [[r[n] for n in names] for r in results.aggregate(rows)] == [[r[n] for n in names] for r in by]
-        for path, row in zip(sorted(folder.glob("runs/*/result.json")), rows, strict=True):
-            path.write_text(json.dumps(row))
-        assert ("best: " in make_page(folder).text) == (word == "validation bound")
+@pytest.mark.parametrize(
+    ("settings", "figure", "first", "has_best"),
+    [
+        (({"validation_size": 5}, {"validation_size": 6}), "validation bound", 0, True),
+        (({"validation_size": 5}, {}), "test set's -log p(x)", 1, False),
+        (({}, {"eval_samples": 5000}), "test set's ELBO", 0, False),
+    ],
+)
+def test_rows_are_ranked_by_a_figure_that_all_of_them_have(settings, figure, first, has_best, tmp_path):
+    """The first row has the better validation bound and ELBO, and the second row has the better -log p(x)."""
+    write_sweep(tmp_path, [(one, 0.0) for one in settings])
+    files = sorted(tmp_path.glob("runs/*/result.json"))
+    rows = [json.loads(path.read_text()) for path in files]
+    rows[1] |= {
+        name: rows[1][name] - 9
+        for name in ("test_nll_nats", "test_elbo_nats", "validation_elbo_nats")
+        if name in rows[1]
+    }
+    for path, row in zip(files, rows, strict=True):
+        path.write_text(json.dumps(row))
+
+    [name] = results.varying(rows)
+    assert results.aggregate(rows)[0][name] == rows[first][name]
+    assert f"best first by the {figure}" in results.heading(rows)
+    assert ("best: " in make_page(tmp_path).text) == has_best
 
 
 def test_the_curves_show_the_rows_of_metrics_jsonl(swept):
