@@ -16,7 +16,7 @@
 # and the encoder's inputs are centred as the decoder's outputs are. As in the paper, the images are binarized anew in
 # every step.
 #
-# Expected -log p(x) (by L_5000) and, in parentheses, active units:
+# Expected -log p(x) (by L_5000, the bound with 5000 samples) and, in parentheses, active units:
 #
 #                   K = 1            K = 5            K = 50
 #   VAE, 1 layer    86.76 (19)       86.47 (20)       86.35 (20)
