@@ -5,7 +5,8 @@ To add a family, write a class with the decorator `family`. A location-scale fam
 formula only if there is a closed form.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,11 +21,62 @@ OneHots = Float[Array | np.ndarray, "*#samples D C"]
 
 
 def family(cls: type) -> type:
-    """Makes a frozen dataclass of a class, and registers it as a pytree whose leaves are the fields."""
-    # The tests execute annotations, but not those of a family's fields: jax puts shapes, axes and other objects in the
-    # place of parameters.
+    """Makes a frozen dataclass of a class, and registers it as a pytree whose leaves are the fields.
+
+    Parameters may have different shapes: where a distribution is built, its parameters are broadcast to one batch and
+    one event. `Normal(mean [1], log_var [2])` has two dimensions with one mean.
+
+    Raises:
+      ValueError: where a distribution is built, if its parameters do not broadcast, or if a static field is an array.
+    """
+    # The tests execute annotations, but not those of a family's fields, which may be NumPy arrays and numbers too.
     cls.__no_type_check__ = True
-    return jax.tree_util.register_dataclass(dataclass(frozen=True)(cls))
+    cls.__post_init__ = _broadcast_parameters
+    cls = dataclass(frozen=True)(cls)
+    names = [each.name for each in fields(cls)]
+    static = [each.name for each in fields(cls) if each.metadata.get("static")]
+    leaves = [name for name in names if name not in static]
+    keys = [jax.tree_util.GetAttrKey(name) for name in leaves]
+
+    def flatten(q):
+        return [getattr(q, name) for name in leaves], tuple(getattr(q, name) for name in static)
+
+    def flatten_with_keys(q):
+        values, constants = flatten(q)
+        return list(zip(keys, values, strict=True)), constants
+
+    def unflatten(constants, values):  # without __post_init__: jax puts other objects in the place of parameters
+        q = object.__new__(cls)
+        q.__dict__.update(zip(leaves, values, strict=True), **dict(zip(static, constants, strict=True)))
+        return q
+
+    jax.tree_util.register_pytree_with_keys(cls, flatten_with_keys, unflatten, flatten)
+    return cls
+
+
+def _broadcast_parameters(q: Any) -> None:
+    """Broadcasts the fields that are annotated as `Float[Array, "*batch D"]` and the like, axis by axis."""
+    family = type(q).__name__
+    for each in fields(q):
+        if each.metadata.get("static") and isinstance(getattr(q, each.name), jax.Array | np.ndarray):
+            raise ValueError(f"{family} needs a Python number as its {each.name}, not an array")
+    axes = {each.name: each.type.dim_str.split()[1:] for each in fields(q) if hasattr(each.type, "dim_str")}
+    given = {name: np.shape(getattr(q, name)) for name in axes}
+    shapes = {name: (1,) * (len(axes[name]) - len(shape)) + shape for name, shape in given.items()}
+    events = [
+        pair for name, shape in shapes.items() for pair in zip(axes[name], shape[-len(axes[name]) :], strict=True)
+    ]
+    try:
+        batch = np.broadcast_shapes(*(shape[: -len(axes[name])] for name, shape in shapes.items()))
+        lengths = {axis: np.broadcast_shapes(*((n,) for name, n in events if name == axis))[0] for axis, _ in events}
+    except ValueError:
+        raise ValueError(f"the parameters of {family} do not broadcast; their shapes are {given}") from None
+    for name, shape in given.items():
+        event = tuple(lengths[axis] for axis in axes[name])
+        if len(set(axes[name])) < len(axes[name]) and shapes[name][-len(event) :] != event:
+            raise ValueError(f"{family} needs a {name} of shape {[*batch, *event]}, got {[*shape]}")
+        if shape != (*batch, *event):
+            object.__setattr__(q, name, jnp.broadcast_to(getattr(q, name), (*batch, *event)))
 
 
 def uniform(key: PRNGKeyArray, shape: tuple[int, ...], dtype: DTypeLike) -> Float[Array, "..."]:

@@ -5,7 +5,6 @@ from dataclasses import field
 
 import jax
 import jax.numpy as jnp
-from jax.scipy import stats
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from vae.distributions.base import LocationScale, OneHots, Reparameterizable, Vectors, family, logistic
@@ -35,8 +34,9 @@ class BinaryConcrete(LocationScale):
         return (self.logits + eps) / self.temperature
 
     def log_prob(self, z: Vectors) -> Float[Array, "*#samples"]:
-        location, scale = self.logits / self.temperature, 1 / self.temperature
-        return jnp.sum(stats.logistic.logpdf(z, location, scale), axis=-1)
+        x = self.temperature * z - self.logits
+        log_density = jax.nn.log_sigmoid(x) + jax.nn.log_sigmoid(-x) + math.log(self.temperature)
+        return jnp.sum(log_density, axis=-1)
 
 
 @family
@@ -65,4 +65,4 @@ class ExpConcrete(ByClassLogits, Reparameterizable):
         classes = self.logits.shape[-1]
         x = self.logits - self.temperature * z
         constant = math.lgamma(classes) + (classes - 1) * math.log(self.temperature)
-        return jnp.sum(constant + jnp.sum(x, -1) - classes * jax.nn.logsumexp(x, -1), axis=-1)
+        return jnp.sum(constant + jnp.sum(jax.nn.log_softmax(x, axis=-1), axis=-1), axis=-1)

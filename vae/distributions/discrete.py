@@ -9,7 +9,11 @@ from vae.distributions.base import OneHots, Vectors, family, uniform
 
 @family
 class Bernoulli:
-    """Factorized Bernoulli by its logits `[*batch, D]`; samples are 0. or 1."""
+    """Factorized Bernoulli by its logits `[*batch, D]`; samples are 0. or 1.
+
+    A logit may be infinite. An impossible bit has the log-probability -3e38, the lowest float, and not -inf: gradients
+    stay finite.
+    """
 
     logits: Float[Array, "*batch D"]
 
@@ -30,7 +34,9 @@ class Bernoulli:
 
     def log_prob(self, z: Vectors) -> Float[Array, "*#samples"]:
         # This form is finite for every finite logit, and its derivative is as fast as one written by hand.
-        return jnp.sum(z * self.logits - jax.nn.softplus(self.logits), axis=-1)
+        largest = jnp.finfo(self.logits.dtype).max
+        logits = jnp.clip(self.logits, -largest, largest)  # an infinite logit times a bit of 0 would be NaN
+        return jnp.sum(z * logits - jax.nn.softplus(logits), axis=-1)
 
 
 class ByClassLogits:
@@ -47,7 +53,11 @@ class ByClassLogits:
 
 @family
 class Categorical(ByClassLogits):
-    """D independent categorical variables of C classes by logits `[*batch, D, C]`; samples are one-hot."""
+    """D independent categorical variables of C classes by logits `[*batch, D, C]`; samples are one-hot.
+
+    A logit of -inf makes its class impossible. Such a class has the log-probability -3e38, the lowest float, and not
+    -inf: gradients stay finite.
+    """
 
     logits: Float[Array, "*batch D C"]
 
@@ -59,4 +69,7 @@ class Categorical(ByClassLogits):
         return jax.nn.one_hot(index, self.logits.shape[-1], dtype=self.logits.dtype)
 
     def log_prob(self, z: OneHots) -> Float[Array, "*#samples"]:
-        return jnp.sum(z * jax.nn.log_softmax(self.logits, axis=-1), axis=(-2, -1))
+        log_probs = jax.nn.log_softmax(self.logits, axis=-1)
+        lowest = jnp.finfo(log_probs.dtype).min
+        log_probs = jnp.where(log_probs < lowest, lowest, log_probs)  # -inf times a zero of z would be NaN
+        return jnp.sum(z * log_probs, axis=(-2, -1))

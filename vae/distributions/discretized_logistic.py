@@ -1,5 +1,6 @@
 """The discretized logistic: a probability for each grey level of a pixel."""
 
+import math
 from dataclasses import field
 
 import jax
@@ -8,6 +9,7 @@ from jax.lax import stop_gradient
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from vae.distributions.base import Reparameterizable, Vectors, family, logistic
+from vae.distributions.special import Numbers
 
 
 @family
@@ -34,5 +36,11 @@ class DiscretizedLogistic(Reparameterizable):
         upper, lower = (x + half - self.mean) * inverse, (x - half - self.mean) * inverse
         below, above = jax.nn.log_sigmoid(upper), jax.nn.log_sigmoid(-lower)
         # sigmoid(u) - sigmoid(l) = sigmoid(u) sigmoid(-l) (1 - exp(l - u)), which does not cancel in the far tails.
-        inside = below + above + jnp.log(-jnp.expm1(-2 * half * inverse))
+        inside = below + above + _log1mexp(math.log(2 * half) - self.log_scale)
         return jnp.sum(jnp.where(x < half, below, jnp.where(x > 1 - half, above, inside)), axis=-1)
+
+
+def _log1mexp(log_width: Numbers) -> Float[Array, "*#shape"]:
+    """log(1 - exp(-width)), also where the width is so small that it underflows."""
+    width = jnp.exp(jnp.clip(log_width, -20, 20))
+    return jnp.where(log_width < -20, log_width, jnp.log(-jnp.expm1(-width)))

@@ -1,12 +1,14 @@
-"""Families whose samples are differentiated implicitly (arXiv:1805.08498): Gamma, Beta and Dirichlet."""
+"""Families whose samples are differentiated implicitly (arXiv:1805.08498): Gamma, Beta and Dirichlet.
+
+Their densities and divergences are accurate for logs of concentrations from -80 to 80 (`special.py`).
+"""
 
 import jax
 import jax.numpy as jnp
-from jax.scipy import stats
-from jax.scipy.special import gammaln, xlogy
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from vae.distributions.base import Reparameterizable, Vectors, family
+from vae.distributions.special import HALF_LOG_2PI, Numbers, gamma_kernel, log_gamma_draws, log_positive, stirling_error
 
 
 @family
@@ -26,12 +28,15 @@ class Gamma(Reparameterizable):
         return jnp.exp(self.log_concentration - self.log_rate)
 
     def rsample(self, key: PRNGKeyArray, num_samples: int) -> Float[Array, "{num_samples} *batch D"]:
-        shape = (num_samples, *self.log_rate.shape)
-        log_draw = jax.random.loggamma(key, jnp.exp(self.log_concentration), shape, self.log_rate.dtype)
-        return jnp.maximum(jnp.exp(log_draw - self.log_rate), jnp.finfo(log_draw.dtype).tiny)
+        limits = jnp.finfo(self.log_rate.dtype)
+        log_z = log_gamma_draws(key, self.log_concentration, num_samples) - self.log_rate
+        # The log is clipped too: the derivative of exp would overflow, and zero times infinity is NaN.
+        return jnp.maximum(jnp.exp(jnp.minimum(log_z, jnp.log(limits.max))), limits.tiny)
 
     def log_prob(self, z: Vectors) -> Float[Array, "*#samples"]:
-        return jnp.sum(stats.gamma.logpdf(z, jnp.exp(self.log_concentration), scale=jnp.exp(-self.log_rate)), axis=-1)
+        log_a, log_z = self.log_concentration, log_positive(z)
+        log_density = gamma_kernel(log_a, self.log_rate - log_a, log_z) + _log_peak(log_a)
+        return jnp.sum(jnp.where(z < 0, -jnp.inf, log_density), axis=-1)
 
 
 @family
@@ -46,16 +51,23 @@ class Beta(Reparameterizable):
     log_beta: Float[Array, "*batch D"]
 
     @property
+    def as_dirichlet(self) -> "Dirichlet":
+        """The same distribution of (z, 1 - z), with batch_shape `[*batch, D]`."""
+        return Dirichlet(jnp.stack([self.log_alpha, self.log_beta], axis=-1))
+
+    @property
     def mean(self) -> Float[Array, "*batch D"]:
         return jax.nn.sigmoid(self.log_alpha - self.log_beta)
 
     def rsample(self, key: PRNGKeyArray, num_samples: int) -> Float[Array, "{num_samples} *batch D"]:
-        log_concentrations = jnp.stack([self.log_alpha, self.log_beta], axis=-1)
-        z = Dirichlet(log_concentrations).rsample(key, num_samples)[..., 0]
+        z = self.as_dirichlet.rsample(key, num_samples)[..., 0]
         return jnp.minimum(z, 1 - jnp.finfo(z.dtype).epsneg)
 
     def log_prob(self, z: Vectors) -> Float[Array, "*#samples"]:
-        return jnp.sum(stats.beta.logpdf(z, jnp.exp(self.log_alpha), jnp.exp(self.log_beta)), axis=-1)
+        last = 1 - jnp.finfo(z.dtype).epsneg
+        log_z = jnp.stack([log_positive(z), jnp.log1p(-jnp.where(z > last, last, z))], axis=-1)
+        log_density = self.as_dirichlet.log_prob_of_logs(log_z)
+        return jnp.sum(jnp.where((z < 0) | (z > 1), -jnp.inf, log_density), axis=-1)
 
 
 @family
@@ -70,10 +82,22 @@ class Dirichlet(Reparameterizable):
         return jax.nn.softmax(self.log_concentration, axis=-1)
 
     def rsample(self, key: PRNGKeyArray, num_samples: int) -> Float[Array, "{num_samples} *batch D"]:
-        shape = (num_samples, *self.log_concentration.shape)
-        log_draw = jax.random.loggamma(key, jnp.exp(self.log_concentration), shape, self.log_concentration.dtype)
-        return jnp.maximum(jax.nn.softmax(log_draw, axis=-1), jnp.finfo(log_draw.dtype).tiny)
+        z = jax.nn.softmax(log_gamma_draws(key, self.log_concentration, num_samples), axis=-1)
+        return jnp.maximum(z, jnp.finfo(z.dtype).tiny)
 
     def log_prob(self, z: Vectors) -> Float[Array, "*#samples"]:
-        concentration = jnp.exp(self.log_concentration)
-        return jnp.sum(xlogy(concentration - 1, z) - gammaln(concentration), -1) + gammaln(jnp.sum(concentration, -1))
+        """The log-density of z, whose parts sum to 1. The rounding of that sum does not count."""
+        return self.log_prob_of_logs(log_positive(z))
+
+    def log_prob_of_logs(self, log_z: Vectors) -> Float[Array, "*#samples"]:
+        """The log-density of z by log z."""
+        log_a = self.log_concentration
+        # The kernels are those of Gamma(a) for (sum a) z: they differ by a multiple of sum z, which is 1.
+        kernels = gamma_kernel(log_a, -jax.nn.log_softmax(log_a, axis=-1), log_z)
+        peak = jnp.sum(_log_peak(log_a), axis=-1) - _log_peak(jax.nn.logsumexp(log_a, axis=-1))
+        return peak + jnp.sum(kernels, axis=-1)
+
+
+def _log_peak(log_a: Numbers) -> Float[Array, "*#shape"]:
+    """a log a - a - log Gamma(a): the log-density of log z at its mode, for z ~ Gamma(a, 1)."""
+    return 0.5 * log_a - HALF_LOG_2PI - stirling_error(log_a)

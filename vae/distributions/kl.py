@@ -4,12 +4,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.scipy.special import digamma, gammaln
 from jaxtyping import Array, Float
 
 from vae.distributions.discrete import Bernoulli, Categorical
 from vae.distributions.implicit import Beta, Dirichlet, Gamma
 from vae.distributions.location_scale import Laplace, MultivariateNormal, Normal, log_det
+from vae.distributions.special import Numbers, deviance, digamma_gap, stirling_error
 
 
 def kl(q: Any, p: Any) -> Float[Array, "*batch"]:
@@ -30,47 +30,62 @@ def kl(q: Any, p: Any) -> Float[Array, "*batch"]:
 
 def _kl_normal(q: Normal, p: Normal) -> Float[Array, "*batch"]:
     log_ratio = q.log_var - p.log_var
-    return 0.5 * jnp.sum(jnp.square(q.mean - p.mean) * jnp.exp(-p.log_var) + jnp.exp(log_ratio) - 1 - log_ratio, -1)
+    standardized = (q.mean - p.mean) * jnp.exp(-0.5 * p.log_var)
+    return 0.5 * jnp.sum(jnp.square(standardized) + jnp.exp(log_ratio) - 1 - log_ratio, -1)
 
 
 def _kl_multivariate_normal(q: MultivariateNormal, p: Normal) -> Float[Array, "*batch"]:
-    precision = jnp.exp(-p.log_var)
-    trace = jnp.sum(jnp.square(q.cholesky) * precision[..., None], axis=(-2, -1))
-    quadratic = jnp.sum(jnp.square(q.mean - p.mean) * precision + p.log_var - 1, axis=-1)
+    inverse_scale = jnp.exp(-0.5 * p.log_var)
+    trace = jnp.sum(jnp.square(q.factor * inverse_scale[..., None]), axis=(-2, -1))
+    quadratic = jnp.sum(jnp.square((q.mean - p.mean) * inverse_scale) + p.log_var - 1, axis=-1)
     return 0.5 * (trace + quadratic) - log_det(q)
 
 
 def _kl_laplace(q: Laplace, p: Laplace) -> Float[Array, "*batch"]:
     distance, log_ratio = jnp.abs(q.mean - p.mean), q.log_scale - p.log_scale
-    spread = jnp.exp(log_ratio - distance / q.scale)
-    return jnp.sum(spread + distance / p.scale - 1 - log_ratio, axis=-1)
+    # The exponents are summed before exp, because a scale itself would underflow.
+    spread = jnp.exp(log_ratio - distance * jnp.exp(-q.log_scale))
+    return jnp.sum(spread + distance * jnp.exp(-p.log_scale) - 1 - log_ratio, axis=-1)
 
 
 def _kl_gamma(q: Gamma, p: Gamma) -> Float[Array, "*batch"]:
-    a, b = jnp.exp(q.log_concentration), jnp.exp(p.log_concentration)
-    log_ratio = q.log_rate - p.log_rate
-    return jnp.sum((a - b) * digamma(a) - gammaln(a) + gammaln(b) + b * log_ratio + a * jnp.expm1(-log_ratio), -1)
+    log_ratio = (q.log_concentration - p.log_concentration) + (p.log_rate - q.log_rate)  # of the means
+    of_means = deviance(p.log_concentration, log_ratio)
+    return jnp.sum(of_means + _of_concentrations(q.log_concentration, p.log_concentration), axis=-1)
 
 
 def _kl_dirichlet(q: Dirichlet, p: Dirichlet) -> Float[Array, "*batch"]:
-    a, b = jnp.exp(q.log_concentration), jnp.exp(p.log_concentration)
-    normalizer = gammaln(jnp.sum(a, -1)) - gammaln(jnp.sum(b, -1)) + jnp.sum(gammaln(b) - gammaln(a), -1)
-    return normalizer + jnp.sum((a - b) * (digamma(a) - digamma(jnp.sum(a, -1, keepdims=True))), -1)
+    log_a, log_b = q.log_concentration, p.log_concentration
+    log_ratio = jax.nn.log_softmax(log_a, axis=-1) - jax.nn.log_softmax(log_b, axis=-1)  # of the means
+    of_means = deviance(log_b, log_ratio)
+    of_sums = _of_concentrations(jax.nn.logsumexp(log_a, axis=-1), jax.nn.logsumexp(log_b, axis=-1))
+    return jnp.sum(of_means + _of_concentrations(log_a, log_b), axis=-1) - of_sums
 
 
 def _kl_beta(q: Beta, p: Beta) -> Float[Array, "*batch"]:
-    pairs = lambda d: Dirichlet(jnp.stack(jnp.broadcast_arrays(d.log_alpha, d.log_beta), axis=-1))
-    return jnp.sum(_kl_dirichlet(pairs(q), pairs(p)), axis=-1)
+    return jnp.sum(_kl_dirichlet(q.as_dirichlet, p.as_dirichlet), axis=-1)
+
+
+def _of_concentrations(log_a: Numbers, log_b: Numbers) -> Float[Array, "*#shape"]:
+    """The divergence of two Gamma distributions with the same mean and the concentrations a and b."""
+    log_ratio = log_a - log_b
+    return jnp.expm1(-log_ratio) * digamma_gap(log_a) + 0.5 * log_ratio - stirling_error(log_a) + stirling_error(log_b)
 
 
 def _kl_bernoulli(q: Bernoulli, p: Bernoulli) -> Float[Array, "*batch"]:
-    # The log-odds times the mean plus the log of P(0) is finite for every finite logit, unlike p log(p / q).
-    log_zero = jax.nn.log_sigmoid(-q.logits) - jax.nn.log_sigmoid(-p.logits)
-    return jnp.sum(q.mean * (q.logits - p.logits) + log_zero, axis=-1)
+    return jnp.sum(_weighted(q, p, 1) + _weighted(q, p, -1), axis=-1)
+
+
+def _weighted(q: Bernoulli, p: Bernoulli, sign: int) -> Float[Array, "*batch D"]:
+    """P(bit) log(P(bit) / Q(bit)) for the bits 1 (sign = 1) or 0 (sign = -1); zero if the bit is impossible."""
+    probability = jax.nn.sigmoid(sign * q.logits)
+    log_ratio = jax.nn.log_sigmoid(sign * q.logits) - jax.nn.log_sigmoid(sign * p.logits)
+    return probability * jnp.where(probability > 0, log_ratio, 0.0)
 
 
 def _kl_categorical(q: Categorical, p: Categorical) -> Float[Array, "*batch"]:
-    return jnp.sum(q.mean * (jax.nn.log_softmax(q.logits) - jax.nn.log_softmax(p.logits)), axis=(-2, -1))
+    log_ratio = jax.nn.log_softmax(q.logits) - jax.nn.log_softmax(p.logits)
+    return jnp.sum(q.mean * jnp.where(q.mean > 0, log_ratio, 0.0), axis=(-2, -1))
 
 
 _KL = {

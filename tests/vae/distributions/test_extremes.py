@@ -1,4 +1,4 @@
-"""Bits, grey levels, Gaussians and small concentrations at the ends of float32."""
+"""Every family at the ends of its range in float32, against 60-digit arithmetic."""
 
 import functools
 
@@ -9,6 +9,7 @@ import pytest
 import scipy.stats as st
 from scipy.special import expit
 
+from tests.helpers import sixty_digits as exact
 from tests.helpers.families import (
     LEVELS,
     MEMBERS,
@@ -16,6 +17,206 @@ from tests.helpers.families import (
     float64,
 )
 from vae import distributions as dist
+from vae.distributions.special import log_gamma_draws
+
+INF = np.inf
+LOGS = (-80, -20, -5, 0, 1, 2, 5, 10, 12, 20, 40, 80)
+
+# Of each family: how to build it, the exact density, the length of its event, and rows of parameters and a sample.
+DENSITIES = {
+    "Normal": (
+        dist.Normal,
+        exact.normal,
+        1,
+        [[0, l, 1.5 * np.exp(l / 2)] for l in (-160, -80, 0, 80, 160)] + [[1e30, 0, 1e30], [3, -100, 3]],
+    ),
+    "Laplace": (
+        dist.Laplace,
+        exact.laplace,
+        1,
+        [[0, l, t * np.exp(l)] for l in (-80, -45, 0, 45, 80) for t in (-20, 1.5)],
+    ),
+    "StudentT": (
+        dist.StudentT,
+        exact.student_t,
+        1,
+        [[0, 0, d, t] for d in (*LOGS, 14, 16) for t in (0.01, 0.5, 1.5, 30)]
+        + [[0, l, 2, 0.5 * np.exp(l)] for l in (-80, -45, 45, 80)]
+        + [[1, 0, d, 1e30] for d in (-20, 0, 2)],
+    ),
+    "Gamma": (
+        dist.Gamma,
+        exact.gamma,
+        1,
+        [[l, l, 1] for l in LOGS]
+        + [[l, l, 1 + 2 * np.exp(-l / 2)] for l in (0, 1.5, 2, 5, 10, 12)]
+        + [[l, 0, 1e-30] for l in (-80, -20, -2, 0)]
+        + [[12, 0, np.exp(12) + 500], [0, -60, 1e26], [0, 60, 1e-26], [2, 0, 100]],
+    ),
+    "Beta": (
+        dist.Beta,
+        exact.beta,
+        1,
+        [[l, l, 0.5] for l in LOGS]
+        + [[12, 12, 0.501], [5, 2, 0.9], [-5, 12, 1e-6], [-5, 12, 1e-3], [12, -5, 0.999]]
+        + [[0, 0, 1e-37], [0, 0, 1 - 6e-8], [-3, -3, 1e-37], [20, 0, 1 - 6e-8], [40, 20, 1 - 6e-8]],
+    ),
+    "Dirichlet": (
+        dist.Dirichlet,
+        exact.dirichlet,
+        3,
+        [[l, l, l, 1 / 3, 1 / 3, 1 / 3] for l in LOGS]
+        + [[-3, 0, 5, 1e-6, 0.01, 0.989999], [2, 12, 12, 1e-5, 0.5, 0.49999], [-80, 0, 12, 1e-30, 1e-5, 0.99999]],
+    ),
+    "MultivariateNormal": (  # of one dimension; a factor may be negative
+        lambda mean, factor: dist.MultivariateNormal(mean, factor[..., None]),
+        lambda mean, factor, z: exact.normal(mean, 2 * exact.log(abs(factor)), z),
+        1,
+        [[0, sign * np.exp(l), 1.5 * np.exp(l)] for l in (-60, 0, 60) for sign in (1, -1)],
+    ),
+    "Bernoulli": (
+        dist.Bernoulli,
+        exact.bernoulli,
+        1,
+        [[l, z] for l in (-1e30, -100, 0, 1, 100, 1e30) for z in (0, 1)] + [[INF, 1], [-INF, 0]],
+    ),
+    "Categorical": (
+        lambda logits: dist.Categorical(logits[:, None]),
+        exact.categorical,
+        3,
+        [[0.3, -0.7, -INF, 1, 0, 0], [0.3, -0.7, -INF, 0, 1, 0], [-INF, 2, -INF, 0, 1, 0], [1e30, 0, -1e30, 1, 0, 0]]
+        + [[100, 0, -100, 0, 0, 1]],
+    ),
+    "BinaryConcrete": (
+        lambda logits: dist.BinaryConcrete(logits, 0.5),
+        exact.binary_concrete,
+        1,
+        [[l, z] for l in (-1e4, 0, 1e4) for z in (-1e4, -30, 0, 30, 1e4)] + [[1e30, 2e30], [1e30, 0]],
+    ),
+    "ExpConcrete": (
+        lambda logits: dist.ExpConcrete(logits[:, None], 0.5),
+        exact.exp_concrete,
+        3,
+        [[0, 0, 0, -1, -2, -1], [1e4, 0, -1e4, 0, -2e4, -4e4], [1e4, 0, -1e4, -1e4, 0, -1e4], [1, 2, 3, -90, 0, -90]],
+    ),
+    "DiscretizedLogistic": (
+        dist.DiscretizedLogistic,
+        exact.discretized_logistic,
+        1,
+        [[0.4, l, x] for l in (-7, 0, 12, 80) for x in (0, 102 / 255, 1)] + [[30, -3, 0.2], [-30, 0, 1]],
+    ),
+}
+DISCRETE = ("Bernoulli", "Categorical", "DiscretizedLogistic")
+
+
+@pytest.mark.parametrize("name", DENSITIES)
+def test_the_density_and_its_gradient_are_right_at_the_ends(name):
+    family, density, width, rows = DENSITIES[name]
+    rows = np.float32(rows)
+    columns = np.split(rows, rows.shape[1] // width, axis=1)
+    log_prob = lambda *columns: family(*columns[:-1]).log_prob(_event(name, columns[-1]))
+    values, pullback = jax.vjp(jax.jit(log_prob), *columns)
+    gradients = np.concatenate(pullback(jnp.ones(len(rows))), axis=1)
+    for row, value, gradient in zip(rows, values, gradients, strict=True):
+        true_value, true_gradient = exact.value_and_gradient(density, row)
+        if name == "Dirichlet":  # only the gradient along the simplex is that of the density
+            gradient, true_gradient = (_along_the_simplex(each, row[3:]) for each in (gradient, true_gradient))
+        if name in DISCRETE:  # the density has no gradient in z
+            gradient[-width:] = true_gradient[-width:] = 0
+        _assert_near(value, true_value, row, true_gradient)
+        np.testing.assert_allclose(gradient, true_gradient, rtol=3e-4, atol=5e-6)
+
+
+def _event(name, z):
+    return z[:, None] if name in ("Categorical", "ExpConcrete") else z
+
+
+def _along_the_simplex(gradient, z):
+    return np.append(gradient[:3], z * (gradient[3:] - np.sum(z * gradient[3:]) / np.sum(z)))
+
+
+def _assert_near(value, truth, row, gradient):
+    """Within a few roundings of the value and of the inputs."""
+    finite = np.isfinite(row)
+    moved = np.abs(row[finite] * gradient[finite]) * (1 + np.abs(np.log(np.abs(row[finite]) + 1e-38)))
+    assert abs(value - truth) <= 2e-6 * (1 + abs(truth)) + 1e-7 * moved.sum(), (row, value, truth)
+
+
+# Of each family: how to build it from its parameters, the exact divergence, and rows of the parameters of q and p.
+DIVERGENCES = {
+    "Normal": (
+        dist.Normal,
+        exact.kl_normal,
+        1,
+        [[0, l, 0, l + 1] for l in (-160, 0, 160)] + [[1e-25, -110, 0, -109], [1e15, 0, 0, 0]],
+    ),
+    "Laplace": (
+        dist.Laplace,
+        exact.kl_laplace,
+        1,
+        [[0.5 * np.exp(l), l, 0, l + 1] for l in (-80, -45, 0, 45, 80)] + [[0, -80, 1, 0], [1, -80, 1, 0]],
+    ),
+    "Gamma": (
+        dist.Gamma,
+        exact.kl_gamma,
+        1,
+        [[l, l, 0, 0] for l in LOGS] + [[l, 0, l + 0.01, 0.01] for l in LOGS] + [[l, 3, 2, 1] for l in (-80, 12, 20)],
+    ),
+    "Beta": (
+        dist.Beta,
+        exact.kl_dirichlet,
+        1,
+        [[l, l, 0, 0] for l in LOGS] + [[l, 2, l + 0.01, 2] for l in LOGS],
+    ),
+    "Dirichlet": (
+        dist.Dirichlet,
+        exact.kl_dirichlet,
+        3,
+        [[l, l, l, 0, 0, 0] for l in LOGS]
+        + [[12, 11, 2, 12.01, 11, 2], [-80, 0, 12, 0, 0, 0], [12, 0, -20, -20, 0, 12]],
+    ),
+    "Bernoulli": (
+        dist.Bernoulli,
+        exact.kl_bernoulli,
+        1,
+        [[l, p] for l in (-INF, -1e30, -100, -1, 30, 1e30, INF) for p in (0, 29)] + [[-1e30, 1e30], [-3, 1e4]],
+    ),
+    "Categorical": (
+        lambda logits: dist.Categorical(logits[:, None]),
+        exact.kl_categorical,
+        3,
+        [
+            [0.3, -0.7, -INF, 0, 0, 0],
+            [0.3, -0.7, -INF, 1, 0, -INF],
+            [1e30, 0, 0, 0, 0, 0],
+            [100, 0, -100, -100, 0, 100],
+        ],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", DIVERGENCES)
+def test_the_divergence_and_its_gradient_are_right_at_the_ends(name):
+    family, divergence, width, rows = DIVERGENCES[name]
+    rows = np.float32(rows)
+    columns = np.split(rows, rows.shape[1] // width, axis=1)
+    of_columns = lambda *columns: dist.kl(family(*columns[: len(columns) // 2]), family(*columns[len(columns) // 2 :]))
+    values, pullback = jax.vjp(jax.jit(of_columns), *columns)
+    gradients = np.concatenate(pullback(jnp.ones(len(rows))), axis=1)
+    for row, value, gradient in zip(rows, values, gradients, strict=True):
+        true_value, true_gradient = exact.value_and_gradient(divergence, row)
+        _assert_near(value, true_value, row, true_gradient)
+        np.testing.assert_allclose(gradient, true_gradient, rtol=3e-4, atol=1e-6 * (1 + abs(true_value)))
+
+
+def test_the_implicit_gradient_of_a_gamma_draw_is_right_at_the_ends():
+    """Also where the draw underflows, and where its concentration is so large that the series of jax is only noise."""
+    log_a = np.float32([-80, np.log(0.01), -1, 0, 3, 6.9, 7, 12, 14])
+    draws = lambda log_a: log_gamma_draws(jax.random.key(0), log_a, 4)
+    log_z, slopes = jax.jit(lambda log_a: jax.jvp(draws, (log_a,), (jnp.ones_like(log_a),)))(log_a)
+    assert np.sum(log_z < -87) > 4
+    truth = np.vectorize(lambda a, z: float(exact.log_gamma_slope(exact.mp.mpf(a), exact.mp.mpf(z))))
+    np.testing.assert_allclose(slopes, truth(float64(log_a), float64(log_z)), rtol=1e-4)
 
 
 def _bernoulli(x, l):

@@ -125,6 +125,18 @@ def test_samples_are_of_the_factor_that_the_density_takes():
     assert program.count("dot_general[") == program.count("HIGHEST,") == 1, program
 
 
+@pytest.mark.parametrize("factor", [[[0.8, 0.6], [0.0, -1.1]], [[-0.8, 0.0], [0.5, 1.1]]], ids=["upper", "negative"])
+def test_any_factor_has_the_density_of_its_samples(factor):
+    """What stands above the diagonal is not read, and signs on the diagonal do not matter."""
+    q = dist.MultivariateNormal(np.float32([0.3, -0.2]), np.float32(factor))
+    p = dist.MultivariateNormal(np.float32([0.3, -0.2]), np.float32([[0.7, 0], [0.2, 0.8]]))
+    z = q.sample(jax.random.key(0), 40_000)
+    lower = np.tril(float64(factor))
+    np.testing.assert_allclose(q.log_prob(z[:9]), st.multivariate_normal(q.mean, lower @ lower.T).logpdf(z[:9]), 1e-4)
+    score, error = z_score(np.exp(float64(p.log_prob(z)) - float64(q.log_prob(z))), 1.0)
+    assert (score < 4.5, error < 0.02) == (True, True)
+
+
 def test_categorical_samples_are_one_hot():
     q = MEMBERS["Categorical"][0]
     z = ask("Categorical")["z"][:500]

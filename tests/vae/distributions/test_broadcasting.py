@@ -1,0 +1,74 @@
+"""Parameters of different shapes: a distribution is built as if they had been broadcast before."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests.helpers.families import BATCH, FAMILIES, MEMBERS, float64, z_score
+from vae import distributions as dist
+
+SEVERAL = [name for name in FAMILIES if len(jax.tree.leaves(MEMBERS[name][0])) > 1]
+
+
+@pytest.mark.parametrize("name", SEVERAL)
+@pytest.mark.parametrize("index", [0, 1])
+def test_parameters_are_broadcast_to_one_batch(name, index):
+    q = MEMBERS[name][0]
+    fields = [field.name for field in dataclasses.fields(q)]
+    whole = {field: getattr(q, field) for field in fields}
+    without_batch = whole | {fields[index]: whole[fields[index]][0]}
+    expected = whole | {fields[index]: np.broadcast_to(whole[fields[index]][0], whole[fields[index]].shape)}
+    built = type(q)(**without_batch)
+    assert built.batch_shape == (BATCH,)
+    jax.tree.map(np.testing.assert_array_equal, built, type(q)(**expected))
+
+
+@pytest.mark.parametrize("name", [name for name in SEVERAL if name != "MultivariateNormal"])
+def test_one_number_stands_for_all_dimensions(name):
+    q = MEMBERS[name][0]
+    first, *rest = [field.name for field in dataclasses.fields(q) if not field.metadata]
+    whole = {field: getattr(q, field)[0] for field in rest}
+    for number in (0.5, np.float32([0.5])):
+        built = dataclasses.replace(q, **whole | {first: number})
+        jax.tree.map(
+            np.testing.assert_array_equal, built, dataclasses.replace(built, **{first: np.full(3, 0.5, np.float32)})
+        )
+
+
+def test_a_shared_mean_has_independent_noise():
+    q = dist.Normal(np.float32([0.3]), np.float32([-0.2, 0.4]))
+    z = float64(q.sample(jax.random.key(0), 40_000))
+    assert abs(np.corrcoef(z.T)[0, 1]) < 4.5 / np.sqrt(len(z))
+    p = dist.Normal(np.zeros(2, np.float32), np.float32([-0.3, 0.3]))
+    score, _ = z_score(np.exp(float64(p.log_prob(z)) - float64(q.log_prob(z))), 1.0)
+    assert score < 4.5
+
+
+def test_shapes_that_do_not_fit_are_refused():
+    with pytest.raises(ValueError, match=r"parameters of Normal do not broadcast; .*'mean': \(3,\), 'log_var': \(2,\)"):
+        dist.Normal(np.zeros(3, np.float32), np.zeros(2, np.float32))
+    for factor in (np.eye(1), np.ones((2, 3)), np.ones(2)):
+        with pytest.raises(ValueError, match="MultivariateNormal"):
+            dist.MultivariateNormal(np.zeros(2, np.float32), np.float32(factor))
+
+
+@pytest.mark.parametrize(
+    "build", [lambda t: dist.BinaryConcrete(jnp.zeros(2), t), lambda t: dist.ExpConcrete(jnp.zeros((2, 3)), t)]
+)
+def test_a_temperature_is_a_constant_of_the_program(build):
+    for temperature in (np.float32([0.5, 0.7]), jnp.float32(0.5)):
+        with pytest.raises(ValueError, match="Concrete needs a Python number as its temperature, not an array"):
+            build(temperature)
+    with pytest.raises(ValueError, match="needs a Python number"):
+        jax.eval_shape(lambda t: build(t).log_prob(jnp.zeros((1, 2, 3))[..., : build(0.5).logits.shape[-1]]), 0.5)
+    assert build(np.float32(0.5)).batch_shape == ()
+
+
+def test_what_jax_puts_in_the_place_of_parameters_is_not_broadcast():
+    q = MEMBERS["MultivariateNormal"][0]
+    norms = jax.tree.map(jnp.linalg.norm, q)
+    assert (norms.mean.shape, norms.cholesky.shape) == ((), ())
+    assert jax.tree.map(lambda leaf: None, q).mean is None
