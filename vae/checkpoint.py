@@ -7,6 +7,7 @@ previous checkpoint.
 import errno
 import hashlib
 import math
+import os
 import re
 import shutil
 import warnings
@@ -21,6 +22,9 @@ import numpy as np
 
 PyTree = Any
 
+# Errors that the user can mend: a full disk, a used-up quota, a file system that fails, is gone or is read-only.
+DISK_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.EROFS)
+
 
 @contextmanager
 def writer(folder: str | Path, keep: int = 2, bounds: dict[int, float] | None = None) -> Iterator[tuple]:
@@ -33,8 +37,10 @@ def writer(folder: str | Path, keep: int = 2, bounds: dict[int, float] | None = 
         later; the next `save` sees them.
 
     Raises:
-      OSError: if the disk is full. The checkpoints that were saved before are still there.
+      ValueError: as `check_folder`.
+      OSError: if the disk is full or fails. The checkpoints that were saved before are still there.
     """
+    check_folder(folder)
     import orbax.checkpoint as ocp  # slow to import
 
     class Best(ocp.checkpoint_managers.PreservationPolicy):
@@ -64,10 +70,22 @@ def writer(folder: str | Path, keep: int = 2, bounds: dict[int, float] | None = 
                 manager.save(step, args=items, force=True)
 
             yield save, manager.wait_until_finished
-    except (ValueError, OSError) as error:  # Orbax reports a full disk by either
-        if "No space left" not in str(error):
+    except (ValueError, OSError) as error:  # Orbax reports a fault of the disk by either
+        reported = [number for number in DISK_FAULTS if os.strerror(number) in str(error)]
+        if not reported:
             raise
-        raise OSError(errno.ENOSPC, "No space left on device", str(folder)) from None
+        raise OSError(reported[0], os.strerror(reported[0]), str(folder)) from None
+
+
+def check_folder(folder: str | Path) -> None:
+    """Refuses a folder whose checkpoints Orbax would write but could not read: it takes its path for a pattern.
+
+    Raises:
+      ValueError: if there is a [ or a backslash in the absolute path.
+    """
+    path = Path(folder).absolute()
+    if set("[\\") & set(str(path)):
+        raise ValueError(f"checkpoints in {path} could not be read again, because its path has a [ or a \\; rename it")
 
 
 def steps(folder: str | Path) -> list[int]:

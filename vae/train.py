@@ -103,7 +103,7 @@ def make_epoch(step: Callable, batch_size: int) -> Callable[[TrainState, Array, 
         order = make_order(len(data), batch_size)(key, start.step)
         rows = data.reshape(len(data), -1)  # a gather of rows is faster than a gather of images
         images = lambda batch: rows[batch].reshape(batch_size, *data.shape[1:])
-        return conclude(start, *make_chunk(step, images)(start, key, order))
+        return finish_epoch(start, *make_chunk(step, images)(start, key, order))
 
     return epoch
 
@@ -144,13 +144,18 @@ def make_chunk(step: Callable, images: Callable[[Array], Array] = lambda batch: 
     return chunk
 
 
-def conclude(start: PyTree, state: PyTree, metrics: dict[str, Array]) -> tuple[PyTree, dict[str, Array]]:
-    """Makes the result of an epoch from its first state, its last state and the metrics `[steps]` of its steps."""
+def finish_epoch(start: PyTree, state: PyTree, metrics: dict[str, Array]) -> tuple[PyTree, dict[str, Array]]:
+    """The result of an epoch, from its first state, its last state and the metrics `[steps]` of its steps.
+
+    Returns:
+      The last state, or the first state if the epoch failed; and the metrics that `make_epoch` describes.
+    """
     steps = len(metrics["bound"])
-    # The state is checked once for each epoch, because a check in every step would take a tenth of the training time. A
-    # gradient that is not finite makes the bound of the next step, or the last state, not finite.
-    failed = ~jnp.append(jnp.isfinite(metrics["bound"]), all_finite(state))
-    failed_step = jnp.where(jnp.any(failed), start.step + 1 + jnp.minimum(jnp.argmax(failed), steps - 1), 0)
+    # A gradient that is not finite shows in the bound of the next step or, after the last step, in the last state. To
+    # check the state in every step would take a tenth of the training time.
+    failed = ~jnp.append(jnp.isfinite(metrics["bound"]), all_finite(state))  # [steps + 1]
+    first_failure = jnp.minimum(jnp.argmax(failed), steps - 1)  # a failure of the last state is one of the last step
+    failed_step = jnp.where(jnp.any(failed), start.step + 1 + first_failure, 0)
     state = jax.tree.map(lambda new, old: jnp.where(failed_step == 0, new, old), state, start)
     return state, {**jax.tree.map(jnp.mean, metrics), "failed_step": failed_step}
 

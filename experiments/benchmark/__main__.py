@@ -45,7 +45,7 @@ SECTIONS: dict[str, Callable[[flags.FlagValues], tuple[Any, str]]] = {
     "discrete": lambda options: gradients.discrete(options.evaluations, options.rounds),
 }
 # Flags that increase the use of memory, the most likely cause first. The error about too little memory names them.
-HUNGRY = ("batch_sizes", "runs", "images")
+MEMORY_FLAGS = ("batch_sizes", "runs", "images")
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -99,8 +99,8 @@ def main(options: flags.FlagValues = flags.FLAGS) -> None:
         print(table, flush=True)
         text += f"\n{table}\n"
         with cli.one_sentence(OSError):  # writes after each section, because the next section may take minutes
-            (folder / "benchmark.json").write_text(json.dumps(report, indent=2) + "\n")
-            (folder / "benchmark.md").write_text(text)
+            (folder / "benchmark.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+            (folder / "benchmark.md").write_text(text, encoding="utf-8")
 
 
 def check_flags(options: flags.FlagValues) -> None:
@@ -124,4 +124,4 @@ def integers(texts: list[str]) -> list[int]:
 
 if __name__ == "__main__":
     define_flags(flags.FLAGS)
-    cli.run(main, hungry=HUNGRY)
+    cli.run(main, memory_flags=MEMORY_FLAGS)

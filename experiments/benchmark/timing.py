@@ -52,7 +52,7 @@ def matmul_limit(size: int = 2048, repeats: int = 4) -> tuple[Callable[[], None]
 def machine() -> str:
     """The device, and the versions of jax and Python."""
     cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.exists() else []
     names = (line.split(":")[1].strip() for line in lines if line.startswith("model name"))
     processor = next(names, platform.processor())
     device = jax.devices()[0].device_kind if jax.default_backend() != "cpu" else f"{processor}, {os.cpu_count()} cores"

@@ -46,7 +46,7 @@ flags.DEFINE_string(
 )
 
 
-def run(main: Callable[[], None], resumes: bool = False, hungry: tuple[str, ...] = ()) -> None:
+def run(main: Callable[[], None], resumes: bool = False, memory_flags: tuple[str, ...] = ()) -> None:
     """Parses the command line and calls `main`; stray positional arguments are refused, since most of them are a
     forgotten `--` or a space in a list.
 
@@ -54,8 +54,8 @@ def run(main: Callable[[], None], resumes: bool = False, hungry: tuple[str, ...]
       main: The command, without arguments.
       resumes: Whether the same command, started again, continues where it was stopped. The message after a signal says
         so.
-      hungry: The flags whose values increase the memory use, the likeliest first. The error about too little memory
-        names them.
+      memory_flags: Flags that increase the use of memory, the most likely cause first. The error about too little
+        memory names them.
     """
 
     def guarded(argv: list[str]) -> None:
@@ -65,9 +65,10 @@ def run(main: Callable[[], None], resumes: bool = False, hungry: tuple[str, ...]
         jax_settings.fix()
         interrupt.stop_at_once(resumes)
         _use_compilation_cache(flags.FLAGS.compilation_cache)
-        with _enough_memory(hungry):
+        with _enough_memory(memory_flags):
             main()
 
+    _replace_characters_that_cannot_be_shown()
     app.run(guarded, flags_parser=_parse)
 
 
@@ -182,17 +183,30 @@ def with_flags(sentence: str, names: Iterable[str]) -> str:
 
 
 @contextmanager
-def _enough_memory(hungry: tuple[str, ...]) -> Iterator[None]:
+def _enough_memory(memory_flags: tuple[str, ...]) -> Iterator[None]:
     """Turns an out-of-memory error of the device or the host into one sentence that names the flags that help."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:  # jax raises a RuntimeError
         if not isinstance(error, MemoryError) and "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        smaller = f"; a smaller {' or '.join(f'--{name}' for name in hungry)} needs less" if hungry else ""
+        smaller = f"; a smaller {' or '.join(f'--{name}' for name in memory_flags)} needs less" if memory_flags else ""
         runs = "; --sweep_mode=map trains runs one after the other" if "sweep_mode" in flags.FLAGS else ""
         reason = (str(error).strip().splitlines() or ["no more"])[0].removeprefix("RESOURCE_EXHAUSTED: ").rstrip(".")
         stop(f"memory does not suffice ({reason}){smaller}{runs}")
+
+
+@contextmanager
+def drawing(folder: Path) -> Iterator[None]:
+    """Turns any exception into one sentence on stderr and goes on, because no result may be lost to a picture.
+
+    The exceptions of matplotlib, of the fonts and of the files that users configure have no common type.
+    """
+    try:
+        yield
+    except Exception as error:
+        reason = (str(error).strip().splitlines() or ["no reason given"])[0].rstrip(".")
+        print(f"pictures are missing in {folder} ({type(error).__name__}: {reason})", file=sys.stderr)
 
 
 def stop(sentence: str) -> NoReturn:
@@ -208,12 +222,20 @@ def stop(sentence: str) -> NoReturn:
 # --- Libraries
 
 
+def _replace_characters_that_cannot_be_shown() -> None:
+    """Lets a terminal or a log file that has no ± show a question mark instead of stopping the command."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # a stream that somebody put in its place may lack it
+            stream.reconfigure(errors="replace")
+
+
 def _quiet_libraries() -> None:
     """Silences messages of libraries that say nothing to the user of a command."""
     logging.set_verbosity(logging.WARNING)  # the libraries would print hundreds of INFO lines
     # Orbax logs every exception that it raises, with a traceback, and warns about what a killed process left behind.
     logging.get_absl_logger().addFilter(lambda record: "orbax" not in Path(record.pathname).parts)
     sys.unraisablehook = _ignore_closed_event_loop
+    os.environ["MPLBACKEND"] = "agg"  # under an unknown back end, matplotlib could not even be imported
 
 
 def _ignore_closed_event_loop(unraisable) -> None:
@@ -245,7 +267,7 @@ def _users_cache() -> Path | None:
     if home.startswith("~"):
         return None
     cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.exists() else []
     traits = {line for line in lines if line.startswith(("flags", "model name", "Features", "CPU part"))}
     kind = hashlib.sha256("".join([platform.machine(), *sorted(traits)]).encode()).hexdigest()[:8]
     return Path(home) / "vae" / f"compiled-{kind}"

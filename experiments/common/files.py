@@ -14,7 +14,7 @@ def write_text(path: Path, text: str) -> None:
     """Replaces the file in one step: whoever reads the file sees the old text or the new text, never a part of it."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        temporary.write_text(text)
+        temporary.write_text(text, encoding="utf-8")
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -47,7 +47,7 @@ def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
 
 def append_row(path: Path, row: dict[str, Any]) -> None:
     """Adds one line of JSON; the file must be empty, absent or end with a whole line."""
-    with open(path, "a") as file:
+    with open(path, "a", encoding="utf-8") as file:
         file.write(json.dumps(row) + "\n")
 
 
@@ -69,14 +69,26 @@ def ends_with_a_whole_line(path: Path) -> bool:
         return file.read() == b"\n"
 
 
+def check_name(folder: str | Path, flag: str = "workdir") -> None:
+    """Refuses a name that no file system or no terminal takes. `flag` is the flag that names the folder.
+
+    Raises:
+      ValueError: If the name holds control characters or is too long.
+    """
+    if not is_printable(str(folder)):
+        raise ValueError(f"--{flag}={folder} cannot be printed; choose another name")
+    longest = max((len(os.fsencode(part)) for part in Path(folder).parts), default=0)
+    if longest > 255 or len(os.fsencode(os.path.abspath(folder))) > 3500:  # 4096, without room for the files below it
+        raise ValueError(f"--{flag}={str(folder)[:60]}... is longer than a file system allows; choose a shorter name")
+
+
 def check_writable(folder: str | Path, flag: str = "workdir") -> None:
     """Refuses a folder that cannot be made or written, before any work is lost. `flag` is the flag that names it.
 
     Raises:
-      ValueError: If nothing can be written to the folder, or its name holds control characters.
+      ValueError: If the folder's name is refused, or nothing can be written to it.
     """
-    if not is_printable(str(folder)):
-        raise ValueError(f"--{flag}={folder} cannot be printed; choose another name")
+    check_name(folder, flag)
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder) as file:

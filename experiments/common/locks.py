@@ -22,7 +22,7 @@ def claim(folder: Path) -> IO[str]:
       ValueError: If another process has claimed the folder.
     """
     _allow_open_files(2**16)  # a sweep holds one lock for each run
-    file = open(folder / ".lock", "a+")
+    file = open(folder / ".lock", "a+", encoding="utf-8")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -45,7 +45,7 @@ def claim(folder: Path) -> IO[str]:
 @contextlib.contextmanager
 def taking_turns(workdir: str | Path) -> Iterator[None]:
     """A context that one process of a workdir enters at a time; the others wait."""
-    with open(Path(workdir) / ".results.lock", "w") as file:
+    with open(Path(workdir) / ".results.lock", "w", encoding="utf-8") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX)
         except OSError as error:

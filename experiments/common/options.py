@@ -156,6 +156,22 @@ def is_printable(text: str) -> bool:
     return not any(unicodedata.category(character)[0] == "C" for character in text)
 
 
+def check_range(number: int | float, text: str) -> None:
+    """Refuses a number that is not finite or does not fit into 32 bits: float32 would take it for zero or infinity.
+
+    Raises:
+      ValueError: The sentence begins with `text`, the number as it was written.
+    """
+    if isinstance(number, int):
+        if abs(number) >= 2**31:
+            raise ValueError(f"{text} does not fit into 32 bits")
+        return
+    if not math.isfinite(number):
+        raise ValueError(f"{text} is not a finite number")
+    if number and not 1.2e-38 < abs(number) < 3.4e38:
+        raise ValueError(f"{text} does not fit into 32 bits; its size must lie between 1.2e-38 and 3.4e38")
+
+
 _signature = functools.cache(inspect.signature)  # a large sweep asks for the same few signatures thousands of times
 
 
@@ -183,6 +199,5 @@ def _convert(option: str, value: Value, kind: type[Value]) -> Value:
         number = kind(text)
     except ValueError:
         raise ValueError(f"{option}={text} is not {'an integer' if kind is int else 'a number'}") from None
-    if not math.isfinite(number):
-        raise ValueError(f"{option}={text} is not a finite number")
+    check_range(number, f"{option}={text}")
     return number

@@ -92,7 +92,8 @@ def _model_figures(data: datasets.Dataset, model: models.VAE, params) -> dict[st
     }
     if isinstance(prior, distributions.Bernoulli | distributions.Categorical | Markov):
         return figures
-    figures["interpolations"] = plots.interpolations(_paths(np.asarray(x), z, decode))
+    if len(x) > 1:
+        figures["interpolations"] = plots.interpolations(_paths(np.asarray(x), z, decode))
     if isinstance(prior, distributions.Normal) and z.shape[-1] == 2:
         axis = norm.ppf(jnp.linspace(*QUANTILES, PLANE_SIZE))
         grid = jnp.stack(jnp.meshgrid(axis, axis), axis=-1).reshape(-1, 2)

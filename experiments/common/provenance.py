@@ -36,8 +36,10 @@ def code_digest() -> str:
 
 def git_commit(folder: Path) -> str:
     """The commit of the checkout around `folder`, with a + if tracked files were changed; empty outside a checkout."""
+    # A git hook exports GIT_DIR, which would name another checkout.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     git = lambda *args: subprocess.run(
-        ["git", *args], cwd=folder, capture_output=True, text=True, check=True
+        ["git", *args], cwd=folder, env=environment, capture_output=True, encoding="utf-8", errors="replace", check=True
     ).stdout.strip()
     try:
         return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "--untracked-files=no") else "")
@@ -46,17 +48,26 @@ def git_commit(folder: Path) -> str:
 
 
 def describe_code() -> dict[str, Any]:
-    """The commit of this project, the packages of --import (if any) with the commit of each, and the digest."""
-    description: dict[str, Any] = {"git_commit": git_commit(Path(__file__).parents[1])}
+    """The commit of this project and of each package of --import (if any), the versions of packages, and the digest."""
+    description: dict[str, Any] = {"git_commit": git_commit(Path(__file__).parents[1]), "versions": versions()}
     if sources := _imported_sources():
         description["imports"] = {name: git_commit(path.parent) for name, path in sources.items()}
     return description | {"code": code_digest()}
 
 
+def changed_code(recorded: dict[str, Any]) -> list[str]:
+    """What has changed since `describe_code` gave `recorded`: "the project", and packages with both versions."""
+    changed = ["the project"] if recorded.get("code", code_digest()) != code_digest() else []
+    before = recorded.get("versions", {})
+    now = versions().items()
+    return changed + [
+        f"{name} {before[name]} to {number}" for name, number in now if before.get(name, number) != number
+    ]
+
+
 def describe_environment() -> dict[str, Any]:
     """The part of config.json about versions, device, compiler flags and code."""
     return {
-        "versions": versions(),
         "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
         "platform": f"{jax.default_backend()}, {platform.machine()}, {os.cpu_count()} cores",
         "xla_flags": os.environ.get("XLA_FLAGS", ""),

@@ -14,9 +14,10 @@ results.csv, results.md and figures/ for all runs together.
 """
 
 import contextlib
+import os
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from experiments.common import checks, files, locks, provenance
 from experiments.common.settings import Settings, from_json
@@ -31,28 +32,33 @@ class RunFolder:
         self.path = Path(path)
         self.checkpoints = self.path / "checkpoints"
         self.figures = self.path / "figures"
+        self._lock: IO[str] | None = None
 
     # --- whose folder it is
 
-    def claim(self, settings: Settings, data: Dataset) -> None:
+    def claim(self, settings: Settings, data: Dataset, data_dir: str | None = None) -> None:
         """Writes config.json, or checks that an earlier start of the same run wrote the config.json that is there.
 
         No other process can claim the folder until `close()`, or until this process ends.
+
+        Args:
+          data_dir: The folder of the data, which config.json records for later evaluations.
 
         Raises:
           ValueError: If the folder belongs to a run with other settings or other data, or another process trains it.
           OSError: If the folder cannot be written.
         """
-        self.figures.mkdir(parents=True, exist_ok=True)
+        self.path.mkdir(parents=True, exist_ok=True)
         self._lock = locks.claim(self.path)
         if self.belongs_to(settings):
             self.check_data(data)
         else:
-            files.write_json(self.path / "config.json", describe(settings, data))
+            files.write_json(self.path / "config.json", describe(settings, data, data_dir))
 
     def close(self) -> None:
         """Lets another process claim the folder."""
-        self._lock.close()
+        if self._lock:
+            self._lock.close()
 
     def belongs_to(self, settings: Settings) -> bool:
         """Whether a run with these settings was started here; false if no run was.
@@ -84,6 +90,11 @@ class RunFolder:
             raise ValueError(
                 f"--workdir={self.path} holds a run on other data than {data.name} is now; choose another --workdir"
             )
+
+    def data_dir(self) -> str | None:
+        """The --data_dir with which the run was started, if this folder still exists; else None."""
+        recorded = self.config()["data"].get("data_dir")
+        return recorded if isinstance(recorded, str) and os.path.isdir(recorded) else None
 
     def config(self) -> dict[str, Any]:
         """The content of config.json.
@@ -119,11 +130,10 @@ class RunFolder:
 
     # --- which code trained it
 
-    def has_this_code(self) -> bool:
-        """Whether the code that trained the run last is the code that runs now; true if config.json does not say."""
+    def changed_code(self) -> list[str]:
+        """What has changed in the project and in its packages since the run was last trained; none if nothing has."""
         config = self.config()
-        last = [config, *config.get("continued", [])][-1]
-        return last.get("code", provenance.code_digest()) == provenance.code_digest()
+        return provenance.changed_code([config, *config.get("continued", [])][-1])
 
     def record_change_of_code(self) -> None:
         """Adds to config.json that the code that runs now continues the run."""
@@ -222,7 +232,7 @@ class RunFolder:
             self.checkpoints.rename(aside)
 
 
-def describe(settings: Settings, data: Dataset) -> dict[str, Any]:
+def describe(settings: Settings, data: Dataset, data_dir: str | None = None) -> dict[str, Any]:
     """The content of config.json for a run that starts now."""
     splits = {"train": data.train, "validation": data.validation, "test": data.test}
     return {
@@ -234,6 +244,7 @@ def describe(settings: Settings, data: Dataset) -> dict[str, Any]:
             "images": {name: len(images) for name, images in splits.items()},
             "shape": list(data.train.shape[1:]),
             "grey_levels": data.levels,
+            **({"data_dir": os.path.abspath(os.path.expanduser(data_dir))} if data_dir else {}),
         },
         **provenance.describe_environment(),
     }
@@ -264,7 +275,8 @@ def run_folders(workdir: str | Path, runs: list[Settings], swept: list[str]) -> 
 
     def folder(run: Settings) -> RunFolder:
         settings = run.json()
-        name = "_".join([f"{key}={_plain(settings[key])}" for key in swept] + [run.digest()])
+        values = "_".join(f"{key}={plain(settings[key])}" for key in swept)
+        name = f"{values[:200]}_{run.digest()}"  # a file system takes 255 bytes
         return RunFolder(present.get(run, workdir / "runs" / name))
 
     return [folder(run) for run in runs]
@@ -278,6 +290,6 @@ def all_runs(workdir: str | Path) -> list[RunFolder]:
     return [RunFolder(path.parent) for path in sorted(workdir.glob("runs/*/config.json"))]
 
 
-def _plain(value: Any) -> str:
-    """A setting's value as part of a file name."""
-    return "".join(c if c.isalnum() or c in "._-" else "-" for c in str(value))[-40:]
+def plain(value: Any) -> str:
+    """A setting's value as part of a file name: at most 40 characters of ASCII, which every locale can write."""
+    return "".join(c if c.isascii() and c.isalnum() or c in "._-" else "-" for c in str(value))[-40:]

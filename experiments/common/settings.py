@@ -8,7 +8,6 @@ import dataclasses
 import hashlib
 import itertools
 import json
-import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -362,14 +361,11 @@ def _parse_number(field: dataclasses.Field, text: str, kind: type) -> int | floa
         number = kind(text)
     except ValueError:
         raise ValueError(f"{text!r} is not {'an integer' if kind is int else 'a number'}") from None
-    if kind is float and not math.isfinite(number):
-        raise ValueError(f"{text!r} is not a finite number")
     at_least = field.metadata["at_least"]
     if at_least is not None and number < at_least:
         raise ValueError(f"{text} is below {at_least}")
     above = field.metadata["above"]
     if above is not None and number <= above:
         raise ValueError(f"{text} is not above {above}")
-    if kind is int and number >= 2**31:
-        raise ValueError(f"{text} does not fit into 32 bits")
+    options.check_range(number, text)
     return number

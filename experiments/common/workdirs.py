@@ -179,7 +179,7 @@ def _read_csv(path: Path) -> list[dict[str, Any]]:
     rows = []
     if path.exists():
         try:
-            with open(path, newline="") as file:
+            with open(path, newline="", encoding="utf-8") as file:
                 rows = [{key: _parse_cell(text) for key, text in row.items()} for row in csv.DictReader(file)]
         except (csv.Error, ValueError, TypeError):  # bytes that are no text, or lines longer than the header
             raise ValueError(f"{path} is not a table; restore it, or leave the folder out of --workdir") from None

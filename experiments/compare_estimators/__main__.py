@@ -48,7 +48,7 @@ from experiments.compare_estimators.rows import make_rows
 from vae.estimators import BY_NAME
 
 # Flags that increase the use of memory, the most likely cause first. The error about too little memory names them.
-HUNGRY = ("num_samples", "batch_size")
+MEMORY_FLAGS = ("num_samples", "batch_size")
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -286,4 +286,4 @@ def default_output(options: flags.FlagValues) -> str:
 
 if __name__ == "__main__":
     define_flags(flags.FLAGS)
-    cli.run(main, resumes=True, hungry=HUNGRY)
+    cli.run(main, resumes=True, memory_flags=MEMORY_FLAGS)

@@ -4,7 +4,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from experiments.common import files, tables
+from experiments.common import cli, files, tables
 from experiments.common.measuring import Protocol
 from experiments.common.tables import number, plus_minus, with_interval
 from experiments.common.task import Task
@@ -30,7 +30,8 @@ def write(folder: Path, tasks: list[Task], results: list[Result], rows: Rows, pr
     text = "\n".join([*markdown, _note(protocol), ""])
     files.write_text(folder / "results.md", text)
     files.write_text(folder / "results.tex", "\n\n".join(latex) + "\n")
-    _draw(folder / "figures", tasks, results, rows)
+    with cli.drawing(folder / "figures"):
+        _draw(folder / "figures", tasks, results, rows)
     print(text)
     print(f"figures: {', '.join(str(path) for path in sorted((folder / 'figures').glob('*.png')))}")
     print(f"every number: {folder / 'results.csv'}; by layer: layers.csv; every pair: pairs.csv; LaTeX: results.tex")

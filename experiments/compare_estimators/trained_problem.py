@@ -36,7 +36,7 @@ def from_workdir(
       split: train, validation or test.
       batch_size: the number of images from the beginning of the split; None for the run's own batch size. Grey pixels
         of a dynamically binarized run are binarized once.
-      data_dir: folder of prepared data.
+      data_dir: folder of prepared data; None for the one of the training, if it still exists.
       cache_dir: folder of decoded data.
       at: the checkpoint: latest, best, the number of an epoch, or all.
 
@@ -52,7 +52,7 @@ def from_workdir(
             f"--workdir={path} diverged at step {result['step']}, so its checkpoints hold no trained model"
         )
     run = trained if objective is None else replace(trained, objective=objective)
-    data = build.load_trained(trained, data_dir, cache_dir)
+    data = build.load_trained(trained, data_dir or folder.data_dir(), cache_dir)
     folder.check_data(data)
     batch_size = batch_size or trained.batch_size
     x = _images(trained, data, split, batch_size)

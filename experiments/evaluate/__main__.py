@@ -24,7 +24,11 @@ def define_flags(values: flags.FlagValues) -> None:
     """Defines one flag for each field of `Options`."""
     string = lambda name, default, help: flags.DEFINE_string(name, default, help, flag_values=values)
     string("workdir", None, "Folder of a run or of a sweep, as experiments.train left it.")
-    string("data_dir", None, "Folder of prepared TFDS data or of frey_faces.npz.")
+    string(
+        "data_dir",
+        None,
+        "Folder of prepared TFDS data or of frey_faces.npz; by default the one of the training, if it still exists.",
+    )
     string("cache_dir", None, "Folder of decoded data; by default beside the data or in the user's cache folder.")
     string("checkpoint", "latest", "Checkpoint: latest, best (by the validation bound) or the number of an epoch.")
     flags.DEFINE_integer(

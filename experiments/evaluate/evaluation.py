@@ -1,11 +1,12 @@
 """The evaluation of a finished run, from one of its checkpoints."""
 
+import contextlib
 import dataclasses
 from typing import Any
 
 import jax
 
-from experiments.common import assess, build, provenance, results
+from experiments.common import assess, build, cli, provenance, results
 from experiments.common.run_folder import RunFolder
 from experiments.common.settings import Settings
 from vae import checkpoint
@@ -41,15 +42,22 @@ def evaluate(folder: RunFolder, options: Options) -> dict[str, Any]:
         raise ValueError(f"{folder.path} diverged at step {result['step']}")
     if not result and not options.checkpoint.isdecimal():
         raise ValueError(f"{folder.path} is not finished; train it to its end, or name an epoch by --checkpoint")
-    data = build.load_trained(run, options.data_dir, options.cache_dir)
+    data = build.load_trained(run, options.data_dir or folder.data_dir(), options.cache_dir)
     folder.claim(run, data)
+    with contextlib.closing(folder):
+        return _evaluate_claimed(folder, run, data, options)
+
+
+def _evaluate_claimed(folder: RunFolder, run: Settings, data: Dataset, options: Options) -> dict[str, Any]:
+    """The rest of `evaluate`, while no other process can change the folder."""
     epoch, model, params = restore(folder, run, data, folder.epoch_of(options.checkpoint))
     row = run.json() | {"status": "done", "epoch": epoch, "eval_samples": options.eval_samples}
     with jax.default_matmul_precision(run.matmul_precision):
         if options.figures:
-            from experiments.common import pictures  # matplotlib is slow to import
+            with cli.drawing(folder.figures):
+                from experiments.common import pictures  # matplotlib is slow to import
 
-            pictures.draw_run(folder, data, model, params)
+                pictures.draw_run(folder, data, model, params)
         earlier = earlier_figures(folder, epoch, options.eval_samples)
         if earlier and not options.again:
             print(f"{folder.path} was evaluated before, with as many samples; --again evaluates it anew")

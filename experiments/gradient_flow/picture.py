@@ -36,6 +36,7 @@ CAPTION = (
 )
 
 
+@plots.styled
 def draw(graphs: dict[str, Graph]) -> Figure:
     """One panel for each graph. Thin grey arrows are the forward pass; coloured arrows are gradients that flow back."""
     figure = Figure(figsize=(plots.WIDTH, 5.5))

@@ -39,8 +39,8 @@ def main(options: flags.FlagValues = flags.FLAGS) -> None:
         if options.results and not folder.is_dir():
             raise ValueError(f"--results={folder} is not a folder; run one of scripts/reproduce_*.sh first")
         rows = collect(folder, read_rows())
-        README.write_text(readme.with_tables(README.read_text(), rows))
-        ROWS.write_text(tables.to_csv(rows))
+        README.write_text(readme.with_tables(README.read_text(encoding="utf-8"), rows), encoding="utf-8")
+        ROWS.write_text(tables.to_csv(rows), encoding="utf-8")
     print("\n\n".join(f"{name}\n\n{table}" for name, table in readme.all_tables(rows).items()))
 
 
@@ -74,7 +74,7 @@ def read_rows() -> list[Row]:
     """The rows of published.csv."""
     if not ROWS.exists():
         return []
-    with open(ROWS, newline="") as file:
+    with open(ROWS, newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
 
 

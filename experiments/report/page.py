@@ -43,15 +43,20 @@ def _page_with_every_nth_point(contents: Contents, title: str, n: int) -> str:
             '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">',
             '<meta name="viewport" content="width=device-width, initial-scale=1">',
             '<meta name="color-scheme" content="light dark"><link rel="icon" href="data:,">',
-            f"<title>{escape(title)}</title><style>{(FOLDER / 'report.css').read_text()}</style></head>",
+            f"<title>{escape(title)}</title><style>{_own('report.css')}</style></head>",
             f"<body><header>{_head(contents, title)}{_navigation(sections)}</header>",
             f"<main>{''.join(map(_section, sections))}</main>",
             f'<script type="application/json" id="charts">{charts.json()}</script>',
-            f"<script>{get_plotlyjs()}</script><script>{(FOLDER / 'report.js').read_text()}</script></body></html>\n",
+            f"<script>{get_plotlyjs()}</script><script>{_own('report.js')}</script></body></html>\n",
         ]
     )
     free = MAX_BYTES - len(page.encode()) - MARGIN
     return page.replace(PICTURES_PLACE, training.pictures(contents, free))
+
+
+def _own(name: str) -> str:
+    """The content of a file of this folder."""
+    return (FOLDER / name).read_text(encoding="utf-8")
 
 
 def _head(contents: Contents, title: str) -> str:

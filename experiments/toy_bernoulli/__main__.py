@@ -44,7 +44,7 @@ TOYS: dict[str, Callable[[int | None], list[Problem]]] = {
     "table": lambda batch_size: [problems.table(batch_size=batch_size or 1)],
 }
 # Flags that increase the use of memory, the most likely cause first. The error about too little memory names them.
-HUNGRY = ("batch_size", "num_samples", "draws", "seeds")
+MEMORY_FLAGS = ("batch_size", "num_samples", "draws", "seeds")
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -164,4 +164,4 @@ def choose_estimators(options: flags.FlagValues, task: Task, training: Training)
 
 if __name__ == "__main__":
     define_flags(flags.FLAGS)
-    cli.run(main, hungry=HUNGRY)
+    cli.run(main, memory_flags=MEMORY_FLAGS)

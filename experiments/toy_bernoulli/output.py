@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.common import files, options, results, tables
+from experiments.common import cli, files, options, results, tables
 from experiments.common.problems import Problem
 from experiments.toy_bernoulli.training import Curves, Training
 from vae.estimators import BY_NAME
@@ -17,8 +17,6 @@ FAMILIES = SCORE, VALUES, SLOPE, BIASED = "score function", "f at chosen states"
 
 def write(folder: Path, points: list[Problem], curves: Curves, training: Training) -> None:
     """Writes the tables and the picture, and prints the table."""
-    from experiments.common import plots  # matplotlib takes a second to import
-
     titles = [", ".join(f"{name} {value:g}" for name, value in point.point.items()) or point.name for point in points]
     steps = np.arange(training.records) * training.stride
     files.write_text(folder / "curves.csv", tables.to_csv(_rows_of_curves(titles, steps, curves)))
@@ -29,9 +27,13 @@ def write(folder: Path, points: list[Problem], curves: Curves, training: Trainin
     files.write_text(folder / "results.md", table + "\n")
     families = {family: [name for name in curves if _family(name) == family] for family in FAMILIES}
     families = {family: names for family, names in families.items() if names}
-    plots.save(plots.toy_curves(steps, curves, titles, families), folder / "figures" / "toy")
     print(f"{table}\n* biased according to its paper; mean ± standard error of {training.seeds} seeds\n")
-    print(f"picture: {folder / 'figures' / 'toy.png'}\nevery number: {folder / 'curves.csv'}, {folder / 'results.csv'}")
+    with cli.drawing(folder / "figures"):
+        from experiments.common import plots  # matplotlib takes a second to import
+
+        plots.save(plots.toy_curves(steps, curves, titles, families), folder / "figures" / "toy")
+        print(f"picture: {folder / 'figures' / 'toy.png'}")
+    print(f"every number: {folder / 'curves.csv'}, {folder / 'results.csv'}")
 
 
 def _rows_of_curves(titles: list[str], steps: np.ndarray, curves: Curves) -> list[dict[str, Any]]:

@@ -8,23 +8,24 @@
 Every setting is a flag (--help lists all flags), and a comma-separated list of values is swept; several lists give
 their product. The same command again finishes what was cut off and skips what is done.
 
-    run      one setting of all hyperparameters and one seed, with its folder of files
-    program  all runs that share one compiled function; they train together
-    sweep    all programs of one command
+sweep.py says what a run, a program and a sweep are.
 """
 
+import contextlib
 from pathlib import Path
 
 from absl import flags
 
-from experiments.common import cli, settings
+from experiments.common import cli, files, settings
+from experiments.common.run_folder import plain
 from experiments.common.settings import Settings
 from experiments.train import flags as train_flags
-from experiments.train import loop, multihost, slurm, summary
+from experiments.train import loop, multihost, results_table, slurm
 from experiments.train.sweep import Sweep
+from vae import checkpoint
 
-# The flags that most increase the memory a run needs, the likeliest first.
-HUNGRY = ("num_samples", "batch_size", "hidden")
+# Flags that increase the use of memory, the most likely cause first. The error about too little memory names them.
+MEMORY_FLAGS = ("num_samples", "batch_size", "hidden")
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -41,6 +42,8 @@ def main(values: flags.FlagValues = flags.FLAGS) -> None:
         chosen = train_flags.from_flags(values)
         check(runs, chosen)
         workdir = Path(chosen.workdir or default_workdir(runs))
+        files.check_name(workdir)
+        checkpoint.check_folder(workdir)
         several = multihost.is_one_of_several() if chosen.multihost is None else chosen.multihost
         if several and chosen.launcher == "slurm":
             raise ValueError(
@@ -55,18 +58,20 @@ def main(values: flags.FlagValues = flags.FLAGS) -> None:
             sweep = Sweep(runs, workdir, chosen)
             submitted = slurm.submit_unfinished(sweep, chosen)
         if not submitted:
-            summary.write(workdir, sweep.runs)
+            results_table.write(workdir, sweep.runs)
         return
     with multihost.together(addresses), multihost.own_workdir(workdir) as workdir:
         with cli.one_sentence():
             sweep = Sweep(runs, workdir, chosen)
-            programs = sweep.claim()
-        diverged = sweep.diverged()
-        with cli.one_sentence(OSError):
-            for program in programs:
-                diverged += loop.train(program, chosen)
-            if multihost.is_first():
-                summary.write(workdir, sweep.runs)
+        with contextlib.closing(sweep):
+            with cli.one_sentence():
+                programs = sweep.claim()
+            diverged = sweep.diverged()
+            with cli.one_sentence(OSError):
+                for program in programs:
+                    diverged += loop.train(program, chosen)
+                if multihost.is_first():
+                    results_table.write(workdir, sweep.runs)
     if diverged:
         cli.stop("; ".join(diverged) + "; try a smaller --learning_rate or --clip_norm=1")
 
@@ -87,11 +92,11 @@ def check(runs: list[Settings], options: train_flags.Options) -> None:
 
 def default_workdir(runs: list[Settings]) -> Path:
     """A folder in results/ that the same command finds again."""
-    name = "".join(c if c.isalnum() else "-" for c in Path(runs[0].dataset).stem)
+    name = plain(Path(runs[0].dataset).stem)
     digest = runs[0].digest() if len(runs) == 1 else settings.digest_of(runs)
     return Path("results") / f"{name}-{digest}"
 
 
 if __name__ == "__main__":
     define_flags(flags.FLAGS)
-    cli.run(main, resumes=True, hungry=HUNGRY)
+    cli.run(main, resumes=True, memory_flags=MEMORY_FLAGS)

@@ -4,10 +4,11 @@ diverged = train(program, options)
 """
 
 import functools
+import signal
 import sys
 import time
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -135,35 +136,24 @@ def run_epochs(compiled: Compiled, options: Options) -> tuple[training.TrainStat
         print(mesh.describe(devices, len(program.runs), settings.batch_size))
     with cli.one_sentence():
         start, state = resume(compiled)
+    failed_steps = failures_before(compiled, start, state)
+    seconds = max((row["train_seconds"] for f in program.folders for row in f.rows("timing.jsonl")), default=0.0)
     images = data.train if program.streamed else mesh.everywhere(devices, data.train)
     eval_every = options.eval_every or max(1, settings.epochs // 20)
     checkpoint_every = options.checkpoint_every or eval_every
-    seconds = max((row["train_seconds"] for f in program.folders for row in f.rows("timing.jsonl")), default=0.0)
-    bound = assess.make_bound(program.functions.judged)
-    x = assess.pixels(data, assess.curve_split(data))
-
-    # A run that diverged earlier has the state from the start of the epoch in which it diverged. If an epoch is left to
-    # train, the run diverges again and the epoch reports the step. Otherwise the step after that state is reported.
-    step = mesh.fetch(devices, state.step)
-    failed_steps = np.where((step == start * steps) | (start < settings.epochs), 0, step + 1)
-
+    evaluate = make_evaluation(compiled)
     recorder = Recorder(
         program.folders, keep=options.keep, tensorboard=options.tensorboard, silent=not multihost.is_first()
     )
-    with interrupt.Watch() as watch, recorder:
 
-        def save(epoch: int) -> None:
-            recorder.save(epoch, epoch * steps, seconds, lambda i: mesh.run_of(devices, state, i))
+    def save(epoch: int, state: training.TrainState, seconds: float) -> None:
+        recorder.save(epoch, epoch * steps, seconds, functools.partial(mesh.run_of, devices, state))
 
-        def evaluate(epoch: int, i: int) -> None:
-            row = {"epoch": epoch, "step": epoch * steps, "examples": epoch * steps * settings.batch_size}
-            row |= {"split": assess.curve_split(data), "bound_nats": metrics["bound"][i].item()}
-            row |= bound(mesh.run_of(devices, state.params["model"], i), x)
-            recorder.log(i, row, seconds)
-
-        epoch = saved = start
-        asked = None
-        bar = tqdm(total=settings.epochs * steps, initial=start * steps, unit="step", disable=not sys.stdout.isatty())
+    bar = tqdm(total=settings.epochs * steps, initial=start * steps, unit="step", disable=not sys.stdout.isatty())
+    epoch = start
+    newest_save = start
+    received: signal.Signals | None = None  # the signal to stop that this or another process received
+    with interrupt.Watch() as watch, recorder, bar:
         for epoch in range(start + 1, settings.epochs + 1):
             started = time.perf_counter()
             with program.profile.epoch(epoch):
@@ -171,9 +161,9 @@ def run_epochs(compiled: Compiled, options: Options) -> tuple[training.TrainStat
                     state, metrics = compiled.epoch(state, compiled.values, images)
                     metrics = mesh.fetch(devices, metrics)
                 except OSError:  # streamed images could not be read
-                    # Several processes cannot save now: the others are still in the epoch, and saving needs all.
-                    if saved < epoch - 1 and jax.process_count() == 1:
-                        save(epoch - 1)
+                    # Saving needs all processes, and the others are still in the epoch.
+                    if newest_save < epoch - 1 and jax.process_count() == 1:
+                        save(epoch - 1, state, seconds)
                     raise
             seconds += time.perf_counter() - started
             bar.update(steps)
@@ -181,20 +171,50 @@ def run_epochs(compiled: Compiled, options: Options) -> tuple[training.TrainStat
 
             failed_steps = np.where(failed_steps == 0, metrics["failed_step"], failed_steps)
             alive = np.flatnonzero(failed_steps == 0)
-            asked = multihost.asked_of_any(watch.asked)
+            received = multihost.asked_of_any(watch.asked)
             last = epoch == settings.epochs or not len(alive)
             if last or epoch % eval_every == 0:
                 for i in alive:
-                    evaluate(epoch, i)
-            if last or asked or epoch % checkpoint_every == 0:
-                save(epoch)
-                saved = epoch
-            if asked or not len(alive):
+                    recorder.log(i, evaluate(epoch, state, metrics, i), seconds)
+            if last or received or epoch % checkpoint_every == 0:
+                save(epoch, state, seconds)
+                newest_save = epoch
+            if last or received:
                 break
-        bar.close()
-    if asked := multihost.asked_of_any(watch.asked or asked):
-        interrupt.stop_after_saving(asked, f" after epoch {epoch} of {settings.epochs}; all is saved")
+    # A signal may also have come during the last save.
+    if received := multihost.asked_of_any(watch.asked or received):
+        interrupt.stop_after_saving(received, f" after epoch {epoch} of {settings.epochs}; all is saved")
     return state, failed_steps
+
+
+def failures_before(compiled: Compiled, start: int, state: training.TrainState) -> np.ndarray:
+    """For each run the step at which it diverged before the epoch `start`, or 0.
+
+    A run that diverged stays in the state from before the failed epoch, so its step lags behind the epoch. If an epoch
+    is left to train, the run fails in it again, and the epoch reports the exact step: 0 stands here until then. If
+    none is left, the first step after the state is reported.
+    """
+    program = compiled.program
+    step = mesh.fetch(compiled.devices, state.step)
+    lags_behind = step < start * program.functions.steps_per_epoch
+    finished = start == program.settings.epochs
+    return np.where(lags_behind & finished, step + 1, 0)
+
+
+def make_evaluation(compiled: Compiled) -> Callable:
+    """`evaluation(epoch, state, metrics, i) -> dict`: the row of metrics.jsonl of run i after the epoch."""
+    program = compiled.program
+    split = assess.curve_split(program.data)
+    bound = assess.make_bound(program.functions.judged)
+    x = assess.pixels(program.data, split)
+
+    def evaluation(epoch: int, state: training.TrainState, metrics: dict[str, np.ndarray], i: int) -> dict[str, Any]:
+        step = epoch * program.functions.steps_per_epoch
+        row = {"epoch": epoch, "step": step, "examples": step * program.settings.batch_size, "split": split}
+        row["bound_nats"] = metrics["bound"][i].item()
+        return row | bound(mesh.run_of(compiled.devices, state.params["model"], i), x)
+
+    return evaluation
 
 
 def resume(compiled: Compiled) -> tuple[int, training.TrainState]:
@@ -271,7 +291,8 @@ def write_result(
             f" the state of epoch {step // steps} is kept there"
         )
     if figures:  # after the result: a result must not be lost to a picture
-        from experiments.common import pictures  # matplotlib is slow to import
+        with cli.drawing(run.folder.figures):
+            from experiments.common import pictures  # matplotlib is slow to import
 
-        pictures.draw_run(run.folder, program.data, program.functions.judged, params)
+            pictures.draw_run(run.folder, program.data, program.functions.judged, params)
     return None

@@ -87,7 +87,7 @@ def together(addresses: dict[str, Any] | None) -> Iterator[None]:
     try:
         with contextlib.ExitStack() as stack:
             if not is_first():
-                nowhere = stack.enter_context(open(os.devnull, "w"))
+                nowhere = stack.enter_context(open(os.devnull, "w", encoding="utf-8"))
                 stack.enter_context(contextlib.redirect_stdout(nowhere))
             yield
     except SystemExit as exit:

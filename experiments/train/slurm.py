@@ -127,7 +127,7 @@ def _queued() -> set[str]:
     """The ids of all queued or running jobs. The id of an array's job is ARRAY_INDEX, such as 7_0."""
     try:
         command = ["squeue", "--noheader", "--array", "--format=%i"]
-        return set(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split())
+        return set(subprocess.run(command, capture_output=True, encoding="utf-8", check=True).stdout.split())
     except OSError:
         raise ValueError(
             "--launcher=slurm needs the commands of SLURM, but there is no squeue; run it on a node of the cluster"

@@ -1,7 +1,7 @@
 """The runs of one command, arranged as programs, and which of them are left to train.
 
-run      one setting of all hyperparameters and one seed, with its folder of files
-program  all runs that share one compiled function; they train together
+run      the training of one model: one value for every setting, including the seed
+program  a group of runs that share one compiled function; they differ only in numbers, and are trained together
 sweep    all programs of one command
 """
 
@@ -22,14 +22,14 @@ from vae.data import Dataset
 
 
 class Run(NamedTuple):
-    """One setting of all hyperparameters and one seed, with its folder of files."""
+    """The settings of a run, and its folder."""
 
     settings: Settings
     folder: RunFolder
 
 
 class Program(NamedTuple):
-    """Runs that share one compiled function and train together.
+    """The runs of a program, and what they share.
 
     Attributes:
       name: The program's number and what distinguishes it in the sweep; empty if the sweep has one program.
@@ -67,7 +67,7 @@ class Program(NamedTuple):
 
 
 class Sweep:
-    """All programs of one command, or the one that --program names.
+    """The programs of a sweep, or the only one that --program names.
 
     The constructor loads the data and traces every program, so bad input is refused before any work is done.
 
@@ -110,7 +110,7 @@ class Sweep:
         """
         for program in self.programs:
             for run in program.runs:
-                run.folder.claim(run.settings, program.data)
+                run.folder.claim(run.settings, program.data, self.options.data_dir)
         unfinished = [program for program in map(_unfinished, self.programs) if program.runs]
         pending = {folder.path for program in unfinished for folder in program.folders}
         _report_other_code([folder for program in self.programs for folder in program.folders], pending)
@@ -118,6 +118,11 @@ class Sweep:
             needed = sum(_checkpoint_bytes(program, self.options.keep) for program in unfinished)
             files.check_space(self.workdir, needed)
         return [part for program in unfinished for part in _split_by_progress(program)]
+
+    def close(self) -> None:
+        """Lets other processes claim the folders."""
+        for run in self.runs:
+            run.folder.close()
 
     def diverged(self) -> list[str]:
         """A sentence for each run that diverged when an earlier command trained it."""
@@ -165,20 +170,27 @@ def _unfinished(program: Program) -> Program:
 
 
 def _split_by_progress(program: Program) -> list[Program]:
-    """Programs whose runs can go on from the same epoch; one program, unless a larger sweep was started in the workdir.
+    """The program in parts, each of which goes on from one epoch. Usually it is one part.
 
-    Runs that train together go on from one epoch that all of them have. New runs would take the others back to the
-    start, so they train apart.
+    Runs that train together go on from the newest epoch that all of them have saved. So no run may be in a part with
+    runs that would take it back to an earlier epoch: runs that have begun train apart from new runs of a larger sweep,
+    and if the runs that have begun share no epoch, those with different newest epochs train apart as well.
     """
-    epochs = [set(checkpoint.steps(folder.checkpoints)) for folder in program.folders]
+    saved = [set(checkpoint.steps(folder.checkpoints)) for folder in program.folders]
     begun = [(folder.path / "metrics.jsonl").exists() for folder in program.folders]
-    epochs_of_begun = [saved for saved, has_begun in zip(epochs, begun, strict=True) if has_begun]
-    apart = epochs_of_begun and not set.intersection(*epochs_of_begun) and max(map(len, epochs_of_begun)) > 1
-    newest = [max(saved, default=0) if apart else 0 for saved in epochs]
-    # Runs with the same number train together: -1 is new, 0 has begun, a positive number is the newest epoch.
-    numbers = [epoch if has_begun else -1 for epoch, has_begun in zip(newest, begun, strict=True)]
-    numbers = multihost.from_first(np.array(numbers, np.int64))
-    return [program.with_runs(numbers == number) for number in sorted(set(numbers.tolist()), reverse=True)]
+    saved_of_begun = [epochs for epochs, has_begun in zip(saved, begun, strict=True) if has_begun]
+    # A kill during the very first save leaves runs with one checkpoint and runs with none: they all start again.
+    only_first_saves = all(len(epochs) <= 1 for epochs in saved_of_begun)
+    together = only_first_saves or bool(set.intersection(*saved_of_begun))
+
+    def part_of(epochs: set[int], has_begun: bool) -> int:
+        """A number that the runs of a part have in common."""
+        if not has_begun:
+            return -1
+        return 0 if together else max(epochs, default=0)
+
+    parts = multihost.from_first(np.array(list(map(part_of, saved, begun)), np.int64))
+    return [program.with_runs(parts == part) for part in sorted(set(parts.tolist()), reverse=True)]
 
 
 def _checkpoint_bytes(program: Program, keep: int) -> int:
@@ -193,16 +205,17 @@ def _checkpoint_bytes(program: Program, keep: int) -> int:
 def _report_other_code(folders: list[RunFolder], pending: set[Path]) -> None:
     """Says which runs were trained or begun by another version of the code. Records the change of code in the runs that
     continue. A folder belongs to a run's settings, not to a version of the code."""
-    other = [folder for folder in folders if not folder.has_this_code()]
-    if trained := [folder for folder in other if folder.path not in pending]:
+    changes = {folder: changed for folder in folders if (changed := folder.changed_code())}
+    what = ", ".join(dict.fromkeys(part for changed in changes.values() for part in changed))
+    if trained := [folder for folder in changes if folder.path not in pending]:
         print(
-            f"{len(trained)} of {len(folders)} runs were trained by code that has changed since, and stay as they are;"
-            " choose another --workdir to train them again"
+            f"{len(trained)} of {len(folders)} runs were trained by code that has changed since ({what}), and stay as"
+            " they are; choose another --workdir to train them again"
         )
-    if begun := [folder for folder in other if folder.path in pending and folder.rows()]:
+    if begun := [folder for folder in changes if folder.path in pending and folder.rows()]:
         print(
-            f"{len(begun)} of {len(folders)} runs were begun by code that has changed since; the present code continues"
-            " them (see config.json)"
+            f"{len(begun)} of {len(folders)} runs were begun by code that has changed since ({what}); the present code"
+            " continues them (see config.json)"
         )
         for folder in begun:
             folder.record_change_of_code()

@@ -102,7 +102,7 @@ def _enter(call: Call) -> None:
     sys.argv = [call.module, *call.arguments]
     sys.orig_argv = [sys.executable, "-m", *sys.argv]
     try:
-        cli.run(entry.main, hungry=getattr(entry, "HUNGRY", ()))
+        cli.run(entry.main, memory_flags=getattr(entry, "MEMORY_FLAGS", ()))
     except SystemExit as error:
         if not error.code:
             raise

@@ -1,5 +1,7 @@
 """What is restored is what was saved, to the bit; what is damaged is not restored."""
 
+import os
+import re
 import shutil
 import warnings
 from pathlib import Path
@@ -25,7 +27,7 @@ def state():
 @pytest.fixture
 def folder(state, tmp_path) -> Path:
     """Checkpoints 1, 2 and 3 of different contents, of which the newest two are kept."""
-    path = tmp_path / "a folder, ünd mehr"
+    path = tmp_path / "a folder, ünd mehr: 100%25 {x}*?#&'"
     with checkpoint.writer(path, keep=2) as (save, _):
         for step in (1, 2, 3):
             save(step, jax.tree.map(lambda leaf, step=step: leaf + jnp.asarray(step, leaf.dtype), state))
@@ -131,3 +133,18 @@ def test_whatever_file_is_damaged_what_is_restored_is_right(folder, state, tmp_p
             restored.append(found[0])
             shutil.rmtree(copy)
     assert set(restored) == {2, 3}
+
+
+@pytest.mark.parametrize("error", [ValueError, OSError])
+@pytest.mark.parametrize("number", checkpoint.DISK_FAULTS)
+def test_a_fault_of_the_disk_is_an_error_of_the_system_whatever_orbax_raises(number, error, tmp_path):
+    with pytest.raises(OSError, match=re.escape(os.strerror(number))) as caught, checkpoint.writer(tmp_path):
+        raise error(f"orbax could not write: {os.strerror(number)} [tensorstore]")
+    assert caught.value.errno == number
+
+
+@pytest.mark.parametrize("name", ["run [1]", "run\\1"])
+def test_a_folder_whose_checkpoints_could_not_be_read_is_refused(name, tmp_path):
+    with pytest.raises(ValueError, match="could not be read again"), checkpoint.writer(tmp_path / name / "checkpoints"):
+        pass
+    assert not (tmp_path / name).exists()

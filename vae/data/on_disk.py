@@ -94,7 +94,7 @@ def _open(folder: Path, split: str):
     """TFDS's data source of one split, and the shape of its images; None where they have no fixed shape."""
     import tensorflow_datasets as tfds
 
-    _check_features(json.loads((folder / "features.json").read_text()))
+    _check_features(json.loads((folder / "features.json").read_text(encoding="utf-8")))
     builder = tfds.builder_from_directory(folder, file_format="array_record")
     return builder.as_data_source(split=split), _image_shape(builder.info.features)
 

@@ -96,7 +96,7 @@ def _split_names(dataset: str, folder: Path) -> list[str]:
     """
     file = folder / "dataset_info.json"
     try:
-        info = json.loads(file.read_text())
+        info = json.loads(file.read_text(encoding="utf-8"))
         formats = [info.get("fileFormat", "tfrecord"), *info.get("alternativeFileFormats", [])]
         names = [split["name"] for split in info["splits"]]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

@@ -23,7 +23,7 @@ def free() -> float:
 
 def _available() -> float:
     try:
-        lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+        lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text(encoding="utf-8").splitlines())
         return 1024 * int(lines["MemAvailable"].split()[0])
     except (OSError, KeyError):
         return math.inf
@@ -36,10 +36,10 @@ def _limits(root: Path = Path("/sys/fs/cgroup"), process: Path = Path("/proc/sel
     """
     granted = os.environ.get("SLURM_MEM_PER_NODE", "")
     if granted.isdecimal() and int(granted):  # 0 stands for all memory of the node
-        resident = int(Path("/proc/self/statm").read_text().split()[1])
+        resident = int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[1])
         yield 2**20 * int(granted), resident * os.sysconf("SC_PAGE_SIZE")
     try:
-        lines = (process / "cgroup").read_text().splitlines()
+        lines = (process / "cgroup").read_text(encoding="utf-8").splitlines()
     except OSError:  # not Linux
         return
     for line in lines:
@@ -65,7 +65,8 @@ def _read_group(folder: Path, allowed: str, used: str, droppable: str) -> tuple[
     memory.stat.
     """
     try:
-        stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
-        return int((folder / allowed).read_text()), int((folder / used).read_text()) - int(stat.get(droppable, 0))
+        stat = dict(line.split() for line in (folder / "memory.stat").read_text(encoding="utf-8").splitlines())
+        number = lambda name: int((folder / name).read_text(encoding="utf-8"))
+        return number(allowed), number(used) - int(stat.get(droppable, 0))
     except (OSError, ValueError):  # a file does not exist, or its text is max
         return None

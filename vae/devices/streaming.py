@@ -47,7 +47,7 @@ class Epoch:
         self.over = over
         order = jax.jit(train.over_runs(order, mode, over=over))
         chunk = jax.jit(train.over_runs(chunk, mode, over=over))
-        conclude = jax.jit(train.over_runs(_conclude, "vmap", over=over))
+        finish = jax.jit(train.over_runs(_finish_epoch, "vmap", over=over))
         runs, steps, batch_size = jax.eval_shape(order, values, state.step).shape
         self.size = _steps_of_chunk(images, runs, steps, batch_size)
         sizes = [min(self.size, steps - start) for start in range(0, steps, self.size)]
@@ -60,7 +60,7 @@ class Epoch:
         metrics = mesh.over_runs_of(over, [metrics[size] for size in sizes])
         self.order = order.lower(values, state.step).compile()
         self.chunks = {size: chunk.lower(state, values, batches[size]).compile() for size in batches}
-        self.conclude = conclude.lower(state, state, metrics).compile()
+        self.finish = finish.lower(state, state, metrics).compile()
 
     def __call__(self, start: train.TrainState, values: Any, images: Any) -> tuple[train.TrainState, dict[str, Array]]:
         state = start
@@ -71,7 +71,7 @@ class Epoch:
             if metrics_of_chunks:
                 jax.block_until_ready(metrics_of_chunks[-1])  # so that the device never holds three chunks
             metrics_of_chunks.append(metrics)
-        return self.conclude(start, state, metrics_of_chunks)
+        return self.finish(start, state, metrics_of_chunks)
 
     def memory(self) -> tuple[int, float]:
         """The bytes that the epoch needs on each device, and the bytes that are free there.
@@ -103,9 +103,9 @@ def _steps_of_chunk(images: Any, runs: int, steps: int, batch_size: int) -> int:
     return max(1, min(steps, CHUNK_BYTES // (runs * batch_size * image)))
 
 
-def _conclude(start: PyTree, state: PyTree, metrics: list[dict[str, Array]]) -> tuple[PyTree, dict[str, Array]]:
-    """`train.conclude` with the metrics `[T]` of each chunk."""
-    return train.conclude(start, state, jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *metrics))
+def _finish_epoch(start: PyTree, state: PyTree, metrics: list[dict[str, Array]]) -> tuple[PyTree, dict[str, Array]]:
+    """`train.finish_epoch` with the metrics `[T]` of each chunk."""
+    return train.finish_epoch(start, state, jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *metrics))
 
 
 class _Steps:

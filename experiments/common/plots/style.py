@@ -3,6 +3,8 @@
 import io
 import math
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -36,8 +38,19 @@ RC = {
     "pdf.fonttype": 42,
     "savefig.dpi": 300,
 }
+
+
+@contextmanager
+def _own_style() -> Iterator[None]:
+    """A context with matplotlib's defaults and `RC`, whatever the user's matplotlibrc says."""
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(RC)
+        yield
+
+
 # A decorator: the style holds within the function and nowhere else.
-styled = matplotlib.rc_context(RC)
+styled = _own_style()
 
 
 class Look(NamedTuple):

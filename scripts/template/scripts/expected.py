@@ -14,7 +14,7 @@ VARIANCE = {"my_estimator": (0.083, 0.01), "reparam": (0.0088, 0.002)}
 def read_column(path: Path, column: str) -> dict[str, float]:
     """The mean of a column of a results.csv, for each estimator."""
     values: dict[str, list[float]] = {}
-    with open(path) as file:
+    with open(path, encoding="utf-8") as file:
         for row in csv.DictReader(file):
             values.setdefault(row["estimator"], []).append(float(row[column]))
     return {estimator: statistics.mean(numbers) for estimator, numbers in values.items()}

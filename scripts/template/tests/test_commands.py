@@ -12,13 +12,13 @@ def run(command, *arguments):
     """Runs `python -m experiments.COMMAND --import=my_estimator ARGUMENTS` with the import paths of pyproject.toml."""
     line = [sys.executable, "-m", f"experiments.{command}", "--import=my_estimator", *arguments]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    done = subprocess.run(line, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(line, env=environment, capture_output=True, encoding="utf-8", check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
 def read_rows(path):
-    with open(path) as file:
+    with open(path, encoding="utf-8") as file:
         return {row["estimator"]: row for row in csv.DictReader(file)}
 
 
@@ -38,6 +38,8 @@ def test_the_estimator_has_less_variance_than_the_plain_score_function(tmp_path)
 
 @pytest.mark.parametrize("argument", ["--quik", "quick"])
 def test_the_script_refuses_an_unknown_argument(argument):
-    done = subprocess.run(["bash", "scripts/reproduce.sh", argument], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        ["bash", "scripts/reproduce.sh", argument], capture_output=True, encoding="utf-8", check=False
+    )
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("usage: ")

@@ -95,11 +95,11 @@ def test_help_lists_the_settings_in_their_order():
 
 def test_too_little_memory_names_the_flags_of_the_command(capsys, monkeypatch):
     monkeypatch.setattr(cli.flags, "FLAGS", cli.flags.FlagValues())  # not those that other tests have defined
-    for hungry, advice in (
+    for memory_flags, advice in (
         ((), "(no more)\n"),
         (("num_samples", "runs"), "a smaller --num_samples or --runs needs less\n"),
     ):
-        with pytest.raises(SystemExit), cli._enough_memory(hungry):
+        with pytest.raises(SystemExit), cli._enough_memory(memory_flags):
             raise MemoryError
         assert capsys.readouterr().err.endswith(advice)
 

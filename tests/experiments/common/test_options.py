@@ -56,6 +56,8 @@ def test_one_choice_has_one_text(text, canonical):
         ("apple:=2", "'=2' is not option=value"),
         ("apple:weight=heavy", "weight=heavy is not a number"),
         ("apple:weight=nan", "weight=nan is not a finite number"),
+        ("apple:weight=1e-50", "weight=1e-50 does not fit into 32 bits"),
+        ("apple:weight=-1e39", "weight=-1e39 does not fit into 32 bits"),
         ("apple:ripe=1", "ripe=1 is not true or false"),
         ("apple:colour=\x1b[31m", "cannot be printed"),
         ("apple:weight=2:weight=3", "gives weight twice"),

@@ -21,8 +21,9 @@ class _Model(NamedTuple):
 
 
 @pytest.fixture
-def drawn(monkeypatch):
-    """How many images were encoded, and latents decoded, at once; and what each figure is of."""
+def drawn(monkeypatch, request):
+    """How many images were encoded, and latents decoded, at once; and what each figure is of. The parameter is the test
+    set."""
     encoded, decoded = [], []
 
     def apply(params, *inputs, method):
@@ -36,7 +37,7 @@ def drawn(monkeypatch):
 
     figures = ("reconstructions", "image_grid", "interpolations", "latent_plane")
     monkeypatch.setattr(pictures, "plots", SimpleNamespace(**{name: lambda *args, **_: args for name in figures}))
-    data = SimpleNamespace(train=TEST[:1], test=TEST, levels=256)
+    data = SimpleNamespace(train=TEST[:1], test=getattr(request, "param", TEST), levels=256)
     return encoded, decoded, pictures._model_figures(data, _Model(apply), {})
 
 
@@ -57,3 +58,9 @@ def test_the_plane_is_of_the_quantiles_of_the_prior_and_of_all_means(drawn):
     axes = [stats.norm.ppf(np.linspace(*quantiles, 20), MEAN[d], np.exp(LOG_VAR[d] / 2)) for d in (0, 1)]
     np.testing.assert_allclose(images.reshape(20, 20, 2), np.stack(np.meshgrid(*axes), axis=-1), rtol=1e-4)
     np.testing.assert_array_equal(means, TEST.reshape(-1, 2))
+
+
+@pytest.mark.parametrize("drawn", [TEST[:1]], indirect=True)
+def test_a_test_set_of_one_image_has_no_interpolations(drawn):
+    """They would need two images, and the other pictures are drawn all the same."""
+    assert set(drawn[2]) == {"reconstructions", "prior_samples", "latent_plane"}

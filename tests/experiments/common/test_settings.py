@@ -203,6 +203,9 @@ def test_settings_that_contradict_each_other_are_refused(argv, sentence):
         ("--activation=relu:negative_slope=0.3", "relu has no option 'negative_slope'; it has no options"),
         ("--objective=elbo_analytic:epoch=3", "elbo_analytic has no option 'epoch'; its options are beta=1.0"),
         ("--objective=elbo,", "an element of 'elbo,' is empty"),
+        ("--learning_rate=1e-3,1e-50", "1e-50 does not fit into 32 bits"),  # float32 would train at a rate of 0
+        ("--clip_norm=1e39", "1e39 does not fit into 32 bits"),
+        ("--estimator=gumbel_rao:inner_samples=99999999999", "inner_samples=99999999999 does not fit into 32 bits"),
     ],
 )
 def test_a_flag_refuses_a_choice_that_does_not_exist(argv, sentence):
@@ -309,7 +312,8 @@ def _values(field) -> st.SearchStrategy:
     if field.type is int:
         return whole
     if field.type is float:
-        return st.floats(0, 1e30, exclude_min=above is not None)
+        positive = st.floats(1e-37, 1e30)  # what float32 can hold
+        return positive if above is not None else st.just(0.0) | positive
     if field.metadata["table"]:
         return st.sampled_from(list(field.metadata["table"].entries))
     if field.metadata["choices"]:

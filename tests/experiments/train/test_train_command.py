@@ -165,7 +165,9 @@ def test_other_code_is_told_and_written_down(runs, cut, tmp_path):
         tmp_path / "outcomes", [f"--workdir={done}"], [f"--workdir={begun}", *LONG], [f"--workdir={begun}", *LONG]
     )
     assert "1 of 1 runs were trained by code that has changed since" in finished.out
-    assert "1 of 1 runs were begun by code that has changed since; the present code continues" in goes_on.out
+    assert (
+        "1 of 1 runs were begun by code that has changed since (the project); the present code continues" in goes_on.out
+    )
     assert "other code" not in again.out
     config = RunFolder(begun).config()
     assert config["git_commit"] == "0" * 40

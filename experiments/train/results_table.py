@@ -19,14 +19,15 @@ def write(workdir: Path, runs: list[Run]) -> None:
         files.write_text(workdir / "results.csv", tables.to_csv(rows))
         files.write_text(workdir / "results.md", table + "\n")
         if len(folders) > 1 and all(run.folder.result() for run in runs):
-            from experiments.common import pictures
+            with cli.drawing(workdir / "figures"):
+                from experiments.common import pictures
 
-            pictures.draw_sweep(workdir / "figures", folders, results.varying(rows))
+                pictures.draw_sweep(workdir / "figures", folders, results.varying(rows))
     print(f"\n{results.heading(rows)}\n{table}\n")
     if drawn := sorted((workdir / "figures").glob("*.png")):
         print(f"pictures: {', '.join(map(str, drawn))}")
-    if len(folders) > 1:
-        print(f"          and of each run in {workdir / 'runs'}/*/figures")
+    if any(workdir.glob("runs/*/figures/*.png")):
+        print(f"pictures of runs: {workdir / 'runs'}/*/figures")
     print(f"table of every run and setting: {workdir / 'results.csv'}")
     print(f"all of it on one page: {cli.command('report', f'--workdir={workdir}')}")
 

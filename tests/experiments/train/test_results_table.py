@@ -3,7 +3,7 @@
 import json
 
 from experiments.common.settings import Settings
-from experiments.train import summary
+from experiments.train import results_table
 
 
 def test_a_result_of_another_version_is_left_out_of_the_tables_and_loses_nothing(tmp_path, capsys):
@@ -13,7 +13,7 @@ def test_a_result_of_another_version_is_left_out_of_the_tables_and_loses_nothing
         (tmp_path / "runs" / name).mkdir(parents=True)
         (tmp_path / "runs" / name / "config.json").write_text("{}")
         (tmp_path / "runs" / name / "result.json").write_text(json.dumps(row))
-    folders, rows = summary.finished_runs(tmp_path)
+    folders, rows = results_table.finished_runs(tmp_path)
     assert [folder.path.name for folder in folders] == ["ours"]
     assert [row["estimator"] for row in rows] == ["reparam"]
     assert "left out of the tables" in capsys.readouterr().out

@@ -1,0 +1,30 @@
+"""What is recorded about the code of a run, and what has changed since."""
+
+import subprocess
+
+import pytest
+
+from experiments.common import provenance
+from tests.helpers.entry_points import ROOT
+
+
+def test_nothing_has_changed_since_now():
+    assert provenance.changed_code(provenance.describe_code()) == []
+
+
+def test_other_code_and_other_versions_of_packages_are_named():
+    recorded = provenance.describe_code()
+    recorded["versions"] = recorded["versions"] | {"jax": "0.1.2"}
+    now = provenance.versions()["jax"]
+    assert provenance.changed_code(recorded) == [f"jax 0.1.2 to {now}"]
+    assert provenance.changed_code(recorded | {"code": "0" * 16}) == ["the project", f"jax 0.1.2 to {now}"]
+
+
+def test_the_commit_is_that_of_the_folder_even_inside_a_hook_of_git(tmp_path, monkeypatch):
+    """Git exports GIT_DIR to its hooks, and to every command that they start."""
+    commit = provenance.git_commit(ROOT)
+    if not commit:
+        pytest.skip("needs a checkout")
+    subprocess.run(["git", "init", "--quiet", tmp_path], check=True)
+    monkeypatch.setenv("GIT_DIR", str(tmp_path / ".git"))
+    assert provenance.git_commit(ROOT) == commit
