@@ -19,22 +19,21 @@ from vae import data as datasets
 from vae import estimators, models, objectives, train
 from vae.devices import host_memory
 
-# The part of a memory that training images may take. States and activations need the rest, and several processes of one
-# host may share its memory.
-RESIDENT_PART = 0.25
+# The fraction of a memory that training images may fill. The rest is for states and activations, and for other
+# processes on the same host.
+RESIDENT_FRACTION = 0.25
 
 
 class Functions(NamedTuple):
-    """The pure functions behind one compiled program. They train every run of a group.
+    """The pure functions behind one compiled program. They train every run of the program.
 
-    The runs of a group differ only in the numbers that `arrays` returns, which are arguments of these functions. Every
-    other setting is part of the code. `jax.vmap` or `jax.lax.map` over stacked arguments therefore trains all runs of
-    the group in one compiled function.
+    The runs of a program differ only in the numbers that `arrays` returns, which are arguments of these functions. All
+    other settings are part of the code. `jax.vmap` or `jax.lax.map` over stacked arguments therefore trains all runs of
+    the program in one compiled function.
 
     Attributes:
       model: the linen VAE that is trained.
-      judged: the VAE that is evaluated and drawn: the same, but relaxed latents are replaced by the discrete latents
-        that they stand for.
+      judged: the VAE that is evaluated and drawn. It has discrete latents where `model` has their relaxations.
       init: `init(arrays) -> TrainState`.
       epoch: `epoch(state, arrays, images) -> (state, metrics)` over images `[N, H, W, C]` of any dtype on the device.
       order: `order(arrays, step)`, the order of the images; for `vae.devices.streaming.Epoch`.
@@ -52,10 +51,10 @@ class Functions(NamedTuple):
 
 
 def functions(run: Settings, data: datasets.Dataset) -> Functions:
-    """The functions that train `run` and every other run of its group.
+    """The functions that train `run` and every other run of its program.
 
     Raises:
-      ValueError, NotImplementedError: If the settings do not go together. A step is traced for this, at once.
+      ValueError, NotImplementedError: If the settings do not go together. To find out, this function traces an epoch.
     """
     vae = model(run, data)
     gradient = settings.build(run, "estimator", num_samples=run.num_samples)
@@ -124,7 +123,8 @@ def _load(
     return datasets.fix_binarization(data, binarization)
 
 
-_mean_images: dict[str, tuple[float, ...]] = {}  # by checksum; for images on disk each takes decoding all of them
+# The mean images by the data set's checksum. For images on disk, a mean image takes the decoding of all images.
+_mean_images: dict[str, tuple[float, ...]] = {}
 
 
 def _mean_image(data: datasets.Dataset) -> tuple[float, ...]:
@@ -159,7 +159,8 @@ def load_data(
 
 
 def load_trained(run: Settings, data_dir: str | None, cache_dir: str | None = None) -> datasets.Dataset:
-    """The data set of a run that was trained before. Images that are binarized once must be in memory, as they were."""
+    """The data set of a run that was trained before. Images that are binarized once are loaded into memory, as they
+    were for the training."""
     return load_data(run, data_dir, cache_dir, "off" if run.binarization in ("static", "threshold") else "auto")
 
 
@@ -174,7 +175,7 @@ def resident_bytes(streaming: str) -> float:
     if streaming == "off":
         return math.inf
     device = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit", math.inf)
-    return RESIDENT_PART * min(device, host_memory.limit())
+    return RESIDENT_FRACTION * min(device, host_memory.limit())
 
 
 def bits_per_dim(nats: float, data: datasets.Dataset, likelihood: str) -> float:
@@ -192,8 +193,7 @@ def bits_per_dim(nats: float, data: datasets.Dataset, likelihood: str) -> float:
 
 
 def model(run: Settings, data: datasets.Dataset, judged: bool = False) -> models.VAE:
-    """The VAE of the run for images of this data set. `judged` replaces relaxed latents by the discrete latents that
-    they stand for."""
+    """The VAE of the run for images of this data set. `judged` replaces relaxed latents by discrete latents."""
     posterior = settings.build(run, "posterior")
     if judged and posterior.hard:
         posterior = posterior.hard
@@ -236,7 +236,7 @@ def optimizer(run: Settings, values: dict[str, Array], steps_per_epoch: int) -> 
 
 
 def _option_arrays(setting: str, values: dict[str, Array]) -> dict[str, Array]:
-    """The array-valued options of a setting: of "objective.beta" the part "beta"."""
+    """The array-valued options of a setting, without its name: "objective.beta" becomes "beta"."""
     prefix = f"{setting}."
     return {name.removeprefix(prefix): value for name, value in values.items() if name.startswith(prefix)}
 

@@ -1,7 +1,7 @@
-"""Checks of files that others may have written: a workdir is read as data, and refused where it is not like ours.
+"""Checks of files that others may have written. A workdir that this project cannot have written is refused.
 
-So only names and values that a setting can have reach a table, a page or a terminal, and nothing outside of the workdir
-is overwritten through a link in it.
+So a table, a page or a terminal shows only names and values that a setting can have, and no file outside of the workdir
+is overwritten through a link.
 """
 
 import contextlib
@@ -85,7 +85,7 @@ def _links(folder: Path) -> Iterator[str]:
 
 
 def is_run_config(config: dict[str, Any]) -> bool:
-    """Whether this can be the config.json of a run; `settings.from_json` checks the settings in it."""
+    """Whether the content can be that of a run's config.json. `settings.from_json` checks the settings in it."""
     if not all(isinstance(config.get(part), dict) for part in ("settings", "data", "versions")):
         return False
     continued = config.get("continued", [])
@@ -127,7 +127,7 @@ def parse_result(content: dict[str, Any]) -> dict[str, Any]:
 
 
 def is_laboratory(config: dict[str, Any], rows: list[dict[str, Any]]) -> bool:
-    """Whether these can be config.json and results.csv of `experiments.compare_estimators`."""
+    """Whether the contents can be those of config.json and results.csv of `experiments.compare_estimators`."""
     columns = list(rows[0])
     groups = [name.removesuffix("_verdict") for name in columns if name.endswith("_verdict")]
     text = {"problem", "estimator", "truth", *(f"{group}_verdict" for group in groups)}
@@ -138,7 +138,7 @@ def is_laboratory(config: dict[str, Any], rows: list[dict[str, Any]]) -> bool:
 
 
 def is_toy(config: dict[str, Any], rows: list[dict[str, Any]], curves: list[dict[str, Any]]) -> bool:
-    """Whether these can be config.json, results.csv and curves.csv of `experiments.toy_bernoulli`."""
+    """Whether the contents can be those of config.json, results.csv and curves.csv of `experiments.toy_bernoulli`."""
     return (
         _is_measurement(config, "steps", "seeds", "num_samples")
         and isinstance(config["settings"].get("toy"), str)

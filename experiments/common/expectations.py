@@ -11,7 +11,7 @@ from vae.hierarchy import Markov
 
 
 class Expectation(NamedTuple):
-    """E[reduce(f(z_k) - log_q_weight log q(z_k))], z_k ~ q, without f, which an estimator's fit does not depend on."""
+    """E[reduce(f(z_k) - log_q_weight log q(z_k))], z_k ~ q, without f, which no fit depends on."""
 
     q: Any
     reduce: estimators.Reduction

@@ -45,7 +45,7 @@ def stop_after_saving(asked: signal.Signals, when: str) -> NoReturn:
 
 
 def _sentence(asked: signal.Signals, resumes: bool, when: str = "") -> str:
-    return f"stopped by {asked.name}{when}; the same command {'takes it up again' if resumes else 'starts anew'}\n"
+    return f"stopped by {asked.name}{when}; the same command {'continues' if resumes else 'starts again'}\n"
 
 
 class Watch:

@@ -329,7 +329,7 @@ def _dashed(numbers: tuple[int, ...]) -> str:
 
 
 def _parse(field: dataclasses.Field, text: str) -> Any:
-    """The value of the field that the text spells; of several spellings of a choice, the canonical one."""
+    """The value of the field that the text spells. A choice from a table is returned in its canonical spelling."""
     if field.metadata["table"]:
         return str(options.choose(text, field.metadata["table"]))
     if field.type == tuple[int, ...]:

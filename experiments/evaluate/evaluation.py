@@ -29,8 +29,8 @@ class Options:
 def evaluate(folder: RunFolder, options: Options) -> dict[str, Any]:
     """The test figures of a run at --checkpoint, as a row with the run's settings.
 
-    The figures are read from evaluations.jsonl if an earlier evaluation with as many samples wrote them there; new
-    figures are appended to that file.
+    If evaluations.jsonl has a row of the same epoch with as many samples, its figures are returned. Otherwise the
+    figures are computed and appended to that file.
 
     Raises:
       ValueError: If the run diverged, or if it is not finished and --checkpoint names no epoch. The figures of such a
@@ -72,7 +72,7 @@ def _evaluate_claimed(folder: RunFolder, run: Settings, data: Dataset, options: 
 
 
 def earlier_figures(folder: RunFolder, epoch: int, eval_samples: int) -> dict[str, Any]:
-    """The figures of the last evaluation of this epoch with as many samples; empty if there was none."""
+    """The figures of the last row in evaluations.jsonl of this epoch with as many samples; empty if there is none."""
     wanted = {"epoch": epoch, "eval_samples": eval_samples}
     rows = [row for row in folder.rows("evaluations.jsonl") if wanted.items() <= row.items()]
     names = (*results.FIGURES, "active_units_by_layer")

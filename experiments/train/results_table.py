@@ -1,4 +1,4 @@
-"""The tables and pictures over all finished runs of a workdir, written when a command ends."""
+"""results.csv, results.md and the pictures of a sweep: all finished runs of a workdir, written when a command ends."""
 
 from pathlib import Path
 from typing import Any
@@ -9,9 +9,9 @@ from experiments.train.sweep import Run
 
 
 def write(workdir: Path, runs: list[Run]) -> None:
-    """Writes results.csv and results.md, and figures/ if all `runs` of the command are finished; prints the table.
+    """Writes results.csv and results.md, and prints the table. Draws the sweep if all `runs` of it are finished.
 
-    Jobs that end at the same time take turns, so the last of them sees all results and draws the pictures.
+    Jobs that end at the same time take turns, so the last job sees all results and draws the pictures.
     """
     with locks.taking_turns(workdir):
         folders, rows = finished_runs(workdir)
@@ -33,8 +33,10 @@ def write(workdir: Path, runs: list[Run]) -> None:
 
 
 def finished_runs(workdir: Path) -> tuple[list[RunFolder], list[dict[str, Any]]]:
-    """The folders of the runs that have a result, and their rows. Says which results another version wrote; they are
-    left out."""
+    """The folders of the runs that have a result, and their rows.
+
+    Results that another version wrote are left out, and a printed line names them.
+    """
     folders = []
     rows = []
     for folder in all_runs(workdir):

@@ -106,7 +106,7 @@ class Sweep:
           Programs with the runs that have no result yet, to be trained one after the other.
 
         Raises:
-          ValueError: If a folder belongs to another run or another process, or the disk is too small.
+          ValueError: If a folder belongs to another run or another process, or if the disk is too small.
         """
         for program in self.programs:
             for run in program.runs:
@@ -164,7 +164,7 @@ def _distinction(first: Settings, swept: list[str]) -> str:
 
 
 def _unfinished(program: Program) -> Program:
-    """The program, reduced to the runs that have no result."""
+    """The program with only those runs that have no result yet."""
     unfinished = np.array([run.folder.result() is None for run in program.runs])
     return program.with_runs(multihost.from_first(unfinished))
 
@@ -194,8 +194,8 @@ def _split_by_progress(program: Program) -> list[Program]:
 
 
 def _checkpoint_bytes(program: Program, keep: int) -> int:
-    """The size of the checkpoints that the program will add, in bytes: the ones that --keep retains, the best one, and
-    the one that is being written."""
+    """The bytes of the checkpoints that the program will add: those that --keep retains, the best one, and the one that
+    is being written."""
     state = jax.eval_shape(program.functions.init, build.arrays(program.settings))
     number = keep + bool(len(program.data.validation)) + 1
     missing = [max(0, number - len(checkpoint.steps(folder.checkpoints))) for folder in program.folders]

@@ -18,11 +18,10 @@ class Dataset(NamedTuple):
       validation: validation images; [0, H, W, C] where there are none.
       test: test images.
       levels: number of grey levels: 2 for binary images, 17 for the digits, 256 for others, 0 for continuous pixels.
-      checksum: sha256 of the three splits' dtypes, shapes and bytes. Where the training images are on disk, their
-        prepared files stand in for their bytes.
-      files: for a TFDS set, an identifier of the prepared files and of the images that the training split takes from
-        them.
-      files_checksum: for a TFDS set, the `checksum` that it has if its training images are on disk.
+      checksum: sha256 of the three splits' dtypes, shapes and bytes. If the training images are on disk, `files` is
+        used in place of their bytes.
+      files: for a TFDS set, an identifier of the prepared files and of the images of them that are training images.
+      files_checksum: for a TFDS set, the `checksum` that the set has if its training images stay on disk.
     """
 
     name: str
@@ -49,7 +48,7 @@ def make_dataset(name: str, splits: Splits, validation_size: int) -> Dataset:
         differences = ", ".join(f"{split} {images.dtype} {list(images.shape)}" for split, images in given.items())
         raise ValueError(f"dataset={name}: the splits differ in dtype or image shape ({differences}); make them alike")
     train, test = splits.train, splits.test
-    indices = np.arange(len(train))  # is cut like `train`, and so lists the images of `train`
+    indices = np.arange(len(train))  # cut like `train` below, so that it lists the images of the training split
     if test is None:
         if len(train) < 2:
             raise ValueError(f"dataset={name} has one image; training and testing need at least one each")
@@ -114,9 +113,9 @@ def _size_to_hold_out(name: str, train: int, validation: int, size: int) -> int:
 
 
 def _levels(*splits: np.ndarray | OnDisk) -> int:
-    """2 for images that hold nothing but 0 and 1, 256 for other uint8 images, 0 for continuous ones.
+    """2 for images of zeros and ones, 256 for other uint8 images, 0 for continuous images.
 
-    Images on disk are not read: they are taken to be like the other splits.
+    Images on disk are not read: the other splits decide.
     """
     if splits[0].dtype != np.uint8:
         return 0
@@ -125,7 +124,7 @@ def _levels(*splits: np.ndarray | OnDisk) -> int:
 
 
 def _sha256(*arrays: np.ndarray | OnDisk, files: bytes = b"") -> str:
-    """sha256 of the arrays' dtypes, shapes and bytes. If `files` is given, it stands in for the first array's bytes."""
+    """sha256 of the arrays' dtypes, shapes and bytes. If `files` is given, it replaces the first array's bytes."""
     digest = hashlib.sha256()
     for i, array in enumerate(arrays):
         digest.update(f"{array.dtype.str}{array.shape}".encode())

@@ -25,8 +25,10 @@ def binarize(key: PRNGKeyArray, x: Float[Array | np.ndarray, "*shape"]) -> Float
 
 
 def mean_image(data: Dataset, margin: float = 1e-3) -> tuple[float, ...]:
-    """The mean of each pixel over the training images, flat, and at least `margin` away from 0 and 1, which have no
-    logit."""
+    """The mean of each pixel over the training images, as a flat tuple.
+
+    Each mean is at least `margin` away from 0 and 1, because the decoder takes its logit.
+    """
     white = max(data.levels - 1, 1)
     pieces = [data.train]
     if isinstance(data.train, OnDisk):
@@ -37,11 +39,16 @@ def mean_image(data: Dataset, margin: float = 1e-3) -> tuple[float, ...]:
 
 
 def fix_binarization(data: Dataset, binarization: str, seed: int = 0) -> Dataset:
-    """Binarizes, once and for all, the splits that are not binarized anew in each step.
+    """Binarizes the splits whose pixels are not drawn again in each step.
 
-    none: no split. static: every split is drawn once (Salakhutdinov and Murray 2008). dynamic: validation and test are
-    drawn once, and train stays grey for `binarize`. threshold: a pixel is 1 where it is at least 0.5.
-    The draws depend on `seed` and on the split alone. White is `levels - 1`, so that `pixels` still gives 0 and 1.
+    Args:
+      data: the data set.
+      binarization: one of `BINARIZATIONS`. none: no split is binarized. static: every split is drawn once
+        (Salakhutdinov and Murray 2008). dynamic: validation and test are drawn once, and train stays grey for
+        `binarize`. threshold: a pixel becomes 1 if it is at least 0.5.
+      seed: seed of the draws. They depend on the seed and the split alone.
+
+    White becomes `levels - 1`, so that `pixels` gives 0 and 1.
 
     Raises:
       ValueError: for an unknown binarization, and for training images on disk, which cannot be binarized beforehand.

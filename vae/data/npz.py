@@ -10,10 +10,10 @@ from vae.devices import host_memory
 
 
 def load(path: str) -> Splits:
-    """The arrays `train` and `test` (and perhaps `validation`), the same with the prefix `x_`, or `images` alone.
+    """The splits in the file: `train` and `test` (and perhaps `validation`), `x_train` and `x_test`, or `images` alone.
 
-    [N, H, W, C] stays as it is; [N, H, W] gets one channel. [N, D] is read as square images where D is a square number,
-    so that flattened MNIST fits convolutional models as well, and otherwise as one row of pixels, [N, 1, D, 1].
+    [N, H, W, C] stays as it is, and [N, H, W] gets one channel. [N, D] becomes square images if D is a square number,
+    so that flattened MNIST fits convolutional models as well; otherwise it becomes rows of pixels, [N, 1, D, 1].
     """
     dataset = f"dataset=npz:{path}"
     file = Path(path).expanduser()

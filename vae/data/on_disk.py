@@ -76,8 +76,8 @@ class OnDisk:
 def _one_sentence(dataset: str, folder: Path, split: str) -> Iterator[None]:
     """Turns any exception that a damaged file causes into an OSError without errno.
 
-    TFDS, array_record and Pillow document no list of these exceptions. Errors of the system (a mount that is gone, no
-    memory left) pass through.
+    TFDS, array_record and Pillow do not document which exceptions they raise. Errors of the system, such as a lost
+    mount or too little memory, pass through.
     """
     try:
         yield

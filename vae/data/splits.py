@@ -7,7 +7,7 @@ import numpy as np
 from vae.data.on_disk import OnDisk
 
 SPLITS = ("train", "validation", "test")
-SEED = 0  # seed of every shuffle that cuts a split; not a setting, because a data set has one fixed cut
+SEED = 0  # seed of every shuffle that cuts a split; it is no setting, because the cut belongs to the data set
 
 
 class Splits(NamedTuple):
@@ -16,8 +16,8 @@ class Splits(NamedTuple):
     Attributes:
       train: training images.
       validation: validation images; None where the set has none.
-      test: test images; None where the set has none: a tenth of the training images are then taken for it.
-      levels: number of grey levels, 0 for continuous pixels; None if it is to be inferred from the pixels.
+      test: test images. If None, a tenth of the training images become the test split.
+      levels: number of grey levels, 0 for continuous pixels. If None, it is inferred from the pixels.
       files: fingerprint of the prepared files of a TFDS set; empty for other sets.
     """
 

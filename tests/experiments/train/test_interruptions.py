@@ -87,7 +87,7 @@ def test_a_run_asked_to_stop_saves_and_no_other_disturbs_it(tmp_path):
     _, err = process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGTERM, err
     assert "stopped by SIGTERM after epoch" in err
-    assert "the same command takes it up again" in err
+    assert "the same command continues" in err
     assert "Traceback" not in err
     done = checkpoint.steps(RunFolder(tmp_path).checkpoints)[-1]
     assert f"after epoch {done} of 60" in err
@@ -115,7 +115,7 @@ def test_a_second_ctrl_c_leaves_at_once(numbers, code):
     assert done.returncode == code
     first = signal.Signals(numbers[0]).name
     assert done.stdout.splitlines() == [first] * (3 if code == 0 else 1)
-    how = "takes it up again" if resumes else "starts anew"
+    how = "continues" if resumes else "starts again"
     assert done.stderr == ("" if code == 0 else f"stopped by SIGINT; the same command {how}\n")
 
 
