@@ -65,7 +65,7 @@ def run(main: Callable[[], None], resumes: bool = False, memory_flags: tuple[str
         jax_settings.fix()
         interrupt.stop_at_once(resumes)
         _use_compilation_cache(flags.FLAGS.compilation_cache)
-        with _enough_memory(memory_flags):
+        with _enough_memory(memory_flags), _a_device():
             main()
 
     _replace_characters_that_cannot_be_shown()
@@ -194,6 +194,27 @@ def _enough_memory(memory_flags: tuple[str, ...]) -> Iterator[None]:
         runs = "; --sweep_mode=map trains runs one after the other" if "sweep_mode" in flags.FLAGS else ""
         reason = (str(error).strip().splitlines() or ["no more"])[0].removeprefix("RESOURCE_EXHAUSTED: ").rstrip(".")
         stop(f"memory does not suffice ({reason}){smaller}{runs}")
+
+
+@contextmanager
+def _a_device() -> Iterator[None]:
+    """Turns the error of a JAX_PLATFORMS without a device into one sentence, whenever jax first needs a device."""
+    try:
+        yield
+    except (RuntimeError, AssertionError):
+        platforms = os.environ.get("JAX_PLATFORMS")
+        if platforms and not _finds_devices():
+            stop(
+                f"jax finds no device for JAX_PLATFORMS={platforms}; unset the variable, or install jax for this device"
+            )
+        raise
+
+
+def _finds_devices() -> bool:
+    try:
+        return bool(jax.devices())
+    except (RuntimeError, AssertionError):  # the second if a plugin is installed and finds nothing
+        return False
 
 
 @contextmanager

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 
+import jax
 import matplotlib
 import numpy as np
 import pytest
@@ -113,6 +114,20 @@ def test_a_terminal_without_a_character_shows_another(monkeypatch):
     cli._replace_characters_that_cannot_be_shown()
     print("1 ± 2", flush=True)
     assert terminal.buffer.getvalue() == b"1 ? 2\n"
+
+
+@pytest.mark.parametrize("error", [RuntimeError("Unable to initialize backend 'tpu'"), AssertionError()])
+def test_an_exported_platform_without_a_device_is_one_sentence(error, monkeypatch, capsys):
+    def fail():
+        raise error
+
+    monkeypatch.setenv("JAX_PLATFORMS", "tpu")
+    with pytest.raises(RuntimeError, match="a fault of another kind"), cli._a_device():
+        raise RuntimeError("a fault of another kind")
+    monkeypatch.setattr(jax, "devices", fail)
+    with pytest.raises(SystemExit), cli._a_device():
+        jax.devices()
+    assert capsys.readouterr().err.startswith("error: jax finds no device for JAX_PLATFORMS=tpu; unset the variable")
 
 
 # --- Pictures

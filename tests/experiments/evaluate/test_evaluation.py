@@ -27,3 +27,18 @@ def test_what_is_left_is_named(steps, epoch, sentence, tmp_path, monkeypatch):
         (folder.checkpoints / str(step)).mkdir(parents=True)
     with pytest.raises(ValueError, match=sentence):
         evaluation.restore(folder, Settings(), None, epoch)
+
+
+@pytest.mark.parametrize(("given", "read"), [(None, "recorded"), ("given", "given")])
+def test_the_data_are_read_from_the_folder_of_the_training_unless_another_is_given(given, read, monkeypatch):
+    class Read(Exception):
+        """Ends the evaluation when it reads the data."""
+
+    def load_trained(run, data_dir, cache_dir):
+        raise Read(data_dir)
+
+    monkeypatch.setattr(build, "load_trained", load_trained)
+    done = {"settings": Settings, "result": lambda: {"status": "done"}, "data_dir": lambda: "recorded"}
+    options = SimpleNamespace(data_dir=given, cache_dir=None, checkpoint="latest")
+    with pytest.raises(Read, match=f"^{read}$"):
+        evaluation.evaluate(SimpleNamespace(**done), options)
