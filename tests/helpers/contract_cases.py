@@ -2,9 +2,11 @@
 
 import functools
 import itertools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -12,8 +14,9 @@ from tests.helpers.oracle import (
     FAMILIES,
     LOG_Q_WEIGHT,
     REDUCE,
+    Problem,
+    PyTree,
     fits,
-    gradient_program,
     make_estimator,
     problem,
     trained,
@@ -26,6 +29,7 @@ from vae.estimators import (
     log_mean_exp,
 )
 
+KEY = jax.random.key(5)
 CORE = ("Normal", "Bernoulli", "Categorical")
 
 
@@ -83,48 +87,53 @@ OF_EACH_KIND = [
 ]
 
 
-class Setting(NamedTuple):
-    """An estimator on a toy problem. `traces` gets one entry each time `run` is traced."""
+class Case(NamedTuple):
+    """An estimator on a toy problem.
+
+    Attributes:
+      gradients: the jitted `gradients(weights, phi, theta, key)`. It returns the value `[*batch]`, and the gradients in
+        params, phi and theta of the sum of weights["value"] * value and weights["cv_loss"] * cv_loss.
+      traces: gets one entry each time `gradients` is traced.
+    """
 
     estimator: Estimator
-    num_samples: int
-    problem: object
-    reduce: object
-    params: object
-    state: object
-    run: object  # (phi, theta, key) -> ((sum, value), (d phi, d theta)), jitted
+    problem: Problem
+    reduce: Reduction
+    params: PyTree
+    state: PyTree
+    gradients: Callable
     traces: list
 
+    def run(self, phi, theta, key):
+        """Returns the value `[*batch]`, and the gradients of its sum in phi and theta."""
+        whole = {"value": jnp.ones(theta["x"].shape[:-1]), "cv_loss": jnp.zeros(())}
+        value, (_, *grads) = self.gradients(whole, phi, theta, key)
+        return value, grads
+
+    def jacobian_row(self, value=(0, 0), cv_loss=0):
+        """Returns the gradients in params, phi and theta, for these weights of value `[2]` and cv_loss."""
+        weights = {"value": jnp.float32(value), "cv_loss": jnp.float32(cv_loss)}
+        return self.gradients(weights, self.problem.phi, self.problem.theta, KEY)[1]
+
 
 @functools.cache
-def setting(name, family, bound) -> Setting:
-    estimator, num_samples = make_estimator(name, bound)
-    toy = problem(family)
-    reduce = REDUCE[bound]
-    traces = []
+def make_case(name, family, bound) -> Case:
+    estimator, _ = make_estimator(name, bound)
+    toy, reduce, traces = problem(family), REDUCE[bound], []
     params, state = trained(estimator, toy, reduce)
-    program = gradient_program(estimator, toy, reduce, params, state)
 
-    def run(phi, theta, key):
+    def gradients(weights, phi, theta, key):
         traces.append(name)
-        return program(phi, theta, key)
 
-    return Setting(estimator, num_samples, toy, reduce, params, state, jax.jit(run), traces)
+        def weighted(params, phi, theta):
+            q, f = toy.posterior(phi), toy.integrand(theta)
+            estimate = estimator.estimate(params, state, key, q, f, reduce, LOG_Q_WEIGHT, theta["x"])
+            return jnp.sum(weights["value"] * estimate.value) + weights["cv_loss"] * estimate.cv_loss, estimate.value
 
+        grads, value = jax.grad(weighted, (0, 1, 2), has_aux=True)(params, phi, theta)
+        return value, grads
 
-@functools.cache
-def jacobians(name, family, bound):
-    """Returns the Jacobians of cv_loss `[]` and of value `[B]`, each in (params, phi, theta)."""
-    case = setting(name, family, bound)
-
-    def both(params, phi, theta):
-        q, f = case.problem.posterior(phi), case.problem.integrand(theta)
-        estimate = case.estimator.estimate(
-            params, case.state, jax.random.key(5), q, f, case.reduce, LOG_Q_WEIGHT, theta["x"]
-        )
-        return estimate.cv_loss, estimate.value
-
-    return jax.jit(jax.jacrev(both, (0, 1, 2)))(case.params, case.problem.phi, case.problem.theta)
+    return Case(estimator, toy, reduce, params, state, jax.jit(gradients), traces)
 
 
 def assert_same(actual, expected, tolerance=2e-4):

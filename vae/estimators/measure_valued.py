@@ -4,6 +4,8 @@ The derivative of a density is a constant times the difference of two densities.
 a constant times the difference of two expectations.
 """
 
+import math
+
 import jax
 import jax.numpy as jnp
 from jax import Array
@@ -60,5 +62,5 @@ def _differences(f: Integrand, z: Array, pairs) -> Array:
     values = jnp.asarray(pairs)  # [parameters, 2, K, *batch, D]
     replaced = jnp.where(axes, values[:, :, None], z)  # [parameters, 2, D, K, *batch, D]
     lead = replaced.shape[:4]
-    out = f(replaced.reshape(-1, *z.shape[1:])).reshape(*lead, *z.shape[1:-1])
+    out = f(replaced.reshape(math.prod(lead), *z.shape[1:])).reshape(*lead, *z.shape[1:-1])
     return jnp.moveaxis(jnp.mean(out[:, 0] - out[:, 1], axis=2), 1, -1)

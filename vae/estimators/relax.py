@@ -31,5 +31,5 @@ def relax(num_samples: int = 1, hidden: int = 100) -> Estimator:
 
 def _join(z, features):
     """Joins z `[..., D, C]` and features `[*batch, F]` into one array `[..., D C + F]`."""
-    flat = z.reshape(*z.shape[:-2], -1)
+    flat = z.reshape(*z.shape[:-2], z.shape[-2] * z.shape[-1])
     return jnp.concatenate([flat, jnp.broadcast_to(features, (*flat.shape[:-1], features.shape[-1]))], axis=-1)

@@ -39,21 +39,22 @@ def rodeo(num_samples: int = 2, hidden: int = 100) -> Estimator:
         score = z - q.mean
         moves = elsewhere - z
         event = tuple(range(values.ndim, z.ndim))
-        # The first-order expansion of f around the other samples predicts that f(z) differs by `change` from their mean
-        # f. A move of z to another value adds slope * move. `changes` holds the predictions for z and for all moves.
+        event_of_a_move = tuple(range(probability.ndim, moves.ndim))
+        # The network sees the mean f of the other samples, and a change: by how much f differs from this mean according
+        # to the mean slope of the other samples, at z and after each move of z.
         level = mean_of_others(values)
         slope = mean_of_others(slopes)
         change = jnp.sum(slope * z, axis=event) - mean_of_others(jnp.sum(slopes * z, axis=event))  # [K, *batch]
-        moved = change[..., None] + jnp.sum(slope * moves, axis=tuple(range(probability.ndim, moves.ndim)))
-        together = jnp.moveaxis(moved, 0, -1)  # [K, *batch, D, A]
-        changes = jnp.concatenate([change[..., None], together.reshape(*change.shape, -1)], axis=-1)
+        change_moved = change[..., None] + jnp.sum(slope * moves, axis=event_of_a_move)  # [A, K, *batch, D]
 
-        def split(h):
-            """The outputs at the samples `[K, *batch]` and at their moves `[A, K, *batch, D]`."""
-            return h[..., 0], jnp.moveaxis(h[..., 1:].reshape(together.shape), -1, 0)
+        def surrogate(params, changes):
+            """h and h~ at `changes` `[A, K, *batch, D]`, both in the shape of `changes`."""
+            outputs = network.apply(params["network"], level, jnp.moveaxis(changes, 0, -1))
+            return tuple(jnp.moveaxis(h, -1, 0) for h in outputs)
 
         def gradient(params):
-            (h, h_moved), (h_score, h_score_moved) = map(split, network.apply(params["network"], level, changes))
+            h, h_score = (h[0, ..., 0] for h in surrogate(params, change[None, ..., None]))
+            h_moved, h_score_moved = surrogate(params, change_moved)
             v = values + params["alpha"] * stein(probability, h, h_moved)
             leave_one_out = jnp.expand_dims(values - mean_of_others(v), event) * score
             on_top = stein_of_score(probability, moves, score, h_score, h_score_moved)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.helpers.draws import draw_gradients
 from tests.helpers.oracle import LOG_Q_WEIGHT, MAX_Z, assert_unbiased, oracle, problem
 from vae.distributions import Bernoulli, Categorical
 from vae.estimators import BY_NAME, Estimator, mean
@@ -15,17 +16,6 @@ from vae.estimators.parts.one_dimension import other_values
 from vae.estimators.parts.stein import stein, stein_of_score
 from vae.estimators.parts.surrogate_network import SurrogateNetwork
 from vae.estimators.rodeo import rodeo
-
-
-def _gradients(estimator, q, f, draws, *, log_q_weight=0.0, params=None, seed=0):
-    """Returns `draws` gradients in the logits for the reduction mean, `[draws, *logits]`, in float64."""
-    value = lambda q, key: jnp.sum(estimator.estimate(params or {}, {}, key, q, f, mean, log_q_weight).value)
-    run = jax.jit(jax.vmap(jax.grad(value), in_axes=(None, 0)))
-    return np.float64(run(q, jax.random.split(jax.random.key(seed), draws)).logits)
-
-
-def _all_bits(width):
-    return np.array(list(itertools.product([0.0, 1.0], repeat=width)))
 
 
 def _with_params(estimator, **changed):
@@ -41,7 +31,7 @@ def test_double_cv_of_a_linear_function_is_exact_at_minus_one():
     q = Bernoulli(jnp.array([0.8, -1.3, 0.1]))
     slope = jnp.array([1.0, -2.0, 0.7])
     f = lambda z: z @ slope + 4.0
-    grads = _gradients(double_cv(2), q, f, 64, params={"alpha": jnp.float32(-1)})
+    grads = draw_gradients(double_cv(2), q, f, 64, params={"alpha": jnp.float32(-1)}).logits
     np.testing.assert_allclose(grads, np.broadcast_to(slope * q.mean * (1 - q.mean), grads.shape), atol=1e-5)
 
 
@@ -55,13 +45,19 @@ def test_double_cv_with_the_wrong_sign_is_unbiased_and_worse():
 
 
 @pytest.mark.parametrize(
-    ("make", "family"),
-    [(double_cv, "Bernoulli"), (double_cv, "Categorical"), (rodeo, "Bernoulli"), (rodeo, "Categorical")],
+    ("estimator", "family"),
+    [
+        (double_cv(3), "Bernoulli"),
+        (double_cv(3), "Categorical"),
+        (rodeo(3, hidden=8), "Bernoulli"),
+        (rodeo(3, hidden=8), "Categorical"),
+    ],
+    ids=["cv-bits", "cv-classes", "rodeo-bits", "rodeo-classes"],
 )
-def test_cv_loss_is_the_squared_length_of_the_gradient(make, family):
-    toy, key, estimator = problem(family), jax.random.key(4), make(3)
+def test_cv_loss_is_the_squared_length_of_the_gradient(estimator, family):
+    toy, key = problem(family), jax.random.key(4)
     q, f = toy.posterior(toy.phi), toy.integrand(toy.theta)
-    params, state = estimator.init(jax.random.key(0), q)
+    params, state = jax.jit(estimator.init)(jax.random.key(0), q)
     params = params | {"alpha": jnp.float32(-0.7)} | ({"beta": jnp.float32(0.4)} if "beta" in params else {})
 
     def value_and_loss(q):
@@ -78,7 +74,7 @@ def test_rodeos_piecewise_linear_evaluation_equals_its_plain_network():
         jax.random.normal(jax.random.key(n), shape) for n, shape in enumerate([(3, 2), (3, 2, 40), (2, 3, 2, 40)])
     )
     levels, changes = 10 * levels, changes * 10 ** jnp.linspace(-2, 4, 40)
-    params = SurrogateNetwork(7).init(jax.random.key(3), levels, changes)["params"]
+    params = jax.jit(SurrogateNetwork(7).init)(jax.random.key(3), levels, changes)["params"]
     params = params | {"inner": params["inner"].at[1, 2].set(0), "inner_bias": jnp.linspace(-1, 1, 7)}
 
     def plain(params):
@@ -87,32 +83,34 @@ def test_rodeos_piecewise_linear_evaluation_equals_its_plain_network():
         return jnp.moveaxis(x @ params["outer"] + params["outer_bias"], -1, 0)
 
     broken = lambda params: jnp.stack(SurrogateNetwork(7).apply({"params": params}, levels, changes))
-    np.testing.assert_allclose(broken(params), plain(params), rtol=1e-5, atol=1e-5)
-    slope = lambda h: jax.grad(lambda params: jnp.sum(weights * h(params)))(params)
-    for actual, expected in zip(*map(jax.tree.leaves, (slope(broken), slope(plain))), strict=True):
+    slope = lambda h: jax.grad(lambda params: jnp.sum(weights * h(params)))
+    both = jax.jit(lambda params: [(h(params), slope(h)(params)) for h in (broken, plain)])
+    (values, slopes), (expected, expected_slopes) = both(params)
+    np.testing.assert_allclose(values, expected, rtol=1e-5, atol=1e-5)
+    for actual, expected in zip(*map(jax.tree.leaves, (slopes, expected_slopes)), strict=True):
         np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-3)
 
 
-@pytest.mark.parametrize(("make", "most"), [(double_cv, 0.75), (rodeo, 0.25)])
-def test_the_learned_control_reduces_the_variance_of_leave_one_out_and_keeps_the_mean(make, most):
-    """Relative to leave-one-out, the variance of the whole gradient is 0.64 with double CV and 0.10 with RODEO."""
-    toy, estimator = problem("Bernoulli"), make(2)
+@pytest.mark.parametrize(("estimator", "most"), [(double_cv(2), 0.4), (rodeo(2, hidden=8), 0.25)], ids=["cv", "rodeo"])
+def test_the_learned_control_reduces_the_variance_of_leave_one_out_and_keeps_the_mean(estimator, most):
+    """Relative to leave-one-out, the variance of the whole gradient is 0.26 with double CV and 0.15 with RODEO."""
+    toy = problem("Bernoulli")
     q, f = toy.posterior(toy.phi), toy.integrand(toy.theta)
     params, state = estimator.init(jax.random.key(0), q)
 
     def loss(params, key):
-        keys = jax.random.split(key, 256)
+        keys = jax.random.split(key, 32)
         estimate = lambda key: estimator.estimate(params, state, key, q, f, mean, LOG_Q_WEIGHT)
         return jnp.mean(jax.vmap(estimate)(keys).cv_loss)
 
     def step(params, key):
-        return jax.tree.map(lambda p, g: p - 0.05 * g, params, jax.grad(loss)(params, key)), None
+        return jax.tree.map(lambda p, g: p - 0.2 * g, params, jax.grad(loss)(params, key)), None
 
-    keys = jax.random.split(jax.random.key(1), 200)
+    keys = jax.random.split(jax.random.key(1), 100)
     learned, _ = jax.jit(lambda params: jax.lax.scan(step, params, keys))(params)
-    grads = _gradients(estimator, q, f, 2**15, log_q_weight=LOG_Q_WEIGHT, params=learned)
+    grads = draw_gradients(estimator, q, f, 2**13, log_q_weight=LOG_Q_WEIGHT, params=learned).logits
     leave_one_out = BY_NAME["leave_one_out"].make(num_samples=2)
-    plain = _gradients(leave_one_out, q, f, 2**15, log_q_weight=LOG_Q_WEIGHT).var(axis=0).sum()
+    plain = draw_gradients(leave_one_out, q, f, 2**13, log_q_weight=LOG_Q_WEIGHT).logits.var(axis=0).sum()
     assert grads.var(axis=0).sum() < most * plain
     error = np.ravel(grads.mean(axis=0)) - oracle("Bernoulli", "mean", 2)["phi"]
     assert np.all(np.abs(error) < MAX_Z * np.ravel(grads.std(axis=0)) / np.sqrt(len(grads)))

@@ -7,21 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.helpers.draws import draw_gradients
 from vae.distributions import Bernoulli, Categorical
 from vae.estimators import BY_NAME, mean
 from vae.estimators.rao_blackwell_top_k import rao_blackwell_top_k
 from vae.estimators.unordered_set import set_weights, unordered_set
-
-
-def _gradients(estimator, q, f, draws, *, log_q_weight=0.0, params=None, seed=0):
-    """Returns `draws` gradients in the logits for the reduction mean, `[draws, *logits]`, in float64."""
-    value = lambda q, key: jnp.sum(estimator.estimate(params or {}, {}, key, q, f, mean, log_q_weight).value)
-    run = jax.jit(jax.vmap(jax.grad(value), in_axes=(None, 0)))
-    return np.float64(run(q, jax.random.split(jax.random.key(seed), draws)).logits)
-
-
-def _all_bits(width):
-    return np.array(list(itertools.product([0.0, 1.0], repeat=width)))
 
 
 @pytest.mark.parametrize(
@@ -33,7 +23,7 @@ def test_local_expectation_of_one_dimension_is_exact(name, family):
     f = lambda z: jnp.sum(jnp.sin(z @ table[: logits.shape[-1]][:, None] + 0.3).reshape(len(z), -1), axis=-1)
     exact = jax.jit(jax.grad(lambda q: BY_NAME["exact"].make().estimate({}, {}, None, q, f, mean, 1.0).value))
     exact = exact(family(logits)).logits
-    grads = _gradients(BY_NAME[name].make(), family(logits), f, 64, log_q_weight=1.0)
+    grads = draw_gradients(BY_NAME[name].make(), family(logits), f, 64, log_q_weight=1.0).logits
     np.testing.assert_allclose(grads, np.broadcast_to(exact, grads.shape), atol=1e-6)
 
 
@@ -65,7 +55,7 @@ def test_weights_of_unordered_sets_give_exact_expectations(k):
 def test_an_unordered_set_of_all_classes_is_exact_in_one_dimension():
     q, table = Categorical(jnp.array([[0.5, -0.7, 0.1, 1.2]])), jnp.array([1.7, -0.4, 2.2, 0.3])
     f = lambda z: z[:, 0] @ table
-    grads = _gradients(unordered_set(k=4), q, f, 64)
+    grads = draw_gradients(unordered_set(k=4), q, f, 64).logits
     np.testing.assert_allclose(
         grads[:, 0], np.broadcast_to(q.mean[0] * (table - q.mean[0] @ table), (64, 4)), atol=1e-6
     )

@@ -8,7 +8,17 @@ import pytest
 from jax.lax import stop_gradient
 from jax.scipy.special import logit
 
-from tests.helpers.oracle import LOG_Q_WEIGHT, MAX_Z, assert_unbiased, differentiate_exactly, measure, oracle, problem
+from tests.helpers.draws import draw_gradients
+from tests.helpers.oracle import (
+    LOG_Q_WEIGHT,
+    MAX_Z,
+    assert_unbiased,
+    differentiate_exactly,
+    make_estimator,
+    measure,
+    oracle,
+    problem,
+)
 from vae.distributions import Bernoulli, Categorical
 from vae.estimators import BY_NAME, attach, integrand, log_mean_exp, mean, stateless
 from vae.estimators.parts.one_hot import accept_bits, harden, perturb, perturb_given
@@ -17,13 +27,6 @@ from vae.estimators.parts.relaxed_control import relax_towards_mean
 HARD = ("st_gumbel_softmax", "gumbel_rao", "straight_through", "reinmax")
 DISCRETE = ("Bernoulli", "Categorical")
 CATEGORICAL = Categorical(jnp.array([[0.5, -0.7, 0.1], [-0.9, 0.4, 0.8]]))
-
-
-def _gradients(estimator, q, f, draws, *, reduce=mean, log_q_weight=0.0, params=None, seed=0):
-    """Returns `draws` gradients in the logits of q, `[draws, *logits]`."""
-    value = lambda q, key: jnp.sum(estimator.estimate(params or {}, {}, key, q, f, reduce, log_q_weight).value)
-    keys = jax.random.split(jax.random.key(seed), draws)
-    return np.float64(jax.jit(jax.vmap(jax.grad(value), in_axes=(None, 0)))(q, keys).logits)
 
 
 def _z_score(first, second):
@@ -83,7 +86,7 @@ def test_straight_through_and_reinmax_on_one_bernoulli(t, p):
     f = lambda z: jnp.sum(jnp.square(z - t), axis=-1)
     at_0_and_1 = {"straight_through": 2 * p * (1 - p) * np.array([-t, 1 - t]), "reinmax": [-p * t, (1 - p) * (1 - t)]}
     for name, expected in at_0_and_1.items():
-        grads = _gradients(BY_NAME[name].make(1), q, f, 256)
+        grads = draw_gradients(BY_NAME[name].make(1), q, f, 256).logits
         np.testing.assert_allclose([grads.min(), grads.max()], expected, rtol=1e-5)
         assert np.all(np.isclose(grads, grads.min()) | np.isclose(grads, grads.max()))
     exact = (1 - 2 * t) * p * (1 - p)
@@ -98,10 +101,10 @@ def test_straight_through_and_reinmax_on_one_bernoulli(t, p):
 def test_f_gets_hard_samples_except_from_gumbel_softmax(name, family):
     """The samples of Gumbel-softmax lie inside the simplex. For the others, the first evaluation is at hard samples."""
     toy, estimator = problem(family), BY_NAME[name].make(num_samples=50)
-    params, state = estimator.init(jax.random.key(0), toy.phi, None)
 
     @jax.jit
     def first_seen(key):
+        params, state = estimator.init(key, toy.phi, None)
         seen = []
         f = lambda z: seen.append(z) or toy.integrand(toy.theta)(z)
         estimator.estimate(params, state, key, toy.phi, f)
@@ -121,10 +124,10 @@ def test_the_bound_of_three_samples_is_one_sample_of_three_times_the_latents(nam
     logits, weight = jnp.array([0.6, -1.1]), jnp.array([0.8, -1.7])
     f = lambda z: jnp.sin(2 * z @ weight)
     together = lambda z: log_mean_exp(f(z.reshape(3, 2)))[None]
-    three = _gradients(BY_NAME[name].make(num_samples=3), Bernoulli(logits), f, 8, reduce=log_mean_exp)
-    one = _gradients(
+    three = draw_gradients(BY_NAME[name].make(num_samples=3), Bernoulli(logits), f, 8, reduce=log_mean_exp).logits
+    one = draw_gradients(
         BY_NAME[name].make(num_samples=1), Bernoulli(jnp.tile(logits, 3)), together, 8, reduce=log_mean_exp
-    )
+    ).logits
     np.testing.assert_allclose(three, one.reshape(8, 3, 2).sum(1), rtol=1e-4, atol=1e-5)
 
 
@@ -167,11 +170,14 @@ def _gumbel_rao_differentiating_the_sampler(temperature=0.5):
 def test_gumbel_rao_has_the_mean_of_straight_through_gumbel_softmax_and_less_variance(family):
     toy, draws = problem(family), 2**16
     f = toy.integrand(toy.theta)
-    plain = _gradients(BY_NAME["st_gumbel_softmax"].make(1), toy.phi, f, draws, log_q_weight=LOG_Q_WEIGHT)
-    averaged = _gradients(BY_NAME["gumbel_rao"].make(1), toy.phi, f, draws, log_q_weight=LOG_Q_WEIGHT, seed=1)
+    draw = lambda estimator, seed: (
+        draw_gradients(estimator, toy.phi, f, draws, log_q_weight=LOG_Q_WEIGHT, seed=seed).logits
+    )
+    plain = draw(BY_NAME["st_gumbel_softmax"].make(1), seed=0)
+    averaged = draw(BY_NAME["gumbel_rao"].make(1), seed=1)
     assert _z_score(plain, averaged) < MAX_Z
     assert averaged.var(0).sum() < 0.9 * plain.var(0).sum()
-    wrong = _gradients(_gumbel_rao_differentiating_the_sampler(), toy.phi, f, draws, log_q_weight=LOG_Q_WEIGHT, seed=1)
+    wrong = draw(_gumbel_rao_differentiating_the_sampler(), seed=1)
     assert _z_score(plain, wrong) > 2 * MAX_Z
 
 
@@ -235,10 +241,10 @@ def test_relax_equals_rebar_before_training(family):
     toy, grads = problem(family), {}
     for name in ("rebar", "relax"):
         estimator = BY_NAME[name].make(num_samples=3)
-        params, _ = estimator.init(jax.random.key(0), toy.phi, None)
-        grads[name] = _gradients(
+        params, _ = jax.jit(estimator.init)(jax.random.key(0), toy.phi, None)
+        grads[name] = draw_gradients(
             estimator, toy.phi, toy.integrand(toy.theta), 10, log_q_weight=LOG_Q_WEIGHT, params=params
-        )
+        ).logits
     np.testing.assert_allclose(grads["relax"], grads["rebar"], rtol=1e-4, atol=1e-5)
 
 
@@ -248,7 +254,7 @@ def test_cv_loss_is_the_squared_length_of_the_whole_gradient(name, family, class
     """The gradient includes the direct term. The two classes of a bit have the same gradient except for its sign."""
     toy = problem(family)
     estimator = BY_NAME[name].make(num_samples=3)
-    params, state = estimator.init(jax.random.key(0), toy.phi, None)
+    params, state = jax.jit(estimator.init)(jax.random.key(0), toy.phi, None)
 
     def estimate(q):
         f = toy.integrand(toy.theta)
@@ -262,8 +268,8 @@ def test_cv_loss_is_the_squared_length_of_the_whole_gradient(name, family, class
 def _trained_variance(name, t, p=0.5, steps=300):
     """Returns the variance of the gradient of (b - t)^2, b ~ Bernoulli(p), before and after training on cv_loss."""
     q, f = Bernoulli(logit(jnp.array([p]))), lambda z: jnp.sum(jnp.square(z - t), axis=-1)
-    estimator, tx = BY_NAME[name].make(num_samples=1), optax.adam(0.02)
-    before, state = estimator.init(jax.random.key(0), q, None)
+    estimator, tx = make_estimator(name, "mean")[0], optax.adam(0.02)
+    before, state = jax.jit(estimator.init)(jax.random.key(0), q, None)
 
     def loss(params, key):
         keys = jax.random.split(key, 64)
@@ -276,7 +282,7 @@ def _trained_variance(name, t, p=0.5, steps=300):
 
     keys = jax.random.split(jax.random.key(1), steps)
     (after, _), _ = jax.jit(lambda carry: jax.lax.scan(step, carry, keys))((before, tx.init(before)))
-    return [_gradients(estimator, q, f, 2**16, params=params).var() for params in (before, after)]
+    return [draw_gradients(estimator, q, f, 2**16, params=params).logits.var() for params in (before, after)]
 
 
 def _reinforce_variance(t, p=0.5):

@@ -165,9 +165,13 @@ def test_everything_is_in_the_precision_of_q(dtype):
 
         def outputs(q, context, estimator=estimator, reduce=reduce):
             params, state = estimator.init(jax.random.key(0), q, context)
-            estimate = lambda q: estimator.estimate(params, state, jax.random.key(1), q, f, reduce, 1.0, context)
-            grad = jax.grad(lambda q: estimate(q).value)(q)
-            return (grad, estimate(q), params), (state, estimate(q).state)
+
+            def value_and_rest(q):
+                estimate = estimator.estimate(params, state, jax.random.key(1), q, f, reduce, 1.0, context)
+                return estimate.value, estimate
+
+            grad, estimate = jax.grad(value_and_rest, has_aux=True)(q)
+            return (grad, estimate, params), (state, estimate.state)
 
         with jax.enable_x64(True), jax.numpy_dtype_promotion("strict"):
             results, states = jax.eval_shape(outputs, members[family_of(entry)](), jnp.ones(3, dtype))
@@ -209,12 +213,12 @@ def test_estimators_that_use_differences_of_f_have_no_noise_at_the_posterior(nam
         "categorical": Categorical(jnp.array([[[0.4, -1.3, 0.2], [1.0, 0.1, -0.5]]])),
     }[family_of(entry)]
     estimator = entry.make(num_samples=max(2, entry.min_samples))
-    params, state = estimator.init(jax.random.key(0), q)
     f = lambda z: q.log_prob(z) - 3.0
 
     @jax.jit
     @jax.vmap
     def gradient(key):
+        params, state = estimator.init(jax.random.key(0), q)
         return jax.grad(lambda moved: estimator.estimate(params, state, key, moved, f, mean, 1.0).value[0])(q)
 
     noise = max(float(np.abs(leaf).max()) for leaf in jax.tree.leaves(gradient(jax.random.split(jax.random.key(1), 8))))

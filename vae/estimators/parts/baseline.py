@@ -1,6 +1,7 @@
 """A small network of the context, which serves as an input-dependent control."""
 
 import functools
+import math
 
 import flax.linen as nn
 import jax
@@ -31,5 +32,6 @@ def features_of(q: Distribution, context: PyTree) -> Float[Array, "*batch F"]:
     dtype = jax.tree.leaves(q)[0].dtype
     if context is None:
         return jnp.ones((*q.batch_shape, 1), dtype)
-    leaves = [jnp.asarray(c, dtype).reshape(*q.batch_shape, -1) for c in jax.tree.leaves(context)]
+    event_size = lambda c: math.prod(c.shape[len(q.batch_shape) :])
+    leaves = [jnp.asarray(c, dtype).reshape(*q.batch_shape, event_size(c)) for c in jax.tree.leaves(context)]
     return stop_gradient(jnp.concatenate(leaves, axis=-1))

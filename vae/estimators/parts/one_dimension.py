@@ -8,6 +8,8 @@ where y - mean_d is the score of y. Subtracting f(z) changes nothing, because th
 y = z_d is then zero, so f needs no further evaluation for that term.
 """
 
+import math
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -35,7 +37,7 @@ def changed_one_by_one(
     event_ndim = z.ndim - 1 - batch_ndim
     one = jnp.eye(width, dtype=bool).reshape(width, *[1] * (1 + batch_ndim), width, *[1] * (event_ndim - 1))
     changed = jnp.where(one, others[:, None], z)  # [A, D, K, *batch, *event]
-    values = f(changed.reshape(-1, *z.shape[1:]))
+    values = f(changed.reshape(math.prod(changed.shape[:3]), *z.shape[1:]))
     return jnp.moveaxis(values.reshape(changed.shape[: 3 + batch_ndim]), 1, -1)
 
 
