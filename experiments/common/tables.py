@@ -6,7 +6,7 @@ import math
 import re
 from typing import Any
 
-# The beginning of a text that a spreadsheet would take for a formula.
+# The beginnings of texts that a spreadsheet would take for formulas.
 _FORMULA = re.compile(r"[=@\t\r]|[+-].*[(|!]")
 
 
@@ -90,7 +90,8 @@ def with_interval(row: dict[str, Any], key: str) -> str:
 
 
 def _tex(text: str) -> str:
-    """Plain text in which nothing is a command of LaTeX."""
-    for plain, escaped in (("_", r"\_"), ("%", r"\%"), ("±", r"$\pm$"), ("|z|", r"$|z|$"), (" x ", r" $\times$ ")):
-        text = text.replace(plain, escaped)
+    """The text as LaTeX prints it: its special characters are escaped, and symbols are in math mode."""
+    text = re.sub(r"[&%$#_{}]", lambda special: rf"\{special[0]}", text)
+    for plain, symbol in (("±", r"$\pm$"), ("|z|", r"$|z|$"), (" x ", r" $\times$ ")):
+        text = text.replace(plain, symbol)
     return text.replace(" us)", r" $\mu$s)").replace("(us)", r"($\mu$s)").replace("*", r"$^*$")

@@ -34,7 +34,7 @@ SMALL_NETWORK = 200_000
 def train(program: Program, options: Options) -> list[str]:
     """Trains the runs of a program from their last checkpoints to the end, and writes their results.
 
-    If the runs do not fit into memory together, one half of them is trained after the other.
+    If the runs do not fit into memory together, the second half of them is trained after the first.
 
     Returns:
       A sentence for each run that diverged.
@@ -161,7 +161,7 @@ def run_epochs(compiled: Compiled, options: Options) -> tuple[training.TrainStat
                     state, metrics = compiled.epoch(state, compiled.values, images)
                     metrics = mesh.fetch(devices, metrics)
                 except OSError:  # streamed images could not be read
-                    # Saving needs all processes, and the others are still in the epoch.
+                    # Several processes cannot save here: saving needs all, and the others are still in the epoch.
                     if newest_save < epoch - 1 and jax.process_count() == 1:
                         save(epoch - 1, state, seconds)
                     raise

@@ -23,3 +23,10 @@ def test_a_number_stands_with_its_interval():
     assert tables.with_interval(row, "snr") == "1.00 [0.500, 2.00]"
     assert tables.with_interval(row, "cosine") == "0.250"
     assert tables.with_interval(row, "variance") == "-"
+
+
+def test_latex_prints_every_character_as_it_is():
+    latex = tables.to_latex([["a_b & c", "50 %"], ["$1 {x}", "#2 ± 3"]], caption="d_e")
+    assert r"a\_b \& c & 50 \% \\" in latex
+    assert r"\$1 \{x\} & \#2 $\pm$ 3 \\" in latex
+    assert r"\caption{d\_e}" in latex

@@ -16,6 +16,7 @@ from experiments.train import __main__ as command
 from experiments.train import loop
 from tests.helpers import entry_points
 from vae import train
+from vae.devices import mesh, streaming
 
 OTHERS = PRNGS[1:]
 
@@ -51,6 +52,23 @@ def test_a_run_of_a_sweep_draws_what_it_draws_alone(draws):
         mode = loop.choose_mode(Settings(prng=prng), state, devices)
         np.testing.assert_array_equal(draws(both, prng, mode)[1], draws(second, prng, "map")[0])
     assert not np.array_equal(draws(both, "rbg", "vmap")[1], draws(second, "rbg", "map")[0])
+
+
+def test_the_order_of_streamed_images_is_that_of_the_run_alone():
+    def order(values, step):
+        return train.make_order(8, 2)(jax.random.key(values["seed"], impl="rbg"), step)
+
+    def chunk(state, values, batches):
+        return state, {"bound": jnp.zeros(len(batches))}
+
+    def orders(seeds: list[int]) -> np.ndarray:
+        values = {"seed": jnp.array(seeds)}
+        state = train.TrainState({}, {}, {}, step=jnp.zeros(len(seeds), jnp.int32))
+        over = mesh.make(len(seeds), 2, devices=jax.devices()[:1])
+        epoch = streaming.Epoch(order, chunk, np.zeros((8, 1, 1, 1), np.uint8), "map", over, state, values)
+        return np.asarray(epoch.order(values, state.step))
+
+    np.testing.assert_array_equal(orders([5, 6])[1], orders([6])[0])
 
 
 @pytest.mark.parametrize("prng", OTHERS)
