@@ -6,7 +6,7 @@ import fcntl
 import os
 import platform
 import resource
-import warnings
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
@@ -35,7 +35,7 @@ def claim(folder: Path) -> IO[str]:
     except OSError as error:
         if error.errno not in WITHOUT_LOCKS:
             raise
-        warnings.warn(f"{folder} is on a file system without locks: start no second run in it", stacklevel=3)
+        print(f"{folder} is on a file system without locks: start no second run in it", file=sys.stderr)
     file.truncate(0)
     file.write(f"process {os.getpid()} on {platform.node()}\n")
     file.flush()

@@ -17,13 +17,13 @@ def test_a_claimed_folder_can_be_claimed_again_when_the_first_claim_ends(tmp_pat
     locks.claim(tmp_path).close()
 
 
-def test_a_file_system_without_locks_is_a_warning(tmp_path, monkeypatch):
+def test_a_file_system_without_locks_is_one_sentence(tmp_path, monkeypatch, capsys):
     def flock(file, kind):
         raise OSError(errno.ENOLCK, "No locks available")
 
     monkeypatch.setattr(fcntl, "flock", flock)
-    with pytest.warns(UserWarning, match="start no second run"):
-        locks.claim(tmp_path).close()
+    locks.claim(tmp_path).close()
+    assert capsys.readouterr().err == f"{tmp_path} is on a file system without locks: start no second run in it\n"
 
 
 def test_processes_take_turns(tmp_path):
