@@ -29,7 +29,8 @@ def _flops(program: ClosedJaxpr) -> float:
 
 def _counted_by_xla(program: ClosedJaxpr) -> float:
     compiled = jax.jit(jaxpr_as_fun(program)).lower(*program.in_avals).compile()
-    return max(0.0, float(compiled.cost_analysis()["flops"]))  # XLA returns -1 for a program without FLOP
+    # XLA names no FLOP, or -1, for a program that only moves data.
+    return max(0.0, float((compiled.cost_analysis() or {}).get("flops", 0.0)))
 
 
 def _loops(jaxpr: Jaxpr) -> Iterator[JaxprEqn]:

@@ -15,8 +15,8 @@ def reparam_linear_cv(num_samples: int = 1, decay: float = 0.99) -> Estimator:
 
     The mean and the log-variance have one coefficient c each. A coefficient is the regression of g on its control in
     *earlier* calls, with averages that decay by `decay` per call, and is 1 in the first call. A fit to the current
-    samples would bias the gradient. For quadratic f the gradient is exact when c = 1. Each datum costs D + K
-    Hessian-vector products.
+    samples would bias the gradient. For quadratic f the gradient is exact when c = 1. Each datum costs K + 1
+    evaluations of f and D + K Hessian-vector products.
     """
     check_decay(decay)
 
@@ -54,20 +54,17 @@ def _expansion_error(f: Integrand, q, eps):
 
     The sum has expectation zero for every q, so its derivative in q has expectation zero too.
     """
-    centre = stop_gradient(q.mean)
-    gradient = jax.grad(lambda z: jnp.sum(f(z)))
+    centre = stop_gradient(q.mean)[None]
+    slope, curve = jax.linearize(jax.grad(lambda z: jnp.sum(f(z))), centre)  # f'(m), and v -> H v; one evaluation of f
     step = q.from_noise(eps) - centre  # [K, *batch, D]
-    slope, curved = jax.jvp(gradient, (jnp.broadcast_to(centre, step.shape),), (step,))  # f'(m), H (z - m)
+    curved = jax.vmap(lambda v: curve(v[None])[0])(step)  # H (z - m)
     samples = jnp.mean(step * (slope + 0.5 * curved), axis=0)
     # The term (mean - centre)' H (mean - centre) / 2 of E fhat is left out: it and its derivative are 0 at the centre.
-    expected = (q.mean - centre) * slope[0] + 0.5 * jnp.square(q.scale) * _hessian_diagonal(gradient, centre[None])[0]
+    expected = (q.mean - centre[0]) * slope[0] + 0.5 * jnp.square(q.scale) * _diagonal(curve, centre)[0]
     return jnp.sum(samples - expected)
 
 
-def _hessian_diagonal(gradient, z):
-    """The diagonal of the Hessian at z `[1, *batch, D]`, in the shape of z. One `vmap` computes all D directions."""
-
-    def along(axis):
-        return jnp.sum(axis * jax.jvp(gradient, (z,), (jnp.broadcast_to(axis, z.shape),))[1], axis=-1)
-
-    return jnp.moveaxis(jax.vmap(along)(jnp.eye(z.shape[-1], dtype=z.dtype)), 0, -1)
+def _diagonal(curve, centre):
+    """The diagonal of the Hessian `curve` at centre `[1, *batch, D]`, in the shape of centre; all D axes at once."""
+    along = lambda axis: jnp.sum(axis * curve(jnp.broadcast_to(axis, centre.shape)), axis=-1)
+    return jnp.moveaxis(jax.vmap(along)(jnp.eye(centre.shape[-1], dtype=centre.dtype)), 0, -1)

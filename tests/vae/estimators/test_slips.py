@@ -46,6 +46,7 @@ from vae.estimators.unordered_set import set_weights
         ("rebar", "Bernoulli", mean, 3, 2 * 3),
         ("relax", "Categorical", mean, 3, 2 * 3),
         ("muprop", "Bernoulli", mean, 3, 3 + 1),
+        ("reparam_linear_cv", "Normal", mean, 3, 3 + 1),
         ("gumbel_rao", "Bernoulli", mean, 3, 3),  # for any inner_samples
         ("gumbel_softmax", "Categorical", mean, 3, 3),
         ("reinmax", "Bernoulli", mean, 3, 3),
