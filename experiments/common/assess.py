@@ -78,12 +78,12 @@ def make_nll(model: models.VAE, num_samples: int) -> Callable:
     return nll
 
 
-def make_judge(model: models.VAE, data: datasets.Dataset, run: Settings, eval_samples: int) -> Callable:
-    """`judge(params) -> dict`: the test figures of a result row."""
+def make_test_figures(model: models.VAE, data: datasets.Dataset, run: Settings, eval_samples: int) -> Callable:
+    """`test_figures(params) -> dict`: the test figures of a result row."""
     bound = make_bound(model)
     nll = make_nll(model, eval_samples)
 
-    def judge(params) -> dict[str, float]:
+    def test_figures(params) -> dict[str, float]:
         x = pixels(data, "test")
         figures = bound(params, x)
         row = {"test_nll_nats": nll(params, x)}
@@ -92,4 +92,4 @@ def make_judge(model: models.VAE, data: datasets.Dataset, run: Settings, eval_sa
             row["test_bits_per_dim"] = bits_per_dim(row["test_nll_nats"], data, run.likelihood)
         return row | {name: value for name, value in figures.items() if name.startswith("active_units")}
 
-    return judge
+    return test_figures

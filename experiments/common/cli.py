@@ -46,14 +46,16 @@ flags.DEFINE_string(
 )
 
 
-def run(main: Callable[[], None], resumes: bool = False, memory_flags: tuple[str, ...] = ()) -> None:
+def run(
+    main: Callable[[], None], resumes: bool | Callable[[], bool] = False, memory_flags: tuple[str, ...] = ()
+) -> None:
     """Parses the command line and calls `main`; stray positional arguments are refused, since most of them are a
     forgotten `--` or a space in a list.
 
     Args:
       main: The command, without arguments.
       resumes: Whether the same command, started again, continues where it was stopped. The message after a signal says
-        so.
+        so. A function is called once the flags are parsed.
       memory_flags: Flags that increase the use of memory, the most likely cause first. The error about too little
         memory names them.
     """
@@ -63,7 +65,7 @@ def run(main: Callable[[], None], resumes: bool = False, memory_flags: tuple[str
             raise app.UsageError(f"unexpected argument {argv[1]!r}: settings are given as --name=value")
         _quiet_libraries()
         jax_settings.fix()
-        interrupt.stop_at_once(resumes)
+        interrupt.stop_at_once(resumes() if callable(resumes) else resumes)
         _use_compilation_cache(flags.FLAGS.compilation_cache)
         with _enough_memory(memory_flags), _a_device():
             main()

@@ -1,4 +1,4 @@
-"""Measures one estimator on one task: moments, figures and bootstrap replicates of its gradient."""
+"""Measures one estimator on one task: the moments and the figures of its gradient."""
 
 import functools
 import math
@@ -11,6 +11,7 @@ import numpy as np
 import optax
 from tqdm import tqdm
 
+from experiments.common import store
 from experiments.common.candidates import Case
 from experiments.common.problems import Start
 from experiments.common.task import Task, make_estimator
@@ -25,7 +26,7 @@ DIRECTED_EVERY = 8
 # Adam's learning rate for the parameters of an estimator.
 LEARNING_RATE = 1e-2
 # Each use of randomness has its own stream of keys.
-DRAWS, REFERENCE, TRAINING, PICKS = range(4)
+DRAWS, REFERENCE, TRAINING = range(3)
 
 
 class Protocol(NamedTuple):
@@ -39,7 +40,7 @@ class Protocol(NamedTuple):
       replicates: bootstrap replicates.
       cv_steps: Adam steps on the estimator's own parameters; each step also updates its state.
       seed: seed of all draws.
-      confidence: level of every interval.
+      confidence: level of every interval, and of all comparisons in a table at once.
       rounds: rounds of timing.
     """
 
@@ -57,11 +58,31 @@ class Protocol(NamedTuple):
         return jax.random.fold_in(jax.random.key(self.seed), stream)
 
 
+def digest(what: str, task: Task, estimator: str, num_samples: int, protocol: Protocol | None = None) -> str | None:
+    """The digest of everything that a measurement of this estimator depends on.
+
+    None if the problem has no identity. `protocol` is left out for what needs no draws, such as a cost.
+    """
+    if task.problem.identity is None:
+        return None
+    decisive = protocol._asdict() if protocol else {}
+    for name in ("rounds", "confidence", "replicates"):  # they change the times and the intervals, not the draws
+        decisive.pop(name, None)
+    return store.digest(
+        what=what,
+        problem=task.problem.identity,
+        objective=task.objective,
+        estimator=estimator,
+        num_samples=num_samples,
+        protocol=decisive,
+    )
+
+
 class Measurement(NamedTuple):
-    """The figures of each part of the gradient, and their bootstrap replicates."""
+    """The figures of each part of the gradient, and some of them by chunk of draws, `[chunks]`, for intervals."""
 
     figures: dict[str, dict[str, float]]
-    replicates: dict[str, dict[str, np.ndarray]]
+    by_chunk: dict[str, dict[str, np.ndarray]]
 
 
 class Draws(NamedTuple):
@@ -78,13 +99,13 @@ def measure(task: Task, case: Case, protocol: Protocol, truth: Truth) -> Measure
     draws = Draws(protocol.draws, protocol.chunks, protocol.key(DRAWS))
     moments = draw_moments(task, case, start, draws, truth)
     figures = jax.device_get(_report(moments, truth))
-    replicates = jax.device_get(_bootstrap(moments, protocol.key(PICKS), protocol.replicates))
+    by_chunk = jax.device_get(_figures_by_chunk(moments))
     figures = {part: {key: finite_or_nan(value) for key, value in row.items()} for part, row in figures.items()}
-    return Measurement(figures, replicates)
+    return Measurement(figures, by_chunk)
 
 
 _report = jax.jit(diagnostics.report)
-_bootstrap = jax.jit(diagnostics.bootstrap, static_argnums=2)
+_figures_by_chunk = jax.jit(diagnostics.figures_by_chunk)
 
 
 def draw_moments(task: Task, case: Case, start: Start, draws: Draws, truth: Truth | None = None) -> Moments:

@@ -103,18 +103,38 @@ def mean_and_error(values: list[float]) -> tuple[float, float]:
     return statistics.fmean(values), error
 
 
-def level_with_best(rows: list[Row]) -> list[Row]:
-    """The rows of `aggregate` that are behind the first by less than two standard errors of the difference."""
+def level_with_best(rows: list[Row], confidence: float = 0.95) -> list[Row]:
+    """The rows of `aggregate` that cannot be told from the first.
+
+    Each is compared with the first by Welch's t-test, which is right for few seeds. `confidence` is the level of all
+    comparisons together (Bonferroni): a setting that equals the first is missing with probability 1 - confidence.
+    """
     key = ranked_by(rows)
     best = rows[0]
     if key not in best:
         return []
-    error = lambda row: math.hypot(row[f"{key}_se"], best[f"{key}_se"])  # NaN for one seed, which is level with nothing
-    return [row for row in rows[1:] if key in row and abs(row[key] - best[key]) < 2 * error(row)]
+    others = [row for row in rows[1:] if key in row]
+    tail = (1 - confidence) / 2 / max(1, len(others))
+    return [row for row in others if abs(row[key] - best[key]) < _welch_limit(row, best, key, tail)]
+
+
+def _welch_limit(first: Row, second: Row, key: str, tail: float) -> float:
+    """The difference of two means that chance exceeds, in one direction, with probability `tail`.
+
+    NaN for one seed, which is level with nothing.
+    """
+    from scipy import stats
+
+    squares = [first[f"{key}_se"] ** 2, second[f"{key}_se"] ** 2]
+    degrees = [row["runs"] - row["diverged"] - 1 for row in (first, second)]
+    if min(degrees) < 1 or not sum(squares) > 0:
+        return math.nan
+    freedom = sum(squares) ** 2 / sum(square**2 / n for square, n in zip(squares, degrees, strict=True))
+    return float(stats.t.isf(tail, freedom)) * math.sqrt(sum(squares))
 
 
 def with_one_seed(rows: list[Row]) -> list[Row]:
-    """The rows of `aggregate` with one finished run, for which no difference can be judged."""
+    """The rows of `aggregate` with one finished run, which cannot be compared with others."""
     return [row for row in rows if row["runs"] - row["diverged"] == 1]
 
 

@@ -8,20 +8,20 @@
     python -m experiments.compare_estimators --problem=mine:problem                  # see experiments/common/problems
 
 Parameters and data stay fixed. Every estimator draws --draws gradients from the same keys. Groups of parameters
-(encoder and decoder, or phi and theta) are judged separately. `vae.diagnostics` defines the figures. The truth is the
+(encoder and decoder, or phi and theta) are compared separately. `vae.diagnostics` defines the figures. The truth is the
 gradient that the estimators are compared with. It is exact where an oracle, a sum over all states or a quadrature
 exists. Elsewhere the truth is the mean of many gradients of --reference, and its error is taken into account.
 
 An estimator is called biased in two cases: its largest |z| over the group's coordinates is beyond what chance allows
 (0.01 %, by Bonferroni) and the whole deviation is more than twice as long as chance makes it; or its bias along the
-truth has a |z| of 5 or more. Two estimators are called different only if the bootstrap interval of the ratio of their
-variance x FLOP excludes 1. Every interval is for a single pair.
+truth has a |z| of 5 or more. Two estimators are called different only if the interval of the ratio of their
+variance x FLOP excludes 1. The intervals of all ratios in a table hold at once with probability --confidence.
 
 The command writes into --output: results.csv (a row for each estimator and K), layers.csv, pairs.csv, results.md,
-results.tex, config.json and figures/. The figures of each estimator are written into store/ as soon as they are
-measured; the same command continues from there, and so does a command with more estimators and the same --output. Only
-measurements of your own --problem=module:function are not stored, because they may depend on any code. In the tables, *
-marks estimators that are biased by their papers.
+results.tex, config.json and figures/. Everything measured is written into store/ at once; the same command continues
+from there, and so does a command with more estimators and the same --output. Only measurements of your own
+--problem=module:function are not stored, because they may depend on any code. In the tables, * marks
+estimators that are biased by their papers.
 """
 
 import hashlib
@@ -29,6 +29,7 @@ import json
 import math
 import time
 from pathlib import Path
+from typing import Any
 
 import jax
 from absl import flags
@@ -38,7 +39,7 @@ from experiments.common import options as grammar
 from experiments.common.measuring import Protocol
 from experiments.common.run_folder import RunFolder
 from experiments.common.settings import Settings
-from experiments.common.store import Store
+from experiments.common.store import Store, digest
 from experiments.common.task import Refused, Task
 from experiments.compare_estimators import output, user_problem
 from experiments.compare_estimators.choose_cases import choose_budget, choose_cases, numbers_of_samples
@@ -140,7 +141,12 @@ def define_flags(values: flags.FlagValues) -> None:
         flag_values=values,
     )
     flags.DEFINE_float(
-        "confidence", 0.95, "Level of every interval.", lower_bound=0.5, upper_bound=0.999, flag_values=values
+        "confidence",
+        0.95,
+        "Level of every interval, and of all comparisons in a table together (familywise).",
+        lower_bound=0.5,
+        upper_bound=0.999,
+        flag_values=values,
     )
     flags.DEFINE_integer("replicates", 2000, "Number of bootstrap replicates.", lower_bound=100, flag_values=values)
     flags.DEFINE_integer(
@@ -162,7 +168,7 @@ def define_flags(values: flags.FlagValues) -> None:
 
 
 def main(options: flags.FlagValues = flags.FLAGS) -> None:
-    """Measures, judges and writes the files. Bad input ends with one sentence on stderr and exit status 1."""
+    """Measures, compares and writes the files. Bad input ends with one sentence on stderr and exit status 1."""
     with cli.one_sentence():
         check_flags(options)
         run = RunFolder(options.workdir).settings() if options.workdir else Settings()
@@ -179,7 +185,9 @@ def compare(options: flags.FlagValues, run: Settings) -> None:
     if options.problem and user_problem.is_users(options.problem[0]):
         with cli.one_sentence():
             make = user_problem.load(options.problem[0])
-        users_problem = make()  # a mistake in the user's function keeps its traceback
+        users_problem = make()  # a mistake in the user's functions keeps its traceback
+        with cli.one_sentence(user_problem.Unsuitable, NotImplementedError):
+            user_problem.check(users_problem, options.problem[0])
     with cli.one_sentence():
         tasks = choose_tasks(options, users_problem)
     task = tasks[0]
@@ -197,21 +205,27 @@ def compare(options: flags.FlagValues, run: Settings) -> None:
         checks.refuse_links(folder)
 
     # ---- The measurements
+    settings = {"estimators": names, "num_samples": samples, "budget": budget, **protocol._asdict()}
+    measurement = digest_measurement(tasks, settings)
+    if is_written(folder, measurement):
+        print((folder / "results.md").read_text(encoding="utf-8"))
+        print(f"{folder} holds the results of this command already; give another --output to measure again")
+        return
     with cli.one_sentence(OSError, Refused):
-        cases = choose_cases(task, names, samples, budget, strict=options.estimators is not None)
         store = Store(folder / "store")
+        cases = choose_cases(task, names, samples, budget, options.estimators is not None, store)
         results = measure_all(tasks, cases, protocol, store)
-        seconds = time_all(task, cases, protocol)
+        seconds = time_all(task, cases, protocol, store)
 
     # ---- The files
     with cli.one_sentence(OSError):
-        rows = make_rows(results, cases, seconds, protocol.confidence)
+        rows = make_rows(results, cases, seconds, protocol)
         output.write(folder, tasks, results, rows, protocol)
         decided = {"objective": task.objective, **protocol._asdict(), "compute_dtype": run.compute_dtype}
         decided |= {"num_samples": None if budget else [str(k) for k in samples]}
         took = time.perf_counter() - started + store.earlier_seconds
         config = provenance.describe_measurement(cli.given(define_flags, options) | decided, took)
-        files.write_json(folder / "config.json", config)
+        files.write_json(folder / "config.json", config | {"measurement": measurement})
 
 
 def check_flags(options: flags.FlagValues) -> None:
@@ -275,6 +289,25 @@ def choose_reference(options: flags.FlagValues, task: Task) -> str:
     return name
 
 
+def digest_measurement(tasks: list[Task], settings: dict[str, Any]) -> str | None:
+    """The digest of everything that the files depend on; None if a problem has no identity."""
+    identities = [task.problem.identity for task in tasks]
+    if None in identities:
+        return None
+    return digest(what="files", problems=identities, objective=tasks[0].objective, settings=settings)
+
+
+def is_written(folder: Path, measurement: str | None) -> bool:
+    """Whether the folder holds the files of this measurement. config.json is written after all others."""
+    config = folder / "config.json"
+    if measurement is None or not config.exists() or not (folder / "results.md").exists():
+        return False
+    try:
+        return json.loads(config.read_text(encoding="utf-8")).get("measurement") == measurement
+    except ValueError:  # written by somebody else
+        return False
+
+
 def default_output(options: flags.FlagValues) -> str:
     """The folder without --output. Its name depends on the flags, so the same command gets the same folder."""
     given = cli.given(define_flags, options)
@@ -286,4 +319,7 @@ def default_output(options: flags.FlagValues) -> str:
 
 if __name__ == "__main__":
     define_flags(flags.FLAGS)
-    cli.run(main, resumes=True, memory_flags=MEMORY_FLAGS)
+    # Measurements of the user's own problem are not stored.
+    cli.run(
+        main, resumes=lambda: not any(map(user_problem.is_users, flags.FLAGS.problem or [])), memory_flags=MEMORY_FLAGS
+    )

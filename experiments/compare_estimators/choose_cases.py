@@ -6,7 +6,8 @@ from absl import flags
 
 from experiments.common import candidates, measuring
 from experiments.common.candidates import Budget, Case
-from experiments.common.task import Refused, Task, least_samples
+from experiments.common.store import Store
+from experiments.common.task import Cost, Refused, Task, least_samples
 
 
 def numbers_of_samples(options: flags.FlagValues, task: Task) -> list[int]:
@@ -39,14 +40,17 @@ def choose_budget(options: flags.FlagValues, task: Task) -> Budget | None:
     return budget
 
 
-def choose_cases(task: Task, names: list[str], samples: list[int], budget: Budget | None, strict: bool) -> list[Case]:
+def choose_cases(
+    task: Task, names: list[str], samples: list[int], budget: Budget | None, strict: bool, store: Store
+) -> list[Case]:
     """Every estimator with every K, or with the K that the budget buys.
 
     With `strict`, an estimator that cannot work is an error; otherwise it is left out, and a printed line says why.
+    Costs are stored.
     """
 
     def case(name: str, slot: int, wanted: int | None) -> Case:
-        cost = functools.cache(lambda kind, num_samples: task.cost(kind, name, num_samples))
+        cost = functools.cache(lambda kind, num_samples: _recall_cost(task, kind, name, num_samples, store))
         if budget:
             num_samples = candidates.affordable(budget, functools.partial(cost, budget.kind), name)
         else:
@@ -64,6 +68,11 @@ def choose_cases(task: Task, names: list[str], samples: list[int], budget: Budge
     for chosen in cases if budget else ():
         print(f"the budget buys {chosen.estimator} K={chosen.num_samples}")
     return cases
+
+
+def _recall_cost(task: Task, kind: Cost, name: str, num_samples: int, store: Store) -> float:
+    measure = lambda: {"cost": task.cost(kind, name, num_samples)}
+    return store.recall(measuring.digest(kind, task, name, num_samples), measure)["cost"]
 
 
 def _integer(flag: str, text: str) -> int:

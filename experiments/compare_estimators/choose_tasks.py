@@ -1,7 +1,5 @@
 """The tasks that the flags name: one problem, or one problem at several values of an option or several checkpoints."""
 
-from typing import Any
-
 import jax
 from absl import flags
 
@@ -13,12 +11,12 @@ from experiments.compare_estimators import user_problem
 from experiments.compare_estimators.trained_problem import from_workdir
 
 
-def choose_tasks(options: flags.FlagValues, users: Any = None) -> list[Task]:
+def choose_tasks(options: flags.FlagValues, users: Problem | None = None) -> list[Task]:
     """The tasks to measure. They differ in parameters and data only, and so share compiled programs.
 
     Args:
       options: the values of the flags.
-      users: what the user's own function returned, if --problem names one.
+      users: the problem that the user's own function returned, if --problem names one.
 
     Raises:
       ValueError: if the flags do not fit together.
@@ -50,7 +48,7 @@ def _trained(options: flags.FlagValues) -> list[Problem]:
     )
 
 
-def _named(options: flags.FlagValues, users: Any) -> list[Problem]:
+def _named(options: flags.FlagValues, users: Problem | None) -> list[Problem]:
     if options.batch_size is not None:
         raise ValueError(
             f"--batch_size is for --workdir; a problem has an option instead: --problem=coins:batch_size="
@@ -58,7 +56,7 @@ def _named(options: flags.FlagValues, users: Any) -> list[Problem]:
         )
     texts = options.problem or ["quadratic"]
     if user_problem.is_users(texts[0]):
-        return [user_problem.check(users, texts[0])]
+        return [users]
     return _sweep([_choose(text) for text in texts])
 
 

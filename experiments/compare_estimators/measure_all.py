@@ -9,10 +9,10 @@ import jax
 import numpy as np
 
 from experiments.common.candidates import Case
-from experiments.common.measuring import Measurement, Protocol, block_size, free_programs, measure, progress
+from experiments.common.measuring import Measurement, Protocol, block_size, digest, free_programs, measure, progress
 from experiments.common.store import Store
 from experiments.common.task import Task, make_estimator
-from experiments.compare_estimators.truth import KnownTruth, digest, find_truth
+from experiments.compare_estimators.truth import KnownTruth, find_truth
 from vae import diagnostics
 
 # Seconds that a timed program runs at least, so that the clock is accurate enough.
@@ -26,15 +26,14 @@ class Result(NamedTuple):
     case: Case
     source: str  # the origin of the true gradient, in words
     measurement: Measurement
-    chunks: int
 
     @property
     def figures(self) -> dict[str, dict[str, float]]:
         return self.measurement.figures
 
     @property
-    def replicates(self) -> dict[str, dict[str, np.ndarray]]:
-        return self.measurement.replicates
+    def by_chunk(self) -> dict[str, dict[str, np.ndarray]]:
+        return self.measurement.by_chunk
 
 
 def measure_all(tasks: list[Task], cases: list[Case], protocol: Protocol, store: Store) -> list[Result]:
@@ -66,12 +65,20 @@ def measure_all(tasks: list[Task], cases: list[Case], protocol: Protocol, store:
 def _recall(task: Task, case: Case, protocol: Protocol, known: KnownTruth, store: Store) -> Result:
     """The stored result, or a new one."""
     new = lambda: measure(task, case, protocol, known.truth)._asdict()
-    measurement = Measurement(**store.recall(digest("estimator", task, case, protocol), new))
-    return Result(task, case, known.source, measurement, protocol.chunks)
+    measurement = Measurement(
+        **store.recall(digest("estimator", task, case.estimator, case.num_samples, protocol), new)
+    )
+    return Result(task, case, known.source, measurement)
 
 
-def time_all(task: Task, cases: list[Case], protocol: Protocol) -> np.ndarray:
-    """Seconds of one gradient of each case in each round, `[cases, rounds]`."""
+def time_all(task: Task, cases: list[Case], protocol: Protocol, store: Store) -> np.ndarray:
+    """Seconds of one gradient of each case in each round, `[cases, rounds]`, stored for exactly these cases."""
+    names = " ".join(f"{case.estimator} K={case.num_samples}" for case in cases)
+    timing = digest(f"seconds in {protocol.rounds} rounds", task, names, num_samples=0, protocol=protocol)
+    return store.recall(timing, lambda: {"seconds": _measure_seconds(task, cases, protocol)})["seconds"]
+
+
+def _measure_seconds(task: Task, cases: list[Case], protocol: Protocol) -> np.ndarray:
     programs = []
     gradients = []  # number of gradients in one call of each program
     for case in progress(cases, "timing"):

@@ -7,9 +7,9 @@ import numpy as np
 
 from experiments.common import options
 from experiments.common.candidates import Case
-from experiments.common.measuring import finite_or_nan
+from experiments.common.measuring import Protocol, finite_or_nan
 from experiments.compare_estimators.measure_all import Result
-from experiments.compare_estimators.verdicts import Entrant, Factor, is_biased, judge
+from experiments.compare_estimators.verdicts import Entrant, Seconds, compare, is_biased
 from vae import diagnostics
 from vae.estimators import BY_NAME
 
@@ -25,28 +25,28 @@ class Rows(NamedTuple):
     pairs: list[dict[str, Any]]
 
 
-def make_rows(results: list[Result], cases: list[Case], seconds: np.ndarray, confidence: float) -> Rows:
+def make_rows(results: list[Result], cases: list[Case], seconds: np.ndarray, protocol: Protocol) -> Rows:
     """Rows and verdicts; prints warnings.
 
     Args:
       results: everything that was measured.
       cases: the cases of the results, once each.
       seconds: seconds of one gradient, `[cases, rounds]`. Rounds are resampled for the intervals of variance x time.
-      confidence: level of every interval.
+      protocol: how the results were measured; it has the level and the replicates of the intervals.
     """
-    replicates = len(next(iter(results[0].replicates.values()))["variance"])
-    times = dict(zip(cases, _resampled_medians(seconds, replicates), strict=True))
+    weights = diagnostics.resampling(protocol.chunks, protocol.replicates, protocol.seed)
+    times = dict(zip(cases, _resampled_medians(seconds, protocol.replicates), strict=True))
     layers: list[dict[str, Any]] = []
     entrants: list[Entrant] = []
     warnings: dict[str, None] = {}
     for result in results:
         time = times[result.case]
-        low, high = np.quantile(time.replicates, [0.5 - confidence / 2, 0.5 + confidence / 2])
+        low, high = np.quantile(time.replicates, [0.5 - protocol.confidence / 2, 0.5 + protocol.confidence / 2])
         row = _head(result)
         row |= {"evaluations": result.case.evaluations, "flops": result.case.flops}
-        row |= {"seconds": time.value, "seconds_low": float(low), "seconds_high": float(high)}
+        row |= {"seconds": time.median, "seconds_low": float(low), "seconds_high": float(high)}
         for part in result.figures:
-            figures = _figures(result, part, time, confidence)
+            figures = _figures(result, part, row, weights, protocol)
             layers.append(_head(result) | {"part": part} | figures)
             if part in result.task.problem.params:
                 row |= {f"{part}_{key}": value for key, value in figures.items()}
@@ -55,17 +55,17 @@ def make_rows(results: list[Result], cases: list[Case], seconds: np.ndarray, con
     pairs: list[dict[str, Any]] = []
     for slot in _slots(entrants):
         for group in results[0].task.problem.params:
-            pairs += judge(slot, group, confidence)
+            pairs += compare(slot, group, weights, protocol.confidence)
     for warning in warnings:
         print(warning)
     return Rows([entrant.row for entrant in entrants], layers, pairs)
 
 
-def _resampled_medians(seconds: np.ndarray, replicates: int) -> list[Factor]:
+def _resampled_medians(seconds: np.ndarray, replicates: int) -> list[Seconds]:
     """The median time of each case, and medians over resampled rounds."""
     rounds = seconds.shape[1]
     picks = np.random.default_rng(0).integers(0, rounds, (replicates, rounds))
-    return [Factor(float(np.median(times)), np.median(times[picks], axis=1)) for times in seconds]
+    return [Seconds(float(np.median(times)), np.median(times[picks], axis=1)) for times in seconds]
 
 
 def _slots(entrants: list[Entrant]) -> list[list[Entrant]]:
@@ -90,11 +90,16 @@ def _head(result: Result) -> dict[str, Any]:
     }
 
 
-def _figures(result: Result, part: str, seconds: Factor, confidence: float) -> dict[str, Any]:
-    """All figures of one part. Figures with an interval have columns that end with `_low` and `_high`."""
+def _figures(
+    result: Result, part: str, costs: dict[str, Any], weights: np.ndarray, protocol: Protocol
+) -> dict[str, Any]:
+    """All figures of one part. Figures with an interval have columns that end with `_low` and `_high`.
+
+    `costs` is a row with the FLOP and the seconds of one gradient.
+    """
     figures = result.figures[part]
     bias = figures["scale"] - 1
-    reach = diagnostics.students_t(confidence, result.chunks) * figures["scale_stderr"]
+    reach = diagnostics.students_t(protocol.confidence, protocol.chunks) * figures["scale_stderr"]
     row = {
         "size": int(figures["size"]),
         "truth_norm": figures["norm"],
@@ -104,23 +109,31 @@ def _figures(result: Result, part: str, seconds: Factor, confidence: float) -> d
         "bias_low": bias - reach,
         "bias_high": bias + reach,
         **{key: figures[key] for key in ("max_abs_z", "relative_bias", "relative_stderr", "deviation")},
-        "critical_z": diagnostics.critical_z(figures["size"]),
+        "critical_z": diagnostics.critical_z(figures["size"], protocol.draws),
     }
-    row["biased"] = is_biased(row, result.chunks)
-    for key, (value, replicates) in _resampled(result, part, seconds).items():
-        low, high = diagnostics.interval(replicates, result.chunks, confidence)
-        row |= {key: value, f"{key}_low": finite_or_nan(low), f"{key}_high": finite_or_nan(high)}
+    row["biased"] = is_biased(row, protocol.chunks)
+    for key in diagnostics.FIGURES:
+        is_log = key == "variance"
+        low, high = diagnostics.interval(result.by_chunk[part][key], weights, protocol.confidence, log=is_log)
+        row |= {key: figures[key], f"{key}_low": finite_or_nan(low), f"{key}_high": finite_or_nan(high)}
+    for cost in ("flops", "seconds"):
+        row |= _product(row, "variance", costs, cost)
     return row
 
 
-def _resampled(result: Result, part: str, seconds: Factor) -> dict[str, tuple[float, np.ndarray]]:
-    """The figures that have bootstrap replicates, each with its replicates."""
-    figures = {key: (result.figures[part][key], result.replicates[part][key]) for key in diagnostics.FIGURES}
-    variance, replicates = figures["variance"]
-    flops = result.case.flops
-    figures["variance_x_flops"] = (variance * flops, replicates * flops)
-    figures["variance_x_seconds"] = (variance * seconds.value, replicates * seconds.replicates)
-    return figures
+def _product(row: dict[str, Any], figure: str, costs: dict[str, Any], cost: str) -> dict[str, float]:
+    """The product of a figure with a cost, and its interval.
+
+    The two intervals are independent, so their widths on the logarithmic scale add up like the legs of a right angle.
+    """
+    value = row[figure] * costs[cost]
+    product = {f"{figure}_x_{cost}": value}
+    for end in ("_low", "_high"):
+        factors = [row[f"{figure}{end}"] / row[figure] if row[figure] else 1.0]
+        factors += [costs[f"{cost}{end}"] / costs[cost]] if f"{cost}{end}" in costs else []
+        width = math.hypot(*(math.log(factor) for factor in factors if factor > 0))
+        product[f"{figure}_x_{cost}{end}"] = value * math.exp(-width if end == "_low" else width)
+    return product
 
 
 def _warnings(result: Result, part: str, figures: dict[str, Any]) -> list[str]:
@@ -136,6 +149,6 @@ def _warnings(result: Result, part: str, figures: dict[str, Any]) -> list[str]:
     if not math.isfinite(figures["variance"]):  # for example, the cost has no derivative between the states
         where = "".join(f" at {key}={value:g}" for key, value in result.task.problem.point.items())
         warnings.append(
-            f"{result.case.estimator}: its gradient of {part}{where} is not finite in every draw, so nothing is judged"
+            f"{result.case.estimator}: its gradient of {part}{where} is not finite in every draw, so it has no verdict"
         )
     return warnings

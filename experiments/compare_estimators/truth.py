@@ -8,9 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.common import store as storage
 from experiments.common.candidates import ORACLE, Case
-from experiments.common.measuring import REFERENCE, Draws, Protocol, draw_moments, learn
+from experiments.common.measuring import REFERENCE, Draws, Protocol, digest, draw_moments, learn
 from experiments.common.store import Store
 from experiments.common.task import Refused, Task, least_samples
 from vae import diagnostics
@@ -32,7 +31,7 @@ class KnownTruth(NamedTuple):
 
 
 def find_truth(task: Task, num_samples: int, protocol: Protocol, store: Store) -> KnownTruth:
-    """The true gradient with K = `num_samples`. The mean of a reference is stored.
+    """The true gradient with K = `num_samples`. What takes long to compute is stored.
 
     Raises:
       Refused: if the reference does not work with this K.
@@ -40,7 +39,7 @@ def find_truth(task: Task, num_samples: int, protocol: Protocol, store: Store) -
     gradient = task.problem.oracle(task.objective, num_samples)
     if gradient is not None:
         return KnownTruth(f"exact ({task.problem.exact_by})", diagnostics.exactly(gradient))
-    exact = sum_or_quadrature(task, num_samples)
+    exact = _recall_exact(task, num_samples, store)
     if exact is not None:
         method, gradient = exact
         return KnownTruth(f"exact ({method})", diagnostics.exactly(gradient))
@@ -56,34 +55,33 @@ def find_truth(task: Task, num_samples: int, protocol: Protocol, store: Store) -
         start = learn(task, name, num_samples, protocol)
         draws = Draws(protocol.reference_draws, protocol.chunks, protocol.key(REFERENCE))
         truth = jax.jit(diagnostics.reference)(draw_moments(task, case, start, draws))
-        numbered = lambda tree: {str(i): leaf for i, leaf in enumerate(jax.tree.leaves(tree))}
-        return {"gradient": numbered(truth.gradient), "stderr": numbered(truth.stderr), "along": truth.along}
+        return {field: _leaves_by_number(tree) for field, tree in truth._asdict().items()}
 
-    stored = store.recall(digest("reference", task, case, protocol), measure)
-
-    def tree(name: str) -> PyTree:
-        leaves = [jnp.asarray(stored[name][str(i)]) for i in range(len(stored[name]))]
-        return jax.tree.unflatten(jax.tree.structure(task.problem.params), leaves)
-
-    source = f"mean of {protocol.reference_draws:,} draws of {name}, K={num_samples}"
-    return KnownTruth(source, Truth(tree("gradient"), tree("stderr"), stored["along"]))
+    stored = store.recall(digest("reference", task, name, num_samples, protocol), measure)
+    truth = Truth(**{field: _like_params(task, leaves) for field, leaves in stored.items()})
+    return KnownTruth(f"mean of {protocol.reference_draws:,} draws of {name}, K={num_samples}", truth)
 
 
-def digest(what: str, task: Task, case: Case, protocol: Protocol) -> str | None:
-    """The digest of everything that a measurement of this case depends on; None if the problem has no identity."""
-    if task.problem.identity is None:
-        return None
-    decisive = protocol._asdict()
-    for name in ("rounds", "confidence"):  # they change the times and the intervals, not the draws
-        del decisive[name]
-    return storage.digest(
-        what=what,
-        problem=task.problem.identity,
-        objective=task.objective,
-        estimator=case.estimator,
-        num_samples=case.num_samples,
-        protocol=decisive,
-    )
+def _recall_exact(task: Task, num_samples: int, store: Store) -> tuple[str, PyTree] | None:
+    """`sum_or_quadrature`, stored."""
+
+    def compute():
+        exact = sum_or_quadrature(task, num_samples)
+        return {} if exact is None else {"method": exact[0], "gradient": _leaves_by_number(exact[1])}
+
+    stored = store.recall(digest("exact", task, ORACLE, num_samples), compute)
+    return (stored["method"], _like_params(task, stored["gradient"])) if stored else None
+
+
+def _leaves_by_number(tree: PyTree) -> dict[str, Any]:
+    """The leaves of a gradient as the store takes them."""
+    return {str(i): leaf for i, leaf in enumerate(jax.tree.leaves(tree))}
+
+
+def _like_params(task: Task, leaves: dict[str, Any]) -> PyTree:
+    """The gradient with these leaves."""
+    in_order = [jnp.asarray(leaves[str(i)]) for i in range(len(leaves))]
+    return jax.tree.unflatten(jax.tree.structure(task.problem.params), in_order)
 
 
 def _samples_of_reference(task: Task, name: str, num_samples: int) -> int:
@@ -109,16 +107,16 @@ def sum_or_quadrature(task: Task, num_samples: int) -> tuple[str, PyTree] | None
     if task.refusal(ORACLE) is not None:
         return None
     q, reduce, _ = task.expectations[0]
-    orders = _orders(q, 1 if reduce.additive else num_samples)
-    if not orders:
+    method = _choose_method(q, tuple_size=1 if reduce.additive else num_samples)
+    if method is None:
         return None
-    gradients = [_exact_gradient(task, num_samples, order) for order in orders]
-    if len(gradients) == 1:
-        return "sum over all states", gradients[0]
+    if method.is_sum:
+        return "sum over all states", _exact_gradient(task, num_samples, method.order)
+    gradients = [_exact_gradient(task, num_samples, order) for order in (method.order // 2, method.order)]
     lower, higher = (np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(g)]) for g in gradients)
     if not np.linalg.norm(lower - higher) <= 1e-5 * np.linalg.norm(higher):
         return None
-    return f"quadrature, order {orders[1]}", gradients[1]
+    return f"quadrature, order {method.order}", gradients[1]
 
 
 def _exact_gradient(task: Task, num_samples: int, order: int) -> PyTree:
@@ -133,17 +131,24 @@ def _exact_gradient(task: Task, num_samples: int, order: int) -> PyTree:
         return jax.tree.map(np.asarray, exact)
 
 
-def _orders(q, tuple_size: int) -> list[int]:
-    """The orders to integrate with: half and full order of a quadrature, or [1] for a sum over states.
+class _Method(NamedTuple):
+    """How an expectation is computed: a sum over all states, or a quadrature of this order in each dimension."""
 
-    [] if neither is possible within MAX_TERMS terms.
+    is_sum: bool
+    order: int
+
+
+def _choose_method(q, tuple_size: int) -> _Method | None:
+    """The method for E[reduce(f(z_1), ..., f(z_K))] with K = `tuple_size`.
+
+    None if the sum would have more than MAX_TERMS terms, or the quadrature an order below 16.
     """
     try:
-        states = [len(jax.eval_shape(functools.partial(nodes, order=order), q)[0]) for order in (2, 3)]
-    except ValueError:
-        return []
-    if states[0] == states[1]:  # the number of states does not depend on the order
-        return [1] if states[0] ** tuple_size <= MAX_TERMS else []
-    width = round(math.log2(states[0])) * tuple_size
-    order = min(96, int(MAX_TERMS ** (1 / width) + 1e-9))
-    return [order // 2, order] if order >= 16 else []
+        terms = {order: len(jax.eval_shape(functools.partial(nodes, order=order), q)[0]) for order in (2, 3)}
+    except ValueError:  # neither states nor a quadrature
+        return None
+    if terms[2] == terms[3]:  # q is discrete: the number of states does not depend on the order
+        return _Method(is_sum=True, order=1) if terms[2] ** tuple_size <= MAX_TERMS else None
+    dimensions = round(math.log2(terms[2])) * tuple_size  # a quadrature has order^dimensions terms
+    order = min(96, int(MAX_TERMS ** (1 / dimensions) + 1e-9))
+    return _Method(is_sum=False, order=order) if order >= 16 else None

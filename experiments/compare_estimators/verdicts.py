@@ -1,4 +1,4 @@
-"""Verdicts: whether an estimator is biased, and which of two estimators is better."""
+"""Verdicts: whether an estimator is biased, and which of several estimators is better."""
 
 import math
 from typing import Any, NamedTuple
@@ -7,21 +7,22 @@ import numpy as np
 
 from experiments.compare_estimators.measure_all import Result
 from vae import diagnostics
+from vae.diagnostics import Comparisons
 
 # The figures that multiply the variance with a cost.
 PRODUCTS = ("variance_x_flops", "variance_x_seconds")
 
 
-class Factor(NamedTuple):
-    """A cost that multiplies the variance of an estimator, and the cost's bootstrap replicates.
+class Seconds(NamedTuple):
+    """The time of one gradient.
 
     Attributes:
-      value: FLOP, seconds (the median over rounds), or 1.
-      replicates: medians of seconds over resampled rounds, `[replicates]`; `value` itself if the cost is certain.
+      median: the median over rounds of timing.
+      replicates: the medians over resampled rounds, `[replicates]`.
     """
 
-    value: float
-    replicates: np.ndarray | float
+    median: float
+    replicates: np.ndarray
 
 
 class Entrant(NamedTuple):
@@ -29,7 +30,7 @@ class Entrant(NamedTuple):
 
     result: Result
     row: dict[str, Any]
-    seconds: Factor
+    seconds: Seconds
 
 
 class Ratio(NamedTuple):
@@ -57,57 +58,91 @@ def is_biased(row: dict[str, Any], chunks: int) -> bool:
     return bool(row["max_abs_z"] > row["critical_z"] and whole or along)
 
 
-def judge(entrants: list[Entrant], group: str, confidence: float) -> list[dict[str, Any]]:
-    """Compares estimators of one slot on one group of parameters.
+def compare(entrants: list[Entrant], group: str, weights: np.ndarray, confidence: float) -> list[dict[str, Any]]:
+    """Compares the estimators of one slot on one group of parameters.
 
     Adds to each entrant's row the ratios to the best estimator and a verdict. Returns the rows of pairs.csv. The best
-    is the estimator with the smallest variance x FLOP that is unbiased, by its measurement and by its paper.
+    is the estimator with the smallest variance x FLOP that is unbiased, by its measurement and by its paper. For each
+    figure, the intervals of all ratios hold at once with probability `confidence`.
+
+    Args:
+      entrants: the estimators, each with its row.
+      group: the group of parameters.
+      weights: how often each bootstrap replicate counts each chunk, `[replicates, chunks]`.
+      confidence: the familywise level.
     """
+    ratios = {figure: _ratios(entrants, group, figure, weights, confidence) for figure in ("variance", *PRODUCTS)}
     best = _best(entrants, group)
-    for entrant in entrants:
+    for i, entrant in enumerate(entrants):
         for figure in PRODUCTS:
-            ratio = _ratio(entrant, best, group, figure, confidence)
-            ratio = Ratio(1.0, math.nan, math.nan) if entrant is best else ratio
+            ratio = _ratio(ratios[figure], i, best) if i != best else Ratio(1.0, math.nan, math.nan)
             name = f"{group}_{figure}_to_best"
             entrant.row.update({name: ratio.value, f"{name}_low": ratio.low, f"{name}_high": ratio.high})
-        entrant.row[f"{group}_verdict"] = _verdict(entrant, best, group, confidence)
+        entrant.row[f"{group}_verdict"] = _verdict(entrant.row, group, is_best=i == best)
     return [
-        _pair(first, second, group, figure, confidence)
+        _pair(first, entrants[j], group, figure, _ratio(ratios[figure], i, j))
         for i, first in enumerate(entrants)
-        for second in entrants[i + 1 :]
-        for figure in ("variance", *PRODUCTS)
+        for j in range(i + 1, len(entrants))
+        for figure in ratios
     ]
 
 
-def _best(entrants: list[Entrant], group: str) -> Entrant:
-    """The unbiased estimator with the smallest variance x FLOP; a biased one only if there is no other."""
-    is_finite = lambda entrant: math.isfinite(entrant.row[f"{group}_variance"])
-    is_unbiased = lambda entrant: not entrant.row[f"{group}_biased"] and not entrant.row["declared_biased"]
-    # An exact estimator has no variance, so ratios to it say nothing.
-    is_random = lambda entrant: entrant.result.figures[group]["variance"] > 0
-    candidates = entrants
+def _best(entrants: list[Entrant], group: str) -> int:
+    """The index of the unbiased estimator with the least variance x FLOP; a biased one only if there is no other."""
+    is_finite = lambda row: math.isfinite(row[f"{group}_variance"])
+    is_unbiased = lambda row: not row[f"{group}_biased"] and not row["declared_biased"]
+    is_random = lambda row: row[f"{group}_variance"] > 0  # an exact estimator has no variance, so ratios say nothing
+    rows = [entrant.row for entrant in entrants]
+    candidates = list(range(len(rows)))
     for condition in (is_finite, is_unbiased, is_random):
-        candidates = [entrant for entrant in candidates if condition(entrant)] or candidates
-    return min(candidates, key=lambda entrant: entrant.row[f"{group}_variance_x_flops"])
+        candidates = [i for i in candidates if condition(rows[i])] or candidates
+    return min(candidates, key=lambda i: rows[i][f"{group}_variance_x_flops"])
 
 
-def _verdict(entrant: Entrant, best: Entrant, group: str, confidence: float) -> str:
-    ratio = _ratio(entrant, best, group, "variance_x_flops", confidence)
-    if not math.isfinite(entrant.row[f"{group}_variance"]):
+def _ratios(entrants: list[Entrant], group: str, figure: str, weights: np.ndarray, confidence: float) -> Comparisons:
+    """The ratios of the figure of every two entrants. A ratio to an entrant without variance is known exactly."""
+    variances = np.array([entrant.result.figures[group]["variance"] for entrant in entrants], np.float64)
+    costs = np.array([_cost(entrant, figure) for entrant in entrants], np.float64)
+    products = variances * costs
+    with np.errstate(divide="ignore", invalid="ignore"):
+        exact = np.where(products[:, None] == products, 1.0, products[:, None] / products)
+    ratios = Comparisons(exact, exact.copy(), exact.copy())
+    random = np.flatnonzero(np.isfinite(products) & (products > 0))
+    if len(random) > 1:
+        by_chunk = np.stack([entrants[i].result.by_chunk[group]["variance"] for i in random])
+        is_timed = figure == "variance_x_seconds"
+        times = np.stack([entrants[i].seconds.replicates for i in random]) if is_timed else None
+        compared = diagnostics.compare_all(by_chunk, weights, confidence, costs[random], times)
+        for array, random_ones in zip(ratios, compared, strict=True):
+            array[np.ix_(random, random)] = random_ones
+    return ratios
+
+
+def _cost(entrant: Entrant, figure: str) -> float:
+    """What the figure multiplies the variance with."""
+    costs = {"variance": 1, "variance_x_flops": entrant.result.case.flops, "variance_x_seconds": entrant.seconds.median}
+    return costs[figure]
+
+
+def _ratio(ratios: Comparisons, i: int, j: int) -> Ratio:
+    return Ratio(*(float(array[i, j]) for array in ratios))
+
+
+def _verdict(row: dict[str, Any], group: str, is_best: bool) -> str:
+    if not math.isfinite(row[f"{group}_variance"]):
         verdict = "NOT FINITE"
-    elif entrant is best:
+    elif is_best:
         verdict = "best"
-    elif ratio.high < 1:
+    elif row[f"{group}_variance_x_flops_to_best_high"] < 1:
         verdict = "better"
-    elif ratio.low > 1:
+    elif row[f"{group}_variance_x_flops_to_best_low"] > 1:
         verdict = "worse"
     else:
         verdict = "not told from best"
-    return f"BIASED, {verdict}" if entrant.row[f"{group}_biased"] else verdict
+    return f"BIASED, {verdict}" if row[f"{group}_biased"] else verdict
 
 
-def _pair(first: Entrant, second: Entrant, group: str, figure: str, confidence: float) -> dict[str, Any]:
-    ratio = _ratio(first, second, group, figure, confidence)
+def _pair(first: Entrant, second: Entrant, group: str, figure: str, ratio: Ratio) -> dict[str, Any]:
     if ratio.high < 1:
         verdict = "first is better"
     elif ratio.low > 1:
@@ -127,29 +162,3 @@ def _pair(first: Entrant, second: Entrant, group: str, figure: str, confidence: 
         "ratio_high": ratio.high,
         "verdict": verdict,
     }
-
-
-def _ratio(first: Entrant, second: Entrant, group: str, figure: str, confidence: float) -> Ratio:
-    """The figure of the first estimator over the figure of the second, paired by bootstrap replicate."""
-    value = first.result.figures[group]["variance"] * _factor(first, figure).value
-    other = second.result.figures[group]["variance"] * _factor(second, figure).value
-    if other == 0 or value == 0:
-        degenerate = 1.0 if value == other else math.inf if other == 0 else 0.0
-        return Ratio(degenerate, degenerate, degenerate)
-    ratios = _replicates(first, group, figure) / _replicates(second, group, figure)
-    low, high = diagnostics.interval(ratios, first.result.chunks, confidence)
-    return Ratio(value / other, low, high)
-
-
-def _replicates(entrant: Entrant, group: str, figure: str) -> np.ndarray:
-    return entrant.result.replicates[group]["variance"].astype(np.float64) * _factor(entrant, figure).replicates
-
-
-def _factor(entrant: Entrant, figure: str) -> Factor:
-    flops = entrant.result.case.flops
-    factors = {
-        "variance": Factor(1.0, 1.0),
-        "variance_x_flops": Factor(flops, flops),
-        "variance_x_seconds": entrant.seconds,
-    }
-    return factors[figure]

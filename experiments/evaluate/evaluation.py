@@ -62,7 +62,7 @@ def _evaluate_claimed(folder: RunFolder, run: Settings, data: Dataset, options: 
         if earlier and not options.again:
             print(f"{folder.path} was evaluated before, with as many samples; --again evaluates it anew")
             return row | earlier
-        figures = assess.make_judge(model, data, run, options.eval_samples)(params)
+        figures = assess.make_test_figures(model, data, run, options.eval_samples)(params)
     code = {
         "git_commit": provenance.describe_code()["git_commit"],
         "versions": ", ".join(f"{name} {version}" for name, version in provenance.versions().items()),

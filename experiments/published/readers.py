@@ -14,6 +14,7 @@ from typing import Any
 
 from experiments.common import assess, results, tables, workdirs
 from experiments.common.workdirs import Laboratory, Run
+from vae import diagnostics
 from vae.estimators import BY_NAME
 
 Reader = Callable[[Path], dict[str, Any]]
@@ -75,7 +76,8 @@ def slope(group: str, estimator: str) -> Reader:
         log = lambda key: [math.log(row[key]) for row in rows]
         log_samples = log("num_samples")
         log_snr = log(f"{group}_snr")
-        width = 2 * statistics.NormalDist().inv_cdf(0.5 + laboratory.config["settings"]["confidence"] / 2)
+        settings = laboratory.config["settings"]
+        width = 2 * diagnostics.students_t(settings["confidence"], settings.get("chunks", math.inf))
         ends = zip(log(f"{group}_snr_low"), log(f"{group}_snr_high"), strict=True)
         errors = [(high - low) / width for low, high in ends]
         centre = statistics.fmean(log_samples)

@@ -48,7 +48,7 @@ def sections(contents: Contents, page_charts: Charts, every: int, pictures_place
 
 
 def best_setting(contents: Contents) -> str:
-    """The figures of the best setting, in large type, and the settings within two standard errors of it.
+    """The figures of the best setting, in large type, and the settings that cannot be told from it.
 
     The text is empty if the runs cannot be compared.
     """
@@ -67,7 +67,7 @@ def best_setting(contents: Contents) -> str:
     single = results.with_one_seed(rows)
     sentence = f"best: {contents.label(best)}"
     if level := results.level_with_best(rows):
-        sentence += f"; within two standard errors of it: {labels(level)}"
+        sentence += f"; not told from it (95 % for all together): {labels(level)}"
     if best in single:
         sentence += "; it has only one finished seed, so no difference is judged" if len(rows) > 1 else ""
     elif single:

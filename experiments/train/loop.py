@@ -255,7 +255,9 @@ def _finite_mean(bounds: np.ndarray) -> float:
 def write_results(compiled: Compiled, state: training.TrainState, failed_steps: np.ndarray, figures: bool) -> list[str]:
     """Writes the result of every run, and its pictures if `figures`. Returns a sentence for each run that diverged."""
     program, devices = compiled.program, compiled.devices
-    judge = assess.make_judge(program.functions.judged, program.data, program.settings, program.settings.eval_samples)
+    test_figures = assess.make_test_figures(
+        program.functions.judged, program.data, program.settings, program.settings.eval_samples
+    )
     state_of_run = functools.partial(mesh.run_of, devices, state)
     if jax.process_count() > 1:
         # Fetching a state needs all processes, so all states are fetched first. If process 0 judged a run while
@@ -266,12 +268,17 @@ def write_results(compiled: Compiled, state: training.TrainState, failed_steps: 
     for i in sorted(range(len(program.runs)), key=lambda i: failed_steps[i] == 0):
         final = state_of_run(i)
         if multihost.is_first():
-            sentences[i] = write_result(program, program.runs[i], final, failed_steps[i], judge, figures)
+            sentences[i] = write_result(program, program.runs[i], final, failed_steps[i], test_figures, figures)
     return [sentences[i] for i in sorted(sentences) if sentences[i]]
 
 
 def write_result(
-    program: Program, run: Run, state: training.TrainState, failed_step: np.ndarray, judge: Callable, figures: bool
+    program: Program,
+    run: Run,
+    state: training.TrainState,
+    failed_step: np.ndarray,
+    test_figures: Callable,
+    figures: bool,
 ) -> str | None:
     """Writes the result of a run, and its pictures if `figures`. Returns a sentence if the run diverged."""
     steps = program.functions.steps_per_epoch
@@ -281,7 +288,7 @@ def write_result(
     row = run.settings.json()
     row |= {"status": "done" if finished else "diverged", "step": step if finished else failed_step.item()}
     if finished:
-        row |= judge(params)
+        row |= test_figures(params)
         if len(program.data.validation):
             row["validation_elbo_nats"] = run.folder.rows()[-1]["elbo_nats"]
     files.write_json(run.folder.path / "result.json", row)

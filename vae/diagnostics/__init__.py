@@ -1,15 +1,15 @@
 """Bias, variance, signal-to-noise ratio and cost of a gradient estimate at fixed parameters.
 
     gradient = partial(make_gradient(bound, estimator), params, data, learned, counted, context)   # gradient(key)
-    key_draws, key_picks = jax.random.split(key)
-    moments = gradient_moments(gradient, key_draws, draws=1000, chunks=20, truth=truth)
+    moments = gradient_moments(gradient, key, draws=1000, chunks=20, truth=truth)
     figures = report(moments, truth)                                # {part: {figure: number}}
-    replicates = bootstrap(moments, key_picks)                      # {part: {figure: [replicates]}}, figures in FIGURES
+    by_chunk = figures_by_chunk(moments)                            # {part: {figure: [chunks]}}, figures in FIGURES
+    low, high = interval(by_chunk["encoder"]["variance"], resampling(chunks=20), log=True)
 
 A gradient is a dict of groups, such as encoder and decoder, and each group is a pytree. A part is a group or one layer
 of a group; see `parts`. The functions of moments are pure and can be jitted. The draws are not stored. They are divided
 into equal chunks, a scan updates the mean and the sum of squared deviations of each chunk, and the bootstrap resamples
-the chunks.
+the chunks. Intervals come from the studentized bootstrap; `compare_all` compares several estimators at once.
 
 For a part with coordinates i, a draw g with mean E g, and the true gradient t:
 
@@ -33,12 +33,14 @@ from vae.diagnostics.cost import flops as flops
 from vae.diagnostics.cost import interleaved_seconds as interleaved_seconds
 from vae.diagnostics.cost import repeated as repeated
 from vae.diagnostics.figures import FIGURES as FIGURES
-from vae.diagnostics.figures import bootstrap as bootstrap
-from vae.diagnostics.figures import critical_z as critical_z
-from vae.diagnostics.figures import interval as interval
+from vae.diagnostics.figures import figures_by_chunk as figures_by_chunk
 from vae.diagnostics.figures import report as report
-from vae.diagnostics.figures import resample as resample
-from vae.diagnostics.figures import students_t as students_t
+from vae.diagnostics.intervals import Comparisons as Comparisons
+from vae.diagnostics.intervals import compare_all as compare_all
+from vae.diagnostics.intervals import critical_z as critical_z
+from vae.diagnostics.intervals import interval as interval
+from vae.diagnostics.intervals import resampling as resampling
+from vae.diagnostics.intervals import students_t as students_t
 from vae.diagnostics.moments import ROUNDING as ROUNDING
 from vae.diagnostics.moments import Moments as Moments
 from vae.diagnostics.moments import Truth as Truth

@@ -1,11 +1,9 @@
-"""Figures of merit made from moments, their bootstrap replicates, and intervals."""
+"""Figures of merit made from moments: against the truth, and by chunk of draws."""
 
 import math
-import statistics
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 from jaxtyping import Bool, Float
 
@@ -14,7 +12,7 @@ from vae.diagnostics.moments import ROUNDING, Moments, Truth, exact_products, pa
 # The smallest standard error that a coordinate may have, relative to the standard error of its layer. The estimated
 # standard error of a coordinate that rarely moves is too small.
 FLOOR = 0.02
-# The figures that `bootstrap` resamples.
+# The figures that `figures_by_chunk` returns.
 FIGURES = ("variance", "snr", "dsnr", "cosine")
 
 
@@ -26,75 +24,112 @@ def report(moments: Moments, truth: Truth) -> dict[str, dict[str, Float[Array, "
         relative_stderr   |standard errors of mean g| / |t|
         deviation         |mean g - t| / |standard errors|, about 1 by chance, even where t is 0
         truth_stderr      |standard errors of t| / |t|
-        scale_stderr      standard error of `scale`, from the spread of the chunks
+        scale_stderr      standard error of `scale`, from the spread of the chunks; see `_scale_along_truth`
         norm              |t|
         size              number of coordinates
 
-    Standard errors combine the error of the draws and the error of the truth. Noise in the truth makes |t|^2 too large
-    on average. The excess is subtracted, because `scale` would otherwise be below 1 for every unbiased estimator.
+    Standard errors combine the error of the draws and the error of the truth. The figures that need |t| are NaN for a
+    reference that is too noisy to tell it.
     """
-    flat = [jax.tree.leaves(tree) for tree in (moments.mean, moments.square, truth.gradient, truth.stderr)]
-    chunks = len(flat[0][0])
-    rounding = ROUNDING * jnp.sqrt(sum(jnp.sum(jnp.square(t)) for t in flat[2]))
-    leaves = [_sums_of_leaf(*leaf, moments.size, rounding) for leaf in zip(*flat, strict=True)]
+    gradients = (moments.mean, moments.square, truth.gradient, truth.stderr)
+    leaves = list(zip(*map(jax.tree.leaves, gradients), strict=True))
+    sums = [
+        _sums_over_coordinates(*leaf, chunks, moments.size)
+        for leaf, chunks in zip(leaves, jax.tree.leaves(truth.chunks), strict=True)
+    ]
+    rounding = ROUNDING * jnp.sqrt(sum(jnp.sum(jnp.square(t)) for _, _, t, _ in leaves))
+    largest_z = [_largest_z(*leaf, moments.size, rounding) for leaf in leaves]
     figures = {}
     for name, members in parts(truth.gradient).items():
-        sums = {key: sum(leaves[i][key] for i in members) for key in leaves[0] if key != "max_abs_z"}
-        square = jnp.maximum(sums["truth"] - sums["truth_error"], 0)
+        total = {key: sum(sums[i][key] for i in members) for key in sums[0]}
+        square, scale, scale_stderr = _scale_along_truth(total["products"], total["gram"])
         norm = jnp.sqrt(square)
-        scales = sums["scales"] / square  # [C]
-        squared_stderr = sums["error"] + sums["truth_error"]
+        squared_stderr = total["error"] + total["truth_error"]
         smallest = jnp.finfo(norm.dtype).tiny
-        squared_errors_of_scale = (
-            jnp.var(scales, ddof=1) / chunks,
-            jnp.square(truth.along[name]),
-            2 * sums["truth_fourth"] / square**2,  # from |t|^2, whose expected excess is subtracted above
-        )
         figures[name] = {
-            "max_abs_z": jnp.max(jnp.stack([leaves[i]["max_abs_z"] for i in members])),
-            "relative_bias": jnp.sqrt(sums["bias"]) / norm,
+            "max_abs_z": jnp.max(jnp.stack([largest_z[i] for i in members])),
+            "relative_bias": jnp.sqrt(total["bias"]) / norm,
             "relative_stderr": jnp.sqrt(squared_stderr) / norm,
-            "deviation": jnp.sqrt(sums["bias"] / jnp.maximum(squared_stderr, smallest)),
-            "truth_stderr": jnp.where(sums["truth_error"] > 0, jnp.sqrt(sums["truth_error"]) / norm, 0.0),
-            "scale": jnp.mean(scales),
-            "scale_stderr": jnp.sqrt(sum(squared_errors_of_scale)),
-            "variance": sums["variance"],
-            "snr": sums["snr"] / sums["varying"],
+            "deviation": jnp.sqrt(total["bias"] / jnp.maximum(squared_stderr, smallest)),
+            "truth_stderr": jnp.where(total["truth_error"] > 0, jnp.sqrt(total["truth_error"]) / norm, 0.0),
+            "scale": scale,
+            "scale_stderr": scale_stderr,
+            "variance": total["variance"],
+            "snr": total["snr"] / total["varying"],
             "dsnr": jnp.mean(moments.dsnr[name]),
             "cosine": jnp.mean(moments.cosine[name]),
             "norm": norm,
-            "size": sums["size"],
+            "size": total["size"],
         }
     return figures
 
 
-def _sums_of_leaf(means, squares, truth, truth_stderr, size, rounding) -> dict[str, Array]:
-    """Returns sums over the coordinates of one leaf, from which `report` makes its figures; `scales` is `[C]`."""
+def _sums_over_coordinates(means, squares, truth, truth_stderr, truth_chunks, size) -> dict[str, Array]:
+    """The sums over the coordinates of one leaf from which `report` makes its figures.
+
+    `products` `[C, R]` and `gram` `[R, R]` are the inner products of the means of the draws' chunks and of the truth's
+    chunks with the means of the truth's chunks.
+    """
     mean, variance = pool(means, squares, size)
-    bias = mean - truth
-    error = variance / (size * len(means))
     varies, deviation = _deviation(mean, variance)
-    # A coordinate that did not move in some chunk moves only in rare draws, like the weight of a unit that is seldom
-    # active. Its mean is not normal, and its variance is unknown until a rare draw occurs, so it is not judged. A
-    # coordinate that keeps one value other than 0 in all draws is exact, and is judged.
-    still = squares == 0
-    judged = ~jnp.any(still, axis=0) | (jnp.all(still, axis=0) & (mean != 0))
-    judged |= jnp.all(still) & jnp.all(mean == 0)  # a layer of zeros has lost its gradient: judge it
-    square = error + jnp.square(truth_stderr)
-    z = jnp.abs(bias) / jnp.sqrt(square + FLOOR**2 * jnp.mean(square) + jnp.square(rounding))
+    flat_truth = truth_chunks.reshape(len(truth_chunks), -1)
     return {
-        "max_abs_z": jnp.max(jnp.where(judged & (bias != 0), z, 0)),  # without a bias, z may be 0 / 0
-        "bias": jnp.sum(jnp.square(bias)),
-        "error": jnp.sum(error),
-        "truth": jnp.sum(jnp.square(truth)),
+        "bias": jnp.sum(jnp.square(mean - truth)),
+        "error": jnp.sum(variance) / (size * len(means)),
         "truth_error": jnp.sum(jnp.square(truth_stderr)),
-        "truth_fourth": jnp.sum(truth_stderr**4),
-        "scales": jnp.tensordot(means, truth, axes=truth.ndim),
+        "products": means.reshape(len(means), -1) @ flat_truth.T,
+        "gram": flat_truth @ flat_truth.T,
         "variance": jnp.sum(variance),
         "snr": jnp.sum(jnp.where(varies, jnp.abs(mean) / deviation, 0)),
         "varying": jnp.sum(varies),
         "size": jnp.asarray(mean.size, jnp.float32),
     }
+
+
+def _largest_z(means, squares, truth, truth_stderr, size, rounding) -> Float[Array, ""]:
+    """The largest |mean g_i - t_i| / standard error in one leaf, over the coordinates that can be tested."""
+    mean, variance = pool(means, squares, size)
+    moves = squares > 0  # [C, ...]
+    # A coordinate that moves in every chunk has a mean that is about normal. One that keeps a value other than 0 in all
+    # draws is exact. A coordinate that moves in some chunks only, like the weight of a unit that is seldom active, has
+    # neither. One that stays at 0 may move so rarely that no draw has shown it; but where the whole leaf stays at 0,
+    # its gradient is lost.
+    is_constant = ~jnp.any(moves, axis=0)
+    is_lost = jnp.all(is_constant & (mean == 0))
+    can_be_tested = jnp.all(moves, axis=0) | (is_constant & ((mean != 0) | is_lost))
+    bias = mean - truth
+    square = variance / (size * len(means)) + jnp.square(truth_stderr)
+    z = jnp.abs(bias) / jnp.sqrt(square + FLOOR**2 * jnp.mean(square) + jnp.square(rounding))
+    return jnp.max(jnp.where(can_be_tested & (bias != 0), z, 0))  # without a bias, z may be 0 / 0
+
+
+def _scale_along_truth(products: Float[Array, "C R"], gram: Float[Array, "R R"]) -> tuple[Array, Array, Array]:
+    """Returns |t|^2, the length of the mean gradient along t over |t|, and the standard error of that ratio.
+
+    Args:
+      products: inner products of the C chunks of draws with the R chunks of the truth; R = 1 for an exact truth.
+      gram: inner products of the truth's chunks.
+
+    The square of a noisy mean is too large, so |t|^2 is the mean product of *different* chunks t_r of the reference.
+    The error of the reference is the jackknife's, by the influence of each chunk on the ratio. An error that makes the
+    reference m times too long makes the ratio 1 / m of its right value, and its estimated error 1 / m^2, so a reference
+    that is too long would seem to prove a bias. The error is therefore computed for a ratio of at least 1.
+    """
+    draws_chunks, truth_chunks = products.shape
+    if truth_chunks == 1:
+        square = gram[0, 0]
+        scales = products[:, 0] / square
+        return square, jnp.mean(scales), jnp.std(scales, ddof=1) / math.sqrt(draws_chunks)
+    own = jnp.diag(gram)
+    square = (jnp.sum(gram) - jnp.sum(own)) / (truth_chunks * (truth_chunks - 1))
+    square = jnp.where(square > 0, square, jnp.nan)
+    scales = jnp.mean(products, axis=1) / square  # [C]
+    scale = jnp.mean(scales)
+    with_others = (jnp.sum(gram, axis=1) - own) / (truth_chunks - 2)  # [R], products of t_r with the other chunks
+    influence = jnp.mean(products, axis=0) - (scale + jnp.maximum(1, jnp.abs(scale))) * with_others  # [R]
+    draws_error = jnp.var(scales, ddof=1) / draws_chunks
+    truth_error = jnp.var(influence / square, ddof=1) / truth_chunks
+    return square, scale, jnp.sqrt(draws_error + truth_error)
 
 
 def _deviation(
@@ -105,83 +140,43 @@ def _deviation(
     return varies, jnp.sqrt(jnp.where(varies, variance, 1))
 
 
-def bootstrap(moments: Moments, key: Array, replicates: int = 4000) -> dict[str, dict[str, Float[Array, "B"]]]:
-    """Returns `FIGURES` of every part for each of `replicates` resamplings of the chunks, `[replicates]`.
-
-    The same key and number of chunks give the same resamplings for every estimator. If two estimators also share the
-    keys of their draws, a ratio of their replicates is therefore a ratio of paired quantities.
-    """
-    chunks = len(jax.tree.leaves(moments.mean)[0])
-    picks = jax.random.randint(key, (replicates, chunks), 0, chunks)
-    return resample(moments, jnp.sum(jax.nn.one_hot(picks, chunks, dtype=jnp.float32), axis=1))
-
-
 @exact_products
-def resample(moments: Moments, weights: Array | np.ndarray) -> dict[str, dict[str, Float[Array, "B"]]]:
-    """Returns `FIGURES` of every part if replicate b counts chunk c weights_bc times.
+def figures_by_chunk(moments: Moments) -> dict[str, dict[str, Float[Array, "C"]]]:
+    """Returns `FIGURES` of every part as C numbers, one for each chunk, whose mean is the figure in `report`.
 
-    Every row of `weights` `[B, C]` sums to C. The variance is a quadratic form in the means of the chunks, so it only
-    needs their inner products. The snr is linearized in the weights, as in the infinitesimal jackknife: resampling each
-    coordinate would cost more than the gradients themselves, and the resampled noise would raise the noise floor.
+    Chunks are independent, so `interval` and `compare_all` resample these numbers. The number of a chunk is its mean
+    for dsnr and cosine, and its share of the squared deviations for the variance. For the snr it is the jackknife's
+    pseudo-value, moved so that the mean is right.
     """
-    chunks = weights.shape[-1]
     pairs = zip(jax.tree.leaves(moments.mean), jax.tree.leaves(moments.square), strict=True)
-    leaves = [_chunks_of_leaf(mean, square, moments.size) for mean, square in pairs]
-    replicates = {}
+    leaves = [_sums_by_chunk(mean, square, moments.size) for mean, square in pairs]
+    figures = {}
     for name, members in parts(moments.mean).items():
-        sums = {key: sum(leaves[i][key] for i in members) for key in leaves[0]}
-        gram = sums["gram"]
-        between = weights @ jnp.diag(gram) - jnp.einsum("bc,cd,bd->b", weights, gram, weights) / chunks
-        replicates[name] = {
-            "variance": (weights @ sums["square"] + moments.size * between) / (moments.size * chunks - 1),
-            "snr": (sums["snr"] + weights @ sums["snr_slope"] / chunks) / sums["varying"],
-            "dsnr": weights @ moments.dsnr[name] / chunks,
-            "cosine": weights @ moments.cosine[name] / chunks,
+        variance, snr, varying = (sum(leaves[i][k] for i in members) for k in range(3))
+        figures[name] = {
+            "variance": variance,
+            "snr": snr / varying,
+            "dsnr": moments.dsnr[name],
+            "cosine": moments.cosine[name],
         }
-    return replicates
+    return figures
 
 
-def _chunks_of_leaf(means: Array, squares: Array, size: Array) -> dict[str, Array]:
-    """Returns the sums over the coordinates of one leaf that `resample` needs, `[]`, `[C]` or `[C, C]`."""
-    means = means.reshape(len(means), -1)
-    squares = squares.reshape(len(squares), -1)
+def _sums_by_chunk(means: Array, squares: Array, size: Array) -> tuple[Array, Array, Array]:
+    """The variance by chunk `[C]`, the sum of |mean| / deviation by chunk `[C]`, and the number of terms, of a leaf."""
+    chunks = len(means)
+    means, squares = (leaf.reshape(chunks, -1) for leaf in (means, squares))
     mean, variance = pool(means, squares, size)
     varies, deviation = _deviation(mean, variance)
-    centred = means - mean  # small compared with the mean, so that nothing cancels below
-    by_mean = jnp.where(varies, jnp.sign(mean) / deviation, 0)
-    by_variance = jnp.where(varies, -jnp.abs(mean) / (2 * deviation**3), 0)
-    variances = squares @ by_variance / size + jnp.square(centred) @ by_variance  # [C]
-    return {
-        "square": jnp.sum(squares, axis=1),
-        "gram": centred @ centred.T,
-        "snr": jnp.sum(jnp.where(varies, jnp.abs(mean) / deviation, 0)),
-        "snr_slope": centred @ by_mean + variances - jnp.mean(variances),
-        "varying": jnp.sum(varies),
-    }
+    spread = squares + size * jnp.square(means - mean)  # squared deviations from the common mean, [C, N]
 
+    # The moments without one chunk. Where the variance is that chunk's alone, a floor replaces the rounding error.
+    shift = (mean - means) / (chunks - 1)
+    total = variance * (size * chunks - 1) - spread - size * (chunks - 1) * jnp.square(shift)
+    others_variance = jnp.maximum(total / (size * (chunks - 1) - 1), 1e-3 * jnp.square(deviation))
+    ratio = jnp.sum(jnp.where(varies, jnp.abs(mean) / deviation, 0))
+    others_ratio = jnp.sum(jnp.where(varies, jnp.abs(mean + shift) / jnp.sqrt(others_variance), 0), axis=1)  # [C]
 
-def interval(replicates, chunks: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Returns the expanded percentile interval of bootstrap replicates (Hesterberg 2015, arXiv:1411.5279).
-
-    With few chunks C, the plain percentile interval is too narrow for two reasons: it lacks the factor
-    sqrt(C / (C - 1)), and it uses the quantile of the normal distribution in place of Student's t.
-    """
-    from scipy import stats
-
-    reach = math.sqrt(chunks / (chunks - 1)) * students_t(confidence, chunks)
-    tail = stats.norm.cdf(-reach)
-    low, high = np.quantile(np.asarray(replicates, np.float64), [tail, 1 - tail])
-    return float(low), float(high)
-
-
-def students_t(confidence: float, chunks: int) -> float:
-    """Returns half the width of a mean's confidence interval, in standard errors estimated from `chunks` chunks."""
-    from scipy import stats
-
-    return float(stats.t.ppf(0.5 + confidence / 2, chunks - 1))
-
-
-def critical_z(size: float | Float[Array, ""], level: float = 1e-4) -> float:
-    """Returns a bound that the largest |z| of `size` standard normals exceeds with probability at most `level`
-    (Bonferroni)."""
-    return -statistics.NormalDist().inv_cdf(level / (2 * size))
+    variance_by_chunk = jnp.sum(spread, axis=1) * chunks / (size * chunks - 1)
+    ratio_by_chunk = ratio + (chunks - 1) * (jnp.mean(others_ratio) - others_ratio)
+    return variance_by_chunk, ratio_by_chunk, jnp.sum(varies)

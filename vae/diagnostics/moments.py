@@ -1,6 +1,5 @@
 """Moments of a gradient estimate over many draws, and the true gradient that the draws are compared with."""
 
-import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -43,20 +42,20 @@ class Truth(NamedTuple):
     Attributes:
       gradient: the gradient's pytree.
       stderr: standard error of each coordinate, in the same structure; zero for an exact gradient.
-      along: by part, the standard error of the part's projection on itself, relative to its norm; zero for an exact
-        gradient.
+      chunks: the mean of each of R chunks of the draws behind an estimate, in the same structure, each leaf `[R, ...]`;
+        R = 1 for an exact gradient.
     """
 
     gradient: PyTree
     stderr: PyTree
-    along: dict[str, Array]
+    chunks: PyTree
 
 
 def exactly(gradient: PyTree) -> Truth:
     """Returns a truth whose standard errors are zero."""
     gradient = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), gradient)
-    along = {name: jnp.zeros((), jnp.float32) for name in parts(gradient)}
-    return Truth(gradient, stderr=jax.tree.map(jnp.zeros_like, gradient), along=along)
+    chunks = jax.tree.map(lambda leaf: leaf[None], gradient)
+    return Truth(gradient, stderr=jax.tree.map(jnp.zeros_like, gradient), chunks=chunks)
 
 
 def make_gradient(bound: Callable, estimator: Estimator) -> Callable:
@@ -123,27 +122,25 @@ def gradient_moments(
         )
     size = draws // chunks
     shape = jax.eval_shape(gradient, key)
-    direction = None if truth is None else _Direction(truth.gradient, parts(shape))
+    directed = _directional_figures(truth, parts(shape))
     draw = lambda i: gradient(jax.random.fold_in(key, i))
     if block == 1:
-        update = _draws_in_turn(draw, direction, size, directed_every)
+        update = _draws_in_turn(draw, directed, size, directed_every)
     else:
-        update = _draws_side_by_side(draw, direction, block)
+        update = _draws_side_by_side(draw, directed, block)
 
     def chunk(start: Array) -> _Running:
-        directed = jax.eval_shape(lambda g: _directed(direction, g), shape)
         zeros = lambda tree: jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), tree)
-        begin = _Running(count=0.0, mean=zeros(shape), square=zeros(shape), directed=zeros(directed))
+        directed_zeros = zeros(jax.eval_shape(directed, shape))
+        begin = _Running(count=0.0, mean=zeros(shape), square=zeros(shape), directed=directed_zeros)
         return jax.lax.scan(update.step, begin, start + update.width * jnp.arange(size // update.width))[0]
 
     running = jax.lax.map(chunk, size * jnp.arange(chunks))
-    missing = jnp.full((chunks, 2), jnp.nan, jnp.float32)
-    directed = {name: running.directed.get(name, missing) for name in parts(shape)}
     return Moments(
         mean=running.mean,
         square=running.square,
-        dsnr={name: pair[:, 0] for name, pair in directed.items()},
-        cosine={name: pair[:, 1] for name, pair in directed.items()},
+        dsnr={name: pair[:, 0] for name, pair in running.directed.items()},
+        cosine={name: pair[:, 1] for name, pair in running.directed.items()},
         size=jnp.asarray(size, jnp.float32),
     )
 
@@ -164,7 +161,7 @@ class _Update(NamedTuple):
     width: int
 
 
-def _draws_in_turn(draw: Callable, direction: "_Direction | None", size: int, directed_every: int) -> _Update:
+def _draws_in_turn(draw: Callable, directed: Callable, size: int, directed_every: int) -> _Update:
     """An update that makes its draws one after the other.
 
     One update of the moments costs a third of a large network's gradient, so it takes up to 4 draws at once.
@@ -176,27 +173,26 @@ def _draws_in_turn(draw: Callable, direction: "_Direction | None", size: int, di
         centre = jax.tree.map(lambda *g: sum(g) / width, *several)
         spread = jax.tree.map(lambda c, *g: sum(jnp.square(leaf - c) for leaf in g), centre, *several)
         skip = (running.count % directed_every) != 0
-        new = jax.lax.cond(skip, lambda g: running.directed, lambda g: _directed(direction, g), several[0])
+        new = jax.lax.cond(skip, lambda g: running.directed, directed, several[0])
         seen = (running.count + directed_every) // directed_every
-        directed = jax.tree.map(lambda old, new: old + jnp.where(skip, 0, new - old) / seen, running.directed, new)
-        return _merge(running, centre, spread, width)._replace(directed=directed), None
+        mean = jax.tree.map(lambda old, new: old + jnp.where(skip, 0, new - old) / seen, running.directed, new)
+        return _merge(running, centre, spread, width)._replace(directed=mean), None
 
     return _Update(step, width)
 
 
-def _draws_side_by_side(draw: Callable, direction: "_Direction | None", block: int) -> _Update:
+def _draws_side_by_side(draw: Callable, directed: Callable, block: int) -> _Update:
     """An update that makes its draws at once, by `vmap`."""
 
     def step(running: _Running, start):
         g = jax.vmap(draw)(start + jnp.arange(block))
         centre = jax.tree.map(lambda leaf: jnp.mean(leaf, axis=0), g)
         spread = jax.tree.map(lambda leaf, c: jnp.sum(jnp.square(leaf - c), axis=0), g, centre)
-        directed_of_draws = jax.vmap(lambda g: _directed(direction, g))(g)
-        new = jax.tree.map(lambda figures: jnp.mean(figures, axis=0), directed_of_draws)
+        new = jax.tree.map(lambda figures: jnp.mean(figures, axis=0), jax.vmap(directed)(g))
         merged = _merge(running, centre, spread, block)
         share = block / merged.count
-        directed = jax.tree.map(lambda old, new: old + (new - old) * share, running.directed, new)
-        return merged._replace(directed=directed), None
+        mean = jax.tree.map(lambda old, new: old + (new - old) * share, running.directed, new)
+        return merged._replace(directed=mean), None
 
     return _Update(step, block)
 
@@ -212,44 +208,49 @@ def _merge(running: _Running, centre: PyTree, spread: PyTree, width: int) -> _Ru
     return running._replace(count=total, mean=mean, square=square)
 
 
-class _Direction(NamedTuple):
-    truth: PyTree
-    parts: dict[str, list[int]]
+def _directional_figures(truth: Truth | None, members: dict[str, list[int]]) -> Callable:
+    """Returns `figures(draw) -> {part: [2]}`: |a| / |b| and the cosine of one draw; NaN without a truth.
 
+    `members` has the indices of the leaves of each part.
+    """
+    if truth is None:
+        return lambda draw: {name: jnp.full(2, jnp.nan, jnp.float32) for name in members}
+    truth_leaves = jax.tree.leaves(truth.gradient)
 
-def _directed(direction: _Direction | None, gradient: PyTree) -> dict[str, Float[Array, "2"]]:
-    """|a| / |b| and the cosine of one draw, by part."""
-    if direction is None:
-        return {}
-    pairs = list(zip(jax.tree.leaves(gradient), jax.tree.leaves(direction.truth), strict=True))
-    dots = [jnp.sum(g * t) for g, t in pairs]
-    lengths = [jnp.sum(jnp.square(g)) for g, _ in pairs]
-    truths = [jnp.sum(jnp.square(t)) for _, t in pairs]
-    directed = {}
-    for name, members in direction.parts.items():
-        dot, length, truth = (sum(column[i] for i in members) for column in (dots, lengths, truths))
-        cosine = jnp.where(length == 0, 0.0, dot / jnp.sqrt(truth * length))  # a draw of zero has no direction
-        # A draw that equals the truth up to rounding gets the perpendicular part that rounding would give it.
-        sine = jnp.sqrt(jnp.maximum(1 - jnp.square(cosine), ROUNDING))
-        finite = sum(pairs[i][1].size for i in members) > 2
-        directed[name] = jnp.stack([jnp.abs(cosine) / sine if finite else jnp.asarray(jnp.nan), cosine])
-    return directed
+    def figures(draw: PyTree) -> dict[str, Float[Array, "2"]]:
+        pairs = list(zip(jax.tree.leaves(draw), truth_leaves, strict=True))
+        dots = [jnp.sum(g * t) for g, t in pairs]
+        squares = [jnp.sum(jnp.square(g)) for g, _ in pairs]
+        truths = [jnp.sum(jnp.square(t)) for _, t in pairs]
+        by_part = {}
+        for name, leaves in members.items():
+            dot, square, truth_square = (sum(column[i] for i in leaves) for column in (dots, squares, truths))
+            # A draw of zero has no direction.
+            cosine = jnp.where(square == 0, 0.0, dot / jnp.sqrt(truth_square * square))
+            # A draw that equals the truth up to rounding gets the perpendicular part that rounding would give it.
+            sine = jnp.sqrt(jnp.maximum(1 - jnp.square(cosine), ROUNDING))
+            finite = sum(truth_leaves[i].size for i in leaves) > 2
+            by_part[name] = jnp.stack([jnp.abs(cosine) / sine if finite else jnp.asarray(jnp.nan), cosine])
+        return by_part
+
+    return figures
 
 
 @exact_products
 def reference(moments: Moments) -> Truth:
-    """Returns the mean of many draws as the truth, with the standard error of that mean."""
-    structure = jax.tree.structure(moments.mean)
-    means = jax.tree.leaves(moments.mean)
+    """Returns the mean of many draws as the truth, with the standard error of that mean.
+
+    Raises:
+      ValueError: if there are fewer than three chunks, from which the error of the truth's length cannot be told.
+    """
+    means, structure = jax.tree.flatten(moments.mean)
     chunks = len(means[0])
+    if chunks < 3:
+        raise ValueError(f"a reference needs moments of 3 chunks or more, and these have {chunks}")
     pools = [pool(*pair, moments.size) for pair in zip(means, jax.tree.leaves(moments.square), strict=True)]
     centres = [centre for centre, _ in pools]
     errors = [jnp.sqrt(variance / (moments.size * chunks)) for _, variance in pools]
-    along = {}
-    for name, members in parts(jax.tree.unflatten(structure, centres)).items():
-        projections = sum(jnp.tensordot(means[i], centres[i], axes=centres[i].ndim) for i in members)  # [C]
-        along[name] = jnp.std(projections, ddof=1) / math.sqrt(chunks) / jnp.mean(projections)
-    return Truth(jax.tree.unflatten(structure, centres), jax.tree.unflatten(structure, errors), along)
+    return Truth(jax.tree.unflatten(structure, centres), jax.tree.unflatten(structure, errors), moments.mean)
 
 
 def pool(

@@ -1,5 +1,6 @@
 """The type of every problem, and the shortest way to make one of your own."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -17,7 +18,7 @@ class Problem(NamedTuple):
 
     Attributes:
       name: name of the problem in tables and figures.
-      params: a dict of groups of parameters. Each group is judged separately; typical groups are the parameters of q
+      params: a dict of groups of parameters. Each group is compared separately; typical groups are the parameters of q
         and the parameters of the integrand.
       bounds: by objective, a function `bound(params, data, expect) -> Estimate` with value `[*batch]`. The first
         objective is the default. `expect` is an estimator, as in `vae.objectives`.
@@ -82,7 +83,12 @@ def from_integrand(
     """
 
     def bound(reduce):
-        return lambda params, data, expect: expect(posterior(params), lambda z: f(params, z), reduce, log_q_weight)
+        def estimate(params, data, expect):
+            at_samples = functools.partial(f, params)
+            at_samples.__name__ = getattr(f, "__name__", "f")  # for messages
+            return expect(posterior(params), at_samples, reduce, log_q_weight)
+
+        return estimate
 
     return Problem(name, params, {"elbo": bound(mean), "iwae": bound(log_mean_exp)})
 

@@ -1,11 +1,15 @@
 """The laboratory from its command line: what it writes and what it refuses."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 
+from experiments.common.task import Task
+from experiments.compare_estimators import measure_all
 from tests.helpers.laboratory import read, run, run_in_shell
+from vae import diagnostics
 
 USERS = """
 import jax
@@ -41,12 +45,15 @@ def broken_problem():
 """
 
 
+QUADRATIC = ["--problem=quadratic", "--estimators=reparam,reinforce,leave_one_out", "--num_samples=1,4"]
+QUADRATIC += ["--draws=4000", "--rounds=3"]
+
+
 @pytest.fixture(scope="module")
 def quadratic(tmp_path_factory):
     """The results of three estimators with K = 1 and 4 on a cost whose gradients are known."""
     folder = tmp_path_factory.mktemp("quadratic")
-    estimators = "--estimators=reparam,reinforce,leave_one_out"
-    run("--problem=quadratic", estimators, "--num_samples=1,4", "--draws=4000", "--rounds=3", f"--output={folder}")
+    run(*QUADRATIC, f"--output={folder}")
     return folder
 
 
@@ -100,6 +107,33 @@ def test_tables_figures_and_config_are_written(quadratic):
     assert config["settings"]["draws"] == 4000
     assert config["settings"]["objective"] == "elbo"
     assert "jax" in config["versions"]
+
+
+@pytest.fixture
+def measures_nothing(monkeypatch):
+    """Fails where a cost, the figures or the time of an estimator is measured."""
+
+    def fail(*args):
+        raise AssertionError("measured again")
+
+    monkeypatch.setattr(Task, "cost", fail)
+    monkeypatch.setattr(measure_all, "measure", fail)
+    monkeypatch.setattr(diagnostics, "interleaved_seconds", fail)
+
+
+def test_the_same_command_prints_its_results_again(quadratic, measures_nothing, capsys):
+    run(*QUADRATIC, f"--output={quadratic}")
+    said = capsys.readouterr().out
+    assert said.startswith((quadratic / "results.md").read_text())
+    assert "holds the results of this command already" in said
+
+
+def test_a_command_that_was_stopped_before_it_wrote_its_files_measures_nothing_again(
+    quadratic, measures_nothing, tmp_path
+):
+    shutil.copytree(quadratic / "store", tmp_path / "store")
+    run(*QUADRATIC, f"--output={tmp_path}")
+    assert read(tmp_path / "results.csv") == read(quadratic / "results.csv")
 
 
 @pytest.mark.slow

@@ -1,0 +1,93 @@
+"""Confidence intervals and simultaneous comparisons against known distributions."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from vae import diagnostics
+
+WEIGHTS = diagnostics.resampling(50, replicates=500)
+
+
+def test_each_replicate_counts_every_chunk_as_often_as_there_are_chunks():
+    assert WEIGHTS.shape == (500, 50)
+    assert np.all(WEIGHTS.sum(1) == 50)
+
+
+def test_the_interval_of_a_normal_mean_is_students_interval():
+    by_chunk = np.random.default_rng(0).normal(2.0, 1.0, 50)
+    low, high = diagnostics.interval(by_chunk, diagnostics.resampling(50, 20_000))
+    expected = stats.ttest_1samp(by_chunk, 0).confidence_interval(0.95)
+    assert (low, high) == pytest.approx(tuple(expected), abs=0.03)
+
+
+@pytest.mark.parametrize("log", [False, True])
+def test_the_interval_of_a_skewed_mean_covers(log):
+    """The mean of 50 lognormal numbers. Student's interval covers it in 88 % of cases."""
+    rows = np.exp(0.9 * np.random.default_rng(0).normal(size=(400, 50)))
+    truth = np.exp(0.9**2 / 2)
+    ends = [diagnostics.interval(row, WEIGHTS, log=log) for row in rows]
+    assert np.mean([low <= truth <= high for low, high in ends]) > 0.91
+    reach = stats.t.ppf(0.975, 49) * rows.std(1, ddof=1) / np.sqrt(50)
+    assert np.mean(np.abs(rows.mean(1) - truth) < reach) < 0.89
+
+
+def test_a_constant_has_an_interval_of_no_width_and_nan_has_none():
+    assert diagnostics.interval(np.full(50, 3.0), WEIGHTS, log=True) == (3.0, 3.0)
+    assert np.all(np.isnan(diagnostics.interval(np.array([1.0, np.nan, *np.ones(48)]), WEIGHTS)))
+
+
+def test_replicates_of_equal_chunks_leave_the_interval_finite():
+    """One replicate in three holds only chunks that are 1."""
+    low, high = diagnostics.interval(np.array([0.0, *np.ones(49)]), WEIGHTS)
+    assert -np.inf < low < 0.98 < high < np.inf
+
+
+def test_equal_estimators_are_rarely_told_apart():
+    """Twelve equal figures with skewed chunks. With an interval for each pair alone, the best of twelve would be told
+    from some other one in more than half of the comparisons."""
+    rows = np.exp(0.5 * np.random.default_rng(0).normal(size=(100, 12, 50)))
+    told_apart = lambda row: np.any(diagnostics.compare_all(row, WEIGHTS).low > 1)
+    assert np.mean([told_apart(row) for row in rows]) < 0.12  # two standard errors above 5 %
+    pairwise = [stats.ttest_rel(row[row.mean(1).argmin()], row[row.mean(1).argmax()]).pvalue < 0.05 for row in rows]
+    assert np.mean(pairwise) > 0.5
+
+
+def test_unequal_estimators_are_told_apart():
+    rows = (
+        np.exp(0.5 * np.random.default_rng(0).normal(size=(12, 50))) * np.array([1.0, 1.6, *np.full(10, 4.0)])[:, None]
+    )
+    ratios = diagnostics.compare_all(rows, WEIGHTS)
+    assert np.all(ratios.low[1:, 0] > 1)
+    np.testing.assert_allclose(ratios.ratio, rows.mean(1)[:, None] / rows.mean(1), rtol=1e-12)
+    np.testing.assert_allclose(ratios.low, 1 / ratios.high.T, rtol=1e-12)
+
+
+def test_estimators_with_the_same_draws_are_compared_by_their_costs():
+    row = np.exp(np.random.default_rng(0).normal(size=50))
+    ratios = diagnostics.compare_all(np.stack([row, row]), WEIGHTS, factors=np.array([2.0, 1.0]))
+    assert ratios.low[0, 1] == ratios.ratio[0, 1] == ratios.high[0, 1] == pytest.approx(2.0)
+
+
+def test_an_uncertain_factor_widens_the_interval():
+    rows = np.exp(0.1 * np.random.default_rng(0).normal(size=(2, 50)))
+    times = np.exp(0.3 * np.random.default_rng(1).normal(size=(2, 500)))
+    width = lambda ratios: np.log(ratios.high / ratios.low)[0, 1]
+    certain = diagnostics.compare_all(rows, WEIGHTS)
+    uncertain = diagnostics.compare_all(rows, WEIGHTS, factors=np.ones(2), factor_replicates=times)
+    assert width(uncertain) == pytest.approx(np.hypot(width(certain), 2 * 1.96 * 0.3 * np.sqrt(2)), rel=0.15)
+
+
+def test_critical_z_is_exceeded_with_the_stated_probability():
+    assert diagnostics.critical_z(1, level=0.05) == pytest.approx(1.96, abs=0.001)
+    assert 1 - (1 - 2 * stats.norm.sf(diagnostics.critical_z(1000, level=0.01))) ** 1000 == pytest.approx(
+        0.01, rel=0.01
+    )
+    assert 2 * stats.t.sf(diagnostics.critical_z(10, draws=20), 19) == pytest.approx(1e-5, rel=1e-6)
+
+
+def test_students_limit_is_exceeded_as_often_as_it_says():
+    normal = np.random.default_rng(0).normal(size=(200_000, 10))
+    t = np.abs(normal.mean(axis=1)) / (normal.std(axis=1, ddof=1) / np.sqrt(10))
+    assert np.mean(t > diagnostics.students_t(1 - 1e-4, 10)) < 2e-4 < np.mean(t > 5)
+    assert np.mean(t > diagnostics.students_t(0.95, 10)) == pytest.approx(0.05, abs=0.002)

@@ -1,0 +1,131 @@
+"""Confidence intervals and simultaneous comparisons, from numbers of independent chunks of draws."""
+
+import functools
+from typing import NamedTuple
+
+import numpy as np
+from jax import Array
+from jaxtyping import Float
+
+
+def resampling(chunks: int, replicates: int = 2000, seed: int = 0) -> Float[np.ndarray, "B C"]:
+    """Returns how often each of B bootstrap replicates counts each chunk; every row sums to C.
+
+    Figures that are resampled by the same weights stay paired: those of estimators that share the keys of their draws.
+    """
+    return np.random.default_rng(seed).multinomial(chunks, np.full(chunks, 1 / chunks), replicates).astype(float)
+
+
+def interval(
+    by_chunk: Float[Array | np.ndarray, "C"],
+    weights: Float[np.ndarray, "B C"],
+    confidence: float = 0.95,
+    log: bool = False,
+) -> tuple[float, float]:
+    """Returns the studentized bootstrap interval (bootstrap-t) of the mean over chunks.
+
+    It follows skewed draws, which the normal interval does not (Hall 1988, "Theoretical comparison of bootstrap
+    confidence intervals"). With `log` the interval is computed on the logarithmic scale, which suits a variance.
+
+    Returns:
+      The two ends: the mean itself if no chunk differs, and NaN if a chunk is not finite.
+    """
+    by_chunk = np.asarray(by_chunk, np.float64)
+    chunks = len(by_chunk)
+    mean = np.mean(by_chunk)
+    if not np.all(np.isfinite(by_chunk)):
+        return np.nan, np.nan
+    stderr = np.std(by_chunk, ddof=1) / np.sqrt(chunks)
+    if stderr <= 1e-7 * abs(mean):  # rounding
+        return float(mean), float(mean)
+    # Deviations from the mean, so that nothing cancels.
+    shift = weights @ (by_chunk - mean) / chunks
+    variance = weights @ np.square(by_chunk - mean) / chunks - np.square(shift)
+    # A replicate of almost equal chunks does not know its standard error, so there is a floor.
+    stderrs = np.maximum(np.sqrt(np.maximum(variance, 0) / (chunks - 1)), 0.05 * stderr)
+    pivots = np.log1p(shift / mean) / (stderrs / (mean + shift)) if log else shift / stderrs
+    low, high = np.quantile(pivots, [0.5 + confidence / 2, 0.5 - confidence / 2])
+    if log:
+        return float(mean * np.exp(-low * stderr / mean)), float(mean * np.exp(-high * stderr / mean))
+    return float(mean - low * stderr), float(mean - high * stderr)
+
+
+class Comparisons(NamedTuple):
+    """Ratios of every two of E figures, row over column, `[E, E]`, with intervals that hold all at once."""
+
+    ratio: Float[np.ndarray, "E E"]
+    low: Float[np.ndarray, "E E"]
+    high: Float[np.ndarray, "E E"]
+
+
+def compare_all(
+    by_chunk: Float[Array | np.ndarray, "E C"],
+    weights: Float[np.ndarray, "B C"],
+    confidence: float = 0.95,
+    factors: Float[np.ndarray, "E"] | None = None,
+    factor_replicates: Float[np.ndarray, "E B"] | None = None,
+) -> Comparisons:
+    """Returns the ratio of every two figures, and simultaneous intervals of the ratios.
+
+    With probability `confidence`, all intervals are right at once (familywise): half the width of each, on the
+    logarithmic scale, is its standard error times the quantile of the largest |log ratio - its mean| / standard error
+    over all pairs in the same bootstrap replicate (the studentized max-T method of Westfall & Young 1993).
+
+    Args:
+      by_chunk: positive figures as numbers by chunk, whose mean is the figure, as `figures_by_chunk` returns.
+      weights: as `resampling` returns.
+      confidence: the familywise level.
+      factors: what multiplies each figure, such as a cost; by default 1.
+      factor_replicates: bootstrap replicates of factors that are uncertain, such as times, independent of the figures.
+    """
+    by_chunk = np.asarray(by_chunk, np.float64)
+    estimators, chunks = by_chunk.shape
+    means = np.mean(by_chunk, axis=1)
+    relative = by_chunk / means[:, None]
+    products = (relative[:, None] * relative).reshape(-1, chunks)  # of every two estimators, [E * E, C]
+    factors = np.ones(estimators) if factors is None else np.asarray(factors, np.float64)
+    log_figures = np.log(means * factors)
+    log_ratio = log_figures[:, None] - log_figures
+    if factor_replicates is None:
+        log_factors = np.zeros((len(weights), estimators))
+    else:
+        log_factors = np.log(factor_replicates).T - np.log(factors)
+    factor_shift = log_factors[:, :, None] - log_factors[:, None, :]  # [B, E, E]
+    factor_variance = np.var(factor_shift, axis=0)
+
+    def shift_and_stderr(weights):
+        """What each row of weights adds to the log ratios of the figures, and their standard errors, `[*, E, E]`."""
+        mean = weights @ relative.T / chunks
+        second = (weights @ products.T / chunks).reshape(-1, estimators, estimators) / (
+            mean[:, :, None] * mean[:, None]
+        )
+        own = np.diagonal(second, axis1=1, axis2=2)
+        square = np.maximum(own[:, :, None] + own[:, None] - 2 * second, 0) / (chunks - 1)
+        return np.log(mean)[:, :, None] - np.log(mean)[:, None], np.sqrt(square + factor_variance)
+
+    [stderr] = shift_and_stderr(np.ones((1, chunks)))[1]
+    is_certain = stderr <= 1e-7  # the same draws, up to rounding
+    shift, stderrs = shift_and_stderr(weights)
+    with np.errstate(divide="ignore", invalid="ignore"):  # a replicate of one chunk alone has no standard error
+        pivots = np.abs(shift + factor_shift) / stderrs
+    largest = np.max(np.where(is_certain | ~np.isfinite(pivots), 0, pivots), axis=(1, 2))
+    reach = np.quantile(largest, confidence) * np.where(is_certain, 0, stderr)
+    return Comparisons(np.exp(log_ratio), np.exp(log_ratio - reach), np.exp(log_ratio + reach))
+
+
+@functools.cache
+def students_t(confidence: float, chunks: float) -> float:
+    """Returns half the width of a mean's confidence interval, in standard errors estimated from `chunks` chunks."""
+    from scipy import stats
+
+    return float(stats.t.ppf(0.5 + confidence / 2, chunks - 1))
+
+
+def critical_z(size: float | Float[Array, ""], draws: float = np.inf, level: float = 1e-4) -> float:
+    """Returns a bound that the largest |z| of `size` coordinates exceeds with probability at most `level` (Bonferroni).
+
+    `draws` is the number of draws behind each standard error, for Student's t in place of the normal distribution.
+    """
+    from scipy import stats
+
+    return float(stats.t.isf(level / (2 * float(size)), draws - 1))
