@@ -66,6 +66,7 @@ def functions(run: Settings, data: datasets.Dataset) -> Functions:
         key_init, key_epochs = jax.random.split(jax.random.key(values["seed"], impl=run.prng), 2)
         return key_init, key_epochs
 
+    @jax.jit
     def init(values: dict[str, Array]) -> train.TrainState:
         key_init, _ = split_seed(values)
         return train.make_init(vae, gradient, optimizer(run, values, steps_per_epoch), x)(key_init)
@@ -83,6 +84,7 @@ def functions(run: Settings, data: datasets.Dataset) -> Functions:
 
         return step
 
+    @jax.jit
     def epoch(state, values, images):
         _, key_epochs = split_seed(values)
         return train.make_epoch(make_step(values), run.batch_size)(state, key_epochs, images)

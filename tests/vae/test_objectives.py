@@ -331,7 +331,7 @@ def test_a_network_of_hard_latents_learns_by_its_exact_gradient(case):
     size = {"hidden": (3,), "layer_hidden": (3,), "prior": "learned", "data_mean": (0.3, 0.6, 0.5, 0.2)}
     model = models.make_vae((2, 2, 1), **size, **options, activation="tanh")
     x = np.random.default_rng(0).integers(0, 2, (3, 2, 2, 1)).astype(np.float32)
-    params = model.init(jax.random.key(0), x, jax.random.key(0))
+    params = jax.jit(model.init)(jax.random.key(0), x, jax.random.key(0))
     leaves, treedef = jax.tree.flatten(params)
     keys = jax.random.split(jax.random.key(1), len(leaves))
     params = treedef.unflatten([p + 0.7 * jax.random.normal(k, p.shape) for p, k in zip(leaves, keys, strict=True)])
@@ -355,7 +355,8 @@ def test_a_network_of_hard_latents_learns_by_its_exact_gradient(case):
 
     def scores(estimator, number):
         """Of each leaf, the largest deviation in standard errors, and the length of these over the gradient's."""
-        learned, counted = estimator.init(jax.random.key(3), model.apply(params, x, method="encode"), None)
+        encode = lambda: model.apply(params, x, method="encode")
+        learned, counted = jax.jit(lambda: estimator.init(jax.random.key(3), encode(), None))()
 
         def total(params, key):
             expect = bind(estimator, learned, counted, key)

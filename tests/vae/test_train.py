@@ -224,9 +224,9 @@ def test_all_finite():
     assert not train.all_finite({"a": jnp.array([jnp.inf]), "b": jnp.array([-jnp.inf])})
 
 
-@pytest.mark.parametrize("name", BY_NAME)
+@pytest.mark.parametrize("name", ["reparam", "nvil", "reinforce_ema", "vimco", "relax", "rodeo"])
 def test_training_stays_in_float32_where_float64_is_on(name):
-    """And what an estimator counts has one type, which a scan asks for."""
+    """And what an estimator learns and counts keeps its type, as a scan requires. test_tools.py has all estimators."""
     entry = BY_NAME[name]
     objective = objectives.elbo if "mean" in entry.reductions else objectives.iwae
     estimator = entry.make(num_samples=max(2, entry.min_samples))

@@ -30,7 +30,7 @@ def one_datum():
     model = models.make_vae((4, 4, 1), latent_dim=1, hidden=(5,), activation="tanh")
     key_x, key_params, key_z = jax.random.split(jax.random.key(3), 3)
     x = jax.random.uniform(key_x, (1, 4, 4, 1))
-    params = model.init(key_params, x, key_z)
+    params = jax.jit(model.init)(key_params, x, key_z)
     measure = lambda sampler: graph.measure(model, params, x, key_z, sampler)
     return SimpleNamespace(
         model=model, params=params, x=x, key=key_z, measure=measure, before=measure(BEFORE), after=measure(AFTER)
