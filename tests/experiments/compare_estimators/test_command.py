@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from experiments.common import problems
+from experiments.common.store import Store
 from experiments.common.task import Task
 from experiments.compare_estimators import measure_all
 from experiments.compare_estimators.choose_cases import choose_cases
@@ -235,11 +236,11 @@ def test_a_mistake_in_a_users_problem_keeps_its_traceback(name, tmp_path, monkey
     assert "left out" not in capsys.readouterr().out
 
 
-def test_an_estimator_that_would_change_the_bound_is_left_out(capsys):
+def test_an_estimator_that_would_change_the_bound_is_left_out(tmp_path, capsys):
     """`leave_one_out` needs K = 2, and the bound with K = 2 is not the bound with K = 1."""
     task = Task(problems.rainforth(), "iwae")
     names = ["reparam", "leave_one_out", "vimco"]
-    cases = choose_cases(task, names, samples=[1], budget=None, strict=False)
+    cases = choose_cases(task, names, samples=[1], budget=None, strict=False, store=Store(tmp_path))
     assert [(case.estimator, case.num_samples) for case in cases] == [("reparam", 1)]
     printed = [line for line in capsys.readouterr().out.splitlines() if line.startswith("left out: ")]
     assert [line.split(": ")[1] for line in printed] == ["leave_one_out", "vimco"]
