@@ -128,7 +128,7 @@ def _over_chunks(add_chunk, start, x, key, num_samples, batch_size, chunk_size, 
     The result is `[N, ...]`, a carry for each datum.
     """
     chunk_size = min(chunk_size, num_samples)
-    batch_size = min(batch_size, len(x))
+    batch_size = max(1, min(batch_size, len(x)))
     chunks = jnp.arange(-(-num_samples // chunk_size) * chunk_size).reshape(-1, chunk_size)
     keys = jax.vmap(lambda n: jax.random.fold_in(key, n))(first + jnp.arange(len(x)))
 
@@ -138,8 +138,9 @@ def _over_chunks(add_chunk, start, x, key, num_samples, batch_size, chunk_size, 
         fold = jax.vmap(add_chunk, in_axes=(0, None, 0, 0))
         return jax.lax.scan(lambda carry, ks: (fold(carry, ks, x, keys), None), carry, chunks)[0]
 
-    whole = len(x) // batch_size * batch_size
-    split = lambda a: a[:whole].reshape(-1, batch_size, *a.shape[1:])
+    batches = len(x) // batch_size
+    whole = batches * batch_size
+    split = lambda a: a[:whole].reshape(batches, batch_size, *a.shape[1:])
     out = jax.lax.map(evaluate_batch, (split(x), split(keys)))
     out = out.reshape(whole, *out.shape[2:])
     return out if whole == len(x) else jnp.concatenate([out, evaluate_batch((x[whole:], keys[whole:]))])

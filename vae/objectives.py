@@ -77,7 +77,7 @@ def renyi(alpha: float = 0.5) -> Objective:
     the Monte Carlo form of the variational Renyi bound (Li & Turner 2016, arXiv:1602.02311).
 
     At alpha = 0 the VR-IWAE bound is the importance-weighted bound. As alpha approaches 1, the bound approaches the
-    ELBO.
+    ELBO, also in float32.
 
     Raises:
       ValueError: unless 0 <= alpha < 1.
@@ -88,7 +88,13 @@ def renyi(alpha: float = 0.5) -> Objective:
         return from_log_weights(log_mean_exp)
 
     def reduce(log_weights: Array) -> Array:
-        return log_mean_exp((1 - alpha) * log_weights) / (1 - alpha)
+        largest = jax.lax.stop_gradient(jnp.max(log_weights, axis=0))
+        largest = jnp.where(jnp.isfinite(largest), largest, 0.0)
+        exponents = (1 - alpha) * (log_weights - largest)
+        # Near alpha = 1 the exponents are tiny, and their sum would be lost beside the 1 of exp.
+        excess = jnp.mean(jnp.expm1(exponents), axis=0)
+        log_mean = jnp.where(excess > -0.5, jnp.log1p(excess), jnp.log(jnp.mean(jnp.exp(exponents), axis=0)))
+        return largest + log_mean / (1 - alpha)
 
     return from_log_weights(Reduction(reduce, name=f"renyi:alpha={alpha}", shift_equivariant=True))
 

@@ -44,6 +44,11 @@ def test_chunks_do_not_show_in_the_result(function):
     assert all(np.abs(a - b).max() > 1e-3 for a, b in zip(*map(jax.tree.leaves, (other, whole)), strict=True))
 
 
+@pytest.mark.parametrize("function", [evaluate.log_likelihood, evaluate.rate_distortion])
+def test_no_images_have_no_values(function):
+    assert all(leaf.shape == (0,) for leaf in jax.tree.leaves(_values(function, IMAGES[:0])))
+
+
 def test_the_data_may_come_in_parts():
     whole = _values(evaluate.log_likelihood)
     for first in (0, 3):

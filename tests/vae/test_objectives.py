@@ -148,6 +148,25 @@ def test_other_reductions_of_the_same_weights():
     np.testing.assert_allclose(named["thermodynamic"], truth, rtol=1e-5)
 
 
+def test_the_renyi_bound_goes_to_the_elbo_smoothly():
+    """With log-weights of -120 +- 4, whose mean of powers rounds to 1; also where one weight is zero."""
+    log_w = np.float32(-120 + 4 * np.random.default_rng(0).normal(size=(16, 3)))
+    log_w[0, 2] = -np.inf
+
+    def bound(alpha, log_w):
+        expect = lambda q, f, reduce, log_q_weight: Estimate(reduce(log_w), 0.0, {})
+        value = objectives.renyi(alpha)(lambda *args, **options: None, {}, X, expect).value
+        return jnp.sum(value), value
+
+    for alpha in (0.3, 0.9, 0.999, 0.9999999):
+        (_, value), gradient = jax.value_and_grad(lambda log_w, a=alpha: bound(a, log_w), has_aux=True)(log_w)
+        powers = (1 - alpha) * (f64(log_w) + 120)
+        truth = np.log1p(np.mean(np.expm1(powers), axis=0)) / (1 - alpha) - 120
+        np.testing.assert_allclose(value, truth, rtol=1e-6)
+        np.testing.assert_allclose(gradient, np.exp(powers) / np.exp(powers).sum(axis=0), rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(value[:2], f64(log_w[:, :2]).mean(axis=0), rtol=1e-6)
+
+
 @pytest.mark.parametrize("make", [lambda: objectives.renyi(1.0), lambda: objectives.renyi(-0.1)])
 def test_renyi_refuses_what_it_is_not_defined_for(make):
     with pytest.raises(ValueError, match="alpha must be in"):

@@ -6,13 +6,15 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from vae.distributions.base import OneHots, Vectors, family, uniform
 
+# The log-probability of what cannot happen: its exponential is 0, and its square is a float.
+IMPOSSIBLE = -1.8e19
+
 
 @family
 class Bernoulli:
     """Factorized Bernoulli by its logits `[*batch, D]`; samples are 0. or 1.
 
-    A logit may be infinite. An impossible bit has the log-probability -3e38, the lowest float, and not -inf: gradients
-    stay finite.
+    A logit may be infinite. An impossible bit has the log-probability -2e19 and not -inf: gradients stay finite.
     """
 
     logits: Float[Array, "*batch D"]
@@ -34,8 +36,8 @@ class Bernoulli:
 
     def log_prob(self, z: Vectors) -> Float[Array, "*#samples"]:
         # This form is finite for every finite logit, and its derivative is as fast as one written by hand.
-        largest = jnp.finfo(self.logits.dtype).max
-        logits = jnp.clip(self.logits, -largest, largest)  # an infinite logit times a bit of 0 would be NaN
+        # An infinite logit times a bit of 0 would be NaN.
+        logits = jnp.nan_to_num(self.logits, nan=jnp.nan, posinf=-IMPOSSIBLE, neginf=IMPOSSIBLE)
         return jnp.sum(z * logits - jax.nn.softplus(logits), axis=-1)
 
 
@@ -55,8 +57,7 @@ class ByClassLogits:
 class Categorical(ByClassLogits):
     """D independent categorical variables of C classes by logits `[*batch, D, C]`; samples are one-hot.
 
-    A logit of -inf makes its class impossible. Such a class has the log-probability -3e38, the lowest float, and not
-    -inf: gradients stay finite.
+    A logit of -inf makes its class impossible, with the log-probability -2e19 and not -inf: gradients stay finite.
     """
 
     logits: Float[Array, "*batch D C"]
@@ -70,6 +71,5 @@ class Categorical(ByClassLogits):
 
     def log_prob(self, z: OneHots) -> Float[Array, "*#samples"]:
         log_probs = jax.nn.log_softmax(self.logits, axis=-1)
-        lowest = jnp.finfo(log_probs.dtype).min
-        log_probs = jnp.where(log_probs < lowest, lowest, log_probs)  # -inf times a zero of z would be NaN
+        log_probs = jnp.nan_to_num(log_probs, nan=jnp.nan, neginf=IMPOSSIBLE)  # -inf times a zero of z would be NaN
         return jnp.sum(z * log_probs, axis=(-2, -1))

@@ -2,7 +2,6 @@
 
 import jax
 import jax.numpy as jnp
-from jax.lax import stop_gradient
 
 from vae.estimators.contract import Estimator
 from vae.estimators.parts.one_hot import accept_bits, perturb_given
@@ -22,7 +21,7 @@ def gumbel_rao(num_samples: int = 1, temperature: float = 0.5, inner_samples: in
         hard = q.sample(key_z, num_samples)  # [K, *batch, D, C]
         x = perturb_given(key_noise, q, hard, inner_samples)  # [M, K, *batch, D, C]
         # The noise x - logits is a constant here. The derivative of its sampler given z would hold z fixed instead.
-        x = q.logits + stop_gradient(x - q.logits)
+        x = attach(x, jnp.broadcast_to(q.logits, x.shape))
         z = attach(hard, jnp.mean(jax.nn.softmax(x / temperature), axis=0))
         return reduce(integrand(f, held(q, reduce), log_q_weight)(z))
 

@@ -32,11 +32,13 @@ class Posterior:
       name: the name in `POSTERIORS`.
       event_ndim: number of axes of a sample's event: 2 for one-hot vectors `[D, C]`, else 1.
       has_own_prior: whether the standard prior is a member of the family, so that a prior can be learned.
+      heavy_tailed: whether the tails are heavier than those of a normal distribution.
     """
 
     name: ClassVar[str]
     event_ndim: ClassVar[int] = 1
     has_own_prior: ClassVar[bool] = True
+    heavy_tailed: bool = False
 
     @property
     def read(self) -> Callable[[Array], Array]:
@@ -45,6 +47,15 @@ class Posterior:
         A function of this module and not a bound method, so that equal posteriors give equal models.
         """
         return _identity
+
+    @property
+    def read_between_layers(self) -> Callable[[Array], Array]:
+        """The function of a sample whose result the networks between two stochastic layers take as input.
+
+        Heavy tails are squashed. The networks' outputs include logs of scales, so that one large sample of a layer
+        would make the next layer explode.
+        """
+        return jnp.arcsinh if self.heavy_tailed else self.read
 
     @property
     def hard(self) -> "Posterior | None":
@@ -70,6 +81,7 @@ class Factorized(Posterior):
 
     name: str
     family: type
+    heavy_tailed: bool = False
 
     def num_parameters(self, latent_dim: int) -> int:
         return latent_dim * len(dataclasses.fields(self.family))
@@ -110,6 +122,7 @@ class StudentT(Posterior):
 
     name: ClassVar[str] = "student_t"
     has_own_prior: ClassVar[bool] = False
+    heavy_tailed: ClassVar[bool] = True
 
     def num_parameters(self, latent_dim: int) -> int:
         return 3 * latent_dim
@@ -216,9 +229,9 @@ class Concrete(Posterior):
 POSTERIORS: dict[str, Callable[..., Posterior]] = {
     "normal": lambda: Factorized("normal", dist.Normal),
     "full_covariance": FullCovariance,
-    "laplace": lambda: Factorized("laplace", dist.Laplace),
+    "laplace": lambda: Factorized("laplace", dist.Laplace, heavy_tailed=True),
     "student_t": StudentT,
-    "gamma": lambda: Factorized("gamma", dist.Gamma),
+    "gamma": lambda: Factorized("gamma", dist.Gamma, heavy_tailed=True),
     "beta": lambda: Factorized("beta", dist.Beta),
     "dirichlet": lambda: Factorized("dirichlet", dist.Dirichlet),
     "bernoulli": Bernoulli,

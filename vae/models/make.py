@@ -71,7 +71,7 @@ def make_vae(
 
         def layer(size: int) -> Encoder:
             network = MLP(tuple(layer_hidden), activation, event_ndim=posterior.event_ndim, dtype=dtype)
-            return Encoder(network, size, posterior, dtype=dtype, read=posterior.read)
+            return Encoder(network, size, posterior, dtype=dtype, read=posterior.read_between_layers)
 
         encoder = Chain(encoder, tuple(layer(size) for size in dims[1:]))
         prior_module = Chain(prior_module, tuple(layer(size) for size in reversed(dims[:-1])), descending=True)

@@ -6,6 +6,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from vae.distributions import Bernoulli, Categorical
 from vae.distributions.base import family
+from vae.distributions.discrete import IMPOSSIBLE
 from vae.estimators.contract import Estimate, Estimator, Integrand, mean
 
 
@@ -54,8 +55,9 @@ def perturb_given(
     2014, arXiv:1411.0030).
     """
     noise = jax.random.gumbel(key, (num_samples, *z.shape), z.dtype)
+    logits = jnp.maximum(q.logits, IMPOSSIBLE)  # the derivative of logaddexp at infinity is NaN
     top = jax.nn.logsumexp(q.logits, axis=-1, keepdims=True) + jnp.sum(z * noise, axis=-1, keepdims=True)
-    return jnp.where(z == 1, top, -jnp.logaddexp(-(q.logits + noise), -top))
+    return jnp.where(z == 1, top, -jnp.logaddexp(-(logits + noise), -top))
 
 
 def harden(x: Float[Array, "... C"]) -> Float[Array, "... C"]:
