@@ -11,4 +11,4 @@ bash scripts/setup.sh
 .venv/bin/ruff format --check .
 marks="not slow"
 if [ "${1:-}" = "--slow" ]; then marks="slow or not slow"; shift; fi
-exec .venv/bin/python -m pytest -n 2 -m "$marks" "$@"
+exec .venv/bin/python -m pytest -n 2 --dist loadfile -m "$marks" "$@"

@@ -1,4 +1,4 @@
-"""Set-up of all tests: flags of the compiler, its cache, and the order in which parallel workers run the tests.
+"""Set-up of all tests: flags of the compiler, its cache, and the check of annotations.
 
 The CPU appears as eight devices, so that sharding is tested on every machine. The compiler hardly optimizes, because
 most of the time of these tests is compile time: without the flags the tests take twice as long.
@@ -6,11 +6,9 @@ most of the time of these tests is compile time: without the flags the tests tak
 
 import importlib.metadata
 import os
-import re
 from pathlib import Path
 
 import jaxtyping
-import pytest
 
 # jax reads these flags when it first looks for devices, so set them before any import of jax.
 FLAGS = [
@@ -30,32 +28,3 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 # The tests execute the annotations of vae/: types and shapes. This must stand before anything that imports vae.
 # An int may stand where a float is annotated (PEP 484).
 jaxtyping.install_import_hook("vae", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")
-
-
-# Files whose tests all use the result of one long fixture; one worker runs all tests of such a file.
-WHOLE = (
-    "tests/experiments/test_bad_input.py",
-    "tests/experiments/train/test_faults.py",
-    "tests/experiments/train/test_train_command.py",
-)
-
-
-@pytest.hookimpl(optionalhook=True)
-def pytest_xdist_make_scheduler(config, log):
-    """Sends tests that share fixtures and compiled programs to one worker, and starts the larger groups first.
-
-    A group is the tests of one file whose parameters begin with the same word, such as an estimator or a family, or the
-    tests of one file without parameters. The groups are found from the names of the tests, because the mark
-    `xdist_group` of xdist 3.8 has no effect under pytest 9.2.
-    """
-    from xdist.scheduler import LoadScopeScheduling
-
-    class _Groups(LoadScopeScheduling):
-        def _split_scope(self, nodeid: str) -> str:
-            file, _, test = nodeid.partition("::")
-            if file in WHOLE:
-                return file
-            word = re.search(r"\[-*(\w+)", test)
-            return f"{file} {word[1] if word else ''}"
-
-    return _Groups(config, log)
