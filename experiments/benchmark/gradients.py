@@ -165,7 +165,7 @@ def _bare_gradients(task: Task, case: Case, draws: int) -> Callable[[], None]:
 
     @jax.jit
     def run(arguments, keys):
-        return jax.lax.scan(lambda _, key: (gradient(*arguments, key), None), arguments[0], keys)[0]
+        return jax.lax.scan(lambda _, key: (gradient(key, *arguments), None), arguments[0], keys)[0]
 
     return lambda: jax.block_until_ready(run(arguments, keys))
 

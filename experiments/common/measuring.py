@@ -123,7 +123,7 @@ def _moments_program(bound, estimator: Estimator, number: int, chunks: int, bloc
 
     @jax.jit
     def moments(arguments, key, truth):
-        draw = functools.partial(gradient, *arguments)
+        draw = lambda key: gradient(key, *arguments)
         return diagnostics.gradient_moments(draw, key, number, chunks, block, truth, directed_every)
 
     return moments

@@ -11,7 +11,7 @@ from experiments.common import expectations, options
 from experiments.common.expectations import Expectation
 from experiments.common.problems import Problem, Start
 from vae import diagnostics
-from vae.estimators import BY_NAME, Estimator, bind, mean
+from vae.estimators import BY_NAME, Estimator, bind
 
 PyTree = Any
 Cost = Literal["evaluations", "flops"]
@@ -71,7 +71,7 @@ class Task:
         return Start(*estimator.init(jax.random.key(0), self.posterior, self.problem.context))
 
     def arguments(self, start: Start) -> tuple[PyTree, ...]:
-        """The arguments of `vae.diagnostics.make_gradient`, without the key."""
+        """The arguments of the gradient of `vae.diagnostics.make_gradient`, after the key."""
         return (self.problem.params, self.problem.data, start.learned, start.counted, self.problem.context)
 
     def cost(self, kind: Cost, name: str, num_samples: int) -> float:
@@ -84,14 +84,8 @@ class Task:
         arguments = self.arguments(self.start(name, num_samples))
         if kind == "flops":
             gradient = diagnostics.make_gradient(self.bound, estimator)
-            return diagnostics.flops(gradient, *arguments, jax.random.key(0))
-
-        def value(watch, key, params, data, learned, counted, context):
-            expect = bind(estimator, learned, counted, key, context)
-            watched = lambda q, f, reduce=mean, log_q_weight=0.0: expect(q, watch(f), reduce, log_q_weight)
-            return self.bound(params, data, watched).value
-
-        return diagnostics.evaluations(value, jax.random.key(0), *arguments)
+            return diagnostics.flops(gradient, jax.random.key(0), *arguments)
+        return diagnostics.evaluations(self.bound, estimator, jax.random.key(0), *arguments)
 
     def admit(self, name: str, num_samples: int) -> Estimator:
         """The estimator, after a trial on log q in place of the problem's own integrand.

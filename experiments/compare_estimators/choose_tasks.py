@@ -75,17 +75,17 @@ def _sweep(choices: list[grammar.Choice]) -> list[Problem]:
     """
     if len({choice.name for choice in choices}) > 1:
         raise ValueError("--problem sweeps the options of one problem; measure different problems one after the other")
-    values = {str(choice): problems.TABLE.values(choice) for choice in choices}
-    first = problems.TABLE.values(choices[0])
-    swept = [name for name in first if len({value[name] for value in values.values()}) > 1]
+    settings = {str(choice): problems.TABLE.values(choice) for choice in choices}  # by the text of each problem
+    names = next(iter(settings.values()))
+    swept = [name for name in names if len({setting[name] for setting in settings.values()}) > 1]
     if len(swept) > 1:
         raise ValueError(f"--problem sweeps one option at a time, not {' and '.join(swept)}")
     if not swept:
         return [problems.make(str(choices[0]))]
     [option] = swept
     points = [
-        problems.make(text)._replace(point={option: values[text][option]})
-        for text in sorted(values, key=lambda text: values[text][option])
+        problems.make(text)._replace(point={option: settings[text][option]})
+        for text in sorted(settings, key=lambda text: settings[text][option])
     ]
     shapes = {str(jax.tree.map(jax.numpy.shape, (point.params, point.data))) for point in points}
     if len(shapes) > 1:

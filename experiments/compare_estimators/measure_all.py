@@ -97,7 +97,7 @@ def _timed_program(task: Task, case: Case, protocol: Protocol):
 
     @jax.jit
     def program(arguments, steps):
-        return diagnostics.repeated(functools.partial(gradient, *arguments), jax.random.key(0), steps, block)
+        return diagnostics.repeated(lambda key: gradient(key, *arguments), jax.random.key(0), steps, block)
 
     arguments = task.arguments(task.start(case.estimator, case.num_samples))
     jax.block_until_ready(program(arguments, 1))

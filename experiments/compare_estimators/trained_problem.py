@@ -56,7 +56,6 @@ def from_workdir(
     folder.check_data(data)
     batch_size = batch_size or trained.batch_size
     x = _images(trained, data, split, batch_size)
-    values = build.arrays(trained)
     program = build.functions(trained, data)  # the trained program: its estimator may not fit another objective
     apply = program.model.apply  # `bound` keeps only this: the program would keep the whole data set in memory
     build.forget_data()
@@ -66,7 +65,7 @@ def from_workdir(
         return objective(apply, {"params": groups}, data["x"], expect)
 
     problems = []
-    like = jax.eval_shape(program.init, values)
+    like = jax.eval_shape(program.init, build.arrays(trained))
     for epoch in epochs:
         restored = checkpoint.restore(folder.checkpoints, like, at=epoch)
         if restored is None:

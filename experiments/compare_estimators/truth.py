@@ -127,7 +127,7 @@ def _exact_gradient(task: Task, num_samples: int, order: int) -> PyTree:
     with jax.enable_x64(True):
         double = lambda leaf: jnp.asarray(leaf, jnp.float64 if jnp.issubdtype(leaf.dtype, jnp.floating) else None)
         params, data, context = jax.tree.map(double, (problem.params, problem.data, problem.context))
-        exact = jax.jit(gradient)(params, data, {}, {}, context, jax.random.key(0))
+        exact = jax.jit(gradient)(jax.random.key(0), params, data, context=context)
         return jax.tree.map(np.asarray, exact)
 
 

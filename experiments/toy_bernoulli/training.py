@@ -92,7 +92,7 @@ def _curve(problem: Problem, name: str, training: Training, data, seed):
     def row(state):
         params = state.params["model"]
         keys = jax.random.split(jax.random.fold_in(key_draws, state.step), training.draws)
-        draw = lambda key: gradient(params, data, state.params["estimator"], state.estimator_state, data, key)
+        draw = lambda key: gradient(key, params, data, state.params["estimator"], state.estimator_state, data)
         draws = jax.lax.map(draw, keys, batch_size=max(1, SIDE_BY_SIDE // task.size))
         spread = jax.tree.map(lambda leaf: jnp.sum(jnp.var(leaf, axis=0, ddof=1)), draws)
         return {"loss": -problem.expected(params, data), "variance": sum(jax.tree.leaves(spread))}

@@ -1,6 +1,6 @@
 """Bias, variance, signal-to-noise ratio and cost of a gradient estimate at fixed parameters.
 
-    gradient = partial(make_gradient(bound, estimator), params, data, learned, counted, context)   # gradient(key)
+    gradient = partial(make_gradient(bound, estimator), params=params, data=x)     # gradient(key)
     moments = gradient_moments(gradient, key, draws=1000, chunks=20, truth=truth)
     figures = report(moments, truth)                                # {part: {figure: number}}
     by_chunk = figures_by_chunk(moments)                            # {part: {figure: [chunks]}}, figures in FIGURES

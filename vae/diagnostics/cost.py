@@ -10,6 +10,8 @@ import numpy as np
 from jax import Array
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, jaxpr_as_fun, jaxprs_in_params
 
+from vae.estimators.contract import Estimator, bind, mean
+
 PyTree = Any
 
 
@@ -43,13 +45,15 @@ def _loops(jaxpr: Jaxpr) -> Iterator[JaxprEqn]:
                 yield from _loops(called)
 
 
-def evaluations(value: Callable[..., PyTree], key: Array, *args) -> int:
+def evaluations(
+    bound: Callable, estimator: Estimator, key: Array, params, data=None, learned=None, counted=None, context=None
+) -> int:
     """Number of samples z at which an estimator evaluates f for one gradient of one datum.
 
-    `value(watch, key, *args)` runs the estimator on `watch(f)`. It runs three times, and each call of f is recorded. A
-    second call at the same z, such as DReG's, is not counted, because XLA removes it. Equal discrete samples within one
-    call are all counted. If two calls happen to draw exactly the same samples, the second is not counted, so the result
-    is the largest count of the three runs.
+    The arguments are those of `make_gradient` and of its gradient. The bound runs three times, and each call of its
+    integrand is recorded. A second call at the same z, such as DReG's, is not counted, because XLA removes it. Equal
+    discrete samples within one call are all counted. If two calls happen to draw exactly the same samples, the second
+    is not counted, so the result is the largest count of the three runs.
     """
     calls: set[bytes] = set()
     rows: list[int] = []
@@ -60,19 +64,24 @@ def evaluations(value: Callable[..., PyTree], key: Array, *args) -> int:
         rows.append(0 if call in calls else len(leaves[0]))
         calls.add(call)
 
-    def watch(f):
-        def watched(z):
-            jax.debug.callback(record, jax.tree.leaves(jax.lax.stop_gradient(z)))
-            return f(z)
+    @jax.jit
+    def run(key, params, data, learned, counted, context):
+        expect = bind(estimator, learned, counted, key, context)
 
-        return watched
+        def recording_expect(q, f, reduce=mean, log_q_weight=0.0):
+            def recorded(z):
+                jax.debug.callback(record, jax.tree.leaves(jax.lax.stop_gradient(z)))
+                return f(z)
 
-    run = jax.jit(lambda key, *args: value(watch, key, *args))
+            return expect(q, recorded, reduce, log_q_weight)
+
+        return bound(params, data, recording_expect).value
+
     counts = []
     for key_run in jax.random.split(key, 3):
         calls.clear()
         rows.clear()
-        jax.block_until_ready(run(key_run, *args))
+        jax.block_until_ready(run(key_run, params, data, learned, counted, context))
         jax.effects_barrier()
         counts.append(sum(rows))
     return max(counts)

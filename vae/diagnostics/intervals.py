@@ -7,6 +7,10 @@ import numpy as np
 from jax import Array
 from jaxtyping import Float
 
+# The least standard error of a bootstrap replicate, relative to the standard error of the data. A replicate of almost
+# equal chunks would have too small a one.
+FLOOR = 0.05
+
 
 def resampling(chunks: int, replicates: int = 2000, seed: int = 0) -> Float[np.ndarray, "B C"]:
     """Returns how often each of B bootstrap replicates counts each chunk; every row sums to C.
@@ -41,9 +45,9 @@ def interval(
     # Deviations from the mean, so that nothing cancels.
     shift = weights @ (by_chunk - mean) / chunks
     variance = weights @ np.square(by_chunk - mean) / chunks - np.square(shift)
-    # A replicate of almost equal chunks does not know its standard error, so there is a floor.
-    stderrs = np.maximum(np.sqrt(np.maximum(variance, 0) / (chunks - 1)), 0.05 * stderr)
-    pivots = np.log1p(shift / mean) / (stderrs / (mean + shift)) if log else shift / stderrs
+    stderrs = np.maximum(np.sqrt(np.maximum(variance, 0) / (chunks - 1)), FLOOR * stderr)
+    with np.errstate(divide="ignore", invalid="ignore"):  # the limit for a replicate whose mean is 0 is 0
+        pivots = np.nan_to_num(np.log1p(shift / mean) / (stderrs / (mean + shift))) if log else shift / stderrs
     low, high = np.quantile(pivots, [0.5 + confidence / 2, 0.5 - confidence / 2])
     if log:
         return float(mean * np.exp(-low * stderr / mean)), float(mean * np.exp(-high * stderr / mean))
@@ -105,9 +109,9 @@ def compare_all(
 
     [stderr] = shift_and_stderr(np.ones((1, chunks)))[1]
     is_certain = stderr <= 1e-7  # the same draws, up to rounding
-    shift, stderrs = shift_and_stderr(weights)
-    with np.errstate(divide="ignore", invalid="ignore"):  # a replicate of one chunk alone has no standard error
-        pivots = np.abs(shift + factor_shift) / stderrs
+    with np.errstate(divide="ignore", invalid="ignore"):  # a replicate may have a mean of 0
+        shift, stderrs = shift_and_stderr(weights)
+        pivots = np.abs(shift + factor_shift) / np.maximum(stderrs, FLOOR * stderr)
     largest = np.max(np.where(is_certain | ~np.isfinite(pivots), 0, pivots), axis=(1, 2))
     reach = np.quantile(largest, confidence) * np.where(is_certain, 0, stderr)
     return Comparisons(np.exp(log_ratio), np.exp(log_ratio - reach), np.exp(log_ratio + reach))

@@ -59,14 +59,19 @@ def exactly(gradient: PyTree) -> Truth:
 
 
 def make_gradient(bound: Callable, estimator: Estimator) -> Callable:
-    """Returns `gradient(params, data, learned, counted, context, key)`: one estimate of the gradient in `params` of the
-    batch's mean bound, in the direction of ascent.
+    """Returns `gradient(key, params, data, learned, counted, context)`: one estimate of the gradient in `params` of the
+    batch's mean bound, in the direction of ascent. Only the key and the params are always needed.
 
-    `bound(params, data, expect) -> Estimate` is an objective with its model. `learned` and `counted` are the
-    estimator's own params and state, which stay fixed. `context` is the input of an input-dependent baseline.
+    `bound(params, data, expect) -> Estimate` is an objective with its model. For a model of `vae.make_vae`:
+
+        bound = lambda params, x, expect: vae.elbo(model.apply, {"params": params}, x, expect)
+
+    `params` is a dict of groups, and `data` is what the bound needs besides. `learned` and `counted` are the
+    estimator's own params and state, as its `init` returns them; they stay fixed. `context` is the input of an
+    input-dependent baseline.
     """
 
-    def gradient(params, data, learned, counted, context, key: Array | None) -> PyTree:
+    def gradient(key: Array | None, params, data=None, learned=None, counted=None, context=None) -> PyTree:
         expect = bind(estimator, learned, counted, key, context)
         return jax.grad(lambda params: jnp.mean(bound(params, data, expect).value))(params)
 

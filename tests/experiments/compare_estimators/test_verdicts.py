@@ -1,4 +1,4 @@
-"""What is called a bias, and what is not judged."""
+"""What is called a bias, and what has no verdict."""
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +27,7 @@ def nothing_to_learn():
 """
 
 
-def test_a_gradient_that_is_not_finite_is_not_judged(tmp_path, monkeypatch, capsys):
+def test_a_gradient_that_is_not_finite_has_no_verdict(tmp_path, monkeypatch, capsys):
     """f has no root between the states, where a relaxation evaluates it."""
     (tmp_path / "out_of_place.py").write_text(OUT_OF_PLACE)
     monkeypatch.chdir(tmp_path)

@@ -64,7 +64,7 @@ def test_the_oracle_of_one_coin_is_the_published_gradient():
     np.testing.assert_allclose(oracle["phi"]["logits"], [-0.025], rtol=1e-6)
     gradient = diagnostics.make_gradient(problems.coins(0.45).bounds["elbo"], make_estimator("exact", 1))
     problem = problems.coins(0.45)
-    exact = gradient(problem.params, problem.data, {}, {}, problem.context, jax.random.key(0))
+    exact = gradient(jax.random.key(0), problem.params, problem.data)
     np.testing.assert_allclose(exact["phi"]["logits"], [-0.025], rtol=1e-5)
 
 

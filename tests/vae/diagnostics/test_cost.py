@@ -14,11 +14,8 @@ def test_evaluations_count_samples_not_calls():
     q = distributions.Normal(jnp.zeros((3, 2)), jnp.zeros((3, 2)))
 
     def count(estimator: Estimator, reduce):
-        def value(watch, key):
-            f = watch(lambda z: -jnp.sum(z**2, axis=-1))
-            return estimator.estimate({}, {}, key, q, f, reduce, log_q_weight=1.0).value
-
-        return diagnostics.evaluations(value, jax.random.key(0))
+        bound = lambda params, data, expect: expect(q, lambda z: -jnp.sum(z**2, axis=-1), reduce, log_q_weight=1.0)
+        return diagnostics.evaluations(bound, estimator, jax.random.key(0), params={})
 
     assert count(BY_NAME["reparam"].make(num_samples=5), mean) == 5
     assert count(BY_NAME["dreg"].make(num_samples=5), log_mean_exp) == 5  # a second call at the same z
@@ -35,8 +32,8 @@ def test_coinciding_discrete_samples_count():
     q = distributions.Bernoulli(jnp.full((1,), 8.0))
     f = lambda z: jnp.sum(z, axis=-1)
     estimator = BY_NAME["leave_one_out"].make(num_samples=6)
-    value = lambda watch, key: estimator.estimate({}, {}, key, q, watch(f), mean).value
-    assert diagnostics.evaluations(value, jax.random.key(0)) == 6
+    bound = lambda params, data, expect: expect(q, f)
+    assert diagnostics.evaluations(bound, estimator, jax.random.key(0), params={}) == 6
 
 
 def test_flops_of_a_loop_count_all_its_rounds():

@@ -43,6 +43,14 @@ def test_replicates_of_equal_chunks_leave_the_interval_finite():
     assert -np.inf < low < 0.98 < high < np.inf
 
 
+def test_replicates_that_miss_the_only_event_leave_the_intervals_finite():
+    event = np.array([1.0, *np.zeros(49)])
+    low, high = diagnostics.interval(event, WEIGHTS, log=True)
+    assert 0 < low < 0.02 < high < np.inf
+    ratios = diagnostics.compare_all(np.stack([event, event[::-1], np.ones(50)]), WEIGHTS)
+    assert np.all(np.isfinite(np.stack(ratios)))
+
+
 def test_equal_estimators_are_rarely_told_apart():
     """Twelve equal figures with skewed chunks. With an interval for each pair alone, the best of twelve would be told
     from some other one in more than half of the comparisons."""

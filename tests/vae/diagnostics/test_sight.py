@@ -16,7 +16,7 @@ def examine(problem, objective, estimator, num_samples=1, draws=20_000, truth=No
     gradient = diagnostics.make_gradient(problem.bounds[objective], estimator)
     if truth is None:
         truth = diagnostics.exactly(problem.oracle(objective, num_samples))
-    run = functools.partial(gradient, problem.params, problem.data, {}, {}, problem.context)
+    run = functools.partial(gradient, params=problem.params, data=problem.data)
     moments = jax.jit(lambda key: diagnostics.gradient_moments(run, key, draws, 50, draws // 50, truth))
     return jax.jit(diagnostics.report)(moments(jax.random.key(0)), truth)
 
@@ -56,7 +56,7 @@ def test_sticking_the_landing_of_an_importance_weighted_bound_is_caught():
         log_q_weight=1.0,
     )
     gradient = diagnostics.make_gradient(problem.bounds["iwae"], BY_NAME["exact"].make(num_samples=2, order=40))
-    truth = diagnostics.exactly(jax.jit(gradient)(problem.params, None, {}, {}, None, None))
+    truth = diagnostics.exactly(jax.jit(gradient)(None, problem.params))
     unguarded_stl = stl(2)  # the entry of the table would refuse this bound
     for estimator, caught in ((unguarded_stl, True), (BY_NAME["dreg"].make(num_samples=2), False)):
         found = examine(problem, "iwae", estimator, 2, 50_000, truth)

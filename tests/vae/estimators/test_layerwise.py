@@ -135,12 +135,10 @@ def test_layerwise_gradients_of_three_layers_are_unbiased_at_linear_cost(name):
 
     q = _hard_posterior(DEEP)
     params, state = estimator.init(jax.random.key(0), q, None)
-
-    def value(watch, key):
-        return estimator.estimate(params, state, key, q, watch(_hard_cost(DEEP)), log_q_weight=1.0).value
-
+    bound = lambda weights, data, expect: expect(q, _hard_cost(DEEP), log_q_weight=1.0)
     evaluations_per_layer = 4 if name == "bitflip" else 2
-    assert diagnostics.evaluations(value, jax.random.key(1)) == 3 * evaluations_per_layer
+    found = diagnostics.evaluations(bound, estimator, jax.random.key(1), {}, learned=params, counted=state)
+    assert found == 3 * evaluations_per_layer
 
 
 def test_samples_of_a_layer_share_the_noise_of_the_layers_below():

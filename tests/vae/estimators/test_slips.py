@@ -57,9 +57,9 @@ def test_f_is_evaluated_as_often_as_documented(name, family, reduce, num_samples
     toy, estimator = problem(family), BY_NAME[name].make(num_samples=num_samples)
     q = toy.posterior(toy.phi)
     params, state = jax.jit(estimator.init)(jax.random.key(0), q)
-    f = toy.integrand(toy.theta)
-    value = lambda watch, key: estimator.estimate(params, state, key, q, watch(f), reduce, LOG_Q_WEIGHT)
-    assert diagnostics.evaluations(value, jax.random.key(1)) == evaluations
+    bound = lambda phi, data, expect: expect(q, toy.integrand(toy.theta), reduce, LOG_Q_WEIGHT)
+    found = diagnostics.evaluations(bound, estimator, jax.random.key(1), toy.phi, learned=params, counted=state)
+    assert found == evaluations
 
 
 @pytest.mark.parametrize(
