@@ -73,7 +73,7 @@ def main(values: flags.FlagValues = flags.FLAGS) -> None:
                 if multihost.is_first():
                     results_table.write(workdir, sweep.runs)
     if diverged:
-        cli.stop("; ".join(diverged) + "; try a smaller --learning_rate or --clip_norm=1")
+        cli.stop("; ".join(diverged))
 
 
 def check(runs: list[Settings], options: train_flags.Options) -> None:

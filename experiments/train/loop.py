@@ -295,7 +295,7 @@ def write_result(
     if not finished:
         return (
             f"{run.folder.path}: the loss, or the gradient before it, was not finite at step {failed_step},"
-            f" the state of epoch {step // steps} is kept there"
+            f" the state of epoch {step // steps} is kept there; {_advice(failed_step)}"
         )
     if figures:  # after the result: a result must not be lost to a picture
         with cli.drawing(run.folder.figures):
@@ -303,3 +303,13 @@ def write_result(
 
             pictures.draw_run(run.folder, program.data, program.functions.judged, params)
     return None
+
+
+def _advice(failed_step: int | np.ndarray) -> str:
+    """What can help a run that diverged at this step, counted from 1."""
+    if failed_step <= 1:
+        return (
+            "a smaller --learning_rate seldom helps at the first step;"
+            " try another --posterior or --likelihood, or fewer layers in --latent_dim"
+        )
+    return "try a smaller --learning_rate or --clip_norm=1"

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from experiments.train import loop
 from tests.helpers.entry_points import Outcome, run_all, training
 from vae import checkpoint
 
@@ -152,6 +153,13 @@ def test_what_is_not_finite_stops_its_run_and_no_other(calls):
     rows = [json.loads(path.read_text()) for path in workdirs["gradient"].glob("runs/*/result.json")]
     assert {row["seed"]: row["status"] for row in rows} == {0: "done", 1: "diverged", 2: "done"}
     assert json.loads((workdirs["loss"] / "result.json").read_text())["status"] == "diverged"
+
+
+def test_the_advice_to_a_diverged_run_fits_the_step():
+    """At the first step the rate has hardly been used."""
+    assert "--posterior" in loop._advice(1)
+    assert "--clip_norm" not in loop._advice(1)
+    assert "--clip_norm" in loop._advice(31)
 
 
 @pytest.mark.parametrize("name", ["device", "host"])

@@ -1,8 +1,11 @@
 """`make_vae`: names, options, and what it refuses."""
 
+import jax
+import numpy as np
+import optax
 import pytest
 
-from vae import models
+from vae import data, estimators, models, objectives, train
 
 K, B, D = 3, 2, 4
 
@@ -30,6 +33,18 @@ def test_a_name_is_what_its_factory_returns_for_the_default_options(argument, na
     by_factory = models.make_vae((4, 4, 1), latent_dim=(3, 2), **{argument: CHOICES[argument][name]()})
     assert by_name == by_factory
     assert hash(by_name) == hash(by_factory)
+
+
+@pytest.mark.parametrize("argument", CHOICES)
+def test_an_addition_is_known_by_its_name_and_replaces_nothing(argument, monkeypatch):
+    add, table = getattr(models, f"add_{argument}"), CHOICES[argument]
+    first = next(iter(table))
+    monkeypatch.setitem(table, "mine", None)  # takes the addition back after the test
+    del table["mine"]
+    add("mine", table[first])
+    assert models.make_vae((4, 4, 1), **{argument: "mine"}) == models.make_vae((4, 4, 1), **{argument: first})
+    with pytest.raises(ValueError, match=f"the table has one {argument} called {first} already"):
+        add(first, table[first])
 
 
 @pytest.mark.parametrize(
@@ -85,3 +100,26 @@ def test_a_learned_prior_needs_a_posterior_that_has_a_prior_of_its_family(poster
 def test_convolutions_need_a_layer():
     with pytest.raises(ValueError, match="architecture=conv needs at least one layer"):
         models.make_vae((4, 4, 1), architecture="conv", hidden=())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", models.POSTERIORS)
+@pytest.mark.parametrize("latent_dim", [(8,), (8, 4), (8, 4, 2)], ids=len)
+def test_every_posterior_trains_for_twenty_epochs_at_the_defaults(name, latent_dim):
+    """Four seeds, with the sizes, the rate and the batches of experiments.train. No layer explodes."""
+    digits = data.fix_binarization(data.load("digits"), "static")
+    x = data.pixels(digits.train, digits.levels)
+    model = models.make_vae(x.shape[1:], latent_dim, hidden=(128, 64), layer_hidden=(64,), posterior=name)
+    discrete = name in ("bernoulli", "categorical")
+    estimator = estimators.make("leave_one_out", num_samples=2) if discrete else estimators.make("reparam")
+    optimizer = optax.adam(1e-3)
+    step = train.make_step(model.apply, objectives.elbo, estimator, optimizer)
+    epoch = jax.jit(jax.vmap(train.make_epoch(step, batch_size=64), in_axes=(0, 0, None)))
+    keys = jax.random.split(jax.random.key(0), 4)
+    state = jax.vmap(train.make_init(model, estimator, optimizer, x[:1]))(keys)
+    bounds = []
+    for _ in range(20):
+        state, metrics = epoch(state, keys, x)
+        bounds.append(metrics["bound"])
+    assert np.all(np.isfinite(bounds))
+    assert np.all(bounds[-1] > -36)  # of -44 without training
