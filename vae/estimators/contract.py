@@ -109,7 +109,7 @@ class Call(Protocol):
         q: Distribution,
         f: Integrand,
         reduce: Reduction = mean,
-        log_q_weight: float = 0.0,
+        log_q_weight: float | Array = 0.0,
         context: PyTree = None,
     ) -> Estimate: ...
 
@@ -126,7 +126,7 @@ class Expect(Protocol):
     """An estimator with its params, state, key and context filled in. Objectives call it with their expectation."""
 
     def __call__(
-        self, q: Distribution, f: Integrand, reduce: Reduction = mean, log_q_weight: float = 0.0
+        self, q: Distribution, f: Integrand, reduce: Reduction = mean, log_q_weight: float | Array = 0.0
     ) -> Estimate: ...
 
 
@@ -135,7 +135,7 @@ def bind(
 ) -> Expect:
     """Fills in params, state, key and context of an estimator; returns a function of (q, f, reduce, log_q_weight)."""
 
-    def expect(q: Any, f: Any, reduce: Reduction = mean, log_q_weight: float = 0.0) -> Estimate:
+    def expect(q: Any, f: Any, reduce: Reduction = mean, log_q_weight: float | Array = 0.0) -> Estimate:
         return estimator.estimate(params, state, key, q, f, reduce, log_q_weight, context)
 
     return expect

@@ -27,7 +27,7 @@ def double_cv(num_samples: int = 2) -> Estimator:
     def estimate(params, state, key, q, f, reduce=mean, log_q_weight=0.0, context=None) -> Estimate:
         del context
         z = q.sample(key, num_samples)  # [K, *batch, *event]
-        values, slopes = values_and_slopes(integrand(f, stop_gradient(q), log_q_weight), z)
+        values, slopes = values_and_slopes(integrand(f, stop_gradient(q), log_q_weight), q, z)
         score = z - q.mean
         event = tuple(range(values.ndim, z.ndim))
         linear = jnp.sum(mean_of_others(slopes) * score, axis=event)  # [K, *batch]

@@ -37,7 +37,7 @@ def dreg(num_samples: int = 1) -> Estimator:
 
 
 def path_weight(
-    reduce: Reduction, values: Float[Array, "K *batch"], log_q_weight: float = 1.0
+    reduce: Reduction, values: Float[Array, "K *batch"], log_q_weight: float | Array = 1.0
 ) -> Float[Array, "K *batch"]:
     """Returns (r_k - c r_kk) / r_k, or 0 where r_k has underflowed to 0. See the top of this file."""
     slope = jax.grad(lambda v: jnp.sum(reduce(v)))

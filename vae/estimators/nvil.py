@@ -29,7 +29,9 @@ def nvil(num_samples: int = 1, decay: float = 0.99, hidden: int = 100) -> Estima
         centre = moving_average.read(state, decay)
         features = features_of(q, context)
         target = stop_gradient(values) - centre
-        cv_loss = isolated_loss(lambda p: jnp.mean(jnp.square(target - network.apply(p, features))), params)
+        possible = jnp.isfinite(target)
+        error = lambda p: jnp.where(possible, jnp.where(possible, target, 0.0) - network.apply(p, features), 0.0)
+        cv_loss = isolated_loss(lambda p: jnp.mean(jnp.square(error(p))), params)
         control = jnp.broadcast_to(centre + stop_gradient(network.apply(params, features)), values.shape)
         value = score_surrogate(q, z, values, control, reduce)
         return Estimate(value, cv_loss, moving_average.update(state, values, decay))

@@ -34,7 +34,7 @@ def rodeo(num_samples: int = 2, hidden: int = 100) -> Estimator:
     def estimate(params, state, key, q, f, reduce=mean, log_q_weight=0.0, context=None) -> Estimate:
         del context
         z = q.sample(key, num_samples)  # [K, *batch, *event]
-        values, slopes = values_and_slopes(integrand(f, stop_gradient(q), log_q_weight), z)
+        values, slopes = values_and_slopes(integrand(f, stop_gradient(q), log_q_weight), q, z)
         elsewhere, probability = other_values(q, z)  # [A, K, *batch, *event], [A, K, *batch, D]
         score = z - q.mean
         moves = elsewhere - z

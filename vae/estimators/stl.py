@@ -3,7 +3,7 @@
 from jax.lax import stop_gradient
 
 from vae.estimators.contract import Estimator
-from vae.estimators.tools import integrand, stateless
+from vae.estimators.tools import first_derivative_only, integrand, stateless
 
 
 def stl(num_samples: int = 1) -> Estimator:
@@ -17,6 +17,6 @@ def stl(num_samples: int = 1) -> Estimator:
 
     def estimate(key, q, f, reduce, log_q_weight):
         z = q.rsample(key, num_samples)  # [K, *batch, D]
-        return reduce(integrand(f, stop_gradient(q), log_q_weight)(z))
+        return first_derivative_only(reduce(integrand(f, stop_gradient(q), log_q_weight)(z)))
 
     return stateless(estimate)

@@ -79,7 +79,7 @@ class Entry:
     paper: str = ""
     name: str = ""
 
-    def refusal(self, q: Any, reduce: Reduction = mean, log_q_weight: float = 0.0) -> str | None:
+    def refusal(self, q: Any, reduce: Reduction = mean, log_q_weight: float | Array = 0.0) -> str | None:
         """Returns None if this estimator can differentiate E[reduce(f(z_k) - log_q_weight log q(z_k))], z_k ~ q.
 
         Otherwise the result is a sentence that says why not and which estimators can. q is a distribution or its class.
@@ -90,7 +90,7 @@ class Entry:
         able = ", ".join(fitting(q, reduce, log_q_weight)) or "none in the table"
         return f"{self.name} {reason}; these estimators can: {able}"
 
-    def _reason(self, q: Any, reduce: Reduction, log_q_weight: float) -> str | None:
+    def _reason(self, q: Any, reduce: Reduction, log_q_weight: float | Array) -> str | None:
         family = q if isinstance(q, type) else type(q)
         if not self._accepts(q):
             hint = "; for several layers wrap it in layerwise (by_layer=True)" if family.__name__ == "Markov" else ""
@@ -329,13 +329,17 @@ def make(name: str, *, by_layer: bool = False, **options: Any) -> Estimator:
     return layerwise(estimator) if by_layer else estimator
 
 
-def fitting(q: Any, reduce: Reduction = mean, log_q_weight: float = 0.0) -> list[str]:
+def fitting(q: Any, reduce: Reduction = mean, log_q_weight: float | Array = 0.0) -> list[str]:
     """The names of the estimators that can differentiate this expectation. q is a distribution or its class."""
     return [name for name, entry in BY_NAME.items() if entry._reason(q, reduce, log_q_weight) is None]
 
 
+# Estimators combine `[K, *batch, D]` with `[*batch, D]`, which works even if the user lets jax refuse that.
+_broadcasting = jax.numpy_rank_promotion("allow")
+
+
 def _guarded(entry: Entry) -> Callable[..., Estimator]:
-    """The factory of `entry`, changed so that its estimators check q, `reduce`, `log_q_weight` and the values of f."""
+    """The factory of `entry`, changed so that its estimators check q, `reduce` and `log_q_weight`."""
     signature = inspect.signature(entry.make)
 
     @functools.wraps(entry.make)
@@ -350,11 +354,13 @@ def _guarded(entry: Entry) -> Callable[..., Estimator]:
         def init(key, q, context=None):
             reduce = mean if "mean" in entry.reductions else log_mean_exp
             _raise(entry.refusal(q, reduce, log_q_weight=1.0))
-            return estimator.init(key, q, context)
+            with _broadcasting:
+                return estimator.init(key, q, context)
 
         def estimate(params, state, key, q, f, reduce=mean, log_q_weight=0.0, context=None) -> Estimate:
             _raise(entry.refusal(q, reduce, log_q_weight))
-            return estimator.estimate(params, state, key, q, _checked(f, q), reduce, log_q_weight, context)
+            with _broadcasting:
+                return estimator.estimate(params, state, key, q, f, reduce, log_q_weight, context)
 
         return Estimator(init, estimate)
 
@@ -364,20 +370,6 @@ def _guarded(entry: Entry) -> Callable[..., Estimator]:
 def _raise(refusal: str | None) -> None:
     if refusal is not None:
         raise ValueError(refusal)
-
-
-def _checked(f: Callable, q: Any) -> Callable:
-    """f with a check that its values are `[K, *batch]`. The check runs while f is traced, so it costs no run time."""
-
-    def checked(z):
-        values = f(z)
-        expected = (jax.tree.leaves(z)[0].shape[0], *q.batch_shape)
-        if not isinstance(values, Array) or values.shape != expected:
-            actual = f"shape {list(values.shape)}" if isinstance(values, Array) else type(values).__name__
-            raise ValueError(f"f(z) must return an array of shape [K, *batch] = {list(expected)}, got {actual}")
-        return values
-
-    return checked
 
 
 for _name, _entry in _ENTRIES.items():

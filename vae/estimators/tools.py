@@ -1,24 +1,41 @@
 """The functions that estimators are made of."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.lax import stop_gradient
 from jaxtyping import Array, Float, PyTree
 
-from vae.estimators.contract import Distribution, Estimate, Estimator, Integrand, Reduction, mean
+from vae.estimators.contract import Distribution, Estimate, Estimator, Integrand, Reduction, Samples, mean
 
 
-def integrand(f: Integrand, q: Distribution, log_q_weight: float) -> Integrand:
+def integrand(f: Integrand, q: Distribution, log_q_weight: float | Array) -> Integrand:
     """Returns the function z -> f(z) - c log q(z), where c is `log_q_weight`. The reduction is applied to its values.
 
     Each estimator decides how the density is differentiated, by passing q itself, `held(q, reduce)` or
     `stop_gradient(q)`.
+
+    Raises:
+      ValueError: when the function is traced, if f does not return floats `[K, *batch]`.
     """
-    if isinstance(log_q_weight, int | float) and log_q_weight == 0:
-        return f
-    return lambda z: f(z) - log_q_weight * q.log_prob(z)
+    without_density = isinstance(log_q_weight, int | float) and log_q_weight == 0
+
+    def values_of(z: Samples) -> Float[Array, "K *batch"]:
+        values = f(z)
+        _check_values(values, shape=(jax.tree.leaves(z)[0].shape[0], *q.batch_shape))
+        return values if without_density else values - log_q_weight * q.log_prob(z)
+
+    return values_of
+
+
+def _check_values(values: Any, shape: tuple[int, ...]) -> None:
+    expected = f"f(z) must return an array of floats of shape [K, *batch] = {list(shape)}"
+    if not isinstance(values, Array):
+        raise ValueError(f"{expected}, got {type(values).__name__}")
+    if values.shape != shape or not jnp.issubdtype(values.dtype, jnp.floating):
+        raise ValueError(f"{expected}, got {values.dtype} of shape {list(values.shape)}")
 
 
 def held(q: Distribution, reduce: Reduction) -> Distribution:
@@ -52,14 +69,38 @@ def attach(value: Array, surrogate: Array | int) -> Array:
     """Returns `value`, with the derivative of `surrogate` in place of its own. Both arguments have the same shape.
 
     An infinite surrogate leaves the value intact, but would turn value + surrogate - stop_gradient(surrogate) into NaN.
+    A second derivative raises NotImplementedError.
     """
-    del surrogate
-    return value
+    # Both branches are the value. The condition gives the value the axes that `vmap` has added to the surrogate, which
+    # the derivative has too.
+    return jnp.where(surrogate == surrogate, value, value)
 
 
 @attach.defjvp
 def _attach_jvp(primals, tangents):
-    return primals[0], tangents[1]
+    return attach(*primals), tangents[1] * _differentiable_once(primals[1])
+
+
+@jax.custom_jvp
+def _differentiable_once(x: Array) -> Array:
+    """Returns 1, as a function of x whose derivative raises. A derivative that it multiplies has no derivative."""
+    return jnp.ones_like(x)
+
+
+@_differentiable_once.defjvp
+def _refuse_second_derivative(primals, tangents):
+    raise NotImplementedError(
+        "only the first derivative of this estimate is right; for second derivatives use the estimator reparam, "
+        "reparam_antithetic, reparam_rqmc, gumbel_softmax or exact"
+    )
+
+
+def first_derivative_only(x: Array) -> Array:
+    """Returns x, whose first derivative is that of x and whose second derivative raises NotImplementedError.
+
+    Estimators use the function where `stop_gradient` makes the second derivative wrong.
+    """
+    return attach(x, x)
 
 
 def inject(tree: PyTree, grads: PyTree, batch_ndim: int = 0) -> Array:
@@ -75,7 +116,10 @@ def inject(tree: PyTree, grads: PyTree, batch_ndim: int = 0) -> Array:
 
 
 def scale_cotangent(x: PyTree, weight: Array) -> PyTree:
-    """Returns x, and multiplies its cotangent by `weight` `[K, *batch]`, the leading axes of every leaf of x."""
+    """Returns x, and multiplies its cotangent by `weight` `[K, *batch]`, the leading axes of every leaf of x.
+
+    A second derivative raises NotImplementedError.
+    """
     return jax.tree.map(lambda leaf: _scale(leaf, weight), x)
 
 
@@ -88,7 +132,8 @@ def _scale(x: Array, weight: Array) -> Array:
 @_scale.defjvp
 def _scale_jvp(primals, tangents):
     (x, weight), (x_dot, _) = primals, tangents
-    return x, x_dot * weight.reshape(weight.shape + (1,) * (x.ndim - weight.ndim))
+    weight = weight.reshape(weight.shape + (1,) * (x.ndim - weight.ndim))
+    return _scale(x, primals[1]), x_dot * weight * _differentiable_once(x)
 
 
 def isolated_loss(loss_fn: Callable[[PyTree], Array], params: PyTree) -> Float[Array, ""]:

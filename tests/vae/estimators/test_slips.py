@@ -157,7 +157,7 @@ def _top_k_renormalized():
 def _double_cv_with(slope_for, score_comes_back, alpha=-1.0):
     def estimate(params, state, key, q, f, reduce=mean, log_q_weight=0.0, context=None):
         z = q.sample(key, 2)
-        values, slopes = values_and_slopes(integrand(f, stop_gradient(q), log_q_weight), z)
+        values, slopes = values_and_slopes(integrand(f, stop_gradient(q), log_q_weight), q, z)
         score = z - q.mean
         v = values + alpha * jnp.sum(slope_for(slopes) * score, axis=-1)
         back = score_comes_back * alpha * mean(slopes) * q.mean * (1 - q.mean)

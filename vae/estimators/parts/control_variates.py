@@ -12,10 +12,14 @@ from vae.estimators.contract import Distribution, Estimate, Integrand
 from vae.estimators.tools import inject, isolated_loss
 
 
-def values_and_slopes(f: Integrand, z: Array) -> tuple[Float[Array, "K *batch"], Array]:
-    """Returns f(z) `[K, *batch]` and the derivative of f in z `[K, *batch, *event]`, both as constants."""
+def values_and_slopes(f: Integrand, q: Bernoulli | Categorical, z: Array) -> tuple[Float[Array, "K *batch"], Array]:
+    """Returns f(z) `[K, *batch]` and the derivative of f in z `[K, *batch, *event]`, both as constants.
+
+    The derivative is 0 in coordinates that are always 0 under q. There the derivative of log q(z) may be infinite.
+    """
     values, pull = jax.vjp(f, z)
-    return stop_gradient((values, pull(jnp.ones_like(values))[0]))
+    slopes = jnp.where(q.mean == 0, 0.0, pull(jnp.ones_like(values))[0])
+    return stop_gradient((values, slopes))
 
 
 def score_of_linear(q: Bernoulli | Categorical, slope: Array) -> Array:

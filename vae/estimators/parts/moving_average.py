@@ -20,6 +20,12 @@ def read(state: PyTree, decay: float) -> Float[Array, ""]:
 
 
 def update(state: PyTree, values: Float[Array, "K *batch"], decay: float) -> PyTree:
-    """Returns the state after adding the mean of `values`."""
-    value = jnp.mean(stop_gradient(values)).astype(state["mean"].dtype)
-    return {"mean": decay * state["mean"] + (1 - decay) * value, "count": state["count"] + 1}
+    """Returns the state after adding the mean of the finite values, or the same state if no value is finite.
+
+    A value of -inf, that of an impossible state, would stay in the average for ever.
+    """
+    finite = jnp.isfinite(values)
+    values = stop_gradient(jnp.where(finite, values, 0.0)).astype(state["mean"].dtype)
+    value = jnp.sum(values) / jnp.maximum(jnp.sum(finite), 1).astype(values.dtype)
+    after = {"mean": decay * state["mean"] + (1 - decay) * value, "count": state["count"] + 1}
+    return jax.tree.map(lambda new, old: jnp.where(jnp.any(finite), new, old), after, state)
