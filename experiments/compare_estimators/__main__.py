@@ -289,6 +289,11 @@ def choose_reference(options: flags.FlagValues, task: Task) -> str:
     return name
 
 
+def is_stored(options: flags.FlagValues = flags.FLAGS) -> bool:
+    """Whether measurements are stored, so that the same command continues. Those of a user's own problem are not."""
+    return not any(map(user_problem.is_users, options.problem or []))
+
+
 def digest_measurement(tasks: list[Task], settings: dict[str, Any]) -> str | None:
     """The digest of everything that the files depend on; None if a problem has no identity."""
     identities = [task.problem.identity for task in tasks]
@@ -319,7 +324,4 @@ def default_output(options: flags.FlagValues) -> str:
 
 if __name__ == "__main__":
     define_flags(flags.FLAGS)
-    # Measurements of the user's own problem are not stored.
-    cli.run(
-        main, resumes=lambda: not any(map(user_problem.is_users, flags.FLAGS.problem or [])), memory_flags=MEMORY_FLAGS
-    )
+    cli.run(main, resumes=is_stored, memory_flags=MEMORY_FLAGS)

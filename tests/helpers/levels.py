@@ -147,7 +147,7 @@ def compared(variances: np.ndarray, weights: np.ndarray) -> list[Entrant]:
 
 
 def _are_biased(figures: dict[str, np.ndarray], draws: int) -> list[bool]:
-    critical = diagnostics.critical_z(figures["size"][0], draws)
+    critical = diagnostics.critical_z(float(figures["size"][0]), draws)
     rows = zip(figures["scale"], figures["scale_stderr"], figures["max_abs_z"], figures["deviation"], strict=True)
     return [
         is_biased(

@@ -111,9 +111,10 @@ def _scale_along_truth(products: Float[Array, "C R"], gram: Float[Array, "R R"])
       gram: inner products of the truth's chunks.
 
     The square of a noisy mean is too large, so |t|^2 is the mean product of *different* chunks t_r of the reference.
-    The error of the reference is the jackknife's, by the influence of each chunk on the ratio. An error that makes the
-    reference m times too long makes the ratio 1 / m of its right value, and its estimated error 1 / m^2, so a reference
-    that is too long would seem to prove a bias. The error is therefore computed for a ratio of at least 1.
+    What the noise of the reference adds to the error is the jackknife's estimate: the spread of the chunks' influences
+    on the ratio. A reference that chance makes m times too long divides the ratio by m and the estimated error by m^2,
+    and so would make an unbiased estimator look biased. The error is therefore that of a ratio of 1, if the ratio is
+    smaller.
     """
     draws_chunks, truth_chunks = products.shape
     if truth_chunks == 1:

@@ -5,10 +5,12 @@ import shutil
 
 import numpy as np
 import pytest
+from absl import flags
 
 from experiments.common import problems
 from experiments.common.store import Store
 from experiments.common.task import Task
+from experiments.compare_estimators import __main__ as compare_estimators
 from experiments.compare_estimators import measure_all
 from experiments.compare_estimators.choose_cases import choose_cases
 from tests.helpers.laboratory import read, run, run_in_shell
@@ -137,6 +139,18 @@ def test_a_command_that_was_stopped_before_it_wrote_its_files_measures_nothing_a
     shutil.copytree(quadratic / "store", tmp_path / "store")
     run(*QUADRATIC, f"--output={tmp_path}")
     assert read(tmp_path / "results.csv") == read(quadratic / "results.csv")
+
+
+def test_a_command_says_that_it_continues_only_if_its_measurements_are_stored():
+    def is_stored(*arguments):
+        values = flags.FlagValues()
+        compare_estimators.define_flags(values)
+        values(["compare_estimators", *arguments])
+        return compare_estimators.is_stored(values)
+
+    assert is_stored()
+    assert is_stored("--problem=coins:target=0.3")
+    assert not is_stored("--problem=mine:problem")
 
 
 @pytest.mark.slow
