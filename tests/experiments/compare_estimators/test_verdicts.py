@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.compare_estimators.verdicts import is_biased
+from tests.helpers import levels
 from tests.helpers.laboratory import read, run
 from vae import diagnostics
 
@@ -52,6 +53,19 @@ def test_a_bias_is_seen_where_the_true_gradient_is_zero(tmp_path, monkeypatch, c
     straight, score = read(tmp_path / "out" / "results.csv")
     assert (straight["phi_biased"], score["phi_biased"]) == ("True", "False")
     assert "uncertain" not in capsys.readouterr().out
+
+
+def test_the_verdicts_of_random_exact_and_broken_estimators():
+    """Twenty chunks each. The second estimator has twice the variance of the first, the third 2 % more; the fourth is
+    exact, and the fifth was once not finite."""
+    noise = 1 + 0.1 * np.random.default_rng(0).normal(size=(3, 20))
+    random = noise / noise.mean(axis=1, keepdims=True) * np.array([[1.0], [2.0], [1.02]])
+    broken = np.where(np.arange(20) == 3, np.nan, 1.0)
+    entrants = levels.compared(np.stack([*random, np.zeros(20), broken]), diagnostics.resampling(20, 500))
+    verdicts = [entrant.row["phi_verdict"] for entrant in entrants]
+    assert verdicts == ["best", "worse", "not told from best", "better", "NOT FINITE"]
+    ratios = [entrant.row["phi_variance_x_flops_to_best"] for entrant in entrants]
+    np.testing.assert_allclose(ratios, [1, 2, 1.02, 0, np.nan], rtol=1e-6)
 
 
 def test_few_chunks_need_a_longer_deviation():
