@@ -20,7 +20,7 @@ MNIST = ROOT.parent / "shared/data"
 COMMANDS = [*pages.commands(README), *((name, []) for name in re.findall(r"`python -m (experiments\.\w+)`", README))]
 # Flags that make each command short.
 SHORT = {
-    "experiments.train": ["--epochs=1", "--eval_samples=2", "--hidden=8", "--nofigures"],
+    "experiments.train": ["--epochs=1", "--eval_samples=2", "--hidden=8", "--figures=none"],
     "experiments.evaluate": ["--eval_samples=3"],
     "experiments.report": [],
     "experiments.compare_estimators": [

@@ -95,6 +95,13 @@ def ranked_by(rows: list[Row]) -> str:
     return "test_elbo_nats" if several_k else "test_nll_nats"
 
 
+def best(rows: list[Row]) -> int:
+    """The index of the best of these rows of single runs, all of them finished; the first of equals."""
+    key = ranked_by(rows)
+    sign = 1 if key == "test_nll_nats" else -1
+    return min(range(len(rows)), key=lambda i: least_first(sign * rows[i][key]))
+
+
 def mean_and_error(values: list[float]) -> tuple[float, float]:
     """The mean and its standard error. The error of one value, or of values that are not all finite, is NaN."""
     if not all(map(math.isfinite, values)):

@@ -76,11 +76,17 @@ def best_setting(contents: Contents) -> str:
 
 
 def pictures(contents: Contents, space: int) -> str:
-    """The pictures of one run of each setting, best setting first, while they fit into `space` bytes."""
+    """The pictures of one run of each setting, best setting first, while they fit into `space` bytes.
+
+    A setting without pictures is left out: a sweep draws the best run of each program only.
+    """
     parts = []
     left_out = []
     for label, runs in contents.runs_by_label().items():
-        run = min(runs, key=lambda run: run.row["seed"])
+        drawn = [run for run in runs if run.folder.figures.exists()]
+        if not drawn:
+            continue
+        run = min(drawn, key=lambda run: run.row["seed"])
         files = {caption: run.folder.figures / f"{name}.png" for name, caption in CAPTIONS.items()}
         data = {caption: path.read_bytes() for caption, path in files.items() if path.exists()}
         size = sum(map(len, data.values())) * 4 // 3 + 500 * len(data)
@@ -93,8 +99,11 @@ def pictures(contents: Contents, space: int) -> str:
             parts.append(f"<h3>{heading}</h3><div class='pictures'>{shown}</div>")
     if left_out:
         parts.append(f"<p>Not shown, to keep the file small: {escape(', '.join(left_out))}</p>")
-    command = f"{cli.command('evaluate')} --figures"
-    return "".join(parts) or f"<p>There are no pictures. <code>{command}</code> draws them.</p>"
+    if any(not run.folder.figures.exists() for run in contents.runs):
+        others = " of the other runs" if parts else ""
+        command = f"{cli.command('evaluate')} --figures"
+        parts.append(f"<p>There are no pictures{others}. <code>{command}</code> draws those of one run.</p>")
+    return "".join(parts)
 
 
 def _are_comparable(rows: list[dict[str, Any]]) -> bool:

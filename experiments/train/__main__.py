@@ -58,7 +58,7 @@ def main(values: flags.FlagValues = flags.FLAGS) -> None:
             sweep = Sweep(runs, workdir, chosen)
             submitted = slurm.submit_unfinished(sweep, chosen)
         if not submitted:
-            results_table.write(workdir, sweep.runs)
+            results_table.write(workdir, sweep.runs, chosen.figures)
         return
     with multihost.together(addresses), multihost.own_workdir(workdir) as workdir:
         with cli.one_sentence():
@@ -71,7 +71,7 @@ def main(values: flags.FlagValues = flags.FLAGS) -> None:
                 for program in programs:
                     diverged += loop.train(program, chosen)
                 if multihost.is_first():
-                    results_table.write(workdir, sweep.runs)
+                    results_table.write(workdir, sweep.runs, chosen.figures)
     if diverged:
         cli.stop("; ".join(diverged))
 

@@ -20,7 +20,7 @@ class Options:
     keep: int
     streaming: str
     sweep_mode: str
-    figures: bool
+    figures: str
     tensorboard: bool
     profile_steps: str | None
     program: int
@@ -51,11 +51,11 @@ def define_flags(values: flags.FlagValues) -> None:
     # At least two checkpoints: one may be damaged, and the runs of a program must have one epoch in common.
     keep = "Number of newest checkpoints to keep. With --validation_size, the best checkpoint is kept as well."
     integer("keep", 2, keep, 2)
-    flags.DEFINE_bool(
+    enum(
         "figures",
-        True,
-        "Whether to draw the pictures of every run. `experiments.evaluate --figures` draws them later.",
-        flag_values=values,
+        ["sweep", "all", "none"],
+        "Pictures to draw: those that compare the runs and those of the best run of each program (sweep), also those of"
+        " every other run (all), or no pictures (none). `experiments.evaluate --figures` draws a run later.",
     )
     flags.DEFINE_bool("tensorboard", False, "Whether to write TensorBoard event files as well.", flag_values=values)
     string(

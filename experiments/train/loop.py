@@ -16,7 +16,7 @@ from jax import Array
 from jax.sharding import Mesh
 from tqdm import tqdm
 
-from experiments.common import assess, build, cli, files, interrupt
+from experiments.common import assess, build, cli, files, interrupt, results
 from experiments.common.settings import Settings
 from experiments.train import multihost
 from experiments.train.flags import Options
@@ -55,7 +55,7 @@ def train(program: Program, options: Options) -> list[str]:
             return [sentence for half in program.halves() for sentence in train(half, options)]
         with program.profile:
             state, failed_steps = run_epochs(compiled, options)
-        return write_results(compiled, state, failed_steps, figures=options.figures)
+        return write_results(compiled, state, failed_steps, options.figures)
 
 
 # --- Compilation
@@ -252,8 +252,12 @@ def _finite_mean(bounds: np.ndarray) -> float:
 # --- Results
 
 
-def write_results(compiled: Compiled, state: training.TrainState, failed_steps: np.ndarray, figures: bool) -> list[str]:
-    """Writes the result of every run, and its pictures if `figures`. Returns a sentence for each run that diverged."""
+def write_results(compiled: Compiled, state: training.TrainState, failed_steps: np.ndarray, figures: str) -> list[str]:
+    """Writes the result of every run, then the pictures that --figures asks for.
+
+    Returns:
+      A sentence for each run that diverged.
+    """
     program, devices = compiled.program, compiled.devices
     test_figures = assess.make_test_figures(
         program.functions.judged, program.data, program.settings, program.settings.eval_samples
@@ -263,46 +267,45 @@ def write_results(compiled: Compiled, state: training.TrainState, failed_steps: 
         # Fetching a state needs all processes, so all states are fetched first. If process 0 judged a run while
         # the others waited for the next state, the others would give up.
         state_of_run = [state_of_run(i) for i in range(len(program.runs))].__getitem__
-    sentences = {}
+    rows = {}
     # Diverged runs come first: a later start could not tell at which step they diverged.
     for i in sorted(range(len(program.runs)), key=lambda i: failed_steps[i] == 0):
         final = state_of_run(i)
         if multihost.is_first():
-            sentences[i] = write_result(program, program.runs[i], final, failed_steps[i], test_figures, figures)
-    return [sentences[i] for i in sorted(sentences) if sentences[i]]
-
-
-def write_result(
-    program: Program,
-    run: Run,
-    state: training.TrainState,
-    failed_step: np.ndarray,
-    test_figures: Callable,
-    figures: bool,
-) -> str | None:
-    """Writes the result of a run, and its pictures if `figures`. Returns a sentence if the run diverged."""
-    steps = program.functions.steps_per_epoch
-    step = int(state.step)
-    params = state.params["model"]
-    finished = step == run.settings.epochs * steps
-    row = run.settings.json()
-    row |= {"status": "done" if finished else "diverged", "step": step if finished else failed_step.item()}
-    if finished:
-        row |= test_figures(params)
-        if len(program.data.validation):
-            row["validation_elbo_nats"] = run.folder.rows()[-1]["elbo_nats"]
-    files.write_json(run.folder.path / "result.json", row)
-    if not finished:
-        return (
-            f"{run.folder.path}: the loss, or the gradient before it, was not finite at step {failed_step},"
-            f" the state of epoch {step // steps} is kept there; {_advice(failed_step)}"
-        )
-    if figures:  # after the result: a result must not be lost to a picture
+            rows[i] = write_result(program, program.runs[i], final, failed_steps[i], test_figures)
+    done = [i for i, row in sorted(rows.items()) if row["status"] == "done"]
+    if figures == "sweep" and done:
+        done = [done[results.best([rows[i] for i in done])]]
+    for i in done if figures != "none" else ():  # after the results: no result may be lost to a picture
+        run = program.runs[i]
         with cli.drawing(run.folder.figures):
             from experiments.common import pictures  # matplotlib is slow to import
 
-            pictures.draw_run(run.folder, program.data, program.functions.judged, params)
-    return None
+            pictures.draw_run(run.folder, program.data, program.functions.judged, state_of_run(i).params["model"])
+    steps = program.functions.steps_per_epoch
+    return [
+        f"{program.runs[i].folder.path}: the loss, or the gradient before it, was not finite at step {failed_steps[i]},"
+        f" the state of epoch {(failed_steps[i] - 1) // steps} is kept there;"
+        f" {_advice(failed_steps[i])}"
+        for i, row in sorted(rows.items())
+        if row["status"] == "diverged"
+    ]
+
+
+def write_result(
+    program: Program, run: Run, state: training.TrainState, failed_step: np.ndarray, test_figures: Callable
+) -> dict[str, Any]:
+    """Writes the result of a run, and returns it."""
+    step = int(state.step)
+    finished = step == run.settings.epochs * program.functions.steps_per_epoch
+    row = run.settings.json()
+    row |= {"status": "done" if finished else "diverged", "step": step if finished else failed_step.item()}
+    if finished:
+        row |= test_figures(state.params["model"])
+        if len(program.data.validation):
+            row["validation_elbo_nats"] = run.folder.rows()[-1]["elbo_nats"]
+    files.write_json(run.folder.path / "result.json", row)
+    return row
 
 
 def _advice(failed_step: int | np.ndarray) -> str:

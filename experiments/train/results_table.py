@@ -8,8 +8,10 @@ from experiments.common.run_folder import RunFolder, all_runs
 from experiments.train.sweep import Run
 
 
-def write(workdir: Path, runs: list[Run]) -> None:
-    """Writes results.csv and results.md, and prints the table. Draws the sweep if all `runs` of it are finished.
+def write(workdir: Path, runs: list[Run], figures: str) -> None:
+    """Writes results.csv and results.md, and prints the table.
+
+    Draws the sweep if all `runs` of it are finished, and `figures`, the value of --figures, is not "none".
 
     Jobs that end at the same time take turns, so the last job sees all results and draws the pictures.
     """
@@ -18,7 +20,7 @@ def write(workdir: Path, runs: list[Run]) -> None:
         table = results.to_markdown(rows)
         files.write_text(workdir / "results.csv", tables.to_csv(rows))
         files.write_text(workdir / "results.md", table + "\n")
-        if len(folders) > 1 and all(run.folder.result() for run in runs):
+        if figures != "none" and len(folders) > 1 and all(run.folder.result() for run in runs):
             with cli.drawing(workdir / "figures"):
                 from experiments.common import pictures
 

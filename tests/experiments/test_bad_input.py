@@ -319,7 +319,7 @@ def outcomes(tmp_path_factory):
         name, *arguments = case.replace("{}", str(folder)).split(" ")
         if name == "train":
             fresh = [] if "--workdir" in case else [f"--workdir={folder}/fresh/{i}"]
-            arguments = [*SMALL, "--nofigures", *fresh, *arguments]
+            arguments = [*SMALL, "--figures=none", *fresh, *arguments]
         calls.append(Call(f"experiments.{name}", arguments))
     found = dict(zip(CASES, run_all(calls, tmp_path_factory.mktemp("outcomes")), strict=True))
     after = {name: content for name, content in contents(folder).items() if not name.startswith("fresh")}

@@ -63,8 +63,8 @@ def run_all(calls: list[Call], folder: Path, devices: int = 1, timeout: float = 
 
 
 def training(*arguments: str, fault: str = "") -> Call:
-    """A small run of `python -m experiments.train`, without figures unless --figures is given."""
-    plain = [] if "--figures" in arguments else ["--nofigures"]
+    """A small run of `python -m experiments.train`, without figures unless --figures says otherwise."""
+    plain = [] if any(argument.startswith("--figures") for argument in arguments) else ["--figures=none"]
     return Call("experiments.train", [*SMALL, *plain, *arguments], fault)
 
 

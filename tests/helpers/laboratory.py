@@ -29,7 +29,7 @@ def run_in_shell(module: str, *arguments: str, folder: Path) -> subprocess.Compl
 
 def train(folder: Path, *arguments: str) -> Path:
     """A small trained run in `folder`."""
-    common = ["--hidden=8", "--eval_samples=2", "--nofigures", f"--workdir={folder}"]
+    common = ["--hidden=8", "--eval_samples=2", "--figures=none", f"--workdir={folder}"]
     done = run_in_shell("experiments.train", *common, *arguments, folder=folder.parent)
     assert done.returncode == 0, done.stderr
     return folder

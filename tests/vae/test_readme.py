@@ -171,7 +171,7 @@ def test_what_the_page_adds_trains(tmp_path):
         (package / f"addition_{number}.py").write_text(block)
         modules.append(f"from mine import addition_{number}\n")
     (package / "__init__.py").write_text("".join(modules))
-    short = ["--epochs=1", "--hidden=8", "--latent_dim=2", "--eval_samples=2", "--nofigures", "--import=mine"]
+    short = ["--epochs=1", "--hidden=8", "--latent_dim=2", "--eval_samples=2", "--figures=none", "--import=mine"]
     for number, flags in enumerate(
         (
             ["--dataset=bars", "--posterior=logistic", "--objective=jackknife", "--num_samples=4"],

@@ -132,7 +132,7 @@ def _bounds(index: tuple[slice, ...], *sizes: int) -> tuple[tuple[int, int], ...
 def run_of(mesh: Mesh, tree: PyTree, i: int) -> PyTree:
     """The arrays of run i on one device."""
     if mesh.size == 1:
-        return jax.tree.map(lambda leaf: leaf[i], tree)
+        return _pick(mesh)(tree, i)
     return jax.tree.map(lambda leaf: leaf.addressable_data(0), _pick(mesh)(tree, i))
 
 
@@ -146,7 +146,7 @@ def fetch(mesh: Mesh, tree: PyTree) -> PyTree:
 @functools.cache
 def _pick(mesh: Mesh) -> Callable:
     pick = lambda tree, i: jax.tree.map(lambda leaf: leaf[i], tree)
-    return jax.jit(pick, out_shardings=NamedSharding(mesh, P()))
+    return jax.jit(pick, out_shardings=NamedSharding(mesh, P()) if mesh.size > 1 else None)
 
 
 @functools.cache

@@ -23,7 +23,7 @@ def read_rows(path):
 
 
 def test_the_train_command_finds_the_estimator(tmp_path):
-    small = ["--epochs=1", "--hidden=8", "--eval_samples=2", "--nofigures", f"--workdir={tmp_path}"]
+    small = ["--epochs=1", "--hidden=8", "--eval_samples=2", "--figures=none", f"--workdir={tmp_path}"]
     run("train", "--estimator=my_estimator", "--objective=elbo", *small)
     assert float(read_rows(tmp_path / "results.csv")["my_estimator"]["test_elbo_nats"]) < 0
 

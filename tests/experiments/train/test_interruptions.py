@@ -22,7 +22,7 @@ SWEEP = [*RUN, "--seed=0,1,2,3,4,5,6,7"]
 def start(folder: Path, arguments: list[str]) -> subprocess.Popen:
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
     environment["XLA_FLAGS"] = environment["XLA_FLAGS"].replace("device_count=8", "device_count=1")
-    command = [sys.executable, "-m", "experiments.train", *arguments, "--nofigures", f"--workdir={folder}"]
+    command = [sys.executable, "-m", "experiments.train", *arguments, "--figures=none", f"--workdir={folder}"]
     return subprocess.Popen(
         command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )

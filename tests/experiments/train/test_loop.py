@@ -1,6 +1,5 @@
 """How one program is trained: in parts if memory is short, and with its results written before its pictures."""
 
-import json
 from contextlib import nullcontext
 from types import SimpleNamespace
 
@@ -50,7 +49,7 @@ def calls(monkeypatch):
     return done
 
 
-OPTIONS = SimpleNamespace(sweep_mode="auto", figures=False)
+OPTIONS = SimpleNamespace(sweep_mode="auto", figures="none")
 
 
 def test_runs_that_fit_are_compiled_trained_and_judged_together(calls, capsys):
@@ -68,15 +67,43 @@ def test_runs_that_do_not_fit_are_halved_and_each_half_is_finished_in_order(call
     assert capsys.readouterr().out.count("first one half, then the other") == 2
 
 
-def test_a_result_is_there_before_its_pictures_which_may_not_fit_the_memory(monkeypatch, tmp_path, capsys):
-    def draw(*args):
-        assert json.loads((tmp_path / "result.json").read_text())["test_nll_nats"] == 1.0
+@pytest.fixture
+def write_results(monkeypatch, tmp_path):
+    """Writes the results of four runs, of which seed 1 diverged and seed 2 is the best; drawing a run fails."""
+    losses = {0: 5.0, 2: 3.0, 3: 4.0}
+    drawn = []
+
+    def draw(folder, data, model, params):
+        drawn.append(params)
+        assert len(list(tmp_path.glob("*/result.json"))) == 4
         raise MemoryError
 
-    monkeypatch.setattr(pictures, "draw_run", draw)
-    run = Run(Settings(epochs=2), RunFolder(tmp_path))
-    whole = program("", runs=1)._replace(runs=[run], data=SimpleNamespace(validation=()))
-    state = SimpleNamespace(step=6, params={"model": {}})
-    judge = lambda params: {"test_nll_nats": 1.0}
-    assert loop.write_result(whole, run, state, np.int32(0), judge, figures=True) is None
-    assert f"pictures are missing in {tmp_path}/figures (MemoryError" in capsys.readouterr().err
+    def write(figures):
+        runs = [Run(Settings(epochs=2, seed=seed), RunFolder(tmp_path / str(seed))) for seed in range(4)]
+        for run in runs:
+            run.folder.path.mkdir()
+        whole = program("", runs=4)._replace(runs=runs, data=SimpleNamespace(validation=()))
+        state_of = lambda devices, state, i: SimpleNamespace(step=3 if i == 1 else 6, params={"model": i})
+        monkeypatch.setattr(loop.mesh, "run_of", state_of)
+        monkeypatch.setattr(loop.assess, "make_test_figures", lambda *args: lambda i: {"test_nll_nats": losses[i]})
+        monkeypatch.setattr(pictures, "draw_run", draw)
+        compiled = SimpleNamespace(program=whole, devices=None)
+        return loop.write_results(compiled, None, np.array([0, 5, 0, 0]), figures)
+
+    return write, drawn
+
+
+@pytest.mark.parametrize(("figures", "expected"), [("sweep", [2]), ("all", [0, 2, 3]), ("none", [])])
+def test_the_best_run_of_a_program_is_drawn_or_every_finished_run_or_none(write_results, figures, expected):
+    write, drawn = write_results
+    [sentence] = write(figures)
+    assert drawn == expected
+    assert "/1: the loss" in sentence
+    assert "not finite at step 5, the state of epoch 1 is kept" in sentence
+
+
+def test_all_results_are_there_before_a_picture_which_may_not_fit_the_memory(write_results, tmp_path, capsys):
+    write, _ = write_results
+    write("sweep")
+    assert f"pictures are missing in {tmp_path}/2/figures (MemoryError" in capsys.readouterr().err
+    assert not list(tmp_path.glob("*/figures"))

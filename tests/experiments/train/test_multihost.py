@@ -28,7 +28,7 @@ def start(folder: Path, arguments: list[str] = RUN, number: int = 2) -> list[sub
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "JAX_COORDINATOR_ADDRESS": address}
     environment["JAX_NUM_PROCESSES"] = str(number)
     environment["XLA_FLAGS"] = environment["XLA_FLAGS"].replace("device_count=8", "device_count=1")
-    command = [sys.executable, "-m", "experiments.train", *arguments, "--nofigures", f"--workdir={folder}"]
+    command = [sys.executable, "-m", "experiments.train", *arguments, "--figures=none", f"--workdir={folder}"]
     command += ["--multihost"] if number > 1 else []
     return [
         subprocess.Popen(

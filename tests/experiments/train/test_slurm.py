@@ -19,7 +19,7 @@ from experiments.train.slurm_job import Command
 from experiments.train.sweep import Sweep
 from tests.experiments.train.test_interruptions import ROOT, contents
 
-SWEEP = ["--hidden=16,8", "--seed=0,1", "--latent_dim=2", "--eval_samples=2", "--nofigures", "--eval_every=20"]
+SWEEP = ["--hidden=16,8", "--seed=0,1", "--latent_dim=2", "--eval_samples=2", "--figures=none", "--eval_every=20"]
 LONG = [*SWEEP, "--epochs=400"]
 
 needs_submitit = pytest.mark.usefixtures("submitit")

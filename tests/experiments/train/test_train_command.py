@@ -28,10 +28,10 @@ def runs(tmp_path_factory):
     sweep = ["--seed=0,1", "--learning_rate=1e-3,1e-2", f"--workdir={folder}/sweep"]
     outcomes = train(
         folder / "outcomes",
-        [f"--workdir={folder}/single", "--tensorboard", "--figures"],
+        [f"--workdir={folder}/single", "--tensorboard", "--figures=sweep"],
         ["--seed=1", "--learning_rate=1e-2", f"--workdir={folder}/alone"],
         sweep,
-        ["--seed=0,1,2", *sweep[1:]],
+        ["--seed=0,1,2", *sweep[1:], "--figures=sweep"],
         [f"--workdir={folder}/single"],
         [f"--workdir={folder}/map", "--sweep_mode=map", "--seed=0,1"],
         [f"--workdir={folder}/long", *LONG, "--profile_steps=30:60"],

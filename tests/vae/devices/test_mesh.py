@@ -181,7 +181,7 @@ cli.run(train.main)
 @pytest.mark.slow
 @pytest.mark.parametrize("streaming", ["off", "on"])
 def test_runs_that_do_not_fit_together_are_trained_in_groups(streaming, tmp_path):
-    arguments = [*entry_points.SMALL, "--nofigures", "--seed=0,1,2,3", "--sweep_mode=vmap", "--hidden=64"]
+    arguments = [*entry_points.SMALL, "--figures=none", "--seed=0,1,2,3", "--sweep_mode=vmap", "--hidden=64"]
     arguments.append(f"--streaming={streaming}")
 
     def train_with(free, name):
