@@ -10,15 +10,40 @@
 
 import importlib.metadata
 import os
+import sys
+import warnings
 
 # On CPUs, jaxlib 0.10.2 silently computes wrong sums of some vmapped products, which biases the mean of tens of
 # thousands of gradient draws. jaxlib 0.11.0 crashes on some of these products. The flag below turns off the faulty
-# compiler pass (github.com/jax-ml/jax/issues/39103 and 39257). XLA reads its flags when jax makes its first array, so
-# import vae before you make an array.
+# compiler pass (github.com/jax-ml/jax/issues/39103 and 39257). XLA reads its flags when jax makes its first array.
 _BROKEN_FUSION = ("0.10.2", "0.11.0")
 _WITHOUT_FUSION = "--xla_cpu_experimental_ynn_fusion_type="
-if importlib.metadata.version("jaxlib") in _BROKEN_FUSION and _WITHOUT_FUSION not in os.environ.get("XLA_FLAGS", ""):
+
+
+def _turn_off_broken_fusion() -> None:
+    version = importlib.metadata.version("jaxlib")
+    if version not in _BROKEN_FUSION or _WITHOUT_FUSION in os.environ.get("XLA_FLAGS", ""):
+        return
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_WITHOUT_FUSION}".strip()
+    if _has_made_an_array_on_cpu():
+        warnings.warn(
+            f"jax made an array before vae was imported, so vae cannot turn off a faulty pass of jaxlib {version}. "
+            f"Gradients and averages on the CPU can be wrong. Restart Python and import vae first, or set the "
+            f"environment variable XLA_FLAGS={_WITHOUT_FUSION} before you start.",
+            RuntimeWarning,
+            stacklevel=3,
+        )
+
+
+def _has_made_an_array_on_cpu() -> bool:
+    if "jax" not in sys.modules:
+        return False
+    from jax._src import xla_bridge  # jax has no public way to ask
+
+    return xla_bridge.backends_are_initialized() and sys.modules["jax"].default_backend() == "cpu"
+
+
+_turn_off_broken_fusion()
 
 from vae import checkpoint as checkpoint
 from vae import data as data

@@ -23,6 +23,7 @@ from vae.estimators.table import add as add
 from vae.estimators.table import fitting as fitting
 from vae.estimators.table import make as make
 from vae.estimators.tools import attach as attach
+from vae.estimators.tools import first_derivative_only as first_derivative_only
 from vae.estimators.tools import held as held
 from vae.estimators.tools import inject as inject
 from vae.estimators.tools import integrand as integrand

@@ -27,9 +27,9 @@ def layerwise(estimator: Estimator) -> Estimator:
 
     def init(key, q, context=None):
         _refuse_single_layer(q)
-        key_z, *keys = jax.random.split(key, len(q.weights) + 2)
-        layers = _layers(q, _draw(q, key_z))
-        initial = [estimator.init(key, layer, context) for key, layer in zip(keys, layers, strict=True)]
+        key_draw, *layer_keys = jax.random.split(key, 1 + _num_layers(q))
+        layers = _layers(q, _draw(q, key_draw))
+        initial = [estimator.init(key, layer, context) for key, layer in zip(layer_keys, layers, strict=True)]
         return tuple(params for params, _ in initial), tuple(state for _, state in initial)
 
     def estimate(params, state, key, q, f, reduce=mean, log_q_weight=0.0, context=None) -> Estimate:
@@ -38,11 +38,11 @@ def layerwise(estimator: Estimator) -> Estimator:
             raise ValueError(
                 f"layerwise supports only the reduction mean, got {reduce.name}; use reduce=mean (the objective elbo)"
             )
-        key_z, *keys = jax.random.split(key, len(q.weights) + 2)
-        below = _draw(q, key_z)
+        key_draw, *layer_keys = jax.random.split(key, 1 + _num_layers(q))
+        below = _draw(q, key_draw)
         f = integrand(f, stop_gradient(q), log_q_weight)
         estimates = []
-        for index, (layer, key_layer) in enumerate(zip(_layers(q, below), keys, strict=True)):
+        for index, (layer, key_layer) in enumerate(zip(_layers(q, below), layer_keys, strict=True)):
             key_above, key_estimate = jax.random.split(key_layer)
 
             def f_of_layer(z, index=index, key_above=key_above):
@@ -69,6 +69,10 @@ def _refuse_single_layer(q: Distribution) -> None:
             f"layerwise needs a posterior of several stochastic layers (Markov), got {type(q).__name__}; "
             f"drop layerwise (by_layer=True) for a single layer"
         )
+
+
+def _num_layers(q: Markov) -> int:
+    return 1 + len(q.weights)  # the first layer has no weights: it is a distribution
 
 
 def _draw(q: Markov, key: PRNGKeyArray) -> tuple[Array, ...]:

@@ -5,12 +5,13 @@ a constant times the difference of two expectations.
 """
 
 import math
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-from vae import distributions
+from vae.distributions import Bernoulli, Normal
 from vae.estimators.contract import Estimator, Integrand
 from vae.estimators.tools import held, inject, integrand, stateless
 
@@ -29,37 +30,52 @@ def measure_valued(num_samples: int = 1) -> Estimator:
     def estimate(key, q, f, reduce, log_q_weight):
         key_z, key_pair = jax.random.split(key)
         z = q.sample(key_z, num_samples)  # [K, *batch, D]
-        pairs, tree, weights = _pairs(q, key_pair, num_samples)
+        pairs = (_pairs_of_bits if isinstance(q, Bernoulli) else _pairs_of_normals)(q, key_pair, num_samples)
         differences = _differences(integrand(f, q, log_q_weight), z, pairs)  # [parameters, *batch, D]
-        grads = tuple(weight * difference for weight, difference in zip(weights, differences, strict=True))
+        parameters = [pair.parameter for pair in pairs]
+        grads = [pair.weight * difference for pair, difference in zip(pairs, differences, strict=True)]
         bound = reduce(integrand(f, held(q, reduce), log_q_weight)(z))
-        return bound + inject(tree, grads, len(q.batch_shape))
+        return bound + inject(parameters, grads, len(q.batch_shape))
 
     return stateless(estimate)
 
 
-def _pairs(q, key: Array, num_samples: int):
-    """For each parameter of q: the two coupled values of z `[K, *batch, D]`, the parameter, and the weight of its
-    difference `[*batch, D]`."""
-    if isinstance(q, distributions.Bernoulli):
-        ones = jnp.ones((num_samples, *q.logits.shape), q.logits.dtype)
-        return [(ones, jnp.zeros_like(ones))], (q.logits,), (q.mean * (1 - q.mean),)
+class _Pair(NamedTuple):
+    """The derivative of an expectation in a parameter `[*batch, D]` of q.
+
+    It is the weight `[*batch, D]` times the difference of f at two coupled values of z_d, both `[K, *batch, D]`.
+    """
+
+    parameter: Array
+    weight: Array
+    first: Array
+    second: Array
+
+
+def _pairs_of_bits(q: Bernoulli, key: Array, num_samples: int) -> list[_Pair]:
+    del key
+    ones = jnp.ones((num_samples, *q.logits.shape), q.logits.dtype)
+    return [_Pair(q.logits, weight=q.mean * (1 - q.mean), first=ones, second=jnp.zeros_like(ones))]
+
+
+def _pairs_of_normals(q: Normal, key: Array, num_samples: int) -> list[_Pair]:
     key_rayleigh, key_maxwell, key_sign, key_uniform = jax.random.split(key, 4)
     shape, dtype = (num_samples, *q.mean.shape), q.mean.dtype
     rayleigh = jnp.sqrt(2 * jax.random.exponential(key_rayleigh, shape, dtype))  # jax.random.rayleigh can return inf
     maxwell = jax.random.maxwell(key_maxwell, shape, dtype) * jax.random.rademacher(key_sign, shape, dtype)
     normal = jax.random.uniform(key_uniform, shape, dtype) * maxwell
-    for_mean = (q.from_noise(rayleigh), q.from_noise(-rayleigh))
-    for_log_var = (q.from_noise(maxwell), q.from_noise(normal))
-    weights = (1 / (q.scale * jnp.sqrt(2 * jnp.pi)), jnp.full_like(q.scale, 0.5))
-    return [for_mean, for_log_var], (q.mean, q.log_var), weights
+    weight_of_mean = 1 / (q.scale * jnp.sqrt(2 * jnp.pi))
+    return [
+        _Pair(q.mean, weight_of_mean, first=q.from_noise(rayleigh), second=q.from_noise(-rayleigh)),
+        _Pair(q.log_var, jnp.full_like(q.scale, 0.5), first=q.from_noise(maxwell), second=q.from_noise(normal)),
+    ]
 
 
-def _differences(f: Integrand, z: Array, pairs) -> Array:
+def _differences(f: Integrand, z: Array, pairs: list[_Pair]) -> Array:
     """The mean over samples of f(z with z_d = first) - f(z with z_d = second), `[parameters, *batch, D]`."""
     width = z.shape[-1]
     axes = jnp.eye(width, dtype=bool).reshape(width, *[1] * (z.ndim - 1), width)
-    values = jnp.asarray(pairs)  # [parameters, 2, K, *batch, D]
+    values = jnp.asarray([(pair.first, pair.second) for pair in pairs])  # [parameters, 2, K, *batch, D]
     replaced = jnp.where(axes, values[:, :, None], z)  # [parameters, 2, D, K, *batch, D]
     lead = replaced.shape[:4]
     out = f(replaced.reshape(math.prod(lead), *z.shape[1:])).reshape(*lead, *z.shape[1:-1])

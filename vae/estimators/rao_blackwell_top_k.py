@@ -35,20 +35,23 @@ def rao_blackwell_top_k(num_samples: int = 1, k: int = 1) -> Estimator:
             )
         best = jnp.moveaxis(jax.lax.top_k(logits, k)[1], -1, 0)  # [k, *batch, D]
         top = jax.nn.one_hot(best, classes, dtype=logits.dtype)  # [k, *batch, D, C]
-        is_top = jnp.any(top == 1, axis=0)
+        in_top = jnp.any(top == 1, axis=0)  # [*batch, D, C]
         top = jnp.broadcast_to(top[:, None], (k, *z.shape))  # [k, K, *batch, D, C]
-        drawn = Categorical(jnp.where(is_top, -jnp.inf, logits)).sample(key_rest, num_samples)
-        # Where a top class is the sampled class, f is known already. f is evaluated at the class from the rest instead.
-        is_z = jnp.any((top == 1) & (z == 1), axis=-1)  # [k, K, *batch, D]
-        evaluated = changed_one_by_one(f, q, z, jnp.where(is_z[..., None], drawn, top))
-        known = values[..., None]
-        z_is_top = jnp.any(is_z, axis=0)
-        rest = jnp.where(z_is_top[..., None], drawn, z)
-        at_rest = jnp.where(z_is_top, jnp.sum(jnp.where(is_z, evaluated, 0), axis=0), known)
-        outcomes = jnp.concatenate([jnp.where(is_z, known, evaluated), at_rest[None]])  # [k+1, K, *batch, D]
+        drawn = Categorical(jnp.where(in_top, -jnp.inf, logits)).sample(key_rest, num_samples)  # from the rest
+        # The gradient needs f at the k top classes and at one class from the rest. f at one of them is known: it is z.
+        # f is evaluated at the other k: at the top classes, but at `drawn` instead of z if z is a top class.
+        equals_z = jnp.any((top == 1) & (z == 1), axis=-1)  # [k, K, *batch, D]
+        z_in_top = jnp.any(equals_z, axis=0)  # [K, *batch, D]
+        evaluated = changed_one_by_one(f, q, z, jnp.where(equals_z[..., None], drawn, top))
+        f_z = values[..., None]
+        f_drawn = jnp.sum(jnp.where(equals_z, evaluated, 0), axis=0)  # 0 if z is from the rest
+        f_top = jnp.where(equals_z, f_z, evaluated)
+        f_rest = jnp.where(z_in_top, f_drawn, f_z)
+        rest = jnp.where(z_in_top[..., None], drawn, z)
+        outcomes = jnp.concatenate([f_top, f_rest[None]])  # [k+1, K, *batch, D]
         chosen = jnp.concatenate([top, rest[None]])  # [k+1, K, *batch, D, C]
-        share = jnp.sum(jnp.where(is_top, 0, q.mean), axis=-1)  # the probability of the rest, [*batch, D]
-        probability = jnp.sum(chosen * q.mean, axis=-1).at[-1].set(share)
+        share_of_rest = jnp.sum(jnp.where(in_top, 0, q.mean), axis=-1)  # [*batch, D]
+        probability = jnp.sum(chosen * q.mean, axis=-1).at[-1].set(share_of_rest)
         # The scores sum to zero, so f at the most probable class may be subtracted from every outcome.
         grad = expected_score(q, chosen, probability * (outcomes - outcomes[0]))
         return reduce(values) + inject(q.logits, grad, len(q.batch_shape))

@@ -1,6 +1,8 @@
 """The unordered-set estimator (Kool, van Hoof & Welling 2020, arXiv:2002.06043): k classes are drawn without
 replacement, and their weights average over all orders in which they could have been drawn."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 from jax.lax import stop_gradient
@@ -53,16 +55,22 @@ def set_weights(log_probs: Array, chosen: Float[Array, "k *rest C"]) -> tuple[Ar
 
     Let v(part) be the probability that, after `part` has been drawn, the rest of S is drawn next, divided by the
     product of the probabilities of the rest. Then v(S) = 1, and v(part) is the sum over the classes s in the rest of
-    v(part + s), divided by the probability of all classes outside `part`. S has 2^k parts.
+    v(part + s), divided by the probability of all classes outside `part`. S has 2^k parts, each a set of positions.
     """
-    k = len(chosen)
-    log_v = {2**k - 1: jnp.zeros(chosen.shape[1:-1], log_probs.dtype)}
-    for part in reversed(range(2**k - 1)):
-        given = sum((chosen[s] for s in range(k) if part >> s & 1), start=jnp.zeros_like(chosen[0]))
-        log_left = jax.nn.logsumexp(jnp.where(given == 1, -jnp.inf, log_probs), axis=-1)
-        following = jnp.stack([log_v[part | 1 << s] for s in range(k) if not part >> s & 1])
-        log_v[part] = jax.nn.logsumexp(following, axis=0) - log_left
-    weight = jnp.stack([jnp.exp(log_v[1 << s] - log_v[0]) for s in range(k)])
-    own = jnp.exp(jnp.sum(chosen * log_probs, axis=-1))
-    ratio = lambda s, other: own[s] if s == other else jnp.exp(log_v[1 << s | 1 << other] - log_v[1 << s])
-    return weight, jnp.stack([jnp.stack([ratio(s, other) for other in range(k)]) for s in range(k)])
+    positions = range(len(chosen))
+    parts = [frozenset(part) for size in range(len(chosen) + 1) for part in itertools.combinations(positions, size)]
+    whole, *smaller = reversed(parts)
+    log_v = {whole: jnp.zeros(chosen.shape[1:-1], log_probs.dtype)}
+    for part in smaller:  # from the largest to the empty part
+        drawn = sum((chosen[s] for s in part), start=jnp.zeros_like(chosen[0]))
+        log_left = jax.nn.logsumexp(jnp.where(drawn == 1, -jnp.inf, log_probs), axis=-1)
+        log_v[part] = jax.nn.logsumexp(jnp.stack([log_v[part | {s}] for s in whole - part]), axis=0) - log_left
+    first = [log_v[frozenset({s})] for s in positions]
+    weight = jnp.stack([jnp.exp(first[s] - log_v[frozenset()]) for s in positions])
+
+    def control(s):
+        own = jnp.exp(jnp.sum(jnp.where(chosen[s] == 1, log_probs, 0.0), axis=-1))
+        both = [own if other == s else jnp.exp(log_v[frozenset({s, other})] - first[s]) for other in positions]
+        return jnp.stack(both)
+
+    return weight, jnp.stack([control(s) for s in positions])
