@@ -59,7 +59,11 @@ class Reduction:
     importance_weighted: bool = False
 
     def __call__(self, values: Float[Array, "K *batch"]) -> Float[Array, "*batch"]:
-        return self.function(values)
+        bound = self.function(values)
+        if jnp.shape(bound) != values.shape[1:]:
+            shapes = f"{list(values.shape)} to {list(values.shape[1:])}, got {list(jnp.shape(bound))}"
+            raise ValueError(f"the reduction {self.name} must turn [K, *batch] into [*batch]: {shapes}")
+        return bound
 
 
 def _log_mean_exp(values: Array) -> Array:

@@ -12,6 +12,8 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array
 
 from vae.estimators.arm import arm
@@ -294,8 +296,10 @@ def add(name: str, entry: Entry) -> None:
     """Adds an estimator to the table, so that the command line, the laboratory and the tests know it.
 
     Raises:
-      ValueError: if the name is taken.
+      ValueError: if the name is taken, or if the entry has an unknown reduction.
     """
+    if not entry.reductions or not set(entry.reductions) <= set(EVERY_BOUND):
+        raise ValueError(f"reductions of {name} must be some of {EVERY_BOUND}, got {entry.reductions}")
     if name in BY_NAME:
         raise ValueError(f"the table has an estimator called {name} already; choose another name")
     named = dataclasses.replace(entry, name=name)
@@ -347,6 +351,8 @@ def _guarded(entry: Entry) -> Callable[..., Estimator]:
         given = signature.bind(*args, **options)
         given.apply_defaults()
         num_samples = given.arguments["num_samples"]
+        if not isinstance(num_samples, int | np.integer) or isinstance(num_samples, bool):
+            raise ValueError(f"{entry.name} needs an integer num_samples, got {num_samples!r}")
         if num_samples < entry.min_samples:
             raise ValueError(f"{entry.name} needs num_samples of at least {entry.min_samples}, got {num_samples}")
         estimator = entry.make(*args, **options)
@@ -359,6 +365,8 @@ def _guarded(entry: Entry) -> Callable[..., Estimator]:
 
         def estimate(params, state, key, q, f, reduce=mean, log_q_weight=0.0, context=None) -> Estimate:
             _raise(entry.refusal(q, reduce, log_q_weight))
+            if jnp.ndim(log_q_weight) != 0:
+                raise ValueError(f"log_q_weight must be one number, got shape {list(jnp.shape(log_q_weight))}")
             with _broadcasting:
                 return estimator.estimate(params, state, key, q, f, reduce, log_q_weight, context)
 

@@ -142,9 +142,11 @@ def isolated_loss(loss_fn: Callable[[PyTree], Array], params: PyTree) -> Float[A
     return stop_gradient(value) + inject(params, grads)
 
 
-def check_positive(**options: float) -> None:
-    """Raises ValueError with the name and the value of an option that is not above 0. Traced values pass."""
+def check_positive(**options: float | Array) -> None:
+    """Raises ValueError with the name and the value of an option that is not one number above 0. Traced values pass."""
     for name, value in options.items():
+        if jnp.ndim(value) != 0:
+            raise ValueError(f"{name} must be one number, got shape {list(jnp.shape(value))}")
         if isinstance(value, int | float) and not value > 0:
             raise ValueError(f"{name} must be above 0, got {value}")
 

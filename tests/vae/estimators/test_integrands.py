@@ -10,6 +10,7 @@ from tests.helpers.oracle import FAMILIES, MAX_Z, REDUCE, fits, make_estimator, 
 from vae import estimators
 from vae.distributions import Bernoulli
 from vae.estimators import BY_NAME
+from vae.estimators.tools import check_positive
 from vae.hierarchy import Markov
 
 WRONG = {
@@ -88,3 +89,37 @@ def test_gradients_are_unbiased_for_every_weight_of_log_q(name):
     length = np.linalg.norm(truth, axis=-1, keepdims=True)
     assert np.max(stderr / length) < 0.05
     assert np.max(np.abs(mean - truth) / (stderr + 1e-5 * length)) < MAX_Z
+
+
+BITS = Bernoulli(jnp.zeros((2, 3)))
+
+
+def _estimate(name="leave_one_out", q=BITS, num_samples=2, context=None, **arguments):
+    estimator = BY_NAME[name].make(num_samples=num_samples)
+
+    def value(key):
+        params, state = estimator.init(key, q, context)
+        f = lambda z: jnp.sum(z, axis=-1)
+        return estimator.estimate(params, state, key, q, f, context=context, **arguments).value
+
+    return jax.eval_shape(value, jax.random.key(0))
+
+
+def test_other_arguments_of_a_wrong_shape_or_type_are_refused():
+    scalar = estimators.Reduction(jnp.mean, name="scalar")
+    swapped = jnp.zeros((3, 2, 4))
+    for message, call in {
+        "needs an integer num_samples, got 2.0": lambda: _estimate(num_samples=2.0),
+        "needs an integer num_samples, got True": lambda: _estimate("reinforce", num_samples=True),
+        r"log_q_weight must be one number, got shape \[2\]": lambda: _estimate(log_q_weight=jnp.ones(2)),
+        r"the reduction scalar must turn .*: \[2, 2\] to \[2\], got \[\]": lambda: _estimate(reduce=scalar),
+        r"context must begin with .* = \[2, 3\], got \[3, 2, 4\]": lambda: _estimate(
+            "nvil", Bernoulli(jnp.zeros((2, 3, 1))), context=swapped
+        ),
+        r"temperature must be one number, got shape \[2\]": lambda: check_positive(temperature=jnp.ones(2)),
+        "reductions of mine must be some of": lambda: estimators.add(
+            "mine", estimators.Entry(estimators.reinforce, reductions=("mean_exp",))
+        ),
+    }.items():
+        with pytest.raises(ValueError, match=message):
+            call()

@@ -32,6 +32,9 @@ def features_of(q: Distribution, context: PyTree) -> Float[Array, "*batch F"]:
     dtype = jax.tree.leaves(q)[0].dtype
     if context is None:
         return jnp.ones((*q.batch_shape, 1), dtype)
+    for c in jax.tree.leaves(context):
+        if c.shape[: len(q.batch_shape)] != q.batch_shape:
+            raise ValueError(f"context must begin with the axes [*batch] = {list(q.batch_shape)}, got {list(c.shape)}")
     event_size = lambda c: math.prod(c.shape[len(q.batch_shape) :])
     leaves = [jnp.asarray(c, dtype).reshape(*q.batch_shape, event_size(c)) for c in jax.tree.leaves(context)]
     return stop_gradient(jnp.concatenate(leaves, axis=-1))
