@@ -28,10 +28,9 @@ class Gamma(Reparameterizable):
         return jnp.exp(self.log_concentration - self.log_rate)
 
     def rsample(self, key: PRNGKeyArray, num_samples: int) -> Float[Array, "{num_samples} *batch D"]:
-        limits = jnp.finfo(self.log_rate.dtype)
         log_z = log_gamma_draws(key, self.log_concentration, num_samples) - self.log_rate
-        # The log is clipped too: the derivative of exp would overflow, and zero times infinity is NaN.
-        return jnp.maximum(jnp.exp(jnp.minimum(log_z, jnp.log(limits.max))), limits.tiny)
+        # Samples are at most e^88: at infinity the density and the derivative would be NaN.
+        return jnp.maximum(jnp.exp(jnp.minimum(log_z, 88.0)), jnp.finfo(log_z.dtype).tiny)
 
     def log_prob(self, z: Vectors) -> Float[Array, "*#samples"]:
         log_a, log_z = self.log_concentration, log_positive(z)

@@ -62,7 +62,7 @@ class StudentT(LocationScale):
 
     The degrees of freedom get their gradient by implicit differentiation of a Gamma sampler (Figurnov, Mohamed & Mnih
     2018, arXiv:1805.08498). The density is accurate for logs of the degrees of freedom from -80 to 80. The noise is
-    clipped at about e^80. At fewer than 0.06 degrees of freedom more than a hundredth of the mass is clipped, and a
+    clipped at about e^40. At fewer than 0.12 degrees of freedom more than a hundredth of the mass is clipped, and a
     Monte Carlo bound is too high.
     """
 
@@ -78,7 +78,7 @@ class StudentT(LocationScale):
         key_normal, key_gamma = jax.random.split(key)
         log_half_df = self.log_df - math.log(2)
         log_gamma = log_gamma_draws(key_gamma, log_half_df, shape[0])
-        stretch = jnp.exp(jnp.minimum(0.5 * (log_half_df - log_gamma), 80.0))
+        stretch = jnp.exp(jnp.minimum(0.5 * (log_half_df - log_gamma), 40.0))
         return jax.random.normal(key_normal, shape, dtype) * stretch
 
     def log_prob(self, z: Vectors) -> Float[Array, "*#samples"]:

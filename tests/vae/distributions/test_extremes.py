@@ -321,6 +321,19 @@ def test_normal_scale_is_half_of_log_var():
     np.testing.assert_allclose(q.from_noise(jnp.array([[2.0]])), [[6.0]], rtol=1e-6)  # not 18: exp(log_var) is 9
 
 
+@pytest.mark.parametrize(
+    "q",
+    [
+        dist.StudentT(np.float32([0]), np.float32([0]), np.float32([-80])),
+        dist.Gamma(np.float32([80]), np.float32([-80])),
+    ],
+    ids=["StudentT", "Gamma"],
+)
+def test_samples_that_would_overflow_have_a_finite_density(q):
+    draws = jax.jit(lambda q: (z := q.rsample(jax.random.key(0), 200), q.log_prob(z)))
+    assert all(np.all(np.isfinite(leaf)) for leaf in draws(q))
+
+
 # Beta is Dirichlet of two parts, and compiles for long.
 _slow = lambda family: pytest.param(family, marks=[pytest.mark.slow] if family in ("Beta", dist.Beta) else [])
 
