@@ -17,7 +17,7 @@ class BinaryConcrete(LocationScale):
     Mnih & Teh 2016, arXiv:1611.00712).
 
     Samples are the *logits* of the relaxed bit, which are logistic variables. The relaxed bit itself would round to 0
-    or 1, where its density is infinite. Networks read `sigmoid(z)`.
+    or 1, where its density is infinite. Networks read `sigmoid(z)`. Logits must be finite.
     """
 
     logits: Float[Array, "*batch D"]
@@ -45,7 +45,7 @@ class ExpConcrete(ByClassLogits, Reparameterizable):
     temperature (Maddison, Mnih & Teh 2016, arXiv:1611.00712, appendix C.3).
 
     Samples are the *logarithms* of the relaxed variable, which itself would round to 0 and 1. Networks read `exp(z)`.
-    `mean` is the probability that a class is the largest: the probability of the one-hot variable.
+    `mean` is the probability that a class is the largest: the probability of the one-hot variable. Logits must be finite.
     """
 
     logits: Float[Array, "*batch D C"]

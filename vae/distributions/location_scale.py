@@ -98,7 +98,7 @@ def _log_peak(log_df: Numbers) -> Float[Array, "*#shape"]:
 class MultivariateNormal(LocationScale):
     """Full-covariance Gaussian: mean `[*batch, D]` and lower Cholesky factor `cholesky [*batch, D, D]`.
 
-    What stands above the diagonal is not read. A negative number on the diagonal is as good as a positive one.
+    Numbers above the diagonal are ignored. Numbers on the diagonal may be negative, but not zero.
     """
 
     mean: Float[Array, "*batch D"]

@@ -121,7 +121,7 @@ def _with_implicit_gradient(log_z, log_a):
 def _implicit_jvp(primals, tangents):
     """d log z / d log a where the quantile stays the same; three ranges of z and a have formulas of their own.
 
-    The function lax.random_gamma_grad is wrong where z underflows, and noise where a exceeds 10^5.
+    The function lax.random_gamma_grad is wrong where z underflows, and loses its digits as a grows beyond 1000.
     """
     log_z, log_a = primals
     underflow = math.log(jnp.finfo(log_z.dtype).eps)
