@@ -45,7 +45,8 @@ class ExpConcrete(ByClassLogits, Reparameterizable):
     temperature (Maddison, Mnih & Teh 2016, arXiv:1611.00712, appendix C.3).
 
     Samples are the *logarithms* of the relaxed variable, which itself would round to 0 and 1. Networks read `exp(z)`.
-    `mean` is the probability that a class is the largest: the probability of the one-hot variable. Logits must be finite.
+    `mean` is the probability that a class is the largest: the probability of the one-hot variable. Logits must be
+    finite.
     """
 
     logits: Float[Array, "*batch D C"]
