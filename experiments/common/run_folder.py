@@ -19,7 +19,7 @@ import shutil
 from pathlib import Path
 from typing import IO, Any
 
-from experiments.common import checks, files, locks, provenance
+from experiments.common import files, foreign_files, locks, provenance
 from experiments.common.settings import Settings, from_json
 from vae import checkpoint
 from vae.data import Dataset
@@ -110,7 +110,7 @@ class RunFolder:
                 )
             raise ValueError(f"--workdir={self.path} holds no run (no config.json); give the folder of a trained run")
         config = files.read_json(path)
-        if not checks.is_run_config(config):
+        if not foreign_files.is_run_config(config):
             raise ValueError(f"{path} does not describe a run; restore the file, or choose another --workdir")
         return config
 
@@ -153,7 +153,7 @@ class RunFolder:
         if not path.exists():
             return None
         try:
-            return checks.parse_result(files.read_json(path))
+            return foreign_files.parse_result(files.read_json(path))
         except ValueError as error:
             raise ValueError(f"{path} {error}; restore the file, or choose another --workdir") from None
 
@@ -167,7 +167,7 @@ class RunFolder:
         rows = []
         for number, line in enumerate(files.read_lines(path), 1):
             try:
-                rows.append(checks.parse_row(line, name))
+                rows.append(foreign_files.parse_row(line, name))
             except ValueError as error:
                 raise ValueError(
                     f"{path}: line {number} {error}; restore the file, or choose another --workdir"

@@ -8,7 +8,7 @@ import csv
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from experiments.common import checks, results
+from experiments.common import foreign_files, results
 from experiments.common.files import read_json
 from experiments.common.run_folder import RunFolder, all_runs
 
@@ -161,11 +161,11 @@ def _read_measurements(path: Path) -> list[Laboratory | Toy]:
 def _read_measurement(path: Path) -> Laboratory | Toy:
     config = read_json(path / "config.json")
     rows = _read_csv(path / "results.csv")
-    if checks.is_laboratory(config, rows):
+    if foreign_files.is_laboratory(config, rows):
         return Laboratory(path, config, rows)
     if (path / "curves.csv").exists():
         curves = _read_csv(path / "curves.csv")
-        if checks.is_toy(config, rows, curves):
+        if foreign_files.is_toy(config, rows, curves):
             return Toy(path, config, rows, curves)
     raise ValueError(f"{path} does not hold a result of the laboratory or of a toy problem; leave it out of --workdir")
 

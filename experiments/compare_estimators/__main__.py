@@ -34,7 +34,7 @@ from typing import Any
 import jax
 from absl import flags
 
-from experiments.common import candidates, checks, cli, files, measuring, problems, provenance
+from experiments.common import candidates, cli, files, foreign_files, measuring, problems, provenance
 from experiments.common import options as grammar
 from experiments.common.measuring import Protocol
 from experiments.common.run_folder import RunFolder
@@ -202,7 +202,7 @@ def compare(options: flags.FlagValues, run: Settings) -> None:
         budget = choose_budget(options, task)
         folder = Path(options.output or default_output(options))
         files.check_writable(folder, "output")
-        checks.refuse_links(folder)
+        foreign_files.refuse_links(folder)
 
     # ---- The measurements
     settings = {"estimators": names, "num_samples": samples, "budget": budget, **protocol._asdict()}

@@ -15,7 +15,7 @@ import dataclasses
 
 from absl import flags
 
-from experiments.common import checks, cli, results
+from experiments.common import cli, foreign_files, results
 from experiments.common.run_folder import all_runs
 from experiments.evaluate.evaluation import Options, evaluate
 
@@ -48,7 +48,7 @@ def main(values: flags.FlagValues = flags.FLAGS) -> None:
     options = Options(**{field.name: values[field.name].value for field in dataclasses.fields(Options)})
     rows = []
     with cli.one_sentence():
-        checks.refuse_links(options.workdir)
+        foreign_files.refuse_links(options.workdir)
         folders = all_runs(options.workdir)
         if not folders:
             raise ValueError(f"--workdir={options.workdir} holds no run (no config.json); give a trained run's folder")

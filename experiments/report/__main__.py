@@ -14,7 +14,7 @@ from pathlib import Path
 
 from absl import flags
 
-from experiments.common import checks, cli, files, workdirs
+from experiments.common import cli, files, foreign_files, workdirs
 from experiments.report.page import make_page
 
 
@@ -38,7 +38,7 @@ def main(options: flags.FlagValues = flags.FLAGS) -> None:
         output = Path(options.output or paths[0] / "report.html")
 
         for path in paths:
-            checks.refuse_links(path)  # a link could put a private file of the user into a page for others
+            foreign_files.refuse_links(path)  # a link could put a private file of the user into a page for others
         contents = workdirs.read(paths)
         page = make_page(contents, title=_title(paths))
 

@@ -1,4 +1,4 @@
-"""Writes the files of a program while it trains: rows of evaluations, times, and checkpoints."""
+"""Writes the files of a program while it trains: metrics.jsonl, timing.jsonl and checkpoints, of each run."""
 
 from collections.abc import Callable
 from contextlib import ExitStack

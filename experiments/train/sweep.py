@@ -11,7 +11,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from experiments.common import build, checks, files, settings
+from experiments.common import build, files, foreign_files, settings
 from experiments.common.run_folder import RunFolder, run_folders
 from experiments.common.settings import Settings
 from experiments.train import multihost
@@ -95,7 +95,7 @@ class Sweep:
                 name = f"program {number} of {len(groups)}, {_distinction(group[0], swept)}" if len(groups) > 1 else ""
                 self.programs.append(_make_program(name, [run_of[run] for run in group], options))
         files.check_writable(workdir)
-        checks.refuse_links(workdir)
+        foreign_files.refuse_links(workdir)
 
     def claim(self) -> list[Program]:
         """Makes the folders of all runs and keeps other processes from training them.

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from experiments.common import candidates, checks, options, problems, settings
+from experiments.common import candidates, foreign_files, options, problems, settings
 from experiments.common.task import Task
 from tests.helpers import pages
 
@@ -127,7 +127,7 @@ def test_lines_and_cells_are_short(page):
 
 def test_the_first_page_has_every_file_of_a_workdir():
     text = section(PAGE, "What a workdir holds") + page_of("train")
-    visible = [name for name in checks.NAMES if not name.startswith(".") and name != "store"]
+    visible = [name for name in foreign_files.NAMES if not name.startswith(".") and name != "store"]
     assert not [name for name in visible if name not in text]
 
 

@@ -22,7 +22,7 @@ import numpy as np
 import pytest
 from absl import flags
 
-from experiments.common import checks, cli, settings, tables, workdirs
+from experiments.common import cli, foreign_files, settings, tables, workdirs
 from experiments.common.run_folder import RunFolder, run_folders
 from experiments.common.settings import Settings
 from experiments.report import __main__ as report
@@ -219,7 +219,7 @@ def test_links_in_a_workdir_are_refused(name, tmp_path):
     link.parent.mkdir(parents=True)
     link.symlink_to(tmp_path / "precious")
     with pytest.raises(ValueError, match=f"{name} is a symbolic link"):
-        checks.refuse_links(tmp_path / "workdir")
+        foreign_files.refuse_links(tmp_path / "workdir")
 
 
 def test_a_report_shows_nothing_that_a_link_leads_to(tmp_path, capsys):
@@ -238,8 +238,8 @@ def test_a_workdir_may_be_a_link_and_hold_others_that_are_not_ours(tmp_path):
     (tmp_path / "there/runs/a/checkpoints/1").mkdir(parents=True)
     (tmp_path / "there/data").symlink_to(tmp_path)
     (tmp_path / "workdir").symlink_to(tmp_path / "there")
-    checks.refuse_links(tmp_path / "workdir")
-    checks.refuse_links(tmp_path / "nowhere")
+    foreign_files.refuse_links(tmp_path / "workdir")
+    foreign_files.refuse_links(tmp_path / "nowhere")
 
 
 def test_folders_that_are_no_checkpoints_are_left(tmp_path):
@@ -323,7 +323,7 @@ def test_whatever_a_file_is_it_is_read_or_refused(name, text, tmp_path):
 def write_laboratory(folder: Path, command: str = "python", **changed) -> None:
     row = {"problem": "p", "estimator": "e", "num_samples": 1, "declared_biased": False, "truth": "t"}
     row |= {"flops": 1, "seconds": 1, "phi_verdict": "best"}
-    row |= {f"phi_{figure}": 0.5 for figure in checks.LABORATORY}
+    row |= {f"phi_{figure}": 0.5 for figure in foreign_files.LABORATORY}
     config = {"command": command, "versions": {}}
     config |= {"settings": {"draws": 10, "confidence": 0.95, "objective": MARKUP}}
     folder.mkdir()

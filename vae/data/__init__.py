@@ -17,15 +17,15 @@ import os
 from collections.abc import Callable
 
 from vae.data import npz, tfds
+from vae.data.binarization import BINARIZATIONS as BINARIZATIONS
+from vae.data.binarization import binarize as binarize
+from vae.data.binarization import fix_binarization as fix_binarization
+from vae.data.binarization import mean_image as mean_image
+from vae.data.binarization import pixels as pixels
 from vae.data.dataset import Dataset as Dataset
 from vae.data.dataset import make_dataset
 from vae.data.digits import digits
 from vae.data.frey_faces import frey_faces
-from vae.data.images import BINARIZATIONS as BINARIZATIONS
-from vae.data.images import binarize as binarize
-from vae.data.images import fix_binarization as fix_binarization
-from vae.data.images import mean_image as mean_image
-from vae.data.images import pixels as pixels
 from vae.data.splits import Splits as Splits
 
 # Name -> loader. Its argument is `data_dir`, the folder that the user gave, or None.

@@ -9,7 +9,7 @@ from jax.lax import stop_gradient
 
 from vae.estimators.contract import Estimate, Estimator, mean
 from vae.estimators.parts.control_variates import least_variance, score_of_linear, values_and_slopes
-from vae.estimators.parts.learning_signal import mean_of_others
+from vae.estimators.parts.score_function import mean_of_others
 from vae.estimators.tools import held, integrand
 
 

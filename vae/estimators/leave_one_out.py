@@ -1,7 +1,7 @@
 """Leave-one-out (Salimans & Knowles 2014, arXiv:1401.1022; Kool, van Hoof & Welling 2019), also called RLOO."""
 
 from vae.estimators.contract import Estimator
-from vae.estimators.parts.learning_signal import mean_of_others, score_surrogate
+from vae.estimators.parts.score_function import mean_of_others, score_surrogate
 from vae.estimators.tools import held, integrand, stateless
 
 

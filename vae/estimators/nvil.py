@@ -6,7 +6,7 @@ from jax.lax import stop_gradient
 from vae.estimators.contract import Estimate, Estimator, mean
 from vae.estimators.parts import moving_average
 from vae.estimators.parts.baseline import Baseline, features_of
-from vae.estimators.parts.learning_signal import score_surrogate
+from vae.estimators.parts.score_function import score_surrogate
 from vae.estimators.tools import check_decay, check_positive, held, integrand, isolated_loss
 
 

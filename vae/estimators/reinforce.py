@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 
 from vae.estimators.contract import Estimator
-from vae.estimators.parts.learning_signal import weigh_scores
+from vae.estimators.parts.score_function import weigh_scores
 from vae.estimators.tools import held, integrand, stateless
 
 

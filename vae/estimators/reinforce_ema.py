@@ -4,7 +4,7 @@ import jax.numpy as jnp
 
 from vae.estimators.contract import Estimate, Estimator, mean
 from vae.estimators.parts import moving_average
-from vae.estimators.parts.learning_signal import score_surrogate
+from vae.estimators.parts.score_function import score_surrogate
 from vae.estimators.tools import check_decay, held, integrand
 
 

@@ -8,8 +8,8 @@ from jax.lax import stop_gradient
 
 from vae.estimators.contract import Estimate, Estimator, mean
 from vae.estimators.parts.control_variates import least_variance, values_and_slopes
-from vae.estimators.parts.learning_signal import mean_of_others
 from vae.estimators.parts.one_dimension import other_values
+from vae.estimators.parts.score_function import mean_of_others
 from vae.estimators.parts.stein import stein, stein_of_score
 from vae.estimators.parts.surrogate_network import SurrogateNetwork
 from vae.estimators.tools import check_positive, held, integrand

@@ -1,9 +1,14 @@
 """Models as Flax linen modules, and the tables of their parts.
 
 `vae.py` has the modules VAE, Encoder, Decoder and Prior; `networks.py` the networks inside them; `families.py` the
-distributions that the networks' outputs parameterize; `make.py` puts them together. `tables.py` adds parts of your own.
+distributions that the networks' outputs parameterize; `make.py` puts them together. `add.py` adds parts of your own.
 """
 
+from vae.models.add import add_activation as add_activation
+from vae.models.add import add_architecture as add_architecture
+from vae.models.add import add_likelihood as add_likelihood
+from vae.models.add import add_posterior as add_posterior
+from vae.models.add import add_prior as add_prior
 from vae.models.families import LIKELIHOODS as LIKELIHOODS
 from vae.models.families import POSTERIORS as POSTERIORS
 from vae.models.families import PRIORS as PRIORS
@@ -19,11 +24,6 @@ from vae.models.networks import MLP as MLP
 from vae.models.networks import Architecture as Architecture
 from vae.models.networks import ConvDecoder as ConvDecoder
 from vae.models.networks import ConvEncoder as ConvEncoder
-from vae.models.tables import add_activation as add_activation
-from vae.models.tables import add_architecture as add_architecture
-from vae.models.tables import add_likelihood as add_likelihood
-from vae.models.tables import add_posterior as add_posterior
-from vae.models.tables import add_prior as add_prior
 from vae.models.vae import VAE as VAE
 from vae.models.vae import Decoder as Decoder
 from vae.models.vae import Encoder as Encoder

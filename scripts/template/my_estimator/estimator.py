@@ -6,7 +6,7 @@ This is a placeholder. Replace it by your estimator, and say here which paper an
 import jax.numpy as jnp
 from jax.lax import stop_gradient
 from vae.estimators import Estimator, held, integrand, stateless
-from vae.estimators.parts.learning_signal import score_surrogate
+from vae.estimators.parts.score_function import score_surrogate
 
 
 def my_estimator(num_samples: int = 1) -> Estimator:

@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from experiments.common import checks, tables
+from experiments.common import foreign_files, tables
 from experiments.common.settings import Settings
 from experiments.published import __main__ as published
 from experiments.published import readers
@@ -35,7 +35,7 @@ def write_measurement(folder, settings, rows):
 def write_laboratory(folder, group, rows):
     """Writes a result of the laboratory with one group of parameters. Figures that are not given are 1."""
     others = {"declared_biased": False, "truth": "exact", "flops": 1, "seconds": 1, f"{group}_verdict": "best"}
-    others |= {f"{group}_{figure}": 1 for figure in checks.LABORATORY}
+    others |= {f"{group}_{figure}": 1 for figure in foreign_files.LABORATORY}
     rows = [row | others | row for row in rows]
     write_measurement(folder, {"draws": 100, "confidence": 0.95}, rows)
 

@@ -29,7 +29,7 @@ from vae.estimators import (
     mean,
     stateless,
 )
-from vae.estimators.parts.learning_signal import learning_signal
+from vae.estimators.parts.score_function import learning_signal
 
 
 def test_variances_on_one_bernoulli():

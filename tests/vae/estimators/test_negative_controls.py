@@ -25,7 +25,7 @@ from vae.estimators import (
     stateless,
 )
 from vae.estimators.dreg import dreg
-from vae.estimators.parts.learning_signal import score_surrogate
+from vae.estimators.parts.score_function import score_surrogate
 from vae.estimators.reinforce_ema import reinforce_ema
 from vae.estimators.stl import stl
 

@@ -20,8 +20,8 @@ from vae.estimators.disarm_iw import _couple, disarm_iw
 from vae.estimators.double_cv import double_cv
 from vae.estimators.parts.control_variates import least_variance, values_and_slopes
 from vae.estimators.parts.coupled_pairs import coupled_pairs
-from vae.estimators.parts.learning_signal import mean_of_others
 from vae.estimators.parts.one_dimension import changed_one_by_one, expected_score, other_values
+from vae.estimators.parts.score_function import mean_of_others
 from vae.estimators.reparam_rqmc import _normal
 from vae.estimators.rodeo import rodeo
 from vae.estimators.unordered_set import set_weights

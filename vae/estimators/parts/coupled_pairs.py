@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from vae import distributions
 from vae.distributions import Bernoulli
 from vae.estimators.contract import Estimator
-from vae.estimators.parts.learning_signal import learning_signal
+from vae.estimators.parts.score_function import learning_signal
 from vae.estimators.tools import held, inject, integrand, stateless
 
 
