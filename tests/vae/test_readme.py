@@ -31,6 +31,11 @@ def test_what_a_newcomer_must_read_is_short(section):
     assert pages.lines_to_read(files) <= LIMITS[section]
 
 
+def test_what_a_newcomer_must_read_to_understand_training_is_short():
+    [sentence] = re.findall(r"how training works\n\nRead ((?:`[^`]+`|,|and|\s)+),", PAGE)
+    assert pages.lines_to_read(re.findall(r"`([^`]+)`", sentence)) <= 900
+
+
 def test_every_section_has_a_limit_and_one_whole_file():
     assert set(SECTIONS) == set(LIMITS)
     for name, text in SECTIONS.items():
