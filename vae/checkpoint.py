@@ -97,8 +97,8 @@ def steps(folder: str | Path) -> list[int]:
 
 def best(steps: list[int], bounds: dict[int, float]) -> int | None:
     """The step with the largest bound, the earliest of equals; None if no step has a bound, or all bounds are NaN."""
-    judged = [step for step in sorted(steps) if not math.isnan(bounds.get(step, math.nan))]
-    return max(judged, key=bounds.get, default=None)
+    with_bound = [step for step in sorted(steps) if not math.isnan(bounds.get(step, math.nan))]
+    return max(with_bound, key=bounds.get, default=None)
 
 
 def drop_after(folder: str | Path, step: int) -> None:

@@ -33,7 +33,7 @@ class Functions(NamedTuple):
 
     Attributes:
       model: the linen VAE that is trained.
-      judged: the VAE that is evaluated and drawn. It has discrete latents where `model` has their relaxations.
+      evaluated: the VAE that is evaluated and drawn. It has discrete latents where `model` has their relaxations.
       init: `init(arrays) -> TrainState`.
       epoch: `epoch(state, arrays, images) -> (state, metrics)` over images `[N, H, W, C]` of any dtype on the device.
       order: `order(arrays, step)`, the order of the images; for `vae.devices.streaming.Epoch`.
@@ -42,7 +42,7 @@ class Functions(NamedTuple):
     """
 
     model: models.VAE
-    judged: models.VAE
+    evaluated: models.VAE
     init: Any
     epoch: Any
     order: Any
@@ -100,7 +100,7 @@ def functions(run: Settings, data: datasets.Dataset) -> Functions:
     values = arrays(run)
     state = jax.eval_shape(init, values)
     jax.eval_shape(epoch, state, values, jax.ShapeDtypeStruct(data.train.shape, data.train.dtype))
-    return Functions(vae, model(run, data, judged=True), init, epoch, order, chunk, steps_per_epoch)
+    return Functions(vae, model(run, data, for_evaluation=True), init, epoch, order, chunk, steps_per_epoch)
 
 
 def arrays(run: Settings) -> dict[str, Array]:
@@ -194,10 +194,10 @@ def bits_per_dim(nats: float, data: datasets.Dataset, likelihood: str) -> float:
 # --- Model, objective, optimizer
 
 
-def model(run: Settings, data: datasets.Dataset, judged: bool = False) -> models.VAE:
-    """The VAE of the run for images of this data set. `judged` replaces relaxed latents by discrete latents."""
+def model(run: Settings, data: datasets.Dataset, for_evaluation: bool = False) -> models.VAE:
+    """The VAE of the run for images of this data set. `for_evaluation` replaces relaxed latents by discrete ones."""
     posterior = settings.build(run, "posterior")
-    if judged and posterior.hard:
+    if for_evaluation and posterior.hard:
         posterior = posterior.hard
     return models.make_vae(
         data.train.shape[1:],

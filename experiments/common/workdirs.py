@@ -43,7 +43,7 @@ class Laboratory(NamedTuple):
 
     @property
     def groups(self) -> list[str]:
-        """The groups of parameters that were judged separately."""
+        """The groups of parameters that were compared separately."""
         return [key.removesuffix("_verdict") for key in self.rows[0] if key.endswith("_verdict")]
 
     @property

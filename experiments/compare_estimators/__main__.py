@@ -1,4 +1,4 @@
-"""The laboratory: which gradient estimator is better on a problem, by how much, and at what cost.
+"""Measures which gradient estimator is better on a problem, by how much, and at what cost (the laboratory).
 
     python -m experiments.compare_estimators --problem=quadratic                     # every estimator that fits
     python -m experiments.compare_estimators --problem=cosine:cost_parameter=0.5,cosine:cost_parameter=2
@@ -12,16 +12,17 @@ Parameters and data stay fixed. Every estimator draws --draws gradients from the
 gradient that the estimators are compared with. It is exact where an oracle, a sum over all states or a quadrature
 exists. Elsewhere the truth is the mean of many gradients of --reference, and its error is taken into account.
 
-An estimator is called biased in two cases: its largest |z| over the group's coordinates is beyond what chance allows
-(0.01 %, by Bonferroni) and the whole deviation is more than twice as long as chance makes it; or its bias along the
-truth has a |z| of 5 or more. Two estimators are called different only if the interval of the ratio of their
-variance x FLOP excludes 1. The intervals of all ratios in a table hold at once with probability --confidence.
+An estimator is called biased in either of two cases. In the first, its largest |z| over the group's coordinates is
+beyond what chance allows (0.01 %, by Bonferroni), and the deviation of the whole gradient is more than twice as long as
+chance makes it. In the second, its bias along the truth has a |z| of 5 or more. Two estimators are called different
+only if the interval of the ratio of their variance x FLOP excludes 1. The intervals of all ratios in a table hold at
+once with probability --confidence.
 
 The command writes into --output: results.csv (a row for each estimator and K), layers.csv, pairs.csv, results.md,
 results.tex, config.json and figures/. Everything measured is written into store/ at once; the same command continues
-from there, and so does a command with more estimators and the same --output. Only measurements of your own
---problem=module:function are not stored, because they may depend on any code. In the tables, * marks
-estimators that are biased by their papers.
+from there, and so does a command with more estimators and the same --output. Measurements of your own
+--problem=module:function are not stored, because they may depend on any code. In the tables, * marks estimators that
+their papers call biased.
 """
 
 import hashlib
@@ -65,7 +66,7 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_string(
         "workdir",
         None,
-        "Folder of a trained run, used in place of --problem. The folder is only read.",
+        "Folder of a trained run, used in place of --problem. Nothing is written into it.",
         flag_values=values,
     )
     flags.DEFINE_string(
@@ -91,15 +92,15 @@ def define_flags(values: flags.FlagValues) -> None:
         "num_samples",
         None,
         "Numbers of samples K, comma-separated; each K is measured. The default is the run's own K with --workdir, and"
-        " otherwise 1. An estimator that needs more samples gets the least number that it works with, or is left out if"
-        " that would change the bound.",
+        " otherwise 1. An estimator that needs more samples gets the smallest number that it works with, or is left out"
+        " if that number would change the bound.",
         flag_values=values,
     )
     flags.DEFINE_string(
         "budget",
         None,
-        "Cost of one gradient, used in place of --num_samples: evaluations:N (of f, for each datum) or flops:N (for the"
-        " whole batch). Each estimator gets the largest K within the budget.",
+        "Largest cost of one gradient, used in place of --num_samples: evaluations:N (of f, for each datum) or flops:N"
+        " (for the whole batch). Each estimator gets the largest K within the budget.",
         flag_values=values,
     )
     flags.DEFINE_integer(
@@ -112,7 +113,7 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_integer(
         "reference_draws",
         None,
-        "Number of gradients behind the reference, if there is no exact gradient. The default is 10 x --draws.",
+        "Number of gradients that the reference averages, if there is no exact gradient. The default is 10 x --draws.",
         flag_values=values,
     )
     flags.DEFINE_string(
@@ -191,7 +192,7 @@ def compare(options: flags.FlagValues, run: Settings) -> None:
     with cli.one_sentence():
         tasks = choose_tasks(options, users_problem)
     task = tasks[0]
-    with cli.one_sentence(NotImplementedError):  # a KL without a closed form
+    with cli.one_sentence(NotImplementedError):  # a KL has no closed form
         _ = task.expectations  # a mistake in the user's bound keeps its traceback
 
     # ---- How it is measured
@@ -243,7 +244,7 @@ def check_flags(options: flags.FlagValues) -> None:
     if len(problem) > 1 and any(map(user_problem.is_users, problem)):
         raise ValueError("--problem takes one module:function; measure your problems one after the other")
     if math.isnan(options.confidence):
-        raise ValueError("--confidence is not a number")
+        raise ValueError("--confidence must be a number from 0.5 to 0.999")
 
 
 def choose_protocol(options: flags.FlagValues, task: Task) -> Protocol:
@@ -285,17 +286,17 @@ def choose_reference(options: flags.FlagValues, task: Task) -> str:
     [name] = candidates.choose(task, [options.reference], flag="reference")
     if is_biased(name):
         unbiased = ", ".join(other for other in fitting if not is_biased(other))
-        raise ValueError(f"--reference: {name} is biased, and its mean is not the truth; these are not: {unbiased}")
+        raise ValueError(f"--reference={name} is biased, so its mean is not the truth; choose one of {unbiased}")
     return name
 
 
 def is_stored(options: flags.FlagValues = flags.FLAGS) -> bool:
-    """Whether measurements are stored, so that the same command continues. Those of a user's own problem are not."""
+    """Whether measurements are stored, so that the same command continues. A user's own problem is never stored."""
     return not any(map(user_problem.is_users, options.problem or []))
 
 
 def digest_measurement(tasks: list[Task], settings: dict[str, Any]) -> str | None:
-    """The digest of everything that the files depend on; None if a problem has no identity."""
+    """The digest of everything that determines the content of the files; None if a problem has no identity."""
     identities = [task.problem.identity for task in tasks]
     if None in identities:
         return None
@@ -309,12 +310,12 @@ def is_written(folder: Path, measurement: str | None) -> bool:
         return False
     try:
         return json.loads(config.read_text(encoding="utf-8")).get("measurement") == measurement
-    except ValueError:  # written by somebody else
+    except ValueError:  # another program wrote this file
         return False
 
 
 def default_output(options: flags.FlagValues) -> str:
-    """The folder without --output. Its name depends on the flags, so the same command gets the same folder."""
+    """The default of --output. Its name depends on the flags, so the same command gets the same folder."""
     given = cli.given(define_flags, options)
     texts = [f"{name}={given[name]}" for name in sorted(given) if name != "output"]
     digest = hashlib.sha256(json.dumps(texts).encode()).hexdigest()[:8]

@@ -31,7 +31,7 @@ def choose_budget(options: flags.FlagValues, task: Task) -> Budget | None:
     """
     budget = candidates.parse_budget(options.budget)
     if budget and options.num_samples:
-        raise ValueError("--budget decides K itself; leave out --num_samples")
+        raise ValueError("--budget chooses K; leave out --num_samples")
     if budget and task.is_multi_sample:
         raise ValueError(
             f"--budget gives each estimator its own K, but --objective={task.objective} is a different bound for each"
@@ -43,10 +43,9 @@ def choose_budget(options: flags.FlagValues, task: Task) -> Budget | None:
 def choose_cases(
     task: Task, names: list[str], samples: list[int], budget: Budget | None, strict: bool, store: Store
 ) -> list[Case]:
-    """Every estimator with every K, or with the K that the budget buys.
+    """Every estimator with every K, or with the K that the budget buys. The costs of all cases are stored.
 
-    With `strict`, an estimator that cannot work is an error; otherwise it is left out, and a printed line says why.
-    Costs are stored.
+    With `strict`, an estimator that cannot work raises an error; otherwise it is left out, and a printed line says why.
     """
 
     def case(name: str, slot: int, wanted: int | None) -> Case:

@@ -12,7 +12,7 @@ from experiments.compare_estimators.trained_problem import from_workdir
 
 
 def choose_tasks(options: flags.FlagValues, users: Problem | None = None) -> list[Task]:
-    """The tasks to measure. They differ in parameters and data only, and so share compiled programs.
+    """The tasks to measure. They differ only in parameters and data, so they share compiled programs.
 
     Args:
       options: the values of the flags.
@@ -26,7 +26,7 @@ def choose_tasks(options: flags.FlagValues, users: Problem | None = None) -> lis
     objective = first if options.workdir else options.objective or first  # `_trained` has applied --objective
     if objective not in points[0].bounds:
         able = ", ".join(points[0].bounds)
-        raise ValueError(f"--objective={objective} is not an objective of {points[0].name}; it has {able}")
+        raise ValueError(f"--objective={objective} is not an objective of {points[0].name}; choose one of {able}")
     return [Task(problem, objective) for problem in points]
 
 
@@ -51,8 +51,8 @@ def _trained(options: flags.FlagValues) -> list[Problem]:
 def _named(options: flags.FlagValues, users: Problem | None) -> list[Problem]:
     if options.batch_size is not None:
         raise ValueError(
-            f"--batch_size is for --workdir; a problem has an option instead: --problem=coins:batch_size="
-            f"{options.batch_size}"
+            "--batch_size needs --workdir; give a problem its batch size as an option, such as"
+            f" --problem=coins:batch_size={options.batch_size}"
         )
     texts = options.problem or ["quadratic"]
     if user_problem.is_users(texts[0]):
@@ -89,5 +89,7 @@ def _sweep(choices: list[grammar.Choice]) -> list[Problem]:
     ]
     shapes = {str(jax.tree.map(jax.numpy.shape, (point.params, point.data))) for point in points}
     if len(shapes) > 1:
-        raise ValueError(f"--problem cannot sweep {option}, which changes the size of the problem; measure one by one")
+        raise ValueError(
+            f"--problem cannot sweep {option}, which changes the sizes of arrays; measure one value at a time"
+        )
     return points

@@ -15,7 +15,7 @@ from experiments.common.task import Task, make_estimator
 from experiments.compare_estimators.truth import KnownTruth, find_truth
 from vae import diagnostics
 
-# Seconds that a timed program runs at least, so that the clock is accurate enough.
+# The shortest run of a timed program in seconds. The clock would be too inaccurate for a shorter run.
 SHORTEST = 0.03
 
 
@@ -37,7 +37,7 @@ class Result(NamedTuple):
 
 
 def measure_all(tasks: list[Task], cases: list[Case], protocol: Protocol, store: Store) -> list[Result]:
-    """The results of every case of each task, task by task. Each is measured against the task's true gradient.
+    """The results of every case of each task, task by task. Each case is compared with the task's true gradient.
 
     Results are stored, and stored results are not measured again.
     """
@@ -72,7 +72,7 @@ def _recall(task: Task, case: Case, protocol: Protocol, known: KnownTruth, store
 
 
 def time_all(task: Task, cases: list[Case], protocol: Protocol, store: Store) -> np.ndarray:
-    """Seconds of one gradient of each case in each round, `[cases, rounds]`, stored for exactly these cases."""
+    """Seconds of one gradient of each case in each round, `[cases, rounds]`. Stored times serve only the same cases."""
     names = " ".join(f"{case.estimator} K={case.num_samples}" for case in cases)
     timing = digest(f"seconds in {protocol.rounds} rounds", task, names, num_samples=0, protocol=protocol)
     return store.recall(timing, lambda: {"seconds": _measure_seconds(task, cases, protocol)})["seconds"]

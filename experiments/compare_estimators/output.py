@@ -47,8 +47,8 @@ def _note(protocol: Protocol) -> str:
         f"{protocol.draws} draws of each estimator. Intervals have level {100 * protocol.confidence:g} % and come from"
         " a bootstrap over chunks of draws. The variance is the trace of the covariance. Variance x FLOP and variance x"
         " time are relative to the best unbiased estimator; their intervals hold for all estimators of a table at once."
-        " The verdict is about variance x FLOP. * marks"
-        " estimators that are biased by their papers. Control variates were trained for"
+        " The verdict compares variance x FLOP. * marks"
+        " estimators that their papers call biased. Control variates were trained for"
         f" {protocol.cv_steps} steps here; a run's own estimator started from the checkpoint."
     )
 

@@ -13,7 +13,7 @@ from experiments.compare_estimators.verdicts import Entrant, Seconds, compare, i
 from vae import diagnostics
 from vae.estimators import BY_NAME
 
-# Relative standard error of a reference above which a warning is printed.
+# A warning is printed if the relative standard error of a reference is larger than this.
 UNSURE = 0.1
 
 
@@ -69,7 +69,7 @@ def _resampled_medians(seconds: np.ndarray, replicates: int) -> list[Seconds]:
 
 
 def _slots(entrants: list[Entrant]) -> list[list[Entrant]]:
-    """The entrants in groups that are compared: the same point of a sweep and the same entry of --num_samples."""
+    """The entrants in groups of comparable ones: those with the same point of a sweep and entry of --num_samples."""
     slots: dict[Any, list[Entrant]] = {}
     for entrant in entrants:
         point = tuple(entrant.result.task.problem.point.items())
@@ -124,7 +124,7 @@ def _figures(
 def _product(row: dict[str, Any], figure: str, costs: dict[str, Any], cost: str) -> dict[str, float]:
     """The product of a figure with a cost, and its interval.
 
-    The two intervals are independent, so their widths on the logarithmic scale add up like the legs of a right angle.
+    The two factors are independent, so on the logarithmic scale the squares of the widths of their intervals add up.
     """
     value = row[figure] * costs[cost]
     product = {f"{figure}_x_{cost}": value}
@@ -144,11 +144,11 @@ def _warnings(result: Result, part: str, figures: dict[str, Any]) -> list[str]:
         uncertainty = "more than its length" if math.isnan(error) else f"{100 * error:.0f} %"
         warnings.append(
             f"the reference for {part} ({result.source}) is itself uncertain by {uncertainty}, which lowers cosine and"
-            " DSNR: raise --reference_draws, or name a steadier unbiased estimator by --reference"
+            " DSNR; raise --reference_draws, or give --reference an unbiased estimator with less variance"
         )
-    if not math.isfinite(figures["variance"]):  # for example, the cost has no derivative between the states
+    if not math.isfinite(figures["variance"]):  # for example, if the cost has no derivative between the states
         where = "".join(f" at {key}={value:g}" for key, value in result.task.problem.point.items())
         warnings.append(
-            f"{result.case.estimator}: its gradient of {part}{where} is not finite in every draw, so it has no verdict"
+            f"{result.case.estimator} has no verdict: some draws of its gradient of {part}{where} are not finite"
         )
     return warnings

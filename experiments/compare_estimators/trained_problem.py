@@ -32,16 +32,16 @@ def from_workdir(
 
     Args:
       path: the run's work directory.
-      objective: the bound; None for the run's own.
+      objective: the bound; None for the run's own bound.
       split: train, validation or test.
       batch_size: the number of images from the beginning of the split; None for the run's own batch size. Grey pixels
         of a dynamically binarized run are binarized once.
-      data_dir: folder of prepared data; None for the one of the training, if it still exists.
+      data_dir: folder of prepared data; None for the folder that training used, if it still exists.
       cache_dir: folder of decoded data.
       at: the checkpoint: latest, best, the number of an epoch, or all.
 
     Raises:
-      ValueError: if the folder holds no run or no such checkpoint, or if its run diverged or had other data.
+      ValueError: if the folder holds no run or no such checkpoint, or if its run diverged or was trained on other data.
     """
     folder = RunFolder(path)
     trained = folder.settings()
@@ -56,8 +56,8 @@ def from_workdir(
     folder.check_data(data)
     batch_size = batch_size or trained.batch_size
     x = _images(trained, data, split, batch_size)
-    program = build.functions(trained, data)  # the trained program: its estimator may not fit another objective
-    apply = program.model.apply  # `bound` keeps only this: the program would keep the whole data set in memory
+    program = build.functions(trained, data)  # built with the trained objective: the estimator may not fit another one
+    apply = program.model.apply  # `bound` must not refer to `program`, which would keep the whole data set in memory
     build.forget_data()
 
     def bound(groups, data, expect):
@@ -86,8 +86,8 @@ def from_workdir(
         )
         problems.append(problem)
     if not problems:
-        which = "none of its checkpoints" if at in ("all", "latest") else f"--checkpoint={at}"
-        raise ValueError(f"--workdir={path}: {which} can be read")
+        which = "its checkpoints" if at in ("all", "latest") else f"--checkpoint={at}"
+        raise ValueError(f"--workdir={path}: {which} cannot be read; choose another checkpoint, or train the run again")
     return problems
 
 

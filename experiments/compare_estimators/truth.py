@@ -31,7 +31,7 @@ class KnownTruth(NamedTuple):
 
 
 def find_truth(task: Task, num_samples: int, protocol: Protocol, store: Store) -> KnownTruth:
-    """The true gradient with K = `num_samples`. What takes long to compute is stored.
+    """The true gradient with K = `num_samples`. Gradients that take long to compute are stored.
 
     Raises:
       Refused: if the reference does not work with this K.
@@ -63,7 +63,7 @@ def find_truth(task: Task, num_samples: int, protocol: Protocol, store: Store) -
 
 
 def _recall_exact(task: Task, num_samples: int, store: Store) -> tuple[str, PyTree] | None:
-    """`sum_or_quadrature`, stored."""
+    """The result of `sum_or_quadrature`, from the store if it is there."""
 
     def compute():
         exact = sum_or_quadrature(task, num_samples)
@@ -74,7 +74,7 @@ def _recall_exact(task: Task, num_samples: int, store: Store) -> tuple[str, PyTr
 
 
 def _leaves_by_number(tree: PyTree) -> dict[str, Any]:
-    """The leaves of a gradient as the store takes them."""
+    """The leaves of a gradient as a dict, which the store can hold."""
     return {str(i): leaf for i, leaf in enumerate(jax.tree.leaves(tree))}
 
 
@@ -102,7 +102,7 @@ def _samples_of_reference(task: Task, name: str, num_samples: int) -> int:
 def sum_or_quadrature(task: Task, num_samples: int) -> tuple[str, PyTree] | None:
     """The exact gradient as (method, gradient), from the sum over all states or from a quadrature.
 
-    A quadrature counts only if two orders of it agree. None if neither method works.
+    A quadrature is accepted only if two of its orders give the same gradient. None if neither method works.
     """
     if task.refusal(ORACLE) is not None:
         return None
@@ -145,7 +145,7 @@ def _choose_method(q, tuple_size: int) -> _Method | None:
     """
     try:
         terms = {order: len(jax.eval_shape(functools.partial(nodes, order=order), q)[0]) for order in (2, 3)}
-    except ValueError:  # neither states nor a quadrature
+    except ValueError:  # q has neither a list of states nor a quadrature
         return None
     if terms[2] == terms[3]:  # q is discrete: the number of states does not depend on the order
         return _Method(is_sum=True, order=1) if terms[2] ** tuple_size <= MAX_TERMS else None

@@ -19,7 +19,7 @@ from vae.estimators.contract import Distribution
 
 
 class Unsuitable(ValueError):
-    """The user's problem is not one whose gradients can be estimated."""
+    """The gradients of the user's problem cannot be estimated."""
 
 
 def is_users(text: str) -> bool:
@@ -44,8 +44,8 @@ def load(text: str) -> Callable[[], Any]:
         sys.path.pop(0)
     try:
         inspect.signature(make).bind()
-    except (TypeError, ValueError):  # arguments are needed, or `make` is not a function or hides its arguments
-        raise ValueError(f"--problem={text} cannot be called as it is; give a function without arguments") from None
+    except (TypeError, ValueError):  # `make` needs arguments, or is not a function, or hides its arguments
+        raise ValueError(f"--problem={text} cannot be called without arguments; give one that needs none") from None
     return make
 
 

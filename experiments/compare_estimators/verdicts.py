@@ -9,7 +9,7 @@ from experiments.compare_estimators.measure_all import Result
 from vae import diagnostics
 from vae.diagnostics import Comparisons
 
-# The figures that multiply the variance with a cost.
+# The figures that multiply the variance by a cost.
 PRODUCTS = ("variance_x_flops", "variance_x_seconds")
 
 
@@ -46,11 +46,11 @@ def is_biased(row: dict[str, Any], chunks: int) -> bool:
 
     Either of two findings is enough:
 
-    - The worst coordinate is beyond its critical |z|, and the whole deviation is more than twice as long as chance
-      makes it. One coordinate alone proves nothing: if it depends on rare events, its mean is not normal, and its
-      standard error is too small until such events have been drawn.
-    - The bias along the truth has a |z| of 5 or more, and is more than rounding. For few chunks the limit is larger:
-      the value that Student's t exceeds with probability 0.01 %.
+    - The worst coordinate is beyond its critical |z|, and the deviation of the whole gradient is more than twice as
+      long as chance makes it. One coordinate alone proves nothing: if it depends on rare events, its mean is not
+      normal, and its standard error is too small until such events have been drawn.
+    - The bias along the truth has a |z| of 5 or more and is larger than a rounding error. For few chunks the limit is
+      larger: the value that Student's t exceeds with probability 0.01 %.
     """
     limit = max(5, diagnostics.students_t(1 - 1e-4, chunks))
     along = abs(row["bias"]) > max(limit * row["bias_stderr"], 10 * diagnostics.ROUNDING)  # False for NaN
@@ -62,8 +62,8 @@ def compare(entrants: list[Entrant], group: str, weights: np.ndarray, confidence
     """Compares the estimators of one slot on one group of parameters.
 
     Adds to each entrant's row the ratios to the best estimator and a verdict. Returns the rows of pairs.csv. The best
-    is the estimator with the smallest variance x FLOP that is unbiased, by its measurement and by its paper. For each
-    figure, the intervals of all ratios hold at once with probability `confidence`.
+    is the estimator with the smallest variance x FLOP among those that are unbiased, by measurement and by their
+    papers. For each figure, the intervals of all ratios hold at once with probability `confidence`.
 
     Args:
       entrants: the estimators, each with its row.
@@ -91,7 +91,7 @@ def _best(entrants: list[Entrant], group: str) -> int:
     """The index of the unbiased estimator with the least variance x FLOP; a biased one only if there is no other."""
     is_finite = lambda row: math.isfinite(row[f"{group}_variance"])
     is_unbiased = lambda row: not row[f"{group}_biased"] and not row["declared_biased"]
-    is_random = lambda row: row[f"{group}_variance"] > 0  # an exact estimator has no variance, so ratios say nothing
+    is_random = lambda row: row[f"{group}_variance"] > 0  # ratios to an exact estimator are infinite
     rows = [entrant.row for entrant in entrants]
     candidates = list(range(len(rows)))
     for condition in (is_finite, is_unbiased, is_random):
@@ -100,7 +100,7 @@ def _best(entrants: list[Entrant], group: str) -> int:
 
 
 def _ratios(entrants: list[Entrant], group: str, figure: str, weights: np.ndarray, confidence: float) -> Comparisons:
-    """The ratios of the figure of every two entrants. A ratio to an entrant without variance is known exactly."""
+    """The ratios of one figure for every pair of entrants. A ratio to an entrant without variance is exact."""
     variances = np.array([entrant.result.figures[group]["variance"] for entrant in entrants], np.float64)
     costs = np.array([_cost(entrant, figure) for entrant in entrants], np.float64)
     products = variances * costs
@@ -119,7 +119,7 @@ def _ratios(entrants: list[Entrant], group: str, figure: str, weights: np.ndarra
 
 
 def _cost(entrant: Entrant, figure: str) -> float:
-    """What the figure multiplies the variance with."""
+    """The factor by which the figure multiplies the variance."""
     costs = {"variance": 1, "variance_x_flops": entrant.result.case.flops, "variance_x_seconds": entrant.seconds.median}
     return costs[figure]
 
@@ -138,7 +138,7 @@ def _verdict(row: dict[str, Any], group: str, is_best: bool) -> str:
     elif row[f"{group}_variance_x_flops_to_best_low"] > 1:
         verdict = "worse"
     else:
-        verdict = "not told from best"
+        verdict = "not distinguished from best"
     return f"BIASED, {verdict}" if row[f"{group}_biased"] else verdict
 
 

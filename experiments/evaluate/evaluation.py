@@ -100,4 +100,4 @@ def restore(folder: RunFolder, run: Settings, data: Dataset, epoch: int | None =
             f"{folder.checkpoints} holds no checkpoint that can be read; delete {folder.path} and train it again"
         )
     step, state = restored
-    return step, program.judged, state.params["model"]
+    return step, program.evaluated, state.params["model"]

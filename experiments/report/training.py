@@ -67,11 +67,11 @@ def best_setting(contents: Contents) -> str:
     single = results.with_one_seed(rows)
     sentence = f"best: {contents.label(best)}"
     if level := results.level_with_best(rows):
-        sentence += f"; not told from it (95 % for all together): {labels(level)}"
+        sentence += f"; not distinguished from it (95 % for all together): {labels(level)}"
     if best in single:
-        sentence += "; it has only one finished seed, so no difference is judged" if len(rows) > 1 else ""
+        sentence += "; it has only one finished seed, so it cannot be compared" if len(rows) > 1 else ""
     elif single:
-        sentence += f"; not judged, with only one finished seed: {labels(single)}"
+        sentence += f"; not compared, with only one finished seed: {labels(single)}"
     return large_figures(facts) + f'<p class="best">{escape(sentence)}</p>'
 
 

@@ -205,7 +205,7 @@ def make_evaluation(compiled: Compiled) -> Callable:
     """`evaluation(epoch, state, metrics, i) -> dict`: the row of metrics.jsonl of run i after the epoch."""
     program = compiled.program
     split = assess.curve_split(program.data)
-    bound = assess.make_bound(program.functions.judged)
+    bound = assess.make_bound(program.functions.evaluated)
     x = assess.pixels(program.data, split)
 
     def evaluation(epoch: int, state: training.TrainState, metrics: dict[str, np.ndarray], i: int) -> dict[str, Any]:
@@ -260,11 +260,11 @@ def write_results(compiled: Compiled, state: training.TrainState, failed_steps: 
     """
     program, devices = compiled.program, compiled.devices
     test_figures = assess.make_test_figures(
-        program.functions.judged, program.data, program.settings, program.settings.eval_samples
+        program.functions.evaluated, program.data, program.settings, program.settings.eval_samples
     )
     state_of_run = functools.partial(mesh.run_of, devices, state)
     if jax.process_count() > 1:
-        # Fetching a state needs all processes, so all states are fetched first. If process 0 judged a run while
+        # Fetching a state needs all processes, so all states are fetched first. If process 0 evaluated a run while
         # the others waited for the next state, the others would give up.
         state_of_run = [state_of_run(i) for i in range(len(program.runs))].__getitem__
     rows = {}
@@ -281,7 +281,7 @@ def write_results(compiled: Compiled, state: training.TrainState, failed_steps: 
         with cli.drawing(run.folder.figures):
             from experiments.common import pictures  # matplotlib is slow to import
 
-            pictures.draw_run(run.folder, program.data, program.functions.judged, state_of_run(i).params["model"])
+            pictures.draw_run(run.folder, program.data, program.functions.evaluated, state_of_run(i).params["model"])
     steps = program.functions.steps_per_epoch
     return [
         f"{program.runs[i].folder.path}: the loss, or the gradient before it, was not finite at step {failed_steps[i]},"

@@ -13,6 +13,7 @@ from experiments.common.run_folder import RunFolder
 from experiments.common.task import Task
 from experiments.compare_estimators.trained_problem import from_workdir
 from tests.helpers.laboratory import read, run, train
+from vae import checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +58,11 @@ def test_bad_input_is_one_sentence(measured):
     assert "choose latest, best or one of 1, 2" in refusal(measured, "--checkpoint=7")
     assert "choose one of elbo_analytic, elbo, iwae, renyi, thermodynamic" in refusal(measured, "--objective=elbow")
     assert "it can with --objective=elbo" in refusal(measured, "--objective=elbo_analytic", "--estimators=stl")
+
+
+def test_a_checkpoint_that_cannot_be_read_is_named(measured, monkeypatch):
+    monkeypatch.setattr(checkpoint, "restore", lambda folder, like, at: None)
+    assert "--checkpoint=1 cannot be read; choose another checkpoint" in refusal(measured, "--checkpoint=1")
 
 
 def test_a_run_on_other_data_is_refused(measured):

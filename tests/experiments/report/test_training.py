@@ -39,11 +39,11 @@ def test_the_tables_show_the_numbers_of_the_result_files(swept):
 @pytest.mark.parametrize(
     ("diverged", "remark"),
     [
-        (0.001, "it has only one finished seed, so no difference is judged"),
-        (0.01, "not judged, with only one finished seed: learning_rate=0.01"),
+        (0.001, "it has only one finished seed, so it cannot be compared"),
+        (0.01, "not compared, with only one finished seed: learning_rate=0.01"),
     ],
 )
-def test_settings_with_one_finished_seed_are_not_judged(diverged, remark, tmp_path):
+def test_settings_with_one_finished_seed_are_not_compared(diverged, remark, tmp_path):
     """There are two settings with two seeds each. One seed of the better or of the worse setting diverged."""
     for rate, shift in ((0.001, 0.0), (0.01, 1.0)):
         for seed in (0, 1):

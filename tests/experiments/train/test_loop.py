@@ -19,7 +19,7 @@ def program(name: str, runs: int) -> Program:
         runs=[Run(Settings(seed=seed), None) for seed in range(runs)],
         data=None,
         streamed=False,
-        functions=SimpleNamespace(steps_per_epoch=3, judged=None),
+        functions=SimpleNamespace(steps_per_epoch=3, evaluated=None),
         profile=nullcontext(),
     )
 
@@ -41,7 +41,7 @@ def calls(monkeypatch):
         return None, None
 
     def write_results(compiled, state, failed_steps, figures):
-        done.append(("judge", seeds(compiled.program)))
+        done.append(("evaluate", seeds(compiled.program)))
         return [f"seed {seed} diverged" for seed in seeds(compiled.program)]
 
     for step in (compile_program, run_epochs, write_results):
@@ -52,9 +52,9 @@ def calls(monkeypatch):
 OPTIONS = SimpleNamespace(sweep_mode="auto", figures="none")
 
 
-def test_runs_that_fit_are_compiled_trained_and_judged_together(calls, capsys):
+def test_runs_that_fit_are_compiled_trained_and_evaluated_together(calls, capsys):
     sentences = loop.train(program("program 1 of 2, hidden=8", runs=2), OPTIONS)
-    assert calls == [("compile", [0, 1]), ("train", [0, 1]), ("judge", [0, 1])]
+    assert calls == [("compile", [0, 1]), ("train", [0, 1]), ("evaluate", [0, 1])]
     assert sentences == ["seed 0 diverged", "seed 1 diverged"]
     assert capsys.readouterr().out == "program 1 of 2, hidden=8, runs: 2\n"
 
@@ -62,7 +62,7 @@ def test_runs_that_fit_are_compiled_trained_and_judged_together(calls, capsys):
 def test_runs_that_do_not_fit_are_halved_and_each_half_is_finished_in_order(calls, capsys):
     sentences = loop.train(program("", runs=5), OPTIONS)
     finished = [call for call in calls if call[0] != "compile"]
-    assert finished == [(step, seeds) for seeds in ([0, 1], [2], [3, 4]) for step in ("train", "judge")]
+    assert finished == [(step, seeds) for seeds in ([0, 1], [2], [3, 4]) for step in ("train", "evaluate")]
     assert sentences == [f"seed {seed} diverged" for seed in range(5)]
     assert capsys.readouterr().out.count("first one half, then the other") == 2
 

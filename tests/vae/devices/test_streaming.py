@@ -157,7 +157,7 @@ def test_the_mean_image_is_computed_once_for_a_data_set(monkeypatch):
     monkeypatch.setattr(datasets, "mean_image", lambda data: calls.append(data) or (0.5,) * 64)
     run = Settings(data_mean=True)
     for _ in range(2):
-        build.model(run, build.load_data(run, None), judged=True)
+        build.model(run, build.load_data(run, None), for_evaluation=True)
     assert len(calls) == 1
     build.forget_data()
 
