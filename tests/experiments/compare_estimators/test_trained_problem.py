@@ -100,6 +100,7 @@ def refusal(folder, *arguments, name="run"):
     return said.getvalue()
 
 
+@pytest.mark.slow
 def test_a_run_by_layer_is_measured_by_layer(tmp_path):
     """Its evaluations are counted by layer: K for each of the two layers. Another bound takes all layers at once."""
     model = ["--posterior=bernoulli", "--latent_dim=4-3", "--layer_hidden=8", "--objective=elbo", "--epochs=1"]
@@ -117,6 +118,7 @@ def test_a_run_by_layer_is_measured_by_layer(tmp_path):
     assert evaluations == {"elbo": 4, "iwae": 2}
 
 
+@pytest.mark.slow
 def test_a_runs_own_estimator_continues_from_what_it_had_learned(tmp_path):
     model = ["--posterior=bernoulli", "--latent_dim=3", "--objective=elbo"]
     train(tmp_path / "run", *model, "--estimator=rebar", "--epochs=2")

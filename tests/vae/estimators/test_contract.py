@@ -99,7 +99,7 @@ def test_the_key_is_the_only_randomness_and_two_calls_compile_once(name, family,
     assert len(case.traces) == compiled
 
 
-@pytest.mark.parametrize(("name", "family", "bound"), WITNESSES)
+@pytest.mark.parametrize(("name", "family", "bound"), OF_EACH_KIND)
 def test_vmap_over_problems_equals_a_loop(name, family, bound):
     case = make_case(name, family, bound)
     keys = jax.random.split(jax.random.key(7), 3)
@@ -111,7 +111,7 @@ def test_vmap_over_problems_equals_a_loop(name, family, bound):
     assert_same(together, jax.tree.map(lambda *leaves: np.stack(leaves), *alone))
 
 
-@pytest.mark.parametrize(("name", "family", "bound"), WITNESSES)
+@pytest.mark.parametrize(("name", "family", "bound"), OF_EACH_KIND)
 def test_two_batch_axes_give_the_numbers_of_one(name, family, bound):
     """The same key gives the same draws, values and gradients."""
     case = make_case(name, family, bound)
