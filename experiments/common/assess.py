@@ -1,5 +1,4 @@
-"""The figures of a model on one split. Training computes them for its curves and its results, and
-`experiments.evaluate` computes them again."""
+"""The figures of a model on one split, for the curves and the results of training, and for `experiments.evaluate`."""
 
 import functools
 import sys

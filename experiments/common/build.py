@@ -54,7 +54,7 @@ def functions(run: Settings, data: datasets.Dataset) -> Functions:
     """The functions that train `run` and every other run of its program.
 
     Raises:
-      ValueError, NotImplementedError: If the settings do not go together. To find out, this function traces an epoch.
+      ValueError, NotImplementedError: If the settings do not go together, which tracing an epoch shows.
     """
     vae = model(run, data)
     gradient = settings.build(run, "estimator", num_samples=run.num_samples)
@@ -119,13 +119,13 @@ def _load(
     data = datasets.load(dataset, data_dir, validation_size, cache_dir, max_bytes)
     if binarization in ("static", "threshold") and not isinstance(data.train, np.ndarray):
         raise ValueError(
-            f"--binarization={binarization} needs the training images in memory, and those of --dataset={dataset} are "
-            "too large for it; choose --binarization=dynamic, or --streaming=off"
+            f"--binarization={binarization} needs the training images in memory, and --dataset={dataset} is too large "
+            "for the memory; choose --binarization=dynamic, or --streaming=off"
         )
     return datasets.fix_binarization(data, binarization)
 
 
-# The mean images by the data set's checksum. For images on disk, a mean image takes the decoding of all images.
+# The mean image of each data set, by its checksum. For images on disk, computing the mean decodes all of them.
 _mean_images: dict[str, tuple[float, ...]] = {}
 
 
@@ -220,7 +220,7 @@ def objective(run: Settings, values: dict[str, Array], epoch: Array) -> objectiv
 
     Args:
       run: the settings.
-      values: what `arrays(run)` returns.
+      values: the result of `arrays(run)`.
       epoch: `[]`, the number of epochs before the present step.
     """
     arguments = _option_arrays("objective", values)
@@ -230,7 +230,7 @@ def objective(run: Settings, values: dict[str, Array], epoch: Array) -> objectiv
 
 
 def optimizer(run: Settings, values: dict[str, Array], steps_per_epoch: int) -> optax.GradientTransformation:
-    """The optimizer of the run, with schedule, learning rates and clipping; `values` is what `arrays(run)` returns."""
+    """The optimizer of the run, with schedule, learning rates and clipping; `values` is the result of `arrays(run)`."""
     make = settings.build(run, "optimizer", **_option_arrays("optimizer", values))
     schedule = optimizers.make_schedule(run.schedule, steps_per_epoch, run.epochs)
     tx = make(values["learning_rate"], schedule)
@@ -247,10 +247,10 @@ def _check_estimator(run: Settings, vae: models.VAE, x: Array) -> None:
     """Refuses an estimator that cannot differentiate the run's bound.
 
     Raises:
-      ValueError: A sentence that names the flags and the estimators that can.
+      ValueError: A sentence that names the flags and the estimators that fit.
     """
     recorded: list[Expectation] = []
-    key = jax.random.key(0, impl=run.prng)  # nothing is drawn from it: only shapes are computed
+    key = jax.random.key(0, impl=run.prng)  # nothing is drawn with this key: only shapes are computed
 
     def posteriors() -> list[Any]:
         params = vae.init(key, x, key)

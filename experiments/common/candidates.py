@@ -30,12 +30,12 @@ class Case(NamedTuple):
 
 
 def choose(task: Task, names: list[str] | None = None, flag: str = "estimators") -> list[str]:
-    """The estimators that --`flag` names, checked; without names, all that fit except the oracle.
+    """The estimators that --`flag` names, after checks. Without names: all that fit the task, except the oracle.
 
     A trained run's own estimator keeps its options.
 
     Raises:
-      ValueError: if a name is unknown or does not fit. The sentence lists the estimators that fit.
+      ValueError: if a name is unknown or does not fit. The message lists the estimators that fit.
     """
     fitting = [name for name in BY_NAME if task.refusal(name) is None]
     if names is None:
@@ -54,7 +54,7 @@ def choose(task: Task, names: list[str] | None = None, flag: str = "estimators")
         refusal = task.refusal(name)
         if refusal is not None:
             analytic = task.objective == "elbo_analytic" and BY_NAME[choice.name].needs_log_q
-            hint = "; it can with --objective=elbo" if analytic else ""
+            hint = f"; {choice.name} fits --objective=elbo" if analytic else ""
             raise ValueError(f"--{flag} with --objective={task.objective}: {refusal}{hint}")
         chosen.append(str(choice))
     return list(dict.fromkeys(chosen))
@@ -63,8 +63,8 @@ def choose(task: Task, names: list[str] | None = None, flag: str = "estimators")
 def keep_possible(make: Callable[..., Any], items: Iterable[tuple], strict: bool) -> list:
     """`make(*item)` for every item that is not refused. An item begins with an estimator's name.
 
-    A refused item is left out, and one printed line says why. With `strict` nothing is left out, which is right for
-    estimators that the user named.
+    A refused item is left out, and a printed line says why. With `strict`, which is meant for estimators that the user
+    named, a refusal is an error.
 
     Raises:
       Refused: if an item is refused and `strict` is true, or if nothing remains.
@@ -86,7 +86,7 @@ def keep_possible(make: Callable[..., Any], items: Iterable[tuple], strict: bool
 
 
 class Budget(NamedTuple):
-    """The cost that one gradient may have."""
+    """The largest cost that one gradient may have."""
 
     kind: Cost
     amount: float
@@ -96,7 +96,7 @@ def parse_budget(text: str | None) -> Budget | None:
     """The budget that --budget gives, if there is one.
 
     Raises:
-      ValueError: if the text is not a budget. The sentence has an example.
+      ValueError: if the text is not a budget. The message has an example.
     """
     if text is None:
         return None
@@ -111,12 +111,13 @@ def parse_budget(text: str | None) -> Budget | None:
 
 
 def affordable(budget: Budget, cost: Callable[[int], float], name: str) -> int:
-    """The largest K with `cost(K)` within the budget. The cost must grow with K; some K (odd ones, say) may be refused.
+    """The largest K with `cost(K)` within the budget.
 
-    If the cost does not grow, as for the exact gradient, the least K is returned.
+    The cost must grow with K or be constant. If it is constant, as for the exact gradient, the smallest K is returned.
+    Some K may be refused, such as odd ones.
 
     Raises:
-      Refused: if even the least K costs more than the budget.
+      Refused: if even the smallest K costs more than the budget.
     """
     least = least_samples(name)
 
@@ -131,7 +132,7 @@ def affordable(budget: Budget, cost: Callable[[int], float], name: str) -> int:
 
     if price(least) > budget.amount:
         given = f"{budget.kind}:{budget.amount:g}"
-        raise Refused(f"--budget={given} does not buy {name} its least K={least}, {cost(least):g} {budget.kind}")
+        raise Refused(f"--budget={given} is too small for {name}: K={least} costs {cost(least):g} {budget.kind}")
     low = least
     high = 2 * least + 1
     if price(high) == price(low):

@@ -33,15 +33,15 @@ class Protocol(NamedTuple):
     """How all estimators are measured.
 
     Attributes:
-      draws: gradients of each estimator.
-      reference_draws: gradients behind the reference.
+      draws: number of gradients of each estimator.
+      reference_draws: number of gradients that the reference averages.
       reference: the estimator whose mean is the reference.
-      chunks: equal runs of draws, which the bootstrap resamples.
-      replicates: bootstrap replicates.
-      cv_steps: Adam steps on the estimator's own parameters; each step also updates its state.
+      chunks: number of equal chunks of draws, which the bootstrap resamples.
+      replicates: number of bootstrap replicates.
+      cv_steps: number of Adam steps on the estimator's own parameters; each step also updates its state.
       seed: seed of all draws.
       confidence: level of every interval, and of all comparisons in a table at once.
-      rounds: rounds of timing.
+      rounds: number of rounds of timing.
     """
 
     draws: int
@@ -61,12 +61,12 @@ class Protocol(NamedTuple):
 def digest(what: str, task: Task, estimator: str, num_samples: int, protocol: Protocol | None = None) -> str | None:
     """The digest of everything that a measurement of this estimator depends on.
 
-    None if the problem has no identity. `protocol` is left out for what needs no draws, such as a cost.
+    None if the problem has no identity. A measurement without draws, such as a cost, has no `protocol`.
     """
     if task.problem.identity is None:
         return None
     decisive = protocol._asdict() if protocol else {}
-    for name in ("rounds", "confidence", "replicates"):  # they change the times and the intervals, not the draws
+    for name in ("rounds", "confidence", "replicates"):  # these change the times and the intervals, but not the draws
         decisive.pop(name, None)
     return store.digest(
         what=what,
@@ -117,7 +117,7 @@ def draw_moments(task: Task, case: Case, start: Start, draws: Draws, truth: Trut
     return jax.block_until_ready(program(task.arguments(start), draws.key, truth))
 
 
-@functools.lru_cache(1)  # points of a sweep share one program; earlier programs are not needed again
+@functools.lru_cache(1)  # the points of a sweep share one program, and earlier programs are not needed again
 def _moments_program(bound, estimator: Estimator, number: int, chunks: int, block: int, directed_every: int):
     gradient = diagnostics.make_gradient(bound, estimator)
 
@@ -161,7 +161,7 @@ def number_of_chunks(draws: int, most: int) -> int:
     """The number of equal chunks, from 10 to `most`, each with two draws or more.
 
     Raises:
-      ValueError: if there is no such number. The sentence has a number of draws that works.
+      ValueError: if there is no such number. The message names a number of draws that works.
     """
     for chunks in range(min(most, draws // 2), 9, -1):
         if draws % chunks == 0:
@@ -181,7 +181,7 @@ def is_large(task: Task) -> bool:
 
 
 def free_programs(task: Task) -> None:
-    """Frees the compiled programs of a large network, tens of MB each. Small problems use theirs again."""
+    """Frees the compiled programs of a large network, tens of MB each. Small problems keep their programs."""
     if is_large(task):
         jax.clear_caches()
 

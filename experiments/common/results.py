@@ -20,7 +20,7 @@ FIGURES = {
 RANKINGS = {
     "validation_elbo_nats": "validation bound",
     "test_nll_nats": "test set's -log p(x)",
-    "test_elbo_nats": "test set's ELBO (-log p(x) is of several K)",
+    "test_elbo_nats": "test set's ELBO (the runs have -log p(x) for different K)",
 }
 
 Row = dict[str, Any]
@@ -33,12 +33,13 @@ def varying(rows: list[Row]) -> list[str]:
 
 
 def label(row: Row, names: list[str]) -> str:
-    """The settings of a row that distinguish it from other rows, `names` being those in which the rows differ."""
+    """The settings of a row that distinguish it from other rows; `names` are the settings in which the rows differ."""
     if not names:
         return f"{row['dataset']}, {row['estimator']}"
-    speaking = ("estimator", "objective") if len(names) > 1 else ("workdir", *FIELDS)  # values that need no name
+    needs_no_name = ("estimator", "objective") if len(names) > 1 else ("workdir", *FIELDS)
     return ", ".join(
-        str(row[name]) if name in speaking and isinstance(row[name], str) else f"{name}={row[name]}" for name in names
+        str(row[name]) if name in needs_no_name and isinstance(row[name], str) else f"{name}={row[name]}"
+        for name in names
     )
 
 
@@ -87,7 +88,7 @@ def units(rows: list[Row]) -> str:
 
 
 def ranked_by(rows: list[Row]) -> str:
-    """The first of `RANKINGS` that all finished rows of `aggregate` have, and that is comparable between them."""
+    """The first of `RANKINGS` that all finished rows of `aggregate` have and that can be compared between them."""
     finished = [row for row in rows if "test_nll_nats" in row]
     if finished and all("validation_elbo_nats" in row for row in finished):
         return "validation_elbo_nats"
@@ -111,10 +112,10 @@ def mean_and_error(values: list[float]) -> tuple[float, float]:
 
 
 def level_with_best(rows: list[Row], confidence: float = 0.95) -> list[Row]:
-    """The rows of `aggregate` that cannot be told from the first.
+    """The rows of `aggregate` that cannot be distinguished from the first row.
 
-    Each is compared with the first by Welch's t-test, which is right for few seeds. `confidence` is the level of all
-    comparisons together (Bonferroni): a setting that equals the first is missing with probability 1 - confidence.
+    Each row is compared with the first by Welch's t-test, which is right for few seeds. `confidence` is the level of
+    all comparisons together (Bonferroni): if all settings are equal, any is missing with probability 1 - confidence.
     """
     key = ranked_by(rows)
     best = rows[0]
@@ -128,7 +129,7 @@ def level_with_best(rows: list[Row], confidence: float = 0.95) -> list[Row]:
 def _welch_limit(first: Row, second: Row, key: str, tail: float) -> float:
     """The difference of two means that chance exceeds, in one direction, with probability `tail`.
 
-    NaN for one seed, which is level with nothing.
+    NaN if one of the rows has a single seed.
     """
     from scipy import stats
 

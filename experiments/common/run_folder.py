@@ -3,8 +3,8 @@
     config.json        every setting, versions, device, precision, git commit and data checksum; if the code changed
                        before the run was finished, also the code that continued it
     metrics.jsonl      a row for each evaluation; the names carry the units
-    timing.jsonl       the seconds of training at each evaluation and checkpoint. They stand apart so that the metrics
-                       of a resumed run are the same bytes
+    timing.jsonl       the seconds of training at each evaluation and checkpoint, apart from metrics.jsonl, so that a
+                       resumed run writes the same bytes into metrics.jsonl
     result.json        the settings and test figures of the finished run
     evaluations.jsonl  a row for each later `python -m experiments.evaluate`
     checkpoints/  figures/  tensorboard/  profile/
@@ -34,7 +34,7 @@ class RunFolder:
         self.figures = self.path / "figures"
         self._lock: IO[str] | None = None
 
-    # --- whose folder it is
+    # --- the run that the folder belongs to
 
     def claim(self, settings: Settings, data: Dataset, data_dir: str | None = None) -> None:
         """Writes config.json, or checks that an earlier start of the same run wrote the config.json that is there.
@@ -74,7 +74,7 @@ class RunFolder:
         if differences:
             raise ValueError(
                 f"--workdir={self.path} holds a run with other settings ({', '.join(differences)}); "
-                f"choose another --workdir, or delete this one"
+                f"choose another --workdir, or delete this folder"
             )
         return True
 
@@ -88,7 +88,7 @@ class RunFolder:
         recorded = {self.config()["data"].get(name) for name in ("checksum", "files_checksum")}
         if recorded.isdisjoint({data.checksum, data.files_checksum} - {""}):
             raise ValueError(
-                f"--workdir={self.path} holds a run on other data than {data.name} is now; choose another --workdir"
+                f"--workdir={self.path} holds a run on other data ({data.name} has changed); choose another --workdir"
             )
 
     def data_dir(self) -> str | None:
@@ -128,15 +128,15 @@ class RunFolder:
                 f"{self.path / 'config.json'} was written by another version or changed by hand: {error}"
             ) from None
 
-    # --- which code trained it
+    # --- the code that trained the run
 
     def changed_code(self) -> list[str]:
-        """What has changed in the project and in its packages since the run was last trained; none if nothing has."""
+        """The changes of the project and its packages since the run was last trained; empty if there are none."""
         config = self.config()
         return provenance.changed_code([config, *config.get("continued", [])][-1])
 
     def record_change_of_code(self) -> None:
-        """Adds to config.json that the code that runs now continues the run."""
+        """Adds to config.json the present code, which continues the run."""
         config = self.config()
         config["continued"] = [*config.get("continued", []), provenance.describe_code()]
         files.write_json(self.path / "config.json", config)
@@ -161,7 +161,7 @@ class RunFolder:
         """The rows of a .jsonl file, without a half-written last line.
 
         Raises:
-          ValueError: If a line is not a row; the sentence has the line's number.
+          ValueError: If a line is not a row; the message has the line's number.
         """
         path = self.path / name
         rows = []
@@ -225,7 +225,7 @@ class RunFolder:
             files.write_rows(self.path / name, [row for row in self.rows(name) if row["epoch"] <= last_epoch])
 
     def set_checkpoints_aside(self) -> None:
-        """Moves checkpoints that cannot be read to checkpoints.unreadable/: the fault may be the disk's, and pass."""
+        """Moves checkpoints that cannot be read to checkpoints.unreadable/, because the disk's fault may pass."""
         aside = self.path / "checkpoints.unreadable"
         shutil.rmtree(aside, ignore_errors=True)
         if self.checkpoints.exists():

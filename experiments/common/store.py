@@ -1,7 +1,7 @@
 """Results of long measurements on disk, so that the same command continues where it was interrupted.
 
-A result is stored under a digest of everything that it depends on, so a result that is out of date is never found.
-Files hold msgpack behind a checksum and are written all or nothing. A file that cannot be read counts as missing.
+A result is stored under a digest of everything that it depends on, so an outdated result is never found. A file holds
+a checksum, followed by msgpack. It is written completely or not at all, and a damaged file counts as missing.
 """
 
 import hashlib
@@ -25,7 +25,7 @@ class Store:
 
     Attributes:
       folder: the folder; it is made when the first result is stored.
-      earlier_seconds: seconds of measuring that were saved, because the results were read from the folder.
+      earlier_seconds: seconds that it took to measure the results that were read from the folder.
     """
 
     def __init__(self, folder: Path):
@@ -35,7 +35,7 @@ class Store:
     def recall(self, digest: str | None, measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """The result stored under `digest`; if there is none, `measure()`, which is then stored.
 
-        A result is a dict of numbers, strings, arrays and such dicts. Without a digest nothing is read or stored.
+        A result is a dict of numbers, strings, arrays and dicts of these. Without a digest nothing is read or stored.
         """
         if digest is None:
             return jax.device_get(measure())

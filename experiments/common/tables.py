@@ -6,14 +6,14 @@ import math
 import re
 from typing import Any
 
-# The beginnings of texts that a spreadsheet would take for formulas.
+# How a text begins that a spreadsheet would read as a formula.
 _FORMULA = re.compile(r"[=@\t\r]|[+-].*[(|!]")
 
 
 def to_csv(rows: list[dict[str, Any]]) -> str:
     """One line for each row. A value that is missing, None or NaN is an empty cell.
 
-    An apostrophe, which marks text in a spreadsheet, is put before text that would be taken for a formula.
+    A text that a spreadsheet would read as a formula gets an apostrophe in front, which marks it as text.
     """
     columns = list(dict.fromkeys(key for row in rows for key in row))
 

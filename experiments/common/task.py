@@ -63,7 +63,7 @@ class Task:
         return next((refusal for refusal in refusals if refusal is not None), None)
 
     def start(self, name: str, num_samples: int) -> Start:
-        """The trained parameters and state of the estimator, if the problem is a run trained with it; else new ones."""
+        """The estimator's params and state from training, if the problem is a run trained with it; else new ones."""
         trained = self.problem.trained
         if trained and trained.name == name and trained.start is not None:
             return trained.start

@@ -19,8 +19,8 @@ class Run(NamedTuple):
     Attributes:
       folder: The folder of the run.
       config: The content of its config.json.
-      row: The line of the run in results.csv, or its settings alone while it trains. It has a "workdir" if several
-        workdirs are read.
+      row: The line of the run in results.csv, or its settings alone while the run trains. If several workdirs are
+        read, the row also has a "workdir".
       rows: The evaluations of the run, in the order in which they were made.
       seconds: Seconds of training at each of `rows`, or None if no time was recorded.
       evaluations: The rows that `experiments.evaluate` added later.
@@ -106,7 +106,7 @@ def read(paths: list[Path]) -> Contents:
 
     Raises:
       ValueError: If a workdir holds neither a run nor a result of the laboratory or a toy problem, or if a file in it
-        is damaged. The sentence names the folder.
+        is damaged. The message names the folder.
     """
     runs: list[Run] = []
     measured: list[Laboratory | Toy] = []
@@ -181,7 +181,7 @@ def _read_csv(path: Path) -> list[dict[str, Any]]:
         try:
             with open(path, newline="", encoding="utf-8") as file:
                 rows = [{key: _parse_cell(text) for key, text in row.items()} for row in csv.DictReader(file)]
-        except (csv.Error, ValueError, TypeError):  # bytes that are no text, or lines longer than the header
+        except (csv.Error, ValueError, TypeError):  # bytes that are not text, or a line that is longer than the header
             raise ValueError(f"{path} is not a table; restore it, or leave the folder out of --workdir") from None
     if not rows:
         raise ValueError(

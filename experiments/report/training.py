@@ -48,7 +48,7 @@ def sections(contents: Contents, page_charts: Charts, every: int, pictures_place
 
 
 def best_setting(contents: Contents) -> str:
-    """The figures of the best setting, in large type, and the settings that cannot be told from it.
+    """The figures of the best setting, in large type, and the settings that cannot be distinguished from it.
 
     The text is empty if the runs cannot be compared.
     """

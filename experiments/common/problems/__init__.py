@@ -2,7 +2,7 @@
 
     problem = problems.make("quadratic:cost_parameter=0.5")        # a name of BY_NAME, with options of its factory
 
-A problem of your own is a function without arguments that returns one:
+To measure a problem of your own, write a function without arguments that returns a `Problem`:
 
     # mine.py        python -m experiments.compare_estimators --problem=mine:problem
     import jax.numpy as jnp
@@ -49,7 +49,7 @@ TABLE = options.Table("problem", BY_NAME)
 
 
 def make(text: str) -> Problem:
-    """The problem that `name:option=value:...` spells.
+    """The problem with the name and the options in `text`, which has the form `name:option=value:...`.
 
     Raises:
       ValueError: if there is no such name or option.

@@ -1,4 +1,7 @@
-"""Toy problems of discrete estimators: costs under coins, and a table of bits. Minus the cost is maximised."""
+"""Toy problems for estimators of discrete latents: costs of coins, and a table over bits.
+
+Bounds are maximised, so the bound of a cost is minus the cost.
+"""
 
 from collections.abc import Callable
 
@@ -12,11 +15,11 @@ from vae.estimators import mean
 
 
 def coins(target: float = 0.45, power: float = 2.0, dimensions: int = 1, batch_size: int = 1) -> Problem:
-    """The mean over D fair coins of -|b - target|^power. A batch repeats the problem and so averages over more draws.
+    """The mean over D fair coins of -|b - target|^power. A batch averages over several copies of the problem.
 
-    One coin and power 2 is the toy of REBAR (Tucker et al. 2017, arXiv:1703.07370; target 0.45) and of RELAX (Grathwohl
-    et al. 2017, arXiv:1711.00123; 0.49 and 0.499); 128 coins and powers 1.5, 2 and 3 are the toy of ReinMax (Liu et al.
-    2023, arXiv:2304.08612).
+    One coin and power 2 are the toy of REBAR (Tucker et al. 2017, arXiv:1703.07370; target 0.45) and of RELAX
+    (Grathwohl et al. 2017, arXiv:1711.00123; 0.49 and 0.499); 128 coins and powers 1.5, 2 and 3 are the toy of ReinMax
+    (Liu et al. 2023, arXiv:2304.08612).
     """
     data = {"target": jnp.full(batch_size, target), "power": jnp.full(batch_size, power)}
     params = {"phi": {"logits": jnp.zeros(dimensions)}}
@@ -38,19 +41,22 @@ def _expected_coins(params, data):
 
 
 def _power(distance, power):
-    """distance^power, with a finite derivative at 0, where a relaxed coin may be."""
+    """distance^power, with a finite derivative at the distance 0, which a relaxed coin may have."""
     return jnp.where(distance > 0, jnp.where(distance > 0, distance, 1.0) ** power, 0.0)
 
 
 def three_bits(batch_size: int = 1) -> Problem:
-    """Three coins with one common logit, as one categorical variable of eight classes, and the squared distance of the
-    coins to (0.6, 0.51, 0.48) (Kool, van Hoof & Welling 2020, arXiv:2002.06043, section 4.1)."""
+    """Minus the squared distance of three coins to (0.6, 0.51, 0.48).
+
+    The coins share one logit and form one categorical variable of eight classes (Kool, van Hoof & Welling 2020,
+    arXiv:2002.06043, section 4.1).
+    """
     data = jnp.broadcast_to(_TARGETS, (batch_size, 3))
     params = {"phi": {"logit": jnp.zeros(())}}
     return _problem("three_bits", params, data, _three_bits, _expected_bits)
 
 
-_TARGETS = np.array([0.6, 0.51, 0.48], np.float32)  # NumPy: importing this module must not ask for a device
+_TARGETS = np.array([0.6, 0.51, 0.48], np.float32)  # a jax array would start the device at import
 _BITS = np.indices((2, 2, 2)).reshape(3, 8).T.astype(np.float32)  # [8, 3]
 
 
@@ -68,7 +74,7 @@ def _expected_bits(params, data):
 def table(dimensions: int = 6, batch_size: int = 1) -> Problem:
     """The ELBO of D bits whose posterior no factorized q can match.
 
-    log p(x, z) is a table of 2^D standard normal numbers; between the states it is the table's multilinear extension.
+    log p(x, z) is a table of 2^D standard normal numbers, extended between the states as a multilinear function.
     """
     log_joint = np.random.default_rng(0).normal(size=2**dimensions).astype(np.float32)
     data = jnp.broadcast_to(log_joint, (batch_size, 2**dimensions))
@@ -90,7 +96,7 @@ def _expected_table(params, data):
 
 
 def _weights(z):
-    """The weight of each of the 2^D states, `[..., 2^D]`, for z `[..., D]`: 1 for the state z where z is a state."""
+    """The weight of each of the 2^D states, `[..., 2^D]`, for z `[..., D]`. If z is a state, its weight is 1."""
     weights = jnp.ones((*z.shape[:-1], 1), z.dtype)
     for bit in range(z.shape[-1]):
         one = z[..., bit, None]

@@ -1,4 +1,4 @@
-"""A cost under a Gaussian, z ~ N(mean, scale^2) (Mohamed, Rosca, Figurnov & Mnih 2020, arXiv:1906.10652, section 3)."""
+"""Expected costs of z ~ N(mean, scale^2) (Mohamed, Rosca, Figurnov & Mnih 2020, arXiv:1906.10652, section 3)."""
 
 import functools
 from collections.abc import Callable

@@ -118,7 +118,7 @@ _METHODS = {
 
 
 def _elbo(m: _Numbers, x):
-    """`[B]`, in closed form: W z spreads the variances of q over x by the squares of its columns."""
+    """The ELBO `[B]` in closed form. The variances of q lower E log p(x|z) by `spread`."""
     q = _encode(m, x)
     columns = jnp.sum(jnp.square(m.W), axis=0) if jnp.ndim(m.W) else jnp.square(m.W)
     spread = 0.5 * jnp.sum(columns * jnp.exp(q.log_var), axis=-1) / jnp.exp(m.log_noise)

@@ -10,13 +10,13 @@ from vae.estimators import log_mean_exp, mean
 
 
 def logistic_regression() -> Problem:
-    """Weights of a logistic regression with prior N(0, I) and q = N(mean, diag exp(log_var)).
+    """Logistic regression whose weights have the prior N(0, I) and q = N(mean, diag exp(log_var)).
 
     The data are scikit-learn's breast cancer data: 569 patients, 30 standardized features and a constant. Mohamed et
-    al. (2020), arXiv:1906.10652, use the same data and prior and train with batches; this problem is one point near
-    the start, with all patients.
+    al. (2020), arXiv:1906.10652, use the same data and prior and train with batches. This problem has all
+    patients, and its parameters are near the start of training.
 
-    The gradient is exact: the logit of a patient is Gaussian, so its expectation is a Gauss-Hermite quadrature.
+    The gradient is exact: the logit of a patient is Gaussian, so a Gauss-Hermite quadrature gives the expectation.
     """
     from sklearn.datasets import load_breast_cancer
 

@@ -20,16 +20,16 @@ class Problem(NamedTuple):
       name: name of the problem in tables and figures.
       params: a dict of groups of parameters. Each group is compared separately; typical groups are the parameters of q
         and the parameters of the integrand.
-      bounds: by objective, a function `bound(params, data, expect) -> Estimate` with value `[*batch]`. The first
-        objective is the default. `expect` is an estimator, as in `vae.objectives`.
-      data: the data of the bound. Problems that differ in params and data only share their compiled programs.
+      bounds: a dict from the names of objectives to functions `bound(params, data, expect) -> Estimate` with value
+        `[*batch]`. The first objective is the default. `expect` is an estimator, as in `vae.objectives`.
+      data: the data of the bound. Problems that differ only in params and data share their compiled programs.
       oracle: `oracle(objective, num_samples)` returns the exact gradient of the batch's mean bound, or None.
       context: input of an input-dependent baseline, `[*batch, ...]`.
-      point: what distinguishes this problem from the others of a sweep: {} or {name: number}.
-      exact_by: how the oracle works, for the tables.
+      point: name and value of the quantity that varies in a sweep: {} or {name: number}.
+      exact_by: method of the oracle in words, for the tables.
       expected: `expected(params, data)`, the exact value, where it is known.
       num_samples: default number of samples K.
-      trained: the estimator of the trained run, if the problem is one.
+      trained: the estimator of the run, if the problem is a trained run.
       identity: text that changes whenever the problem's numbers may change, apart from changes of this project's code.
         None if there is no such text; measurements of the problem are then not stored.
     """
@@ -49,7 +49,7 @@ class Problem(NamedTuple):
 
 
 class Start(NamedTuple):
-    """What an estimator begins with: the params that it learns and the state that it counts."""
+    """An estimator's params, which it learns, and state, which it counts, before it is measured."""
 
     learned: PyTree
     counted: PyTree
@@ -60,7 +60,7 @@ class TrainedEstimator(NamedTuple):
 
     Attributes:
       name: name and options, as the command line spells them.
-      start: what it had learned and counted for the same objective; None for another objective.
+      start: the estimator's params and state in the checkpoint; None if the objective is not the run's own.
     """
 
     name: str
@@ -72,7 +72,7 @@ def from_integrand(
 ) -> Problem:
     """The expectation of f(params, z) - log_q_weight * log q(z) under q = posterior(params).
 
-    The objective `elbo` is the mean over K samples, `iwae` is E[log (1/K) sum_k exp(...)].
+    The objective `elbo` is the mean over K samples, and `iwae` is E[log (1/K) sum_k exp(...)].
 
     Args:
       name: name of the problem in tables and figures.
@@ -85,7 +85,7 @@ def from_integrand(
     def bound(reduce):
         def estimate(params, data, expect):
             at_samples = functools.partial(f, params)
-            at_samples.__name__ = getattr(f, "__name__", "f")  # for messages
+            at_samples.__name__ = getattr(f, "__name__", "f")  # error messages show this name
             return expect(posterior(params), at_samples, reduce, log_q_weight)
 
         return estimate

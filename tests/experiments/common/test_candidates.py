@@ -26,7 +26,7 @@ def test_affordable_passes_over_a_k_that_is_refused():
 
 
 def test_a_budget_below_the_least_k_is_refused():
-    with pytest.raises(ValueError, match="its least K=2"):
+    with pytest.raises(ValueError, match="K=2 costs 2 evaluations"):
         candidates.affordable(Budget("evaluations", 1.0), float, "leave_one_out")
 
 

@@ -215,7 +215,10 @@ def test_a_users_problem_with_a_budget_from_the_shell(tmp_path):
         (["--budget=5"], "neither evaluations:N nor flops:N"),
         (["--budget=flops:-1"], "neither evaluations:N nor flops:N"),
         (["--budget=evaluations:4", "--num_samples=2,3"], "leave out --num_samples"),
-        (["--budget=evaluations:1", "--estimators=leave_one_out"], "does not buy leave_one_out its least K=2"),
+        (
+            ["--budget=evaluations:1", "--estimators=leave_one_out"],
+            "is too small for leave_one_out: K=2 costs 2",
+        ),
         (["--problem=rainforth", "--objective=iwae", "--budget=flops:1e6"], "iwae is a different bound for each K"),
         (
             ["--problem=rainforth", "--objective=iwae", "--estimators=vimco"],

@@ -57,7 +57,7 @@ def test_the_problem_is_at_the_checkpoint_that_was_asked_for(measured):
 def test_bad_input_is_one_sentence(measured):
     assert "choose latest, best or one of 1, 2" in refusal(measured, "--checkpoint=7")
     assert "choose one of elbo_analytic, elbo, iwae, renyi, thermodynamic" in refusal(measured, "--objective=elbow")
-    assert "it can with --objective=elbo" in refusal(measured, "--objective=elbo_analytic", "--estimators=stl")
+    assert "stl fits --objective=elbo" in refusal(measured, "--objective=elbo_analytic", "--estimators=stl")
 
 
 def test_a_checkpoint_that_cannot_be_read_is_named(measured, monkeypatch):
