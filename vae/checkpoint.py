@@ -1,6 +1,6 @@
-"""Save and restore a pytree with Orbax. The newest checkpoints and the best one stay, each with a digest of its data.
+"""Save and restore a pytree with Orbax. The newest checkpoints and the best one are kept, with digests of their data.
 
-Orbax would restore a flipped byte without notice. The digest reveals the damage; `restore` then warns, and reads the
+Orbax would restore a flipped byte without notice. The digest reveals such damage; `restore` then warns, and reads the
 previous checkpoint.
 """
 
@@ -22,7 +22,7 @@ import numpy as np
 
 PyTree = Any
 
-# Errors that the user can mend: a full disk, a used-up quota, a file system that fails, is gone or is read-only.
+# Errors that the user can repair: a full disk, a used-up quota, a file system that fails, is gone or is read-only.
 DISK_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.EROFS)
 
 
@@ -32,19 +32,19 @@ def writer(folder: str | Path, keep: int = 2, bounds: dict[int, float] | None = 
 
     Args:
       folder: the folder of the checkpoints, which is made if it does not exist.
-      keep: number of newest checkpoints that stay, beside the best one.
+      keep: number of newest checkpoints that are kept, besides the best one.
       bounds: step -> validation bound of its checkpoint; only these steps may be the best. The caller may add steps
         later; the next `save` sees them.
 
     Raises:
-      ValueError: as `check_folder`.
+      ValueError: if `check_folder` refuses the folder.
       OSError: if the disk is full or fails. The checkpoints that were saved before are still there.
     """
     check_folder(folder)
     import orbax.checkpoint as ocp  # slow to import
 
     class Best(ocp.checkpoint_managers.PreservationPolicy):
-        """The best checkpoint stays.
+        """Keeps the best checkpoint.
 
         Orbax's own BestN reads bounds from the checkpoints, fails if one is damaged, and warns if there is none.
         """
@@ -70,7 +70,7 @@ def writer(folder: str | Path, keep: int = 2, bounds: dict[int, float] | None = 
                 manager.save(step, args=items, force=True)
 
             yield save, manager.wait_until_finished
-    except (ValueError, OSError) as error:  # Orbax reports a fault of the disk by either
+    except (ValueError, OSError) as error:  # Orbax raises either of them for a fault of the disk
         reported = [number for number in DISK_FAULTS if os.strerror(number) in str(error)]
         if not reported:
             raise
@@ -78,7 +78,7 @@ def writer(folder: str | Path, keep: int = 2, bounds: dict[int, float] | None = 
 
 
 def check_folder(folder: str | Path) -> None:
-    """Refuses a folder whose checkpoints Orbax would write but could not read: it takes its path for a pattern.
+    """Refuses a folder whose checkpoints Orbax would write but could not read, because it reads the path as a pattern.
 
     Raises:
       ValueError: if there is a [ or a backslash in the absolute path.

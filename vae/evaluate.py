@@ -80,8 +80,9 @@ def active_units(
     threshold: float = 0.01,
     batch_size: int = 500,
 ) -> tuple[Int[Array, ""], ...]:
-    """The number of active units of each stochastic layer: dimensions whose posterior mean has a variance over the data
-    above `threshold`, Var_x(E_q[z]) > 0.01 (Burda et al. 2015, arXiv:1509.00519, section 5.2).
+    """The number of active units of each stochastic layer (Burda et al. 2015, arXiv:1509.00519, section 5.2).
+
+    A unit is active if the variance of its posterior mean over the data, Var_x(E_q[z]), is above `threshold`.
 
     Above the first layer, the mean itself is estimated from draws (`layer_means`). The variance is then estimated by
     the covariance of two independent estimates of the mean, which is not biased by the noise of the draws.
@@ -100,7 +101,7 @@ def active_units(
     first, second = jax.lax.map(two_means, (x, jnp.arange(len(x))), batch_size=batch_size)  # each [N, *event]
     centred = lambda means: means - jnp.mean(means, axis=0)
     covariances = [jnp.mean(centred(a) * centred(b), axis=0) for a, b in zip(first, second, strict=True)]
-    # A categorical dimension is active if the probability of any of its classes varies.
+    # A categorical dimension is active if the probability of one of its classes varies.
     active = [covariance > threshold for covariance in covariances]
     return tuple(jnp.sum(jnp.any(a, axis=tuple(range(1, a.ndim)))) for a in active)
 

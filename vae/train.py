@@ -154,7 +154,7 @@ def finish_epoch(start: PyTree, state: PyTree, metrics: dict[str, Array]) -> tup
     # A gradient that is not finite shows in the bound of the next step or, after the last step, in the last state. To
     # check the state in every step would take a tenth of the training time.
     failed = ~jnp.append(jnp.isfinite(metrics["bound"]), all_finite(state))  # [steps + 1]
-    first_failure = jnp.minimum(jnp.argmax(failed), steps - 1)  # a failure of the last state is one of the last step
+    first_failure = jnp.minimum(jnp.argmax(failed), steps - 1)  # a failure in the last state counts for the last step
     failed_step = jnp.where(jnp.any(failed), start.step + 1 + first_failure, 0)
     state = jax.tree.map(lambda new, old: jnp.where(failed_step == 0, new, old), state, start)
     return state, {**jax.tree.map(jnp.mean, metrics), "failed_step": failed_step}

@@ -6,9 +6,9 @@
     python -m experiments.train --estimator=reparam,stl --objective=elbo --launcher=slurm  # two programs, a job each
 
 Every setting is a flag (--help lists all flags), and a comma-separated list of values is swept; several lists give
-their product. The same command again finishes what was cut off and skips what is done.
+their product. The same command, given again, continues interrupted runs and skips finished runs.
 
-sweep.py says what a run, a program and a sweep are.
+sweep.py defines the terms run, program and sweep.
 """
 
 import contextlib
@@ -48,7 +48,7 @@ def main(values: flags.FlagValues = flags.FLAGS) -> None:
         if several and chosen.launcher == "slurm":
             raise ValueError(
                 "--launcher=slurm submits jobs of one process each; start the command once, without srun and without"
-                " --multihost. Or leave out --launcher=slurm, and these processes train together"
+                " --multihost, or leave out --launcher=slurm to train in these processes together"
             )
         addresses = multihost.addresses() if several else None
 

@@ -50,7 +50,7 @@ def train(program: Program, options: Options) -> list[str]:
         needed, free = compiled.memory()
         if len(program.runs) > 1 and multihost.from_first(np.array(needed > free)):
             sizes = f"{needed / 1e9:.1f} GB, and {free / 1e9:.1f} are free"
-            print(f"{len(program.runs)} runs at once need {sizes}: first one half, then the other")
+            print(f"{len(program.runs)} runs at once need {sizes}; they train in two halves, one after the other")
             del compiled
             return [sentence for half in program.halves() for sentence in train(half, options)]
         with program.profile:
@@ -123,10 +123,13 @@ def choose_mode(settings: Settings, state: training.TrainState, devices: Mesh) -
 
 
 def run_epochs(compiled: Compiled, options: Options) -> tuple[training.TrainState, np.ndarray]:
-    """The last state of all runs, and for each run the step at which it diverged, or 0.
+    """Trains the epochs that are left.
+
+    Returns:
+      The last state of all runs, and for each run the step at which it diverged, or 0.
 
     Raises:
-      OSError: As `train`. The epochs before are saved.
+      OSError: As `train`. The epochs before the failed one are saved.
       SystemExit: As `train`.
     """
     program, devices = compiled.program, compiled.devices
@@ -190,9 +193,9 @@ def run_epochs(compiled: Compiled, options: Options) -> tuple[training.TrainStat
 def failures_before(compiled: Compiled, start: int, state: training.TrainState) -> np.ndarray:
     """For each run the step at which it diverged before the epoch `start`, or 0.
 
-    A run that diverged stays in the state from before the failed epoch, so its step lags behind the epoch. If an epoch
-    is left to train, the run fails in it again, and the epoch reports the exact step: 0 stands here until then. If
-    none is left, the first step after the state is reported.
+    A run that diverged keeps the state from before the failed epoch, so its step lags behind. If an epoch is left to
+    train, the result is 0: the run fails again in that epoch, which reports the exact step. If no epoch is left, the
+    result is the first step after the state.
     """
     program = compiled.program
     step = mesh.fetch(compiled.devices, state.step)
@@ -218,7 +221,7 @@ def make_evaluation(compiled: Compiled) -> Callable:
 
 
 def resume(compiled: Compiled) -> tuple[int, training.TrainState]:
-    """The newest epoch of which every run has a sound checkpoint, with the state of all runs; else 0 and a new state.
+    """The newest epoch with an undamaged checkpoint of every run, and the state of all runs; else 0 and a new state.
 
     Rows and checkpoints of later epochs are deleted. Checkpoints that cannot be read are set aside.
     """
@@ -276,7 +279,7 @@ def write_results(compiled: Compiled, state: training.TrainState, failed_steps: 
     done = [i for i, row in sorted(rows.items()) if row["status"] == "done"]
     if figures == "sweep" and done:
         done = [done[results.best([rows[i] for i in done])]]
-    for i in done if figures != "none" else ():  # after the results: no result may be lost to a picture
+    for i in done if figures != "none" else ():  # after the results, which a failing picture must not lose
         run = program.runs[i]
         with cli.drawing(run.folder.figures):
             from experiments.common import pictures  # matplotlib is slow to import
@@ -284,9 +287,8 @@ def write_results(compiled: Compiled, state: training.TrainState, failed_steps: 
             pictures.draw_run(run.folder, program.data, program.functions.evaluated, state_of_run(i).params["model"])
     steps = program.functions.steps_per_epoch
     return [
-        f"{program.runs[i].folder.path}: the loss, or the gradient before it, was not finite at step {failed_steps[i]},"
-        f" the state of epoch {(failed_steps[i] - 1) // steps} is kept there;"
-        f" {_advice(failed_steps[i])}"
+        f"{program.runs[i].folder.path}: the loss, or the gradient before it, was not finite at step {failed_steps[i]};"
+        f" the folder keeps the state of epoch {(failed_steps[i] - 1) // steps}; {_advice(failed_steps[i])}"
         for i, row in sorted(rows.items())
         if row["status"] == "diverged"
     ]

@@ -11,8 +11,7 @@ from experiments.train.sweep import Run
 def write(workdir: Path, runs: list[Run], figures: str) -> None:
     """Writes results.csv and results.md, and prints the table.
 
-    Draws the sweep if all `runs` of it are finished, and `figures`, the value of --figures, is not "none".
-
+    Draws the pictures of the sweep if all its `runs` are finished and `figures`, the value of --figures, is not "none".
     Jobs that end at the same time take turns, so the last job sees all results and draws the pictures.
     """
     with locks.taking_turns(workdir):
@@ -31,7 +30,7 @@ def write(workdir: Path, runs: list[Run], figures: str) -> None:
     if any(workdir.glob("runs/*/figures/*.png")):
         print(f"pictures of runs: {workdir / 'runs'}/*/figures")
     print(f"table of every run and setting: {workdir / 'results.csv'}")
-    print(f"all of it on one page: {cli.command('report', f'--workdir={workdir}')}")
+    print(f"a page with all results: {cli.command('report', f'--workdir={workdir}')}")
 
 
 def finished_runs(workdir: Path) -> tuple[list[RunFolder], list[dict[str, Any]]]:

@@ -1,4 +1,4 @@
-"""The runs of one command, arranged as programs, and which of them are left to train.
+"""The runs of one command, their programs, and the runs that are left to train.
 
 run      the training of one model: one value for every setting, including the seed
 program  a group of runs that share one compiled function; they differ only in numbers, and are trained together
@@ -100,7 +100,7 @@ class Sweep:
     def claim(self) -> list[Program]:
         """Makes the folders of all runs and keeps other processes from training them.
 
-        Says which runs were trained by other code.
+        Prints which runs were trained by another version of the code.
 
         Returns:
           Programs with the runs that have no result yet, to be trained one after the other.
@@ -129,7 +129,8 @@ class Sweep:
         folders = [folder for program in self.programs for folder in program.folders]
         results = [(folder.path, folder.result()) for folder in folders]
         return [
-            f"{path}: not finite at step {row['step']} when it was trained; delete it to train it again with other code"
+            f"{path}: the training was not finite at step {row['step']} in an earlier command; delete the folder to"
+            " train this run again with other code"
             for path, row in results
             if row and row["status"] == "diverged"
         ]
@@ -170,11 +171,11 @@ def _unfinished(program: Program) -> Program:
 
 
 def _split_by_progress(program: Program) -> list[Program]:
-    """The program in parts, each of which goes on from one epoch. Usually it is one part.
+    """Splits the program into parts whose runs continue from the same epoch. Usually there is one part.
 
-    Runs that train together go on from the newest epoch that all of them have saved. So no run may be in a part with
-    runs that would take it back to an earlier epoch: runs that have begun train apart from new runs of a larger sweep,
-    and if the runs that have begun share no epoch, those with different newest epochs train apart as well.
+    Runs that train together continue from the newest epoch that all of them have saved, and no run may lose epochs to
+    the others in its part. Runs that have begun therefore train apart from the new runs of a larger sweep. If the runs
+    that have begun have no saved epoch in common, runs with different newest epochs train apart as well.
     """
     saved = [set(checkpoint.steps(folder.checkpoints)) for folder in program.folders]
     begun = [(folder.path / "metrics.jsonl").exists() for folder in program.folders]
@@ -203,18 +204,18 @@ def _checkpoint_bytes(program: Program, keep: int) -> int:
 
 
 def _report_other_code(folders: list[RunFolder], pending: set[Path]) -> None:
-    """Says which runs were trained or begun by another version of the code. Records the change of code in the runs that
+    """Prints which runs were trained or begun by another version of the code, and records the change in the runs that
     continue. A folder belongs to a run's settings, not to a version of the code."""
     changes = {folder: changed for folder in folders if (changed := folder.changed_code())}
-    what = ", ".join(dict.fromkeys(part for changed in changes.values() for part in changed))
+    parts = ", ".join(dict.fromkeys(part for changed in changes.values() for part in changed))
     if trained := [folder for folder in changes if folder.path not in pending]:
         print(
-            f"{len(trained)} of {len(folders)} runs were trained by code that has changed since ({what}), and stay as"
+            f"{len(trained)} of {len(folders)} runs were trained by code that has changed since ({parts}), and stay as"
             " they are; choose another --workdir to train them again"
         )
     if begun := [folder for folder in changes if folder.path in pending and folder.rows()]:
         print(
-            f"{len(begun)} of {len(folders)} runs were begun by code that has changed since ({what}); the present code"
+            f"{len(begun)} of {len(folders)} runs were begun by code that has changed since ({parts}); the present code"
             " continues them (see config.json)"
         )
         for folder in begun:

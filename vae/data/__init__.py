@@ -6,7 +6,7 @@
     mnist, ...      any image set of TFDS that scripts/prepare_data.sh has prepared in `data_dir`
 
 To add a data set, write a function `data_dir -> Splits` and give it a name: `vae.data.add("mine", mine)`. You only need
-to read this file, `splits.py`, and `digits.py` as the example.
+to read this file, `splits.py`, and the example `digits.py`.
 
 A set that cannot be loaded raises an error of one sentence that says what to do. This package never waits for a network
 and never unpickles a file.

@@ -74,7 +74,7 @@ def fix_binarization(data: Dataset, binarization: str, seed: int = 0) -> Dataset
 
 
 def _draw(rng: np.random.Generator, images: np.ndarray, levels: int) -> np.ndarray:
-    """Bernoulli(pixel). With u uniform on 0..levels-2, P(u < k) is k / (levels - 1) exactly, at one byte a pixel."""
+    """Draws of Bernoulli(pixel). For u uniform on 0..levels-2, P(u < k) = k / (levels - 1) exactly; u has one byte."""
     if levels == 0:
         return rng.random(images.shape, dtype=np.float32) < images
     return rng.integers(0, levels - 1, images.shape, dtype=np.uint8) < images

@@ -1,4 +1,4 @@
-"""A cache of decoded images: ordinary .npy files with their sha256 after the last byte, so that damage is noticed."""
+"""A cache of decoded images: .npy files that end with the sha256 of their content, so that damage is noticed."""
 
 import hashlib
 import io
@@ -53,7 +53,7 @@ def _read(path: Path) -> np.ndarray:
 def _write(path: Path, array: np.ndarray) -> None:
     """Writes the whole file or nothing, however many processes write at once."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    if not path.parent.stat().st_mode & 0o222:  # root could write there in spite of the permissions
+    if not path.parent.stat().st_mode & 0o222:  # root could write there despite the permissions
         raise PermissionError(f"{path.parent} is read-only")
     data = io.BytesIO()
     np.save(data, array)

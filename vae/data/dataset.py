@@ -20,7 +20,7 @@ class Dataset(NamedTuple):
       levels: number of grey levels: 2 for binary images, 17 for the digits, 256 for others, 0 for continuous pixels.
       checksum: sha256 of the three splits' dtypes, shapes and bytes. If the training images are on disk, `files` is
         used in place of their bytes.
-      files: for a TFDS set, an identifier of the prepared files and of the images of them that are training images.
+      files: for a TFDS set, an identifier of the prepared files and of the images in them that are for training.
       files_checksum: for a TFDS set, the `checksum` that the set has if its training images stay on disk.
     """
 
@@ -35,7 +35,7 @@ class Dataset(NamedTuple):
 
 
 def make_dataset(name: str, splits: Splits, validation_size: int) -> Dataset:
-    """The data set with a test split, and with `validation_size` training images as validation split if that is not 0.
+    """The data set, with a test split made if the set has none, and `validation_size` training images held out.
 
     Raises:
       ValueError: if an array does not hold images as `Splits` describes them, if there are too few training images, or
@@ -74,7 +74,7 @@ def checksummed(name: str, splits: list[np.ndarray | OnDisk], levels: int, files
 
 
 def _check_images(where: str, images: np.ndarray | OnDisk, levels: int | None) -> None:
-    """Refuses an array that would train without an error and to wrong numbers. `where` begins the sentence."""
+    """Refuses an array that would train without an error but give wrong numbers. `where` begins the message."""
     if len(images.shape) != 4 or images.dtype not in (np.uint8, np.float32):
         raise ValueError(
             f"{where} is {images.dtype} of shape {list(images.shape)}; it must be [N, H, W, C], uint8 or float32"
@@ -83,7 +83,7 @@ def _check_images(where: str, images: np.ndarray | OnDisk, levels: int | None) -
     if height <= 4 < min(width, channels):
         raise ValueError(
             f"{where} has images of shape {[height, width, channels]}, whose channels seem to come first; save them as"
-            " [H, W, C], by images.transpose(0, 2, 3, 1)"
+            " [H, W, C], with images.transpose(0, 2, 3, 1)"
         )
     if isinstance(images, OnDisk) or not images.size:
         return

@@ -21,7 +21,7 @@ def load(path: str) -> Splits:
         raise FileNotFoundError(f"{dataset}: there is no such file; give the path of an .npz file after npz:")
     arrays = _read(dataset, file)
     images = {split: _images(f"{dataset}: {split}", array) for split, array in arrays.items()}
-    if len({array.dtype.kind for array in arrays.values()}) > 1:  # bool and uint8 would both be uint8
+    if len({array.dtype.kind for array in arrays.values()}) > 1:  # `images` holds uint8 for both bool and uint8
         differences = ", ".join(f"{split} {array.dtype} {list(array.shape)}" for split, array in arrays.items())
         raise ValueError(f"{dataset}: the splits differ in dtype ({differences}); save them alike")
     return Splits(**images)
@@ -82,4 +82,5 @@ def _images(where: str, array: np.ndarray) -> np.ndarray:
         side = round(array.shape[1] ** 0.5)
         array = array.reshape(len(array), *((side, side) if side**2 == array.shape[1] else (1, -1)))
     array = array if array.ndim == 4 else array[..., None]
-    return np.ascontiguousarray(array, np.float32 if array.dtype.kind == "f" else np.uint8)
+    with np.errstate(over="ignore"):  # a pixel beyond the range of float32 becomes inf, which `make_dataset` refuses
+        return np.ascontiguousarray(array, np.float32 if array.dtype.kind == "f" else np.uint8)

@@ -1,4 +1,4 @@
-"""Images of a TFDS set that are decoded where they are read, because they are too large for the memory."""
+"""Images of a TFDS set that stay on disk, because they are too large for the memory, and are decoded when read."""
 
 import json
 import math
@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from vae.data.errors import prepare_command, reason
 
-DECODE_CHUNK = 1000  # images that are decoded in one call
+DECODE_CHUNK = 1000  # number of images that one call decodes
 
 
 class OnDisk:
@@ -85,7 +85,7 @@ def _one_sentence(dataset: str, folder: Path, split: str) -> Iterator[None]:
         if isinstance(error, MemoryError) or getattr(error, "errno", None):
             raise
         raise OSError(
-            f"dataset={dataset}: the {split} images in {folder} cannot be read ({reason(error)}); mend the files, or "
+            f"dataset={dataset}: the {split} images in {folder} cannot be read ({reason(error)}); repair the files, or "
             f"prepare the set in another folder by {prepare_command(dataset)} and give data_dir=DIR"
         ) from error
 

@@ -7,7 +7,7 @@ import numpy as np
 from vae.data.on_disk import OnDisk
 
 SPLITS = ("train", "validation", "test")
-SEED = 0  # seed of every shuffle that cuts a split; it is no setting, because the cut belongs to the data set
+SEED = 0  # seed of every shuffle that cuts a split; it is not a setting, because the cut belongs to the data set
 
 
 class Splits(NamedTuple):

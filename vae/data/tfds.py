@@ -33,7 +33,7 @@ def load(
       data_dir: folder of the prepared sets, or the folder above `tensorflow_datasets`.
       cache_dir: folder of the decoded images; see `vae.data.load`.
       max_bytes: size of the largest training split that is read into memory.
-      other_names: data sets besides TFDS's, which the error suggests if `dataset` looks like a misspelling of one.
+      other_names: data sets that are not from TFDS; the error suggests one if `dataset` looks like its misspelling.
     """
     folder = _prepared_folder(dataset, data_dir, other_names)
     names = _split_names(dataset, folder)
@@ -115,7 +115,7 @@ def _split_names(dataset: str, folder: Path) -> list[str]:
 
 
 def _fingerprint(folder: Path) -> str:
-    """A digest of the description and of the files' names and sizes: a set that is prepared anew is decoded anew."""
+    """A digest of the description and of the files' names and sizes, so a set that is prepared anew is decoded anew."""
     digest = hashlib.sha256()
     for file in sorted([*folder.glob("*.json"), *folder.glob("*.array_record*")]):
         digest.update(f"{file.name} {file.stat().st_size}\n".encode())

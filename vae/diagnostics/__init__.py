@@ -8,7 +8,7 @@
 
 A gradient is a dict of groups, such as encoder and decoder, and each group is a pytree. A part is a group or one layer
 of a group; see `parts`. The functions of moments are pure and can be jitted. The draws are not stored. They are divided
-into equal chunks, a scan updates the mean and the sum of squared deviations of each chunk, and the bootstrap resamples
+into equal chunks. A scan updates the mean and the sum of squared deviations of each chunk, and the bootstrap resamples
 the chunks. Intervals come from the studentized bootstrap; `compare_all` compares several estimators at once.
 
 For a part with coordinates i, a draw g with mean E g, and the true gradient t:

@@ -9,8 +9,8 @@ from jaxtyping import Bool, Float
 
 from vae.diagnostics.moments import ROUNDING, Moments, Truth, exact_products, parts, pool
 
-# The smallest standard error that a coordinate may have, relative to the standard error of its layer. The estimated
-# standard error of a coordinate that rarely moves is too small.
+# The smallest standard error that a coordinate may have, relative to the standard error of its layer. For a
+# coordinate that rarely moves, the estimated standard error is too small.
 FLOOR = 0.02
 # The figures that `figures_by_chunk` returns.
 FIGURES = ("variance", "snr", "dsnr", "cosine")
@@ -20,7 +20,7 @@ FIGURES = ("variance", "snr", "dsnr", "cosine")
 def report(moments: Moments, truth: Truth) -> dict[str, dict[str, Float[Array, ""]]]:
     """Returns the figures of every part: the figures in the docstring of `vae.diagnostics`, and
 
-        relative_bias     |mean g - t| / |t|, which is noise up to about relative_stderr
+        relative_bias     |mean g - t| / |t|; a value up to about relative_stderr is noise
         relative_stderr   |standard errors of mean g| / |t|
         deviation         |mean g - t| / |standard errors|, about 1 by chance, even where t is 0
         truth_stderr      |standard errors of t| / |t|
@@ -28,8 +28,8 @@ def report(moments: Moments, truth: Truth) -> dict[str, dict[str, Float[Array, "
         norm              |t|
         size              number of coordinates
 
-    Standard errors combine the error of the draws and the error of the truth. The figures that need |t| are NaN for a
-    reference that is too noisy to tell it.
+    Standard errors combine the error of the draws and the error of the truth. The figures that need |t| are NaN if
+    the reference is too noisy to estimate |t|.
     """
     gradients = (moments.mean, moments.square, truth.gradient, truth.stderr)
     leaves = list(zip(*map(jax.tree.leaves, gradients), strict=True))
@@ -90,10 +90,10 @@ def _largest_z(means, squares, truth, truth_stderr, size, rounding) -> Float[Arr
     """The largest |mean g_i - t_i| / standard error in one leaf, over the coordinates that can be tested."""
     mean, variance = pool(means, squares, size)
     moves = squares > 0  # [C, ...]
-    # A coordinate that moves in every chunk has a mean that is about normal. One that keeps a value other than 0 in all
-    # draws is exact. A coordinate that moves in some chunks only, like the weight of a unit that is seldom active, has
-    # neither. One that stays at 0 may move so rarely that no draw has shown it; but where the whole leaf stays at 0,
-    # its gradient is lost.
+    # A coordinate that moves in every chunk can be tested, because its mean is about normal. A coordinate that keeps a
+    # value other than 0 in all draws can be tested, because it is exact. A coordinate that moves in some chunks only,
+    # such as the weight of a unit that is seldom active, cannot be tested. Neither can one that stays at 0, because it
+    # may move so rarely that no draw has shown it. If the whole leaf stays at 0, however, its gradient is lost.
     is_constant = ~jnp.any(moves, axis=0)
     is_lost = jnp.all(is_constant & (mean == 0))
     can_be_tested = jnp.all(moves, axis=0) | (is_constant & ((mean != 0) | is_lost))
@@ -111,10 +111,9 @@ def _scale_along_truth(products: Float[Array, "C R"], gram: Float[Array, "R R"])
       gram: inner products of the truth's chunks.
 
     The square of a noisy mean is too large, so |t|^2 is the mean product of *different* chunks t_r of the reference.
-    What the noise of the reference adds to the error is the jackknife's estimate: the spread of the chunks' influences
-    on the ratio. A reference that chance makes m times too long divides the ratio by m and the estimated error by m^2,
-    and so would make an unbiased estimator look biased. The error is therefore that of a ratio of 1, if the ratio is
-    smaller.
+    The jackknife estimates the error that comes from the noise of the reference: the spread of the chunks' influences
+    on the ratio. If chance makes the reference m times too long, the ratio is divided by m and the estimated error by
+    m^2, so an unbiased estimator would look biased. A ratio below 1 therefore gets the error that a ratio of 1 has.
     """
     draws_chunks, truth_chunks = products.shape
     if truth_chunks == 1:
@@ -145,9 +144,9 @@ def _deviation(
 def figures_by_chunk(moments: Moments) -> dict[str, dict[str, Float[Array, "C"]]]:
     """Returns `FIGURES` of every part as C numbers, one for each chunk, whose mean is the figure in `report`.
 
-    Chunks are independent, so `interval` and `compare_all` resample these numbers. The number of a chunk is its mean
-    for dsnr and cosine, and its share of the squared deviations for the variance. For the snr it is the jackknife's
-    pseudo-value, moved so that the mean is right.
+    Chunks are independent, so `interval` and `compare_all` resample these numbers. For dsnr and cosine, the
+    number of a chunk is the chunk's mean. For the variance, it is the chunk's share of the squared deviations. For the
+    snr, it is the jackknife's pseudo-value, shifted so that the mean over chunks is the figure.
     """
     pairs = zip(jax.tree.leaves(moments.mean), jax.tree.leaves(moments.square), strict=True)
     leaves = [_sums_by_chunk(mean, square, moments.size) for mean, square in pairs]
@@ -164,14 +163,15 @@ def figures_by_chunk(moments: Moments) -> dict[str, dict[str, Float[Array, "C"]]
 
 
 def _sums_by_chunk(means: Array, squares: Array, size: Array) -> tuple[Array, Array, Array]:
-    """The variance by chunk `[C]`, the sum of |mean| / deviation by chunk `[C]`, and the number of terms, of a leaf."""
+    """For one leaf: its variance and its sum of |mean| / deviation, both by chunk `[C]`, and the number of terms."""
     chunks = len(means)
     means, squares = (leaf.reshape(chunks, -1) for leaf in (means, squares))
     mean, variance = pool(means, squares, size)
     varies, deviation = _deviation(mean, variance)
     spread = squares + size * jnp.square(means - mean)  # squared deviations from the common mean, [C, N]
 
-    # The moments without one chunk. Where the variance is that chunk's alone, a floor replaces the rounding error.
+    # The moments of all chunks but one. If all variance comes from the chunk that is left out, the variance of the
+    # others would be a rounding error, so a floor replaces it.
     shift = (mean - means) / (chunks - 1)
     total = variance * (size * chunks - 1) - spread - size * (chunks - 1) * jnp.square(shift)
     others_variance = jnp.maximum(total / (size * (chunks - 1) - 1), 1e-3 * jnp.square(deviation))

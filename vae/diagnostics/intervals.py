@@ -7,15 +7,15 @@ import numpy as np
 from jax import Array
 from jaxtyping import Float
 
-# The least standard error of a bootstrap replicate, relative to the standard error of the data. A replicate of almost
-# equal chunks would have too small a one.
+# The smallest standard error of a bootstrap replicate, relative to the standard error of the data. A replicate of
+# almost equal chunks would have a standard error that is too small.
 FLOOR = 0.05
 
 
 def resampling(chunks: int, replicates: int = 2000, seed: int = 0) -> Float[np.ndarray, "B C"]:
     """Returns how often each of B bootstrap replicates counts each chunk; every row sums to C.
 
-    Figures that are resampled by the same weights stay paired: those of estimators that share the keys of their draws.
+    Estimators that draw with the same keys stay paired if their figures are resampled with the same weights.
     """
     return np.random.default_rng(seed).multinomial(chunks, np.full(chunks, 1 / chunks), replicates).astype(float)
 
@@ -28,8 +28,9 @@ def interval(
 ) -> tuple[float, float]:
     """Returns the studentized bootstrap interval (bootstrap-t) of the mean over chunks.
 
-    It follows skewed draws, which the normal interval does not (Hall 1988, "Theoretical comparison of bootstrap
-    confidence intervals"). With `log` the interval is computed on the logarithmic scale, which suits a variance.
+    It allows for the skewness of the draws, as the normal interval does not (Hall 1988, "Theoretical comparison of
+    bootstrap confidence intervals"). With `log` the interval is computed on the logarithmic scale, which suits a
+    variance.
 
     Returns:
       The two ends: the mean itself if no chunk differs, and NaN if a chunk is not finite.
@@ -42,7 +43,7 @@ def interval(
     stderr = np.std(by_chunk, ddof=1) / np.sqrt(chunks)
     if stderr <= 1e-7 * abs(mean):  # rounding
         return float(mean), float(mean)
-    # Deviations from the mean, so that nothing cancels.
+    # Sums of deviations from the mean; sums of the numbers themselves would cancel.
     shift = weights @ (by_chunk - mean) / chunks
     variance = weights @ np.square(by_chunk - mean) / chunks - np.square(shift)
     stderrs = np.maximum(np.sqrt(np.maximum(variance, 0) / (chunks - 1)), FLOOR * stderr)
@@ -55,7 +56,7 @@ def interval(
 
 
 class Comparisons(NamedTuple):
-    """Ratios of every two of E figures, row over column, `[E, E]`, with intervals that hold all at once."""
+    """Ratios of all pairs of E figures, row over column, `[E, E]`, with intervals that hold all at once."""
 
     ratio: Float[np.ndarray, "E E"]
     low: Float[np.ndarray, "E E"]
@@ -69,24 +70,24 @@ def compare_all(
     factors: Float[np.ndarray, "E"] | None = None,
     factor_replicates: Float[np.ndarray, "E B"] | None = None,
 ) -> Comparisons:
-    """Returns the ratio of every two figures, and simultaneous intervals of the ratios.
+    """Returns the ratios of all pairs of figures, and simultaneous intervals of the ratios.
 
-    With probability `confidence`, all intervals are right at once (familywise): half the width of each, on the
-    logarithmic scale, is its standard error times the quantile of the largest |log ratio - its mean| / standard error
-    over all pairs in the same bootstrap replicate (the studentized max-T method of Westfall & Young 1993).
+    With probability `confidence`, all intervals are right at once (familywise). On the logarithmic scale, half the
+    width of each interval is its standard error times the quantile of the largest |log ratio - its mean| / standard
+    error over all pairs in the same bootstrap replicate (the studentized max-T method of Westfall & Young 1993).
 
     Args:
       by_chunk: positive figures as numbers by chunk, whose mean is the figure, as `figures_by_chunk` returns.
       weights: as `resampling` returns.
       confidence: the familywise level.
-      factors: what multiplies each figure, such as a cost; by default 1.
+      factors: a factor for each figure, such as a cost; by default 1.
       factor_replicates: bootstrap replicates of factors that are uncertain, such as times, independent of the figures.
     """
     by_chunk = np.asarray(by_chunk, np.float64)
     estimators, chunks = by_chunk.shape
     means = np.mean(by_chunk, axis=1)
     relative = by_chunk / means[:, None]
-    products = (relative[:, None] * relative).reshape(-1, chunks)  # of every two estimators, [E * E, C]
+    products = (relative[:, None] * relative).reshape(-1, chunks)  # of all pairs of estimators, [E * E, C]
     factors = np.ones(estimators) if factors is None else np.asarray(factors, np.float64)
     log_figures = np.log(means * factors)
     log_ratio = log_figures[:, None] - log_figures
@@ -98,7 +99,7 @@ def compare_all(
     factor_variance = np.var(factor_shift, axis=0)
 
     def shift_and_stderr(weights):
-        """What each row of weights adds to the log ratios of the figures, and their standard errors, `[*, E, E]`."""
+        """The change of the log ratios of the figures by each row of weights, and its standard error, `[*, E, E]`."""
         mean = weights @ relative.T / chunks
         second = (weights @ products.T / chunks).reshape(-1, estimators, estimators) / (
             mean[:, :, None] * mean[:, None]

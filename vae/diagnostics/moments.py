@@ -60,13 +60,13 @@ def exactly(gradient: PyTree) -> Truth:
 
 def make_gradient(bound: Callable, estimator: Estimator) -> Callable:
     """Returns `gradient(key, params, data, learned, counted, context)`: one estimate of the gradient in `params` of the
-    batch's mean bound, in the direction of ascent. Only the key and the params are always needed.
+    batch's mean bound, in the direction of ascent. Only the key and the params have no defaults.
 
     `bound(params, data, expect) -> Estimate` is an objective with its model. For a model of `vae.make_vae`:
 
         bound = lambda params, x, expect: vae.elbo(model.apply, {"params": params}, x, expect)
 
-    `params` is a dict of groups, and `data` is what the bound needs besides. `learned` and `counted` are the
+    `params` is a dict of groups, and `data` is the other input of the bound. `learned` and `counted` are the
     estimator's own params and state, as its `init` returns them; they stay fixed. `context` is the input of an
     input-dependent baseline.
     """
@@ -169,7 +169,7 @@ class _Update(NamedTuple):
 def _draws_in_turn(draw: Callable, directed: Callable, size: int, directed_every: int) -> _Update:
     """An update that makes its draws one after the other.
 
-    One update of the moments costs a third of a large network's gradient, so it takes up to 4 draws at once.
+    An update of the moments costs a third of a large network's gradient, so one update adds up to 4 draws.
     """
     width = max(n for n in (1, 2, 4) if size % n == 0 and directed_every % n == 0)
 
@@ -246,7 +246,7 @@ def reference(moments: Moments) -> Truth:
     """Returns the mean of many draws as the truth, with the standard error of that mean.
 
     Raises:
-      ValueError: if there are fewer than three chunks, from which the error of the truth's length cannot be told.
+      ValueError: if there are fewer than three chunks, too few to estimate the error of the truth's length.
     """
     means, structure = jax.tree.flatten(moments.mean)
     chunks = len(means[0])

@@ -149,7 +149,7 @@ def test_what_is_not_finite_stops_its_run_and_no_other(calls):
     assert_one_sentence(sweep, "seed=1", "not finite at step 31", "the state of epoch 1", "--clip_norm")
     assert_one_sentence(outcomes["loss"], str(workdirs["loss"]), "not finite at step", "--clip_norm")
     assert "diverged" in sweep.out
-    assert_one_sentence(again["gradient"], "seed=1", "not finite at step 31 when it was trained; delete it")
+    assert_one_sentence(again["gradient"], "seed=1", "not finite at step 31 in an earlier command; delete")
     rows = [json.loads(path.read_text()) for path in workdirs["gradient"].glob("runs/*/result.json")]
     assert {row["seed"]: row["status"] for row in rows} == {0: "done", 1: "diverged", 2: "done"}
     assert json.loads((workdirs["loss"] / "result.json").read_text())["status"] == "diverged"

@@ -64,7 +64,7 @@ def test_runs_that_do_not_fit_are_halved_and_each_half_is_finished_in_order(call
     finished = [call for call in calls if call[0] != "compile"]
     assert finished == [(step, seeds) for seeds in ([0, 1], [2], [3, 4]) for step in ("train", "evaluate")]
     assert sentences == [f"seed {seed} diverged" for seed in range(5)]
-    assert capsys.readouterr().out.count("first one half, then the other") == 2
+    assert capsys.readouterr().out.count("they train in two halves") == 2
 
 
 @pytest.fixture
@@ -99,7 +99,7 @@ def test_the_best_run_of_a_program_is_drawn_or_every_finished_run_or_none(write_
     [sentence] = write(figures)
     assert drawn == expected
     assert "/1: the loss" in sentence
-    assert "not finite at step 5, the state of epoch 1 is kept" in sentence
+    assert "not finite at step 5; the folder keeps the state of epoch 1;" in sentence
 
 
 def test_all_results_are_there_before_a_picture_which_may_not_fit_the_memory(write_results, tmp_path, capsys):

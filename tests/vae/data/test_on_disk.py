@@ -49,7 +49,7 @@ def test_images_that_are_damaged_later_are_one_sentence_and_what_the_system_says
     with pytest.raises(OSError, match="cannot be read") as caught:
         images[np.arange(40)]
     assert caught.value.errno is None
-    assert "mend the files, or prepare the set in another folder" in one_sentence(caught.value)
+    assert "repair the files, or prepare the set in another folder" in one_sentence(caught.value)
 
     class Gone:
         def __getitems__(self, indices):

@@ -190,8 +190,8 @@ def test_runs_that_do_not_fit_together_are_trained_in_groups(streaming, tmp_path
         assert done.returncode == 0, done.stderr
         return done.stdout
 
-    assert "first one half" not in train_with(1e12, "wide")
-    assert train_with(0, "tight").count("first one half, then the other") == 3  # down to single runs
+    assert "two halves" not in train_with(1e12, "wide")
+    assert train_with(0, "tight").count("they train in two halves") == 3  # down to single runs
     tables = [
         list(csv.DictReader((tmp_path / name / "results.csv").read_text().splitlines())) for name in ("wide", "tight")
     ]

@@ -114,7 +114,7 @@ def test_images_damaged_during_training_are_one_sentence_and_the_run_continues_w
     first[1] = first[1]._replace(fault="training_images_are_damaged_in_epoch_3")
     undisturbed, damaged = run_all(first, tmp_path / "first")
     assert undisturbed.code == 0, undisturbed.err
-    assert_one_sentence(damaged, f"the train images in {files} cannot be read", "mend the files")
+    assert_one_sentence(damaged, f"the train images in {files} cannot be read", "repair the files")
     assert checkpoint.steps(workdirs[1] / "checkpoints") == [2]
     assert not (workdirs[1] / "result.json").exists()
     shard.write_bytes(content)
