@@ -92,12 +92,12 @@ def test_the_estimators_to_add_are_unbiased(page, name, family, monkeypatch):
     oracle.assert_unbiased(estimator, oracle.problem(family), vae.mean, exact)
 
 
-def test_every_room_is_on_the_map():
-    rooms = PAGE.split("## The rooms")[1].split("\n## ")[0]
+def test_every_folder_and_file_is_on_the_page():
+    section = PAGE.split("## Folders and files")[1].split("\n## ")[0]
     for path in (ROOT / "vae").iterdir():
         if path.name.startswith("__") or path.name == "README.md":
             continue
-        assert f"`{path.name}/`" in rooms or f"`{path.name}`" in rooms, path.name
+        assert f"`{path.name}/`" in section or f"`{path.name}`" in section, path.name
 
 
 def test_names_in_the_tables_of_other_libraries_exist():
