@@ -31,9 +31,9 @@ class TrainState(NamedTuple):
     """Everything that training carries from step to step; a pytree.
 
     Attributes:
-      params: {"model": flax variables, "estimator": what the estimator learns}.
+      params: {"model": flax variables, "estimator": the estimator's own params}.
       opt_state: the state of the optax optimizer.
-      estimator_state: what the estimator counts, such as moving averages.
+      estimator_state: the estimator's state, such as moving averages.
       step: `[]` int32, the number of updates made.
     """
 

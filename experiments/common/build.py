@@ -25,7 +25,7 @@ RESIDENT_FRACTION = 0.25
 
 
 class Functions(NamedTuple):
-    """The pure functions behind one compiled program. They train every run of the program.
+    """The pure functions that one compiled program is made of. They train every run of the program.
 
     The runs of a program differ only in the numbers that `arrays` returns, which are arguments of these functions. All
     other settings are part of the code. `jax.vmap` or `jax.lax.map` over stacked arguments therefore trains all runs of

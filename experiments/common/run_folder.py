@@ -175,7 +175,7 @@ class RunFolder:
         return rows
 
     def append(self, row: dict[str, Any], name: str = "metrics.jsonl") -> None:
-        """Adds a row behind the last whole row of a .jsonl file."""
+        """Adds a row after the last whole row of a .jsonl file."""
         path = self.path / name
         if not files.ends_with_a_whole_line(path):
             files.write_rows(path, self.rows(name))

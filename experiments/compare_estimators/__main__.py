@@ -181,7 +181,7 @@ def compare(options: flags.FlagValues, run: Settings) -> None:
     """Measures all tasks and writes the files. `run` has the settings of --workdir, or the default settings."""
     started = time.perf_counter()
 
-    # ---- What is measured: one task, or several that differ in parameters and data
+    # ---- The tasks: one, or several that differ in parameters and data
     users_problem = None
     if options.problem and user_problem.is_users(options.problem[0]):
         with cli.one_sentence():
@@ -195,7 +195,7 @@ def compare(options: flags.FlagValues, run: Settings) -> None:
     with cli.one_sentence(NotImplementedError):  # a KL has no closed form
         _ = task.expectations  # a mistake in the user's bound keeps its traceback
 
-    # ---- How it is measured
+    # ---- The protocol of the measurements
     with cli.one_sentence():
         names = candidates.choose(task, options.estimators)
         protocol = choose_protocol(options, task)
@@ -233,7 +233,7 @@ def check_flags(options: flags.FlagValues) -> None:
     """Refuses flags that are empty or do not go together.
 
     Raises:
-      ValueError: what is wrong, and what to do.
+      ValueError: if a flag is wrong; the message says what to do.
     """
     if options.workdir and options.problem:
         raise ValueError("--workdir and --problem name two problems; give one of them")

@@ -311,7 +311,7 @@ def write_result(
 
 
 def _advice(failed_step: int | np.ndarray) -> str:
-    """What can help a run that diverged at this step, counted from 1."""
+    """The flags that may help a run that diverged at this step, counted from 1."""
     if failed_step <= 1:
         return (
             "a smaller --learning_rate seldom helps at the first step;"

@@ -29,10 +29,10 @@ class Run(NamedTuple):
 
 
 class Program(NamedTuple):
-    """The runs of a program, and what they share.
+    """The runs of a program, and everything that they share.
 
     Attributes:
-      name: The program's number and what distinguishes it in the sweep; empty if the sweep has one program.
+      name: The program's number and the settings that distinguish it; empty if the sweep has one program.
       runs: The runs. Their settings differ only in numbers that the compiled function takes as arguments.
       data: The data set of all runs.
       streamed: Whether the training images are read while the runs train. Otherwise they lie on the device.
@@ -195,8 +195,8 @@ def _split_by_progress(program: Program) -> list[Program]:
 
 
 def _checkpoint_bytes(program: Program, keep: int) -> int:
-    """The bytes of the checkpoints that the program will add: those that --keep retains, the best one, and the one that
-    is being written."""
+    """The bytes of the checkpoints that the program will add: the number in --keep, the best one, and one that is being
+    written."""
     state = jax.eval_shape(program.functions.init, build.arrays(program.settings))
     number = keep + bool(len(program.data.validation)) + 1
     missing = [max(0, number - len(checkpoint.steps(folder.checkpoints))) for folder in program.folders]

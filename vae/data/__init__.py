@@ -8,7 +8,7 @@
 To add a data set, write a function `data_dir -> Splits` and give it a name: `vae.data.add("mine", mine)`. You only need
 to read this file, `splits.py`, and the example `digits.py`.
 
-A set that cannot be loaded raises an error of one sentence that says what to do. This package never waits for a network
+If a set cannot be loaded, the error is one sentence that says what to do. This package never waits for a network
 and never unpickles a file.
 """
 
@@ -60,7 +60,7 @@ def load(
       data_dir: folder of the data set's files.
       validation_size: number of training images that become the validation split, chosen by a fixed shuffle; 0 keeps
         the set's own validation split, if it has one.
-      cache_dir: folder of the decoded images of TFDS sets. None stands for the folder of the prepared files, or for the
+      cache_dir: folder of the decoded images of TFDS sets. None means the folder of the prepared files, or the
         user's cache folder where the prepared files are read-only.
       max_bytes: size of the largest training split of a TFDS set that is read into memory; a larger one stays on disk.
 

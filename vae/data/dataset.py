@@ -13,7 +13,7 @@ class Dataset(NamedTuple):
     """Images [N, H, W, C] in three splits: uint8 from 0 to levels - 1, or float32 in [0, 1] if levels is 0.
 
     Attributes:
-      name: the name by which `vae.data.load` knows the set.
+      name: the name that `vae.data.load` takes.
       train: training images, in memory or, if they are too large for it, on disk.
       validation: validation images; [0, H, W, C] where there are none.
       test: test images.

@@ -129,7 +129,7 @@ def students_t(confidence: float, chunks: float) -> float:
 def critical_z(size: float | Float[Array, ""], draws: float = np.inf, level: float = 1e-4) -> float:
     """Returns a bound that the largest |z| of `size` coordinates exceeds with probability at most `level` (Bonferroni).
 
-    `draws` is the number of draws behind each standard error, for Student's t in place of the normal distribution.
+    `draws` is the number of draws from which each standard error was estimated. Student's t allows for this number.
     """
     from scipy import stats
 

@@ -42,7 +42,7 @@ class Truth(NamedTuple):
     Attributes:
       gradient: the gradient's pytree.
       stderr: standard error of each coordinate, in the same structure; zero for an exact gradient.
-      chunks: the mean of each of R chunks of the draws behind an estimate, in the same structure, each leaf `[R, ...]`;
+      chunks: the means of the R chunks of draws that an estimate averages, in the same structure, each leaf `[R, ...]`;
         R = 1 for an exact gradient.
     """
 
