@@ -115,15 +115,17 @@ def level_with_best(rows: list[Row], confidence: float = 0.95) -> list[Row]:
     """The rows of `aggregate` that cannot be distinguished from the first row.
 
     Each row is compared with the first by Welch's t-test, which is right for few seeds. `confidence` is the level of
-    all comparisons together (Bonferroni): if all settings are equal, any is missing with probability 1 - confidence.
+    all comparisons together: if all settings are equal, any is missing with probability 1 - confidence at most. The
+    best is itself one of the settings, so all pairs count (Bonferroni).
     """
     key = ranked_by(rows)
     best = rows[0]
     if key not in best:
         return []
     others = [row for row in rows[1:] if key in row]
-    tail = (1 - confidence) / 2 / max(1, len(others))
-    return [row for row in others if abs(row[key] - best[key]) < _welch_limit(row, best, key, tail)]
+    pairs = len(others) * (len(others) + 1) / 2
+    tail = (1 - confidence) / 2 / max(1, pairs)
+    return [row for row in others if abs(row[key] - best[key]) <= _welch_limit(row, best, key, tail)]
 
 
 def _welch_limit(first: Row, second: Row, key: str, tail: float) -> float:
@@ -135,8 +137,10 @@ def _welch_limit(first: Row, second: Row, key: str, tail: float) -> float:
 
     squares = [first[f"{key}_se"] ** 2, second[f"{key}_se"] ** 2]
     degrees = [row["runs"] - row["diverged"] - 1 for row in (first, second)]
-    if min(degrees) < 1 or not sum(squares) > 0:
+    if min(degrees) < 1:
         return math.nan
+    if sum(squares) == 0:  # equal seeds: settings that make no difference
+        return 0.0
     freedom = sum(squares) ** 2 / sum(square**2 / n for square, n in zip(squares, degrees, strict=True))
     return float(stats.t.isf(tail, freedom)) * math.sqrt(sum(squares))
 

@@ -35,7 +35,7 @@ def make_rows(results: list[Result], cases: list[Case], seconds: np.ndarray, pro
       protocol: how the results were measured; it has the level and the replicates of the intervals.
     """
     weights = diagnostics.resampling(protocol.chunks, protocol.replicates, protocol.seed)
-    times = dict(zip(cases, _resampled_medians(seconds, protocol.replicates), strict=True))
+    times = dict(zip(cases, _resampled_medians(seconds, protocol), strict=True))
     layers: list[dict[str, Any]] = []
     entrants: list[Entrant] = []
     warnings: dict[str, None] = {}
@@ -61,11 +61,19 @@ def make_rows(results: list[Result], cases: list[Case], seconds: np.ndarray, pro
     return Rows([entrant.row for entrant in entrants], layers, pairs)
 
 
-def _resampled_medians(seconds: np.ndarray, replicates: int) -> list[Seconds]:
-    """The median time of each case, and medians over resampled rounds."""
-    rounds = seconds.shape[1]
-    picks = np.random.default_rng(0).integers(0, rounds, (replicates, rounds))
-    return [Seconds(float(np.median(times)), np.median(times[picks], axis=1)) for times in seconds]
+def _resampled_medians(seconds: np.ndarray, protocol: Protocol) -> list[Seconds]:
+    """The median time of each case, and medians over resampled rounds.
+
+    Medians of few resampled rounds vary too little. Their spread is therefore widened by the ratio of Student's t to
+    the normal quantile, at the level that one of all pairs of cases has.
+    """
+    cases, rounds = seconds.shape
+    picks = np.random.default_rng(0).integers(0, rounds, (protocol.replicates, rounds))
+    level = 1 - (1 - protocol.confidence) / max(1, cases * (cases - 1) / 2)
+    widening = diagnostics.students_t(level, rounds) / diagnostics.students_t(level, math.inf)
+    widening *= math.sqrt(rounds / (rounds - 1))
+    medians = [(float(np.median(times)), np.median(times[picks], axis=1)) for times in seconds]
+    return [Seconds(median, median * (resampled / median) ** widening) for median, resampled in medians]
 
 
 def _slots(entrants: list[Entrant]) -> list[list[Entrant]]:
@@ -109,16 +117,26 @@ def _figures(
         "bias_low": bias - reach,
         "bias_high": bias + reach,
         **{key: figures[key] for key in ("max_abs_z", "relative_bias", "relative_stderr", "deviation")},
-        "critical_z": diagnostics.critical_z(figures["size"], protocol.draws),
+        # At least 5, because the mean of skewed draws is beyond a smaller limit more often than a normal mean.
+        "critical_z": max(5.0, diagnostics.critical_z(figures["size"], protocol.draws)),
     }
     row["biased"] = is_biased(row, protocol.chunks)
     for key in diagnostics.FIGURES:
-        is_log = key == "variance"
-        low, high = diagnostics.interval(result.by_chunk[part][key], weights, protocol.confidence, log=is_log)
+        low, high = interval(key, result.by_chunk[part][key], weights, protocol.draws, protocol.confidence)
         row |= {key: figures[key], f"{key}_low": finite_or_nan(low), f"{key}_high": finite_or_nan(high)}
     for cost in ("flops", "seconds"):
         row |= _product(row, "variance", costs, cost)
     return row
+
+
+def interval(
+    figure: str, by_chunk: np.ndarray, weights: np.ndarray, draws: int, confidence: float
+) -> tuple[float, float]:
+    """The interval of a figure, from its numbers by chunk of all `draws`."""
+    low, high = diagnostics.interval(by_chunk, weights, confidence, log=figure == "variance")
+    if figure == "snr":  # noise makes the size of a mean of n draws too large by up to this
+        low = float(np.maximum(low - math.sqrt(2 / (math.pi * draws)), 0.0))
+    return low, high
 
 
 def _product(row: dict[str, Any], figure: str, costs: dict[str, Any], cost: str) -> dict[str, float]:

@@ -78,7 +78,9 @@ def slope(group: str, estimator: str) -> Reader:
         log_snr = log(f"{group}_snr")
         settings = laboratory.config["settings"]
         width = 2 * diagnostics.students_t(settings["confidence"], settings.get("chunks", math.inf))
-        ends = zip(log(f"{group}_snr_low"), log(f"{group}_snr_high"), strict=True)
+        # The low end of an SNR that may be zero has no logarithm; the distance to the high end is then taken twice.
+        lows = [row[f"{group}_snr_low"] or row[f"{group}_snr"] ** 2 / row[f"{group}_snr_high"] for row in rows]
+        ends = zip(map(math.log, lows), log(f"{group}_snr_high"), strict=True)
         errors = [(high - low) / width for low, high in ends]
         centre = statistics.fmean(log_samples)
         spread = sum((x - centre) ** 2 for x in log_samples)
@@ -121,7 +123,7 @@ def distance(group: str, estimator: str) -> Reader:
         laboratory, rows = _laboratory(path, estimator)
         row = rows[-1]
         off, chance = row[f"{group}_relative_bias"], row[f"{group}_relative_stderr"]
-        obtained = f"{off:.2f} (up to {chance:.2f} by chance)"
+        obtained = f"{off:.2f} (about {chance:.2f} by chance)"
         return {"obtained": obtained, **_laboratory_columns(laboratory, [row])}
 
     return read

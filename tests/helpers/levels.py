@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.common import tables
+from experiments.compare_estimators.rows import interval
 from experiments.compare_estimators.verdicts import Entrant, Seconds, compare, is_biased
 from vae import diagnostics
 
@@ -85,9 +86,9 @@ def measure(name: str, draws: int, repetitions: int, compared: int) -> Levels:
     weights = diagnostics.resampling(CHUNKS, REPLICATES)
     some_differ = lambda number: np.mean([_some_differ(rows[:number], weights) for rows in by_chunk["variance"]])
 
-    def coverage(figure: str, truth: float, log: bool) -> float:
+    def coverage(figure: str, truth: float) -> float:
         rows = by_chunk[figure][:, :4].reshape(-1, CHUNKS)
-        ends = [diagnostics.interval(row, weights, CONFIDENCE, log) for row in rows]
+        ends = [interval(figure, row, weights, draws, CONFIDENCE) for row in rows]
         return float(np.mean([low <= truth <= high for low, high in ends]))
 
     reach = diagnostics.students_t(CONFIDENCE, CHUNKS) * figures["scale_stderr"]
@@ -95,8 +96,8 @@ def measure(name: str, draws: int, repetitions: int, compared: int) -> Levels:
         float(some_differ(2)),
         float(some_differ(12)),
         biased=float(np.mean(_are_biased(figures, draws))),
-        variance=coverage("variance", toy.variance, log=True),
-        snr=coverage("snr", toy.snr, log=False),
+        variance=coverage("variance", toy.variance),
+        snr=coverage("snr", toy.snr),
         bias=float(np.mean(np.abs(figures["scale"] - 1) <= reach)),
     )
 
@@ -106,7 +107,7 @@ def _simulate(draw, draws: int, key, repetitions: int):
     """The figures `[repetitions, 12]`, and the figures by chunk `[repetitions, 12, chunks]`."""
 
     def repetition(key):
-        moments = jax.vmap(lambda key: _moments(draw(key, (CHUNKS, draws // CHUNKS))))(jax.random.split(key, 13))
+        moments = jax.vmap(lambda key: moments_of(draw(key, (CHUNKS, draws // CHUNKS))))(jax.random.split(key, 13))
         reference = diagnostics.reference(jax.tree.map(lambda leaf: leaf[0], moments))
         others = jax.tree.map(lambda leaf: leaf[1:], moments)
         figures = jax.vmap(lambda moments: diagnostics.report(moments, reference)["phi"])(others)
@@ -115,7 +116,7 @@ def _simulate(draw, draws: int, key, repetitions: int):
     return jax.lax.map(repetition, jax.random.split(key, repetitions))
 
 
-def _moments(draws) -> diagnostics.Moments:
+def moments_of(draws) -> diagnostics.Moments:
     """The moments of draws `[C, n, coordinates]`."""
     mean = jnp.mean(draws, axis=1)
     square = jnp.sum(jnp.square(draws - mean[:, None]), axis=1)
@@ -147,7 +148,7 @@ def compared(variances: np.ndarray, weights: np.ndarray) -> list[Entrant]:
 
 
 def _are_biased(figures: dict[str, np.ndarray], draws: int) -> list[bool]:
-    critical = diagnostics.critical_z(float(figures["size"][0]), draws)
+    critical = max(5.0, diagnostics.critical_z(float(figures["size"][0]), draws))
     rows = zip(figures["scale"], figures["scale_stderr"], figures["max_abs_z"], figures["deviation"], strict=True)
     return [
         is_biased(

@@ -20,7 +20,7 @@ FIGURES = ("variance", "snr", "dsnr", "cosine")
 def report(moments: Moments, truth: Truth) -> dict[str, dict[str, Float[Array, ""]]]:
     """Returns the figures of every part: the figures in the docstring of `vae.diagnostics`, and
 
-        relative_bias     |mean g - t| / |t|; a value up to about relative_stderr is noise
+        relative_bias     |mean g - t| / |t|; chance alone gives about relative_stderr
         relative_stderr   |standard errors of mean g| / |t|
         deviation         |mean g - t| / |standard errors|, about 1 by chance, even where t is 0
         truth_stderr      |standard errors of t| / |t|

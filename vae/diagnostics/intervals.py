@@ -7,6 +7,8 @@ import numpy as np
 from jax import Array
 from jaxtyping import Float
 
+from vae.diagnostics.moments import ROUNDING
+
 # The smallest standard error of a bootstrap replicate, relative to the standard error of the data. A replicate of
 # almost equal chunks would have a standard error that is too small.
 FLOOR = 0.05
@@ -115,6 +117,8 @@ def compare_all(
         pivots = np.abs(shift + factor_shift) / np.maximum(stderrs, FLOOR * stderr)
     largest = np.max(np.where(is_certain | ~np.isfinite(pivots), 0, pivots), axis=(1, 2))
     reach = np.quantile(largest, confidence) * np.where(is_certain, 0, stderr)
+    # Equal gradients of two estimators may differ by rounding, which is no difference.
+    reach = np.maximum(reach, np.where(np.eye(estimators, dtype=bool), 0, ROUNDING))
     return Comparisons(np.exp(log_ratio), np.exp(log_ratio - reach), np.exp(log_ratio + reach))
 
 

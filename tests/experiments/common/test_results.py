@@ -3,6 +3,7 @@
 import math
 
 import numpy as np
+import pytest
 
 from experiments.common import results
 
@@ -26,16 +27,23 @@ def test_a_setting_with_one_seed_is_level_with_nothing():
     assert results.level_with_best([_row(100.0, math.nan, 1), _row(100.0, math.nan, 1)]) == []
 
 
-def test_equal_settings_are_level_with_the_best_of_them():
-    """Twelve equal settings of three seeds. Two standard errors would leave some of them out almost always."""
+@pytest.mark.parametrize("seeds", [3, 10])
+def test_equal_settings_are_level_with_the_best_of_them(seeds):
+    """Twelve equal settings. Two standard errors would leave some of them out almost always."""
     rng = np.random.default_rng(0)
 
     def some_are_left_out():
-        figures = [results.mean_and_error(rng.normal(size=3).tolist()) for _ in range(12)]
-        rows = sorted((_row(mean, error, 3) for mean, error in figures), key=lambda row: row["test_nll_nats"])
+        figures = [results.mean_and_error(rng.normal(size=seeds).tolist()) for _ in range(12)]
+        rows = sorted((_row(mean, error, seeds) for mean, error in figures), key=lambda row: row["test_nll_nats"])
         return len(results.level_with_best(rows)) < 11
 
     assert np.mean([some_are_left_out() for _ in range(100)]) < 0.12  # two standard errors above 5 %
+
+
+def test_settings_with_equal_results_are_level():
+    first, second = _row(100.0, 0.0, 3), _row(100.0, 0.0, 3)
+    assert results.level_with_best([first, second]) == [second]
+    assert results.level_with_best([first, _row(101.0, 0.0, 3)]) == []
 
 
 def test_nan_is_sorted_last():

@@ -1,9 +1,13 @@
 """What is called a bias, and what has no verdict."""
 
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
+from experiments.compare_estimators import rows
 from experiments.compare_estimators.verdicts import is_biased
 from tests.helpers import levels
 from tests.helpers.laboratory import read, run
@@ -98,3 +102,32 @@ def test_a_bias_is_of_the_whole_gradient_and_not_of_a_rare_event():
     assert not is_biased(rare, 20)
     assert is_biased(zero_mean, 20)
     assert is_biased(row(lambda key: draw(key, 0.3)), 20)
+
+
+@pytest.mark.parametrize("snr", [0.0, 0.01, 0.1])
+def test_the_interval_of_a_small_snr_covers(snr):
+    """1000 draws of 100 coordinates. The mean of pure noise has an SNR of 0.025, not of 0."""
+    draws = snr + np.random.default_rng(0).normal(size=(20, 50, 20, 100))  # [repetitions, chunks, draws, coordinates]
+    moments = jax.vmap(levels.moments_of)(jnp.asarray(draws, jnp.float32))
+    by_chunk = jax.vmap(lambda moments: diagnostics.figures_by_chunk(moments)["phi"]["snr"])(moments)
+    weights = diagnostics.resampling(50, 500)
+    ends = [rows.interval("snr", np.asarray(row), weights, draws=1000, confidence=0.95) for row in by_chunk]
+    assert np.mean([low <= snr <= high for low, high in ends]) >= 0.85  # a binomial of 20 and 0.95 is below in 0.3 %
+
+
+@pytest.mark.parametrize("rounds", [3, 9])
+def test_equal_times_are_rarely_told_apart(rounds):
+    """Twelve equal estimators with 5 % of noise in their times and well-known variances."""
+    rng = np.random.default_rng(0)
+    protocol = SimpleNamespace(replicates=500, confidence=0.95)
+    weights = diagnostics.resampling(50, 500)
+
+    def some_differ():
+        times = rows._resampled_medians(np.exp(0.05 * rng.normal(size=(12, rounds))), protocol)
+        variances = 1 + 1e-3 * rng.normal(size=(12, 50))
+        medians = np.array([time.median for time in times])
+        replicates = np.stack([time.replicates for time in times])
+        ratios = diagnostics.compare_all(variances, weights, 0.95, medians, replicates)
+        return np.any((ratios.low > 1) | (ratios.high < 1))
+
+    assert np.mean([some_differ() for _ in range(40)]) < 0.15  # 5 % and three standard errors

@@ -212,7 +212,7 @@ def test_a_distance_says_how_much_of_it_is_chance(tmp_path):
     row = {"problem": "mnist", "estimator": "reinmax", "num_samples": 32}
     row |= {"encoder_relative_bias": 0.8933, "encoder_relative_stderr": 0.0383}
     write_laboratory(tmp_path, "encoder", [row])
-    assert readers.distance("encoder", "reinmax")(tmp_path)["obtained"] == "0.89 (up to 0.04 by chance)"
+    assert readers.distance("encoder", "reinmax")(tmp_path)["obtained"] == "0.89 (about 0.04 by chance)"
 
 
 # Toy problems
