@@ -24,6 +24,7 @@ PyTree = Any
 
 # Errors that the user can repair: a full disk, a used-up quota, a file system that fails, is gone or is read-only.
 DISK_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.EROFS)
+LAST_STEP = 999_999_999  # `steps` takes a longer number for the name of another file
 
 
 @contextmanager
@@ -37,7 +38,8 @@ def writer(folder: str | Path, keep: int = 2, bounds: dict[int, float] | None = 
         later; the next `save` sees them.
 
     Raises:
-      ValueError: if `check_folder` refuses the folder.
+      ValueError: if `check_folder` refuses the folder; from `save`, if the step is not in 0..999999999, or if two
+        leaves of the state have the same name.
       OSError: if the disk is full or fails. The checkpoints that were saved before are still there.
     """
     check_folder(folder)
@@ -63,6 +65,8 @@ def writer(folder: str | Path, keep: int = 2, bounds: dict[int, float] | None = 
         with ocp.CheckpointManager(Path(folder).absolute(), options=options) as manager:
 
             def save(step: int, state: PyTree) -> None:
+                if not 0 <= step <= LAST_STEP:
+                    raise ValueError(f"the step of a checkpoint must be in 0..{LAST_STEP}, got {step}")
                 leaves = _named_leaves(jax.tree.map(np.asarray, state))
                 items = ocp.args.Composite(
                     state=ocp.args.StandardSave(leaves), digest=ocp.args.JsonSave(_digest(leaves))
@@ -165,12 +169,20 @@ def _alone() -> dict[str, Any]:
 def _named_leaves(tree: PyTree) -> dict[str, Any]:
     """The leaves by their path. A checkpoint holds this dict, so that it depends on names and not on Python types."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
+    named: dict[str, Any] = {}
+    for path, leaf in leaves:
+        name = jax.tree_util.keystr(path, simple=True, separator=".")
+        if name in named:
+            raise ValueError(f"two leaves of the state are called {name}, and a checkpoint could hold only one of them")
+        named[name] = leaf
+    return named
 
 
 def _as(like: PyTree, restored: dict[str, np.ndarray], path: Path) -> PyTree:
     """The restored leaves in the structure of `like`."""
-    signature = lambda leaves: {(name, tuple(leaf.shape), str(leaf.dtype)) for name, leaf in leaves.items()}
+    array = lambda leaf: leaf if hasattr(leaf, "dtype") else np.asarray(leaf)  # a Python number has no dtype
+    leaves_of = lambda named: ((name, array(leaf)) for name, leaf in named.items())
+    signature = lambda named: {(name, tuple(leaf.shape), str(leaf.dtype)) for name, leaf in leaves_of(named)}
     if differences := sorted(signature(restored) ^ signature(_named_leaves(like))):
         name, shape, dtype = differences[0]
         raise ValueError(

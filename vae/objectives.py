@@ -33,10 +33,10 @@ def elbo(apply: Callable, params: PyTree, x: Array | np.ndarray, expect: Expect)
 
 
 def elbo_analytic(
-    beta: float | np.floating | Array = 1.0,
-    free_bits: float | np.floating | Array = 0.0,
-    kl_warmup: float | np.floating | Array = 0.0,
-    epoch: float | np.floating | Array = 0.0,
+    beta: float | np.number | Array = 1.0,
+    free_bits: float | np.number | Array = 0.0,
+    kl_warmup: float | np.number | Array = 0.0,
+    epoch: float | np.number | Array | None = None,
 ) -> Objective:
     """The objective E_q[log p(x|z)] - beta KL(q(z|x) || p(z)), with the KL in closed form (arXiv:1312.6114, eq. 7).
 
@@ -45,11 +45,21 @@ def elbo_analytic(
       free_bits: KL in nats below which a latent dimension is not penalized, where the KL is averaged over the batch
         (Kingma et al. 2016, arXiv:1606.04934, eq. 15); 0 turns free bits off. Needs a factorized posterior.
       kl_warmup: number of epochs over which the weight of the KL grows linearly from 0 to beta; 0 turns warm-up off.
-      epoch: epoch of the current step, which may be a fraction. Only `kl_warmup` uses it.
+      epoch: epoch of the current step, which may be a fraction. Only `kl_warmup` uses it, and needs it.
 
     Every argument may be a traced array. A Python 0 for `free_bits` or `kl_warmup` leaves that term out of the program.
+
+    Raises:
+      ValueError: if `kl_warmup` is given without `epoch`, or if a number of the others is below 0.
     """
+    for name, option in (("beta", beta), ("free_bits", free_bits), ("kl_warmup", kl_warmup)):
+        if isinstance(option, int | float | np.number) and option < 0:
+            raise ValueError(f"{name}={option} is below 0")
     if not _is_zero(kl_warmup):
+        if epoch is None:
+            raise ValueError(
+                "kl_warmup needs epoch, the epoch of the present step; make the objective in each step from state.step"
+            )
         beta = beta * jnp.minimum(1.0, epoch / kl_warmup)
 
     def objective(apply: Callable, params: PyTree, x: Array | np.ndarray, expect: Expect) -> Estimate:
@@ -173,5 +183,5 @@ def make(name: str, **options: Any) -> Objective:
     return BY_NAME[name](**options)
 
 
-def _is_zero(option: float | np.floating | Array) -> bool:
-    return isinstance(option, int | float) and option == 0
+def _is_zero(option: float | np.number | Array) -> bool:
+    return isinstance(option, int | float | np.number) and bool(option == 0)

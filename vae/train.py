@@ -96,7 +96,7 @@ def make_epoch(step: Callable, batch_size: int) -> Callable[[TrainState, Array, 
     After a failure the epoch returns the state that it started from, the last state known to be finite.
 
     Raises:
-      ValueError: from `epoch`, if there are fewer images than in a batch.
+      ValueError: from `epoch`, if batch_size is below 1, or if there are fewer images than in a batch.
     """
 
     def epoch(start: PyTree, key: PRNGKeyArray, data: Array | np.ndarray):
@@ -113,8 +113,10 @@ def make_order(size: int, batch_size: int) -> Callable[[Array, Array], Array]:
     `step`. The indices are below `size`.
 
     Raises:
-      ValueError: if there are fewer images than in a batch.
+      ValueError: if batch_size is below 1, or if there are fewer images than in a batch.
     """
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
     steps = size // batch_size
     if not steps:
         raise ValueError(f"batch_size={batch_size} is larger than the {size} images; choose a smaller batch_size")
@@ -165,7 +167,12 @@ def over_runs(function: Callable, mode: str, shared: int = 0, over: Mesh | None 
 
     The last `shared` arguments are the same for every run and have no axis of runs. With a mesh
     (`vae.devices.mesh.make`), each device computes a part of the runs or a part of each batch.
+
+    Raises:
+      ValueError: if the mode is neither "vmap" nor "map".
     """
+    if mode not in ("vmap", "map"):
+        raise ValueError(f"there is no mode {mode!r}; choose vmap or map")
 
     def mapped(*args):
         own, common = (args[:-shared], args[-shared:]) if shared else (args, ())

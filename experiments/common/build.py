@@ -1,7 +1,6 @@
 """From settings to the library's objects: data, model, estimator, objective, optimizer, and the program they make."""
 
 import functools
-import inspect
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -223,9 +222,7 @@ def objective(run: Settings, values: dict[str, Array], epoch: Array) -> objectiv
       values: the result of `arrays(run)`.
       epoch: `[]`, the number of epochs before the present step.
     """
-    arguments = _option_arrays("objective", values)
-    if "epoch" in inspect.signature(objectives.BY_NAME[run.choice("objective").name]).parameters:
-        arguments["epoch"] = epoch
+    arguments = _option_arrays("objective", values) | settings.epoch_argument(run, epoch)
     return settings.build(run, "objective", **arguments)
 
 

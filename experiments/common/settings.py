@@ -6,6 +6,7 @@ settings that choose from a table take options after the name: `--objective=reny
 
 import dataclasses
 import hashlib
+import inspect
 import itertools
 import json
 from collections.abc import Iterator
@@ -226,11 +227,18 @@ def check(run: Settings) -> None:
             f"--estimator={run.estimator} needs --num_samples of at least {entry.min_samples}, got {run.num_samples}"
         )
     build(run, "estimator", num_samples=run.num_samples)
-    for name in ("likelihood", "architecture", "activation", "objective", "optimizer"):
+    for name in ("likelihood", "architecture", "activation", "optimizer"):
         build(run, name)
+    build(run, "objective", **epoch_argument(run, 0.0))
     refusal = build(run, "prior").refusal(build(run, "posterior"))
     if refusal:
         raise ValueError(refusal.replace("prior=", "--prior=").replace("posterior=", "--posterior="))
+
+
+def epoch_argument(run: Settings, epoch: Any) -> dict[str, Any]:
+    """The epoch as an argument of the run's objective; empty if the objective takes none."""
+    factory = options.OBJECTIVES.entries[run.choice("objective").name]
+    return {"epoch": epoch} if "epoch" in inspect.signature(factory).parameters else {}
 
 
 def build(run: Settings, name: str, **arguments) -> Any:

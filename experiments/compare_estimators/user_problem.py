@@ -56,7 +56,8 @@ def check(problem: Any, text: str) -> Problem:
 
     Raises:
       Unsuitable: if the user's function returned something else, if a parameter is not a float array, or if a
-        posterior or an integrand of the problem returns something of the wrong kind or shape.
+        posterior or an integrand of the problem returns something of the wrong kind or shape, or if an integrand is not
+        pure.
     """
     if not isinstance(problem, Problem):
         raise Unsuitable(
@@ -74,6 +75,15 @@ def check(problem: Any, text: str) -> Problem:
         for num_samples in (3, 5):  # two numbers, so that neither is mistaken for the size of a batch
             expect = functools.partial(_check_expectation, text, num_samples)
             jax.eval_shape(lambda bound=bound, expect=expect: bound(problem.params, problem.data, expect).value)
+        expect = functools.partial(_check_expectation, text, 3)
+        first, second = (np.asarray(bound(problem.params, problem.data, expect).value) for _ in range(2))
+        size = np.max(np.abs(first), where=np.isfinite(first), initial=0.0)
+        # On an accelerator, two evaluations of a pure function may differ by rounding.
+        if not np.allclose(first, second, rtol=0.0, atol=1e-5 * size, equal_nan=True):
+            raise Unsuitable(
+                f"--problem={text}: its function gave two values for the same samples; it must be pure: no counters, no"
+                " np.random"
+            )
     return problem
 
 

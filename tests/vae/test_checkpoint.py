@@ -148,3 +148,27 @@ def test_a_folder_whose_checkpoints_could_not_be_read_is_refused(name, tmp_path)
     with pytest.raises(ValueError, match="could not be read again"), checkpoint.writer(tmp_path / name / "checkpoints"):
         pass
     assert not (tmp_path / name).exists()
+
+
+@pytest.mark.parametrize("step", [-1, 1_000_000_000])
+def test_a_step_that_restore_would_not_see_is_refused(step, tmp_path):
+    with (
+        pytest.raises(ValueError, match=rf"must be in 0\.\.999999999, got {step}"),
+        checkpoint.writer(tmp_path) as (save, _),
+    ):
+        save(step, {"a": np.zeros(2)})
+
+
+def test_the_last_step_and_python_numbers_are_restored(tmp_path):
+    state = {"count": 3, "rate": 0.5, "flag": True}
+    with checkpoint.writer(tmp_path) as (save, _):
+        save(checkpoint.LAST_STEP, state)
+    assert checkpoint.restore(tmp_path, state) == (999_999_999, state)
+
+
+def test_two_leaves_of_one_name_are_refused(tmp_path):
+    with (
+        pytest.raises(ValueError, match=r"two leaves of the state are called a\.b"),
+        checkpoint.writer(tmp_path) as (save, _),
+    ):
+        save(1, {"a": {"b": np.zeros(2)}, "a.b": np.ones(2)})

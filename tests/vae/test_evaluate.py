@@ -173,3 +173,15 @@ def test_active_units_of_every_posterior(family):
     encoder["network"]["hidden_0"]["kernel"][0, 0] = 1
     encoder["parameters"]["kernel"][0, 0] = 4
     assert int(count(params)) == (3 if family == "dirichlet" else 1)  # whose parts sum to one
+
+
+@pytest.mark.parametrize("function", [evaluate.log_likelihood, evaluate.rate_distortion, evaluate.active_units])
+def test_images_without_channels_and_empty_batches_are_refused(function):
+    sizes = {} if function is evaluate.active_units else {"num_samples": 2}
+    call = lambda x, **options: function(MLP.apply, MLP_PARAMS, x, jax.random.key(0), **sizes | options)
+    with pytest.raises(ValueError, match=r"must be images of shape \[N, H, W, C\], got shape \(7, 4, 4\)"):
+        call(IMAGES[..., 0])
+    for name in ["batch_size", *(["num_samples", "chunk_size"] if sizes else [])]:
+        for size in (0, -3):
+            with pytest.raises(ValueError, match=f"{name} must be at least 1, got {size}"):
+                call(IMAGES, **{name: size})

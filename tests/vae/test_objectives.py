@@ -400,3 +400,23 @@ def _deviation(draws, truth):
     norm = np.linalg.norm(truth)
     error = np.hypot(draws.std(axis=0, ddof=1) / np.sqrt(len(draws)), 1e-5 * norm)
     return np.max(np.abs(draws.mean(axis=0) - truth) / error), np.linalg.norm(error) / norm
+
+
+@pytest.mark.parametrize("kl_warmup", [10, 10.0, np.float32(10), jnp.float32(10)])
+def test_a_warm_up_needs_the_epoch(kl_warmup):
+    with pytest.raises(ValueError, match="kl_warmup needs epoch, the epoch of the present step"):
+        objectives.elbo_analytic(kl_warmup=kl_warmup)
+    key, estimator = jax.random.key(3), _reparam(1)
+    value = _bound(objectives.elbo_analytic(kl_warmup=kl_warmup, epoch=jnp.float32(5)), estimator, PARAMS, key)
+    half = _bound(objectives.elbo_analytic(0.5), estimator, PARAMS, key)
+    np.testing.assert_allclose(value, half, rtol=1e-6)
+    for zero in (0, np.float32(0), np.int32(0)):
+        objectives.elbo_analytic(kl_warmup=zero)
+
+
+@pytest.mark.parametrize("option", ["beta", "free_bits", "kl_warmup"])
+def test_a_weight_below_zero_is_refused_where_it_is_a_number(option):
+    for number in (-1, -0.5, np.float32(-2)):
+        with pytest.raises(ValueError, match=f"{option}=-.* is below 0"):
+            objectives.elbo_analytic(**{option: number}, epoch=1.0)
+    objectives.elbo_analytic(**{option: jnp.float32(-1)}, epoch=1.0)

@@ -294,3 +294,11 @@ def test_a_linear_vae_reaches_the_optimum_of_probabilistic_pca():
     assert reached > best - 0.01 * abs(best), (reached, likelihood, best)
     # Control: one latent less is out of reach of one per cent.
     assert linear_gaussian.optimum(x, 1) < best - 0.05 * abs(best)
+
+
+def test_an_unknown_mode_and_an_empty_batch_are_refused():
+    with pytest.raises(ValueError, match="there is no mode 'pmap'; choose vmap or map"):
+        train.over_runs(STEP, "pmap")
+    for batch_size in (0, -2):
+        with pytest.raises(ValueError, match=f"batch_size must be at least 1, got {batch_size}"):
+            train.make_order(10, batch_size)

@@ -119,8 +119,13 @@ def gradient_moments(
         block > 1. For a network of a million parameters, these figures take a fifth of the time of the gradient.
 
     Raises:
-      ValueError: if draws is not a multiple of chunks, if draws / chunks is below 2 or not a multiple of block.
+      ValueError: if draws is not a multiple of chunks, if draws / chunks is below 2 or not a multiple of block, or if
+        one of the four numbers is below 1.
     """
+    numbers = {"draws": draws, "chunks": chunks, "block": block, "directed_every": directed_every}
+    for name, number in numbers.items():
+        if number < 1:
+            raise ValueError(f"{name} must be at least 1, got {number}")
     if draws % chunks or (draws // chunks) % block or draws < 2 * chunks:
         raise ValueError(
             f"{draws=} must be a multiple of {chunks=}, and draws / chunks at least 2 and a multiple of {block=}"

@@ -55,12 +55,23 @@ def family(cls: type) -> type:
 
 
 def _broadcast_parameters(q: Any) -> None:
-    """Broadcasts the fields that are annotated as `Float[Array, "*batch D"]` and the like, axis by axis."""
+    """Broadcasts the fields that are annotated as `Float[Array, "*batch D"]` and the like, axis by axis.
+
+    Lists become arrays, and integers and truth values become float32.
+    """
     family = type(q).__name__
     for each in fields(q):
         if each.metadata.get("static") and isinstance(getattr(q, each.name), jax.Array | np.ndarray):
             raise ValueError(f"{family} needs a Python number as its {each.name}, not an array")
     axes = {each.name: each.type.dim_str.split()[1:] for each in fields(q) if hasattr(each.type, "dim_str")}
+    for name in axes:
+        value = getattr(q, name)
+        if isinstance(value, bool | int | list | tuple):
+            value = jnp.asarray(value)
+        if isinstance(value, jax.Array | np.ndarray | np.generic) and not jnp.issubdtype(value.dtype, jnp.inexact):
+            value = jnp.asarray(value, jnp.float32)
+        if value is not getattr(q, name):
+            object.__setattr__(q, name, value)
     given = {name: np.shape(getattr(q, name)) for name in axes}
     shapes = {name: (1,) * (len(axes[name]) - len(shape)) + shape for name, shape in given.items()}
     events = [

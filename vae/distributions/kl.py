@@ -17,6 +17,7 @@ def kl(q: Any, p: Any) -> Float[Array, "*batch"]:
 
     Raises:
       NotImplementedError: if this pair of families has no closed form here; the bound `objectives.elbo` needs none.
+      ValueError: if the two distributions have events of different shapes.
     """
     try:
         formula = _KL[type(q), type(p)]
@@ -25,7 +26,17 @@ def kl(q: Any, p: Any) -> Float[Array, "*batch"]:
             f"KL({type(q).__name__} || {type(p).__name__}) has no closed form here; "
             "choose objective=elbo, which needs none"
         ) from None
+    events = [_event_shape(q), _event_shape(p)]
+    if events[0] != events[1]:
+        raise ValueError(
+            f"the divergence needs two distributions over the same event, got shapes {events[0]} and {events[1]}"
+        )
     return formula(q, p)
+
+
+def _event_shape(q: Any) -> tuple[int, ...]:
+    """The shape of one sample; the first parameter of each family here has the shape [*batch, *event]."""
+    return jax.tree.leaves(q)[0].shape[len(q.batch_shape) :]
 
 
 def _kl_normal(q: Normal, p: Normal) -> Float[Array, "*batch"]:

@@ -1,9 +1,10 @@
 """`make_vae`: a VAE from the names of its parts, or from parts with options."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from vae.hierarchy import Chain
@@ -15,8 +16,8 @@ from vae.models.vae import VAE, Decoder, Encoder, Prior
 def make_vae(
     image_shape: tuple[int, int, int],
     latent_dim: int | Sequence[int] = 20,
-    hidden: Sequence[int] = (500,),
-    layer_hidden: Sequence[int] = (),
+    hidden: int | Sequence[int] = (500,),
+    layer_hidden: int | Sequence[int] = (),
     architecture: str | Architecture = "mlp",
     activation: str | Callable[[Array], Array] = "relu",
     likelihood: str | Likelihood = "bernoulli",
@@ -48,7 +49,8 @@ def make_vae(
       compute_dtype: dtype of the products and activations of the networks' layers.
 
     Raises:
-      ValueError: for an unknown name, and for choices that do not go together.
+      ValueError: for an unknown name, for a size that is not a positive integer, and for choices that do not go
+        together.
     """
     architecture = _choose("architecture", architecture, ARCHITECTURES)
     activation = _choose("activation", activation, ACTIVATIONS)
@@ -59,9 +61,14 @@ def make_vae(
     if refusal:
         raise ValueError(refusal)
 
-    hidden = tuple(hidden)
+    hidden = _sizes("hidden", hidden)
+    layer_hidden = _sizes("layer_hidden", layer_hidden)
     data_mean = tuple(data_mean)
-    dims = (latent_dim,) if isinstance(latent_dim, int) else tuple(latent_dim)
+    dims = _sizes("latent_dim", latent_dim)
+    if not dims:
+        raise ValueError("latent_dim needs at least one number")
+    if len(_sizes("image_shape", image_shape)) != 3:
+        raise ValueError(f"image_shape must be three numbers (H, W, C), got {image_shape}")
     dtype = None if compute_dtype == "float32" else jnp.dtype(compute_dtype)
 
     network = architecture.encoder(hidden, activation, image_shape, dtype)
@@ -70,7 +77,7 @@ def make_vae(
     if len(dims) > 1:
 
         def layer(size: int) -> Encoder:
-            network = MLP(tuple(layer_hidden), activation, event_ndim=posterior.event_ndim, dtype=dtype)
+            network = MLP(layer_hidden, activation, event_ndim=posterior.event_ndim, dtype=dtype)
             return Encoder(network, size, posterior, dtype=dtype, read=posterior.read_between_layers)
 
         encoder = Chain(encoder, tuple(layer(size) for size in dims[1:]))
@@ -78,6 +85,15 @@ def make_vae(
     network = architecture.decoder(hidden, activation, image_shape, dtype)
     decoder = Decoder(network, likelihood, levels, data_mean, posterior.read)
     return VAE(encoder, decoder, prior_module)
+
+
+def _sizes(argument: str, given: int | Sequence[int]) -> tuple[int, ...]:
+    """The numbers as a tuple; one number is a tuple of one."""
+    numbers = tuple(given) if isinstance(given, Iterable) else (given,)
+    for number in numbers:
+        if not isinstance(number, int | np.integer) or isinstance(number, bool) or number < 1:
+            raise ValueError(f"{argument} must be positive integers, got {given!r}")
+    return numbers
 
 
 def _choose(argument: str, choice: Any, table: dict[str, Callable[..., Any]]) -> Any:

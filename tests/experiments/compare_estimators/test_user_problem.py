@@ -1,6 +1,9 @@
 """A problem of the user's own: what is refused in one sentence before anything is measured."""
 
+import itertools
+
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from experiments.common import problems
@@ -61,6 +64,14 @@ def test_parameters_must_be_float_arrays():
 def test_a_posterior_must_be_a_distribution():
     with pytest.raises(ValueError, match="the posterior is a tuple; it must be a distribution of vae.distributions"):
         check(SQUARE, posterior=lambda params: (params["phi"]["mean"], params["phi"]["log_var"]))
+
+
+def test_a_function_that_is_not_pure_is_refused():
+    counter, rng = itertools.count(), np.random.default_rng(0)
+    sentence = "--problem=mine:problem: its function gave two values for the same samples; it must be pure"
+    for number in (lambda: next(counter), rng.normal):
+        with pytest.raises(ValueError, match=sentence):
+            check(lambda params, z, number=number: SQUARE(params, z) + number(), BATCH)
 
 
 def test_a_good_problem_passes_and_a_mistake_in_it_is_passed_on():

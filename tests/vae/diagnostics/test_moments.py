@@ -67,3 +67,11 @@ def test_zero_draws_leave_the_directional_figures_finite():
     gradient = lambda key: {"w": jnp.where(jax.random.bernoulli(key), 1.0, 0.0) * jax.random.normal(key, (4,))}
     report = diagnostics.report(diagnostics.gradient_moments(gradient, jax.random.key(0), 400, 10, truth=truth), truth)
     assert all(np.isfinite(figures["cosine"]) and np.isfinite(figures["dsnr"]) for figures in report.values())
+
+
+@pytest.mark.parametrize("name", ["draws", "chunks", "block", "directed_every"])
+@pytest.mark.parametrize("number", [0, -4])
+def test_numbers_below_one_are_refused(name, number):
+    numbers = {"draws": 100, "chunks": 20, "block": 1, "directed_every": 1, name: number}
+    with pytest.raises(ValueError, match=f"{name} must be at least 1, got {number}"):
+        diagnostics.gradient_moments(noisy_gradient, jax.random.key(0), **numbers)

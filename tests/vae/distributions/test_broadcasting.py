@@ -72,3 +72,20 @@ def test_what_jax_puts_in_the_place_of_parameters_is_not_broadcast():
     norms = jax.tree.map(jnp.linalg.norm, q)
     assert (norms.mean.shape, norms.cholesky.shape) == ((), ())
     assert jax.tree.map(lambda leaf: None, q).mean is None
+
+
+@pytest.mark.parametrize(
+    ("built", "expected"),
+    [
+        (lambda: dist.Normal([0.0, 1.0], [0.0, 0.0]), lambda: dist.Normal(jnp.array([0.0, 1.0]), jnp.zeros(2))),
+        (lambda: dist.Gamma(1, jnp.zeros(3)), lambda: dist.Gamma(jnp.ones(3), jnp.zeros(3))),
+        (lambda: dist.Bernoulli([0, 1]), lambda: dist.Bernoulli(jnp.array([0.0, 1.0]))),
+        (lambda: dist.Bernoulli(np.array([0, 1])), lambda: dist.Bernoulli(jnp.array([0.0, 1.0]))),
+        (lambda: dist.Bernoulli([True, False]), lambda: dist.Bernoulli(jnp.array([1.0, 0.0]))),
+    ],
+)
+def test_lists_and_integers_are_parameters(built, expected):
+    q, p, key = built(), expected(), jax.random.key(0)
+    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(q))
+    jax.tree.map(np.testing.assert_array_equal, q, p)
+    np.testing.assert_array_equal(q.log_prob(q.sample(key, 4)), p.log_prob(p.sample(key, 4)))

@@ -67,3 +67,14 @@ def test_the_monte_carlo_divergence_of_small_concentrations_is_the_closed_one():
 
     found = float64(draws(jax.random.key(3)))
     assert abs(found.mean() - dist.kl(q, p)[0]) < 4.5 * found.std() / np.sqrt(found.size)
+
+
+@pytest.mark.parametrize("name", WITH_KL)
+def test_two_events_have_no_divergence(name):
+    q, p = MEMBERS[name]
+    if name == "MultivariateNormal":
+        p = dist.Normal(p.mean, jnp.zeros_like(p.mean))
+    axis = -2 if name == "Categorical" else -1
+    one = jax.tree.map(lambda leaf: jnp.take(leaf, jnp.array([0]), axis=axis), p)
+    with pytest.raises(ValueError, match=r"the divergence needs two distributions over the same event, got shapes \("):
+        dist.kl(q, one)

@@ -97,6 +97,26 @@ def test_a_learned_prior_needs_a_posterior_that_has_a_prior_of_its_family(poster
         models.make_vae((4, 4, 1), posterior=posterior, prior="learned")
 
 
+@pytest.mark.parametrize(
+    ("sizes", "sentence"),
+    [
+        ({"image_shape": (4, 0, 1)}, r"image_shape must be positive integers, got \(4, 0, 1\)"),
+        ({"latent_dim": 0}, "latent_dim must be positive integers, got 0"),
+        ({"latent_dim": (3, -1)}, "latent_dim must be positive integers"),
+        ({"latent_dim": ()}, "latent_dim needs at least one number"),
+        ({"hidden": (8, 0)}, "hidden must be positive integers"),
+        ({"latent_dim": (3, 2), "layer_hidden": (-8,)}, "layer_hidden must be positive integers"),
+    ],
+)
+def test_a_size_that_is_no_positive_integer_is_refused(sizes, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        models.make_vae(**{"image_shape": (4, 4, 1)} | sizes)
+
+
+def test_one_width_is_one_layer():
+    assert models.make_vae((4, 4, 1), hidden=8) == models.make_vae((4, 4, 1), hidden=(8,))
+
+
 def test_convolutions_need_a_layer():
     with pytest.raises(ValueError, match="architecture=conv needs at least one layer"):
         models.make_vae((4, 4, 1), architecture="conv", hidden=())
