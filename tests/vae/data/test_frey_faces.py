@@ -45,6 +45,7 @@ def test_frey_faces_may_be_converted_from_the_matrix_that_was_published(tmp_path
         pytest.skip(f"frey_faces.npz is not in {SHARED}")
     with np.load(SHARED / "frey_faces.npz") as file:
         scipy.io.savemat(tmp_path / "frey_rawface.mat", {"ff": file["images"].reshape(1965, 560).T})
-    [line] = re.findall(r"^python -c \"(.*frey_rawface.*)\"", (ROOT / "vae/data/README.md").read_text(), re.M)
-    subprocess.run([sys.executable, "-c", line], cwd=tmp_path, check=True)
+    page = (ROOT / "vae/data/README.md").read_text(encoding="utf-8")
+    [program] = re.findall(r"^python -c \"([^\"]*frey_rawface[^\"]*)\"", page, re.M)
+    subprocess.run([sys.executable, "-c", program], cwd=tmp_path, check=True)
     assert load("frey_faces", tmp_path).checksum == load("frey_faces", SHARED).checksum
