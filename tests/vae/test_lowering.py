@@ -48,10 +48,11 @@ def test_an_epoch_of_a_sweep_and_an_evaluation_lower_for_accelerators():
     epoch = train.make_epoch(train.make_step(model.apply, objectives.elbo, estimator, tx), batch_size=4)
     states = jax.eval_shape(jax.vmap(train.make_init(model, estimator, tx, x)), keys)
     for mode in ("vmap", "map"):
-        jax.export.export(jax.jit(train.over_runs(epoch, mode, shared=1)), platforms=ACCELERATORS)(states, keys, x)
+        lowered = jax.export.export(jax.jit(train.over_runs(epoch, mode, shared=1)), platforms=ACCELERATORS)
+        assert lowered(states, keys, x).platforms == ("cuda", "tpu")
     params = jax.eval_shape(model.init, key, x, key)
     log_likelihood = jax.jit(lambda params, x, key: evaluate.log_likelihood(model.apply, params, x, key, num_samples=8))
-    jax.export.export(log_likelihood, platforms=ACCELERATORS)(params, x, key)
+    assert jax.export.export(log_likelihood, platforms=ACCELERATORS)(params, x, key).out_avals[0].shape == (12,)
 
 
 def test_a_program_that_accelerators_cannot_run_is_found():

@@ -104,10 +104,13 @@ def test_every_estimator_works_where_jax_refuses_to_promote_ranks():
     """`test_everything_is_in_the_precision_of_q` tests strict promotion of dtypes and float64."""
     with jax.numpy_rank_promotion("raise"):
         for name in BY_NAME:
-            jax.eval_shape(lambda key: _loss_and_gradient(name, key), jax.random.key(0))  # noqa: B023
+            (loss, _), gradient = jax.eval_shape(lambda key: _loss_and_gradient(name, key), jax.random.key(0))  # noqa: B023
+            assert loss.shape == ()
+            assert jax.tree.map(jnp.shape, gradient) == jax.tree.map(jnp.shape, _posterior(name))
 
 
 def test_no_estimator_makes_a_nan_that_jax_debug_nans_reports():
     with jax.debug_nans(True):
         for name in ("measure_valued", "disarm_iw", "rebar", "reparam_rqmc", "rao_blackwell_top_k"):
-            jax.jit(lambda key: _loss_and_gradient(name, key))(jax.random.key(0))  # noqa: B023
+            result = jax.jit(lambda key: _loss_and_gradient(name, key))(jax.random.key(0))  # noqa: B023
+            assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(result)), name
