@@ -31,7 +31,7 @@ def family(cls: type) -> type:
     """
     # The tests execute annotations, but not those of a family's fields, which may be NumPy arrays and numbers too.
     cls.__no_type_check__ = True
-    cls.__post_init__ = _broadcast_parameters
+    cls.__post_init__ = _prepare_parameters
     cls = dataclass(frozen=True)(cls)
     names = [each.name for each in fields(cls)]
     static = [each.name for each in fields(cls) if each.metadata.get("static")]
@@ -54,24 +54,32 @@ def family(cls: type) -> type:
     return cls
 
 
-def _broadcast_parameters(q: Any) -> None:
-    """Broadcasts the fields that are annotated as `Float[Array, "*batch D"]` and the like, axis by axis.
+def _prepare_parameters(q: Any) -> None:
+    """Checks the static fields, makes floats of the parameters, and broadcasts the parameters.
 
-    Lists become arrays, and integers and truth values become float32.
+    Parameters are the fields that are annotated as `Float[Array, "*batch D"]` and the like.
     """
-    family = type(q).__name__
     for each in fields(q):
         if each.metadata.get("static") and isinstance(getattr(q, each.name), jax.Array | np.ndarray):
-            raise ValueError(f"{family} needs a Python number as its {each.name}, not an array")
+            raise ValueError(f"{type(q).__name__} needs a Python number as its {each.name}, not an array")
     axes = {each.name: each.type.dim_str.split()[1:] for each in fields(q) if hasattr(each.type, "dim_str")}
     for name in axes:
-        value = getattr(q, name)
-        if isinstance(value, bool | int | list | tuple):
-            value = jnp.asarray(value)
-        if isinstance(value, jax.Array | np.ndarray | np.generic) and not jnp.issubdtype(value.dtype, jnp.inexact):
-            value = jnp.asarray(value, jnp.float32)
-        if value is not getattr(q, name):
-            object.__setattr__(q, name, value)
+        object.__setattr__(q, name, _as_floats(getattr(q, name)))
+    _broadcast(q, axes)
+
+
+def _as_floats(value: Any) -> Any:
+    """Makes an array of a list, and float32 of integers and truth values. Anything else is returned unchanged."""
+    if isinstance(value, bool | int | list | tuple):
+        value = jnp.asarray(value)
+    if isinstance(value, jax.Array | np.ndarray | np.generic) and not jnp.issubdtype(value.dtype, jnp.inexact):
+        return jnp.asarray(value, jnp.float32)
+    return value
+
+
+def _broadcast(q: Any, axes: dict[str, list[str]]) -> None:
+    """Broadcasts the parameters to one batch, and their event axes, whose names are `axes`, axis by axis."""
+    family = type(q).__name__
     given = {name: np.shape(getattr(q, name)) for name in axes}
     shapes = {name: (1,) * (len(axes[name]) - len(shape)) + shape for name, shape in given.items()}
     events = [
