@@ -57,8 +57,7 @@ def aggregate(rows: list[Row], names: list[str] | None = None) -> list[Row]:
         groups.setdefault(tuple(str(row[name]) for name in names), []).append(row)
     means = [_mean_row(members, names) for members in groups.values()]
     key = ranked_by(means)
-    sign = 1 if key == "test_nll_nats" else -1
-    return sorted(means, key=lambda row: least_first(sign * row.get(key, math.nan)))
+    return sorted(means, key=lambda row: _best_first(row, key))
 
 
 def _mean_row(members: list[Row], names: list[str]) -> Row:
@@ -74,6 +73,11 @@ def _mean_row(members: list[Row], names: list[str]) -> Row:
     if len(depths) == 1 and 0 not in depths:
         row["active_units_by_layer"] = units(finished)
     return row
+
+
+def _best_first(row: Row, key: str) -> tuple[bool, float]:
+    """A sort key by the figure `key`: the least -log p(x) or the largest ELBO first, and missing figures last."""
+    return least_first((1 if key == "test_nll_nats" else -1) * row.get(key, math.nan))
 
 
 def least_first(value: float) -> tuple[bool, float]:
@@ -99,8 +103,7 @@ def ranked_by(rows: list[Row]) -> str:
 def best(rows: list[Row]) -> int:
     """The index of the best of these rows of single runs, all of them finished; the first of equals."""
     key = ranked_by(rows)
-    sign = 1 if key == "test_nll_nats" else -1
-    return min(range(len(rows)), key=lambda i: least_first(sign * rows[i][key]))
+    return min(range(len(rows)), key=lambda i: _best_first(rows[i], key))
 
 
 def mean_and_error(values: list[float]) -> tuple[float, float]:

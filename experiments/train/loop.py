@@ -276,19 +276,14 @@ def write_results(compiled: Compiled, state: training.TrainState, failed_steps: 
         final = state_of_run(i)
         if multihost.is_first():
             rows[i] = write_result(program, program.runs[i], final, failed_steps[i], test_figures)
-    done = [i for i, row in sorted(rows.items()) if row["status"] == "done"]
-    if figures == "sweep" and done:
-        done = [done[results.best([rows[i] for i in done])]]
-    for i in done if figures != "none" else ():  # after the results, which a failing picture must not lose
+    for i in runs_to_draw(rows, figures):  # after the results, which a failing picture must not lose
         run = program.runs[i]
         with cli.drawing(run.folder.figures):
             from experiments.common import pictures  # matplotlib is slow to import
 
             pictures.draw_run(run.folder, program.data, program.functions.evaluated, state_of_run(i).params["model"])
-    steps = program.functions.steps_per_epoch
     return [
-        f"{program.runs[i].folder.path}: the loss, or the gradient before it, was not finite at step {failed_steps[i]};"
-        f" the folder keeps the state of epoch {(failed_steps[i] - 1) // steps}; {_advice(failed_steps[i])}"
+        _divergence(program, program.runs[i], failed_steps[i])
         for i, row in sorted(rows.items())
         if row["status"] == "diverged"
     ]
@@ -308,6 +303,23 @@ def write_result(
             row["validation_elbo_nats"] = run.folder.rows()[-1]["elbo_nats"]
     files.write_json(run.folder.path / "result.json", row)
     return row
+
+
+def runs_to_draw(rows: dict[int, dict[str, Any]], figures: str) -> list[int]:
+    """The numbers of the runs that --figures asks for: every finished run (all), the best one (sweep), or none."""
+    done = [i for i, row in sorted(rows.items()) if row["status"] == "done"]
+    if figures == "sweep" and done:
+        return [done[results.best([rows[i] for i in done])]]
+    return done if figures == "all" else []
+
+
+def _divergence(program: Program, run: Run, failed_step: np.ndarray) -> str:
+    """The sentence about a run that diverged."""
+    kept_epoch = (failed_step - 1) // program.functions.steps_per_epoch
+    return (
+        f"{run.folder.path}: the loss, or the gradient before it, was not finite at step {failed_step};"
+        f" the folder keeps the state of epoch {kept_epoch}; {_advice(failed_step)}"
+    )
 
 
 def _advice(failed_step: int | np.ndarray) -> str:
