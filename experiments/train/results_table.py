@@ -27,8 +27,9 @@ def write(workdir: Path, runs: list[Run], figures: str) -> None:
     print(f"\n{results.heading(rows)}\n{table}\n")
     if drawn := sorted((workdir / "figures").glob("*.png")):
         print(f"pictures: {', '.join(map(str, drawn))}")
-    if any(workdir.glob("runs/*/figures/*.png")):
-        print(f"pictures of runs: {workdir / 'runs'}/*/figures")
+    if drawn := sorted({path.parent for path in workdir.glob("runs/*/figures/*.png")}):
+        more = f" and {len(drawn) - 1} more" if len(drawn) > 1 else ""
+        print(f"pictures of runs: {drawn[0]}{more}")
     print(f"table of every run and setting: {workdir / 'results.csv'}")
     print(f"a page with all results: {cli.command('report', f'--workdir={workdir}')}")
 
