@@ -98,7 +98,7 @@ def active_units(
             means = [(q.mean,)] * 2
         return jax.tree.map(lambda mean: mean[0], means)  # the batch has one datum
 
-    _check(x, batch_size=batch_size)
+    _check_sizes(batch_size=batch_size)
     first, second = jax.lax.map(two_means, (x, jnp.arange(len(x))), batch_size=batch_size)  # each [N, *event]
     centred = lambda means: means - jnp.mean(means, axis=0)
     covariances = [jnp.mean(centred(a) * centred(b), axis=0) for a, b in zip(first, second, strict=True)]
@@ -124,13 +124,7 @@ def _terms(apply, params, x, key, ks):
     return tuple(term[:, 0] for term in posterior_terms(apply, params, x, q, z))
 
 
-def _check(x: Images, **sizes: int) -> None:
-    """Refuses sizes below 1, and an array of three axes: images without channels, or one image.
-
-    An `apply` of your own may read data of another rank, such as vectors.
-    """
-    if jnp.ndim(x) == 3:
-        raise ValueError(f"x must be images of shape [N, H, W, C], got shape {jnp.shape(x)}")
+def _check_sizes(**sizes: int) -> None:
     for name, size in sizes.items():
         if size < 1:
             raise ValueError(f"{name} must be at least 1, got {size}")
@@ -141,7 +135,7 @@ def _over_chunks(add_chunk, start, x, key, num_samples, batch_size, chunk_size, 
 
     The result is `[N, ...]`, a carry for each datum.
     """
-    _check(x, num_samples=num_samples, batch_size=batch_size, chunk_size=chunk_size)
+    _check_sizes(num_samples=num_samples, batch_size=batch_size, chunk_size=chunk_size)
     chunk_size = min(chunk_size, num_samples)
     batch_size = max(1, min(batch_size, len(x)))
     chunks = jnp.arange(-(-num_samples // chunk_size) * chunk_size).reshape(-1, chunk_size)

@@ -179,7 +179,7 @@ def test_active_units_of_every_posterior(family):
 def test_images_without_channels_and_empty_batches_are_refused(function):
     sizes = {} if function is evaluate.active_units else {"num_samples": 2}
     call = lambda x, **options: function(MLP.apply, MLP_PARAMS, x, jax.random.key(0), **sizes | options)
-    with pytest.raises(ValueError, match=r"must be images of shape \[N, H, W, C\], got shape \(7, 4, 4\)"):
+    with pytest.raises(ValueError, match=r"inputs need a batch axis and 3 more, got shape \[\d, 4, 4\]"):
         call(IMAGES[..., 0])
     for name in ["batch_size", *(["num_samples", "chunk_size"] if sizes else [])]:
         for size in (0, -3):

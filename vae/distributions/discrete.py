@@ -14,7 +14,7 @@ IMPOSSIBLE = -1.8e19
 class Bernoulli:
     """Factorized Bernoulli by its logits `[*batch, D]`; samples are 0. or 1.
 
-    A logit may be infinite. An impossible bit has the log-probability -2e19 and not -inf: gradients stay finite.
+    A logit may be infinite. An impossible bit has the log-probability -1.8e19 and not -inf: gradients stay finite.
     """
 
     logits: Float[Array, "*batch D"]

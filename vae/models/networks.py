@@ -26,6 +26,9 @@ class MLP(nn.Module):
       outputs: width of a last, linear layer; None for none.
       event_ndim: number of axes of the inputs that are flattened, counted from the last.
       dtype: dtype of the layers' products and activations; None for the dtype of the inputs.
+
+    Raises:
+      ValueError: if the inputs have no batch axis before the axes of the event, as images without channels have none.
     """
 
     hidden: tuple[int, ...]
@@ -36,6 +39,9 @@ class MLP(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array | np.ndarray, "..."]) -> Float[Array, "... F"]:
+        if x.ndim <= self.event_ndim:
+            raise ValueError(f"inputs need a batch axis and {self.event_ndim} more, got shape {list(x.shape)}")
+
         def apply_to_rows(h):
             h = h.reshape(len(h), -1)
             for i, width in enumerate(self.hidden):
