@@ -57,7 +57,7 @@ class ByClassLogits:
 class Categorical(ByClassLogits):
     """D independent categorical variables of C classes by logits `[*batch, D, C]`; samples are one-hot.
 
-    A logit of -inf makes its class impossible, with the log-probability -2e19 and not -inf: gradients stay finite.
+    A logit of -inf makes its class impossible, with the log-probability -1.8e19 and not -inf: gradients stay finite.
     """
 
     logits: Float[Array, "*batch D C"]
