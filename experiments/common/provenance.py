@@ -1,5 +1,6 @@
 """Everything that a result depends on besides settings and data: versions, device, compiler flags and code."""
 
+import contextlib
 import functools
 import hashlib
 import importlib.metadata
@@ -20,8 +21,12 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tens
 
 
 def versions() -> dict[str, str]:
-    """The versions of Python and of the packages that numbers depend on."""
-    return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in PACKAGES}
+    """The versions of Python and of the packages that numbers depend on, without those that are not installed."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
 
 
 @functools.cache

@@ -20,6 +20,12 @@ def test_other_code_and_other_versions_of_packages_are_named():
     assert provenance.changed_code(recorded | {"code": "0" * 16}) == ["the project", f"jax 0.1.2 to {now}"]
 
 
+def test_a_package_that_is_not_installed_has_no_version(monkeypatch):
+    """Nothing but a data set of TFDS needs tensorflow-datasets."""
+    monkeypatch.setattr(provenance, "PACKAGES", ("jax", "no-such-package"))
+    assert sorted(provenance.versions()) == ["jax", "python"]
+
+
 def test_the_commit_is_that_of_the_folder_even_inside_a_hook_of_git(tmp_path, monkeypatch):
     """Git exports GIT_DIR to its hooks, and to every command that they start."""
     commit = provenance.git_commit(ROOT)

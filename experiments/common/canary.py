@@ -54,7 +54,7 @@ def difference(init: Callable, epoch: Callable, values: PyTree, images: np.ndarr
 
     Args:
       init: `init(values) -> state` of one run.
-      epoch: `epoch(state, values, images) -> (state, metrics)` of one run, as of `train.make_epoch`.
+      epoch: `epoch(state, values, images) -> (state, metrics)` of one run, jitted, as `build.functions` makes it.
       values: The array-valued settings of all runs, each with a leading axis of runs.
       images: The images of a few steps, the same for all runs.
       rounding: The relative change of the parameters from which the tolerance is measured.
@@ -66,11 +66,10 @@ def difference(init: Callable, epoch: Callable, values: PyTree, images: np.ndarr
     chosen_start, chosen_values = jax.device_get(pick((start, values)))
     side_by_side = jax.jit(train.over_runs(epoch, "vmap", shared=1), donate_argnums=0)
     together = jax.device_get(pick(side_by_side(start, values, images)))
-    single = jax.jit(epoch)
 
     def alone(start: train.TrainState) -> PyTree:
         runs = [jax.tree.map(lambda leaf, i=i: leaf[i], (start, chosen_values)) for i in range(len(chosen))]
-        results = [jax.device_get(single(*run, images)) for run in runs]
+        results = [jax.device_get(epoch(*run, images)) for run in runs]
         return jax.tree.map(lambda *leaves: np.stack(leaves), *results)
 
     return compare(together, alone(chosen_start), alone(perturb(chosen_start, rounding)), rounding)

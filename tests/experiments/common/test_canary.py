@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jax.custom_batching import custom_vmap
 
-from experiments.train import canary
+from experiments.common import canary
 from vae.train import TrainState
 
 RATES = np.array([0.1, 0.2, 0.3, 0.4], np.float32)
@@ -32,7 +32,7 @@ def epoch_with(scale):
         state, bounds = jax.lax.scan(step, state, images.reshape(canary.STEPS, -1, 3))
         return state, {"bound": jnp.mean(bounds)}
 
-    return epoch
+    return jax.jit(epoch)
 
 
 @custom_vmap
