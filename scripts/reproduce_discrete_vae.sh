@@ -52,13 +52,12 @@ train() {
 train elbo leave_one_out,disarm,arms,double_cv,rodeo,rebar,relax,st_gumbel_softmax,reinmax
 train iwae vimco
 # measure BUDGET: compares the gradients of all estimators, where one gradient may cost BUDGET, with the parameters of
-# the first run of leave_one_out
+# the run of leave_one_out with seed 0
 measure() {
-  keep_going .venv/bin/python -m experiments.compare_estimators --workdir="${runs[0]}" --data_dir="$data" --batch_size=32 \
+  keep_going .venv/bin/python -m experiments.compare_estimators --workdir="$output" --run=estimator=leave_one_out,seed=0 --data_dir="$data" --batch_size=32 \
     --draws="$draws" --budget="$1" --output="$output/gradients_${1%:*}" \
     --estimators=leave_one_out,disarm,arms,double_cv,rodeo,rebar,relax,muprop,nvil,reinforce,st_gumbel_softmax,reinmax,gumbel_rao,straight_through,gumbel_softmax
 }
-runs=("$output"/runs/estimator=leave_one_out*)
 measure evaluations:8
 measure "flops:$flops"
 .venv/bin/python -m experiments.report --workdir="$output"

@@ -40,11 +40,10 @@ at() {
 keep_going .venv/bin/python -m experiments.train --dataset=mnist --data_dir="$data" --validation_size=10000 \
   --posterior=categorical:categories=8 --latent_dim=4 --hidden=512-256 --objective=elbo_analytic --batch_size=100 \
   --learning_rate=5e-4 --eval_samples=100 --estimator="$(at 0.5 $trained),$(at 1.3 $trained)" "${length[@]}" --workdir="$output"
-runs=("$output"/runs/estimator=reinmax*1.3*)
 # measure BUDGET FOLDER: compares the gradients at each temperature, where one gradient may cost BUDGET
 measure() {
   for temperature in 0.5 1.3; do
-    keep_going .venv/bin/python -m experiments.compare_estimators --workdir="${runs[0]}" --data_dir="$data" --batch_size=8 \
+    keep_going .venv/bin/python -m experiments.compare_estimators --workdir="$output" --run="estimator=reinmax:temperature=1.3,seed=0" --data_dir="$data" --batch_size=8 \
       --draws="$draws" --budget="$1" --output="$output/$2_$temperature" \
       --estimators="$(at "$temperature" $relaxed),straight_through,leave_one_out,disarm_iw,double_cv,rebar,relax,unordered_set,rao_blackwell_top_k,local_expectation"
   done

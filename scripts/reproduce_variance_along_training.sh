@@ -27,7 +27,7 @@ fi
 # measure OBJECTIVE K ESTIMATORS: trains a VAE by the objective, and measures the estimators at its checkpoints
 measure() {
   .venv/bin/python -m experiments.train --objective="$1" --num_samples="$2" --epochs="$epochs" --keep=10 \
-    --eval_every=$((epochs / 10)) --workdir="$output/$1"
+    --eval_every=$((epochs / 10)) --checkpoint_every=$((epochs / 10)) --workdir="$output/$1"
   .venv/bin/python -m experiments.compare_estimators --workdir="$output/$1" --num_samples="$2" --estimators="$3" \
     --checkpoint=all --draws="$draws" --reference_draws=$((2 * draws)) --batch_size=32 --output="$output/$1/variance"
   .venv/bin/python -m experiments.report --workdir="$output/$1"

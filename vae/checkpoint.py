@@ -1,4 +1,4 @@
-"""Save and restore a pytree with Orbax. The newest checkpoints and the best one are kept, with digests of their data.
+"""Save and restore a pytree with Orbax. The newest checkpoints are kept, with digests of their data.
 
 Orbax would restore a flipped byte without notice. The digest reveals such damage; `restore` then warns, and reads the
 previous checkpoint.
@@ -6,7 +6,6 @@ previous checkpoint.
 
 import errno
 import hashlib
-import math
 import os
 import re
 import shutil
@@ -28,14 +27,12 @@ LAST_STEP = 999_999_999  # `steps` takes a longer number for the name of another
 
 
 @contextmanager
-def writer(folder: str | Path, keep: int = 2, bounds: dict[int, float] | None = None) -> Iterator[tuple]:
+def writer(folder: str | Path, keep: int = 2) -> Iterator[tuple]:
     """A context manager that gives two functions: `save(step, state)`, which writes in the background, and `wait()`.
 
     Args:
       folder: the folder of the checkpoints, which is made if it does not exist.
-      keep: number of newest checkpoints that are kept, besides the best one.
-      bounds: step -> validation bound of its checkpoint; only these steps may be the best. The caller may add steps
-        later; the next `save` sees them.
+      keep: number of newest checkpoints that are kept.
 
     Raises:
       ValueError: if `check_folder` refuses the folder; from `save`, if the step is not in 0..999999999, or if two
@@ -45,21 +42,8 @@ def writer(folder: str | Path, keep: int = 2, bounds: dict[int, float] | None = 
     check_folder(folder)
     import orbax.checkpoint as ocp  # slow to import
 
-    class Best(ocp.checkpoint_managers.PreservationPolicy):
-        """Keeps the best checkpoint.
-
-        Orbax's own BestN reads bounds from the checkpoints, fails if one is damaged, and warns if there is none.
-        """
-
-        def should_preserve(self, checkpoints, *, context):
-            del context
-            present = [checkpoint.step for checkpoint in checkpoints]
-            return [step == best(present, bounds or {}) for step in present]
-
-    # Orbax's option `max_to_keep` together with a metric would delete the newest checkpoint.
-    policies = [ocp.checkpoint_managers.LatestN(keep), Best()]
-    policy = ocp.checkpoint_managers.AnyPreservationPolicy(policies)
     Path(folder).mkdir(parents=True, exist_ok=True)
+    policy = ocp.checkpoint_managers.LatestN(keep)
     options = ocp.CheckpointManagerOptions(preservation_policy=policy, **_alone())
     try:
         with ocp.CheckpointManager(Path(folder).absolute(), options=options) as manager:
@@ -99,12 +83,6 @@ def steps(folder: str | Path) -> list[int]:
     return sorted(int(name) for name in names if re.fullmatch("0|[1-9][0-9]{0,8}", name))
 
 
-def best(steps: list[int], bounds: dict[int, float]) -> int | None:
-    """The step with the largest bound, the earliest of equals; None if no step has a bound, or all bounds are NaN."""
-    with_bound = [step for step in sorted(steps) if not math.isnan(bounds.get(step, math.nan))]
-    return max(with_bound, key=bounds.get, default=None)
-
-
 def drop_after(folder: str | Path, step: int) -> None:
     """Removes the checkpoints that are newer than `step`, before training repeats the steps after it."""
     for newer in steps(folder):
@@ -112,16 +90,24 @@ def drop_after(folder: str | Path, step: int) -> None:
             shutil.rmtree(Path(folder) / str(newer))
 
 
+def drop_before(folder: str | Path, step: int) -> None:
+    """Removes the checkpoints that are older than `step`."""
+    for older in steps(folder):
+        if older < step:
+            shutil.rmtree(Path(folder) / str(older))
+
+
 def restore(folder: str | Path, like: PyTree, at: list[int] | None = None) -> tuple[int, PyTree] | None:
     """The newest undamaged checkpoint as (step, state); None if there is none.
 
     Args:
       folder: the folder of the checkpoints.
-      like: a state, or its `jax.eval_shape`, whose structure, shapes and dtypes the checkpoint must have.
+      like: a state, or its `jax.eval_shape`. The checkpoint must have its leaves, with these shapes and dtypes; other
+        leaves of the checkpoint are left out.
       at: the steps to choose from; None for all.
 
     Raises:
-      ValueError: if the checkpoint has another structure.
+      ValueError: if the checkpoint lacks a leaf, or has it with another shape or dtype.
     """
     import orbax.checkpoint as ocp
 
@@ -180,15 +166,16 @@ def _named_leaves(tree: PyTree) -> dict[str, Any]:
 
 def _as(like: PyTree, restored: dict[str, np.ndarray], path: Path) -> PyTree:
     """The restored leaves in the structure of `like`."""
+    signature = lambda leaf: f"{leaf.dtype}{list(leaf.shape)}"
     array = lambda leaf: leaf if hasattr(leaf, "dtype") else np.asarray(leaf)  # a Python number has no dtype
-    leaves_of = lambda named: ((name, array(leaf)) for name, leaf in named.items())
-    signature = lambda named: {(name, tuple(leaf.shape), str(leaf.dtype)) for name, leaf in leaves_of(named)}
-    if differences := sorted(signature(restored) ^ signature(_named_leaves(like))):
-        name, shape, dtype = differences[0]
-        raise ValueError(
-            f"checkpoint {path} belongs to another configuration: {name} {dtype}{list(shape)} has no counterpart"
-        )
-    return jax.tree.unflatten(jax.tree.structure(like), [restored[name] for name in _named_leaves(like)])
+    wanted = {name: array(leaf) for name, leaf in _named_leaves(like).items()}
+    for name, leaf in wanted.items():
+        present = signature(array(restored[name])) if name in restored else "missing"
+        if present != signature(leaf):
+            raise ValueError(
+                f"checkpoint {path} belongs to another configuration: {name} is {present}, not {signature(leaf)}"
+            )
+    return jax.tree.unflatten(jax.tree.structure(like), [restored[name] for name in wanted])
 
 
 def _digest(leaves: dict[str, np.ndarray]) -> dict[str, str]:

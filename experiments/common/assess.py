@@ -1,18 +1,27 @@
-"""The figures of a model on one split, for the curves and the results of training, and for `experiments.evaluate`."""
+"""The figures of trained models on one split, for the curves and the results of training, and for
+`experiments.evaluate`.
+
+Every function takes the parameters of several runs of a program, with a leading axis of runs, and evaluates the runs
+side by side, as many at once as fit into the memory.
+"""
 
 import functools
+import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from tqdm import tqdm
 
 from experiments.common.build import bits_per_dim
 from experiments.common.settings import Settings
 from vae import data as datasets
-from vae import evaluate, models
+from vae import evaluate, models, train
+from vae.devices import mesh
 
 # The seed of the evaluation's noise. It is the same for every run, so runs differ only by their models.
 SEED = 2013
@@ -20,6 +29,13 @@ SEED = 2013
 ELBO_SAMPLES = 10
 # The number of images whose -log p(x) is computed between two steps of the progress bar.
 SLICE = 500
+# The memory that the decoded images of an evaluation may fill on a CPU, in bytes. More would only leave the cache.
+CPU_MEMORY = 64e6
+# The number of images that `vae.evaluate` decodes at once, and of arrays as large as these images at the same time.
+DECODED = 5000
+BUFFERS = 4
+
+Row = dict[str, Any]
 
 
 def key() -> jax.Array:
@@ -32,63 +48,107 @@ def curve_split(data: datasets.Dataset) -> str:
     return "validation" if len(data.validation) else "test"
 
 
-def pixels(data: datasets.Dataset, split: str) -> jax.Array:
+def pixels(data: datasets.Dataset, split: str) -> np.ndarray:
     """The images of a split as the model sees them, float32 in [0, 1]."""
-    return jnp.asarray(datasets.pixels(getattr(data, split), data.levels))
+    return datasets.pixels(np.asarray(getattr(data, split)), data.levels)
 
 
-# Cached: the learning curve and the result of a run use the same compiled function, and so do runs that differ only in
-# their estimator.
+def parts(devices: Mesh, params: Any, image_size: int) -> Iterator[tuple[int, Any]]:
+    """The parameters of as many runs as can be evaluated at once, each time with the number of the first of them.
+
+    All parts but the last are equally large, and one compiled program evaluates them.
+
+    Args:
+      image_size: The number of pixels and channels of an image.
+    """
+    runs = len(jax.tree.leaves(params)[0])
+    stats = devices.local_devices[0].memory_stats() or {}
+    memory = (stats["bytes_limit"] - stats["bytes_in_use"]) / 4 if "bytes_limit" in stats else CPU_MEMORY
+    on_each = max(1, int(memory / (DECODED * BUFFERS * 4 * image_size)))
+    count = math.ceil(runs / (on_each * devices.shape["run"]))
+    size = math.ceil(runs / count / devices.shape["run"]) * devices.shape["run"]
+    for first in range(0, runs, size):
+        yield first, params if size == runs else mesh.some_runs(devices, params, first, min(size, runs - first))
+
+
+# Cached: the learning curve and the results of a program use the same compiled function, and so do programs that differ
+# only in their estimators.
 @functools.lru_cache(maxsize=4)
-def make_bound(model: models.VAE) -> Callable:
-    """`bound(params, x) -> dict`: ELBO, rate and distortion (nats, means over the images x) and active units."""
-
-    @jax.jit
+def _make_bound(model: models.VAE, devices: Mesh, mode: str) -> Callable:
     def compute(params, x):
         terms = evaluate.rate_distortion(model.apply, params, x, key(), ELBO_SAMPLES)
         figures = {f"{name}_nats": jnp.mean(values) for name, values in terms.items()}
-        units = evaluate.active_units(model.apply, params, x, key())
-        return figures | {"active_units": sum(units)}, units
+        return figures, evaluate.active_units(model.apply, params, x, key())
 
-    def bound(params, x):
-        figures, units = compute(params, x)
-        row = {name: value.item() for name, value in figures.items()}
-        return row if len(units) == 1 else row | {"active_units_by_layer": "+".join(str(n.item()) for n in units)}
-
-    return bound
+    return jax.jit(train.over_runs(compute, mode, shared=1, over=devices))
 
 
 @functools.lru_cache(maxsize=4)
-def make_nll(model: models.VAE, num_samples: int) -> Callable:
-    """`nll(params, x) -> float`: the importance-weighted -log p(x) with K = num_samples, nats, the mean over images.
-
-    It shows a progress bar on a terminal.
-    """
-
-    @jax.jit
-    def log_likelihood(params, x, first):
+def _make_log_likelihood(model: models.VAE, num_samples: int, devices: Mesh, mode: str) -> Callable:
+    def compute(params, x, first):
         return evaluate.log_likelihood(model.apply, params, x, key(), num_samples, first=first)
 
-    def nll(params, x) -> float:
-        starts = range(0, len(x), SLICE)
-        bar = tqdm(starts, f"-log p(x), K={num_samples}", unit="slice", leave=False, disable=not sys.stdout.isatty())
-        return -np.concatenate([log_likelihood(params, x[i : i + SLICE], i) for i in bar]).mean(dtype=np.float64).item()
-
-    return nll
+    return jax.jit(train.over_runs(compute, mode, shared=2, over=devices))
 
 
-def make_test_figures(model: models.VAE, data: datasets.Dataset, run: Settings, eval_samples: int) -> Callable:
-    """`test_figures(params) -> dict`: the test figures of a result row."""
-    bound = make_bound(model)
-    nll = make_nll(model, eval_samples)
+def _mode(devices: Mesh, params: Any) -> str:
+    return "vmap" if len(jax.tree.leaves(params)[0]) > devices.shape["run"] else "map"
 
-    def test_figures(params) -> dict[str, float]:
-        x = pixels(data, "test")
-        figures = bound(params, x)
-        row = {"test_nll_nats": nll(params, x)}
-        row |= {f"test_{name}": value for name, value in figures.items() if name.endswith("_nats")}
-        if run.binarization == "none":
-            row["test_bits_per_dim"] = bits_per_dim(row["test_nll_nats"], data, run.likelihood)
-        return row | {name: value for name, value in figures.items() if name.startswith("active_units")}
 
-    return test_figures
+def bound(model: models.VAE, devices: Mesh, params: Any, x: jax.Array) -> list[Row]:
+    """For each run ELBO, rate and distortion (nats, means over the images x) and active units.
+
+    Args:
+      params: The parameters of all runs, with a leading axis of runs.
+      x: The images, `[N, H, W, C]`, as `mesh.everywhere` places them.
+    """
+    rows: list[Row] = []
+    for _, part in parts(devices, params, x[0].size):
+        figures, units = mesh.fetch(devices, _make_bound(model, devices, _mode(devices, part))(part, x))
+        for i in range(len(units[0])):
+            row = {name: values[i].item() for name, values in figures.items()}
+            row["active_units"] = sum(layer[i].item() for layer in units)
+            if len(units) > 1:
+                row["active_units_by_layer"] = "+".join(str(layer[i].item()) for layer in units)
+            rows.append(row)
+    return rows
+
+
+def test_figures(
+    model: models.VAE, devices: Mesh, params: Any, data: datasets.Dataset, run: Settings, eval_samples: int
+) -> Iterator[dict[int, Row]]:
+    """The test figures of all runs by their numbers, of as many runs at a time as are evaluated together.
+
+    -log p(x) is the importance-weighted bound with K = eval_samples, in nats, the mean over the test images. A progress
+    bar is shown on a terminal.
+
+    Args:
+      params: The parameters of all runs, with a leading axis of runs.
+      run: The settings of any of the runs.
+    """
+    x = pixels(data, "test")
+    placed = mesh.everywhere(devices, x)
+    for first, part in parts(devices, params, x[0].size):
+        rows = bound(model, devices, part, placed)
+        nll = _nll(model, devices, part, x, eval_samples)
+        yield {first + i: _test_row(rows[i], nll[i].item(), data, run) for i in range(len(rows))}
+
+
+def _nll(model: models.VAE, devices: Mesh, params: Any, x: np.ndarray, num_samples: int) -> np.ndarray:
+    """-log p(x) of each run, `[runs]`."""
+    log_likelihood = _make_log_likelihood(model, num_samples, devices, _mode(devices, params))
+    starts = range(0, len(x), SLICE)
+    bar = tqdm(starts, f"-log p(x), K={num_samples}", unit="slice", leave=False, disable=not sys.stdout.isatty())
+    values = [
+        mesh.fetch(devices, log_likelihood(params, mesh.everywhere(devices, x[i : i + SLICE]), np.int32(i)))
+        for i in bar
+    ]
+    return -np.concatenate(values, axis=1).mean(axis=1, dtype=np.float64)
+
+
+def _test_row(figures: Row, nll: float, data: datasets.Dataset, run: Settings) -> Row:
+    row = {"test_nll_nats": nll}
+    row |= {f"test_{name}": value for name, value in figures.items() if name.endswith("_nats")}
+    if run.binarization == "none":
+        row["test_bits_per_dim"] = bits_per_dim(nll, data, run.likelihood)
+    return row | {name: value for name, value in figures.items() if name.startswith("active_units")}

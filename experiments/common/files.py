@@ -45,10 +45,10 @@ def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
     write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
 
 
-def append_row(path: Path, row: dict[str, Any]) -> None:
-    """Adds one line of JSON; the file must be empty, absent or end with a whole line."""
+def append_rows(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Adds one line of JSON for each row; the file must be empty, absent or end with a whole line."""
     with open(path, "a", encoding="utf-8") as file:
-        file.write(json.dumps(row) + "\n")
+        file.write("".join(json.dumps(row) + "\n" for row in rows))
 
 
 def read_lines(path: Path) -> list[bytes]:

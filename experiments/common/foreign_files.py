@@ -12,14 +12,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from experiments.common.settings import FIELDS, from_json
+from experiments.common.settings import FIELDS as SETTINGS
 
 # The files and folders that commands make in a workdir.
 NAMES = (
     "config.json",
+    "runs.json",
     "metrics.jsonl",
     "timing.jsonl",
-    "result.json",
     "evaluations.jsonl",
     "results.csv",
     "results.md",
@@ -28,11 +28,12 @@ NAMES = (
     "figures",
     "tensorboard",
     "profile",
-    "runs",
+    "programs",
     "store",
     "slurm",
     ".lock",
     ".results.lock",
+    ".figures.lock",
 )
 
 # The columns of a row that hold text, besides settings, with the pattern of their values.
@@ -45,9 +46,9 @@ TEXT = {
 }
 # The columns that every row of a file has.
 ROWS = {
-    "metrics.jsonl": ("epoch", "step", "examples", "split", "elbo_nats"),
+    "metrics.jsonl": ("run", "epoch", "step", "examples", "split", "elbo_nats"),
     "timing.jsonl": ("epoch", "step", "train_seconds"),
-    "evaluations.jsonl": ("epoch", "eval_samples", "test_nll_nats"),
+    "evaluations.jsonl": ("run", "epoch", "eval_samples", "test_nll_nats"),
 }
 # The figures of every result of a run that did not diverge.
 FIGURES = ("test_nll_nats", "test_elbo_nats", "test_rate_nats", "test_distortion_nats")
@@ -84,15 +85,30 @@ def _links(folder: Path) -> Iterator[str]:
                 yield from _links(Path(entry.path))
 
 
-def is_run_config(config: dict[str, Any]) -> bool:
-    """Whether the content can be that of a run's config.json. `settings.from_json` checks the settings in it."""
-    if not all(isinstance(config.get(part), dict) for part in ("settings", "data", "versions")):
+def is_program_record(record: dict[str, Any]) -> bool:
+    """Whether the content can be that of a runs.json. `settings.from_json` checks the settings in it."""
+    if not all(isinstance(record.get(part), dict) for part in ("settings", "data", "versions")):
         return False
-    continued = config.get("continued", [])
-    if not isinstance(continued, list) or not all(isinstance(code, dict) for code in continued):
+    lists = [record.get("runs"), record.get("continued", [])]
+    if not all(isinstance(one, list) and all(isinstance(element, dict) for element in one) for one in lists):
         return False
-    data = config["data"]
-    return isinstance(data.get("images"), dict) and all(isinstance(data.get(n), str) for n in ("name", "checksum"))
+    runs = record["runs"]
+    if not runs or not all(
+        isinstance(run.get("settings"), dict) and isinstance(run.get("result", {}), dict) for run in runs
+    ):
+        return False
+    if not all(_is_code(code) for code in [record, *record.get("continued", [])]):
+        return False
+    data = record["data"]
+    texts = [data.get("name"), data.get("checksum"), data.get("files_checksum", "")]
+    return isinstance(data.get("images"), dict) and all(isinstance(text, str) for text in texts)
+
+
+def _is_code(code: dict[str, Any]) -> bool:
+    """Whether the content can be that of `provenance.describe_code`."""
+    versions, imports = code.get("versions", {}), code.get("imports", {})
+    is_text = lambda value: isinstance(value, str) and value.isprintable()
+    return isinstance(versions, dict) and isinstance(imports, dict) and all(map(is_text, versions.values()))
 
 
 def parse_row(line: bytes, name: str) -> dict[str, Any]:
@@ -105,25 +121,25 @@ def parse_row(line: bytes, name: str) -> dict[str, Any]:
         row = json.loads(line)
     except (ValueError, RecursionError):
         row = None
-    if not isinstance(row, dict) or not set(ROWS[name]) <= set(row) or not isinstance(row["epoch"], int):
+    if not isinstance(row, dict) or not set(ROWS[name]) <= set(row):
+        raise ValueError("is not a row")
+    if not all(type(row.get(number, 0)) is int for number in ("run", "epoch")):
         raise ValueError("is not a row")
     _check_figures(row)
     return row
 
 
 def parse_result(content: dict[str, Any]) -> dict[str, Any]:
-    """The content of a result.json, with all settings in their own types.
+    """The result of a run in a runs.json: its status, its last step and its figures.
 
     Raises:
       ValueError: If the content is not a result; the sentence is a predicate.
     """
-    settings = {name: value for name, value in content.items() if name in FIELDS}
-    figures = {name: value for name, value in content.items() if name not in FIELDS}
-    complete = figures.get("status") != "done" or set(FIGURES) <= set(figures)
-    if not {"status", "step"} <= set(figures) or not complete:
-        raise ValueError("is not the result of a finished run")
-    _check_figures(figures)
-    return from_json(settings).json() | figures
+    complete = content.get("status") != "done" or set(FIGURES) <= set(content)
+    if not {"status", "step"} <= set(content) or not complete or set(content) & set(SETTINGS):
+        raise ValueError("does not hold the results of finished runs")
+    _check_figures(content)
+    return content
 
 
 def is_laboratory(config: dict[str, Any], rows: list[dict[str, Any]]) -> bool:
@@ -167,7 +183,7 @@ def _is_table(rows: list[dict[str, Any]], text: set[str], numbers: set[str]) -> 
 
 def _check_figures(row: dict[str, Any]) -> None:
     for name, value in row.items():
-        allowed = re.fullmatch(TEXT[name], str(value)) if name in TEXT else _is_number(value)
+        allowed = isinstance(value, str) and re.fullmatch(TEXT[name], value) if name in TEXT else _is_number(value)
         if not allowed or not re.fullmatch("[a-z][a-z0-9_]*", name):
             raise ValueError(f"holds a value that is not a figure ({name!r})")
 

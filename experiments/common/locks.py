@@ -16,12 +16,12 @@ WITHOUT_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)
 
 
 def claim(folder: Path) -> IO[str]:
-    """Claims a run's folder for this process, until the returned file is closed or the process ends.
+    """Claims a program's folder for this process, until the returned file is closed or the process ends.
 
     Raises:
       ValueError: If another process has claimed the folder.
     """
-    _allow_open_files(2**16)  # a sweep holds one lock for each run
+    _allow_open_files(2**16)  # a sweep holds one lock for each program
     file = open(folder / ".lock", "a+", encoding="utf-8")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -43,9 +43,9 @@ def claim(folder: Path) -> IO[str]:
 
 
 @contextlib.contextmanager
-def taking_turns(workdir: str | Path) -> Iterator[None]:
-    """A context that one process of a workdir enters at a time; the others wait."""
-    with open(Path(workdir) / ".results.lock", "w", encoding="utf-8") as file:
+def taking_turns(workdir: str | Path, at: str = "results") -> Iterator[None]:
+    """A context that one process of a workdir enters at a time; the others wait. `at` is a word for the work inside."""
+    with open(Path(workdir) / f".{at}.lock", "w", encoding="utf-8") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX)
         except OSError as error:

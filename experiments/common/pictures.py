@@ -3,15 +3,15 @@
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jax.scipy.stats import norm
 from matplotlib.figure import Figure
+from scipy.special import ndtri
 
 from experiments.common import assess, plots, results
-from experiments.common.run_folder import RunFolder
+from experiments.common.program_folder import ProgramFolder
 from vae import data as datasets
 from vae import distributions, models
 from vae.hierarchy import Markov
@@ -22,38 +22,45 @@ DRAWN = 12
 PLANE_SIZE = 20
 QUANTILES = (0.02, 0.98)
 
-
-def draw_run(folder: RunFolder, data: datasets.Dataset, model: models.VAE, params) -> None:
-    """Writes every picture of a run as PNG and PDF."""
-    figures = {"learning_curves": plots.learning_curves(folder.rows(), assess.curve_split(data), folder.seconds())}
-    figures |= _model_figures(data, model, params)
-    for name, figure in figures.items():
-        plots.save(figure, folder.figures / name)
+# The row of results.csv of a run, its evaluations, and the seconds of training by epoch.
+Curve = tuple[dict[str, Any], list[dict[str, Any]], dict[int, float]]
 
 
-def draw_sweep(path: Path, folders: list[RunFolder], names: list[str]) -> None:
+def draw_run(folder: ProgramFolder, number: int, data: datasets.Dataset, model: models.VAE, params) -> None:
+    """Writes every picture of run `number` of a program: curves as PNG and PDF, images as PNG.
+
+    Args:
+      params: The parameters of the run's model.
+    """
+    path = folder.figures(number)
+    rows = folder.rows_by_run()[number]
+    curves = plots.learning_curves(rows, assess.curve_split(data), results.seconds_at(rows, folder.seconds()))
+    plots.save(curves, path / "learning_curves")
+    for name, figure in _model_figures(data, model, params).items():
+        plots.save(figure, path / name)
+
+
+def draw_sweep(path: Path, runs: list[Curve], names: list[str]) -> None:
     """Writes the pictures of finished runs: the bound against steps and seconds, and the rate-distortion plane.
 
     Args:
+      runs: For each run its row of results.csv, its evaluations, and the seconds of training by epoch.
       names: The names of the settings in which the runs differ. The best setting is drawn first.
     """
-    by_setting: dict[tuple, list[RunFolder]] = {}
-    rows = []
-    for folder in folders:
-        row = folder.result()
-        by_setting.setdefault(tuple(str(row[name]) for name in names), []).append(folder)
-        rows.append(row)
-    runs = []
+    by_setting: dict[tuple, list[Curve]] = {}
+    for run in runs:
+        by_setting.setdefault(tuple(str(run[0][name]) for name in names), []).append(run)
+    curves = []
     points = []
-    for mean in results.aggregate(rows, names):
-        for folder in by_setting[tuple(str(mean[name]) for name in names)]:
-            row = folder.result()
+    for mean in results.aggregate([row for row, _, _ in runs], names):
+        for row, evaluations, seconds in by_setting[tuple(str(mean[name]) for name in names)]:
             label = results.label(row, names).replace("$", r"\$")  # a plain $ would begin a formula
-            runs.append({"label": label, "rows": folder.rows(), "seconds": folder.seconds(), "status": row["status"]})
+            times = results.seconds_at(evaluations, seconds)
+            curves.append({"label": label, "rows": evaluations, "seconds": times, "status": row["status"]})
             if row["status"] == "done":
                 rates = {key: row[f"test_{key}"] for key in ("rate_nats", "distortion_nats")}
                 points.append({"label": label, **rates})
-    plots.save(plots.compare_runs(runs), path / "compare_runs")
+    plots.save(plots.compare_runs(curves), path / "compare_runs")
     if points:
         plots.save(plots.rate_distortion(points), path / "rate_distortion")
 
@@ -80,23 +87,23 @@ def _means(model: models.VAE, params, x):
     return jax.lax.map(lambda x: model.apply(params, x[None], method="encode").mean[0], x, batch_size=500)
 
 
-def _model_figures(data: datasets.Dataset, model: models.VAE, params) -> dict[str, Figure]:
+def _model_figures(data: datasets.Dataset, model: models.VAE, params) -> dict[str, Figure | np.ndarray]:
     """The pictures of a model, by their names. Interpolations need continuous latents, the plane two of them."""
     shape = data.train.shape[1:]
     x = assess.pixels(data, "test")[:DRAWN]
-    z, prior, prior_samples = _latents(model, params, x)
+    z, prior, prior_samples = jax.device_get(_latents(model, params, x))
     decode = lambda z: np.asarray(_decode(model, params, z)).reshape(-1, *shape)
     figures = {
-        "reconstructions": plots.reconstructions(np.asarray(x[:10]), decode(jax.tree.map(lambda leaf: leaf[:10], z))),
+        "reconstructions": plots.reconstructions(x[:10], decode(jax.tree.map(lambda leaf: leaf[:10], z))),
         "prior_samples": plots.image_grid(decode(prior_samples)),
     }
     if isinstance(prior, distributions.Bernoulli | distributions.Categorical | Markov):
         return figures
     if len(x) > 1:
-        figures["interpolations"] = plots.interpolations(_paths(np.asarray(x), z, decode))
+        figures["interpolations"] = plots.interpolations(_paths(x, z, decode))
     if isinstance(prior, distributions.Normal) and z.shape[-1] == 2:
-        axis = norm.ppf(jnp.linspace(*QUANTILES, PLANE_SIZE))
-        grid = jnp.stack(jnp.meshgrid(axis, axis), axis=-1).reshape(-1, 2)
+        axis = ndtri(np.linspace(*QUANTILES, PLANE_SIZE)).astype(np.float32)
+        grid = np.stack(np.meshgrid(axis, axis), axis=-1).reshape(-1, 2)
         images = decode(prior.from_noise(grid)).reshape(PLANE_SIZE, PLANE_SIZE, *shape)
         means = np.asarray(_means(model, params, assess.pixels(data, "test")))
         figures["latent_plane"] = plots.latent_plane(images, QUANTILES, means, quantiles=True)
@@ -108,7 +115,7 @@ def _paths(x: np.ndarray, z, decode: Callable) -> np.ndarray:
     pairs = len(x) // 2
     left = slice(0, 2 * pairs, 2)
     right = slice(1, 2 * pairs, 2)
-    weight = jnp.linspace(0, 1, 10)[:, None]  # [steps, 1]
+    weight = np.linspace(0, 1, 10, dtype=np.float32)[:, None]  # [steps, 1]
     paths = (1 - weight) * z[left, None] + weight * z[right, None]  # [pairs, steps, D]
     images = decode(paths.reshape(-1, z.shape[-1])).reshape(pairs, -1, *x.shape[1:])
     return np.concatenate([x[left, None], images, x[right, None]], axis=1)

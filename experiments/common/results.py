@@ -153,6 +153,12 @@ def with_one_seed(rows: list[Row]) -> list[Row]:
     return [row for row in rows if row["runs"] - row["diverged"] == 1]
 
 
+def seconds_at(rows: list[dict[str, Any]], seconds: dict[int, float]) -> list[float] | None:
+    """The seconds of training at each evaluation; None if there are no rows or no recorded times."""
+    epochs = [row["epoch"] for row in rows]
+    return [seconds[epoch] for epoch in epochs] if epochs and set(epochs) <= set(seconds) else None
+
+
 def heading(rows: list[Row]) -> str:
     """The title of the table of these rows, in one line."""
     means = aggregate(rows)

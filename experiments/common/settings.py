@@ -162,8 +162,8 @@ def digest_of(runs: list[Settings]) -> str:
     return hashlib.sha256(" ".join(run.digest() for run in runs).encode()).hexdigest()[:8]
 
 
-def from_json(settings: dict[str, Any]) -> Settings:
-    """The inverse of `Settings.json`.
+def from_json(settings: dict[str, Any], others: Settings = Settings()) -> Settings:
+    """The inverse of `Settings.json`. Settings that are not among `settings` are as in `others`.
 
     Raises:
       ValueError: If there is no such setting, or a value is wrong. The sentence names the setting.
@@ -171,7 +171,16 @@ def from_json(settings: dict[str, Any]) -> Settings:
     for name in settings:
         if name not in FIELDS:
             raise ValueError(f"there is no setting {name}")
-    return Settings(**{name: _parse(FIELDS[name], str(value)) for name, value in settings.items()})
+    return dataclasses.replace(others, **{name: parse(name, str(value)) for name, value in settings.items()})
+
+
+def parse(name: str, text: str) -> Any:
+    """The value of a setting that the text spells. A choice from a table is returned in its canonical spelling.
+
+    Raises:
+      ValueError: If the text spells no value; the sentence begins with the text.
+    """
+    return _parse(FIELDS[name], text)
 
 
 # --- Flags

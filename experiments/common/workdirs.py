@@ -8,29 +8,36 @@ import csv
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from experiments.common import foreign_files, results
+from experiments.common import foreign_files, results, run_selection
 from experiments.common.files import read_json
-from experiments.common.run_folder import RunFolder, all_runs
+from experiments.common.program_folder import ProgramFolder, programs_of
+from experiments.common.settings import Settings
 
 
 class Run(NamedTuple):
     """One run of training.
 
     Attributes:
-      folder: The folder of the run.
-      config: The content of its config.json.
+      folder: The folder of the run's program.
+      number: The number of the run in its program.
+      settings: The settings of the run.
+      record: The content of the program's runs.json.
       row: The line of the run in results.csv, or its settings alone while the run trains. If several workdirs are
         read, the row also has a "workdir".
       rows: The evaluations of the run, in the order in which they were made.
       seconds: Seconds of training at each of `rows`, or None if no time was recorded.
+      figures: The folder of the run's pictures.
       evaluations: The rows that `experiments.evaluate` added later.
     """
 
-    folder: RunFolder
-    config: dict[str, Any]
+    folder: ProgramFolder
+    number: int
+    settings: Settings
+    record: dict[str, Any]
     row: dict[str, Any]
     rows: list[dict[str, Any]]
     seconds: list[float] | None
+    figures: Path
     evaluations: list[dict[str, Any]]
 
 
@@ -101,8 +108,11 @@ class Contents(NamedTuple):
         return groups
 
 
-def read(paths: list[Path]) -> Contents:
+def read(paths: list[Path], run: str | None = None) -> Contents:
     """Everything that the workdirs hold.
+
+    Args:
+      run: The value of --run, which chooses runs; None for every run.
 
     Raises:
       ValueError: If a workdir holds neither a run nor a result of the laboratory or a toy problem, or if a file in it
@@ -111,7 +121,7 @@ def read(paths: list[Path]) -> Contents:
     runs: list[Run] = []
     measured: list[Laboratory | Toy] = []
     for path in paths:
-        trained_here = _read_runs(path, name_workdir=len(paths) > 1)
+        trained_here = _read_runs(path, run, name_workdir=len(paths) > 1)
         measured_here = _read_measurements(path)
         if not trained_here and not measured_here:
             raise ValueError(
@@ -128,16 +138,19 @@ def read(paths: list[Path]) -> Contents:
     )
 
 
-def _read_runs(path: Path, name_workdir: bool) -> list[Run]:
+def _read_runs(path: Path, chosen: str | None, name_workdir: bool) -> list[Run]:
     runs = []
-    for folder in all_runs(path):
-        if "data" not in read_json(folder.path / "config.json"):
-            continue
-        row = folder.result() or folder.settings().json()
-        if name_workdir:
-            row = row | {"workdir": str(path)}
-        evaluations = folder.rows("evaluations.jsonl")
-        runs.append(Run(folder, folder.config(), row, folder.rows(), folder.seconds(), evaluations))
+    for folder, numbers in run_selection.choose(path, chosen).items() if programs_of(path) else ():
+        record, all_settings, all_results = folder.record(), folder.runs(), folder.results()
+        rows, evaluations = folder.rows_by_run(), folder.rows_by_run("evaluations.jsonl")
+        seconds = folder.seconds()
+        for i in numbers:
+            row = all_results[i] or all_settings[i].json()
+            if name_workdir:
+                row = row | {"workdir": str(path)}
+            times = results.seconds_at(rows[i], seconds)
+            one = (all_settings[i], record, row, rows[i], times, folder.figures(i), evaluations[i])
+            runs.append(Run(folder, i, *one))
     return runs
 
 
@@ -148,7 +161,7 @@ def _read_measurements(path: Path) -> list[Laboratory | Toy]:
     """
     measured = []
     for config in [path / "config.json", *sorted(path.glob("*/config.json"))]:
-        if config.exists() and "command" in read_json(config):
+        if config.exists() and "command" in read_json(config) and not programs_of(config.parent):
             try:
                 measured.append(_read_measurement(config.parent))
             except ValueError as error:

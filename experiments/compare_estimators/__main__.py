@@ -35,10 +35,9 @@ from typing import Any
 import jax
 from absl import flags
 
-from experiments.common import candidates, cli, files, foreign_files, measuring, problems, provenance
+from experiments.common import candidates, cli, files, foreign_files, measuring, problems, provenance, run_selection
 from experiments.common import options as grammar
 from experiments.common.measuring import Protocol
-from experiments.common.run_folder import RunFolder
 from experiments.common.settings import Settings
 from experiments.common.store import Store, digest
 from experiments.common.task import Refused, Task
@@ -66,9 +65,10 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_string(
         "workdir",
         None,
-        "Folder of a trained run, used in place of --problem. Nothing is written into it.",
+        "Folder of a trained run or of a sweep, used in place of --problem. Nothing is written into it.",
         flag_values=values,
     )
+    flags.DEFINE_string("run", None, "Settings of the run to choose from a sweep, as in evaluate.", flag_values=values)
     flags.DEFINE_string(
         "checkpoint",
         "latest",
@@ -172,9 +172,14 @@ def main(options: flags.FlagValues = flags.FLAGS) -> None:
     """Measures, compares and writes the files. Bad input ends with one sentence on stderr and exit status 1."""
     with cli.one_sentence():
         check_flags(options)
-        run = RunFolder(options.workdir).settings() if options.workdir else Settings()
+        run = _trained_run(options) if options.workdir else Settings()
     with jax.default_matmul_precision(run.matmul_precision):
         compare(options, run)
+
+
+def _trained_run(options: flags.FlagValues) -> Settings:
+    folder, number = run_selection.choose_one(options.workdir, options.run)
+    return folder.runs()[number]
 
 
 def compare(options: flags.FlagValues, run: Settings) -> None:
@@ -237,6 +242,8 @@ def check_flags(options: flags.FlagValues) -> None:
     """
     if options.workdir and options.problem:
         raise ValueError("--workdir and --problem name two problems; give one of them")
+    if options.run and not options.workdir:
+        raise ValueError("--run chooses a run of --workdir; add --workdir, or leave out --run")
     for flag in ("problem", "num_samples", "estimators"):
         if options[flag].value == []:
             raise ValueError(f"--{flag} is empty; leave it out for its default")

@@ -39,6 +39,7 @@ def _trained(options: flags.FlagValues) -> list[Problem]:
             raise ValueError(f"--objective={options.objective}: {error}") from None
     return from_workdir(
         options.workdir,
+        options.run,
         objective,
         split=options.split,
         batch_size=options.batch_size,

@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.common import build
+from experiments.common import build, progress, run_selection
 from experiments.common.problems import Problem, Start, TrainedEstimator
-from experiments.common.run_folder import RunFolder
+from experiments.common.program_folder import ProgramFolder
 from experiments.common.settings import Settings
 from vae import checkpoint
 from vae import data as datasets
@@ -21,6 +21,7 @@ PyTree = Any
 
 def from_workdir(
     path: str,
+    run: str | None = None,
     objective: str | None = None,
     split: str = "test",
     batch_size: int | None = None,
@@ -31,7 +32,8 @@ def from_workdir(
     """The problems of a run, one for each checkpoint.
 
     Args:
-      path: the run's work directory.
+      path: the work directory.
+      run: the value of --run, which chooses one run of a sweep.
       objective: the bound; None for the run's own bound.
       split: train, validation or test.
       batch_size: the number of images from the beginning of the split; None for the run's own batch size. Grey pixels
@@ -41,17 +43,17 @@ def from_workdir(
       at: the checkpoint: latest, best, the number of an epoch, or all.
 
     Raises:
-      ValueError: if the folder holds no run or no such checkpoint, or if its run diverged or was trained on other data.
+      ValueError: if the folder holds no such run or checkpoint, or if the run diverged or was trained on other data.
     """
-    folder = RunFolder(path)
-    trained = folder.settings()
-    epochs = _epochs(folder, path, at)
-    result = folder.result()
+    folder, number = run_selection.choose_one(path, run)
+    trained = folder.runs()[number]
+    names = _checkpoints(folder, at)
+    result = folder.results()[number]
     if result and result["status"] == "diverged":
         raise ValueError(
             f"--workdir={path} diverged at step {result['step']}, so its checkpoints hold no trained model"
         )
-    run = trained if objective is None else replace(trained, objective=objective)
+    measured = trained if objective is None else replace(trained, objective=objective)
     data = build.load_trained(trained, data_dir or folder.data_dir(), cache_dir)
     folder.check_data(data)
     batch_size = batch_size or trained.batch_size
@@ -61,28 +63,28 @@ def from_workdir(
     build.forget_data()
 
     def bound(groups, data, expect):
-        objective = build.objective(run, build.arrays(run), data["epoch"])
+        objective = build.objective(measured, build.arrays(measured), data["epoch"])
         return objective(apply, {"params": groups}, data["x"], expect)
 
     problems = []
-    like = jax.eval_shape(program.init, build.arrays(trained))
-    for epoch in epochs:
-        restored = checkpoint.restore(folder.checkpoints, like, at=epoch)
+    for name in names:
+        restored = progress.restore(folder, trained, data, program, name)
         if restored is None:
             continue
-        number, state = restored[0], jax.tree.map(jnp.asarray, restored[1])
+        epoch = restored.epochs[number]
+        state = jax.tree.map(jnp.asarray, progress.select_run(restored.state, number))
         groups = state.params["model"]["params"]
         start = Start(state.params["estimator"], state.estimator_state)
         problem = Problem(
             trained.dataset,
             params={name: groups[name] for name in sorted(groups, key=lambda name: (name != "encoder", name))},
-            bounds={run.objective: bound},
-            data={"x": x, "epoch": jnp.asarray(float(number))},
+            bounds={measured.objective: bound},
+            data={"x": x, "epoch": jnp.asarray(float(epoch))},
             context=x,
-            point={"epoch": number},
+            point={"epoch": epoch},
             num_samples=trained.num_samples,
-            trained=TrainedEstimator(trained.estimator, start if run == trained else None),
-            identity=_identity(run, groups, start, x, number),
+            trained=TrainedEstimator(trained.estimator, start if measured == trained else None),
+            identity=_identity(measured, groups, start, x, epoch),
         )
         problems.append(problem)
     if not problems:
@@ -91,15 +93,12 @@ def from_workdir(
     return problems
 
 
-def _epochs(folder: RunFolder, path: str, at: str) -> list[list[int] | None]:
-    """For each problem, the epochs that may be restored; None allows all, and the newest readable one is restored."""
-    steps = checkpoint.steps(folder.checkpoints)
-    if not steps:
-        raise ValueError(f"--workdir={path} holds no checkpoint; let the run train until its first evaluation")
-    if at == "all":
-        return [[epoch] for epoch in steps]
-    epoch = folder.epoch_of(at)
-    return [None if epoch is None else [epoch]]
+def _checkpoints(folder: ProgramFolder, at: str) -> list[str]:
+    """The checkpoints that --checkpoint names: latest, best, or numbers of epochs."""
+    epochs = checkpoint.steps(folder.checkpoints)
+    if not epochs:
+        raise ValueError(f"{folder.path} holds no checkpoint; let the run train until its first checkpoint")
+    return [str(epoch) for epoch in epochs] if at == "all" else [at]
 
 
 def _images(run: Settings, data: datasets.Dataset, split: str, batch_size: int) -> jax.Array:

@@ -2,10 +2,11 @@
 
     python -m experiments.evaluate --workdir=results/quickstart --eval_samples=5000
     python -m experiments.evaluate --workdir=DIR --checkpoint=best     # by the validation bound; or an epoch's number
+    python -m experiments.evaluate --workdir=DIR --run=seed=3,estimator=relax     # some runs of a sweep
 
 Prints -log p(x), ELBO, rate and distortion of the test set. Appends them, with the current commit and versions, to
-evaluations.jsonl in each run's folder, which `experiments.report` shows. Earlier figures with as many samples are read
-from there, unless --again is given.
+evaluations.jsonl in each program's folder, which `experiments.report` shows. Earlier figures with as many samples are
+read from there, unless --again is given.
 
 Runs that diverged or are not finished are left out, and named. If --checkpoint is the number of an epoch, unfinished
 runs that have reached this epoch are evaluated as well.
@@ -15,8 +16,7 @@ import dataclasses
 
 from absl import flags
 
-from experiments.common import cli, foreign_files, results
-from experiments.common.run_folder import all_runs
+from experiments.common import cli, foreign_files, results, run_selection
 from experiments.evaluate.evaluation import Options, evaluate
 
 
@@ -24,6 +24,7 @@ def define_flags(values: flags.FlagValues) -> None:
     """Defines one flag for each field of `Options`."""
     string = lambda name, default, help: flags.DEFINE_string(name, default, help, flag_values=values)
     string("workdir", None, "Folder of a run or of a sweep, as experiments.train left it.")
+    string("run", None, run_selection.HELP)
     string(
         "data_dir",
         None,
@@ -40,7 +41,7 @@ def define_flags(values: flags.FlagValues) -> None:
     )
     again = "Whether to evaluate again what was evaluated before with as many samples."
     flags.DEFINE_bool("again", False, again, flag_values=values)
-    flags.DEFINE_bool("figures", False, "Whether to draw the run's pictures again as well.", flag_values=values)
+    flags.DEFINE_bool("figures", False, "Whether to draw the pictures of each run again as well.", flag_values=values)
     flags.mark_flag_as_required("workdir", values)
 
 
@@ -49,20 +50,22 @@ def main(values: flags.FlagValues = flags.FLAGS) -> None:
     rows = []
     with cli.one_sentence():
         foreign_files.refuse_links(options.workdir)
-        folders = all_runs(options.workdir)
-        if not folders:
-            raise ValueError(f"--workdir={options.workdir} holds no run (no config.json); give a trained run's folder")
-        for folder in folders:
+        chosen = run_selection.choose(options.workdir, options.run)
+        number = sum(map(len, chosen.values()))
+        for folder, numbers in chosen.items():
             try:
-                rows.append(evaluate(folder, options))
+                found, left_out = evaluate(folder, numbers, options)
             except ValueError as error:
-                if len(folders) == 1:
+                if number == 1:
                     raise
-                print(f"left out: {error}")
+                found, left_out = [], [str(error)]
+            if number == 1 and left_out:
+                raise ValueError(left_out[0])
+            rows += found
+            for sentence in left_out:
+                print(f"left out: {sentence}")
         if not rows:
-            raise ValueError(
-                f"--workdir={options.workdir} has no run to evaluate: each of its {len(folders)} is left out"
-            )
+            raise ValueError(f"--workdir={options.workdir} has no run to evaluate: each of its {number} is left out")
     print(f"{results.heading(rows)}\n{results.to_markdown(rows)}")
 
 

@@ -1,4 +1,4 @@
-"""The evaluation of a finished run, from one of its checkpoints."""
+"""The evaluation of trained runs of a program, from one of its checkpoints."""
 
 import contextlib
 import dataclasses
@@ -6,11 +6,14 @@ from typing import Any
 
 import jax
 
-from experiments.common import assess, build, cli, provenance, results
-from experiments.common.run_folder import RunFolder
+from experiments.common import assess, build, cli, progress, provenance, results
+from experiments.common.program_folder import ProgramFolder
 from experiments.common.settings import Settings
 from vae import checkpoint
 from vae.data import Dataset
+from vae.devices import mesh
+
+Row = dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,6 +21,7 @@ class Options:
     """The values of the command's flags, whose help texts say what they are."""
 
     workdir: str
+    run: str | None
     data_dir: str | None
     cache_dir: str | None
     checkpoint: str
@@ -26,78 +30,111 @@ class Options:
     figures: bool
 
 
-def evaluate(folder: RunFolder, options: Options) -> dict[str, Any]:
-    """The test figures of a run at --checkpoint, as a row with the run's settings.
+def evaluate(folder: ProgramFolder, numbers: list[int], options: Options) -> tuple[list[Row], list[str]]:
+    """The test figures of runs of a program at --checkpoint, and sentences about the runs that are left out.
 
-    If evaluations.jsonl has a row of the same epoch with as many samples, its figures are returned. Otherwise the
-    figures are computed and appended to that file.
+    A row has the run's settings. If evaluations.jsonl has a row of the same epoch with as many samples, its figures are
+    returned. Otherwise the figures are computed and appended to that file.
+
+    A run that diverged is left out, and so is a run that is not finished unless --checkpoint names an epoch, because
+    the figures of such runs cannot be averaged with those of other seeds.
+
+    Args:
+      numbers: The numbers of the runs.
 
     Raises:
-      ValueError: If the run diverged, or if it is not finished and --checkpoint names no epoch. The figures of such a
-        run cannot be averaged with those of other seeds.
+      ValueError: If the data or the checkpoint cannot be read.
     """
-    run = folder.settings()
-    result = folder.result()
-    if result and result["status"] == "diverged":
-        raise ValueError(f"{folder.path} diverged at step {result['step']}")
-    if not result and not options.checkpoint.isdecimal():
-        raise ValueError(f"{folder.path} is not finished; train it to its end, or name an epoch by --checkpoint")
-    data = build.load_trained(run, options.data_dir or folder.data_dir(), options.cache_dir)
-    folder.claim(run, data)
-    with contextlib.closing(folder):
-        return _evaluate_claimed(folder, run, data, options)
+    all_results = folder.results()
+    left_out = []
+    chosen = []
+    for i in numbers:
+        result, name = all_results[i], _name(folder, i)
+        if result and result["status"] == "diverged":
+            left_out.append(f"{name} diverged at step {result['step']}")
+        elif not result and not options.checkpoint.isdecimal():
+            left_out.append(f"{name} is not finished; train it to its end, or name an epoch by --checkpoint")
+        else:
+            chosen.append(i)
+    if not chosen:
+        return [], left_out
+    runs = folder.runs()
+    data = build.load_trained(runs[0], options.data_dir or folder.data_dir(), options.cache_dir)
+    folder.claim(runs, data)
+    with contextlib.closing(folder), jax.default_matmul_precision(runs[0].matmul_precision):
+        return _evaluate_claimed(folder, chosen, runs, data, options), left_out
 
 
-def _evaluate_claimed(folder: RunFolder, run: Settings, data: Dataset, options: Options) -> dict[str, Any]:
+def _evaluate_claimed(
+    folder: ProgramFolder, chosen: list[int], runs: list[Settings], data: Dataset, options: Options
+) -> list[Row]:
     """The rest of `evaluate`, while no other process can change the folder."""
-    epoch, model, params = restore(folder, run, data, folder.epoch_of(options.checkpoint))
-    row = run.json() | {"status": "done", "epoch": epoch, "eval_samples": options.eval_samples}
-    with jax.default_matmul_precision(run.matmul_precision):
-        if options.figures:
-            with cli.drawing(folder.figures):
-                from experiments.common import pictures  # matplotlib is slow to import
+    functions = build.functions(runs[0], data)
+    restored = restore(folder, runs[0], data, functions, options.checkpoint)
+    params = restored.state.params["model"]
+    if options.figures:
+        from experiments.common import pictures  # matplotlib is slow to import
 
-                pictures.draw_run(folder, data, model, params)
-        earlier = earlier_figures(folder, epoch, options.eval_samples)
-        if earlier and not options.again:
-            print(f"{folder.path} was evaluated before, with as many samples; --again evaluates it anew")
-            return row | earlier
-        figures = assess.make_test_figures(model, data, run, options.eval_samples)(params)
-    code = {
-        "git_commit": provenance.describe_code()["git_commit"],
-        "versions": ", ".join(f"{name} {version}" for name, version in provenance.versions().items()),
-    }
-    folder.append({"epoch": epoch, "eval_samples": options.eval_samples} | figures | code, "evaluations.jsonl")
-    return row | figures
+        for i in chosen:
+            with cli.drawing(folder.figures(i)):
+                pictures.draw_run(folder, i, data, functions.evaluated, progress.select_run(params, i))
+    figures = earlier_figures(folder, restored.epochs, options.eval_samples)
+    missing = [i for i in chosen if options.again or i not in figures]
+    if known := [i for i in chosen if i not in missing]:
+        which = f"{_name(folder, known[0])} was" if len(known) == 1 else f"{len(known)} runs in {folder.path} were"
+        print(f"{which} evaluated before, with as many samples; --again evaluates anew")
+    if missing:
+        devices = mesh.make(len(missing), batch_size=1)
+        some = mesh.over_runs_of(devices, jax.tree.map(lambda leaf: leaf[missing], params))
+        for part in assess.test_figures(functions.evaluated, devices, some, data, runs[0], options.eval_samples):
+            new = {missing[i]: row for i, row in part.items()}
+            made = lambda i: {"run": i, "epoch": restored.epochs[i], "eval_samples": options.eval_samples}
+            folder.append([made(i) | row | _describe_code() for i, row in new.items()], "evaluations.jsonl")
+            figures |= new
+    return [
+        runs[i].json()
+        | {"status": "done", "epoch": restored.epochs[i], "eval_samples": options.eval_samples}
+        | figures[i]
+        for i in chosen
+    ]
 
 
-def earlier_figures(folder: RunFolder, epoch: int, eval_samples: int) -> dict[str, Any]:
-    """The figures of the last row in evaluations.jsonl of this epoch with as many samples; empty if there is none."""
-    wanted = {"epoch": epoch, "eval_samples": eval_samples}
-    rows = [row for row in folder.rows("evaluations.jsonl") if wanted.items() <= row.items()]
+def _name(folder: ProgramFolder, run: int) -> str:
+    """The words that name a run in a sentence."""
+    names = folder.run_names()
+    return f"{folder.path} ({names[run]})" if len(names) > 1 else str(folder.path)
+
+
+def _describe_code() -> dict[str, str]:
+    versions = ", ".join(f"{name} {version}" for name, version in provenance.versions().items())
+    return {"git_commit": provenance.describe_code()["git_commit"], "versions": versions}
+
+
+def earlier_figures(folder: ProgramFolder, epochs: list[int], eval_samples: int) -> dict[int, Row]:
+    """The figures of the last row in evaluations.jsonl of each run at its epoch, with as many samples."""
     names = (*results.FIGURES, "active_units_by_layer")
-    return {name: value for name, value in rows[-1].items() if name in names} if rows else {}
+    return {
+        i: {name: value for name, value in row.items() if name in names}
+        for i, rows in enumerate(folder.rows_by_run("evaluations.jsonl"))
+        for row in rows
+        if row["eval_samples"] == eval_samples and row["epoch"] == epochs[i]
+    }
 
 
-def restore(folder: RunFolder, run: Settings, data: Dataset, epoch: int | None = None):
-    """A checkpoint's epoch, model and parameters.
-
-    The model is the one that evaluations use. Without `epoch` the newest checkpoint that can be read is taken.
+def restore(
+    folder: ProgramFolder, run: Settings, data: Dataset, functions: build.Functions, name: str
+) -> progress.Restored:
+    """The states of all runs of a program at the checkpoint `name`.
 
     Raises:
-      ValueError: If there is no checkpoint, or it cannot be read.
+      ValueError: If there is no such checkpoint, or it cannot be read.
     """
-    program = build.functions(run, data)
-    shapes = jax.eval_shape(program.init, build.arrays(run))
-    restored = checkpoint.restore(folder.checkpoints, shapes, None if epoch is None else [epoch])
+    restored = progress.restore(folder, run, data, functions, name)
     if restored is None:
-        others = [step for step in checkpoint.steps(folder.checkpoints) if epoch is not None and step != epoch]
+        others = [step for step in checkpoint.steps(folder.checkpoints) if name.isdecimal() and step != int(name)]
         if others:
-            raise ValueError(
-                f"{folder.checkpoints / str(epoch)} cannot be read; choose one of {', '.join(map(str, others))}"
-            )
+            raise ValueError(f"{folder.checkpoints / name} cannot be read; choose one of {', '.join(map(str, others))}")
         raise ValueError(
             f"{folder.checkpoints} holds no checkpoint that can be read; delete {folder.path} and train it again"
         )
-    step, state = restored
-    return step, program.evaluated, state.params["model"]
+    return restored

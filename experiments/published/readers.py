@@ -215,7 +215,7 @@ def _run_columns(runs: list[Run], figure: str) -> dict[str, str]:
     evaluated = each(lambda run: run.row["eval_samples"]) if importance_weighted else assess.ELBO_SAMPLES
     # Runs that trained together have the same clock, so its seconds are counted once.
     clocks = {run.seconds[-1] if run.seconds else math.nan for run in runs}
-    columns = [provenance_columns(run.config, sum(clocks)) for run in runs]
+    columns = [provenance_columns(run.record, sum(clocks)) for run in runs]
     return {
         "K": f"{each(lambda run: run.row['num_samples'])}; evaluated with {evaluated}",
         "data": each(lambda run: f"{run.row['dataset']}, {run.row['binarization']}"),

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from absl import flags
 
-from experiments.common import cli, files, foreign_files, workdirs
+from experiments.common import cli, files, foreign_files, run_selection, workdirs
 from experiments.report.page import make_page
 
 
@@ -25,6 +25,7 @@ def define_flags(values: flags.FlagValues) -> None:
         "Folders of runs, sweeps, laboratory results or toy problems, joined by commas.",
         flag_values=values,
     )
+    flags.DEFINE_string("run", None, run_selection.HELP, flag_values=values)
     flags.DEFINE_string(
         "output", None, "File to write; by default report.html in the first --workdir.", flag_values=values
     )
@@ -39,7 +40,7 @@ def main(options: flags.FlagValues = flags.FLAGS) -> None:
 
         for path in paths:
             foreign_files.refuse_links(path)  # a link could put a private file of the user into a page for others
-        contents = workdirs.read(paths)
+        contents = workdirs.read(paths, options.run)
         page = make_page(contents, title=_title(paths))
 
         if output.is_dir():

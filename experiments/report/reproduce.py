@@ -18,7 +18,7 @@ def section(contents: Contents) -> Section:
     parts = [_command_lines(contents)]
     groups: dict[str, list[Run | Laboratory | Toy]] = {}
     for one in all_results:
-        groups.setdefault(json.dumps(_provenance(one.config)), []).append(one)
+        groups.setdefault(json.dumps(_provenance(_config(one))), []).append(one)
     for provenance, members in groups.items():
         lines = [[Cell(name), Cell(value)] for name, value in json.loads(provenance).items()]
         if len(groups) > 1:
@@ -29,7 +29,7 @@ def section(contents: Contents) -> Section:
 
 def commands(runs: list[Run]) -> list[str]:
     """Command lines that train these runs. Runs that are all combinations of lists of values share one command line."""
-    rows = [{name: (str(value),) for name, value in run.folder.settings().json().items()} for run in runs]
+    rows = [{name: (str(value),) for name, value in run.settings.json().items()} for run in runs]
     rows = [dict(items) for items in dict.fromkeys(tuple(row.items()) for row in rows)]
     for name in rows[0]:  # rows that differ only in this setting become one row with a list
         merged: dict[tuple, dict[str, tuple[str, ...]]] = {}
@@ -64,6 +64,10 @@ def _quoted(command: str) -> str:
         return shlex.join(shlex.split(command))
     except ValueError:  # a quotation mark is not closed
         return shlex.quote(command)
+
+
+def _config(one: Run | Laboratory | Toy) -> dict[str, Any]:
+    return one.record if isinstance(one, Run) else one.config
 
 
 def _provenance(config: dict[str, Any]) -> dict[str, str]:

@@ -83,15 +83,15 @@ def pictures(contents: Contents, space: int) -> str:
     parts = []
     left_out = []
     for label, runs in contents.runs_by_label().items():
-        drawn = [run for run in runs if run.folder.figures.exists()]
+        drawn = [run for run in runs if run.figures.exists()]
         if not drawn:
             continue
         run = min(drawn, key=lambda run: run.row["seed"])
-        files = {caption: run.folder.figures / f"{name}.png" for name, caption in CAPTIONS.items()}
+        files = {caption: run.figures / f"{name}.png" for name, caption in CAPTIONS.items()}
         data = {caption: path.read_bytes() for caption, path in files.items() if path.exists()}
         size = sum(map(len, data.values())) * 4 // 3 + 500 * len(data)
         if size > space:
-            left_out.append(str(run.folder.figures))
+            left_out.append(str(run.figures))
         elif data:
             space -= size
             heading = f"{escape(label)} <small>seed {escape(str(run.row['seed']))}</small>"
@@ -99,7 +99,7 @@ def pictures(contents: Contents, space: int) -> str:
             parts.append(f"<h3>{heading}</h3><div class='pictures'>{shown}</div>")
     if left_out:
         parts.append(f"<p>Not shown, to keep the file small: {escape(', '.join(left_out))}</p>")
-    if any(not run.folder.figures.exists() for run in contents.runs):
+    if any(not run.figures.exists() for run in contents.runs):
         others = " of the other runs" if parts else ""
         command = f"{cli.command('evaluate')} --figures"
         parts.append(f"<p>There are no pictures{others}. <code>{command}</code> draws those of one run.</p>")
@@ -133,7 +133,7 @@ def _settings(contents: Contents) -> str:
         values = sorted({row[name] for row in rows}, key=lambda value: (isinstance(value, str), value))
         lines.append([Cell(name), Cell(", ".join(map(str, values)))])
     differing = table(["setting", "values"], lines, "settings", sortable=False) if lines else "<p>One setting.</p>"
-    alike = {name: value for name, value in contents.runs[0].folder.settings().json().items() if name not in names}
+    alike = {name: value for name, value in contents.runs[0].settings.json().items() if name not in names}
     lines = [[Cell(name), Cell(str(value))] for name, value in alike.items()]
     summary = f"The {len(lines)} settings that all runs share" if names else f"The {len(lines)} settings of the run"
     return differing + folded(summary, table(["setting", "value"], lines, "alike", sortable=False))

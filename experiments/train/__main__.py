@@ -17,10 +17,10 @@ from pathlib import Path
 from absl import flags
 
 from experiments.common import cli, files, settings
-from experiments.common.run_folder import plain
+from experiments.common.program_folder import plain
 from experiments.common.settings import Settings
+from experiments.train import draw, loop, multihost, results_table, slurm
 from experiments.train import flags as train_flags
-from experiments.train import loop, multihost, results_table, slurm
 from experiments.train.sweep import Sweep
 from vae import checkpoint
 
@@ -58,7 +58,8 @@ def main(values: flags.FlagValues = flags.FLAGS) -> None:
             sweep = Sweep(runs, workdir, chosen)
             submitted = slurm.submit_unfinished(sweep, chosen)
         if not submitted:
-            results_table.write(workdir, sweep.runs, chosen.figures)
+            results_table.write(workdir)
+            draw.draw(sweep, chosen.figures)
         return
     with multihost.together(addresses), multihost.own_workdir(workdir) as workdir:
         with cli.one_sentence():
@@ -71,7 +72,8 @@ def main(values: flags.FlagValues = flags.FLAGS) -> None:
                 for program in programs:
                     diverged += loop.train(program, chosen)
                 if multihost.is_first():
-                    results_table.write(workdir, sweep.runs, chosen.figures)
+                    results_table.write(workdir)
+                    draw.draw(sweep, chosen.figures)
     if diverged:
         cli.stop("; ".join(diverged))
 

@@ -16,6 +16,7 @@ class Options:
     data_dir: str | None
     cache_dir: str | None
     eval_every: int
+    checkpoint_minutes: float
     checkpoint_every: int
     keep: int
     streaming: str
@@ -47,9 +48,20 @@ def define_flags(values: flags.FlagValues) -> None:
     string("data_dir", "Folder of prepared TFDS data or of frey_faces.npz.")
     string("cache_dir", "Folder of decoded data; by default beside the data or in the user's cache folder.")
     integer("eval_every", 0, "Number of epochs between evaluations; 0 for about 20 evaluations in a run.", 0)
-    integer("checkpoint_every", 0, "Number of epochs between checkpoints; 0 for a checkpoint with each evaluation.", 0)
-    # At least two checkpoints: one may be damaged, and the runs of a program must have one epoch in common.
-    keep = "Number of newest checkpoints to keep. With --validation_size, the best checkpoint is kept as well."
+    flags.DEFINE_float(
+        "checkpoint_minutes",
+        5.0,
+        "Minutes between checkpoints, which are written after the epoch that is being trained. The last state is always"
+        " saved, also when the command is asked to stop.",
+        lower_bound=0,
+        flag_values=values,
+    )
+    checkpoint_every = (
+        "Number of epochs between further checkpoints, which stay when the training is finished; 0 for none of them."
+    )
+    integer("checkpoint_every", 0, checkpoint_every, 0)
+    # At least two checkpoints, because one may be damaged.
+    keep = "Number of newest checkpoints to keep. With --validation_size, every checkpoint also holds the best states."
     integer("keep", 2, keep, 2)
     enum(
         "figures",
@@ -61,7 +73,7 @@ def define_flags(values: flags.FlagValues) -> None:
     string(
         "profile_steps",
         "Steps to trace with jax.profiler, as FIRST:LAST, counted from 1. The trace covers the epochs that contain"
-        " these steps, and is written into profile/ in the folder of the program's first run.",
+        " these steps, and is written into profile/ in the folder of the program.",
     )
 
     # Memory and devices
@@ -100,7 +112,7 @@ def define_flags(values: flags.FlagValues) -> None:
         1440,
         "Time limit of a job in minutes. A job whose time is over saves, is requeued and continues. If the epoch takes"
         " more than 90 seconds to end, the job continues from its last checkpoint, so write several checkpoints in a"
-        " job (--checkpoint_every).",
+        " job (--checkpoint_minutes).",
         5,
     )
     integer("slurm_cpus", 4, "Number of cores of a job.", 1)

@@ -3,6 +3,7 @@
 diverged = train(program, options)
 """
 
+import contextlib
 import functools
 import signal
 import sys
@@ -16,12 +17,13 @@ from jax import Array
 from jax.sharding import Mesh
 from tqdm import tqdm
 
-from experiments.common import assess, build, cli, files, interrupt, results
+from experiments.common import assess, build, cli, interrupt
+from experiments.common.progress import Progress, first_progress, update_best
 from experiments.common.settings import Settings
 from experiments.train import multihost
 from experiments.train.flags import Options
 from experiments.train.recorder import Recorder
-from experiments.train.sweep import Program, Run
+from experiments.train.sweep import Program, run_path
 from vae import checkpoint
 from vae import train as training
 from vae.devices import mesh, streaming
@@ -32,9 +34,9 @@ SMALL_NETWORK = 200_000
 
 
 def train(program: Program, options: Options) -> list[str]:
-    """Trains the runs of a program from their last checkpoints to the end, and writes their results.
+    """Trains the runs of a program from their last checkpoint to the end, and writes their results.
 
-    If the runs do not fit into memory together, the second half of them is trained after the first.
+    If the runs of a new program do not fit into memory together, they become two programs with half of the runs each.
 
     Returns:
       A sentence for each run that diverged.
@@ -48,14 +50,19 @@ def train(program: Program, options: Options) -> list[str]:
     with jax.default_matmul_precision(program.settings.matmul_precision):
         compiled = compile_program(program, options.sweep_mode)
         needed, free = compiled.memory()
-        if len(program.runs) > 1 and multihost.from_first(np.array(needed > free)):
+        may_be_halved = len(program.runs) > 1 and not program.folder.has_begun()
+        if multihost.from_first(np.array(may_be_halved and needed > free)):
             sizes = f"{needed / 1e9:.1f} GB, and {free / 1e9:.1f} are free"
             print(f"{len(program.runs)} runs at once need {sizes}; they train in two halves, one after the other")
             del compiled
-            return [sentence for half in program.halves() for sentence in train(half, options)]
+            program.folder.remove()
+            halves = program.halves()
+            for half in halves:
+                half.folder.claim(half.runs, half.data, options.data_dir)
+            return [sentence for half in halves for sentence in train(half, options)]
         with program.profile:
-            state, failed_steps = run_epochs(compiled, options)
-        return write_results(compiled, state, failed_steps, options.figures)
+            progress = run_epochs(compiled, options)
+        return write_results(compiled, progress, options)
 
 
 # --- Compilation
@@ -88,7 +95,7 @@ def compile_program(program: Program, sweep_mode: str) -> Compiled:
     functions = program.functions
     images = program.data.train
     devices = mesh.make(len(program.runs), program.settings.batch_size)
-    arrays = [build.arrays(run.settings) for run in program.runs]
+    arrays = [build.arrays(run) for run in program.runs]
     values = mesh.over_runs_of(devices, jax.tree.map(lambda *leaves: np.stack(leaves), *arrays))
 
     init = jax.jit(training.over_runs(functions.init, "map", over=devices))
@@ -122,128 +129,131 @@ def choose_mode(settings: Settings, state: training.TrainState, devices: Mesh) -
 # --- Epochs
 
 
-def run_epochs(compiled: Compiled, options: Options) -> tuple[training.TrainState, np.ndarray]:
+def run_epochs(compiled: Compiled, options: Options) -> Progress:
     """Trains the epochs that are left.
-
-    Returns:
-      The last state of all runs, and for each run the step at which it diverged, or 0.
 
     Raises:
       OSError: As `train`. The epochs before the failed one are saved.
       SystemExit: As `train`.
     """
     program, devices = compiled.program, compiled.devices
-    settings, data = program.settings, program.data
+    settings, data, folder = program.settings, program.data, program.folder
     steps = program.functions.steps_per_epoch
     if jax.device_count() > 1:
         print(mesh.describe(devices, len(program.runs), settings.batch_size))
     with cli.one_sentence():
-        start, state = resume(compiled)
-    failed_steps = failures_before(compiled, start, state)
-    seconds = max((row["train_seconds"] for f in program.folders for row in f.rows("timing.jsonl")), default=0.0)
+        start, progress = resume(compiled)
+    seconds = max(folder.seconds().values(), default=0.0)
     images = data.train if program.streamed else mesh.everywhere(devices, data.train)
     eval_every = options.eval_every or max(1, settings.epochs // 20)
-    checkpoint_every = options.checkpoint_every or eval_every
     evaluate = make_evaluation(compiled)
-    recorder = Recorder(
-        program.folders, keep=options.keep, tensorboard=options.tensorboard, silent=not multihost.is_first()
-    )
 
-    def save(epoch: int, state: training.TrainState, seconds: float) -> None:
-        recorder.save(epoch, epoch * steps, seconds, functools.partial(mesh.run_of, devices, state))
+    def save(epoch: int, progress: Progress) -> None:
+        if epoch == settings.epochs:
+            progress = progress.without_optimizer()
+        progress = mesh.fetch(devices, progress)  # a task for all processes
+        if recorder:
+            recorder.save(epoch, epoch * steps, seconds, progress)
 
     bar = tqdm(total=settings.epochs * steps, initial=start * steps, unit="step", disable=not sys.stdout.isatty())
     epoch = start
-    newest_save = start
+    saved = start
+    last_save = time.monotonic()
     received: signal.Signals | None = None  # the signal to stop that this or another process received
-    with interrupt.Watch() as watch, recorder, bar:
+    with interrupt.Watch() as watch, contextlib.ExitStack() as stack, bar:
+        recorder = None
+        if multihost.is_first():
+            recorder = stack.enter_context(Recorder(folder, keep=options.keep, tensorboard=options.tensorboard))
         for epoch in range(start + 1, settings.epochs + 1):
             started = time.perf_counter()
             with program.profile.epoch(epoch):
                 try:
-                    state, metrics = compiled.epoch(state, compiled.values, images)
+                    state, metrics = compiled.epoch(progress.state, compiled.values, images)
                     metrics = mesh.fetch(devices, metrics)
                 except OSError:  # streamed images could not be read
                     # Several processes cannot save here: saving needs all, and the others are still in the epoch.
-                    if newest_save < epoch - 1 and jax.process_count() == 1:
-                        save(epoch - 1, state, seconds)
+                    if saved < epoch - 1 and jax.process_count() == 1:
+                        save(epoch - 1, progress)
                     raise
             seconds += time.perf_counter() - started
             bar.update(steps)
             bar.set_postfix_str(f"epoch {epoch}/{settings.epochs}, bound {_finite_mean(metrics['bound']):.2f} nats")
 
-            failed_steps = np.where(failed_steps == 0, metrics["failed_step"], failed_steps)
-            alive = np.flatnonzero(failed_steps == 0)
+            failed_step = np.where(progress.failed_step == 0, metrics["failed_step"], progress.failed_step)
+            progress = Progress(state, failed_step, progress.best)
+            alive = np.flatnonzero(failed_step == 0)
             received = multihost.asked_of_any(watch.asked)
             last = epoch == settings.epochs or not len(alive)
             if last or epoch % eval_every == 0:
-                for i in alive:
-                    recorder.log(i, evaluate(epoch, state, metrics, i), seconds)
-            if last or received or epoch % checkpoint_every == 0:
-                save(epoch, state, seconds)
-                newest_save = epoch
+                rows, progress = evaluate(epoch, progress, metrics, alive)
+                if recorder:
+                    recorder.log(epoch, epoch * steps, rows, seconds)
+            due = time.monotonic() - last_save >= 60 * options.checkpoint_minutes
+            due |= bool(options.checkpoint_every) and epoch % options.checkpoint_every == 0
+            if multihost.from_first(np.array(last or due)) or received:
+                save(epoch, progress)
+                saved = epoch
+                last_save = time.monotonic()
             if last or received:
                 break
     # A signal may also have come during the last save.
     if received := multihost.asked_of_any(watch.asked or received):
         interrupt.stop_after_saving(received, f" after epoch {epoch} of {settings.epochs}; all is saved")
-    return state, failed_steps
-
-
-def failures_before(compiled: Compiled, start: int, state: training.TrainState) -> np.ndarray:
-    """For each run the step at which it diverged before the epoch `start`, or 0.
-
-    A run that diverged keeps the state from before the failed epoch, so its step lags behind. If an epoch is left to
-    train, the result is 0: the run fails again in that epoch, which reports the exact step. If no epoch is left, the
-    result is the first step after the state.
-    """
-    program = compiled.program
-    step = mesh.fetch(compiled.devices, state.step)
-    lags_behind = step < start * program.functions.steps_per_epoch
-    finished = start == program.settings.epochs
-    return np.where(lags_behind & finished, step + 1, 0)
+    return progress
 
 
 def make_evaluation(compiled: Compiled) -> Callable:
-    """`evaluation(epoch, state, metrics, i) -> dict`: the row of metrics.jsonl of run i after the epoch."""
-    program = compiled.program
+    """`evaluation(epoch, progress, metrics, alive) -> (rows, progress)`: the rows of metrics.jsonl of the runs `alive`
+    after the epoch, and the progress with their best states so far."""
+    program, devices = compiled.program, compiled.devices
     split = assess.curve_split(program.data)
-    bound = assess.make_bound(program.functions.evaluated)
-    x = assess.pixels(program.data, split)
+    x = mesh.everywhere(devices, assess.pixels(program.data, split))
+    better = jax.jit(update_best, donate_argnums=0)
 
-    def evaluation(epoch: int, state: training.TrainState, metrics: dict[str, np.ndarray], i: int) -> dict[str, Any]:
+    def evaluation(epoch: int, progress: Progress, metrics: dict[str, np.ndarray], alive: np.ndarray):
+        figures = assess.bound(program.functions.evaluated, devices, progress.state.params["model"], x)
+        if progress.best:
+            bounds = np.full(len(figures), -np.inf, np.float32)
+            bounds[alive] = [figures[i]["elbo_nats"] for i in alive]
+            best = better(progress.best, progress.state, mesh.over_runs_of(devices, bounds))
+            progress = progress._replace(best=best)
         step = epoch * program.functions.steps_per_epoch
-        row = {"epoch": epoch, "step": step, "examples": step * program.settings.batch_size, "split": split}
-        row["bound_nats"] = metrics["bound"][i].item()
-        return row | bound(mesh.run_of(compiled.devices, state.params["model"], i), x)
+        shared = {"epoch": epoch, "step": step, "examples": step * program.settings.batch_size, "split": split}
+        bound = metrics["bound"]
+        return [{"run": i, **shared, "bound_nats": bound[i].item(), **figures[i]} for i in alive.tolist()], progress
 
     return evaluation
 
 
-def resume(compiled: Compiled) -> tuple[int, training.TrainState]:
-    """The newest epoch with an undamaged checkpoint of every run, and the state of all runs; else 0 and a new state.
+def resume(compiled: Compiled) -> tuple[int, Progress]:
+    """The epoch and the content of the newest undamaged checkpoint; else 0 and new states.
+
+    The array `failed_step` stays on the host, and is the same in every process.
 
     Rows and checkpoints of later epochs are deleted. Checkpoints that cannot be read are set aside.
     """
-    folders = compiled.program.folders
-    shape_of_run = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), compiled.state)
-    common = set.intersection(*(set(checkpoint.steps(folder.checkpoints)) for folder in folders))
+    folder, epochs = compiled.program.folder, compiled.program.settings.epochs
+    validation = bool(len(compiled.program.data.validation))
+    shape = jax.eval_shape(first_progress, compiled.state, validation)
+    present = checkpoint.steps(folder.checkpoints)
     epoch = 0
-    state = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), compiled.state)
-    for candidate in sorted(common, reverse=True):
-        restored = [checkpoint.restore(folder.checkpoints, shape_of_run, at=[candidate]) for folder in folders]
-        if all(restored):
-            epoch = candidate
-            state = jax.tree.map(lambda *leaves: np.stack(leaves), *(state for _, state in restored))
+    for candidate in sorted(present, reverse=True):
+        like = shape if candidate < epochs else shape.without_optimizer()
+        if restored := checkpoint.restore(folder.checkpoints, like, at=[candidate]):
+            epoch, progress = restored
             break
     epoch = int(multihost.from_first(np.int32(epoch)))
-    for folder in folders:
-        if common and not epoch:
-            folder.set_checkpoints_aside()
-        folder.forget_after(epoch)
+    if present and not epoch:
+        folder.set_checkpoints_aside()
+    folder.forget_after(epoch)
     if not epoch:
-        return 0, compiled.init(compiled.values)
-    return epoch, mesh.over_runs_of(compiled.devices, multihost.from_first(state))
+        progress = first_progress(compiled.init(compiled.values), validation)
+        return 0, progress._replace(failed_step=np.asarray(progress.failed_step))
+    if not multihost.is_first():
+        like = shape if epoch < epochs else shape.without_optimizer()
+        progress = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), like)
+    progress = multihost.from_first(progress)
+    return epoch, mesh.over_runs_of(compiled.devices, progress)._replace(failed_step=progress.failed_step)
 
 
 def _finite_mean(bounds: np.ndarray) -> float:
@@ -255,74 +265,47 @@ def _finite_mean(bounds: np.ndarray) -> float:
 # --- Results
 
 
-def write_results(compiled: Compiled, state: training.TrainState, failed_steps: np.ndarray, figures: str) -> list[str]:
-    """Writes the result of every run, then the pictures that --figures asks for.
+def write_results(compiled: Compiled, progress: Progress, options: Options) -> list[str]:
+    """Writes the results of all runs, and removes the older checkpoints unless --checkpoint_every asked for them.
 
     Returns:
       A sentence for each run that diverged.
     """
-    program, devices = compiled.program, compiled.devices
-    test_figures = assess.make_test_figures(
-        program.functions.evaluated, program.data, program.settings, program.settings.eval_samples
-    )
-    state_of_run = functools.partial(mesh.run_of, devices, state)
-    if jax.process_count() > 1:
-        # Fetching a state needs all processes, so all states are fetched first. If process 0 evaluated a run while
-        # the others waited for the next state, the others would give up.
-        state_of_run = [state_of_run(i) for i in range(len(program.runs))].__getitem__
-    rows = {}
-    # Diverged runs come first: a later start could not tell at which step they diverged.
-    for i in sorted(range(len(program.runs)), key=lambda i: failed_steps[i] == 0):
-        final = state_of_run(i)
-        if multihost.is_first():
-            rows[i] = write_result(program, program.runs[i], final, failed_steps[i], test_figures)
-    for i in runs_to_draw(rows, figures):  # after the results, which a failing picture must not lose
-        run = program.runs[i]
-        with cli.drawing(run.folder.figures):
-            from experiments.common import pictures  # matplotlib is slow to import
-
-            pictures.draw_run(run.folder, program.data, program.functions.evaluated, state_of_run(i).params["model"])
-    return [
-        _divergence(program, program.runs[i], failed_steps[i])
-        for i, row in sorted(rows.items())
-        if row["status"] == "diverged"
-    ]
+    program, folder = compiled.program, compiled.program.folder
+    failed = {i: int(step) for i, step in enumerate(progress.failed_step) if step}
+    if multihost.is_first():
+        folder.write_results({i: {"status": "diverged", "step": step} for i, step in failed.items()})
+    if len(failed) < len(program.runs):
+        settings, model = program.settings, program.functions.evaluated
+        params = progress.state.params["model"]
+        for rows in assess.test_figures(model, compiled.devices, params, program.data, settings, settings.eval_samples):
+            if multihost.is_first():
+                folder.write_results({i: _result(program, i, row) for i, row in rows.items() if i not in failed})
+    if not multihost.is_first():
+        return []
+    if not options.checkpoint_every:
+        checkpoint.drop_before(folder.checkpoints, checkpoint.steps(folder.checkpoints)[-1])
+    return [_divergence(program, i, step) for i, step in failed.items()]
 
 
-def write_result(
-    program: Program, run: Run, state: training.TrainState, failed_step: np.ndarray, test_figures: Callable
-) -> dict[str, Any]:
-    """Writes the result of a run, and returns it."""
-    step = int(state.step)
-    finished = step == run.settings.epochs * program.functions.steps_per_epoch
-    row = run.settings.json()
-    row |= {"status": "done" if finished else "diverged", "step": step if finished else failed_step.item()}
-    if finished:
-        row |= test_figures(state.params["model"])
-        if len(program.data.validation):
-            row["validation_elbo_nats"] = run.folder.rows()[-1]["elbo_nats"]
-    files.write_json(run.folder.path / "result.json", row)
-    return row
+def _result(program: Program, i: int, figures: dict[str, Any]) -> dict[str, Any]:
+    """The result of run i, which did not diverge."""
+    result = {"status": "done", "step": program.settings.epochs * program.functions.steps_per_epoch} | figures
+    if len(program.data.validation):
+        result["validation_elbo_nats"] = program.folder.rows_by_run()[i][-1]["elbo_nats"]
+    return result
 
 
-def runs_to_draw(rows: dict[int, dict[str, Any]], figures: str) -> list[int]:
-    """The numbers of the runs that --figures asks for: every finished run (all), the best one (sweep), or none."""
-    done = [i for i, row in sorted(rows.items()) if row["status"] == "done"]
-    if figures == "sweep" and done:
-        return [done[results.best([rows[i] for i in done])]]
-    return done if figures == "all" else []
-
-
-def _divergence(program: Program, run: Run, failed_step: np.ndarray) -> str:
+def _divergence(program: Program, i: int, failed_step: int) -> str:
     """The sentence about a run that diverged."""
     kept_epoch = (failed_step - 1) // program.functions.steps_per_epoch
     return (
-        f"{run.folder.path}: the loss, or the gradient before it, was not finite at step {failed_step};"
+        f"{run_path(program, i)}: the loss, or the gradient before it, was not finite at step {failed_step};"
         f" the folder keeps the state of epoch {kept_epoch}; {_advice(failed_step)}"
     )
 
 
-def _advice(failed_step: int | np.ndarray) -> str:
+def _advice(failed_step: int) -> str:
     """The flags that may help a run that diverged at this step, counted from 1."""
     if failed_step <= 1:
         return (

@@ -1,78 +1,61 @@
-"""Writes the files of a program while it trains: metrics.jsonl, timing.jsonl and checkpoints, of each run."""
+"""Writes the files of a program while it trains: metrics.jsonl, timing.jsonl and checkpoints."""
 
-from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
 
-from experiments.common.run_folder import RunFolder
+from experiments.common.program_folder import ProgramFolder
+from experiments.common.progress import Progress
 from vae import checkpoint
-from vae.train import TrainState
 
 
 class Recorder:
-    """A context that writes the evaluations and checkpoints of a program's runs.
+    """A context that writes the evaluations and checkpoints of a program.
 
     Args:
-      folders: The folders of the runs.
-      keep: The number of newest checkpoints to keep. The checkpoint with the best validation bound is kept as well.
+      folder: The folder of the program.
+      keep: The number of newest checkpoints to keep.
       tensorboard: Whether to write TensorBoard event files too.
-      silent: Whether to write nothing. When several processes train together, only the first process writes.
     """
 
-    def __init__(self, folders: list[RunFolder], *, keep: int, tensorboard: bool, silent: bool):
-        self.folders = folders
-        self.silent = silent
+    def __init__(self, folder: ProgramFolder, *, keep: int, tensorboard: bool):
+        self.folder = folder
         self._keep = keep
         self._tensorboard = tensorboard
-        self._last_times = [(0, 0.0)] * len(folders)
+        self._last_epoch = 0
 
     def __enter__(self):
         self._stack = ExitStack()
-        self._bounds = [folder.validation_bounds() for folder in self.folders]
-        self._writers = []
+        self._save, _ = self._stack.enter_context(checkpoint.writer(self.folder.checkpoints, self._keep))
         self._events = []
-        for folder, bounds in zip(self.folders, self._bounds, strict=True) if not self.silent else ():
-            self._writers.append(self._stack.enter_context(checkpoint.writer(folder.checkpoints, self._keep, bounds)))
-            if self._tensorboard:
-                from tensorboardX import SummaryWriter
+        if self._tensorboard:
+            from tensorboardX import SummaryWriter
 
-                self._events.append(self._stack.enter_context(SummaryWriter(str(folder.path / "tensorboard"))))
+            names = self.folder.run_names()
+            events = self.folder.path / "tensorboard"
+            folders = [events / name for name in names] if len(names) > 1 else [events]
+            self._events = [self._stack.enter_context(SummaryWriter(str(path))) for path in folders]
         return self
 
     def __exit__(self, *exception):
         return self._stack.__exit__(*exception)
 
-    def log(self, i: int, row: dict[str, Any], train_seconds: float) -> None:
-        """Writes the row of an evaluation of run i, and the seconds of training up to the evaluation."""
-        if self.silent:
-            return
-        if row["split"] == "validation":
-            self._bounds[i][row["epoch"]] = row["elbo_nats"]
-        self.folders[i].append(row)
-        self._log_time(i, row["epoch"], row["step"], train_seconds)
-        if self._events:
+    def log(self, epoch: int, step: int, rows: list[dict[str, Any]], train_seconds: float) -> None:
+        """Writes the rows of an evaluation, and the seconds of training up to it."""
+        self.folder.append(rows)
+        self._log_time(epoch, step, train_seconds)
+        for row in rows if self._events else ():
             for name, value in row.items():
-                if isinstance(value, int | float) and name not in ("step", "epoch"):
-                    self._events[i].add_scalar(name, value, row["step"])
+                if isinstance(value, int | float) and name not in ("run", "step", "epoch"):
+                    self._events[row["run"]].add_scalar(name, value, step)
 
-    def save(self, epoch: int, step: int, train_seconds: float, state_of_run: Callable[[int], TrainState]) -> None:
-        """Starts to write a checkpoint of every run.
+    def save(self, epoch: int, step: int, train_seconds: float, progress: Progress) -> None:
+        """Starts to write a checkpoint."""
+        self._log_time(epoch, step, train_seconds)
+        self._save(epoch, progress)
 
-        Args:
-          state_of_run: Returns the state of run i. Every process calls it, also a silent one.
-        """
-        for _, wait in self._writers:
-            wait()  # so that all runs still have one epoch in common if the process is killed now
-        for i in range(len(self.folders)):
-            state = state_of_run(i)
-            if not self.silent:
-                self._log_time(i, epoch, step, train_seconds)
-                save, _ = self._writers[i]
-                save(epoch, state)
-
-    def _log_time(self, i: int, epoch: int, step: int, train_seconds: float) -> None:
-        """Writes the seconds of training, once if an evaluation and a checkpoint are at the same step."""
-        if (step, train_seconds) != self._last_times[i]:
+    def _log_time(self, epoch: int, step: int, train_seconds: float) -> None:
+        """Writes the seconds of training, once if an evaluation and a checkpoint are at the same epoch."""
+        if epoch != self._last_epoch:
             row = {"epoch": epoch, "step": step, "train_seconds": train_seconds}
-            self.folders[i].append(row, "timing.jsonl")
-            self._last_times[i] = (step, train_seconds)
+            self.folder.append([row], "timing.jsonl")
+            self._last_epoch = epoch

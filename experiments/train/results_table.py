@@ -1,53 +1,52 @@
-"""results.csv, results.md and the pictures of a sweep: all finished runs of a workdir, written when a command ends."""
+"""results.csv and results.md: the results of all finished runs of a workdir, written when a command ends."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from experiments.common import cli, files, locks, results, tables
-from experiments.common.run_folder import RunFolder, all_runs
-from experiments.train.sweep import Run
+from experiments.common.program_folder import ProgramFolder, programs_of
+from experiments.common.settings import Settings
 
 
-def write(workdir: Path, runs: list[Run], figures: str) -> None:
-    """Writes results.csv and results.md, and prints the table.
+class Finished(NamedTuple):
+    """A run that has a result.
 
-    Draws the pictures of the sweep if all its `runs` are finished and `figures`, the value of --figures, is not "none".
-    Jobs that end at the same time take turns, so the last job sees all results and draws the pictures.
+    Attributes:
+      folder: The folder of its program.
+      number: The number of the run in its program.
+      settings: The settings of the run.
+      row: Its row in results.csv.
     """
+
+    folder: ProgramFolder
+    number: int
+    settings: Settings
+    row: dict[str, Any]
+
+
+def write(workdir: Path) -> None:
+    """Writes results.csv and results.md, and prints the table. Jobs that end at the same time take turns."""
     with locks.taking_turns(workdir):
-        folders, rows = finished_runs(workdir)
+        rows = [run.row for run in finished_runs(workdir)]
         table = results.to_markdown(rows)
         files.write_text(workdir / "results.csv", tables.to_csv(rows))
         files.write_text(workdir / "results.md", table + "\n")
-        if figures != "none" and len(folders) > 1 and all(run.folder.result() for run in runs):
-            with cli.drawing(workdir / "figures"):
-                from experiments.common import pictures
-
-                pictures.draw_sweep(workdir / "figures", folders, results.varying(rows))
     print(f"\n{results.heading(rows)}\n{table}\n")
-    if drawn := sorted((workdir / "figures").glob("*.png")):
-        print(f"pictures: {', '.join(map(str, drawn))}")
-    if drawn := sorted({path.parent for path in workdir.glob("runs/*/figures/*.png")}):
-        more = f" and {len(drawn) - 1} more" if len(drawn) > 1 else ""
-        print(f"pictures of runs: {drawn[0]}{more}")
     print(f"table of every run and setting: {workdir / 'results.csv'}")
-    print(f"a page with all results: {cli.command('report', f'--workdir={workdir}')}")
+    print(f"a page with all results: {cli.command('report', f'--workdir={workdir}')}", flush=True)
 
 
-def finished_runs(workdir: Path) -> tuple[list[RunFolder], list[dict[str, Any]]]:
-    """The folders of the runs that have a result, and their rows.
-
-    Results that another version wrote are left out, and a printed line names them.
-    """
-    folders = []
-    rows = []
-    for folder in all_runs(workdir):
+def finished_runs(workdir: Path) -> list[Finished]:
+    """The runs that have a result. Programs of another version are left out, and a printed line names them."""
+    finished = []
+    for folder in programs_of(workdir):
         try:
-            row = folder.result()
+            runs = list(zip(folder.runs(), folder.results(), strict=True))
         except ValueError as error:
             print(f"left out of the tables: {error}")
             continue
-        if row:
-            folders.append(folder)
-            rows.append(row)
-    return folders, rows
+        place = {"program": folder.path.name} if folder.path != workdir else {}
+        for number, (settings, result) in enumerate(runs):
+            if result:
+                finished.append(Finished(folder, number, settings, result | place | {"run": number}))
+    return finished

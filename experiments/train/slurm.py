@@ -24,11 +24,11 @@ MAX_REQUEUES = 1000
 
 
 class Job(NamedTuple):
-    """The job that trains one program of a sweep.
+    """The job that trains the programs of one number.
 
     Attributes:
-      name: The program's name, for the output.
-      digest: A digest of the settings of the program's runs, which identifies the job whatever the other flags are.
+      name: The name of the job's first program, for the output.
+      digest: A digest of the settings of the job's runs, which identifies the job whatever the other flags are.
       command: The command line.
     """
 
@@ -45,12 +45,15 @@ def submit_unfinished(sweep: Sweep, options: Options) -> bool:
     """
     command = [sys.executable, *sys.orig_argv[1:], "--launcher=local", f"--workdir={sweep.workdir.resolve()}"]
     jobs = []
-    for number, program in enumerate(sweep.programs, 1):
-        if not _is_finished(program):
-            folders = [str(folder.checkpoints.resolve()) for folder in program.folders]
-            digest = settings.digest_of([run.settings for run in program.runs])
-            name = program.name or "the only program"
-            jobs.append(Job(name, digest, Command([*command, f"--program={number}"], folders)))
+    by_number: dict[int, list[Program]] = {}
+    for program in sweep.programs:
+        if not program.folder.is_finished():
+            by_number.setdefault(program.number, []).append(program)
+    for number, programs in by_number.items():
+        folders = [str(program.folder.path.resolve()) for program in programs]
+        digest = settings.digest_of([run for program in programs for run in program.runs])
+        name = programs[0].name or "the only program"
+        jobs.append(Job(name, digest, Command([*command, f"--program={number}"], folders)))
     parameters = {
         "timeout_min": options.slurm_time,
         "cpus_per_task": options.slurm_cpus,
@@ -61,10 +64,6 @@ def submit_unfinished(sweep: Sweep, options: Options) -> bool:
     }
     submit_missing(jobs, sweep.workdir / "slurm", parameters)
     return bool(jobs)
-
-
-def _is_finished(program: Program) -> bool:
-    return all([run.folder.belongs_to(run.settings) and run.folder.result() is not None for run in program.runs])
 
 
 def submit_missing(jobs: list[Job], folder: Path, parameters: dict[str, Any]) -> None:

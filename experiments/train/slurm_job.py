@@ -5,12 +5,12 @@ file imports neither jax nor any module that does.
 """
 
 import contextlib
+import glob
 import os
 import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 # A process that has not saved so many seconds after the signal is killed, which leaves time for the requeue.
 PATIENCE_SECONDS = 90
@@ -18,7 +18,7 @@ KILLED = (
     f"the epoch did not end within {PATIENCE_SECONDS} seconds, so the process was killed; it continues from its last"
     " checkpoint"
 )
-STUCK = "the job reached no checkpoint, so it is not requeued; lower --checkpoint_every, or raise --slurm_time"
+STUCK = "the job reached no checkpoint, so it is not requeued; lower --checkpoint_minutes, or raise --slurm_time"
 
 
 class Command:
@@ -26,7 +26,8 @@ class Command:
 
     Args:
       words: The command line.
-      folders: The checkpoint folders of the runs that this command trains.
+      folders: The folders of the programs that this command trains. If the runs of a program do not fit into memory,
+        the program is trained as two programs, whose folders have its name with a hyphen and a number behind it.
     """
 
     def __init__(self, words: list[str], folders: list[str]):
@@ -68,5 +69,6 @@ class Command:
                 time.sleep(0.1)
         return submitit.helpers.DelayedSubmission(Command(self.words, self.folders))
 
-    def _checkpoints(self) -> set[Path]:
-        return {path for folder in self.folders for path in Path(folder).glob("*")}
+    def _checkpoints(self) -> set[str]:
+        paths = [f"{glob.escape(folder)}{half}/checkpoints/*" for folder in self.folders for half in ("", "-[12]*")]
+        return {path for pattern in paths for path in glob.glob(pattern)}

@@ -1,18 +1,21 @@
-"""The runs of one command, their programs, and the runs that are left to train.
+"""The runs of one command, their programs, and the programs that are left to train.
 
 run      the training of one model: one value for every setting, including the seed
-program  a group of runs that share one compiled function; they differ only in numbers, and are trained together
+program  runs that share one compiled function, because they differ only in numbers; they are trained, stored, resumed
+         and evaluated together, in one folder
 sweep    all programs of one command
 """
 
+import shlex
+import sys
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from experiments.common import build, files, foreign_files, settings
-from experiments.common.run_folder import RunFolder, run_folders
+from experiments.common import build, files, foreign_files, locks, progress, provenance, settings
+from experiments.common.program_folder import ProgramFolder, describe_data, plain, programs_of
 from experiments.common.settings import Settings
 from experiments.train import multihost
 from experiments.train.flags import Options
@@ -21,27 +24,24 @@ from vae import checkpoint
 from vae.data import Dataset
 
 
-class Run(NamedTuple):
-    """The settings of a run, and its folder."""
-
-    settings: Settings
-    folder: RunFolder
-
-
 class Program(NamedTuple):
     """The runs of a program, and everything that they share.
 
     Attributes:
-      name: The program's number and the settings that distinguish it; empty if the sweep has one program.
-      runs: The runs. Their settings differ only in numbers that the compiled function takes as arguments.
+      number: The number of the group of runs that could share the program, counted from 1, as --program takes it.
+      name: The number and the settings that distinguish the program; empty if the sweep has one group.
+      runs: The settings of the runs. They differ only in numbers that the compiled function takes as arguments.
+      folder: The folder of the program.
       data: The data set of all runs.
       streamed: Whether the training images are read while the runs train. Otherwise they lie on the device.
       functions: The functions to compile.
       profile: The trace that --profile_steps asks for.
     """
 
+    number: int
     name: str
-    runs: list[Run]
+    runs: list[Settings]
+    folder: ProgramFolder
     data: Dataset
     streamed: bool
     functions: build.Functions
@@ -50,24 +50,23 @@ class Program(NamedTuple):
     @property
     def settings(self) -> Settings:
         """The settings of the first run, from which the others differ only in array-valued settings."""
-        return self.runs[0].settings
-
-    @property
-    def folders(self) -> list[RunFolder]:
-        return [run.folder for run in self.runs]
+        return self.runs[0]
 
     def halves(self) -> tuple["Program", "Program"]:
-        """Two programs with half of the runs each."""
+        """Two programs with half of the runs each, and with folders of their own."""
         middle = len(self.runs) // 2
-        return self._replace(runs=self.runs[:middle]), self._replace(runs=self.runs[middle:])
-
-    def with_runs(self, which: np.ndarray) -> "Program":
-        """The same program with only the selected runs; `which` holds indices, or a truth value for each run."""
-        return self._replace(runs=[self.runs[i] for i in np.arange(len(self.runs))[which]])
+        folders = [ProgramFolder(f"{self.folder.path}-{half}") for half in (1, 2)]
+        return (
+            self._replace(runs=self.runs[:middle], folder=folders[0]),
+            self._replace(runs=self.runs[middle:], folder=folders[1]),
+        )
 
 
 class Sweep:
-    """The programs of a sweep, or the only one that --program names.
+    """The programs of a sweep, or those of the only group of runs that --program names.
+
+    Runs that an earlier command has begun stay in their program, which is continued as a whole. New runs make a new
+    program. So a larger sweep takes no run back to an earlier epoch.
 
     The constructor loads the data and traces every program, so bad input is refused before any work is done.
 
@@ -79,78 +78,137 @@ class Sweep:
       OSError: If a file cannot be read.
     """
 
-    def __init__(self, all_settings: list[Settings], workdir: Path, options: Options):
-        groups = list(settings.programs(all_settings))
+    def __init__(self, runs: list[Settings], workdir: Path, options: Options):
+        groups = list(settings.programs(runs))
         if options.program > len(groups):
             raise ValueError(f"--program={options.program} does not exist; the sweep has {len(groups)} programs")
-        swept = [name for name in settings.FIELDS if len({getattr(run, name) for run in all_settings}) > 1]
-        folders = run_folders(workdir, all_settings, swept)
-        run_of = {run: Run(run, folder) for run, folder in zip(all_settings, folders, strict=True)}
         self.workdir = workdir
         self.options = options
-        self.runs = list(run_of.values())
-        self.programs = []
-        for number, group in enumerate(groups, 1):
-            if options.program in (0, number):
-                name = f"program {number} of {len(groups)}, {_distinction(group[0], swept)}" if len(groups) > 1 else ""
-                self.programs.append(_make_program(name, [run_of[run] for run in group], options))
-        files.check_writable(workdir)
+        self.runs = runs
+        self.swept = [name for name in settings.FIELDS if len({getattr(run, name) for run in runs}) > 1]
+        self.programs: list[Program] = []
         foreign_files.refuse_links(workdir)
+        _read_config(workdir)
+        alone = len(runs) == 1 and not (workdir / "programs").exists()
+        if not alone and (workdir / "runs.json").exists():
+            raise ValueError(f"--workdir={workdir} holds a single run; choose another folder for a sweep")
+        if alone and (workdir / "runs.json").exists():
+            ProgramFolder(workdir).check_runs(runs)
+        present = {run: folder for folder in programs_of(workdir) for run in _readable_runs(folder)}
+        for number, group in enumerate(groups, 1):
+            if options.program not in (0, number):
+                continue
+            distinction = _distinction(group[0], self.swept)
+            words = ", ".join(f"{name}={value}" for name, value in distinction.items()) or "all settings alike"
+            name = f"program {number} of {len(groups)}, {words}" if len(groups) > 1 else ""
+            if alone:
+                parts = {ProgramFolder(workdir): group}
+            else:
+                parts = {
+                    folder: folder.runs() for folder in dict.fromkeys(present[run] for run in group if run in present)
+                }
+                if new := [run for run in group if run not in present]:
+                    parts[ProgramFolder(workdir / "programs" / _folder_name(new, distinction))] = new
+            for folder, members in parts.items():
+                self.programs.append(_make_program(number, name, members, folder, options))
+        files.check_writable(workdir)
 
     def claim(self) -> list[Program]:
-        """Makes the folders of all runs and keeps other processes from training them.
+        """Makes the folders of all programs and keeps other processes from training them.
 
-        Prints which runs were trained by another version of the code.
+        Prints which programs were trained by another version of the code.
 
         Returns:
-          Programs with the runs that have no result yet, to be trained one after the other.
+          The programs that are not finished, to be trained one after the other.
 
         Raises:
-          ValueError: If a folder belongs to another run or another process, or if the disk is too small.
+          ValueError: If a folder belongs to other runs or another process, or if the disk is too small.
         """
         for program in self.programs:
-            for run in program.runs:
-                run.folder.claim(run.settings, program.data, self.options.data_dir)
-        unfinished = [program for program in map(_unfinished, self.programs) if program.runs]
-        pending = {folder.path for program in unfinished for folder in program.folders}
-        _report_other_code([folder for program in self.programs for folder in program.folders], pending)
+            program.folder.claim(program.runs, program.data, self.options.data_dir)
+        finished = multihost.from_first(np.array([program.folder.is_finished() for program in self.programs]))
+        unfinished = [program for program, done in zip(self.programs, finished, strict=True) if not done]
+        _report_other_code(self.programs, unfinished)
         if multihost.is_first():
             needed = sum(_checkpoint_bytes(program, self.options.keep) for program in unfinished)
             files.check_space(self.workdir, needed)
-        return [part for program in unfinished for part in _split_by_progress(program)]
+            self._write_config()
+        return unfinished
 
     def close(self) -> None:
         """Lets other processes claim the folders."""
-        for run in self.runs:
-            run.folder.close()
+        for program in self.programs:
+            program.folder.close()
 
     def diverged(self) -> list[str]:
         """A sentence for each run that diverged when an earlier command trained it."""
-        folders = [folder for program in self.programs for folder in program.folders]
-        results = [(folder.path, folder.result()) for folder in folders]
         return [
-            f"{path}: the training was not finite at step {row['step']} in an earlier command; delete the folder to"
-            " train this run again with other code"
-            for path, row in results
+            f"{run_path(program, i)}: the training was not finite at step {row['step']} in an earlier command; delete"
+            " the folder to train this run again with other code"
+            for program in self.programs
+            for i, row in enumerate(program.folder.results())
             if row and row["status"] == "diverged"
         ]
 
+    def _write_config(self) -> None:
+        """Describes the command in config.json, unless a command with the same settings is described there."""
+        path = self.workdir / "config.json"
+        data = {program.data.name: describe_data(program.data, self.options.data_dir) for program in self.programs}
+        described = {
+            "command": shlex.join(["python", *sys.orig_argv[1:]]),
+            "settings": _lists(self.runs, self.swept),
+            "data": list(data.values()) if len(data) > 1 else next(iter(data.values())),
+            **provenance.describe_environment(),
+        }
+        with locks.taking_turns(self.workdir):  # jobs of a cluster start at the same time
+            config = _read_config(self.workdir) or described
+            earlier = [config, *config.get("later", [])]
+            if described["settings"] not in [one.get("settings") for one in earlier]:
+                config["later"] = [*config.get("later", []), described]
+            files.write_json(path, config)
 
-def _make_program(name: str, runs: list[Run], options: Options) -> Program:
+
+def _read_config(workdir: Path) -> dict[str, Any] | None:
+    """The content of config.json; None if there is none.
+
+    Raises:
+      ValueError: If it does not describe a command of training.
+    """
+    path = workdir / "config.json"
+    if not path.exists():
+        return None
+    config = files.read_json(path)
+    later = config.get("later", [])
+    if not isinstance(later, list) or not all(isinstance(one, dict) and "data" in one for one in [config, *later]):
+        raise ValueError(f"{path} does not describe a training; restore the file, or choose another --workdir")
+    return config
+
+
+def _readable_runs(folder: ProgramFolder) -> list[Settings]:
+    """The runs of a folder; none if a version with other settings wrote it."""
+    try:
+        return folder.runs()
+    except ValueError:
+        return []
+
+
+def _make_program(number: int, name: str, runs: list[Settings], folder: ProgramFolder, options: Options) -> Program:
     first = runs[0]
-    data = build.load_data(first.settings, options.data_dir, options.cache_dir, options.streaming)
+    data = build.load_data(first, options.data_dir, options.cache_dir, options.streaming)
     too_large = data.train.nbytes > build.resident_bytes(options.streaming)
-    with jax.default_matmul_precision(first.settings.matmul_precision):
-        functions = build.functions(first.settings, data)
+    with jax.default_matmul_precision(first.matmul_precision):
+        functions = build.functions(first, data)
     profile = Profile(
         options.profile_steps,
-        folder=first.folder.path / "profile",
+        folder=folder.path / "profile",
         steps_per_epoch=functions.steps_per_epoch,
-        epochs=first.settings.epochs,
+        epochs=first.epochs,
     )
     return Program(
+        number=number,
         name=name,
         runs=runs,
+        folder=folder,
         data=data,
         streamed=bool(multihost.from_first(np.array(too_large))),
         functions=functions,
@@ -158,65 +216,61 @@ def _make_program(name: str, runs: list[Run], options: Options) -> Program:
     )
 
 
-def _distinction(first: Settings, swept: list[str]) -> str:
-    """The settings in which a program differs from other programs of the sweep, as text."""
+def _distinction(first: Settings, swept: list[str]) -> dict[str, Any]:
+    """The settings in which a program differs from other programs of the sweep."""
     values = settings.program_settings(first)
-    return ", ".join(f"{name}={values[name]}" for name in swept if name in values) or "all settings alike"
+    return {name: values[name] for name in swept if name in values}
 
 
-def _unfinished(program: Program) -> Program:
-    """The program with only those runs that have no result yet."""
-    unfinished = np.array([run.folder.result() is None for run in program.runs])
-    return program.with_runs(multihost.from_first(unfinished))
+def _folder_name(runs: list[Settings], distinction: dict[str, Any]) -> str:
+    """A name that tells a person what distinguishes the program, and that no other program has."""
+    values = [f"{name}={plain(value)}" for name, value in distinction.items()]
+    return "_".join([*values, ""])[:200] + settings.digest_of(runs)  # a file system takes 255 bytes
 
 
-def _split_by_progress(program: Program) -> list[Program]:
-    """Splits the program into parts whose runs continue from the same epoch. Usually there is one part.
-
-    Runs that train together continue from the newest epoch that all of them have saved, and no run may lose epochs to
-    the others in its part. Runs that have begun therefore train apart from the new runs of a larger sweep. If the runs
-    that have begun have no saved epoch in common, runs with different newest epochs train apart as well.
-    """
-    saved = [set(checkpoint.steps(folder.checkpoints)) for folder in program.folders]
-    begun = [(folder.path / "metrics.jsonl").exists() for folder in program.folders]
-    saved_of_begun = [epochs for epochs, has_begun in zip(saved, begun, strict=True) if has_begun]
-    # A kill during the very first save leaves runs with one checkpoint and runs with none: they all start again.
-    only_first_saves = all(len(epochs) <= 1 for epochs in saved_of_begun)
-    together = only_first_saves or bool(set.intersection(*saved_of_begun))
-
-    def part_of(epochs: set[int], has_begun: bool) -> int:
-        """A number that the runs of a part have in common."""
-        if not has_begun:
-            return -1
-        return 0 if together else max(epochs, default=0)
-
-    parts = multihost.from_first(np.array(list(map(part_of, saved, begun)), np.int64))
-    return [program.with_runs(parts == part) for part in sorted(set(parts.tolist()), reverse=True)]
+def _lists(runs: list[Settings], swept: list[str]) -> dict[str, Any]:
+    """The settings of a sweep as JSON; a swept setting has the list of its values."""
+    rows = [run.json() for run in runs]
+    return {
+        name: list(dict.fromkeys(row[name] for row in rows)) if name in swept else value
+        for name, value in rows[0].items()
+    }
 
 
 def _checkpoint_bytes(program: Program, keep: int) -> int:
-    """The bytes of the checkpoints that the program will add: the number in --keep, the best one, and one that is being
-    written."""
-    state = jax.eval_shape(program.functions.init, build.arrays(program.settings))
-    number = keep + bool(len(program.data.validation)) + 1
-    missing = [max(0, number - len(checkpoint.steps(folder.checkpoints))) for folder in program.folders]
-    return sum(missing) * sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
+    """The bytes of the checkpoints that the program will add: the number in --keep, and one that is being written."""
+    values = build.arrays(program.settings)
+    shape = progress.shape_of(program.functions, values, len(program.runs), bool(len(program.data.validation)))
+    missing = max(0, keep + 1 - len(checkpoint.steps(program.folder.checkpoints)))
+    return missing * sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(shape))
 
 
-def _report_other_code(folders: list[RunFolder], pending: set[Path]) -> None:
-    """Prints which runs were trained or begun by another version of the code, and records the change in the runs that
-    continue. A folder belongs to a run's settings, not to a version of the code."""
-    changes = {folder: changed for folder in folders if (changed := folder.changed_code())}
-    parts = ", ".join(dict.fromkeys(part for changed in changes.values() for part in changed))
-    if trained := [folder for folder in changes if folder.path not in pending]:
+def _report_other_code(programs: list[Program], unfinished: list[Program]) -> None:
+    """Prints which programs were trained or begun by another version of the code, and records the change in those that
+    continue. A folder belongs to settings, not to a version of the code."""
+    changed = [(program, parts) for program in programs if (parts := program.folder.changed_code())]
+    continued = {program.folder for program in unfinished}
+    parts = ", ".join(dict.fromkeys(part for _, found in changed for part in found))
+    total = sum(len(program.runs) for program in programs)
+    count = lambda chosen: f"{sum(len(program.runs) for program in chosen)} of {total} runs"
+    if trained := [program for program, _ in changed if program.folder not in continued]:
         print(
-            f"{len(trained)} of {len(folders)} runs were trained by code that has changed since ({parts}), and stay as"
-            " they are; choose another --workdir to train them again"
+            f"{count(trained)} were trained by code that has changed since ({parts}), and stay as they are; choose"
+            " another --workdir to train them again"
         )
-    if begun := [folder for folder in changes if folder.path in pending and folder.rows()]:
+    if begun := [program for program, _ in changed if program.folder in continued and program.folder.has_begun()]:
         print(
-            f"{len(begun)} of {len(folders)} runs were begun by code that has changed since ({parts}); the present code"
-            " continues them (see config.json)"
+            f"{count(begun)} were begun by code that has changed since ({parts}); the present code continues them"
+            f" (see runs.json)"
         )
-        for folder in begun:
-            folder.record_change_of_code()
+        for program in begun:
+            program.folder.record_change_of_code()
+
+
+def run_path(program: Program, i: int) -> str:
+    """The words that name a run in a sentence."""
+    return (
+        f"{program.folder.path} ({program.folder.run_names()[i]})"
+        if len(program.runs) > 1
+        else str(program.folder.path)
+    )

@@ -4,6 +4,7 @@ A case is what follows `python -m experiments.`, where {} stands for a folder of
 sentence must contain. All cases share the imports of one process. Nothing is trained.
 """
 
+import dataclasses
 import json
 import shutil
 import zipfile
@@ -14,7 +15,8 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from experiments.common import build, run_folder, settings
+from experiments.common import build, program_folder, progress, settings
+from experiments.common.files import write_json
 from tests.helpers.entry_points import SMALL, Call, run_all
 from vae import checkpoint
 
@@ -108,34 +110,44 @@ CASES = {
     "train --workdir={}/run --seed=7": ("other settings", "seed=0"),
     "train --workdir={}/run --seed=7 --launcher=slurm": ("other settings", "seed=0"),
     "train --workdir={}/run --seed=0,1": ("single run",),
+    "train --workdir={}/config": ("config.json", "does not describe a training"),
+    "train --workdir={}/config_text": ("config.json", "not valid JSON"),
     "train --workdir={}/other_data": ("other data",),
-    "train --workdir={}/no_json": ("config.json", "not valid JSON"),
-    "train --workdir={}/list": ("config.json",),
-    "train --workdir={}/hostile": ("config.json",),
-    "train --workdir={}/newer": ("config.json", "cannot_be_known"),
-    "train --workdir={}/no_result": ("result.json", "not valid JSON"),
+    "train --workdir={}/no_json": ("runs.json", "not valid JSON"),
+    "train --workdir={}/list": ("runs.json", "no named values"),
+    "train --workdir={}/no_runs": ("runs.json", "does not describe runs"),
+    "train --workdir={}/hostile": ("runs.json", "not an integer"),
+    "train --workdir={}/newer": ("runs.json", "cannot_be_known"),
+    "train --workdir={}/no_result": ("runs.json does not hold the results of finished runs",),
     "train --workdir={}/torn": ("metrics.jsonl", "line 1"),
     "train --workdir={}/other_net": ("another configuration",),
     "train --workdir={}/linked": ("metrics.jsonl is a symbolic link",),
     "train --workdir={}/linked_lock": (".lock is a symbolic link",),
     "train --workdir={}/\x1b[31m": ("cannot be printed", "\\x1b[31m"),
-    "train --workdir={}/hostile_result": ("result.json holds a value that is not a figure",),
-    "train --workdir={}/named_code": ("config.json", "'os:system' is not of the form"),
+    "train --workdir={}/hostile_result": ("runs.json holds a value that is not a figure",),
+    "train --workdir={}/named_code": ("runs.json", "'os:system' is not of the form"),
     "evaluate": ("--workdir",),
     "evaluate --workdir=": ("workdir",),
-    "evaluate --workdir={}/nowhere": ("config.json",),
-    "evaluate --workdir={}/file": ("config.json",),
-    "evaluate --workdir={}": ("config.json",),
+    "evaluate --workdir={}/nowhere": ("no runs.json",),
+    "evaluate --workdir={}/file": ("no runs.json",),
+    "evaluate --workdir={}": ("no runs.json",),
+    "evaluate --workdir={}/run --run=seed=3": ("--run=seed=3 matches none of the 1 runs",),
+    "evaluate --workdir={}/run --run=seed": ("--run=seed", "not SETTING=VALUE"),
+    "evaluate --workdir={}/run --run=sed=3": ("--run=sed=3", "the settings are dataset"),
+    "evaluate --workdir={}/run --run=seed=three": ("--run=seed=three", "not an integer"),
+    "evaluate --workdir={}/strange_row": ("evaluations.jsonl has a row of run 1, and there are 1 runs",),
     "evaluate --workdir={}/run --checkpoint=best": ("--validation_size",),
     "evaluate --workdir={}/run --checkpoint=7": ("--checkpoint=7", "one of 2"),
     "evaluate --workdir={}/run --checkpoint=../2": ("--checkpoint=../2",),
     "evaluate --workdir={}/run --eval_samples=0": ("eval_samples",),
     "evaluate --workdir={}/run --eval_samples=many": ("eval_samples",),
     "evaluate --workdir={}/other_data": ("other data",),
-    "evaluate --workdir={}/no_json": ("config.json", "not valid JSON"),
-    "evaluate --workdir={}/list": ("config.json",),
-    "evaluate --workdir={}/hostile": ("config.json", "not an integer"),
-    "evaluate --workdir={}/newer": ("config.json", "cannot_be_known"),
+    "evaluate --workdir={}/no_json": ("runs.json", "not valid JSON"),
+    "evaluate --workdir={}/list": ("runs.json", "no named values"),
+    "evaluate --workdir={}/no_runs": ("runs.json", "does not describe runs"),
+    "evaluate --workdir={}/hostile": ("runs.json", "not an integer"),
+    "evaluate --workdir={}/newer": ("runs.json", "cannot_be_known"),
+    "evaluate --workdir={}/hostile_result": ("runs.json holds a value that is not a figure",),
     "evaluate --workdir={}/no_checkpoint": ("no checkpoint",),
     "evaluate --workdir={}/other_net": ("not finished", "--checkpoint"),
     "evaluate --workdir={}/other_net --checkpoint=2": ("another configuration",),
@@ -150,7 +162,11 @@ CASES = {
     "compare_estimators --problem=json:loads": ("without arguments",),
     "compare_estimators --problem=time:time": ("--problem=time:time",),
     "compare_estimators --problem=quadratic --workdir={}/run": ("two problems",),
-    "compare_estimators --workdir={}": ("config.json",),
+    "compare_estimators --workdir={}": ("no runs.json",),
+    "compare_estimators --workdir={}/run --run=seed=3": ("--run=seed=3 matches none of the 1 runs",),
+    "compare_estimators --run=seed=3": ("--run chooses a run of --workdir",),
+    "compare_estimators --workdir={}/sweep": ("holds 2 runs; choose one by --run=NAME=VALUE", "seed is 0, 1"),
+    "compare_estimators --workdir={}/sweep --run=hidden=16": ("matches 2 runs", "seed is 0, 1"),
     "compare_estimators --workdir={}/no_checkpoint": ("no checkpoint",),
     "compare_estimators --workdir={}/run --split=validation": ("--batch_size", "0 validation"),
     "compare_estimators --estimators=": ("--estimators",),
@@ -197,10 +213,12 @@ CASES = {
     "report": ("--workdir",),
     "report --workdir={}/nowhere": ("{}/nowhere",),
     "report --workdir={}/run --output={}": ("--output",),
-    "report --workdir={}/list": ("config.json",),
-    "report --workdir={}/newer": ("config.json", "cannot_be_known"),
+    "report --workdir={}/list": ("runs.json", "no named values"),
+    "report --workdir={}/newer": ("runs.json", "cannot_be_known"),
+    "report --workdir={}/strange_row": ("evaluations.jsonl has a row of run 1, and there are 1 runs",),
+    "report --workdir={}/run --run=seed=3": ("--run=seed=3 matches none of the 1 runs",),
     "report --workdir={}/torn": ("metrics.jsonl", "line 1"),
-    "report --workdir={}/hostile_result": ("result.json holds a value that is not a figure",),
+    "report --workdir={}/hostile_result": ("runs.json holds a value that is not a figure",),
     "benchmark --sections=speed": ("--sections",),
     "benchmark --sections=": ("--sections",),
     "benchmark --batch_sizes=0": ("--batch_sizes",),
@@ -257,27 +275,38 @@ def write_workdirs(folder: Path) -> None:
     data = build.load_data(run, None)
     state = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), _shapes(run, data))
     other = jax.tree.map(lambda leaf: np.zeros((*leaf.shape, 1), leaf.dtype), state)
-    good = {"config.json": json.dumps(run_folder.describe(run, data))}
+    started = program_folder.describe([run], data)
     figures = {f"test_{name}_nats": 1.0 for name in ("nll", "elbo", "rate", "distortion")}
-    done = {"result.json": json.dumps(run.json() | {"status": "done", "step": 48, **figures})}
+    done = started | {"runs": [{"settings": {}, "result": {"status": "done", "step": 48, **figures}}]}
+    seeds = [dataclasses.replace(run, seed=seed) for seed in (0, 1)]
+    runs_json = lambda record: {"runs.json": json.dumps(record)}
+    result = lambda **figures: runs_json(started | {"runs": [{"settings": {}, "result": figures}]})
     changes = {
-        "run": done,
-        "other_data": done | {"config.json": _changed(good, "data", checksum="0")},
-        "no_json": {"config.json": '{"settings": '},
-        "list": {"config.json": "[]"},
-        "hostile": {"config.json": _changed(good, "settings", dataset="npz:/dev/zero;../../x", latent_dim="2; rm")},
-        "newer": {"config.json": _changed(good, "settings", cannot_be_known=1)},
-        "no_result": {"result.json": '{"status"'},
+        "run": runs_json(done),
+        "sweep": runs_json(program_folder.describe(seeds, data)),
+        "config": {"config.json": json.dumps({"command": "python"})},
+        "config_text": {"config.json": '{"command": '},
+        "other_data": runs_json(_changed(done, "data", checksum="0")),
+        "no_json": {"runs.json": '{"settings": '},
+        "list": {"runs.json": "[]"},
+        "no_runs": runs_json(started | {"runs": []}),
+        "hostile": runs_json(_changed(started, "settings", dataset="npz:/dev/zero;../../x", latent_dim="2; rm")),
+        "newer": runs_json(_changed(started, "settings", cannot_be_known=1)),
+        "no_result": result(status="done"),
         "torn": {"metrics.jsonl": 'garbage\n{"epoch": 2}\n'},
-        "hostile_result": {"result.json": json.dumps({"status": "diverged", "step": 3, "<script>": "=cmd()"})},
-        "named_code": {"config.json": _changed(good, "settings", estimator="os:system")},
-        "no_checkpoint": done,
+        "strange_row": runs_json(done)
+        | {"evaluations.jsonl": '{"run": 1, "epoch": 2, "eval_samples": 5000, "test_nll_nats": 1.0}\n'},
+        "hostile_result": result(**{"status": "diverged", "step": 3, "<script>": "=cmd()"}),
+        "named_code": runs_json(_changed(started, "settings", estimator="os:system")),
+        "no_checkpoint": runs_json(done),
         "other_net": {},
         **dict.fromkeys(LINKS, {}),
     }
     for name, files in changes.items():
         (folder / name).mkdir()
-        for file, text in (good | files).items():
+        command = {"command": "python", "settings": run.json(), "data": {}}
+        write_json(folder / name / "config.json", command)
+        for file, text in (runs_json(started) | files).items():
             (folder / name / file).write_text(text)
         if name != "no_checkpoint":
             with checkpoint.writer(folder / name / "checkpoints") as (save, _):
@@ -291,18 +320,18 @@ def write_workdirs(folder: Path) -> None:
 
 
 def _shapes(run: settings.Settings, data):
-    return jax.eval_shape(build.functions(run, data).init, build.arrays(run))
+    """The shapes of the last checkpoint of a program with this one run."""
+    shape = progress.shape_of(build.functions(run, data), build.arrays(run), 1, validation=False)
+    return shape.without_optimizer()
 
 
-def _changed(good: dict[str, str], part: str, **values) -> str:
-    config = json.loads(good["config.json"])
-    config[part] |= values
-    return json.dumps(config)
+def _changed(record: dict, part: str, **values) -> dict:
+    return record | {part: record[part] | values}
 
 
 def contents(folder: Path) -> dict[str, bytes]:
     """Every file but those that only say who works there."""
-    paths = [path for path in folder.rglob("*") if path.is_file() and path.name != ".lock"]
+    paths = [path for path in folder.rglob("*") if path.is_file() and not path.name.endswith(".lock")]
     return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
 
 

@@ -14,10 +14,11 @@ import numpy as np
 import pytest
 from absl import flags
 
-from experiments.common import cli, files, plots, run_folder
-from experiments.common.run_folder import RunFolder
+from experiments.common import cli, files, plots, program_folder
+from experiments.common.program_folder import ProgramFolder
 from experiments.common.settings import Settings
 from experiments.train import __main__ as train_command
+from experiments.train import sweep
 from tests.helpers.entry_points import ROOT
 from vae.data import Dataset
 
@@ -53,18 +54,23 @@ def sweeps(tmp_path_factory):
 def test_a_hostile_environment_changes_no_byte_of_a_result(sweeps):
     folder, done = sweeps
     assert [one.returncode for one in done.values()] == [0, 0], done
-    written = sorted((folder / "plain/runs").glob("*/*.json*"))
-    assert {path.name for path in written} == {"config.json", "metrics.jsonl", "result.json", "timing.jsonl"}
-    for path in [*written, folder / "plain/results.csv", folder / "plain/results.md"]:
-        if path.name not in ("config.json", "timing.jsonl"):
-            assert (folder / "hostile" / path.relative_to(folder / "plain")).read_bytes() == path.read_bytes()
+    [program] = (folder / "plain/programs").iterdir()
+    assert {path.name for path in program.glob("*.json*")} == {"runs.json", "metrics.jsonl", "timing.jsonl"}
+    for path in [program / "metrics.jsonl", folder / "plain/results.csv", folder / "plain/results.md"]:
+        assert (folder / "hostile" / path.relative_to(folder / "plain")).read_bytes() == path.read_bytes()
+    plain, hostile = (
+        ProgramFolder(folder / name / program.relative_to(folder / "plain")) for name in ("plain", "hostile")
+    )
+    assert hostile.runs() == plain.runs()
+    assert hostile.results() == plain.results()
+    assert all(plain.results())
     assert "±" in (folder / "hostile/results.md").read_text(encoding="utf-8")
 
 
 def test_a_hostile_environment_changes_no_byte_of_a_picture(sweeps):
     folder, _ = sweeps
     pictures = [folder / f"plain/figures/rate_distortion.{kind}" for kind in ("png", "pdf")]
-    pictures += (folder / "plain").glob("runs/*/figures/prior_samples.png")
+    pictures += (folder / "plain").glob("programs/*/figures/*/prior_samples.png")
     assert len(pictures) == 3  # one of them of the better run
     for path in pictures:
         assert (folder / "hostile" / path.relative_to(folder / "plain")).read_bytes() == path.read_bytes()
@@ -164,12 +170,18 @@ def test_a_folder_whose_name_is_too_long_is_refused_before_anything_is_read(monk
         files.check_name("/".join(["folder"] * 1000))
 
 
-def test_the_folders_of_a_sweep_have_names_that_every_file_system_takes(tmp_path):
+def test_the_folders_of_a_sweep_have_names_that_every_file_system_takes(data, tmp_path):
     """However many settings are swept, and whatever characters their values have."""
     run = Settings(dataset=f"npz:{'größe' * 50}.npz", posterior="binary_concrete:temperature=0.123456789")
-    [folder, _] = run_folder.run_folders(tmp_path, [run, Settings()], swept=list(Settings().json()))
-    assert len(folder.path.name) <= 255
-    assert folder.path.name.isascii()
+    name = sweep._folder_name([run], run.json())
+    assert len(name) <= 255
+    assert name.isascii()
+    other = Settings(learning_rate=0.123456789, seed=1)
+    program = ProgramFolder(tmp_path)
+    files.write_json(tmp_path / "runs.json", program_folder.describe([run, other], data))
+    for name in program.run_names():
+        assert len(name) <= 255
+        assert name.isascii()
     assert train_command.default_workdir([run]).name.isascii()
     assert len(train_command.default_workdir([run]).name) < 60
 
@@ -181,9 +193,9 @@ def data():
 
 
 def test_a_run_remembers_the_folder_of_its_data_as_long_as_it_exists(data, tmp_path):
-    folder = RunFolder(tmp_path / "run")
+    folder = ProgramFolder(tmp_path / "run")
     (tmp_path / "data").mkdir()
-    folder.claim(Settings(), data, data_dir=str(tmp_path / "data"))
+    folder.claim([Settings()], data, data_dir=str(tmp_path / "data"))
     folder.close()
     assert folder.data_dir() == str(tmp_path / "data")
     (tmp_path / "data").rmdir()
@@ -191,9 +203,9 @@ def test_a_run_remembers_the_folder_of_its_data_as_long_as_it_exists(data, tmp_p
 
 
 def test_a_claim_makes_no_folder_of_pictures(data, tmp_path):
-    folder = RunFolder(tmp_path)
+    folder = ProgramFolder(tmp_path)
     folder.close()  # nothing is claimed yet
-    folder.claim(Settings(), data)
+    folder.claim([Settings()], data)
     folder.close()
-    assert sorted(path.name for path in tmp_path.iterdir()) == [".lock", "config.json"]
-    assert "data_dir" not in json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))["data"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".lock", "runs.json"]
+    assert "data_dir" not in json.loads((tmp_path / "runs.json").read_text(encoding="utf-8"))["data"]

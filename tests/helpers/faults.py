@@ -1,5 +1,6 @@
 """Faults while a run is trained. Each function causes one in its process; `entry_points.Call.fault` names it."""
 
+import atexit
 import itertools
 import threading
 import time
@@ -12,14 +13,15 @@ import optax
 from absl import flags
 
 from experiments.common import build
-from experiments.common.run_folder import RunFolder
+from experiments.common.program_folder import ProgramFolder
+from experiments.train.recorder import Recorder
 from vae.devices import streaming
 
 
 def disk_fills_up() -> None:
     """From the fourth evaluation on, another thread fills the disk of the workdir, also with the space that deleted
     checkpoints set free."""
-    append, calls = RunFolder.append, itertools.count()
+    append, calls = ProgramFolder.append, itertools.count()
 
     def fill(full: threading.Event):
         with open(f"{flags.FLAGS.workdir}/../filler", "wb", buffering=0) as file:
@@ -37,7 +39,7 @@ def disk_fills_up() -> None:
             full.wait()
         append(self, *arguments)
 
-    RunFolder.append = filling
+    ProgramFolder.append = filling
 
 
 def gradient_of_seed_1_is_nan_at_step_30() -> None:
@@ -53,6 +55,22 @@ def gradient_of_seed_1_is_nan_at_step_30() -> None:
         return optax.chain(broken, make(run, values, total_steps))
 
     build.optimizer = optimizer
+
+
+def compiled_programs_are_counted() -> None:
+    """No fault: at its end, the process prints how many programs it compiled and how many checkpoints it wrote."""
+    compiled, saved = [], []
+    jax.monitoring.register_event_duration_secs_listener(
+        lambda event, *_, **__: compiled.append(event) if event.endswith("backend_compile_duration") else None
+    )
+    save = Recorder.save
+
+    def counting(self, *arguments):
+        saved.append(arguments)
+        save(self, *arguments)
+
+    Recorder.save = counting
+    atexit.register(lambda: print(f"compiled {len(compiled)}, saved {len(saved)}"))
 
 
 def clock_goes_backwards() -> None:

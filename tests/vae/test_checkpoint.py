@@ -50,25 +50,21 @@ def test_the_newest_is_restored_to_the_bit(folder, state):
     _assert_is(checkpoint.restore(folder, like, at=[2]), state, 2)
 
 
-def test_the_newest_stay_and_the_best(state, tmp_path):
-    bounds = {1: -3.0, 2: -1.0, 4: -2.0, 5: -1.0}
-    with checkpoint.writer(tmp_path, 2, bounds) as (save, _):
-        for step in (1, 2, 3, 4, 5):
-            save(step, state)
-    assert checkpoint.steps(tmp_path) == [2, 4, 5]
-    with checkpoint.writer(tmp_path, 2, bounds) as (save, _):  # a later start, which betters it
-        bounds[6] = 0.0
-        for step in (6, 7, 8):
-            save(step, state)
-    assert checkpoint.steps(tmp_path) == [6, 7, 8]
-    assert checkpoint.best([6, 7, 8], bounds) == 6
-    assert checkpoint.best([7, 8], bounds) is None
+def test_the_newest_stay_also_after_a_later_start(state, tmp_path):
+    for steps, left in (((1, 2, 3, 4, 5), [3, 4, 5]), ((6, 7), [5, 6, 7])):
+        with checkpoint.writer(tmp_path, keep=3) as (save, _):
+            for step in steps:
+                save(step, state)
+        assert checkpoint.steps(tmp_path) == left
 
 
-def test_a_bound_that_is_no_number_is_not_the_best():
-    for steps in ([1, 2, 3], [2, 1, 3], [3, 2, 1]):
-        assert checkpoint.best(steps, dict.fromkeys(steps, float("nan")) | {2: -1.0}) == 2
-    assert checkpoint.best([1], {1: float("nan")}) is None
+def test_what_is_older_is_dropped_and_the_rest_is_restored(folder, state):
+    checkpoint.drop_before(folder, 2)
+    assert checkpoint.steps(folder) == [2, 3]
+    checkpoint.drop_before(folder, 3)
+    assert checkpoint.steps(folder) == [3]
+    _assert_is(checkpoint.restore(folder, state), state, 3)
+    checkpoint.drop_before(folder / "missing", 3)
 
 
 def test_what_is_newer_than_the_restored_one_is_made_again(folder, state):
@@ -105,10 +101,39 @@ def test_nothing_gives_none(tmp_path, state):
     assert checkpoint.restore(tmp_path / "missing", state) is None
 
 
-def test_another_configuration_is_refused_by_the_name_of_the_leaf(folder, state):
-    other = state._replace(params={**state.params, "estimator": {"new": jnp.zeros(3)}})
-    with pytest.raises(ValueError, match="another configuration"):
-        checkpoint.restore(folder, other)
+def test_leaves_that_are_not_asked_for_are_left_out(folder, state):
+    """The last checkpoint of a run has no optimizer state, and an evaluation needs none."""
+    some = state._replace(opt_state=None, params={"model": state.params["model"]})
+    assert len(jax.tree.leaves(some)) < len(jax.tree.leaves(state))
+    _assert_is(checkpoint.restore(folder, some), some, 3)
+    assert checkpoint.restore(folder, {}) == (3, {})
+
+
+def _changed(state, change):
+    """The state with its estimator's parameters changed."""
+    return state._replace(params=state.params | {"estimator": change(state.params["estimator"])})
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (lambda own: {"new": jnp.zeros(3)}, r"params\.estimator\.new is missing, not float32\[3\]"),
+        (
+            lambda own: jax.tree.map(lambda leaf: jnp.zeros((2, *leaf.shape)), own),
+            r"params\.estimator\.\S+ is float32\[\S*\], not float32\[2, ",
+        ),
+        (
+            lambda own: jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), own),
+            r"params\.estimator\.\S+ is float32\[.*\], not bfloat16\[",
+        ),
+    ],
+    ids=["missing", "shape", "dtype"],
+)
+def test_another_configuration_is_refused_by_the_name_of_the_leaf(change, sentence, folder, state):
+    like = _changed(state, change)
+    for other in (like, jax.eval_shape(lambda: like)):
+        with pytest.raises(ValueError, match=f"3 belongs to another configuration: {sentence}"):
+            checkpoint.restore(folder, other)
 
 
 @pytest.mark.slow

@@ -3,7 +3,7 @@
     mesh = make(runs, batch_size)                              axes `run` and `data`, over all devices
     epoch = jax.jit(train.over_runs(epoch, "vmap", shared=1, over=mesh), donate_argnums=0)
     state, metrics = epoch(over_runs_of(mesh, state), over_runs_of(mesh, values), everywhere(mesh, images))
-    run_of(mesh, state, 3)                                     run 3, on one device
+    some_runs(mesh, state, 8, 4)                               runs 8 to 11
     fetch(mesh, metrics)                                       all runs, as NumPy arrays
 
 Runs exchange nothing. A batch is split inside the step, and XLA inserts the sum over the gradients of the parts. The
@@ -129,29 +129,31 @@ def _bounds(index: tuple[slice, ...], *sizes: int) -> tuple[tuple[int, int], ...
     return tuple(part.indices(size)[:2] for part, size in zip(index, sizes, strict=True))
 
 
-def run_of(mesh: Mesh, tree: PyTree, i: int) -> PyTree:
-    """The arrays of run i on one device."""
-    if mesh.size == 1:
-        return _pick(mesh)(tree, i)
-    return jax.tree.map(lambda leaf: leaf.addressable_data(0), _pick(mesh)(tree, i))
+def some_runs(mesh: Mesh, tree: PyTree, first: int, number: int) -> PyTree:
+    """The arrays of `number` runs from run `first` on, spread over the mesh axis `run`.
+
+    `number` must be a multiple of the axis's size.
+    """
+    return _slice(mesh, number)(tree, first)
 
 
 def fetch(mesh: Mesh, tree: PyTree) -> PyTree:
-    """The arrays of all runs, as NumPy arrays."""
-    if mesh.size == 1:
+    """The arrays of all runs, as NumPy arrays in every process."""
+    if jax.process_count() == 1:
         return jax.device_get(tree)
-    return jax.tree.map(lambda leaf: np.asarray(leaf.addressable_data(0)), _gather(mesh)(tree))
+    gather = lambda leaf: np.asarray(_gather(mesh)(leaf).addressable_data(0))  # one array at a time, to save memory
+    return jax.tree.map(gather, tree)
 
 
 @functools.cache
-def _pick(mesh: Mesh) -> Callable:
-    pick = lambda tree, i: jax.tree.map(lambda leaf: leaf[i], tree)
-    return jax.jit(pick, out_shardings=NamedSharding(mesh, P()) if mesh.size > 1 else None)
+def _slice(mesh: Mesh, number: int) -> Callable:
+    pick = lambda tree, first: jax.tree.map(lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, first, number), tree)
+    return jax.jit(pick, out_shardings=NamedSharding(mesh, P("run")) if mesh.size > 1 else None)
 
 
 @functools.cache
 def _gather(mesh: Mesh) -> Callable:
-    return jax.jit(lambda tree: tree, out_shardings=NamedSharding(mesh, P()))
+    return jax.jit(lambda leaf: leaf, out_shardings=NamedSharding(mesh, P()))
 
 
 def memory(mesh: Mesh, compiled: jax.stages.Compiled) -> tuple[int, float]:

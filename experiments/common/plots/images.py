@@ -1,5 +1,7 @@
 """Grids of images: samples, reconstructions, interpolations and the plane of a two-dimensional latent.
 
+A grid is an image itself, `[height, width, 3]` in [0, 1]. The plane, which has axes, is a matplotlib figure.
+
 Images are `[..., H, W, C]` in [0, 1]. One channel is grey, three are RGB, and any other number of channels is drawn as
 grey images side by side.
 """
@@ -10,26 +12,24 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
 from experiments.common.charts.chart import limits
 from experiments.common.plots.style import VERMILLION, WIDTH, look, styled
 
-PAGE_HEIGHT = 8  # inches
+# The least number of pixels of the shorter side of an image in a grid.
+LEAST_SIDE = 64
 
 
-@styled
-def image_grid(images: np.ndarray, columns: int | None = None) -> Figure:
+def image_grid(images: np.ndarray, columns: int | None = None) -> np.ndarray:
     """A grid of images `[N, H, W, C]`, row by row. By default the grid is about as high as it is wide."""
     images = _as_rgb(images)
     count, height, width, _ = images.shape
     columns = columns or min(count, math.ceil(math.sqrt(count * height / width)))
-    return _show(_tile(images, columns, _gap(images)), side=min(height, width))[0]
+    return _enlarge(_tile(images, columns, _gap(images)), side=min(height, width))
 
 
-@styled
-def reconstructions(x: np.ndarray, x_hat: np.ndarray) -> Figure:
+def reconstructions(x: np.ndarray, x_hat: np.ndarray) -> np.ndarray:
     """Rows of data `x` above rows of their reconstructions `x_hat`, both `[N, H, W, C]`."""
     if np.shape(x) != np.shape(x_hat):
         raise ValueError(f"x has shape {np.shape(x)} and x_hat {np.shape(x_hat)}; every image needs its reconstruction")
@@ -39,34 +39,22 @@ def reconstructions(x: np.ndarray, x_hat: np.ndarray) -> Figure:
     columns = math.ceil(count / rows)
     gap = _gap(x)
     pairs = np.concatenate([x, np.ones_like(x[:, :gap]), x_hat], axis=1)  # [N, 2 H + gap, W, 3]
-    mosaic = _tile(pairs, columns, gap, row_gap=3 * gap)
-    figure, ax = _show(mosaic, side=min(height, width), left=0.92)
-    tops = np.arange(rows) * (pairs.shape[1] + 3 * gap) - 0.5
-    ticks = np.concatenate([tops + height / 2, tops + height + gap + height / 2])
-    ax.set_yticks(ticks, ["data"] * rows + ["reconstruction"] * rows)
-    return figure
+    return _enlarge(_tile(pairs, columns, gap, row_gap=3 * gap), side=min(height, width))
 
 
-@styled
-def interpolations(images: np.ndarray) -> Figure:
+def interpolations(images: np.ndarray) -> np.ndarray:
     """Paths through the latent space, `[rows, steps, H, W, C]`, from left to right.
 
-    The first and the last image of a path are data.
+    The first and the last image of a path are data, and have a frame.
     """
     rows, steps = np.shape(images)[:2]
     images = _as_rgb(np.reshape(images, (rows * steps, *np.shape(images)[2:])))
-    _, height, width, _ = images.shape
-    gap = _gap(images)
-    figure, ax = _show(_tile(images, steps, gap), side=min(height, width), top=0.22)
-    for column in {0, steps - 1}:
-        corner = (column * (width + gap) - 0.5, -0.5)
-        frame = {"fill": False, "color": VERMILLION, "linewidth": 1.5, "clip_on": False}
-        ax.add_patch(Rectangle(corner, width, rows * (height + gap) - gap, **frame))
-    centres = np.unique([0, steps - 1]) * (width + gap) + (width - 1) / 2
-    ax.set_xticks(centres, ["data"] * len(centres))
-    ax.xaxis.tick_top()
-    ax.tick_params(length=0, labelcolor=VERMILLION)
-    return figure
+    count, height, width, _ = images.shape
+    border = _gap(images)
+    framed = np.ones((count, height + 2 * border, width + 2 * border, 3))
+    framed[np.isin(np.arange(count) % steps, (0, steps - 1))] = to_rgb(VERMILLION)
+    framed[:, border:-border, border:-border] = images
+    return _enlarge(_tile(framed, steps, border), side=min(height, width))
 
 
 @styled
@@ -143,30 +131,10 @@ def _tile(images: np.ndarray, columns: int, gap: int, row_gap: int | None = None
     return mosaic[: mosaic.shape[0] - row_gap, : mosaic.shape[1] - gap]
 
 
-def _show(mosaic: np.ndarray, side: int, left: float = 0, top: float = 0) -> tuple[Figure, Axes]:
-    """A figure of the mosaic without axes, with margins for labels.
-
-    The mosaic is at most as large as a page, and `side` pixels are at most an inch long.
-
-    Args:
-      side: The number of pixels on the shorter side of one image.
-      left: The left margin in inches.
-      top: The upper margin in inches.
-    """
-    height, width = mosaic.shape[:2]
-    pad = 0.03
-    scale = min((WIDTH - left - 2 * pad) / width, PAGE_HEIGHT / height, 1 / side)  # the size of a pixel in inches
-    figure_width = width * scale + left + 2 * pad
-    figure_height = height * scale + top + 2 * pad
-    figure = Figure(figsize=(figure_width, figure_height))
-    corner = ((left + pad) / figure_width, pad / figure_height)
-    ax = figure.add_axes((*corner, width * scale / figure_width, height * scale / figure_height))
-    ax.imshow(mosaic)
-    ax.grid(False)
-    ax.spines[:].set_visible(False)
-    ax.set(xticks=[], yticks=[])
-    ax.tick_params(length=0)
-    return figure, ax
+def _enlarge(mosaic: np.ndarray, side: int) -> np.ndarray:
+    """The mosaic with square pixels in place of each pixel, so that the `side` pixels of an image can be seen."""
+    factor = max(1, LEAST_SIDE // side)
+    return mosaic.repeat(factor, axis=0).repeat(factor, axis=1)
 
 
 def _plot_means(ax: Axes, means: np.ndarray, labels: np.ndarray | None) -> None:

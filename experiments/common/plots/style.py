@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import matplotlib
+import matplotlib.image
+import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
@@ -68,16 +70,24 @@ def look(style: int) -> Look:
 
 
 @styled
-def save(figure: Figure, path: str | Path) -> list[Path]:
-    """Writes `path`.png and `path`.pdf and returns both paths.
+def save(picture: Figure | np.ndarray, path: str | Path) -> list[Path]:
+    """Writes a figure as `path`.png and `path`.pdf, or an image `[height, width, 3]` in [0, 1] as `path`.png.
 
-    A file is written completely or not at all. Equal figures give equal bytes, because no date is stored.
+    A file is written completely or not at all. Equal pictures give equal bytes, because no date is stored.
+
+    Returns:
+      The paths of the files.
     """
     metadata = {"png": {"Software": None}, "pdf": {"CreationDate": None}}
+    if not isinstance(picture, Figure):
+        del metadata["pdf"]
     paths = [Path(f"{path}.{kind}") for kind in metadata]
     for target, (kind, undated) in zip(paths, metadata.items(), strict=True):
         drawing = io.BytesIO()
-        figure.savefig(drawing, format=kind, metadata=undated)
+        if isinstance(picture, Figure):
+            picture.savefig(drawing, format=kind, metadata=undated)
+        else:
+            matplotlib.image.imsave(drawing, picture, format=kind, metadata=undated)
         target.parent.mkdir(parents=True, exist_ok=True)
         partial = target.with_name(f".{target.name}.{os.getpid()}.tmp")
         try:

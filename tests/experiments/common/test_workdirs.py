@@ -6,7 +6,7 @@ import pytest
 
 from experiments.common import tables, workdirs
 from experiments.common.settings import Settings
-from tests.helpers.written_workdirs import write_run, write_sweep
+from tests.helpers.written_workdirs import Written, write_program, write_run, write_sweep
 
 
 def test_the_runs_of_a_setting_are_together_and_the_best_setting_is_first(tmp_path):
@@ -23,7 +23,7 @@ def test_the_runs_of_a_setting_are_together_and_the_best_setting_is_first(tmp_pa
 
 def test_an_unfinished_run_has_its_settings_as_row_and_is_last(tmp_path):
     write_sweep(tmp_path, [({"learning_rate": 1e-3}, 0.0)])
-    write_run(tmp_path / "runs/9", Settings(learning_rate=1e-2), finished=False)
+    write_program(tmp_path / "programs/9", [Written(Settings(learning_rate=1e-2), status=None)])
 
     contents = workdirs.read([tmp_path])
 

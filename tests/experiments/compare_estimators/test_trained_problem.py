@@ -2,17 +2,19 @@
 
 import contextlib
 import io
-import json
-import re
 
+import jax
+import numpy as np
 import pytest
 
-from experiments.common import candidates, measuring
+from experiments.common import build, candidates, measuring, progress
 from experiments.common.measuring import Protocol
-from experiments.common.run_folder import RunFolder
+from experiments.common.program_folder import ProgramFolder
+from experiments.common.settings import Settings
 from experiments.common.task import Task
 from experiments.compare_estimators.trained_problem import from_workdir
 from tests.helpers.laboratory import read, run, train
+from tests.helpers.written_workdirs import Written, change_result, write_checkpoints, write_workdir
 from vae import checkpoint
 
 
@@ -21,7 +23,7 @@ def measured(tmp_path_factory):
     """A run after one and two epochs, and the laboratory on its images for a bound that its estimator does not fit."""
     folder = tmp_path_factory.mktemp("trained")
     objective = ["--objective=iwae", "--estimator=dreg", "--num_samples=2", "--latent_dim=2"]
-    train(folder / "run", "--epochs=2", "--eval_every=1", *objective)
+    train(folder / "run", "--epochs=2", "--checkpoint_every=1", *objective)
     measuring = ["--estimators=reparam,leave_one_out", "--batch_size=8", "--draws=100", "--rounds=3"]
     run(f"--workdir={folder / 'run'}", "--checkpoint=all", "--objective=elbo", *measuring, f"--output={folder / 'out'}")
     return folder
@@ -66,30 +68,76 @@ def test_a_checkpoint_that_cannot_be_read_is_named(measured, monkeypatch):
 
 
 def test_a_run_on_other_data_is_refused(measured):
-    config = measured / "run" / "config.json"
-    written = config.read_text()
+    record = measured / "run" / "runs.json"
+    written = record.read_text()
     try:
-        config.write_text(written.replace(RunFolder(measured / "run").config()["data"]["checksum"], "0" * 64))
+        record.write_text(written.replace(ProgramFolder(measured / "run").record()["data"]["checksum"], "0" * 64))
         assert "holds a run on other data" in refusal(measured)
     finally:
-        config.write_text(written)
+        record.write_text(written)
 
 
 def test_a_run_that_diverged_is_refused(measured):
-    result = measured / "run" / "result.json"
-    written = result.read_text()
+    record = measured / "run" / "runs.json"
+    written = record.read_text()
     try:
-        result.write_text(json.dumps(json.loads(written) | {"status": "diverged", "step": 7}))
+        change_result(measured / "run", 0, status="diverged", step=7)
         assert "diverged at step 7" in refusal(measured)
     finally:
-        result.write_text(written)
+        record.write_text(written)
 
 
-def test_a_sweep_is_refused_and_one_of_its_runs_is_named(measured, tmp_path):
-    (tmp_path / "runs").mkdir()
-    (tmp_path / "runs" / "one").symlink_to(measured / "run")
-    (measured / "sweep").symlink_to(tmp_path)
-    assert re.search("is a sweep of 1 runs; give one of them, such as .*/runs/one", refusal(measured, name="sweep"))
+# --- A run of a sweep
+
+
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory):
+    """Two programs of three and one runs. The second run of the first diverged."""
+    alike = {"hidden": (4,), "latent_dim": (2,), "epochs": 2, "batch_size": 8, "objective": "elbo"}
+    status = ("done", "diverged", None)
+    runs = [Written(Settings(**alike, seed=seed), status=status[seed]) for seed in (0, 1, 2)]
+    runs.append(Written(Settings(**alike | {"num_samples": 3, "hidden": (5,)})))
+    folder = write_workdir(tmp_path_factory.mktemp("written") / "sweep", runs)
+    write_checkpoints(ProgramFolder(folder / "programs/0"), (1, 2))
+    write_checkpoints(ProgramFolder(folder / "programs/1"), (2,))
+    return folder
+
+
+def test_a_run_of_a_sweep_is_measured_at_its_own_parameters(sweep):
+    [first] = from_workdir(str(sweep), "hidden=4,seed=0")
+    [third] = from_workdir(str(sweep), "seed=2", at="2")
+    [other] = from_workdir(str(sweep), "num_samples=3")
+    states = ProgramFolder(sweep / "programs/0")
+    settings = states.runs()[0]
+    data = build.load_trained(settings, None)
+    restored = progress.restore(states, settings, data, build.functions(settings, data))
+    for problem, number in ((first, 0), (third, 2)):
+        expected = jax.tree.map(lambda leaf, number=number: leaf[number], restored.state.params["model"]["params"])
+        assert set(problem.params) == set(expected)
+        for name, group in problem.params.items():
+            jax.tree.map(np.testing.assert_array_equal, group, expected[name])
+    # Control: the runs have different parameters.
+    assert first.identity != third.identity
+    assert np.abs(jax.tree.leaves(first.params)[0] - jax.tree.leaves(third.params)[0]).max() > 0.1
+    assert (first.num_samples, third.num_samples, other.num_samples) == (1, 1, 3)
+    assert (first.point, third.point, other.point) == ({"epoch": 2}, {"epoch": 2}, {"epoch": 2})
+
+
+def test_every_checkpoint_of_a_run_of_a_sweep_is_a_problem(sweep):
+    problems = from_workdir(str(sweep), "hidden=4,seed=2", at="all")
+    assert [problem.point for problem in problems] == [{"epoch": 1}, {"epoch": 2}]
+    assert len({problem.identity for problem in problems}) == 2
+
+
+def test_a_sweep_needs_the_choice_of_one_run(sweep):
+    folder = sweep.parent
+    assert "holds 4 runs; choose one by --run=NAME=VALUE,...: hidden is 4, 5; " in refusal(folder, name="sweep")
+    several = refusal(folder, "--run=hidden=4", name="sweep")
+    assert "--run=hidden=4 matches 3 runs in " in several
+    assert "seed is 0, 1, 2" in several
+    assert "--run=seed=9 matches none of the 4 runs in " in refusal(folder, "--run=seed=9", name="sweep")
+    assert "diverged at step 24" in refusal(folder, "--run=seed=1", name="sweep")
+    assert "--checkpoint=1 is not in " in refusal(folder, "--run=hidden=5", "--checkpoint=1", name="sweep")
 
 
 def refusal(folder, *arguments, name="run"):

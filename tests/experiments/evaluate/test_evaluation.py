@@ -1,44 +1,190 @@
-"""What the command says where a checkpoint cannot be read."""
+"""Runs of a program are evaluated again from its checkpoints: those that were chosen, each with its own parameters."""
 
+import json
+import shutil
 from types import SimpleNamespace
 
+import jax
+import numpy as np
 import pytest
 
-from experiments.common import build
-from experiments.common.run_folder import RunFolder
+from experiments.common import assess, build, progress
+from experiments.common.program_folder import ProgramFolder
 from experiments.common.settings import Settings
+from experiments.evaluate import __main__ as evaluate_command
 from experiments.evaluate import evaluation
+from tests.helpers.report_pages import run_command
+from tests.helpers.written_workdirs import Written, write_checkpoints, write_program, write_rows, write_workdir
 from vae import checkpoint
+from vae.evaluate import rate_distortion
+
+# Four runs of one program: two are done, one diverged and one is not finished.
+SEEDS = {0: "done", 1: "diverged", 2: "done", 3: None}
+BEST_EPOCHS = (1, 1, 2, 2)
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """A sweep with a program of four runs and a program of one run, which has no checkpoint."""
+    alike = {"hidden": (4,), "latent_dim": (2,), "epochs": 2, "validation_size": 100, "eval_samples": 2}
+    runs = [Written(Settings(**alike, seed=seed), status=status) for seed, status in SEEDS.items()]
+    runs.append(Written(Settings(**alike | {"latent_dim": (3,)}), status=None))
+    folder = write_workdir(tmp_path_factory.mktemp("written") / "sweep", runs)
+    write_checkpoints(ProgramFolder(folder / "programs/0"), (1, 2), BEST_EPOCHS)
+    return folder
+
+
+@pytest.fixture
+def sweep(written, tmp_path):
+    return shutil.copytree(written, tmp_path / "sweep")
+
+
+def evaluate(sweep, *arguments) -> list[dict]:
+    """The rows that the command appends for the first program, with two samples."""
+    path = sweep / "programs/0/evaluations.jsonl"
+    before = path.read_text().count("\n") if path.exists() else 0
+    run_command(evaluate_command, f"--workdir={sweep}", "--eval_samples=2", *arguments)
+    return [json.loads(line) for line in path.read_text().splitlines()][before:] if path.exists() else []
+
+
+def figures(row: dict) -> dict:
+    return {name: value for name, value in row.items() if name.startswith("test_")}
+
+
+def test_the_runs_that_run_chooses_are_evaluated_with_their_own_parameters(sweep, capsys):
+    [row] = evaluate(sweep, "--run=seed=2")
+    assert (row["run"], row["epoch"], row["eval_samples"]) == (2, 2, 2)
+    assert "1 run" in capsys.readouterr().out
+    [other] = evaluate(sweep)  # does not repeat the run
+    said = capsys.readouterr().out
+    assert other["run"] == 0
+    assert "programs/0 (run2_seed=2) was evaluated before, with as many samples; --again evaluates anew" in said
+    assert "2 runs" in said
+    assert f"{row['test_nll_nats']:.2f}" not in said  # the table has means over seeds
+    first, second = evaluate(sweep, "--again")
+    assert (first["run"], second["run"]) == (0, 2)
+    assert figures(first) == pytest.approx(figures(other), rel=1e-5)
+    assert figures(second) == pytest.approx(figures(row), rel=1e-5)
+    # Control: the runs have other parameters, and so other figures.
+    assert abs(first["test_nll_nats"] - second["test_nll_nats"]) > 0.1
+
+
+def test_a_figure_is_that_of_the_parameters_in_the_checkpoint(sweep):
+    """The ELBO of one run, computed from its slice of the stacked state."""
+    [row] = evaluate(sweep, "--run=seed=2", "--checkpoint=1")
+    folder = ProgramFolder(sweep / "programs/0")
+    run = folder.runs()[2]
+    data = build.load_trained(run, None)
+    functions = build.functions(run, data)
+    shape = progress.shape_of(functions, build.arrays(run), len(SEEDS), validation=True).without_optimizer()
+    _, stacked = checkpoint.restore(folder.checkpoints, shape, at=[1])
+    params = jax.tree.map(lambda leaf: leaf[2], stacked.state.params["model"])
+    x = assess.pixels(data, "test")
+    elbo = jax.jit(lambda params: rate_distortion(functions.evaluated.apply, params, x, assess.key(), 10)["elbo"])
+    assert row["test_elbo_nats"] == pytest.approx(float(np.mean(elbo(params))), rel=1e-5)
+
+
+def test_best_is_the_best_state_of_each_run_at_its_own_epoch(sweep):
+    rows = evaluate(sweep, "--checkpoint=best")
+    assert [(row["run"], row["epoch"]) for row in rows] == [(0, 1), (2, 2)]
+    latest = evaluate(sweep)  # other parameters at the same epoch of run 2, which is read from the file
+    assert [(row["run"], row["epoch"]) for row in latest] == [(0, 2)]
+
+
+def test_runs_that_diverged_or_are_not_finished_are_left_out_and_named(sweep, capsys):
+    write_rows(sweep / "programs/0/evaluations.jsonl", [evaluated(0), evaluated(2)])
+    assert evaluate(sweep) == []
+    left_out = [line for line in capsys.readouterr().out.splitlines() if line.startswith("left out: ")]
+    assert left_out == [
+        f"left out: {sweep}/programs/0 (run1_seed=1) diverged at step 24",
+        f"left out: {sweep}/programs/0 (run3_seed=3) is not finished; train it to its end, or name an epoch by"
+        " --checkpoint",
+        f"left out: {sweep}/programs/1 is not finished; train it to its end, or name an epoch by --checkpoint",
+    ]
 
 
 @pytest.mark.parametrize(
-    ("steps", "epoch", "sentence"),
+    ("run", "sentence"),
     [
-        ((1, 2, 3), 2, "checkpoints/2 cannot be read; choose one of 1, 3$"),
-        ((2,), 2, "holds no checkpoint that can be read; delete .*run and train it again$"),
-        ((1, 2), None, "holds no checkpoint that can be read; delete .*run and train it again$"),
+        ("seed=1", "programs/0 (run1_seed=1) diverged at step 24"),
+        ("seed=3", "programs/0 (run3_seed=3) is not finished; train it to its end"),
+        ("latent_dim=3", "programs/1 is not finished; train it to its end"),
+        ("latent_dim=4", "--run=latent_dim=4 matches none of the 5 runs"),
     ],
 )
-def test_what_is_left_is_named(steps, epoch, sentence, tmp_path, monkeypatch):
-    monkeypatch.setattr(build, "functions", lambda run, data: SimpleNamespace(init=lambda values: values))
+def test_a_single_run_that_is_left_out_is_an_error(run, sentence, sweep, capsys):
+    with pytest.raises(SystemExit):
+        evaluate(sweep, f"--run={run}")
+    assert sentence in capsys.readouterr().err
+
+
+def test_a_command_that_leaves_out_every_run_is_an_error(sweep, capsys):
+    record = json.loads((sweep / "programs/0/runs.json").read_text())
+    record["runs"] = [run | {"result": {"status": "diverged", "step": 24}} for run in record["runs"]]
+    (sweep / "programs/0/runs.json").write_text(json.dumps(record))
+    with pytest.raises(SystemExit):
+        evaluate(sweep)
+    assert "has no run to evaluate: each of its 5 is left out" in capsys.readouterr().err
+
+
+def test_an_unfinished_run_is_evaluated_at_an_epoch_that_is_named(sweep):
+    [row] = evaluate(sweep, "--checkpoint=1", "--run=seed=3")
+    assert (row["run"], row["epoch"]) == (3, 1)
+
+
+def evaluated(run: int, epoch: int = 2) -> dict:
+    """A row of evaluations.jsonl with two samples."""
+    nats = {"test_nll_nats": 30.0 + run, "test_elbo_nats": -31.0, "test_rate_nats": 1.0, "test_distortion_nats": 30.0}
+    return {"run": run, "epoch": epoch, "eval_samples": 2} | nats
+
+
+def test_earlier_figures_are_those_of_the_same_run_epoch_and_number_of_samples(tmp_path):
+    folder = write_program(tmp_path, [Written(Settings(seed=seed)) for seed in (0, 1, 2)])
+    rows = [evaluated(0, epoch=1), evaluated(1), evaluated(2) | {"eval_samples": 3}]
+    write_rows(tmp_path / "evaluations.jsonl", [*rows, evaluated(1) | {"test_nll_nats": 7.0, "versions": "jax 1"}])
+    assert evaluation.earlier_figures(folder, [2, 2, 2], 2) == {1: figures(evaluated(1)) | {"test_nll_nats": 7.0}}
+    assert list(evaluation.earlier_figures(folder, [1, 2, 2], 2)) == [0, 1]  # the best epochs of runs may differ
+    assert list(evaluation.earlier_figures(folder, [2, 2, 2], 3)) == [2]
+
+
+@pytest.mark.parametrize("run", [3, -1])
+def test_an_earlier_figure_of_a_run_that_does_not_exist_is_refused(run, tmp_path):
+    folder = write_program(tmp_path, [Written(Settings(seed=seed)) for seed in (0, 1, 2)])
+    write_rows(tmp_path / "evaluations.jsonl", [evaluated(run)])
+    with pytest.raises(ValueError, match=f"evaluations.jsonl has a row of run {run}, and there are 3 runs"):
+        evaluation.earlier_figures(folder, [2, 2, 2], 2)
+
+
+@pytest.mark.parametrize(
+    ("steps", "name", "sentence"),
+    [
+        ((1, 2, 3), "2", "checkpoints/2 cannot be read; choose one of 1, 3$"),
+        ((2,), "2", "holds no checkpoint that can be read; delete .*run and train it again$"),
+        ((1, 2), "latest", "holds no checkpoint that can be read; delete .*run and train it again$"),
+        ((1, 2), "best", "holds no checkpoint that can be read; delete .*run and train it again$"),
+    ],
+)
+def test_what_is_left_is_named(steps, name, sentence, tmp_path, monkeypatch):
+    monkeypatch.setattr(progress, "shape_of", lambda *args: SimpleNamespace(without_optimizer=lambda: None))
     monkeypatch.setattr(checkpoint, "restore", lambda *args: None)
-    folder = RunFolder(tmp_path / "run")
+    folder = write_program(tmp_path / "run", [Written(Settings())])
     for step in steps:
         (folder.checkpoints / str(step)).mkdir(parents=True)
     with pytest.raises(ValueError, match=sentence):
-        evaluation.restore(folder, Settings(), None, epoch)
+        evaluation.restore(folder, Settings(), SimpleNamespace(validation=[0]), None, name)
 
 
 @pytest.mark.parametrize(("given", "read"), [(None, "recorded"), ("given", "given")])
-def test_the_data_are_read_from_the_folder_of_the_training_unless_another_is_given(given, read, monkeypatch):
+def test_the_data_are_read_from_the_folder_of_the_training_unless_another_is_given(given, read, tmp_path, monkeypatch):
     class Read(Exception):
         """Ends the evaluation when it reads the data."""
 
     def load_trained(run, data_dir, cache_dir):
         raise Read(data_dir)
 
+    folder = write_program(tmp_path, [Written(Settings())])
     monkeypatch.setattr(build, "load_trained", load_trained)
-    done = {"settings": Settings, "result": lambda: {"status": "done"}, "data_dir": lambda: "recorded"}
+    monkeypatch.setattr(ProgramFolder, "data_dir", lambda self: "recorded")
     options = SimpleNamespace(data_dir=given, cache_dir=None, checkpoint="latest")
     with pytest.raises(Read, match=f"^{read}$"):
-        evaluation.evaluate(SimpleNamespace(**done), options)
+        evaluation.evaluate(folder, [0], options)

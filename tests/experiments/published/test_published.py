@@ -6,11 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from experiments.common.settings import Settings
 from experiments.published import __main__ as published
 from experiments.published import readme
 from experiments.published.claims import CLAIMS
-from tests.helpers.written_workdirs import write_run
+from tests.helpers.written_workdirs import write_sweep
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -67,9 +66,7 @@ def earlier_rows():
 
 
 def write_flax_vae(folder, seeds):
-    for seed in seeds:
-        run = Settings(binarization="static", dataset="mnist", seed=seed)
-        write_run(folder / f"runs/{seed}", run, shift=0.1 * seed)
+    write_sweep(folder, [({"binarization": "static", "dataset": "mnist", "seed": seed}, 0.1 * seed) for seed in seeds])
 
 
 def test_a_script_that_was_not_run_or_not_finished_keeps_its_earlier_row(tmp_path):
@@ -103,12 +100,12 @@ def test_a_row_shows_the_longest_run_of_a_script(tmp_path):
 
 
 def test_the_short_form_of_iwae_is_longer_than_the_quick_form(tmp_path):
-    run = Settings(dataset="mnist", latent_dim=(100, 50), objective="iwae", num_samples=5)
+    run = {"dataset": "mnist", "latent_dim": (100, 50), "objective": "iwae", "num_samples": 5}
     for folder, script, length in (
         ("iwae_quick", "reproduce_iwae.sh --quick", ""),
         ("iwae_short", "reproduce_iwae.sh short", " after 121 passes"),
     ):
-        write_run(tmp_path / folder / "runs/0", run)
+        write_sweep(tmp_path / folder, [(run, 0.0)])
         [row] = published.collect(tmp_path, [])
         assert row["script"] == script
         assert row["result"].endswith(f"(active units){length}, TRUNCATED")

@@ -9,7 +9,7 @@ from experiments.common import foreign_files, tables
 from experiments.common.settings import Settings
 from experiments.published import __main__ as published
 from experiments.published import readers
-from tests.helpers.written_workdirs import write_run
+from tests.helpers.written_workdirs import Written, change_result, write_program, write_rows, write_sweep
 
 HEAD = {"device": "1 x cpu", "platform": "cpu, x86_64, 2 cores", "git_commit": "0123456789+", "seconds": 90.0}
 
@@ -19,11 +19,10 @@ def collected(folder):
     return {row["result"]: row for row in published.collect(folder, [])}
 
 
-def set_clock(run, seconds):
-    """Sets the seconds of training at the last evaluation of a run."""
-    *rows, last = [json.loads(line) for line in (run / "timing.jsonl").read_text().splitlines()]
-    lines = [json.dumps(row) + "\n" for row in (*rows, last | {"train_seconds": seconds})]
-    (run / "timing.jsonl").write_text("".join(lines))
+def set_clock(program, seconds):
+    """Sets the seconds of training at the last evaluation of a program."""
+    *rows, last = [json.loads(line) for line in (program / "timing.jsonl").read_text().splitlines()]
+    write_rows(program / "timing.jsonl", [*rows, last | {"train_seconds": seconds}])
 
 
 def write_measurement(folder, settings, rows):
@@ -44,12 +43,19 @@ def write_laboratory(folder, group, rows):
 
 
 def write_flax_vae(results, seeds=3, finished=3):
-    """The runs of reproduce_flax_vae.sh. The first two trained together, so they have the same clock."""
-    for seed in range(seeds):
-        run = results / f"flax_vae/runs/{seed}"
-        settings = Settings(binarization="static", dataset="mnist", seed=seed)
-        write_run(run, settings, shift=0.1 * seed, finished=seed < finished)
-        set_clock(run, 60 * (1, 1, 2)[seed])
+    """The runs of reproduce_flax_vae.sh. The first two trained together, the third in a later command."""
+    runs = [
+        Written(
+            Settings(binarization="static", dataset="mnist", seed=seed),
+            shift=0.1 * seed,
+            status="done" if seed < finished else None,
+        )
+        for seed in range(seeds)
+    ]
+    for i, members in enumerate((runs[:2], runs[2:])):
+        if members:
+            write_program(results / f"flax_vae/programs/{i}", members)
+            set_clock(results / f"flax_vae/programs/{i}", 60 * (1 + i))
 
 
 def test_runs_of_several_seeds_give_their_mean_and_its_standard_error(tmp_path):
@@ -85,21 +91,23 @@ def test_a_folder_without_runs_gives_no_row_and_is_named(tmp_path, capsys):
     assert "holds no run" in capsys.readouterr().out
 
 
+def write_iwae(results):
+    """The run of reproduce_iwae.sh --quick. Returns the folder of its program."""
+    settings = {"dataset": "mnist", "latent_dim": (100, 50), "objective": "iwae", "num_samples": 5}
+    return write_sweep(results / "iwae_quick", [(settings, 0.0)]) / "programs/0"
+
+
 def test_active_units_are_shown_for_each_layer(tmp_path):
-    run = tmp_path / "iwae_quick/runs/0"
-    write_run(run, Settings(dataset="mnist", latent_dim=(100, 50), objective="iwae", num_samples=5))
-    row = json.loads((run / "result.json").read_text()) | {"active_units_by_layer": "21+5"}
-    (run / "result.json").write_text(json.dumps(row))
+    change_result(write_iwae(tmp_path), 0, active_units_by_layer="21+5")
     [row] = published.collect(tmp_path, [])
     assert (row["obtained"], row["K"]) == ("22.12 nats, 21+5 units (1 seed)", "5; evaluated with 500")
 
 
 def test_the_evaluation_with_the_most_samples_at_the_end_of_training_is_shown(tmp_path):
-    run = tmp_path / "iwae_quick/runs/0"
-    write_run(run, Settings(dataset="mnist", latent_dim=(100, 50), objective="iwae", num_samples=5))
+    program = write_iwae(tmp_path)
     evaluations = [(200, 5, 23.0), (200, 5000, 21.5), (200, 64, 22.5), (100, 10000, 21.0)]  # epoch, samples, nats
-    rows = [dict(zip(("epoch", "eval_samples", "test_nll_nats"), one, strict=True)) for one in evaluations]
-    (run / "evaluations.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    rows = [{"run": 0} | dict(zip(("epoch", "eval_samples", "test_nll_nats"), one, strict=True)) for one in evaluations]
+    write_rows(program / "evaluations.jsonl", rows)
     [row] = published.collect(tmp_path, [])
     assert row["obtained"].startswith("21.50 nats")
     assert row["K"] == "5; evaluated with 5000"
@@ -108,12 +116,14 @@ def test_the_evaluation_with_the_most_samples_at_the_end_of_training_is_shown(tm
 # Rankings of trained models
 
 
-def write_reinmax(results, estimators):
-    """Three seeds for each estimator with its shift in nats. All runs trained together for a second."""
-    for name, shift in estimators.items():
-        for seed in range(3):
-            settings = Settings(estimator=name, validation_size=10, seed=seed)
-            write_run(results / f"reinmax/runs/{name}-{seed}", settings, shift + 0.1 * seed)
+def write_reinmax(results, estimators, *others):
+    """Three seeds for each estimator with its shift in nats, and other runs of these settings."""
+    points = [
+        ({"estimator": name, "validation_size": 10, "seed": seed}, shift + 0.1 * seed)
+        for name, shift in estimators.items()
+        for seed in range(3)
+    ]
+    write_sweep(results / "reinmax", [*points, *((other, 0.0) for other in others)])
 
 
 REINMAX = {"reinmax:temperature=1.3": 0.0, "st_gumbel_softmax:temperature=1.3": 0.7}
@@ -135,18 +145,15 @@ def test_a_ranking_without_one_of_its_estimators_gives_no_row(tmp_path, capsys):
 
 
 def test_a_ranking_of_runs_that_differ_in_other_settings_gives_no_row(tmp_path, capsys):
-    write_reinmax(tmp_path, REINMAX | {"gumbel_softmax:temperature=0.5": 2.0})
-    other = Settings(estimator="reinmax:temperature=1.3", validation_size=10, learning_rate=0.1)
-    write_run(tmp_path / "reinmax/runs/other", other)
+    other = {"estimator": "reinmax:temperature=1.3", "validation_size": 10, "learning_rate": 0.1}
+    write_reinmax(tmp_path, REINMAX | {"gumbel_softmax:temperature=0.5": 2.0}, other)
     assert published.collect(tmp_path, []) == []
     assert "runs that differ in learning_rate; move all but one aside" in capsys.readouterr().out
 
 
 def test_the_precision_of_a_row_names_every_precision_of_its_runs(tmp_path):
-    write_reinmax(tmp_path, REINMAX)
-    for seed in range(3):
-        settings = Settings(estimator="gumbel_softmax", validation_size=10, seed=seed, compute_dtype="bfloat16")
-        write_run(tmp_path / f"reinmax/runs/x{seed}", settings)
+    alike = {"estimator": "gumbel_softmax", "validation_size": 10, "compute_dtype": "bfloat16"}
+    write_reinmax(tmp_path, REINMAX, *(alike | {"seed": seed} for seed in range(3)))
     [row] = published.collect(tmp_path, [])
     assert row["precision"] == "float32, bfloat16"
 

@@ -11,7 +11,8 @@ from tests.helpers.written_workdirs import write_sweep
 
 @pytest.fixture(scope="session")
 def swept(tmp_path_factory):
-    """A sweep of two learning rates with two seeds each. It has every figure, and one run was evaluated again."""
+    """A sweep of two learning rates with two seeds each: one program. It has every figure, and one run was evaluated
+    again."""
     alike = {"binarization": "none", "likelihood": "gaussian", "validation_size": 300}
     points = [
         ({"learning_rate": 1e-3, "seed": 0}, 0.0),
@@ -20,8 +21,14 @@ def swept(tmp_path_factory):
         ({"learning_rate": 1e-2, "seed": 1}, -1.2),
     ]
     folder = write_sweep(tmp_path_factory.mktemp("swept"), [(alike | point, shift) for point, shift in points])
-    row = {"epoch": 100, "eval_samples": 5000, "test_nll_nats": 21.987, "versions": ", ".join(9 * ["package 0.10.2"])}
-    (folder / "runs/0/evaluations.jsonl").write_text(json.dumps(row) + "\n")
+    row = {
+        "run": 0,
+        "epoch": 100,
+        "eval_samples": 5000,
+        "test_nll_nats": 21.987,
+        "versions": ", ".join(9 * ["package 0.10.2"]),
+    }
+    (folder / "programs/0/evaluations.jsonl").write_text(json.dumps(row) + "\n")
     return folder, make_page(folder)
 
 

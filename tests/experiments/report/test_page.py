@@ -9,7 +9,7 @@ from experiments.common.settings import Settings
 from experiments.report import __main__ as report
 from experiments.report import page as page_module
 from tests.helpers.report_pages import Page, make_page, run_command
-from tests.helpers.written_workdirs import PNG, write_curve, write_run, write_sweep
+from tests.helpers.written_workdirs import PNG, Written, write_program, write_run, write_sweep, write_workdir
 
 
 def test_the_page_loads_no_other_file_and_its_bytes_do_not_change(swept):
@@ -43,7 +43,7 @@ def test_pictures_that_make_the_page_too_large_are_left_out_and_named(tmp_path):
     assert (folder / "report.html").stat().st_size < 10_000_000
     assert sum(load.startswith("data:image") for load in page.loads) == 2
     assert "Not shown, to keep the file small" in page.text
-    assert str(folder / "runs/3/figures") in page.text
+    assert str(folder / "programs/3/figures") in page.text
 
 
 def test_a_page_with_too_many_points_shows_fewer_of_them(tmp_path, monkeypatch):
@@ -52,8 +52,9 @@ def test_a_page_with_too_many_points_shows_fewer_of_them(tmp_path, monkeypatch):
 
     monkeypatch.setattr(offline, "get_plotlyjs", lambda: "")
     curve = {epoch: -100 - 400 * math.exp(-epoch / 20) for epoch in range(1, 201)}
-    for i in range(30):
-        write_curve(tmp_path / f"runs/{i:02}", i % 3, curve, "done", learning_rate=1e-3 * (1 + i // 3))
+    write_workdir(
+        tmp_path, [Written(Settings(seed=i % 3, learning_rate=1e-3 * (1 + i // 3)), elbo=curve) for i in range(30)]
+    )
     whole = make_page(tmp_path)
     chart = whole.charts[0]
     assert not any("x" in trace for trace in chart["data"])
@@ -82,12 +83,26 @@ def test_equal_settings_in_two_workdirs_get_two_rows(tmp_path, capsys):
 
 def test_unfinished_runs_are_counted_and_have_no_row(tmp_path):
     write_sweep(tmp_path, [({"seed": 0}, 0.0)])
-    write_run(tmp_path / "runs/9", Settings(seed=1), finished=False)
+    write_program(tmp_path / "programs/9", [Written(Settings(seed=1), status=None)])
     page = make_page(tmp_path)
     assert "1 of 2 runs are not finished" in page.text
     assert len(page.tables["summary"]) == 2
-    shutil.rmtree(tmp_path / "runs/0")
+    shutil.rmtree(tmp_path / "programs/0")
     assert "summary" not in make_page(tmp_path).tables
+
+
+def test_the_page_shows_the_runs_that_run_chooses(swept, tmp_path):
+    folder, page = swept
+    run_command(report, f"--workdir={folder}", "--run=learning_rate=1e-3", f"--output={tmp_path}/some.html")
+    some = Page((tmp_path / "some.html").read_text())
+    cells = [[text for text, _ in line] for line in page.tables["rows"][1:]]
+    shown = [[text for text, _ in line] for line in some.tables["rows"][1:]]
+    assert len(cells) == 4
+    assert shown == [line[1:] for line in cells if line[0] == "0.001"]  # the learning rate is no longer a column
+    assert [trace["y"] for trace in some.charts[0]["data"][:2]] == [
+        trace["y"] for trace in page.charts[0]["data"] if trace["y"][0] in (-24.97, -25.27)
+    ]
+    assert ["learning_rate", "0.001"] in [[text for text, _ in line] for line in some.tables["alike"]]
 
 
 @pytest.mark.parametrize(
@@ -100,7 +115,9 @@ def test_unfinished_runs_are_counted_and_have_no_row(tmp_path):
         (["--workdir=empty"], "holds no run"),
         (["--workdir=broken"], "not valid JSON"),
         (["--workdir=rowless"], "no rows in results.csv"),
-        (["--workdir=swept", "--output=swept/runs/0/config.json/x.html"], "cannot be written"),
+        (["--workdir=swept", "--run=seed=1"], "--run=seed=1 matches none of the 1 runs in swept"),
+        (["--workdir=swept", "--run=speed=1"], "'speed=1' is not SETTING=VALUE"),
+        (["--workdir=swept", "--output=swept/programs/0/runs.json/x.html"], "cannot be written"),
     ],
 )
 def test_bad_input_is_one_sentence(arguments, sentence, tmp_path, monkeypatch, capsys):

@@ -10,12 +10,21 @@ import pytest
 from experiments.common import results
 from experiments.common.settings import Settings
 from tests.helpers.report_pages import make_page
-from tests.helpers.written_workdirs import write_curve, write_run, write_sweep
+from tests.helpers.written_workdirs import (
+    Written,
+    change_result,
+    result_rows,
+    write_program,
+    write_rows,
+    write_run,
+    write_sweep,
+    write_workdir,
+)
 
 
-def test_the_tables_show_the_numbers_of_the_result_files(swept):
+def test_the_tables_show_the_results_in_runs_json(swept):
     folder, page = swept
-    rows = [json.loads(path.read_text()) for path in sorted(folder.glob("runs/*/result.json"))]
+    rows = result_rows(folder)
     header, *lines = page.tables["rows"]
     names = [text for text, _ in header]
     assert len(lines) == len(rows)
@@ -45,11 +54,12 @@ def test_the_tables_show_the_numbers_of_the_result_files(swept):
 )
 def test_settings_with_one_finished_seed_are_not_compared(diverged, remark, tmp_path):
     """There are two settings with two seeds each. One seed of the better or of the worse setting diverged."""
-    for rate, shift in ((0.001, 0.0), (0.01, 1.0)):
-        for seed in (0, 1):
-            write_run(tmp_path / f"runs/{rate}-{seed}", Settings(learning_rate=rate, seed=seed), shift)
-    row = Settings(learning_rate=diverged, seed=1).json() | {"status": "diverged", "step": 1}
-    (tmp_path / f"runs/{diverged}-1/result.json").write_text(json.dumps(row))
+    runs = [
+        Written(Settings(learning_rate=rate, seed=seed), shift, "diverged" if (rate, seed) == (diverged, 1) else "done")
+        for rate, shift in ((0.001, 0.0), (0.01, 1.0))
+        for seed in (0, 1)
+    ]
+    write_workdir(tmp_path, runs)
     make_page(tmp_path)
     [sentence] = re.findall(r'<p class="best">(.*?)</p>', (tmp_path / "report.html").read_text())
     assert sentence == f"best: learning_rate=0.001; {remark}"
@@ -57,14 +67,12 @@ def test_settings_with_one_finished_seed_are_not_compared(diverged, remark, tmp_
 
 def test_active_units_are_shown_for_each_layer(tmp_path):
     """A cell shows the mean total of two seeds with its standard error, and in parentheses the mean of each layer."""
+    write_sweep(tmp_path, [({"latent_dim": (100, 50), "seed": seed}, 0.0) for seed in (0, 1)])
     for seed, units in enumerate(((17, 5), (21, 3))):
-        run = Settings(latent_dim=(100, 50), seed=seed)
-        write_run(tmp_path / f"runs/{seed}", run)
-        path = tmp_path / f"runs/{seed}/result.json"
         layers = {"active_units": sum(units), "active_units_by_layer": "+".join(map(str, units))}
-        path.write_text(json.dumps(json.loads(path.read_text()) | layers))
+        change_result(tmp_path / "programs/0", seed, **layers)
     page = make_page(tmp_path)
-    rows = [json.loads(path.read_text()) for path in tmp_path.glob("runs/*/result.json")]
+    rows = result_rows(tmp_path)
     assert "| 23.0 ± 1.0 (19+4) |" in results.to_markdown(rows)
     assert page.tables["summary"][1][-1] == ("23.0 ± 1.0 (19+4)", "23.0")
     assert "active units23.0 ± 1.0 (19+4)" in page.text
@@ -84,15 +92,12 @@ def test_active_units_are_shown_for_each_layer(tmp_path):
 def test_rows_are_ranked_by_a_figure_that_all_of_them_have(settings, figure, first, has_best, tmp_path):
     """The first row has the better validation bound and ELBO, and the second row has the better -log p(x)."""
     write_sweep(tmp_path, [(one, 0.0) for one in settings])
-    files = sorted(tmp_path.glob("runs/*/result.json"))
-    rows = [json.loads(path.read_text()) for path in files]
-    rows[1] |= {
-        name: rows[1][name] - 9
-        for name in ("test_nll_nats", "test_elbo_nats", "validation_elbo_nats")
-        if name in rows[1]
-    }
-    for path, row in zip(files, rows, strict=True):
-        path.write_text(json.dumps(row))
+    second = result_rows(tmp_path)[1]
+    worse = {name: second[name] - 9 for name in ("test_nll_nats", "test_elbo_nats") if name in second}
+    if "validation_elbo_nats" in second:
+        worse["validation_elbo_nats"] = second["validation_elbo_nats"] - 9
+    change_result(tmp_path / "programs/1", 0, **worse)
+    rows = result_rows(tmp_path)
 
     [name] = results.varying(rows)
     assert results.aggregate(rows)[0][name] == rows[first][name]
@@ -106,9 +111,8 @@ def test_the_curves_show_the_rows_of_metrics_jsonl(swept):
     assert [choice["label"] for choice in chart["choices"]] == ["step", "examples", "seconds"]
     thick = [i for i, trace in enumerate(chart["data"]) if trace.get("showlegend", True)]
     assert [chart["data"][i]["name"] for i in thick] == ["learning_rate=0.01", "learning_rate=0.001"]
-    metrics = [
-        [json.loads(line) for line in (folder / f"runs/{i}/metrics.jsonl").read_text().splitlines()] for i in range(4)
-    ]
+    rows = [json.loads(line) for line in (folder / "programs/0/metrics.jsonl").read_text().splitlines()]
+    metrics = [[row for row in rows if row["run"] == i] for i in range(4)]
     assert chart["data"][0]["y"] == [row["elbo_nats"] for row in metrics[2]]
     means = [(a["elbo_nats"] + b["elbo_nats"]) / 2 for a, b in zip(metrics[2], metrics[3], strict=True)]
     assert chart["data"][thick[0]]["y"] == pytest.approx(means)
@@ -119,30 +123,40 @@ def test_the_curves_show_the_rows_of_metrics_jsonl(swept):
 
 
 def test_the_mean_is_over_finished_seeds_at_the_steps_that_all_of_them_have(tmp_path):
-    """Two seeds were evaluated at different epochs, and one diverged after the first epoch."""
-    write_curve(tmp_path / "runs/0", 0, {1: -50.0, 10: -30.0, 100: -20.0}, "done")
-    write_curve(tmp_path / "runs/1", 1, {10: -32.0, 50: -25.0, 100: -24.0}, "done")
-    write_curve(tmp_path / "runs/2", 2, {1: -40.0}, "diverged")
+    """Two seeds were evaluated at different epochs by two commands, and one diverged after the first epoch."""
+    write_program(tmp_path / "programs/0", [Written(Settings(seed=0), elbo={1: -50.0, 10: -30.0, 100: -20.0})])
+    write_program(tmp_path / "programs/1", [Written(Settings(seed=1), elbo={10: -32.0, 50: -25.0, 100: -24.0})])
+    write_program(tmp_path / "programs/2", [Written(Settings(seed=2), status="diverged", elbo={1: -40.0})])
+    write_rows(
+        tmp_path / "programs/1/timing.jsonl",
+        [{"epoch": epoch, "step": 23 * epoch, "train_seconds": 0.03 * epoch} for epoch in (10, 50, 100)],
+    )
     chart = make_page(tmp_path).charts[0]
     *seeds, mean = chart["data"]
     assert [seed["y"] for seed in seeds] == [[-50, -30, -20], [-32, -25, -24], [-40]]
     assert mean["y"] == [-31, -22]
     assert "(mean of 2 of 3 seeds)" in mean["hovertemplate"]
-    assert [choice["x"][-1] for choice in chart["choices"]] == [[230, 2300], [14720, 147200], [10.5, 100.5]]
-    shutil.rmtree(tmp_path / "runs/0")
-    shutil.rmtree(tmp_path / "runs/1")
+    assert [choice["x"][-1] for choice in chart["choices"]] == [
+        [230, 2300],
+        [14720, 147200],
+        [pytest.approx(0.2), pytest.approx(2.0)],
+    ]
+    shutil.rmtree(tmp_path / "programs/0")
+    shutil.rmtree(tmp_path / "programs/1")
     assert make_page(tmp_path).charts[0]["data"][-1]["y"] == [-40]
 
 
 def test_the_legend_says_why_a_curve_cannot_be_seen(tmp_path):
-    for seed in range(4):
-        curve = {epoch: -25.0 + 0.01 * epoch + seed for epoch in (1, 10, 100)}
-        write_curve(tmp_path / f"runs/{seed}", 0, curve, "done", learning_rate=1e-3 * (1 + seed))
-    write_curve(tmp_path / "runs/far", 0, {1: -1e9, 10: -1e9, 100: -1e9}, "done", learning_rate=1.0)
-    write_curve(tmp_path / "runs/nan", 0, {1: math.nan}, "diverged", learning_rate=2.0)
+    runs = []
+    for i in range(4):
+        curve = {epoch: -25.0 + 0.01 * epoch + i for epoch in (1, 10, 100)}
+        runs.append(Written(Settings(learning_rate=1e-3 * (1 + i)), elbo=curve))
+    runs.append(Written(Settings(learning_rate=1.0), elbo={1: -1e9, 10: -1e9, 100: -1e9}))
+    runs.append(Written(Settings(learning_rate=2.0), status="diverged", elbo={1: math.nan}))
     for seed, epochs in ((0, (1, 2)), (1, (3, 4))):
         curve = dict.fromkeys(epochs, -25.0)
-        write_curve(tmp_path / f"runs/apart{seed}", seed, curve, "running", learning_rate=3.0)
+        runs.append(Written(Settings(learning_rate=3.0, seed=seed), status=None, elbo=curve))
+    write_workdir(tmp_path, runs)
     chart = make_page(tmp_path).charts[0]
     low, high = chart["layout"]["yaxis"]["range"]
     assert -40 < low < -25
@@ -161,9 +175,9 @@ def test_no_setting_is_called_best_among_runs_on_different_pixels(tmp_path):
 
 def test_later_evaluations_are_shown_with_the_version_of_the_code(tmp_path):
     write_run(tmp_path, Settings())
-    row = {"epoch": 100, "eval_samples": 5000, "test_nll_nats": 21.987, "test_elbo_nats": -23.1}
+    row = {"run": 0, "epoch": 100, "eval_samples": 5000, "test_nll_nats": 21.987, "test_elbo_nats": -23.1}
     code = {"git_commit": "0123456789" * 4 + "+", "versions": "python 3.11.7, jax 0.10.2"}
-    (tmp_path / "evaluations.jsonl").write_text("".join(json.dumps(line) + "\n" for line in (row | code, row)))
+    write_rows(tmp_path / "evaluations.jsonl", [row | code, row])
     header, now, before = [[text for text, _ in line] for line in make_page(tmp_path).tables["evaluations"]]
     assert header == ["seed", "epoch", "K", "-log p(x)", "ELBO", "commit", "versions"]
     assert now == ["0", "100", "5000", "21.99", "\N{MINUS SIGN}23.10", "0123456+", code["versions"]]

@@ -8,10 +8,11 @@ import pytest
 from absl import flags
 
 from experiments.common import foreign_files
-from experiments.common.run_folder import run_folders
 from experiments.common.settings import Settings
 from experiments.report import __main__ as report
 from experiments.train import __main__ as train
+from experiments.train import sweep
+from tests.helpers.written_workdirs import Written, write_program
 from vae import checkpoint
 from vae import data as datasets
 from vae.devices import host_memory
@@ -38,7 +39,7 @@ def test_an_archive_that_would_fill_the_memory_is_refused(tmp_path, monkeypatch)
 
 
 @pytest.mark.parametrize("dataset", ["npz:/../../x.npz", "../..", "/etc/passwd", "npz:..", "a\0b", "npz:" + "x" * 300])
-def test_names_of_folders_are_made_of_plain_parts(dataset):
+def test_names_of_folders_are_made_of_plain_parts(dataset, tmp_path):
     runs = [Settings(dataset=dataset, seed=seed) for seed in (0, 1)]
     for some in (runs[:1], runs):
         parts = train.default_workdir(some).parts
@@ -46,13 +47,21 @@ def test_names_of_folders_are_made_of_plain_parts(dataset):
         assert len(parts) == 2
         assert parts[1] not in (".", "..")
         assert "\0" not in parts[1]
-    for folder in run_folders("here", runs, ["dataset", "seed"]):
-        assert folder.path.parent == Path("here/runs")
-        assert folder.path.name not in (".", "..")
-        assert "\0" not in folder.path.name
+    name = sweep._folder_name(runs, {"dataset": dataset})
+    assert Path("programs", name).parts == ("programs", name)
+    assert "\0" not in name
+    # The runs of a program have one data set, unless somebody has changed the file.
+    folder = write_program(tmp_path, [Written(Settings(dataset=name), status=None) for name in (dataset, "digits")])
+    for i, run in enumerate(folder.run_names()):
+        assert folder.figures(i).relative_to(folder.path).parts == ("figures", run)
+        assert "\0" not in run
 
 
-@pytest.mark.parametrize("name", ["metrics.jsonl", ".lock", "figures", "figures/x.png", "checkpoints/3", "runs/a"])
+@pytest.mark.parametrize(
+    "name",
+    ["runs.json", "metrics.jsonl", ".lock", "figures", "figures/x.png", "checkpoints/3", "programs/a"]
+    + ["programs/a/runs.json", "programs/a/figures/x.png", ".figures.lock"],
+)
 def test_links_in_a_workdir_are_refused(name, tmp_path):
     (tmp_path / "precious").write_text("mine")
     link = tmp_path / "workdir" / name
@@ -75,7 +84,7 @@ def test_a_report_shows_nothing_that_a_link_leads_to(tmp_path, capsys):
 
 
 def test_a_workdir_may_be_a_link_and_hold_others_that_are_not_ours(tmp_path):
-    (tmp_path / "there/runs/a/checkpoints/1").mkdir(parents=True)
+    (tmp_path / "there/programs/a/checkpoints/1").mkdir(parents=True)
     (tmp_path / "there/data").symlink_to(tmp_path)
     (tmp_path / "workdir").symlink_to(tmp_path / "there")
     foreign_files.refuse_links(tmp_path / "workdir")
@@ -86,5 +95,8 @@ def test_folders_that_are_no_checkpoints_are_left(tmp_path):
     for name in ("7", "08", "²", "9" * 20, "-1", "x"):
         (tmp_path / name).mkdir()
     assert checkpoint.steps(tmp_path) == [7]
+    checkpoint.drop_after(tmp_path, 7)
+    checkpoint.drop_before(tmp_path, 7)
+    assert len(list(tmp_path.iterdir())) == 6
     checkpoint.drop_after(tmp_path, 0)
     assert len(list(tmp_path.iterdir())) == 5

@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 
 from experiments.common import cli, foreign_files, settings, tables, workdirs
-from experiments.common.run_folder import RunFolder
+from experiments.common.program_folder import ProgramFolder
 from experiments.common.settings import Settings
 from experiments.report import charts as report_charts
 from experiments.report import page as report_page
-from tests.helpers.written_workdirs import write_run
+from tests.helpers.written_workdirs import Written, write_rows, write_run, write_workdir
 
 MARKUP = "<script>alert(1)</script>"
 
@@ -53,15 +53,28 @@ def _shown_or_refused(folder: Path, what) -> bool:
     return True
 
 
-@pytest.mark.parametrize("name", ["config.json", "result.json", "metrics.jsonl", "timing.jsonl"])
-def test_whatever_a_run_holds_is_shown_as_text_or_refused(name, tmp_path, no_plotly):
+def _write_program(folder: Path) -> None:
+    """Two runs, of which one is finished and was evaluated again, with everything that a runs.json may hold."""
+    runs = [Written(Settings(seed=0)), Written(Settings(seed=1), status=None)]
+    write_workdir(folder, runs, sweep=True)
+    path = folder / "programs/0"
+    record = json.loads((path / "runs.json").read_text())
+    record |= {"imports": {"mine": "abc"}, "continued": [{"git_commit": "abc", "versions": {"jax": "1"}}]}
+    record["data"] |= {"files_checksum": "0", "data_dir": "/nowhere"}
+    (path / "runs.json").write_text(json.dumps(record))
+    row = {"run": 0, "epoch": 100, "eval_samples": 50, "test_nll_nats": 21.9, "git_commit": "", "versions": "jax 1"}
+    write_rows(path / "evaluations.jsonl", [row, row])
+
+
+@pytest.mark.parametrize("name", ["runs.json", "metrics.jsonl", "timing.jsonl", "evaluations.jsonl"])
+def test_whatever_a_program_holds_is_shown_as_text_or_refused(name, tmp_path, no_plotly):
     """Each value of each file in turn is one that does not belong there, or its name is, or it is gone."""
-    write_run(tmp_path, Settings())
-    path, outcomes = tmp_path / name, set()
+    _write_program(tmp_path)
+    path, outcomes = tmp_path / "programs/0" / name, set()
     good = path.read_text()
     first, *rest = [good] if name.endswith(".json") else good.splitlines(keepends=True)
     for where, *_ in _leaves(json.loads(first)):
-        for value in (*HOSTILE, "name", "gone"):
+        for value in (*HOSTILE, "gone", *(["name"] if isinstance(where[-1], str) else [])):
             content = json.loads(first)
             [(container, key)] = [(c, k) for at, c, k in _leaves(content) if at == where]
             if value == "gone":
@@ -76,17 +89,17 @@ def test_whatever_a_run_holds_is_shown_as_text_or_refused(name, tmp_path, no_plo
 
 
 @pytest.mark.parametrize("text", ["[" * 100_000, '{"epoch": ' * 100_000, "\0" * 100, "1\n", "[]\n", "\xff\n"])
-@pytest.mark.parametrize("name", ["config.json", "result.json", "metrics.jsonl"])
+@pytest.mark.parametrize("name", ["runs.json", "metrics.jsonl"])
 def test_whatever_a_file_is_it_is_read_or_refused(name, text, tmp_path):
     write_run(tmp_path, Settings())
-    folder, path = RunFolder(tmp_path), tmp_path / name
+    folder, path = ProgramFolder(tmp_path), tmp_path / name
     unended = name == "metrics.jsonl" and not text.endswith("\n")  # what a kill may leave
     path.write_bytes((path.read_bytes() if unended else b"") + text.encode("latin-1"))
     if unended:
         assert len(folder.rows()) == 3
         return
     with pytest.raises(ValueError, match=name):
-        (folder.config(), folder.result(), folder.rows())
+        (folder.runs(), folder.results(), folder.rows())
 
 
 def write_laboratory(folder: Path, command: str = "python", **changed) -> None:

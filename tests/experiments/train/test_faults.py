@@ -8,16 +8,18 @@ from pathlib import Path
 
 import pytest
 
+from experiments.common.program_folder import ProgramFolder, programs_of
 from experiments.train import loop
+from tests.experiments.train.test_train_command import forget_results
 from tests.helpers.entry_points import Outcome, run_all, training
 from vae import checkpoint
 
-LENGTH = "--epochs=6"
+LENGTH = ["--epochs=6", "--checkpoint_every=1"]
 
 
 def contents(folder: Path) -> dict[str, bytes]:
     """The files that must be the same whether or not a fault occurred."""
-    names = ("metrics.jsonl", "result.json", "checkpoints/6/digest/metadata")
+    names = ("metrics.jsonl", "results.csv", "checkpoints/6/digest/metadata")
     return {name: (folder / name).read_bytes() for name in names}
 
 
@@ -61,9 +63,9 @@ def calls(tmp_path_factory):
 
 def _calls(folder: Path, disks: dict[str, Path | None]):
     cases = {
-        "undisturbed": [LENGTH],
-        "clock": [LENGTH],
-        "full": [LENGTH],
+        "undisturbed": LENGTH,
+        "clock": LENGTH,
+        "full": LENGTH,
         "tiny": ["--hidden=128"],
         "read_only": [],
         "gradient": ["--seed=0,1,2", "--epochs=3"],
@@ -85,7 +87,7 @@ def _calls(folder: Path, disks: dict[str, Path | None]):
     for name, change in {"short": lambda content: content[:100], "flipped": flip}.items():
         workdirs[name] = folder / name
         shutil.copytree(workdirs["undisturbed"], folder / name)
-        (folder / name / "result.json").unlink()
+        forget_results(folder / name)
         spoil(folder / name, change)
     workdirs["all"] = folder / "all"
     shutil.copytree(folder / "short", folder / "all")
@@ -96,7 +98,7 @@ def _calls(folder: Path, disks: dict[str, Path | None]):
         (disks["full"] / "filler").unlink()
         finished = {path.name for path in (workdirs["full"] / "checkpoints").iterdir()}
         again.append("full")
-    second = [training(f"--workdir={workdirs[name]}", LENGTH) for name in again]
+    second = [training(f"--workdir={workdirs[name]}", *LENGTH) for name in again]
     again.append("gradient")
     second = run_all([*second, training(f"--workdir={workdirs['gradient']}", *cases["gradient"])], folder / "again")
     assert not disks["full"] or any(name.isdigit() for name in finished)
@@ -150,9 +152,9 @@ def test_what_is_not_finite_stops_its_run_and_no_other(calls):
     assert_one_sentence(outcomes["loss"], str(workdirs["loss"]), "not finite at step", "--clip_norm")
     assert "diverged" in sweep.out
     assert_one_sentence(again["gradient"], "seed=1", "not finite at step 31 in an earlier command; delete")
-    rows = [json.loads(path.read_text()) for path in workdirs["gradient"].glob("runs/*/result.json")]
-    assert {row["seed"]: row["status"] for row in rows} == {0: "done", 1: "diverged", 2: "done"}
-    assert json.loads((workdirs["loss"] / "result.json").read_text())["status"] == "diverged"
+    [program] = programs_of(workdirs["gradient"])
+    assert [row["status"] for row in program.results()] == ["done", "diverged", "done"]
+    assert [row["status"] for row in ProgramFolder(workdirs["loss"]).results()] == ["diverged"]
 
 
 def test_the_advice_to_a_diverged_run_fits_the_step():

@@ -11,11 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from experiments.common.run_folder import RunFolder, all_runs
+from experiments.common.program_folder import ProgramFolder, programs_of
 from vae import checkpoint
 
 ROOT = Path(__file__).resolve().parents[3]
 RUN = ["--epochs=60", "--eval_every=2", "--hidden=4", "--latent_dim=2", "--batch_size=256", "--eval_samples=2"]
+RUN += ["--checkpoint_every=2"]
 SWEEP = [*RUN, "--seed=0,1,2,3,4,5,6,7"]
 
 
@@ -34,9 +35,9 @@ def finish(process: subprocess.Popen) -> None:
 
 
 def await_rows(process: subprocess.Popen, folder: Path, rows: int) -> None:
-    """Waits until the first run has so many evaluations."""
+    """Waits until the first run of the first program has so many evaluations."""
     deadline = time.monotonic() + 120
-    while not (runs := all_runs(folder)) or len(runs[0].rows()) < rows:
+    while not (programs := programs_of(folder)) or len(programs[0].rows_by_run()[0]) < rows:
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.005)
@@ -45,11 +46,11 @@ def await_rows(process: subprocess.Popen, folder: Path, rows: int) -> None:
 def contents(folder: Path) -> dict[str, object]:
     """What must be the same after interruptions: rows and results as bytes, and the digests of the last states."""
     found = {"results": (folder / "results.csv").read_bytes()}
-    for run in all_runs(folder):
-        name = run.path.relative_to(folder)
-        found |= {(name, file): (run.path / file).read_bytes() for file in ("metrics.jsonl", "result.json")}
-        last = checkpoint.steps(run.checkpoints)[-1]
-        found[name, last] = (run.checkpoints / str(last) / "digest" / "metadata").read_bytes()
+    for program in programs_of(folder):
+        name = program.path.relative_to(folder)
+        found[name] = (program.path / "metrics.jsonl").read_bytes()
+        last = checkpoint.steps(program.checkpoints)[-1]
+        found[name, last] = (program.checkpoints / str(last) / "digest" / "metadata").read_bytes()
     return found
 
 
@@ -89,7 +90,7 @@ def test_a_run_asked_to_stop_saves_and_no_other_disturbs_it(tmp_path):
     assert "stopped by SIGTERM after epoch" in err
     assert "the same command continues" in err
     assert "Traceback" not in err
-    done = checkpoint.steps(RunFolder(tmp_path).checkpoints)[-1]
+    done = checkpoint.steps(ProgramFolder(tmp_path).checkpoints)[-1]
     assert f"after epoch {done} of 60" in err
 
 
@@ -155,8 +156,8 @@ def test_twenty_kills_at_random_moments(arguments, tmp_path):
     rng, folder, kills = random.Random(0), tmp_path / "killed", 0
     while kills < 20:
         process = start(folder, arguments)
-        if kills % 3 and all_runs(folder):  # else the kill would mostly come before the first epoch
-            await_rows(process, folder, len(all_runs(folder)[0].rows()) + 1)
+        if kills % 3 and programs_of(folder):  # else the kill would mostly come before the first epoch
+            await_rows(process, folder, len(programs_of(folder)[0].rows_by_run()[0]) + 1)
             time.sleep(rng.uniform(0, 0.05))
         else:
             time.sleep(rng.uniform(0, of_start))

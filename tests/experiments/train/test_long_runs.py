@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import pytest
 
-from experiments.common.run_folder import RunFolder
+from experiments.common.program_folder import ProgramFolder
 from tests.experiments.train.test_interruptions import start
 from vae import checkpoint
 
@@ -34,7 +34,7 @@ def watch(process: subprocess.Popen, folder: Path) -> list[Sample]:
     found = []
     while process.poll() is None:
         try:
-            rows = len(RunFolder(folder).rows())
+            rows = len(ProgramFolder(folder).rows())
             status = Path(f"/proc/{process.pid}/status").read_text()
             files = len(list(Path(f"/proc/{process.pid}/fd").iterdir()))
         except OSError:
@@ -54,10 +54,10 @@ def test_memory_files_and_threads_are_flat(way, epochs, tmp_path):
     samples = watch(process, tmp_path)
     _, err = process.communicate()
     assert (process.returncode, err) == (0, "")
-    rows = RunFolder(tmp_path).rows()
+    rows = ProgramFolder(tmp_path).rows()
     assert len(rows) == epochs // 5
     assert rows[-1]["step"] == 100 * epochs
-    assert {epochs, epochs - 5} <= set(checkpoint.steps(RunFolder(tmp_path).checkpoints))
+    assert {epochs, epochs - 5} <= set(checkpoint.steps(ProgramFolder(tmp_path).checkpoints))
     # Rows are there as soon as they are made.
     assert len({sample.rows for sample in samples}) > len(rows) / 2
     second, last = (

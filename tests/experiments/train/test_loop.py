@@ -1,22 +1,37 @@
-"""How one program is trained: in parts if memory is short, and with its results written before its pictures."""
+"""How one program is trained: in halves if memory is short."""
 
 from contextlib import nullcontext
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 
-from experiments.common import pictures
-from experiments.common.run_folder import RunFolder
 from experiments.common.settings import Settings
-from experiments.train import loop
-from experiments.train.sweep import Program, Run
+from experiments.train import loop, sweep
+from experiments.train.sweep import Program
 
 
-def program(name: str, runs: int) -> Program:
+class Folder:
+    """A program's folder on no disk, which remembers what was done to it."""
+
+    def __init__(self, path, begun=False):
+        self.path, self.begun, self.done = path, begun, []
+
+    def has_begun(self):
+        return self.begun
+
+    def remove(self):
+        self.done.append("removed")
+
+    def claim(self, runs, data, data_dir):
+        self.done.append([run.seed for run in runs])
+
+
+def program(name: str, runs: int, begun: bool = False) -> Program:
     return Program(
+        number=1,
         name=name,
-        runs=[Run(Settings(seed=seed), None) for seed in range(runs)],
+        runs=[Settings(seed=seed) for seed in range(runs)],
+        folder=Folder("W", begun),
         data=None,
         streamed=False,
         functions=SimpleNamespace(steps_per_epoch=3, evaluated=None),
@@ -30,7 +45,7 @@ def calls(monkeypatch):
     done = []
 
     def seeds(program):
-        return [run.settings.seed for run in program.runs]
+        return [run.seed for run in program.runs]
 
     def compile_program(program, sweep_mode):
         done.append(("compile", seeds(program)))
@@ -38,9 +53,8 @@ def calls(monkeypatch):
 
     def run_epochs(compiled, options):
         done.append(("train", seeds(compiled.program)))
-        return None, None
 
-    def write_results(compiled, state, failed_steps, figures):
+    def write_results(compiled, progress, options):
         done.append(("evaluate", seeds(compiled.program)))
         return [f"seed {seed} diverged" for seed in seeds(compiled.program)]
 
@@ -49,7 +63,7 @@ def calls(monkeypatch):
     return done
 
 
-OPTIONS = SimpleNamespace(sweep_mode="auto", figures="none")
+OPTIONS = SimpleNamespace(sweep_mode="auto", data_dir=None)
 
 
 def test_runs_that_fit_are_compiled_trained_and_evaluated_together(calls, capsys):
@@ -59,51 +73,21 @@ def test_runs_that_fit_are_compiled_trained_and_evaluated_together(calls, capsys
     assert capsys.readouterr().out == "program 1 of 2, hidden=8, runs: 2\n"
 
 
-def test_runs_that_do_not_fit_are_halved_and_each_half_is_finished_in_order(calls, capsys):
-    sentences = loop.train(program("", runs=5), OPTIONS)
+def test_new_runs_that_do_not_fit_are_halved_and_each_half_is_finished_in_order(calls, capsys, monkeypatch):
+    folders = {}
+    monkeypatch.setattr(sweep, "ProgramFolder", lambda path: folders.setdefault(path, Folder(path)))
+    whole = program("", runs=5)
+    sentences = loop.train(whole, OPTIONS)
     finished = [call for call in calls if call[0] != "compile"]
     assert finished == [(step, seeds) for seeds in ([0, 1], [2], [3, 4]) for step in ("train", "evaluate")]
     assert sentences == [f"seed {seed} diverged" for seed in range(5)]
     assert capsys.readouterr().out.count("they train in two halves") == 2
+    assert whole.folder.done == ["removed"]
+    done = {path: folder.done for path, folder in folders.items()}
+    assert done == {"W-1": [[0, 1]], "W-2": [[2, 3, 4], "removed"], "W-2-1": [[2]], "W-2-2": [[3, 4]]}
 
 
-@pytest.fixture
-def write_results(monkeypatch, tmp_path):
-    """Writes the results of four runs, of which seed 1 diverged and seed 2 is the best; drawing a run fails."""
-    losses = {0: 5.0, 2: 3.0, 3: 4.0}
-    drawn = []
-
-    def draw(folder, data, model, params):
-        drawn.append(params)
-        assert len(list(tmp_path.glob("*/result.json"))) == 4
-        raise MemoryError
-
-    def write(figures):
-        runs = [Run(Settings(epochs=2, seed=seed), RunFolder(tmp_path / str(seed))) for seed in range(4)]
-        for run in runs:
-            run.folder.path.mkdir()
-        whole = program("", runs=4)._replace(runs=runs, data=SimpleNamespace(validation=()))
-        state_of = lambda devices, state, i: SimpleNamespace(step=3 if i == 1 else 6, params={"model": i})
-        monkeypatch.setattr(loop.mesh, "run_of", state_of)
-        monkeypatch.setattr(loop.assess, "make_test_figures", lambda *args: lambda i: {"test_nll_nats": losses[i]})
-        monkeypatch.setattr(pictures, "draw_run", draw)
-        compiled = SimpleNamespace(program=whole, devices=None)
-        return loop.write_results(compiled, None, np.array([0, 5, 0, 0]), figures)
-
-    return write, drawn
-
-
-@pytest.mark.parametrize(("figures", "expected"), [("sweep", [2]), ("all", [0, 2, 3]), ("none", [])])
-def test_the_best_run_of_a_program_is_drawn_or_every_finished_run_or_none(write_results, figures, expected):
-    write, drawn = write_results
-    [sentence] = write(figures)
-    assert drawn == expected
-    assert "/1: the loss" in sentence
-    assert "not finite at step 5; the folder keeps the state of epoch 1;" in sentence
-
-
-def test_all_results_are_there_before_a_picture_which_may_not_fit_the_memory(write_results, tmp_path, capsys):
-    write, _ = write_results
-    write("sweep")
-    assert f"pictures are missing in {tmp_path}/2/figures (MemoryError" in capsys.readouterr().err
-    assert not list(tmp_path.glob("*/figures"))
+def test_runs_that_have_begun_together_stay_together(calls):
+    """Their checkpoint holds all of them, and they fitted into the memory before."""
+    loop.train(program("", runs=5, begun=True), OPTIONS)
+    assert calls == [(step, [0, 1, 2, 3, 4]) for step in ("compile", "train", "evaluate")]

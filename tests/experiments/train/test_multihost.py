@@ -1,6 +1,5 @@
 """Two processes on this machine train one run; one of them is killed, is asked to stop, or refuses its input."""
 
-import json
 import os
 import signal
 import socket
@@ -12,8 +11,10 @@ from pathlib import Path
 import jax
 import pytest
 
-from experiments.common.run_folder import RunFolder
+from experiments.common.program_folder import ProgramFolder
+from experiments.common.settings import Settings
 from experiments.train import multihost
+from tests.helpers import written_workdirs
 from vae import checkpoint
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -50,14 +51,14 @@ def end(process: subprocess.Popen, timeout: float = 300) -> tuple[int, str, str]
 
 def await_rows(processes: list[subprocess.Popen], folder: Path, rows: int) -> None:
     deadline = time.monotonic() + 180
-    while len(RunFolder(folder).rows()) < rows:
+    while len(ProgramFolder(folder).rows()) < rows:
         assert [process.poll() for process in processes] == [None] * len(processes), [end(p) for p in processes]
         assert time.monotonic() < deadline
         time.sleep(0.01)
 
 
 def contents(folder: Path) -> list[bytes]:
-    return [(folder / name).read_bytes() for name in ("metrics.jsonl", "result.json", "results.csv")]
+    return [(folder / name).read_bytes() for name in ("metrics.jsonl", "results.csv")]
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +78,7 @@ def test_two_processes_train_to_the_bound_of_one(undisturbed, tmp_path):
     assert not any("Traceback" in err or "error:" in err for _, _, err in outcomes), outcomes
     [process] = start(tmp_path, number=1)
     assert end(process)[0] == 0
-    ours, theirs = RunFolder(folder).rows(), RunFolder(tmp_path).rows()
+    ours, theirs = ProgramFolder(folder).rows(), ProgramFolder(tmp_path).rows()
     assert [row["step"] for row in ours] == [row["step"] for row in theirs]
     for name in ("bound_nats", "elbo_nats"):
         assert ours[0][name] == pytest.approx(theirs[0][name], rel=1e-5)
@@ -98,7 +99,7 @@ def test_when_one_is_killed_the_other_ends_and_a_restart_goes_on(victim, undistu
     assert code != 0
     # Either Python meets the loss first, or jax's runtime, which aborts the process with its own message.
     assert "error: lost the connection to another process" in err or "fatal errors" in err, err
-    assert len(RunFolder(tmp_path).rows()) < 20
+    assert len(ProgramFolder(tmp_path).rows()) < 20
     assert [end(process)[0] for process in start(tmp_path)] == [0, 0]
     assert contents(tmp_path) == contents(undisturbed[0])
 
@@ -117,8 +118,7 @@ def test_when_one_is_asked_to_stop_both_save_and_a_restart_goes_on(undisturbed, 
 
 @pytest.mark.slow
 def test_what_process_0_refuses_ends_the_others_too(tmp_path):
-    data = {"name": "digits", "checksum": "", "images": {}}
-    (tmp_path / "config.json").write_text(json.dumps({"settings": {"seed": 5}, "data": data, "versions": {}}))
+    written_workdirs.write_run(tmp_path, Settings(seed=5))
     outcomes = [end(process, timeout=120) for process in start(tmp_path)]
     assert all(code != 0 for code, _, _ in outcomes)
     assert "holds a run with other settings" in outcomes[0][2]

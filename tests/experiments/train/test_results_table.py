@@ -1,34 +1,102 @@
-"""What the end of a command says about the workdir."""
+"""What the end of a command says about the workdir, and which pictures it draws."""
 
 import json
+import shutil
+from types import SimpleNamespace
 
+import pytest
+
+from experiments.common import pictures, progress
+from experiments.common.program_folder import programs_of
 from experiments.common.settings import Settings
-from experiments.train import results_table
+from experiments.train import draw, results_table
+from tests.helpers import written_workdirs
 
 
-def test_a_result_of_another_version_is_left_out_of_the_tables_and_loses_nothing(tmp_path, capsys):
-    figures = {f"test_{name}_nats": 1.0 for name in ("nll", "elbo", "rate", "distortion")}
-    for name, estimator in (("ours", "reparam"), ("theirs", "mine")):
-        row = Settings().json() | {"estimator": estimator, "status": "done", "step": 5, **figures}
-        (tmp_path / "runs" / name).mkdir(parents=True)
-        (tmp_path / "runs" / name / "config.json").write_text("{}")
-        (tmp_path / "runs" / name / "result.json").write_text(json.dumps(row))
-    folders, rows = results_table.finished_runs(tmp_path)
-    assert [folder.path.name for folder in folders] == ["ours"]
-    assert [row["estimator"] for row in rows] == ["reparam"]
+@pytest.fixture
+def sweep(tmp_path):
+    """Two programs with three seeds each, of which seed 1 of the first diverged; later seeds are better."""
+    points = [{"estimator": name, "objective": "elbo", "seed": i} for name in ("reparam", "stl") for i in range(3)]
+    written_workdirs.write_sweep(tmp_path, [(point, -point["seed"]) for point in points])
+    runs = [Settings(**point) for point in points]
+    first, second = programs_of(tmp_path)
+    for folder in (first, second):
+        shutil.rmtree(folder.path / "figures")
+    first.write_results({1: {"status": "diverged", "step": 31}})
+    programs = [
+        SimpleNamespace(
+            runs=folder.runs(), settings=folder.runs()[0], data=None, functions=SimpleNamespace(evaluated=0)
+        )
+        for folder in (first, second)
+    ]
+    return SimpleNamespace(workdir=tmp_path, runs=runs, programs=programs)
+
+
+def test_programs_of_another_version_are_left_out_of_the_tables_and_lose_nothing(sweep, capsys):
+    ours, theirs = programs_of(sweep.workdir)
+    record = theirs.record()
+    record["settings"]["estimator"] = "mine"
+    (theirs.path / "runs.json").write_text(json.dumps(record))
+    finished = results_table.finished_runs(sweep.workdir)
+    assert {run.folder.path for run in finished} == {ours.path}
+    assert [run.row["status"] for run in finished] == ["done", "diverged", "done"]
     assert "left out of the tables" in capsys.readouterr().out
+    assert theirs.record() == record
 
 
-def test_the_command_says_where_the_pictures_of_runs_are(tmp_path, capsys):
-    figures = {f"test_{name}_nats": 1.0 for name in ("nll", "elbo", "rate", "distortion")} | {"active_units": 2.0}
-    for seed in range(3):
-        folder = tmp_path / "runs" / str(seed)
-        (folder / "figures").mkdir(parents=True)
-        (folder / "config.json").write_text("{}")
-        (folder / "result.json").write_text(json.dumps(Settings(seed=seed).json() | {"status": "done"} | figures))
-    said = lambda: results_table.write(tmp_path, [], "none") or capsys.readouterr().out
-    assert "pictures" not in said()
-    (tmp_path / "runs/1/figures/prior_samples.png").write_bytes(b"")
-    assert f"pictures of runs: {tmp_path}/runs/1/figures\n" in said()
-    (tmp_path / "runs/2/figures/prior_samples.png").write_bytes(b"")
-    assert f"pictures of runs: {tmp_path}/runs/1/figures and 1 more\n" in said()
+@pytest.fixture
+def drawn(sweep, monkeypatch):
+    """Draws the pictures that --figures asks for; the drawn runs, as (estimator, seed), and the number of sweeps."""
+    done = []
+
+    def draw_run(folder, number, data, model, params):
+        run = folder.runs()[number]
+        done.append((run.estimator, run.seed))
+        folder.figures(number).mkdir(parents=True)
+        (folder.figures(number) / "prior_samples.png").write_bytes(b"")
+
+    monkeypatch.setattr(pictures, "draw_run", draw_run)
+    monkeypatch.setattr(pictures, "draw_sweep", lambda path, runs, names: done.append(("sweep", len(runs))))
+    state = SimpleNamespace(state=SimpleNamespace(params={"model": ()}))
+    monkeypatch.setattr(progress, "restore", lambda *arguments: state)
+
+    def draw_all(figures: str) -> list[tuple[str, int]]:
+        done.clear()
+        draw.draw(sweep, figures)
+        return list(done)
+
+    return draw_all
+
+
+def test_a_sweep_draws_what_compares_its_runs_and_the_best_run_of_each_program(drawn):
+    assert drawn("none") == []
+    assert drawn("sweep") == [("sweep", 6), ("reparam", 2), ("stl", 2)]
+    assert drawn("sweep") == [("sweep", 6)]  # what is there is not drawn again
+    assert drawn("all") == [("sweep", 6), ("reparam", 0), ("stl", 0), ("stl", 1)]
+
+
+def test_the_runs_are_compared_when_all_of_them_are_finished(drawn, sweep):
+    sweep.runs.append(Settings(seed=7))
+    assert drawn("sweep") == [("reparam", 2), ("stl", 2)]
+
+
+def test_the_command_says_where_the_pictures_of_runs_are(drawn, capsys):
+    said = lambda figures: drawn(figures) and capsys.readouterr().out
+    places = said("sweep").splitlines()
+    assert len(places) == 1
+    assert places[0].startswith("pictures of runs: ")
+    assert places[0].endswith("/figures/run2_seed=2 and 1 more")
+
+
+def test_a_picture_that_fails_loses_nothing_and_keeps_no_other_from_being_drawn(sweep, monkeypatch, capsys):
+    def fail(*arguments):
+        raise MemoryError
+
+    for name in ("draw_run", "draw_sweep"):
+        monkeypatch.setattr(pictures, name, fail)
+    monkeypatch.setattr(progress, "restore", lambda *arguments: None)
+    draw.draw(sweep, "sweep")
+    err = capsys.readouterr().err.splitlines()
+    assert len(err) == 3
+    assert f"pictures are missing in {sweep.workdir}/figures (MemoryError" in err[0]
+    assert all("cannot be read" in line for line in err[1:])

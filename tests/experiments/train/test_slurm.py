@@ -13,14 +13,15 @@ from types import SimpleNamespace
 import pytest
 
 from experiments.common import settings
-from experiments.common.run_folder import all_runs
+from experiments.common.program_folder import programs_of
 from experiments.train import slurm
 from experiments.train.slurm_job import Command
 from experiments.train.sweep import Sweep
 from tests.experiments.train.test_interruptions import ROOT, contents
+from vae import checkpoint
 
 SWEEP = ["--hidden=16,8", "--seed=0,1", "--latent_dim=2", "--eval_samples=2", "--figures=none", "--eval_every=20"]
-LONG = [*SWEEP, "--epochs=400"]
+LONG = [*SWEEP, "--epochs=400", "--checkpoint_every=20"]
 
 needs_submitit = pytest.mark.usefixtures("submitit")
 
@@ -49,7 +50,8 @@ def train(folder: Path, *arguments: str, **variables: str) -> subprocess.Complet
 def await_rows(folder: Path, programs: int = 2, rows: int = 2) -> None:
     """Until the runs of all programs have so many evaluations and a checkpoint."""
     deadline = time.monotonic() + 300
-    while len([run for run in all_runs(folder) if len(run.rows()) >= rows]) < 2 * programs:
+    saved = lambda folder: len(folder.rows()) >= 2 * rows and checkpoint.steps(folder.checkpoints)
+    while len([program for program in programs_of(folder) if saved(program)]) < programs:
         assert time.monotonic() < deadline
         time.sleep(0.05)
 
@@ -86,7 +88,7 @@ def test_a_queued_job_is_known_by_what_it_trains(monkeypatch, tmp_path, capsys):
     assert "first: job 7_0 is queued or running" in capsys.readouterr().out
 
 
-def test_each_job_is_this_command_and_has_the_folders_of_its_own_runs(monkeypatch, tmp_path):
+def test_each_job_is_this_command_and_has_the_folder_of_its_own_program(monkeypatch, tmp_path):
     options = SimpleNamespace(
         program=0,
         data_dir=None,
@@ -106,8 +108,7 @@ def test_each_job_is_this_command_and_has_the_folders_of_its_own_runs(monkeypatc
     runs = [settings.Settings(hidden=(width,), seed=seed) for width in (8, 4) for seed in (0, 1)]
     sweep = Sweep(runs, tmp_path, options)
     assert slurm.submit_unfinished(sweep, options)
-    folders = [str(run.folder.checkpoints) for run in sweep.runs]
-    assert [job.command.folders for job in jobs] == [folders[:2], folders[2:]]
+    assert [job.command.folders for job in jobs] == [[str(program.folder.path)] for program in sweep.programs]
     words = [sys.executable, "-m", "mine.train", "--hidden=8,4", "--launcher=local", f"--workdir={tmp_path}"]
     assert [job.command.words for job in jobs] == [[*words, f"--program={number}"] for number in (1, 2)]
 
@@ -185,7 +186,7 @@ def test_a_sweep_as_an_array_of_slurm_that_is_requeued(undisturbed, cluster, tmp
     scontrol("scontrol", "requeue", jobs[0])
     scontrol("scancel", "--signal=USR1", jobs[1])
     deadline = time.monotonic() + 600
-    while any(run.result() is None for run in all_runs(tmp_path)) or not (tmp_path / "figures").exists():
+    while not all(program.is_finished() for program in programs_of(tmp_path)) or not (tmp_path / "figures").exists():
         assert time.monotonic() < deadline, log(tmp_path)
         time.sleep(1)
     assert contents(tmp_path) == undisturbed, log(tmp_path)

@@ -1,15 +1,14 @@
 """How the runs of a command become programs."""
 
 import contextlib
+import json
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 
-from experiments.common.run_folder import RunFolder
+from experiments.common.program_folder import ProgramFolder, programs_of
 from experiments.common.settings import Settings
-from experiments.train import sweep
-from experiments.train.sweep import Program, Run, Sweep
+from experiments.train.sweep import Program, Sweep
 
 
 @pytest.fixture
@@ -23,7 +22,9 @@ def test_runs_that_differ_in_numbers_share_a_program_and_others_do_not(options, 
     runs = [Settings(hidden=(width,), seed=seed) for width in (8, 4) for seed in (0, 1)]
     programs = Sweep(runs, tmp_path, options).programs
     assert [program.name for program in programs] == ["program 1 of 2, hidden=8", "program 2 of 2, hidden=4"]
-    assert [[run.settings for run in program.runs] for program in programs] == [runs[:2], runs[2:]]
+    assert [program.runs for program in programs] == [runs[:2], runs[2:]]
+    names = [program.folder.path.name for program in programs]
+    assert [name.rpartition("_")[0] for name in names] == ["hidden=8", "hidden=4"]
 
 
 def test_a_single_program_needs_no_name(options, tmp_path):
@@ -35,41 +36,78 @@ def test_a_job_has_its_own_program_and_knows_all_runs(options, tmp_path):
     options.program = 2
     runs = [Settings(hidden=(width,)) for width in (8, 4)]
     one = Sweep(runs, tmp_path, options)
-    assert [run.settings for program in one.programs for run in program.runs] == runs[1:]
-    assert [run.settings for run in one.runs] == runs
+    assert [program.runs for program in one.programs] == [runs[1:]]
+    assert one.runs == runs
 
 
-def test_a_run_that_is_claimed_cannot_be_claimed_again(options, tmp_path):
+def test_a_program_that_is_claimed_cannot_be_claimed_again(options, tmp_path):
     [program] = Sweep([Settings(hidden=(4,))], tmp_path, options).claim()
-    with contextlib.closing(program.folders[0]):
+    with contextlib.closing(program.folder):
         assert len(program.runs) == 1
         with pytest.raises(ValueError, match="is being trained by process"):
             Sweep([Settings(hidden=(4,))], tmp_path, options).claim()
 
 
-@pytest.mark.parametrize(
-    ("epochs", "parts"),
-    [
-        ({"a": [], "b": []}, ["ab"]),  # new runs
-        ({"a": [2, 3], "b": [2, 3]}, ["ab"]),
-        ({"a": [2, 3], "b": [3, 4]}, ["ab"]),  # they go on from epoch 3
-        ({"a": [2, 3], "b": [2, 3], "c": []}, ["ab", "c"]),  # a larger sweep
-        ({"a": [2, 3], "b": [5, 6], "c": []}, ["b", "a", "c"]),
-    ],
-)
-def test_runs_train_together_if_that_takes_none_of_them_back(epochs, parts, tmp_path):
-    for name, found in epochs.items():
-        for epoch in found:
-            (tmp_path / name / "checkpoints" / str(epoch)).mkdir(parents=True)
-            (tmp_path / name / "metrics.jsonl").touch()
-    runs = [Run(Settings(seed=seed), RunFolder(tmp_path / name)) for seed, name in enumerate(epochs)]
-    whole = Program("", runs, data=None, streamed=False, functions=None, profile=None)
-    split = sweep._split_by_progress(whole)
-    assert ["".join(folder.path.name for folder in part.folders) for part in split] == parts
+def test_a_larger_sweep_continues_the_program_that_is_there_and_makes_one_of_the_new_runs(options, tmp_path):
+    small = [Settings(seed=seed) for seed in (0, 1)]
+    first = Sweep(small, tmp_path, options)
+    with contextlib.closing(first):
+        [program] = first.claim()
+    assert (program.folder.runs(), program.folder.path.parent) == (small, tmp_path / "programs")
+
+    larger = [Settings(seed=seed) for seed in (2, 1, 0)]
+    second = Sweep(larger, tmp_path, options)
+    with contextlib.closing(second):
+        assert [program.runs for program in second.claim()] == [small, larger[:1]]
+    assert len(programs_of(tmp_path)) == 2
+    # A part of the sweep continues its whole program.
+    assert [program.runs for program in Sweep(small[1:], tmp_path, options).programs] == [small]
+
+
+def test_finished_programs_are_not_trained_again(options, tmp_path):
+    runs = [Settings(hidden=(width,)) for width in (8, 4)]
+    sweep = Sweep(runs, tmp_path, options)
+    with contextlib.closing(sweep):
+        first, second = sweep.claim()
+        first.folder.write_results({0: {"status": "diverged", "step": 3}})
+    again = Sweep(runs, tmp_path, options)
+    with contextlib.closing(again):
+        assert [program.runs for program in again.claim()] == [second.runs]
+        [sentence] = again.diverged()
+    assert sentence.startswith(f"{first.folder.path}: the training was not finite at step 3 in an earlier command")
+
+
+def test_a_single_run_lies_in_the_workdir_and_takes_no_other_runs(options, tmp_path):
+    [program] = Sweep([Settings()], tmp_path, options).claim()
+    program.folder.close()
+    assert program.folder.path == tmp_path
+    for others, sentence in (
+        ([Settings(seed=1)], "other settings .seed=0."),
+        ([Settings(), Settings(seed=1)], "single"),
+    ):
+        with pytest.raises(ValueError, match=sentence):
+            Sweep(others, tmp_path, options)
+
+
+def test_config_describes_each_command_that_added_runs_once(options, tmp_path):
+    for seeds in ((0, 1), (0, 1), (0, 1, 2)):
+        with contextlib.closing(Sweep([Settings(seed=seed) for seed in seeds], tmp_path, options)) as sweep:
+            sweep.claim()
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert [one["settings"]["seed"] for one in (config, *config["later"])] == [[0, 1], [0, 1, 2]]
+    assert config["settings"]["dataset"] == config["data"]["name"] == "digits"
+
+
+def test_the_folder_of_another_command_is_refused_before_anything_is_written(options, tmp_path):
+    (tmp_path / "config.json").write_text('{"command": "python -m experiments.compare_estimators", "settings": {}}')
+    with pytest.raises(ValueError, match="does not describe a training"):
+        Sweep([Settings()], tmp_path, options)
+    assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
 
 
 def test_halves_keep_the_order_of_the_runs():
-    whole = Program("", list("abcde"), data=None, streamed=False, functions=None, profile=None)
-    assert [half.runs for half in whole.halves()] == [["a", "b"], ["c", "d", "e"]]
-    assert whole.with_runs(np.array([True, False, False, True, False])).runs == ["a", "d"]
-    assert whole.with_runs(np.array([4, 0])).runs == ["e", "a"]
+    folder = ProgramFolder("W/programs/name")
+    whole = Program(1, "", list("abcde"), folder, data=None, streamed=False, functions=None, profile=None)
+    first, second = whole.halves()
+    assert (first.runs, second.runs) == (["a", "b"], ["c", "d", "e"])
+    assert [half.folder.path.name for half in (first, second)] == ["name-1", "name-2"]

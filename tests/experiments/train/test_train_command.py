@@ -9,12 +9,26 @@ import numpy as np
 import pytest
 
 from experiments.common import provenance, workdirs
-from experiments.common.run_folder import RunFolder
+from experiments.common.program_folder import ProgramFolder, programs_of
 from tests.helpers import entry_points
 from tests.helpers.entry_points import train
 from vae import checkpoint
 
-LONG = ["--epochs=5", "--validation_size=200", "--eval_every=2", "--checkpoint_every=1", "--learning_rate=0.1"]
+LONG = ["--epochs=5", "--validation_size=200", "--eval_every=2", "--checkpoint_every=1", "--learning_rate=0.5"]
+
+
+def program_of(workdir: Path) -> ProgramFolder:
+    """The only program of the workdir."""
+    [program] = programs_of(workdir)
+    return program
+
+
+def leaves(program: ProgramFolder, epoch: int | None = None) -> dict[str, np.ndarray]:
+    """Every array of a checkpoint, by default the newest, by its name."""
+    import orbax.checkpoint as ocp
+
+    path = program.checkpoints / str(epoch or checkpoint.steps(program.checkpoints)[-1]) / "state"
+    return ocp.StandardCheckpointer().restore(path.absolute())
 
 
 def rows(path: Path) -> list[dict]:
@@ -46,6 +60,7 @@ def test_all_end_well_and_show_the_figures(runs):
     assert "active units" in outcomes[0].out
     for picture in ("learning_curves", "reconstructions", "prior_samples", "latent_plane", "interpolations"):
         assert str(folder / "single/figures" / f"{picture}.png") in outcomes[0].out
+    for picture in ("learning_curves", "latent_plane"):
         assert (folder / "single/figures" / f"{picture}.pdf").stat().st_size > 1000
     assert all("\r" not in outcome.out + outcome.err for outcome in outcomes), "no progress bar without a terminal"
 
@@ -59,6 +74,7 @@ def test_config_says_what_was_run(runs):
     assert {"python", "jax", "flax", "optax"} <= set(config["versions"])
     assert config["settings"]["matmul_precision"] == "default"
     assert "--xla_force_host_platform_device_count" in config["xla_flags"]
+    assert f"--workdir={runs[0]}/single" in config["command"]
 
 
 def test_metrics_hold_a_row_an_evaluation_and_wall_clock_stands_apart(runs):
@@ -75,13 +91,33 @@ def test_metrics_hold_a_row_an_evaluation_and_wall_clock_stands_apart(runs):
 
 def test_a_run_of_a_sweep_is_the_run_alone(runs):
     folder, _ = runs
-    [member] = (folder / "sweep/runs").glob("*learning_rate=0.01_seed=1_*")
-    for ours, theirs in zip(rows(member / "metrics.jsonl"), rows(folder / "alone/metrics.jsonl"), strict=True):
-        for name, value in theirs.items():
-            expected = pytest.approx(value, rel=1e-4) if isinstance(value, float) else value
-            assert ours[name] == expected
-    [mapped] = (folder / "map/runs").glob("seed=0_*")
-    assert (mapped / "metrics.jsonl").read_bytes() == (folder / "single/metrics.jsonl").read_bytes()
+    programs = programs_of(folder / "sweep")
+    settings = {"seed": "1", "learning_rate": "0.01"}
+    [ours] = [
+        program.rows_by_run()[i]
+        for program in programs
+        for i, run in enumerate(program.runs())
+        if settings.items() <= {name: str(value) for name, value in run.json().items()}.items()
+    ]
+    theirs = rows(folder / "alone/metrics.jsonl")
+    for our, their in zip(ours, theirs, strict=True):
+        for name in set(their) - {"run"}:
+            assert our[name] == (
+                pytest.approx(their[name], rel=1e-4) if isinstance(their[name], float) else their[name]
+            )
+
+
+def test_runs_one_after_the_other_are_trained_to_the_bits_of_the_run_alone(runs):
+    """Their evaluations, which are made side by side, agree to rounding."""
+    folder, _ = runs
+    ours, theirs = program_of(folder / "map").rows_by_run()[0], rows(folder / "single/metrics.jsonl")
+    assert [row["bound_nats"] for row in ours] == [row["bound_nats"] for row in theirs]
+    mapped, single = (leaves(program_of(folder / name)) for name in ("map", "single"))
+    assert mapped.keys() == single.keys()
+    for name, leaf in single.items():
+        np.testing.assert_array_equal(mapped[name][0], leaf[0])
+    for our, their in zip(ours, theirs, strict=True):
+        assert our["elbo_nats"] == pytest.approx(their["elbo_nats"], rel=1e-5)
 
 
 def test_a_sweep_started_again_trains_only_what_is_new(runs):
@@ -103,6 +139,7 @@ def test_a_sweep_started_again_trains_only_what_is_new(runs):
         error = np.std(values, ddof=1) / np.sqrt(len(values))
         assert f"{np.mean(values):.2f} ± {error:.2f}" in outcomes[3].out
     assert (folder / "sweep/figures/compare_runs.png").exists()
+    assert sorted(len(program.runs()) for program in programs_of(folder / "sweep")) == [2, 4]
 
 
 def test_a_finished_run_is_not_trained_again(runs):
@@ -118,13 +155,20 @@ def cut(runs, tmp_path_factory):
     folder, _ = runs
     copy = tmp_path_factory.mktemp("cut") / "run"
     shutil.copytree(folder / "long", copy)
-    (copy / "result.json").unlink()
-    (copy / ".result.json.4711").write_text('{"status": "do')  # a write that was cut off
+    forget_results(copy)
+    (copy / ".runs.json.4711").write_text('{"settings": {"da')  # a write that was cut off
     shutil.rmtree(copy / "checkpoints/5")
     for name in ("metrics.jsonl", "timing.jsonl", "evaluations.jsonl"):
         with open(copy / name, "a") as file:
             file.write('{"epoch": 6, "st')
     return copy
+
+
+def forget_results(program: Path) -> None:
+    record = json.loads((program / "runs.json").read_text())
+    for run in record["runs"]:
+        del run["result"]
+    (program / "runs.json").write_text(json.dumps(record, indent=2) + "\n")
 
 
 def test_half_a_line_is_no_row_for_any_reader(runs, cut, tmp_path):
@@ -139,7 +183,7 @@ def test_half_a_line_is_no_row_for_any_reader(runs, cut, tmp_path):
     assert row["epoch"] == 4
     for name in ("metrics.jsonl", "timing.jsonl"):
         assert (copy / name).read_bytes() == (folder / "long" / name).read_bytes() + b'{"epoch": 6, "st'
-        assert len(RunFolder(copy).rows(name)) == {"metrics.jsonl": 3, "timing.jsonl": 5}[name]
+        assert len(ProgramFolder(copy).rows(name)) == {"metrics.jsonl": 3, "timing.jsonl": 5}[name]
     assert len(workdirs.read([copy]).runs[0].seconds) == 3
 
 
@@ -158,9 +202,9 @@ def test_other_code_is_told_and_written_down(runs, cut, tmp_path):
     shutil.copytree(runs[0] / "single", done)
     shutil.copytree(cut, begun)
     for path in (done, begun):
-        config = json.loads((path / "config.json").read_text())
-        assert config["code"] == provenance.code_digest()
-        (path / "config.json").write_text(json.dumps(config | {"code": "0" * 16, "git_commit": "0" * 40}))
+        record = json.loads((path / "runs.json").read_text())
+        assert record["code"] == provenance.code_digest()
+        (path / "runs.json").write_text(json.dumps(record | {"code": "0" * 16, "git_commit": "0" * 40}))
     finished, goes_on, again = train(
         tmp_path / "outcomes", [f"--workdir={done}"], [f"--workdir={begun}", *LONG], [f"--workdir={begun}", *LONG]
     )
@@ -169,9 +213,9 @@ def test_other_code_is_told_and_written_down(runs, cut, tmp_path):
         "1 of 1 runs were begun by code that has changed since (the project); the present code continues" in goes_on.out
     )
     assert "other code" not in again.out
-    config = RunFolder(begun).config()
-    assert config["git_commit"] == "0" * 40
-    assert [one["code"] for one in config["continued"]] == [provenance.code_digest()]
+    record = ProgramFolder(begun).record()
+    assert record["git_commit"] == "0" * 40
+    assert [one["code"] for one in record["continued"]] == [provenance.code_digest()]
     assert (begun / "metrics.jsonl").read_bytes() == (runs[0] / "long/metrics.jsonl").read_bytes()
 
 
@@ -179,18 +223,22 @@ def test_a_run_cut_off_goes_on_to_the_same_bytes(runs, cut, tmp_path):
     folder, _ = runs
     [outcome] = train(tmp_path / "outcomes", [f"--workdir={cut}", *LONG])
     assert outcome.code == 0, outcome.err
-    for name in ("metrics.jsonl", "result.json"):
+    for name in ("metrics.jsonl", "runs.json"):
         assert (cut / name).read_bytes() == (folder / "long" / name).read_bytes()
     of_timing = lambda path: [(row["epoch"], row["step"]) for row in rows(path / "timing.jsonl")]
     assert of_timing(cut) == of_timing(folder / "long")
 
 
-def test_the_newest_checkpoints_stay_and_the_best_by_the_validation_bound(runs, tmp_path):
+def test_the_newest_checkpoints_stay_and_the_best_states_by_the_validation_bound(runs, tmp_path):
     folder = runs[0] / "long"
     bounds = {row["epoch"]: row["elbo_nats"] for row in rows(folder / "metrics.jsonl")}
     best = max(bounds, key=bounds.get)
     assert list(bounds) == [2, 4, 5]
-    assert set(checkpoint.steps(folder / "checkpoints")) == {best, 4, 5}
+    assert best == 4
+    assert checkpoint.steps(folder / "checkpoints") == [4, 5]
+    newest, before = (leaves(ProgramFolder(folder), epoch) for epoch in (5, 4))
+    for name in [name for name in before if name.startswith("state.params.")]:
+        np.testing.assert_array_equal(newest[f"best.{name}"], before[name])
     workdir = f"--workdir={folder}"
     outcomes = entry_points.run(
         "experiments.evaluate",
@@ -201,23 +249,37 @@ def test_the_newest_checkpoints_stay_and_the_best_by_the_validation_bound(runs, 
     assert [row["epoch"] for row in rows(folder / "evaluations.jsonl")] == list(dict.fromkeys([best, 5, 4]))
 
 
+def test_a_finished_program_keeps_its_last_state_without_the_optimizer_unless_it_is_asked_for_more(runs):
+    """So the folder of a sweep stays small: the optimizer of Adam has twice as many numbers as the model."""
+    single, long = (ProgramFolder(runs[0] / name) for name in ("single", "long"))
+    assert checkpoint.steps(single.checkpoints) == [2]
+    for program in (single, long):
+        assert not any("opt_state" in name for name in leaves(program))
+    assert any("opt_state" in name for name in leaves(long, 4))
+
+
 def test_evaluate_again_with_more_samples(runs, tmp_path):
     folder, _ = runs
     mixed = tmp_path / "mixed"
     shutil.copytree(folder / "sweep", mixed)
-    unfinished, diverged, emptied, *others = sorted((mixed / "runs").iterdir())
-    (unfinished / "result.json").unlink()
-    row = json.loads((diverged / "result.json").read_text())
-    (diverged / "result.json").write_text(json.dumps(row | {"status": "diverged", "step": 31}))
-    shutil.rmtree(emptied / "checkpoints")
-    [good, repeated, anew, sweep, none, some, first, never] = entry_points.run(
+    small, large = sorted(
+        (program.path for program in programs_of(mixed)), key=lambda path: len(rows(path / "metrics.jsonl"))
+    )
+    record = json.loads((large / "runs.json").read_text())
+    unfinished, diverged, *_ = record["runs"]
+    del unfinished["result"]
+    diverged["result"] = {"status": "diverged", "step": 31}
+    (large / "runs.json").write_text(json.dumps(record))
+    shutil.rmtree(small / "checkpoints")
+    [good, repeated, anew, sweep, some_seeds, none, some, first, never] = entry_points.run(
         "experiments.evaluate",
         [
             *([f"--workdir={folder}/single", "--eval_samples=64", *again] for again in ([], [], ["--again"])),
             [f"--workdir={folder}/sweep", "--eval_samples=4"],
+            [f"--workdir={folder}/sweep", "--eval_samples=4", "--run=seed=1,learning_rate=0.01"],
             [f"--workdir={tmp_path}"],
             [f"--workdir={mixed}", "--eval_samples=1"],
-            [f"--workdir={mixed}", "--eval_samples=1", "--checkpoint=1"],
+            [f"--workdir={mixed}", "--eval_samples=1", "--checkpoint=2"],
             [f"--workdir={mixed}", "--eval_samples=1", "--checkpoint=7"],
         ],
         tmp_path / "outcomes",
@@ -226,25 +288,27 @@ def test_evaluate_again_with_more_samples(runs, tmp_path):
     row, last = rows(folder / "single/evaluations.jsonl")
     assert row == last
     assert good.out == anew.out
-    assert repeated.out.endswith(f"was evaluated before, with as many samples; --again evaluates it anew\n{good.out}")
-    trained = json.loads((folder / "single/result.json").read_text())
+    assert repeated.out.endswith(f"was evaluated before, with as many samples; --again evaluates anew\n{good.out}")
+    [trained] = ProgramFolder(folder / "single").results()
     assert row["eval_samples"] == 64
     assert row["test_nll_nats"] < trained["test_nll_nats"]
     assert row["test_elbo_nats"] == pytest.approx(trained["test_elbo_nats"], rel=1e-6)
     assert sweep.code == 0, sweep.err
     assert "6 runs" in sweep.out
+    assert "was evaluated before" in some_seeds.out
+    assert "1 run\n" in some_seeds.out
     assert none.code == 1
-    assert "config.json" in none.err
-    reasons = [(unfinished, "is not finished"), (diverged, "diverged at step 31"), (emptied, "holds no checkpoint")]
-    for outcome, left_out in ((some, reasons), (first, reasons[1:])):  # a named epoch is the same in all runs
-        assert (outcome.code, outcome.err) == (0, "")
-        said = [line for line in outcome.out.splitlines() if line.startswith("left out: ")]
-        assert len(said) == len(left_out)
-        assert all(str(path) in line for (path, _), line in zip(left_out, said, strict=True))
-        assert f"{6 - len(left_out)} runs" in outcome.out
-    assert (never.code, never.out.count("left out: ")) == (1, 6)
+    assert "holds no run (no runs.json)" in none.err
+    reasons = [(large, "is not finished"), (large, "diverged at step 31"), (small, "holds no checkpoint")]
+    assert (some.code, some.err) == (0, "")
+    said = [line for line in some.out.splitlines() if line.startswith("left out: ")]
+    assert sorted(reason in line and str(path) in line for line in said for path, reason in reasons).count(True) == 3
+    assert "2 runs" in some.out
+    assert (first.code, first.err) == (0, "")  # a named epoch is the same in all runs
+    assert first.out.count("left out: ") == 2
+    assert "3 runs" in first.out
+    assert (never.code, never.out.count("left out: ")) == (1, 2)
     assert never.err == f"error: --workdir={mixed} has no run to evaluate: each of its 6 is left out\n"
-    assert [reason in line for (_, reason), line in zip(reasons, some.out.splitlines(), strict=False)] == [True] * 3
 
 
 def test_the_epochs_that_hold_the_steps_are_traced(runs):
@@ -260,7 +324,7 @@ def test_bfloat16_trains_to_the_bound_of_float32(tmp_path):
     settings = ["--compute_dtype=float32,bfloat16", "--epochs=60", "--hidden=128-64", "--latent_dim=8"]
     [outcome] = train(tmp_path / "outcomes", [f"--workdir={tmp_path}/runs", *settings, "--eval_samples=100"])
     assert outcome.code == 0, outcome.err
-    results = [json.loads(path.read_text()) for path in tmp_path.glob("runs/runs/*/result.json")]
+    results = [result for program in programs_of(tmp_path / "runs") for result in program.results()]
     bounds = {result["compute_dtype"]: result["test_elbo_nats"] for result in results}
     assert set(bounds) == {"float32", "bfloat16"}
     assert 0 < abs(bounds["float32"] - bounds["bfloat16"]) < 0.5
@@ -274,14 +338,13 @@ def test_a_larger_sweep_takes_nobody_back(tmp_path):
     train(
         tmp_path / "first", [*length, "--seed=0,1", f"--workdir={whole}"], [*length, "--seed=0,1", f"--workdir={cut}"]
     )
-    for folder in (cut / "runs").iterdir():
-        (folder / "result.json").unlink()
-        shutil.rmtree(folder / "checkpoints/4")
-    kept = {folder.name: (folder / "checkpoints/3").stat().st_ino for folder in (cut / "runs").iterdir()}
+    begun = program_of(cut).path
+    forget_results(begun)
+    shutil.rmtree(begun / "checkpoints/4")
+    inode = (begun / "checkpoints/3").stat().st_ino
     [again] = train(tmp_path / "second", [*length, "--seed=0,1,2", f"--workdir={cut}"])
     assert again.code == 0, again.err
-    for name, inode in kept.items():
-        assert (cut / "runs" / name / "checkpoints/3").stat().st_ino == inode  # not written again
-        for file in ("metrics.jsonl", "result.json", "checkpoints/4/digest/metadata"):
-            assert (cut / "runs" / name / file).read_bytes() == (whole / "runs" / name / file).read_bytes()
-    assert len(list((cut / "runs").iterdir())) == 3
+    assert (begun / "checkpoints/3").stat().st_ino == inode  # not written again
+    for file in ("metrics.jsonl", "runs.json", "checkpoints/4/digest/metadata"):
+        assert (begun / file).read_bytes() == (program_of(whole).path / file).read_bytes()
+    assert sorted(len(program.runs()) for program in programs_of(cut)) == [1, 2]

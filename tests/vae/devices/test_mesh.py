@@ -16,7 +16,8 @@ import optax
 import pytest
 
 from tests.helpers import entry_points
-from vae import models, objectives, train
+from tests.helpers.written_workdirs import forget_results
+from vae import checkpoint, models, objectives, train
 from vae.devices import mesh
 from vae.estimators import BY_NAME
 
@@ -49,6 +50,20 @@ def test_a_line_describes_what_each_device_does():
     assert mesh.describe(mesh.make(16, 64), 16, 64) == "8 devices, on each: 2 of 16 runs"
     assert mesh.describe(mesh.make(2, 64), 2, 64) == "8 devices, on each: 1 of 2 runs, 16 of 64 images of each batch"
     assert "; 2 idle, because" in mesh.describe(mesh.make(3, 64), 3, 64)
+
+
+@pytest.mark.parametrize(("devices", "number"), [(1, 1), (1, 3), (2, 2), (8, 8)])
+def test_some_runs_are_spread_over_the_devices_of_all_runs(devices, number):
+    over = mesh.make(16, 1, jax.devices()[:devices])
+    tree = {"a": np.arange(16), "b": np.arange(16 * 6.0).reshape(16, 2, 3)}
+    placed = mesh.over_runs_of(over, tree)
+    for first in (0, 16 - number, 16 // number // 2 * number):
+        some = mesh.some_runs(over, placed, first, number)
+        for name, leaf in some.items():
+            np.testing.assert_array_equal(leaf, tree[name][first : first + number])
+            assert leaf.sharding.is_equivalent_to(placed[name].sharding, leaf.ndim)
+            assert {shard.data.shape[0] for shard in leaf.addressable_shards} == {number // devices}
+    assert mesh._slice(over, number)._cache_size() == 1  # one compiled program for every first run
 
 
 def _train(over, mode):
@@ -86,10 +101,7 @@ def test_the_numbers_are_those_of_one_device(devices, mode, on_one):
     assert kernel.addressable_shards[0].data.shape[0] == 1
     for ours, theirs in zip(*map(jax.tree.leaves, (mesh.fetch(over, sharded), on_one)), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=2e-5, atol=2e-6)
-    of_run = mesh.run_of(over, sharded[0], 2)
-    assert {leaf.sharding.num_devices for leaf in jax.tree.leaves(of_run)} == {1}
-    np.testing.assert_array_equal(jax.tree.leaves(of_run.params)[0], np.asarray(kernel)[2])
-    # Control: another run has other numbers.
+    # Control: the runs have different numbers.
     assert np.abs(np.asarray(kernel)[2] - np.asarray(kernel)[1]).max() > 0.01
     # Runs exchange nothing, and the parts of a batch exchange only sums.
     exchanges = [name for name in ("all-reduce", "all-gather", "all-to-all", "permute") if f"{name}(" in text]
@@ -108,21 +120,23 @@ def _same(ours, theirs):
         assert a == {name: pytest.approx(v, rel=1e-4) if isinstance(v, float) else v for name, v in b.items()}
 
 
+FOUR_EPOCHS = ["--epochs=4", "--checkpoint_every=1"]
+
+
 def _cut(folder, copy):
     """Makes a copy of a finished run that looks as if it was killed in its last epoch. Returns flags to continue it."""
     shutil.copytree(folder, copy)
-    (copy / "result.json").unlink()
-    for path in (copy / "checkpoints").iterdir():
-        if path.name == "4":
-            shutil.rmtree(path)
-    return [f"--workdir={copy}", "--epochs=4"]
+    forget_results(copy)
+    checkpoint.drop_after(copy / "checkpoints", 3)
+    assert checkpoint.steps(copy / "checkpoints") == [3]
+    return [f"--workdir={copy}", *FOUR_EPOCHS]
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """A run of four epochs on one device, and its cut copy, which continued on eight devices."""
     folder = tmp_path_factory.mktemp("trained")
-    outcomes = entry_points.train(folder / "a", [f"--workdir={folder}/one", "--epochs=4"])
+    outcomes = entry_points.train(folder / "a", [f"--workdir={folder}/one", *FOUR_EPOCHS])
     outcomes += entry_points.train(folder / "b", _cut(folder / "one", folder / "moved"), devices=8)
     return folder, outcomes
 
@@ -140,7 +154,7 @@ def test_a_run_and_a_sweep_on_eight_devices_equal_those_on_one_device(trained, t
     folder, _ = trained
     eight, sweep = tmp_path / "eight", ["--seed=0,1", "--batch_size=100"]
     outcomes = entry_points.train(
-        tmp_path / "a", [f"--workdir={eight}", "--epochs=4"], [f"--workdir={tmp_path}/sweep8", *sweep], devices=8
+        tmp_path / "a", [f"--workdir={eight}", *FOUR_EPOCHS], [f"--workdir={tmp_path}/sweep8", *sweep], devices=8
     )
     outcomes += entry_points.train(
         tmp_path / "b", _cut(eight, tmp_path / "moved"), [f"--workdir={tmp_path}/sweep1", *sweep]

@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 
 from experiments.common import build
-from experiments.common.run_folder import RunFolder
+from experiments.common.program_folder import ProgramFolder
 from experiments.common.settings import Settings
 from tests.experiments.train.test_faults import assert_one_sentence
 from tests.helpers.data_sets import some_images, write_tfds
 from tests.helpers.entry_points import ROOT, run_all, train
 from tests.helpers.entry_points import training as call
+from tests.helpers.written_workdirs import forget_results
 from vae import checkpoint
 from vae import data as datasets
 from vae import train as training
@@ -116,16 +117,23 @@ def test_images_damaged_during_training_are_one_sentence_and_the_run_continues_w
     assert undisturbed.code == 0, undisturbed.err
     assert_one_sentence(damaged, f"the train images in {files} cannot be read", "repair the files")
     assert checkpoint.steps(workdirs[1] / "checkpoints") == [2]
-    assert not (workdirs[1] / "result.json").exists()
+    assert not ProgramFolder(workdirs[1]).is_finished()
     shard.write_bytes(content)
     [again] = run_all([call(*run, f"--workdir={workdirs[1]}")], tmp_path / "second")
     assert (again.code, again.err) == (0, "")
-    for name in ("metrics.jsonl", "result.json", "checkpoints/4/digest/metadata"):
+    for name in ("metrics.jsonl", "checkpoints/4/digest/metadata"):
         assert (workdirs[1] / name).read_bytes() == (workdirs[0] / name).read_bytes()
+    assert _results(workdirs[1]) == _results(workdirs[0])
 
 
 def _rows(folder):
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def _results(folder):
+    """The results of a finished program."""
+    assert ProgramFolder(folder).is_finished()
+    return ProgramFolder(folder).results()
 
 
 def _same(ours, theirs):
@@ -138,9 +146,9 @@ def test_a_run_continues_whether_its_images_are_in_memory_or_on_the_disk(tmp_pat
     there = here._replace(checksum="files")
 
     def claim(name, data):
-        folder = RunFolder(tmp_path / name)
+        folder = ProgramFolder(tmp_path / name)
         try:
-            folder.claim(Settings(), data)
+            folder.claim([Settings()], data)
         finally:
             folder.close()
 
@@ -168,14 +176,14 @@ def test_a_streamed_run_equals_the_run_from_memory_and_continues_to_the_same_byt
     run = ["--epochs=3", "--checkpoint_every=1"]
     outcomes = train(tmp_path / "a", *([*run, f"--workdir={f}", f"--streaming={f.name}"] for f in folders[:2]))
     shutil.copytree(folders[1], folders[2])
-    (folders[2] / "result.json").unlink()
+    forget_results(folders[2])
     shutil.rmtree(folders[2] / "checkpoints/3")
     outcomes += train(tmp_path / "b", [*run, f"--workdir={folders[2]}", "--streaming=on"])
     assert [outcome.code for outcome in outcomes] == [0] * 3, [outcome.err for outcome in outcomes]
     assert len(_rows(folders[1])) == 3
     _same(folders[1], folders[0])
-    for name in ("metrics.jsonl", "result.json"):
-        assert (folders[2] / name).read_bytes() == (folders[1] / name).read_bytes()
+    assert (folders[2] / "metrics.jsonl").read_bytes() == (folders[1] / "metrics.jsonl").read_bytes()
+    assert _results(folders[2]) == _results(folders[1])
 
 
 @pytest.mark.slow

@@ -30,7 +30,7 @@ def test_save_writes_valid_files_of_unchanging_bytes(tmp_path):
 
 def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
     figure = plots.image_grid(np.zeros((1, 4, 4, 1)))
-    png, _ = plots.save(figure, tmp_path / "samples")
+    [png] = plots.save(figure, tmp_path / "samples")
     before = png.read_bytes()
 
     def refuse(*paths):

@@ -1,0 +1,75 @@
+"""The pictures of a workdir, which --figures asks for. They are drawn after all results are written.
+
+A command that is stopped while it draws has lost nothing: the same command draws the pictures that are missing.
+"""
+
+from pathlib import Path
+
+from experiments.common import cli, locks, progress, results
+from experiments.common.program_folder import ProgramFolder
+from experiments.train.results_table import Finished, finished_runs
+from experiments.train.sweep import Program, Sweep
+
+
+def draw(sweep: Sweep, figures: str) -> None:
+    """Draws the pictures, and prints where they are. `figures` is the value of --figures.
+
+    The pictures that compare the runs are drawn once all runs of the command are finished. Jobs that end at the same
+    time take turns, so the last job sees all results.
+    """
+    with locks.taking_turns(sweep.workdir, at="figures"):
+        finished = finished_runs(sweep.workdir)
+        if figures != "none":
+            _draw_sweep(sweep, finished)
+            for program in sweep.programs:
+                _draw_program(program, finished, figures)
+    _print_places(sweep.workdir, finished)
+
+
+def _draw_sweep(sweep: Sweep, finished: list[Finished]) -> None:
+    """Draws the pictures that compare the runs of the workdir."""
+    if len(finished) > 1 and set(sweep.runs) <= {run.settings for run in finished}:
+        with cli.drawing(sweep.workdir / "figures"):
+            from experiments.common import pictures  # matplotlib is slow to import
+
+            rows = {folder: folder.rows_by_run() for folder in {run.folder for run in finished}}
+            seconds = {folder: folder.seconds() for folder in rows}
+            curves = [(run.row, rows[run.folder][run.number], seconds[run.folder]) for run in finished]
+            pictures.draw_sweep(sweep.workdir / "figures", curves, results.varying([run.row for run in finished]))
+
+
+def _draw_program(program: Program, finished: list[Finished], figures: str) -> None:
+    """Draws the pictures of the best run of the program (sweep), or of all its runs (all), unless they are there."""
+    by_folder: dict[ProgramFolder, list[Finished]] = {}
+    for run in finished:
+        if run.settings in program.runs and run.row["status"] == "done":
+            by_folder.setdefault(run.folder, []).append(run)
+    for folder, runs in by_folder.items():
+        chosen = runs if figures == "all" else [runs[results.best([run.row for run in runs])]]
+        missing = [run.number for run in chosen if not any(folder.figures(run.number).glob("*.png"))]
+        if missing:
+            draw_runs(program, folder, missing)
+
+
+def draw_runs(program: Program, folder: ProgramFolder, numbers: list[int]) -> None:
+    """Draws the pictures of runs from the last checkpoint of their program."""
+    with cli.drawing(folder.path / "figures"):
+        from experiments.common import pictures
+
+        restored = progress.restore(folder, program.settings, program.data, program.functions)
+        if restored is None:
+            raise ValueError(f"{folder.checkpoints} cannot be read")
+        for number in numbers:
+            params = progress.select_run(restored.state.params["model"], number)
+            pictures.draw_run(folder, number, program.data, program.functions.evaluated, params)
+
+
+def _print_places(workdir: Path, finished: list[Finished]) -> None:
+    """Prints the names of the pictures."""
+    if drawn := sorted((workdir / "figures").glob("*.png")):
+        print(f"pictures: {', '.join(map(str, drawn))}")
+    folders = [run.folder.figures(run.number) for run in finished]
+    drawn = [path for path in folders if path != workdir / "figures" and any(path.glob("*.png"))]
+    if drawn:
+        more = f" and {len(drawn) - 1} more" if len(drawn) > 1 else ""
+        print(f"pictures of runs: {drawn[0]}{more}")
