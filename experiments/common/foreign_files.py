@@ -100,7 +100,7 @@ def is_program_record(record: dict[str, Any]) -> bool:
     if not all(_is_code(code) for code in [record, *record.get("continued", [])]):
         return False
     data = record["data"]
-    texts = [data.get("name"), data.get("checksum"), data.get("files_checksum", "")]
+    texts = [data.get("name"), data.get("checksum"), data.get("files_checksum", ""), record.get("fallback", "")]
     return isinstance(data.get("images"), dict) and all(isinstance(text, str) for text in texts)
 
 

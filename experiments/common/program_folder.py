@@ -1,7 +1,8 @@
 """The folder of a program, and where the programs of a workdir lie.
 
     runs.json          the settings of every run, and its results when the program is finished; the data's checksum;
-                       versions, device and git commit, and each later version of the code that continued the program
+                       versions, device and git commit, and each later version of the code that continued the program;
+                       the reason, if the canary let the runs train one after the other
     metrics.jsonl      a row for each evaluation and run; the names carry the units
     timing.jsonl       the seconds of training at each evaluation and checkpoint, apart from metrics.jsonl, so that a
                        resumed program writes the same bytes into metrics.jsonl
@@ -162,6 +163,16 @@ class ProgramFolder:
         record = self.record()
         record["continued"] = [*record.get("continued", []), provenance.describe_code()]
         files.write_json(self.path / "runs.json", record)
+
+    # --- runs that an accelerator computes wrongly side by side
+
+    def fallback(self) -> str:
+        """The reason why the runs train one after the other, whatever --sweep_mode says; empty if there is none."""
+        return self.record().get("fallback", "")
+
+    def record_fallback(self, reason: str) -> None:
+        """Writes the reason into runs.json."""
+        files.write_json(self.path / "runs.json", self.record() | {"fallback": reason})
 
     # --- results and rows
 

@@ -17,7 +17,7 @@ from jax import Array
 from jax.sharding import Mesh
 from tqdm import tqdm
 
-from experiments.common import assess, build, cli, interrupt
+from experiments.common import assess, build, canary, cli, interrupt
 from experiments.common.progress import Progress, first_progress, update_best
 from experiments.common.settings import Settings
 from experiments.train import multihost
@@ -60,6 +60,8 @@ def train(program: Program, options: Options) -> list[str]:
             for half in halves:
                 half.folder.claim(half.runs, half.data, options.data_dir)
             return [sentence for half in halves for sentence in train(half, options)]
+        if canary.is_due(compiled.mode) and runs_differ_side_by_side(compiled):
+            compiled = compile_program(program, options.sweep_mode)
         with program.profile:
             progress = run_epochs(compiled, options)
         return write_results(compiled, progress, options)
@@ -76,6 +78,7 @@ class Compiled(NamedTuple):
       devices: The devices it runs on.
       values: The array-valued settings, each with a leading axis of runs.
       state: The shapes of the state of all runs.
+      mode: How a device computes its runs; see `train.over_runs`.
       init: `init(values) -> state`.
       epoch: `epoch(state, values, images) -> (state, metrics)`.
       memory: A function without arguments: the bytes that an epoch takes on each device, and the bytes free there.
@@ -85,13 +88,17 @@ class Compiled(NamedTuple):
     devices: Mesh
     values: dict[str, Array]
     state: training.TrainState
+    mode: str
     init: Callable
     epoch: Callable
     memory: Callable[[], tuple[int, float]]
 
 
 def compile_program(program: Program, sweep_mode: str) -> Compiled:
-    """Compiles a program for all its runs, before any state is allocated or any image is read."""
+    """Compiles a program for all its runs, before any state is allocated or any image is read.
+
+    Runs whose folder records a fallback are mapped, whatever `sweep_mode` says.
+    """
     functions = program.functions
     images = program.data.train
     devices = mesh.make(len(program.runs), program.settings.batch_size)
@@ -102,6 +109,8 @@ def compile_program(program: Program, sweep_mode: str) -> Compiled:
     state = mesh.over_runs_of(devices, jax.eval_shape(init, values))
     init = init.lower(values).compile()
     mode = choose_mode(program.settings, state, devices) if sweep_mode == "auto" else sweep_mode
+    if multihost.from_first(np.array(bool(program.folder.fallback()))):
+        mode = "map"
     if program.streamed:
         epoch = streaming.Epoch(functions.order, functions.chunk, images, mode, devices, state, values)
         memory = epoch.memory
@@ -110,7 +119,7 @@ def compile_program(program: Program, sweep_mode: str) -> Compiled:
         epoch = training.over_runs(functions.epoch, mode, shared=1, over=devices)
         epoch = jax.jit(epoch, donate_argnums=0).lower(state, values, image_shape).compile()
         memory = functools.partial(mesh.memory, devices, epoch)
-    return Compiled(program, devices, values, state, init, epoch, memory)
+    return Compiled(program, devices, values, state, mode, init, epoch, memory)
 
 
 def choose_mode(settings: Settings, state: training.TrainState, devices: Mesh) -> str:
@@ -124,6 +133,30 @@ def choose_mode(settings: Settings, state: training.TrainState, devices: Mesh) -
     parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params)) // runs
     idle = parameters < SMALL_NETWORK or jax.default_backend() != "cpu"
     return "vmap" if runs > devices.shape["run"] and idle else "map"
+
+
+def runs_differ_side_by_side(compiled: Compiled) -> bool:
+    """Whether a few steps of the runs side by side differ from those of single runs by more than rounding.
+
+    If they differ, the sentence that says so is printed, and recorded in the folder of the program.
+    """
+    program, settings = compiled.program, compiled.program.settings
+    of_one_device = program.runs[: len(program.runs) // compiled.devices.shape["run"]]
+    values = jax.tree.map(lambda *leaves: np.stack(leaves), *map(build.arrays, of_one_device))
+    difference = canary.difference(
+        program.functions.init,
+        program.functions.epoch,
+        values,
+        canary.few(program.data.train, settings.batch_size),
+        canary.rounding(settings.compute_dtype, settings.matmul_precision),
+    )
+    if not multihost.from_first(np.array(bool(difference))):
+        return False
+    if multihost.is_first():
+        reason = f"runs side by side differ from single runs ({difference})"
+        print(f"{reason}, so the runs train one after the other (see runs.json)")
+        program.folder.record_fallback(reason)
+    return True
 
 
 # --- Epochs

@@ -11,8 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from absl import flags
+from jax.custom_batching import custom_vmap
 
-from experiments.common import build
+from experiments.common import build, canary
 from experiments.common.program_folder import ProgramFolder
 from experiments.train.recorder import Recorder
 from vae.devices import streaming
@@ -55,6 +56,33 @@ def gradient_of_seed_1_is_nan_at_step_30() -> None:
         return optax.chain(broken, make(run, values, total_steps))
 
     build.optimizer = optimizer
+
+
+def runs_side_by_side_are_checked() -> None:
+    """No fault: as on an accelerator, runs side by side are compared with single runs before they train."""
+    canary.is_due = lambda mode: mode == "vmap"
+
+
+def runs_side_by_side_are_wrong() -> None:
+    """As in jax-ml/jax#40362, runs side by side lose a factor: their steps are twice those of a single run."""
+
+    @custom_vmap
+    def half(update):
+        return update / 2
+
+    @half.def_vmap
+    def _whole(axis_size, in_batched, update):
+        del axis_size, in_batched
+        return update, True
+
+    make = build.optimizer
+    halved = optax.stateless(lambda updates, params: jax.tree.map(half, updates))
+    build.optimizer = lambda *arguments: optax.chain(make(*arguments), halved)
+
+
+def wrong_runs_side_by_side_are_checked() -> None:
+    runs_side_by_side_are_wrong()
+    runs_side_by_side_are_checked()
 
 
 def compiled_programs_are_counted() -> None:

@@ -177,9 +177,11 @@ def test_whatever_runs_json_holds_it_is_read_or_refused_in_one_sentence(tmp_path
     folder = write_program(tmp_path, [Written(RUNS[0]), Written(RUNS[1], status=None)])
     record = folder.record()
     record |= {"imports": {"mine": "abc"}, "continued": [{"git_commit": "abc", "versions": {"jax": "1"}}]}
+    record |= {"fallback": "runs differ"}
     record["data"] |= {"files_checksum": "0" * 64, "data_dir": "/nowhere"}
     read = (
         folder.runs,
+        folder.fallback,
         folder.results,
         folder.is_finished,
         folder.run_names,
@@ -209,6 +211,7 @@ def test_whatever_runs_json_holds_it_is_read_or_refused_in_one_sentence(tmp_path
                     assert "\n" not in sentence
                     refused.add(where)
     parts = [("settings",), ("runs",), ("data",), ("versions",), ("continued",), ("imports",), ("versions", "jax")]
+    parts += [("fallback",)]
     parts += [("data", name) for name in ("name", "checksum", "files_checksum", "images")]
     parts += [("runs", 0), ("runs", 0, "settings"), ("runs", 0, "settings", "seed"), ("runs", 0, "result")]
     parts += [("runs", 0, "result", name) for name in ("status", "step", "test_nll_nats")]

@@ -60,6 +60,7 @@ def _write_program(folder: Path) -> None:
     path = folder / "programs/0"
     record = json.loads((path / "runs.json").read_text())
     record |= {"imports": {"mine": "abc"}, "continued": [{"git_commit": "abc", "versions": {"jax": "1"}}]}
+    record |= {"fallback": "runs differ"}
     record["data"] |= {"files_checksum": "0", "data_dir": "/nowhere"}
     (path / "runs.json").write_text(json.dumps(record))
     row = {"run": 0, "epoch": 100, "eval_samples": 50, "test_nll_nats": 21.9, "git_commit": "", "versions": "jax 1"}

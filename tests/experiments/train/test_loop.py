@@ -49,7 +49,7 @@ def calls(monkeypatch):
 
     def compile_program(program, sweep_mode):
         done.append(("compile", seeds(program)))
-        return SimpleNamespace(program=program, memory=lambda: (len(program.runs), 2))
+        return SimpleNamespace(program=program, mode="map", memory=lambda: (len(program.runs), 2))
 
     def run_epochs(compiled, options):
         done.append(("train", seeds(compiled.program)))
