@@ -17,6 +17,9 @@ laboratory  Times --draws gradients of each estimator with their moments, figure
             bare gradients, on the network of the section epoch with batch 128. Also reports the largest memory of the
             process.
 toys        Times a million gradients of each estimator in the laboratory, on the problem `quadratic`.
+command     Times whole commands, each with an empty and with a filled compile cache: sweeps of --runs seeds of the
+            digits, a sweep of six estimators, one long run and the laboratory. The ratio is their wall-clock time over
+            the time that they train or draw gradients. Also counts the files and bytes that they leave.
 discrete    Times a training step of a 784-200 Bernoulli VAE with each estimator, relative to leave_one_out, at equal
             numbers of evaluations of the bound.
 
@@ -31,7 +34,7 @@ from typing import Any
 
 from absl import flags
 
-from experiments.benchmark import epoch, gradients, sweep
+from experiments.benchmark import commands, epoch, gradients, sweep
 from experiments.benchmark.timing import machine
 from experiments.common import cli, files, measuring
 
@@ -42,6 +45,7 @@ SECTIONS: dict[str, Callable[[flags.FlagValues], tuple[Any, str]]] = {
     "flops": lambda options: gradients.flops(),
     "laboratory": lambda options: gradients.laboratory(options.draws, options.rounds),
     "toys": lambda options: gradients.toys(options.rounds),
+    "command": lambda options: commands.measure(integers(options.runs)),
     "discrete": lambda options: gradients.discrete(options.evaluations, options.rounds),
 }
 # Flags that increase the use of memory, the most likely cause first. The error about too little memory names them.
@@ -57,7 +61,7 @@ def define_flags(values: flags.FlagValues) -> None:
         "batch_sizes", ["128", "512"], "Batch sizes for the sections epoch and sweep.", flag_values=values
     )
     flags.DEFINE_list(
-        "runs", ["1", "8", "32", "128"], "Numbers of runs in a program, for the section sweep.", flag_values=values
+        "runs", ["1", "8", "32", "128"], "Numbers of runs, for the sections sweep and command.", flag_values=values
     )
     flags.DEFINE_integer(
         "rounds", 7, "Number of rounds. In each round every contender runs once.", lower_bound=1, flag_values=values

@@ -1,14 +1,18 @@
 """The benchmark counts the FLOP of the programs that it times. The times themselves are not tested."""
 
+import json
 import math
 
 import jax
 import jax.numpy as jnp
 import optax
 import pytest
+from absl import flags
 from jax.extend.core import jaxprs_in_params
 
-from experiments.benchmark import epoch, sweep
+from experiments.benchmark import commands, epoch, sweep
+from experiments.common import settings
+from experiments.train import __main__ as training
 from vae import estimators, train
 
 
@@ -35,3 +39,29 @@ def _products(jaxpr):
             flop += 2 * equation.outvars[0].aval.size * math.prod(left[axis] for axis in contracted)
         flop += sum(map(_products, jaxprs_in_params(equation.params)))
     return flop
+
+
+@pytest.mark.parametrize(
+    "command", [one for one in commands.commands([1, 8]) if not one.reads_previous], ids=lambda command: command.name
+)
+def test_the_timed_commands_train_as_many_runs_as_their_names_say(command):
+    values = flags.FlagValues()
+    training.define_flags(values)
+    values(["train", *command.flags])
+    runs = settings.from_flags(values)
+    estimators = {run.estimator for run in runs}
+    words = {1: "one run", 3: "three seeds", 6: "six estimators"}
+    counts = [f"{len(runs)} run", words.get(len(runs), ""), words.get(len(estimators), "")]
+    assert any(count and count in command.name for count in counts)
+    assert len({run.epochs for run in runs}) == 1
+    assert f"{runs[0].epochs} epochs" in command.name
+
+
+def test_only_training_counts_as_training(tmp_path):
+    for name, seconds in (("a", (1.0, 3.0)), ("b", (2.0, 2.5))):
+        folder = tmp_path / "programs" / name
+        folder.mkdir(parents=True)
+        (folder / "runs.json").write_text("{}")
+        rows = [{"epoch": epoch, "step": epoch, "train_seconds": took} for epoch, took in enumerate(seconds, 1)]
+        (folder / "timing.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert commands.training_seconds(tmp_path) == 5.5
