@@ -14,7 +14,7 @@ from pathlib import Path
 
 from absl import flags
 
-from experiments.common import cli, files, foreign_files, run_selection, workdirs
+from experiments.common import cli, comparison, files, foreign_files, run_selection, workdirs
 from experiments.report.page import make_page
 
 
@@ -26,6 +26,12 @@ def define_flags(values: flags.FlagValues) -> None:
         flag_values=values,
     )
     flags.DEFINE_string("run", None, run_selection.HELP, flag_values=values)
+    flags.DEFINE_string(
+        "compare",
+        None,
+        f"{comparison.HELP} By default the only setting that was swept, or the estimator.",
+        flag_values=values,
+    )
     flags.DEFINE_string(
         "output", None, "File to write; by default report.html in the first --workdir.", flag_values=values
     )
@@ -41,7 +47,8 @@ def main(options: flags.FlagValues = flags.FLAGS) -> None:
         for path in paths:
             foreign_files.refuse_links(path)  # a link could put a private file of the user into a page for others
         contents = workdirs.read(paths, options.run)
-        page = make_page(contents, title=_title(paths))
+        verdict = compare(contents, options.compare)
+        page = make_page(contents, verdict, title=_title(paths))
 
         if output.is_dir():
             raise ValueError(f"--output={output} is a folder; give the name of a file")
@@ -49,6 +56,21 @@ def main(options: flags.FlagValues = flags.FLAGS) -> None:
         files.write_text(output, page)
 
     print(f"{output}: {_summary(contents)}, {output.stat().st_size / 1e6:.1f} MB")
+
+
+def compare(contents: workdirs.Contents, setting: str | None) -> comparison.Comparison | None:
+    """The comparison of the values of a setting; None if no setting is given and there is none to compare.
+
+    Raises:
+      ValueError: If the runs cannot be compared by the given setting.
+    """
+    if setting:
+        return comparison.compare(contents.finished, setting)
+    try:
+        default = comparison.default_setting(contents.finished)
+        return comparison.compare(contents.finished, default) if default else None
+    except ValueError:
+        return None
 
 
 def _title(paths: list[Path]) -> str:

@@ -10,6 +10,7 @@ import numpy as np
 
 from experiments.common import charts
 from experiments.common.charts import gradients, toys, training
+from experiments.common.comparison import Comparison
 from experiments.common.workdirs import Contents, Laboratory, Toy
 from experiments.report import plotly_charts
 from experiments.report.plotly_charts import Figure
@@ -41,6 +42,13 @@ def bound(contents: Contents, every: int = 1) -> Figure | None:
     ]
     by_clock = {clock: training.bound(runs, clock) for clock in training.known_clocks(runs)}
     return plotly_charts.draw_choices(by_clock, every, hover="%{y:.2f} nats at %{x:,.4~g}", size=4)
+
+
+@_untrusted
+def candidates(comparison: Comparison, name: str) -> Figure | None:
+    """The validation bound against one of the settings that validation chose."""
+    hover = "%{y:.2f} ± %{error_y.array:.2f} nats at %{x}"
+    return plotly_charts.draw(training.candidates(comparison, name), hover=hover, size=7, bars=True)
 
 
 @_untrusted

@@ -7,6 +7,7 @@ from html import escape
 from pathlib import Path
 
 from experiments.common import results
+from experiments.common.comparison import Comparison
 from experiments.common.workdirs import Contents
 from experiments.report import laboratory, reproduce, toys, training
 from experiments.report.elements import Charts, Section
@@ -20,21 +21,25 @@ MARGIN = 20_000
 PICTURES_PLACE = "<!-- pictures -->"
 
 
-def make_page(contents: Contents, title: str) -> str:
-    """The whole file. Its curves lose points until the file has at most MAX_BYTES, or one point is left of each."""
+def make_page(contents: Contents, comparison: Comparison | None, title: str) -> str:
+    """The whole file, with the verdict of the comparison first.
+
+    The curves lose points until the file has at most MAX_BYTES, or one point is left of each.
+    """
     longest = max((len(run.rows) for run in contents.runs), default=0)
     for power in range(longest.bit_length() + 1):
-        page = _page_with_every_nth_point(contents, title, 2**power)
+        page = _page_with_every_nth_point(contents, comparison, title, 2**power)
         if len(page.encode()) <= MAX_BYTES:
             break
     return page
 
 
-def _page_with_every_nth_point(contents: Contents, title: str, n: int) -> str:
+def _page_with_every_nth_point(contents: Contents, comparison: Comparison | None, title: str, n: int) -> str:
     from plotly.offline import get_plotlyjs  # slow to import
 
     charts = Charts()
-    sections = training.sections(contents, charts, n, PICTURES_PLACE) if contents.runs else []
+    sections = [training.verdict(comparison, charts)] if comparison else []
+    sections += training.sections(contents, charts, n, PICTURES_PLACE) if contents.runs else []
     sections += [laboratory.section(one, charts, number) for number, one in enumerate(contents.laboratories)]
     sections += [toys.section(one, charts, number) for number, one in enumerate(contents.toys)]
     sections.append(reproduce.section(contents))
@@ -44,7 +49,7 @@ def _page_with_every_nth_point(contents: Contents, title: str, n: int) -> str:
             '<meta name="viewport" content="width=device-width, initial-scale=1">',
             '<meta name="color-scheme" content="light dark"><link rel="icon" href="data:,">',
             f"<title>{escape(title)}</title><style>{_own('report.css')}</style></head>",
-            f"<body><header>{_head(contents, title)}{_navigation(sections)}</header>",
+            f"<body><header>{_head(contents, comparison, title)}{_navigation(sections)}</header>",
             f"<main>{''.join(map(_section, sections))}</main>",
             f'<script type="application/json" id="charts">{charts.json()}</script>',
             f"<script>{get_plotlyjs()}</script><script>{_own('report.js')}</script></body></html>\n",
@@ -59,12 +64,12 @@ def _own(name: str) -> str:
     return (FOLDER / name).read_text(encoding="utf-8")
 
 
-def _head(contents: Contents, title: str) -> str:
+def _head(contents: Contents, comparison: Comparison | None, title: str) -> str:
     """The title, a summary of each result, and the most important figures."""
     parts = [f'<p class="kind">Report</p><h1>{escape(title)}</h1>']
     if contents.finished:
         parts.append(f"<p>{escape(results.heading(contents.finished))}</p>")
-        parts.append(training.best_setting(contents))
+        parts.append(training.best_setting(contents, comparison))
     for one in contents.laboratories:
         parts.append(f"<p>{escape(laboratory.protocol(one))}</p>{laboratory.best_estimators(one)}")
     for one in contents.toys:

@@ -41,7 +41,7 @@ def draw(chart: Chart, **look) -> Figure | None:
         return None
     guides = _guide_traces(chart.guides)
     traces = [
-        _trace(series, chart, place, **look) | {"x": _coordinates(series.x)}
+        _trace(series, chart, place, **look) | {"x": _coordinates(series.x, chart.x.names)}
         for place, series in enumerate(chart.series)
     ]
     return {"data": guides + traces, "layout": {"xaxis": _axis(chart.x)} | _layout(chart), "choices": []}
@@ -107,6 +107,9 @@ def _trace(
         faint = {"mode": "lines", "opacity": 0.35, "hoverinfo": "skip", "showlegend": False}
         return trace | faint | {"line": line | {"width": 1}}
     marker = {"color": colour, "symbol": _symbol(series), "size": size}
+    if series.ring:
+        trace["mode"] = "markers"
+        marker |= {"symbol": "circle-open", "size": 2.5 * size, "line": {"width": 1.5}}
     if outline:
         marker["line"] = {"color": "@paper", "width": 1}
     extra = f"<extra>{label}{f' ({_plain(series.remark)})' if series.remark else ''}</extra>"

@@ -4,6 +4,8 @@ from html import escape
 from typing import Any
 
 from experiments.common import cli, results
+from experiments.common import verdict as verdicts
+from experiments.common.comparison import Comparison
 from experiments.common.workdirs import Contents, Run
 from experiments.report import charts
 from experiments.report.elements import (
@@ -47,8 +49,28 @@ def sections(contents: Contents, page_charts: Charts, every: int, pictures_place
     return [*made, Section("pictures", "Reconstructions and samples", pictures_place)]
 
 
-def best_setting(contents: Contents) -> str:
-    """The figures of the best setting, in large type, and the settings that cannot be distinguished from it.
+def verdict(comparison: Comparison, page_charts: Charts) -> Section:
+    """The section with the answer of a comparison, the chosen settings and all pairs."""
+    answer, *warnings = verdicts.sentences(comparison)
+    html = f"<p>{escape(answer)}.</p>"
+    if warnings:
+        html += "<ul>" + "".join(f"<li>{escape(warning)}</li>" for warning in warnings) + "</ul>"
+    header, *lines = verdicts.table(comparison)
+    html += table(header, [[Cell(text) for text in line] for line in lines], "chosen settings", sortable=False)
+    for name in comparison.others:
+        if chart := charts.candidates(comparison, name):
+            html += page_charts.add(chart, f"validation bound against {name}")
+    header, *lines = verdicts.pairs(comparison)
+    pairs = table(header, [[Cell(text) for text in line] for line in lines], "pairs", sortable=False)
+    html += folded(f"All {len(lines)} pairs", pairs) if len(lines) > 10 else pairs
+    html += f"<p>{escape(verdicts.NOTE)}</p>"
+    return Section("verdict", f"Which {comparison.setting.replace('_', ' ')} is best", html)
+
+
+def best_setting(contents: Contents, comparison: Comparison | None) -> str:
+    """The figures of the best setting, in large type, and the answer of the comparison.
+
+    Without a comparison, the text names the settings that cannot be distinguished from the best.
 
     The text is empty if the runs cannot be compared.
     """
@@ -63,6 +85,10 @@ def best_setting(contents: Contents) -> str:
             facts.append(Fact(name, with_minus_signs(results.cell(best, key)), unit))
     if not contents.names:
         return large_figures(facts)
+    if comparison:
+        answer = verdicts.sentences(comparison)[0]
+        best = f'<p class="best">best: {escape(contents.label(best))}</p>'
+        return f'<p class="verdict">{escape(answer)}</p>{large_figures(facts)}{best}'
     labels = lambda rows: ", ".join(map(contents.label, rows))
     single = results.with_one_seed(rows)
     sentence = f"best: {contents.label(best)}"

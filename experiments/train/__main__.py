@@ -19,7 +19,7 @@ from absl import flags
 from experiments.common import cli, files, settings
 from experiments.common.program_folder import plain
 from experiments.common.settings import Settings
-from experiments.train import draw, loop, multihost, results_table, slurm
+from experiments.train import draw, loop, multihost, results_table, slurm, sweep_verdict
 from experiments.train import flags as train_flags
 from experiments.train.sweep import Sweep
 from vae import checkpoint
@@ -56,14 +56,15 @@ def main(values: flags.FlagValues = flags.FLAGS) -> None:
     if chosen.launcher == "slurm":
         with cli.one_sentence():
             sweep = Sweep(runs, workdir, chosen)
+            sweep_verdict.check(sweep, chosen.compare)
             submitted = slurm.submit_unfinished(sweep, chosen)
         if not submitted:
-            results_table.write(workdir)
-            draw.draw(sweep, chosen.figures)
+            conclude(sweep, chosen)
         return
     with multihost.together(addresses), multihost.own_workdir(workdir) as workdir:
         with cli.one_sentence():
             sweep = Sweep(runs, workdir, chosen)
+            sweep_verdict.check(sweep, chosen.compare)
         with contextlib.closing(sweep):
             with cli.one_sentence():
                 programs = sweep.claim()
@@ -72,10 +73,17 @@ def main(values: flags.FlagValues = flags.FLAGS) -> None:
                 for program in programs:
                     diverged += loop.train(program, chosen)
                 if multihost.is_first():
-                    results_table.write(workdir)
-                    draw.draw(sweep, chosen.figures)
+                    conclude(sweep, chosen)
     if diverged:
         cli.stop("; ".join(diverged))
+
+
+def conclude(sweep: Sweep, options: train_flags.Options) -> None:
+    """Writes the tables, the verdict and the pictures."""
+    results_table.write(sweep.workdir)
+    if options.compare:
+        sweep_verdict.write(sweep, options.compare)
+    draw.draw(sweep, options.figures)
 
 
 def check(runs: list[Settings], options: train_flags.Options) -> None:

@@ -7,6 +7,8 @@ import dataclasses
 
 from absl import flags
 
+from experiments.common import comparison
+
 
 @dataclasses.dataclass(frozen=True)
 class Options:
@@ -22,6 +24,7 @@ class Options:
     streaming: str
     sweep_mode: str
     figures: str
+    compare: str | None
     tensorboard: bool
     profile_steps: str | None
     program: int
@@ -69,6 +72,7 @@ def define_flags(values: flags.FlagValues) -> None:
         "Pictures to draw: those that compare the runs and those of the best run of each program (sweep), also those of"
         " every other run (all), or no pictures (none). `experiments.evaluate --figures` draws a run later.",
     )
+    string("compare", comparison.HELP)
     flags.DEFINE_bool("tensorboard", False, "Whether to write TensorBoard event files as well.", flag_values=values)
     string(
         "profile_steps",

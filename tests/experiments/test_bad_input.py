@@ -51,6 +51,9 @@ CASES = {
     "train --validation_size=1500": ("--validation_size",),
     "train --batch_size=2000": ("--batch_size", "1500"),
     # flags
+    "train --compare=estimator": ("--compare=estimator needs runs with several values of estimator",),
+    "train --compare=estimatr --estimator=reparam,stl --objective=elbo": ("there is no such setting",),
+    "train --compare=learning_rate --learning_rate=0.1,0.2 --batch_size=16,32": ("--validation_size=200",),
     "train --batch_size=0": ("batch_size", "0"),
     "train --batch_size=99999999999": ("batch_size", "32 bits"),
     "train --latent_dim=-1": ("latent_dim",),
@@ -216,6 +219,7 @@ CASES = {
     "report --workdir={}/list": ("runs.json", "no named values"),
     "report --workdir={}/newer": ("runs.json", "cannot_be_known"),
     "report --workdir={}/strange_row": ("evaluations.jsonl has a row of run 1, and there are 1 runs",),
+    "report --workdir={}/run --compare=estimator": ("--compare=estimator needs runs with several values",),
     "report --workdir={}/run --run=seed=3": ("--run=seed=3 matches none of the 1 runs",),
     "report --workdir={}/torn": ("metrics.jsonl", "line 1"),
     "report --workdir={}/hostile_result": ("runs.json holds a value that is not a figure",),

@@ -19,6 +19,7 @@ class Series(NamedTuple):
       high: The upper ends of these intervals.
       faint: Whether the series is only the background of another series, such as one seed behind a mean.
       hollow: Whether the markers are hollow.
+      ring: Whether the points are rings around points of other series.
       group: The name of a group of series that a renderer may draw separately.
       remark: A remark about the whole series, for renderers that show it on demand.
       details: Further numbers about each point, for renderers that show them on demand.
@@ -32,6 +33,7 @@ class Series(NamedTuple):
     high: np.ndarray | None = None
     faint: bool = False
     hollow: bool = False
+    ring: bool = False
     group: str = ""
     remark: str = ""
     details: tuple[Any, ...] = ()

@@ -8,7 +8,10 @@ import numpy as np
 
 from experiments.common.charts import seed_curves
 from experiments.common.charts.chart import Axis, Chart, Guide, Series, by_label, column, limits
+from experiments.common.comparison import VALIDATION, Comparison
 
+# The look of the ring around chosen points: black, the last colour.
+CHOSEN_STYLE = 6
 CLOCK_TITLES = {"step": "training step", "examples": "training examples", "seconds": "training time (s)"}
 
 
@@ -87,6 +90,41 @@ def _seeds_and_mean(label: str, style: int, runs: list[dict[str, Any]], clock: s
         error = averaged[..., -1].std(axis=0, ddof=1) / math.sqrt(len(averaged))
         low, high = mean - error, mean + error
     yield Series(label, style, x, mean, low, high, remark=remark)
+
+
+def candidates(comparison: Comparison, name: str) -> Chart:
+    """The mean validation bound (nats) of each value of the compared setting against another swept setting.
+
+    If further settings are swept, each point is their best candidate. The intervals are one standard error over seeds.
+    The last series are the candidates that validation chose.
+
+    Args:
+      name: One of `comparison.others`.
+    """
+    values = {candidate.settings[name] for choice in comparison.choices for candidate in choice.candidates}
+    numeric = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
+    order = sorted(values) if numeric else list(dict.fromkeys(map(str, values)))
+    place = (lambda value: value) if numeric else (lambda value: order.index(str(value)))
+    series = []
+    chosen = []
+    for style, choice in enumerate(comparison.choices):
+        best: dict[float, tuple[float, float]] = {}
+        for candidate in choice.candidates:
+            mean, error = candidate.mean(VALIDATION) if candidate.is_complete else (math.nan, math.nan)
+            x = place(candidate.settings[name])
+            if x not in best or not mean <= best[x][0]:
+                best[x] = mean, error
+            if candidate is choice.chosen:
+                chosen.append((x, mean))
+        x = np.array(sorted(best), dtype=float)
+        mean, error = np.array([best[one] for one in sorted(best)]).T
+        series.append(Series(choice.value, style, x, mean, mean - error, mean + error))
+    x, mean = np.array(chosen, dtype=float).reshape(-1, 2).T
+    series.append(Series("chosen by validation", CHOSEN_STYLE, x, mean, ring=True))
+    positive = numeric and order[0] > 0 and order[-1] >= 4 * order[0]
+    names = () if numeric else tuple(order)
+    axis = Axis(name.replace("_", " "), "log" if positive else "linear", ticks=tuple(order) * numeric, names=names)
+    return Chart(series, axis, Axis("validation ELBO (nats)", limits=limits([one.y for one in series])))
 
 
 def rate_distortion(points: list[dict[str, Any]]) -> Chart:

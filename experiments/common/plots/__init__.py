@@ -16,6 +16,7 @@ from experiments.common.plots.style import COLOURS as COLOURS
 from experiments.common.plots.style import WIDTH as WIDTH
 from experiments.common.plots.style import save as save
 from experiments.common.plots.style import styled as styled
+from experiments.common.plots.training import candidates as candidates
 from experiments.common.plots.training import compare_runs as compare_runs
 from experiments.common.plots.training import learning_curves as learning_curves
 from experiments.common.plots.training import rate_distortion as rate_distortion

@@ -101,7 +101,7 @@ def save(picture: Figure | np.ndarray, path: str | Path) -> list[Path]:
 def legend_key(series: Series, **style) -> Line2D:
     """A line for a legend, in the colour and with the marker of a series."""
     colour, _, marker = look(series.style)
-    return Line2D([], [], color=colour, marker=marker, linewidth=1.1, label=series.label, **style)
+    return Line2D([], [], **{"color": colour, "marker": marker, "linewidth": 1.1, "label": series.label} | style)
 
 
 def legend_outside(figure: Figure, handles: list) -> None:

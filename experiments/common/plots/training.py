@@ -9,8 +9,11 @@ from matplotlib.ticker import MaxNLocator
 
 from experiments.common import charts
 from experiments.common.charts import training
+from experiments.common.comparison import Comparison
 from experiments.common.plots import panels
-from experiments.common.plots.style import WIDTH, legend_outside, look, styled
+from experiments.common.plots.style import WIDTH, legend_key, legend_outside, look, styled
+
+RING = {"linestyle": "", "marker": "o", "markersize": 10, "fillstyle": "none"}
 
 
 @styled
@@ -62,6 +65,29 @@ def compare_runs(runs: list[dict[str, Any]]) -> Figure:
     for ax in axes[1:]:
         ax.set_ylabel("")
     legend_outside(figure, [line for line in axes[0].lines if not line.get_label().startswith("_")])
+    return figure
+
+
+@styled
+def candidates(comparison: Comparison) -> Figure:
+    """The validation bound against each other swept setting, with rings around chosen points.
+
+    The panels are `charts.training.candidates`. The comparison must have other swept settings.
+    """
+    figure = Figure(figsize=(min(1, 0.25 + 0.4 * len(comparison.others)) * WIDTH, 3.0), layout="constrained")
+    axes = figure.subplots(1, len(comparison.others), sharey=True, squeeze=False)[0]
+    for ax, name in zip(axes, comparison.others, strict=True):
+        chart = training.candidates(comparison, name)
+        for series in chart.series:
+            if series.ring:
+                panels.draw_line(ax, series, **RING)
+            else:
+                panels.draw_bars(ax, series, linestyle="-", markersize=4)
+        panels.set_axes(ax, chart)
+    for ax in axes[1:]:
+        ax.set_ylabel("")
+    named = [legend_key(series, **(RING if series.ring else {"markersize": 4})) for series in chart.series]
+    legend_outside(figure, named)
     return figure
 
 

@@ -45,6 +45,15 @@ def test_the_tables_show_the_results_in_runs_json(swept):
     assert f"(K = {rows[0]['eval_samples']})" in headline
 
 
+def test_the_page_begins_with_the_verdict(swept):
+    folder, page = swept
+    text = (folder / "report.html").read_text()
+    # Without noise between paired seeds the mean difference is (1.0 + 1.5) / 2 and its error |1.0 - 1.5| / 2.
+    assert '<p class="verdict">0.01 has the best mean, and is not told apart from 0.001</p>' in text
+    assert page.tables["pairs"][1][2][0].startswith("1.25 ±")
+    assert text.index('class="verdict"') < text.index('class="facts"') < text.index('id="verdict"')
+
+
 @pytest.mark.parametrize(
     ("diverged", "remark"),
     [

@@ -1,0 +1,35 @@
+"""The verdict of a sweep, which --compare asks for: verdict.md, verdict.csv and figures/verdict.png."""
+
+from experiments.common import cli, comparison, locks, verdict
+from experiments.train.results_table import finished_runs
+from experiments.train.sweep import Sweep
+
+
+def check(sweep: Sweep, setting: str | None) -> None:
+    """Refuses --compare before any training, if the runs of the sweep could not be compared.
+
+    Raises:
+      ValueError: One sentence that says what would work.
+    """
+    if setting:
+        has_validation = all(len(program.data.validation) for program in sweep.programs)
+        comparison.check([run.json() for run in sweep.runs], setting, has_validation)
+
+
+def write(sweep: Sweep, setting: str) -> None:
+    """Compares the runs of the command, once all of them are finished. Writes the files and prints the verdict."""
+    with locks.taking_turns(sweep.workdir):  # jobs of a cluster may end at the same time
+        rows = {run.settings: run.row for run in finished_runs(sweep.workdir)}
+        if not set(sweep.runs) <= set(rows):
+            return
+        try:
+            result = comparison.compare([rows[run] for run in sweep.runs], setting)
+        except ValueError as error:  # all runs of a value diverged, say
+            print(f"no verdict: {error}")
+            return
+        print(f"\n{verdict.write(sweep.workdir, result)}")
+        if result.others and sweep.options.figures != "none":
+            with cli.drawing(sweep.workdir / "figures"):
+                from experiments.common import plots  # matplotlib is slow to import
+
+                plots.save(plots.candidates(result), sweep.workdir / "figures" / "verdict")

@@ -1,0 +1,176 @@
+"""Comparisons of sweeps, with rows whose answers are known."""
+
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from experiments.common import comparison
+from experiments.common.settings import Settings
+
+DEFAULTS = Settings(validation_size=100).json()
+
+
+def row(estimator, seed, nll, *, rate=1e-3, validation=None, **settings):
+    """A row of results.csv. The validation bound is that of the test set unless it is given."""
+    figures = {"test_nll_nats": nll, "test_elbo_nats": -nll - 1.0, "validation_elbo_nats": validation or -nll}
+    chosen = {"estimator": estimator, "seed": seed, "learning_rate": rate} | settings
+    return DEFAULTS | chosen | {"status": "done"} | figures
+
+
+def diverged(estimator, seed, rate=1e-3):
+    """A row of a run that diverged."""
+    return DEFAULTS | {"estimator": estimator, "seed": seed, "learning_rate": rate, "status": "diverged"}
+
+
+def test_paired_differences_have_the_interval_and_the_p_value_of_scipys_t_test():
+    differences = np.random.default_rng(0).normal(0.3, 1.0, 7)
+    mean, half_width, p_value = comparison.paired_t(differences.tolist())
+    expected = stats.ttest_1samp(differences, 0.0)
+    low, high = expected.confidence_interval(0.95)
+    np.testing.assert_allclose([mean - half_width, mean + half_width, p_value], [low, high, expected.pvalue], rtol=1e-9)
+
+
+def test_holm_multiplies_the_smallest_p_value_by_the_number_of_pairs():
+    # Holm (1979): 0.01 * 3, then 0.03 * 2, then at least as much.
+    assert comparison.holm([0.04, 0.01, 0.03]) == pytest.approx([0.06, 0.03, 0.06])
+    assert comparison.holm([0.5, math.nan, 0.9])[::2] == [1.0, 1.0]
+
+
+def test_each_value_is_compared_at_the_setting_that_validation_chose():
+    # "b" is better on the test set at 1e-2, where validation does not choose it.
+    rows = [row("a", seed, 10 + 0.01 * seed) for seed in range(4)]
+    rows += [row("a", seed, 12 + 0.02 * seed, rate=1e-2) for seed in range(4)]
+    rows += [row("b", seed, 11 + 0.012 * seed) for seed in range(4)]
+    rows += [row("b", seed, 9 + 0.01 * seed, rate=1e-2, validation=-20.0) for seed in range(4)]
+    result = comparison.compare(rows, "estimator")
+    assert [(one.value, one.chosen.settings["learning_rate"]) for one in result.choices] == [("a", 1e-3), ("b", 1e-3)]
+    [pair] = result.pairs
+    assert (pair.better, pair.worse, pair.seeds) == ("a", "b", 4)
+    assert pair.difference == pytest.approx(1.003)
+    assert pair.is_told_apart
+    assert [one.at_edge for one in result.choices] == [["learning_rate"]] * 2
+
+
+def test_a_choice_within_the_grid_is_not_at_its_edge():
+    losses = {1e-4: 12.0, 1e-3: 10.0, 1e-2: 11.0}
+    rows = [row(name, s, loss + 0.1 * s, rate=r) for name in "ab" for r, loss in losses.items() for s in range(2)]
+    assert [one.at_edge for one in comparison.compare(rows, "estimator").choices] == [[], []]
+
+
+def test_a_candidate_with_a_diverged_run_is_not_chosen():
+    rows = [row(name, seed, 10 + seed) for name in "ab" for seed in range(3)]
+    rows += [row(name, seed, 5, rate=1e-2) for name in "ab" for seed in range(2)]
+    rows += [diverged(name, 2, rate=1e-2) for name in "ab"]
+    result = comparison.compare(rows, "estimator")
+    assert {one.chosen.settings["learning_rate"] for one in result.choices} == {1e-3}
+
+
+def test_equal_values_are_not_told_apart():
+    rows = [row(name, seed, 10.0 + seed) for name in "ab" for seed in range(5)]
+    [pair] = comparison.compare(rows, "estimator").pairs
+    assert (pair.difference, pair.half_width, pair.p_value) == (0.0, 0.0, 1.0)
+
+
+def test_one_seed_gives_no_interval_and_nothing_is_told_apart():
+    [pair] = comparison.compare([row("a", 0, 10.0), row("b", 0, 20.0)], "estimator").pairs
+    assert math.isnan(pair.half_width)
+    assert not pair.is_told_apart
+
+
+def test_the_needed_seeds_tell_a_difference_apart_four_times_out_of_five():
+    rng = np.random.default_rng(1)
+    noise = rng.normal(0.0, 1.0, 4)
+    noise = (noise - noise.mean()) / noise.std(ddof=1)
+    rows = [row("a", seed, 10.0) for seed in range(4)] + [row("b", s, 11.0 + x) for s, x in enumerate(noise)]
+    [pair] = comparison.compare(rows, "estimator").pairs
+    assert not pair.is_told_apart
+    assert pair.seeds_needed == 10  # statsmodels' TTestPower(effect 1, power 0.8) gives 9.94
+    repeated = rng.normal(1.0, 1.0, (2000, pair.seeds_needed))
+    power = np.mean([comparison.paired_t(list(one))[2] < comparison.LEVEL for one in repeated])
+    assert 0.76 < power < 0.86
+
+
+@pytest.mark.parametrize(
+    ("setting", "rows", "sentence"),
+    [
+        (
+            "estimatr",
+            [row("a", 0, 1.0), row("b", 0, 1.0)],
+            "no such setting; the swept settings are estimator",
+        ),
+        ("batch_size", [row("a", 0, 1.0), row("b", 0, 1.0)], "needs runs with several values of batch_size"),
+        ("seed", [row("a", 0, 1.0), row("a", 1, 1.0)], "no bounds that could be compared"),
+        ("estimator", [row("a", 0, 1.0), row("b", 0, 1.0, dataset="mnist")], "needs runs on the same data"),
+        ("estimator", [row("a", 0, 1.0), diverged("b", 0)], "whose runs did not diverge"),
+    ],
+)
+def test_runs_that_cannot_be_compared_are_refused(setting, rows, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        comparison.compare(rows, setting)
+
+
+def test_a_choice_without_a_validation_split_is_refused():
+    rows = [row(name, seed, 10.0, rate=rate) for name in "ab" for rate in (1e-3, 1e-2) for seed in range(2)]
+    for one in rows:
+        del one["validation_elbo_nats"]
+    with pytest.raises(ValueError, match="no validation split.*--validation_size"):
+        comparison.compare(rows, "estimator")
+    alone = [one for one in rows if one["learning_rate"] == 1e-3]  # nothing to choose
+    assert len(comparison.compare(alone, "estimator").pairs) == 1
+
+
+def simulated_sweep(rng, candidates, seeds, effects):
+    """Rows of a sweep: the figures of a run are its seed's effect, its own effect, and noise of both splits."""
+    rows = []
+    shared = rng.normal(0.0, 0.3, seeds)
+    for (name, effect), number in zip(effects.items(), candidates, strict=True):
+        for rate in range(number):
+            for seed in range(seeds):
+                run = 10 - effect + shared[seed] + rng.normal(0.0, 0.2)
+                test, validation = run + rng.normal(0.0, 0.05), run + rng.normal(0.0, 0.05)
+                rows.append(row(name, seed, test, rate=1e-3 * (1 + rate), validation=-validation))
+    return rows
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seeds", [3, 5, 10])
+@pytest.mark.parametrize("candidates", [1, 4])
+def test_equal_estimators_are_told_apart_in_at_most_five_percent_of_sweeps(seeds, candidates):
+    rng = np.random.default_rng(seeds)
+    effects = dict.fromkeys("abcd", 0.0)
+    repetitions = 1500
+    wrong = 0
+    for _ in range(repetitions):
+        result = comparison.compare(simulated_sweep(rng, [candidates] * 4, seeds, effects), "estimator")
+        wrong += any(pair.is_told_apart for pair in result.pairs)
+    limit = comparison.LEVEL + 3 * math.sqrt(comparison.LEVEL * (1 - comparison.LEVEL) / repetitions)
+    assert wrong / repetitions < limit
+
+
+@pytest.mark.slow
+def test_without_holms_correction_equal_estimators_would_be_told_apart_more_often():
+    rng = np.random.default_rng(0)
+    wrong = 0
+    for _ in range(500):
+        rows = simulated_sweep(rng, [1] * 4, 5, dict.fromkeys("abcd", 0.0))
+        choices = comparison.compare(rows, "estimator").choices
+        alone = [
+            comparison._compare_pair(a, b, "test_nll_nats").p_value for i, a in enumerate(choices) for b in choices[:i]
+        ]
+        wrong += min(alone) < comparison.LEVEL
+    assert wrong / 500 > 0.1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seeds", [3, 5, 10])
+def test_the_interval_of_a_difference_covers_it_in_ninety_five_percent_of_sweeps(seeds):
+    rng = np.random.default_rng(seeds)
+    repetitions = 3000
+    covered = 0
+    for _ in range(repetitions):
+        [pair] = comparison.compare(simulated_sweep(rng, [1, 1], seeds, {"a": 0.5, "b": 0.0}), "estimator").pairs
+        difference = pair.difference if pair.better == "a" else -pair.difference
+        covered += abs(difference - 0.5) < pair.half_width
+    assert abs(covered / repetitions - 0.95) < 3 * math.sqrt(0.05 * 0.95 / repetitions)
