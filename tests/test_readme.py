@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from experiments.common import settings
+from experiments.common import setting_flags
 from tests.helpers import entry_points, oracle, pages
 from vae import estimators
 
@@ -51,7 +51,7 @@ def test_the_settings_of_every_training_command_go_together():
     cases = [arguments for module, arguments in pages.commands(README) if module == "experiments.train"]
     assert len(cases) >= 4
     for case in cases:
-        assert settings.from_flags(pages.parse("experiments.train", case))
+        assert setting_flags.from_flags(pages.parse("experiments.train", case))
 
 
 @pytest.fixture(scope="module")

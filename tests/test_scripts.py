@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from absl import flags
 
-from experiments.common import settings
+from experiments.common import setting_flags
 from experiments.common.options import ESTIMATORS, choose
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -95,7 +95,7 @@ def test_every_command_that_a_script_runs_is_valid(script, run):
         for module, *arguments in commands:
             values = _parse(module, arguments)
             if module == "experiments.train":
-                assert settings.from_flags(values)
+                assert setting_flags.from_flags(values)
             elif "estimators" in values:
                 assert all(choose(name, ESTIMATORS) for name in values["estimators"].value or [])
 

@@ -40,7 +40,7 @@ class Candidate(NamedTuple):
     """The runs of one value of the compared setting that differ only in their seeds.
 
     Attributes:
-      settings: The values of the other swept settings.
+      settings: The values of the other swept settings, also of those that are the same for all candidates of a value.
       rows: The finished run of each seed.
       diverged: The number of runs that diverged.
     """
@@ -107,7 +107,7 @@ class Comparison(NamedTuple):
 
     Attributes:
       setting: The name of the compared setting.
-      others: The names of the other swept settings, without the seed.
+      others: The names of the swept settings that validation chose.
       figure: The test figure that is compared: "test_nll_nats", or "test_elbo_nats" if the K of -log p(x) differ.
       choices: A choice for each value, the best mean first.
       pairs: All pairs of values that have a chosen candidate.
@@ -131,20 +131,20 @@ def check(rows: Iterable[Row], setting: str, has_validation: bool) -> None:
       ValueError: One sentence that says what would work.
     """
     rows = list(rows)
-    swept = results.varying(rows)
+    varying = results.varying(rows)
     if setting not in (*FIELDS, "workdir"):
-        raise ValueError(f"--compare={setting}: there is no such setting; the swept settings are {words(swept)}")
+        raise ValueError(f"--compare={setting}: there is no such setting; the swept settings are {words(varying)}")
     if setting in ("seed", *ALIKE):
         raise ValueError(f"--compare={setting}: runs that differ in {setting} have no bounds that could be compared")
-    if setting not in swept:
+    if setting not in varying:
         raise ValueError(
-            f"--compare={setting} needs runs with several values of {setting}; the swept settings are {words(swept)}"
+            f"--compare={setting} needs runs with several values of {setting}; the swept settings are {words(varying)}"
         )
-    if different := [name for name in ALIKE if name in swept]:
+    if different := [name for name in ALIKE if name in varying]:
         raise ValueError(
             f"--compare={setting} needs runs on the same data, but {words(different)} differs; choose runs of one value"
         )
-    if (others := _others(rows, setting)) and not has_validation:
+    if (others := chosen_settings(rows, setting)) and not has_validation:
         raise ValueError(
             f"--compare={setting} cannot choose {words(others)} for each {setting}: the runs have no validation split,"
             " and a choice by the test set would favour the values that were tried most often. Hold out training images"
@@ -171,34 +171,44 @@ def compare(rows: list[Row], setting: str) -> Comparison:
     """
     finished = [row for row in rows if row["status"] == "done"]
     check(rows, setting, has_validation=bool(finished) and all(VALIDATION in row for row in finished))
-    others = _others(rows, setting)
+    names = [name for name in swept(rows) if name != setting]
     figure = "test_elbo_nats" if len({row["eval_samples"] for row in rows}) > 1 else "test_nll_nats"
     groups: dict[str, list[Row]] = {}
     for row in rows:
         groups.setdefault(str(row[setting]), []).append(row)
-    choices = [_choose(value, members, others) for value, members in groups.items()]
+    choices = [_choose(value, members, names) for value, members in groups.items()]
     choices.sort(key=lambda choice: results.least_first(-_gain(choice.chosen, figure) if choice.chosen else math.nan))
     chosen = [choice for choice in choices if choice.chosen]
     if len(chosen) < 2:
         raise ValueError(f"--compare={setting} needs two values of {setting} whose runs did not diverge")
-    return Comparison(setting, others, figure, choices, _compare_pairs(chosen, figure))
+    return Comparison(setting, chosen_settings(rows, setting), figure, choices, _compare_pairs(chosen, figure))
 
 
 # --- Choice by validation
 
 
-def _others(rows: list[Row], setting: str) -> list[str]:
-    return [name for name in results.varying(rows) if name not in (setting, "workdir", "eval_samples")]
+def swept(rows: list[Row]) -> list[str]:
+    """The names of the settings in which the runs differ, apart from the seed and from the K of the evaluation."""
+    return [name for name in results.varying(rows) if name not in ("workdir", "eval_samples")]
 
 
-def _choose(value: str, rows: list[Row], others: list[str]) -> Choice:
+def chosen_settings(rows: list[Row], setting: str) -> list[str]:
+    """The settings that must be chosen, because they vary among the runs of one value of the compared setting."""
+    groups: dict[str, list[Row]] = {}
+    for row in rows:
+        groups.setdefault(str(row.get(setting)), []).append(row)
+    varying = {name for members in groups.values() for name in swept(members)}
+    return [name for name in swept(rows) if name in varying and name != setting]
+
+
+def _choose(value: str, rows: list[Row], names: list[str]) -> Choice:
     """The candidate with the best mean validation bound, among those with the most seeds and no diverged run."""
     groups: dict[tuple, list[Row]] = {}
     for row in rows:
-        groups.setdefault(tuple(row[name] for name in others), []).append(row)
+        groups.setdefault(tuple(row[name] for name in names), []).append(row)
     candidates = [
         Candidate(
-            dict(zip(others, values, strict=True)),
+            dict(zip(names, values, strict=True)),
             rows={row["seed"]: row for row in members if row["status"] == "done"},
             diverged=sum(row["status"] != "done" for row in members),
         )
@@ -210,7 +220,7 @@ def _choose(value: str, rows: list[Row], others: list[str]) -> Choice:
     if not complete:
         return Choice(value, None, candidates, [])
     chosen = max(complete, key=lambda one: one.mean(VALIDATION)[0]) if len(complete) > 1 else complete[0]
-    return Choice(value, chosen, candidates, [name for name in others if _is_at_edge(chosen, candidates, name)])
+    return Choice(value, chosen, candidates, [name for name in names if _is_at_edge(chosen, candidates, name)])
 
 
 def _is_at_edge(chosen: Candidate, candidates: list[Candidate], name: str) -> bool:

@@ -1,18 +1,14 @@
-"""The settings of one training run, and the flags made from them: name, type, default and bounds in one place.
+"""The settings of one training run: name, type, default and bounds in one place. setting_flags.py makes flags of them.
 
-Every setting is a flag, and every flag takes a comma-separated list: `--seed=0,1 --latent_dim=8,16` is four runs. The
-settings that choose from a table take options after the name: `--objective=renyi:alpha=0.2,renyi:alpha=0.5`.
+The settings that choose from a table take options after the name: `--objective=renyi:alpha=0.2,renyi:alpha=0.5`.
 """
 
 import dataclasses
 import hashlib
 import inspect
-import itertools
 import json
 from collections.abc import Iterator
 from typing import Any
-
-from absl import flags
 
 from experiments.common import options
 from experiments.common.optimizers import SCHEDULES
@@ -99,8 +95,8 @@ class Settings:
     )
     estimator: str = _setting(
         "reparam",
-        "Gradient estimator. by_layer=true is for several stochastic layers: each layer has its own estimate, given the"
-        " layers below.",
+        "Gradient estimator. num_samples=K gives an estimator its own number of samples. by_layer=true is for several"
+        " stochastic layers: each layer has its own estimate, given the layers below.",
         table=options.ESTIMATORS,
     )
     num_samples: int = _setting(1, "Number K of samples of z for each image and step.", at_least=1)
@@ -183,27 +179,7 @@ def parse(name: str, text: str) -> Any:
     return _parse(FIELDS[name], text)
 
 
-# --- Flags
-
-
-def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
-    """Defines a flag for each setting. Each flag takes a comma-separated list."""
-    for name, field in FIELDS.items():
-        flags.DEFINE(_ListParser(field), name, (field.default,), field.metadata["help"], flag_values, _Serializer())
-        flag_values[name].boolean = field.type is bool  # --name and --noname, and still --name=true,false
-
-
-def from_flags(values: flags.FlagValues) -> list[Settings]:
-    """The product of all lists on the command line, in order, without duplicates.
-
-    Raises:
-      ValueError: If the settings of a run contradict each other.
-    """
-    product = itertools.product(*(values[name].value for name in FIELDS))
-    runs = [Settings(**dict(zip(FIELDS, point, strict=True))) for point in product]
-    for run in runs:
-        check(run)
-    return list(dict.fromkeys(runs))
+# --- Checks
 
 
 def check(run: Settings) -> None:
@@ -302,36 +278,6 @@ def programs(runs: list[Settings]) -> Iterator[list[Settings]]:
 
 
 # --- Text
-
-
-class _ListParser(flags.ArgumentParser):
-    """`a,b,c` to a tuple of the field's type, each element checked."""
-
-    def __init__(self, field: dataclasses.Field):
-        self.field = field
-
-    @property
-    def syntactic_help(self):
-        table, choices = self.field.metadata["table"], self.field.metadata["choices"]
-        if table:
-            return f"one of {', '.join(table.describe(name) for name in table.entries)}"
-        return f"one of {', '.join(choices)}" if choices else ""
-
-    def parse(self, argument):
-        if isinstance(argument, tuple):  # the default
-            return argument
-        elements = [element.strip() for element in str(argument).split(",")]
-        if not all(elements):
-            raise ValueError(f"an element of {argument!r} is empty; give one value, or several joined by single commas")
-        return tuple(dict.fromkeys(_parse(self.field, element) for element in elements))
-
-    def flag_type(self):
-        return f"list of {'dashed int' if self.field.type == tuple[int, ...] else self.field.type.__name__}"
-
-
-class _Serializer(flags.ArgumentSerializer):
-    def serialize(self, value):
-        return ",".join(map(text, value))
 
 
 def text(value: Any) -> str:

@@ -105,10 +105,11 @@ def table(comparison: Comparison) -> list[list[str]]:
     """A header, and a line for each value: the chosen settings and the figures of its runs."""
     titles = {VALIDATION: "validation ELBO"} | results.FIGURES
     figures = [VALIDATION] * all(_has_validation(choice) for choice in comparison.choices) + [comparison.figure]
-    lines = [[comparison.setting, *comparison.others, "seeds", *(titles[figure] for figure in figures)]]
+    names = list(next(choice.chosen.settings for choice in comparison.choices if choice.chosen))
+    lines = [[comparison.setting, *names, "seeds", *(titles[figure] for figure in figures)]]
     for choice in comparison.choices:
         if choice.chosen:
-            settings = [str(choice.chosen.settings[name]) for name in comparison.others]
+            settings = [str(choice.chosen.settings[name]) for name in names]
             means = [_plus_minus(*choice.chosen.mean(figure)) for figure in figures]
             lines.append([choice.value, *settings, str(len(choice.chosen.rows)), *means])
     return lines

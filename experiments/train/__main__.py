@@ -16,7 +16,7 @@ from pathlib import Path
 
 from absl import flags
 
-from experiments.common import cli, files, settings
+from experiments.common import cli, files, setting_flags, settings
 from experiments.common.program_folder import plain
 from experiments.common.settings import Settings
 from experiments.train import draw, loop, multihost, results_table, slurm, sweep_verdict
@@ -29,16 +29,16 @@ MEMORY_FLAGS = ("num_samples", "batch_size", "hidden")
 
 
 def define_flags(values: flags.FlagValues) -> None:
-    settings.define_flags(values)
+    setting_flags.define_flags(values)
     train_flags.define_flags(values)
-    for module in (settings, train_flags):  # --help shows the flags of these modules as well
+    for module in (setting_flags, train_flags):  # --help shows the flags of these modules as well
         flags.adopt_module_key_flags(module, values)
 
 
 def main(values: flags.FlagValues = flags.FLAGS) -> None:
     # --- Flags
     with cli.one_sentence():
-        runs = settings.from_flags(values)
+        runs = setting_flags.from_flags(values)
         chosen = train_flags.from_flags(values)
         check(runs, chosen)
         workdir = Path(chosen.workdir or default_workdir(runs))

@@ -13,10 +13,12 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from absl import flags
 from sklearn.datasets import load_digits
 
-from experiments.common import build, program_folder, progress, settings
+from experiments.common import build, program_folder, progress, setting_flags
 from experiments.common.files import write_json
+from experiments.common.settings import Settings
 from tests.helpers.entry_points import SMALL, Call, run_all
 from vae import checkpoint
 
@@ -54,6 +56,8 @@ CASES = {
     "train --compare=estimator": ("--compare=estimator needs runs with several values of estimator",),
     "train --compare=estimatr --estimator=reparam,stl --objective=elbo": ("there is no such setting",),
     "train --compare=learning_rate --learning_rate=0.1,0.2 --batch_size=16,32": ("--validation_size=200",),
+    "train --estimator=disarm:num_samples=two --objective=elbo": ("'two' is not an integer",),
+    "train --estimator=disarm:num_samples=1 --objective=elbo": ("--num_samples of at least 2, got 1",),
     "train --batch_size=0": ("batch_size", "0"),
     "train --batch_size=99999999999": ("batch_size", "32 bits"),
     "train --latent_dim=-1": ("latent_dim",),
@@ -272,10 +276,10 @@ def write_data(folder: Path) -> None:
 
 def write_workdirs(folder: Path) -> None:
     """A run that has a checkpoint, as training leaves it, and copies that are each wrong in their own way."""
-    values = settings.flags.FlagValues()
-    settings.define_flags(values)
+    values = flags.FlagValues()
+    setting_flags.define_flags(values)
     values(["program", *SETTINGS])
-    [run] = settings.from_flags(values)
+    [run] = setting_flags.from_flags(values)
     data = build.load_data(run, None)
     state = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), _shapes(run, data))
     other = jax.tree.map(lambda leaf: np.zeros((*leaf.shape, 1), leaf.dtype), state)
@@ -323,7 +327,7 @@ def write_workdirs(folder: Path) -> None:
         (folder / name / link).symlink_to(folder / target)
 
 
-def _shapes(run: settings.Settings, data):
+def _shapes(run: Settings, data):
     """The shapes of the last checkpoint of a program with this one run."""
     shape = progress.shape_of(build.functions(run, data), build.arrays(run), 1, validation=False)
     return shape.without_optimizer()

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from experiments.common import candidates, foreign_files, options, problems, settings
+from experiments.common import candidates, foreign_files, options, problems, setting_flags, settings
 from experiments.common.task import Task
 from tests.helpers import pages
 
@@ -45,7 +45,7 @@ def test_the_flags_accept_every_command_on_a_page(page):
     for module, arguments in pages.commands(page.read_text()):
         values = pages.parse(module, arguments)
         if module == "experiments.train":
-            assert settings.from_flags(values), arguments
+            assert setting_flags.from_flags(values), arguments
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from absl import flags
 
-from experiments.common import settings
+from experiments.common import setting_flags
 from experiments.train import flags as train_flags
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -42,7 +42,7 @@ def parse(module: str, arguments: list[str]) -> flags.FlagValues:
 def known_flags() -> set[str]:
     """Every flag of training."""
     values = flags.FlagValues()
-    settings.define_flags(values)
+    setting_flags.define_flags(values)
     train_flags.define_flags(values)
     return set(values)
 

@@ -11,7 +11,7 @@ from absl import flags
 from jax.extend.core import jaxprs_in_params
 
 from experiments.benchmark import commands, epoch, sweep
-from experiments.common import settings
+from experiments.common import setting_flags
 from experiments.train import __main__ as training
 from vae import estimators, train
 
@@ -48,7 +48,7 @@ def test_the_timed_commands_train_as_many_runs_as_their_names_say(command):
     values = flags.FlagValues()
     training.define_flags(values)
     values(["train", *command.flags])
-    runs = settings.from_flags(values)
+    runs = setting_flags.from_flags(values)
     estimators = {run.estimator for run in runs}
     words = {1: "one run", 3: "three seeds", 6: "six estimators"}
     counts = [f"{len(runs)} run", words.get(len(runs), ""), words.get(len(estimators), "")]

@@ -121,6 +121,15 @@ def test_a_choice_without_a_validation_split_is_refused():
     assert len(comparison.compare(alone, "estimator").pairs) == 1
 
 
+def test_a_setting_that_goes_with_the_compared_one_needs_no_choice():
+    rows = [row("a", s, 10 + s) for s in range(2)] + [row("b", s, 11 + s, num_samples=8) for s in range(2)]
+    for one in rows:
+        del one["validation_elbo_nats"]
+    result = comparison.compare(rows, "estimator")
+    assert result.others == []
+    assert [choice.chosen.settings for choice in result.choices] == [{"num_samples": 1}, {"num_samples": 8}]
+
+
 def simulated_sweep(rng, candidates, seeds, effects):
     """Rows of a sweep: the figures of a run are its seed's effect, its own effect, and noise of both splits."""
     rows = []

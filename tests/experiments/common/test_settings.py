@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 
-from experiments.common import build, optimizers, settings
+from experiments.common import build, optimizers, setting_flags, settings
 from vae import distributions, estimators, train
 
 SMALL = ["--hidden=4", "--latent_dim=2", "--batch_size=256", "--epochs=2"]
@@ -22,9 +22,9 @@ SMALL = ["--hidden=4", "--latent_dim=2", "--batch_size=256", "--epochs=2"]
 
 def parse(*argv: str) -> list[settings.Settings]:
     values = flags.FlagValues()
-    settings.define_flags(values)
+    setting_flags.define_flags(values)
     values(["program", *SMALL, *argv])
-    return settings.from_flags(values)
+    return setting_flags.from_flags(values)
 
 
 @functools.cache
@@ -127,6 +127,17 @@ def test_lists_give_their_product_without_duplicates():
     runs = parse("--seed=0,1,1", "--latent_dim=2,4-3", "--learning_rate=1e-3,1e-2")
     assert len(runs) == 8
     assert {run.latent_dim for run in runs} == {(2,), (4, 3)}
+
+
+def test_an_estimators_own_number_of_samples_takes_the_place_of_the_flag():
+    named = ["--estimator=leave_one_out:num_samples=4,relax,leave_one_out:by_layer=true:num_samples=2"]
+    runs = parse(*named, "--num_samples=1,3", "--objective=elbo", "--posterior=bernoulli", "--latent_dim=2-2")
+    assert [(run.estimator, run.num_samples) for run in runs] == [
+        ("leave_one_out", 4),
+        ("relax", 1),
+        ("relax", 3),
+        ("leave_one_out:by_layer=true", 2),
+    ]
 
 
 def test_runs_that_differ_only_in_array_values_share_a_program():
@@ -276,7 +287,7 @@ def test_what_a_control_variate_learns_by_does_not_scale_the_model():
 
 def test_every_flag_explains_itself():
     values = flags.FlagValues()
-    settings.define_flags(values)
+    setting_flags.define_flags(values)
     for name in settings.FIELDS:
         assert values[name].help[0].isupper()
         assert values[name].help.splitlines()[0].rstrip().endswith(".") or "." in values[name].help
@@ -331,7 +342,7 @@ ANY_SETTINGS = st.builds(settings.Settings, **{name: _values(field) for name, fi
 @given(ANY_SETTINGS)
 def test_any_settings_come_back_from_flags_and_from_json(run):
     values = flags.FlagValues()
-    settings.define_flags(values)
+    setting_flags.define_flags(values)
     values(["program", *(f"--{name}={settings.text(getattr(run, name))}" for name in settings.FIELDS)])
     assert {name: values[name].value for name in settings.FIELDS} == {n: (getattr(run, n),) for n in settings.FIELDS}
     assert settings.from_json(json.loads(json.dumps(run.json()))) == run
@@ -341,7 +352,7 @@ def test_any_settings_come_back_from_flags_and_from_json(run):
 @given(st.sampled_from(list(settings.FIELDS)), st.text(max_size=20))
 def test_any_text_is_a_value_or_refused(name, text):
     values = flags.FlagValues()
-    settings.define_flags(values)
+    setting_flags.define_flags(values)
     with contextlib.suppress(flags.Error, ValueError):  # what cli.run makes one sentence of
         values(["program", f"--{name}={text}"])
-        assert settings.from_flags(values)
+        assert setting_flags.from_flags(values)

@@ -4,7 +4,7 @@ import dataclasses
 
 from absl import flags
 
-from experiments.common import settings, workdirs
+from experiments.common import setting_flags, workdirs
 from experiments.common.settings import Settings
 from experiments.report import reproduce
 from tests.helpers.written_workdirs import write_sweep
@@ -21,7 +21,7 @@ def test_the_commands_have_the_settings_of_the_runs(tmp_path):
         repeated = []
         for line in lines:
             values = flags.FlagValues()
-            settings.define_flags(values)
+            setting_flags.define_flags(values)
             values(line.split()[2:])
-            repeated += settings.from_flags(values)
+            repeated += setting_flags.from_flags(values)
         assert set(repeated) == set(wanted)
