@@ -139,6 +139,17 @@ def choose(text: str, table: Table) -> Choice:
     return check(parse(text), table)
 
 
+def paper_name(text: str) -> str:
+    """An estimator's name as papers write it, with its options: "Gumbel-Softmax, temperature 0.3".
+
+    A name that the table does not have stays as it is.
+    """
+    choice = parse(text)
+    entry = estimators.BY_NAME.get(choice.name)
+    name = entry.display if entry and entry.display else choice.name
+    return ", ".join([name, *(f"{option.replace('_', ' ')} {value}" for option, value in choice.options)])
+
+
 def build(choice: Choice, table: Table, **arguments) -> Any:
     """What the factory of the choice returns for its options and these further arguments.
 

@@ -4,8 +4,9 @@ import math
 import statistics
 from typing import Any
 
-from experiments.common import tables
+from experiments.common import options, tables
 from experiments.common.settings import FIELDS
+from vae import estimators
 
 # The figures of a finished run, with their titles.
 FIGURES = {
@@ -22,6 +23,11 @@ RANKINGS = {
     "test_nll_nats": "test set's -log p(x)",
     "test_elbo_nats": "test set's ELBO (the runs have -log p(x) for different K)",
 }
+
+# Counts of the runs of a row.
+COUNTS = {"runs": "runs", "diverged": "diverged"}
+# The figures that have a best value: 1 if the largest is the best, -1 if the smallest is.
+SIGNS = {"validation_elbo_nats": 1, "test_nll_nats": -1, "test_elbo_nats": 1, "test_bits_per_dim": -1}
 
 Row = dict[str, Any]
 
@@ -170,9 +176,55 @@ def heading(rows: list[Row]) -> str:
     return f"{data}: {count}{order}{spread}"
 
 
-def to_markdown(rows: list[Row]) -> str:
-    """The aggregate as a table with aligned columns, which also reads well on a terminal."""
-    means = aggregate(rows)
+def to_markdown(rows: list[Row], columns: list[str] | None = None) -> str:
+    """The aggregate as a table with aligned columns, which also reads well on a terminal.
+
+    Args:
+      columns: The names of the columns; by default all settings that vary, and all figures.
+    """
+    means = _means(rows)
+    titles = _titles(rows, means, columns)
+    return tables.to_markdown([list(titles.values()), *([_starred(row, key) for key in titles] for row in means)])
+
+
+def to_latex(rows: list[Row], columns: list[str] | None = None) -> str:
+    """The aggregate as a LaTeX table, with the best figures in bold and with estimators as papers name them.
+
+    The columns are those of `to_markdown`. Figures that have no best value, such as the rate, are not in bold.
+    """
+    means = _means(rows)
+    titles = _titles(rows, means, columns)
+    table = [[title.replace("_", " ") for title in titles.values()]]
+    for row in means:
+        named = row | ({"estimator": options.paper_name(row["estimator"])} if "estimator" in row else {})
+        table.append([_starred(row, key, named) for key in titles])
+    bold = set()
+    for column, key in enumerate(titles):
+        values = [SIGNS[key] * row[key] if key in row else -math.inf for row in means] if key in SIGNS else []
+        bold |= {(line, column) for line, value in enumerate(values, 1) if value == max(values) > -math.inf}
+    return tables.to_latex(table, heading(rows), bold)
+
+
+def _means(rows: list[Row]) -> list[Row]:
+    """The aggregate; its rows also have the settings that all rows share."""
+    shared = {name: rows[0][name] for name in FIELDS if name not in ("seed", *varying(rows)) and name in rows[0]}
+    return [shared | row for row in aggregate(rows)]
+
+
+def check_columns(columns: list[str]) -> None:
+    """Refuses names that are no columns of a table of results.
+
+    Raises:
+      ValueError: If there is such a name.
+    """
+    known = [*FIELDS, *COUNTS, *SIGNS, *FIGURES]
+    if unknown := [name for name in columns if name not in known]:
+        figures = ", ".join(dict.fromkeys([*COUNTS, "validation_elbo_nats", *FIGURES]))
+        raise ValueError(f"--columns={unknown[0]}: there is no such column; choose settings or {figures}")
+
+
+def _titles(rows: list[Row], means: list[Row], columns: list[str] | None) -> dict[str, str]:
+    """The keys of the columns of `means`, each with its title."""
     figures = {key: title for key, title in FIGURES.items() if any(key in row for row in means)}
     samples = {row["eval_samples"] for row in rows}
     if "test_nll_nats" in figures and len(samples) == 1:
@@ -185,7 +237,17 @@ def to_markdown(rows: list[Row]) -> str:
     titles |= figures
     if any(row["diverged"] for row in means):
         titles["diverged"] = "diverged"
-    return tables.to_markdown([list(titles.values()), *([cell(row, key) for key in titles] for row in means)])
+    if columns is None:
+        return titles
+    settings = {name: name for name in FIELDS}
+    return {name: (settings | COUNTS | figures).get(name, name) for name in columns}
+
+
+def _starred(row: Row, key: str, named: Row | None = None) -> str:
+    """The text of a cell. The name of an estimator whose paper calls it biased has a star."""
+    text = cell(named or row, key)
+    entry = estimators.BY_NAME.get(options.parse(row[key]).name) if key == "estimator" and key in row else None
+    return f"{text} *" if entry and entry.biased else text
 
 
 def cell(row: Row, key: str) -> str:

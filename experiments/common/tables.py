@@ -4,6 +4,7 @@ import csv
 import io
 import math
 import re
+from collections.abc import Collection
 from typing import Any
 
 # How a text begins that a spreadsheet would read as a formula.
@@ -38,22 +39,30 @@ def to_markdown(table: list[list[str]]) -> str:
     return "\n".join(lines)
 
 
-def to_latex(table: list[list[str]], caption: str) -> str:
-    """A `table` environment, which needs the packages booktabs and graphicx."""
-    lines = [" & ".join(map(_tex, line)) + r" \\" for line in table]
+def to_latex(table: list[list[str]], caption: str, bold: Collection[tuple[int, int]] = ()) -> str:
+    """A `table` environment, which needs the package booktabs.
+
+    Args:
+      table: A header and lines of cells.
+      bold: The places, line and column counted from 0, of the cells in bold.
+    """
+    cells = [
+        [rf"\textbf{{{_tex(cell)}}}" if (i, j) in bold else _tex(cell) for j, cell in enumerate(line)]
+        for i, line in enumerate(table)
+    ]
+    lines = [" & ".join(line) + r" \\" for line in cells]
     return "\n".join(
         [
             r"\begin{table}",
             r"\centering",
             rf"\caption{{{_tex(caption)}}}",
-            r"\resizebox{\linewidth}{!}{%",
-            rf"\begin{{tabular}}{{l{'r' * (len(table[0]) - 2)}l}}",
+            rf"\begin{{tabular}}{{l{'r' * (len(table[0]) - 1)}}}",
             r"\toprule",
             lines[0],
             r"\midrule",
             *lines[1:],
             r"\bottomrule",
-            r"\end{tabular}}",
+            r"\end{tabular}",
             r"\end{table}",
         ]
     )
@@ -92,6 +101,6 @@ def with_interval(row: dict[str, Any], key: str) -> str:
 def _tex(text: str) -> str:
     """The text as LaTeX prints it: its special characters are escaped, and symbols are in math mode."""
     text = re.sub(r"[&%$#_{}]", lambda special: rf"\{special[0]}", text)
-    for plain, symbol in (("±", r"$\pm$"), ("|z|", r"$|z|$"), (" x ", r" $\times$ ")):
+    for plain, symbol in (("±", r"$\pm$"), ("|z|", r"$|z|$"), ("-log p(x)", r"$-\log p(x)$"), (" x ", r" $\times$ ")):
         text = text.replace(plain, symbol)
     return text.replace(" us)", r" $\mu$s)").replace("(us)", r"($\mu$s)").replace("*", r"$^*$")

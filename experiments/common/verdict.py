@@ -2,13 +2,14 @@
 
 verdict.md    the answer in one sentence, warnings, the chosen settings, and all pairs
 verdict.csv   a row for each pair
+verdict.tex   the chosen settings as a LaTeX table, with the best figures in bold
 """
 
 import math
 from pathlib import Path
 
 from experiments.common import comparison as comparisons
-from experiments.common import files, results, tables
+from experiments.common import files, options, results, tables
 from experiments.common.comparison import VALIDATION, Candidate, Choice, Comparison, Pair, words
 
 NOTE = (
@@ -20,7 +21,7 @@ MOST_NEEDS = 6
 
 
 def write(workdir: Path, comparison: Comparison) -> str:
-    """Writes verdict.md and verdict.csv, and returns the text of verdict.md."""
+    """Writes the files, and returns the text of verdict.md."""
     parts = [
         "\n".join(sentences(comparison)),
         tables.to_markdown(table(comparison)),
@@ -31,6 +32,12 @@ def write(workdir: Path, comparison: Comparison) -> str:
     files.write_text(workdir / "verdict.md", text)
     rows = [pair._asdict() | {"told_apart": pair.is_told_apart} for pair in comparison.pairs]
     files.write_text(workdir / "verdict.csv", tables.to_csv(rows))
+    header, *lines = table(comparison)
+    if comparison.setting == "estimator":
+        lines = [[options.paper_name(line[0]), *line[1:]] for line in lines]
+    best = {(1, len(header) - 1)}  # the lines are sorted by the last column
+    latex = tables.to_latex([[title.replace("_", " ") for title in header], *lines], answer(comparison), best)
+    files.write_text(workdir / "verdict.tex", latex + "\n")
     return text
 
 

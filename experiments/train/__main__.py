@@ -80,7 +80,7 @@ def main(values: flags.FlagValues = flags.FLAGS) -> None:
 
 def conclude(sweep: Sweep, options: train_flags.Options) -> None:
     """Writes the tables, the verdict and the pictures."""
-    results_table.write(sweep.workdir)
+    results_table.write(sweep.workdir, options.columns)
     if options.compare:
         sweep_verdict.write(sweep, options.compare)
     draw.draw(sweep, options.figures)

@@ -7,7 +7,7 @@ import dataclasses
 
 from absl import flags
 
-from experiments.common import comparison
+from experiments.common import comparison, results
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,6 +25,7 @@ class Options:
     sweep_mode: str
     figures: str
     compare: str | None
+    columns: list[str] | None
     tensorboard: bool
     profile_steps: str | None
     program: int
@@ -73,6 +74,13 @@ def define_flags(values: flags.FlagValues) -> None:
         " every other run (all), or no pictures (none). `experiments.evaluate --figures` draws a run later.",
     )
     string("compare", comparison.HELP)
+    flags.DEFINE_list(
+        "columns",
+        None,
+        "Columns of results.md and results.tex: settings, runs, diverged, validation_elbo_nats and figures of"
+        " results.csv. By default the settings that differ, and all figures.",
+        flag_values=values,
+    )
     flags.DEFINE_bool("tensorboard", False, "Whether to write TensorBoard event files as well.", flag_values=values)
     string(
         "profile_steps",
@@ -133,6 +141,7 @@ def from_flags(values: flags.FlagValues) -> Options:
     options = Options(**{field.name: values[field.name].value for field in dataclasses.fields(Options)})
     if options.program and options.launcher == "slurm":
         raise ValueError("--program trains one program, but --launcher=slurm submits all of them; leave out one flag")
+    results.check_columns(options.columns or [])
     given = [name for name in values if name.startswith("slurm_") and values[name].present]
     is_job = bool(options.program)  # a job has the flags of its submission
     if given and options.launcher != "slurm" and not is_job:

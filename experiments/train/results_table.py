@@ -1,4 +1,4 @@
-"""results.csv and results.md: the results of all finished runs of a workdir, written when a command ends."""
+"""results.csv, results.md and results.tex: the finished runs of a workdir, written when a command ends."""
 
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,15 +24,20 @@ class Finished(NamedTuple):
     row: dict[str, Any]
 
 
-def write(workdir: Path) -> None:
-    """Writes results.csv and results.md, and prints the table. Jobs that end at the same time take turns."""
+def write(workdir: Path, columns: list[str] | None) -> None:
+    """Writes the tables, and prints results.md. Jobs that end at the same time take turns.
+
+    Args:
+      columns: The columns of results.md and results.tex; None for all.
+    """
     with locks.taking_turns(workdir):
         rows = [run.row for run in finished_runs(workdir)]
-        table = results.to_markdown(rows)
+        table = results.to_markdown(rows, columns)
         files.write_text(workdir / "results.csv", tables.to_csv(rows))
         files.write_text(workdir / "results.md", table + "\n")
+        files.write_text(workdir / "results.tex", results.to_latex(rows, columns) + "\n")
     print(f"\n{results.heading(rows)}\n{table}\n")
-    print(f"table of every run and setting: {workdir / 'results.csv'}")
+    print(f"table of every run and setting: {workdir / 'results.csv'}; for a paper: results.tex")
     print(f"a page with all results: {cli.command('report', f'--workdir={workdir}')}", flush=True)
 
 

@@ -66,7 +66,7 @@ def test_the_code_runs():
 
 @pytest.mark.parametrize("folder", ["estimators", "diagnostics"])
 def test_the_code_of_a_folders_page_runs(folder, monkeypatch):
-    monkeypatch.setattr(estimators.table, "BY_NAME", dict(estimators.BY_NAME))  # a block adds to the table
+    monkeypatch.setattr(estimators.entry, "BY_NAME", dict(estimators.BY_NAME))  # a block adds to the table
     namespace = {}
     for block in pages.blocks((ROOT / "vae" / folder / "README.md").read_text()):
         exec(compile(block, f"vae/{folder}/README.md", "exec"), namespace)
@@ -83,7 +83,7 @@ def test_the_code_of_a_folders_page_runs(folder, monkeypatch):
     ],
 )
 def test_the_estimators_to_add_are_unbiased(page, name, family, monkeypatch):
-    monkeypatch.setattr(estimators.table, "BY_NAME", dict(estimators.BY_NAME))
+    monkeypatch.setattr(estimators.entry, "BY_NAME", dict(estimators.BY_NAME))
     [block] = [block for block in pages.blocks((ROOT / page / "README.md").read_text()) if f"def {name}" in block]
     namespace = {}
     exec(compile(block, f"{page}/README.md", "exec"), namespace)

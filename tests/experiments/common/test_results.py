@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from experiments.common import results
+from experiments.common.settings import Settings
 
 
 def _row(nll, error, runs):
@@ -55,3 +56,33 @@ def test_a_label_has_the_settings_in_which_runs_differ():
     row = {"dataset": "digits", "estimator": "stl", "beta": 2.0}
     names = ([], ["estimator"], ["beta"], ["estimator", "beta"])
     assert [results.label(row, n) for n in names] == ["digits, stl", "stl", "beta=2.0", "stl, beta=2.0"]
+
+
+def _finished(estimator, nll, seed=0, **settings):
+    figures = {"test_nll_nats": nll, "test_elbo_nats": -nll - 1, "test_rate_nats": 5.0, "status": "done"}
+    return Settings(estimator=estimator, seed=seed, **settings).json() | figures
+
+
+def test_a_table_has_the_chosen_columns_and_a_star_for_biased_estimators():
+    rows = [_finished("reinmax", 10.0), _finished("relax", 12.0)]
+    table = results.to_markdown(rows, ["test_nll_nats", "estimator", "batch_size"])
+    assert table.splitlines()[0] == "| -log p(x) (K=500) | estimator | batch_size |"
+    assert table.splitlines()[2:] == [
+        "| 10.00             | reinmax * | 64         |",
+        "| 12.00             | relax     | 64         |",
+    ]
+
+
+def test_latex_has_the_best_figures_in_bold_and_the_names_of_papers():
+    rows = [_finished("gumbel_softmax:temperature=0.3", 12.0), _finished("relax", 10.0)]
+    latex = results.to_latex(rows, ["estimator", "test_nll_nats", "test_elbo_nats", "test_rate_nats"])
+    assert r"estimator & $-\log p(x)$ (K=500) & ELBO & rate \\" in latex
+    assert r"RELAX & \textbf{10.00} & \textbf{-11.00} & 5.00 \\" in latex
+    assert r"Gumbel-Softmax, temperature 0.3 $^*$ & 12.00 & -13.00 & 5.00 \\" in latex
+    assert "resizebox" not in latex
+
+
+def test_a_column_that_does_not_exist_is_refused():
+    results.check_columns(["estimator", "runs", "validation_elbo_nats", "active_units"])
+    with pytest.raises(ValueError, match="--columns=nll: there is no such column; choose settings or runs, diverged"):
+        results.check_columns(["nll"])

@@ -27,7 +27,7 @@ from vae.estimators import (
     log_mean_exp,
     mean,
 )
-from vae.estimators.table import _ENTRIES
+from vae.estimators.table import ENTRIES
 
 _MISFITS = [
     pytest.param(name, family, bound, id=f"{name}-{family}-{bound}")
@@ -78,6 +78,12 @@ def test_make_suggests_a_name_close_to_an_unknown_name():
         estimators.make("reparam", by_layer=True)
 
 
+def test_every_estimator_has_a_name_of_its_own_for_papers():
+    names = [entry.display for entry in ENTRIES.values()]
+    assert all(names)
+    assert len(set(names)) == len(names)
+
+
 @pytest.mark.parametrize("name", BY_NAME)
 def test_too_few_samples_are_refused(name):
     least = BY_NAME[name].min_samples
@@ -89,7 +95,7 @@ def test_too_few_samples_are_refused(name):
 def test_the_guard_keeps_the_signature_of_the_factory(name):
     signature = inspect.signature(BY_NAME[name].make)
     defaults = {option: parameter.default for option, parameter in signature.parameters.items()}
-    assert signature == inspect.signature(_ENTRIES[name].make)
+    assert signature == inspect.signature(ENTRIES[name].make)
     assert defaults["num_samples"] == max(1, BY_NAME[name].min_samples)
     BY_NAME[name].make(*defaults.values())  # also by position
     with pytest.raises(TypeError):

@@ -1,0 +1,170 @@
+"""An entry of the table of estimators, the check whether an estimator fits a q and a bound, and `add` and `make`."""
+
+import dataclasses
+import difflib
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from vae.estimators.contract import Estimate, Estimator, Reduction, log_mean_exp, mean
+from vae.estimators.layerwise import layerwise
+
+EVERY_BOUND = ("mean", "log_mean_exp")
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """One entry of the table: a factory and the facts about its estimator. Fields with the usual value are omitted.
+
+    Attributes:
+      make: the factory, `make(num_samples=K, **options) -> Estimator`. Every option has a default.
+      latents: "any", "reparameterizable", or the names of families in `vae.distributions`.
+      reductions: "mean" for the ELBO, "log_mean_exp" for the importance-weighted and all other multi-sample bounds.
+      biased: whether the gradient in the parameters of q is biased, according to the paper.
+      min_samples: the smallest num_samples that works.
+      differentiates_f: whether the estimator differentiates f in z.
+      needs_log_q: whether log_q_weight must not be 0, because the estimator would then be wrong or be a different one.
+        A multi-sample bound must then be importance-weighted, with log_q_weight=1 and reduce=log_mean_exp.
+      display: the name in papers, for figures and LaTeX tables; if it is left out, the key in the table.
+      paper: "Authors (year), arXiv:NNNN.NNNNN".
+      name: the key in the table. `add` fills it in.
+    """
+
+    make: Callable[..., Estimator]
+    _: dataclasses.KW_ONLY
+    latents: tuple[str, ...] = ("any",)
+    reductions: tuple[str, ...] = ("mean",)
+    biased: bool = False
+    min_samples: int = 1
+    differentiates_f: bool = False
+    needs_log_q: bool = False
+    display: str = ""
+    paper: str = ""
+    name: str = ""
+
+    def refusal(self, q: Any, reduce: Reduction = mean, log_q_weight: float | Array = 0.0) -> str | None:
+        """Returns None if this estimator can differentiate E[reduce(f(z_k) - log_q_weight log q(z_k))], z_k ~ q.
+
+        Otherwise the result is a sentence that says why not and which estimators can. q is a distribution or its class.
+        """
+        reason = self._reason(q, reduce, log_q_weight)
+        if reason is None:
+            return None
+        able = ", ".join(fitting(q, reduce, log_q_weight)) or "none in the table"
+        return f"{self.name} {reason}; these estimators can: {able}"
+
+    def _reason(self, q: Any, reduce: Reduction, log_q_weight: float | Array) -> str | None:
+        family = q if isinstance(q, type) else type(q)
+        if not self._accepts(q):
+            hint = "; for several layers wrap it in layerwise (by_layer=True)" if family.__name__ == "Markov" else ""
+            return f"cannot estimate gradients with {family.__name__} latents{hint}"
+        if ("mean" if reduce.additive else "log_mean_exp") not in self.reductions:
+            return f"cannot estimate the gradient of a bound with the reduction {reduce.name}"
+        if self.needs_log_q and not isinstance(log_q_weight, jax.core.Tracer):
+            if log_q_weight == 0:
+                return "needs log q(z) in the integrand (log_q_weight=1)"
+            if not reduce.additive and not (reduce.importance_weighted and log_q_weight == 1):
+                return "needs importance weights (log_q_weight=1 and reduce=log_mean_exp, the objective iwae)"
+        return None
+
+    def _accepts(self, q: Any) -> bool:
+        family = q if isinstance(q, type) else type(q)
+        reparameterizable = "reparameterizable" in self.latents and getattr(q, "rsample", None) is not None
+        return "any" in self.latents or reparameterizable or family.__name__ in self.latents
+
+
+BY_NAME: dict[str, Entry] = {}
+
+
+def add(name: str, entry: Entry) -> None:
+    """Adds an estimator to the table, so that the command line, the laboratory and the tests know it.
+
+    Raises:
+      ValueError: if the name is taken, or if the entry has an unknown reduction.
+    """
+    if not entry.reductions or not set(entry.reductions) <= set(EVERY_BOUND):
+        raise ValueError(f"reductions of {name} must be some of {EVERY_BOUND}, got {entry.reductions}")
+    if name in BY_NAME:
+        raise ValueError(f"the table has an estimator called {name} already; choose another name")
+    named = dataclasses.replace(entry, name=name)
+    BY_NAME[name] = dataclasses.replace(named, make=_guarded(named))
+
+
+def make(name: str, *, by_layer: bool = False, **options: Any) -> Estimator:
+    """Makes the estimator called `name`, for example `make("leave_one_out", num_samples=4)`.
+
+    Args:
+      name: a key of `BY_NAME`.
+      by_layer: whether to wrap the estimator in `layerwise`, for a posterior with several stochastic layers.
+      **options: keyword arguments of the estimator's factory, `num_samples` among them.
+
+    Raises:
+      ValueError: if there is no such estimator, if the value of an option is invalid, or if `by_layer` is set for an
+        estimator that differentiates f.
+      TypeError: if the estimator has no such option.
+    """
+    if name not in BY_NAME:
+        close = difflib.get_close_matches(name, BY_NAME, n=1)
+        hint = f"; did you mean {close[0]}" if close else ""
+        raise ValueError(f"there is no estimator {name!r}{hint}; the estimators are {', '.join(BY_NAME)}")
+    entry = BY_NAME[name]
+    if by_layer and entry.differentiates_f:
+        raise ValueError(
+            f"{name} cannot work layer by layer (by_layer=True), because it differentiates f in z; "
+            f"choose an estimator that does not, for example leave_one_out"
+        )
+    estimator = entry.make(**options)
+    return layerwise(estimator) if by_layer else estimator
+
+
+def fitting(q: Any, reduce: Reduction = mean, log_q_weight: float | Array = 0.0) -> list[str]:
+    """The names of the estimators that can differentiate this expectation. q is a distribution or its class."""
+    return [name for name, entry in BY_NAME.items() if entry._reason(q, reduce, log_q_weight) is None]
+
+
+# Estimators combine `[K, *batch, D]` with `[*batch, D]`, which works even if the user lets jax refuse that.
+_broadcasting = jax.numpy_rank_promotion("allow")
+
+
+def _guarded(entry: Entry) -> Callable[..., Estimator]:
+    """The factory of `entry`, changed so that its estimators check q, `reduce` and `log_q_weight`."""
+    signature = inspect.signature(entry.make)
+
+    @functools.wraps(entry.make)
+    def make(*args, **options) -> Estimator:
+        given = signature.bind(*args, **options)
+        given.apply_defaults()
+        num_samples = given.arguments["num_samples"]
+        if not isinstance(num_samples, int | np.integer) or isinstance(num_samples, bool):
+            raise ValueError(f"{entry.name} needs an integer num_samples, got {num_samples!r}")
+        if num_samples < entry.min_samples:
+            raise ValueError(f"{entry.name} needs num_samples of at least {entry.min_samples}, got {num_samples}")
+        estimator = entry.make(*args, **options)
+
+        def init(key, q, context=None):
+            reduce = mean if "mean" in entry.reductions else log_mean_exp
+            _raise(entry.refusal(q, reduce, log_q_weight=1.0))
+            with _broadcasting:
+                return estimator.init(key, q, context)
+
+        def estimate(params, state, key, q, f, reduce=mean, log_q_weight=0.0, context=None) -> Estimate:
+            _raise(entry.refusal(q, reduce, log_q_weight))
+            if jnp.ndim(log_q_weight) != 0:
+                raise ValueError(f"log_q_weight must be one number, got shape {list(jnp.shape(log_q_weight))}")
+            with _broadcasting:
+                return estimator.estimate(params, state, key, q, f, reduce, log_q_weight, context)
+
+        return Estimator(init, estimate)
+
+    return make
+
+
+def _raise(refusal: str | None) -> None:
+    if refusal is not None:
+        raise ValueError(refusal)
