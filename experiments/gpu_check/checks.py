@@ -7,13 +7,16 @@ import time
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
 from experiments.common import build, canary
 from experiments.common.program_folder import ProgramFolder
 from experiments.common.settings import Settings
 from experiments.gpu_check import commands, programs
 from experiments.gpu_check.guard import Cases, Context, Row, Wrong
-from vae.data import Dataset
+from vae import evaluate, train
+from vae.data import Dataset, pixels
 
 # Tests of the core, in the order in which they run.
 TESTS = (
@@ -71,16 +74,18 @@ class _Counter:
 def canaries(context: Context) -> Cases:
     """A few steps of runs side by side, and the same steps of single runs."""
     discrete = {"objective": "elbo", "posterior": "bernoulli", "estimator": "relax"}
+    float32 = dataclasses.replace(programs.DIGITS, matmul_precision="float32")
     small = {
         "digits": (programs.DIGITS, programs.digits()),
-        "digits in float32": (dataclasses.replace(programs.DIGITS, matmul_precision="float32"), programs.digits()),
+        "digits in float32": (float32, programs.digits()),
         "digits, bits with relax": (dataclasses.replace(programs.DIGITS, **discrete), programs.digits()),
     }
     images = programs.synthetic(images=512, size=28)
     large = {"784-500-20": (programs.MNIST, images), "IWAE, K = 50": (programs.IWAE, images)}
     chosen = small if context.small else small | large
     runs = 4 if context.small else 16
-    return {name: lambda pair=pair: _check_side_by_side(*pair, runs) for name, pair in chosen.items()}
+    training = {name: lambda pair=pair: _check_side_by_side(*pair, runs) for name, pair in chosen.items()}
+    return training | {"evaluation in float32": lambda: _check_evaluation(float32, programs.digits(), runs)}
 
 
 def _check_side_by_side(run: Settings, data: Dataset, runs: int) -> Row:
@@ -95,6 +100,25 @@ def _check_side_by_side(run: Settings, data: Dataset, runs: int) -> Row:
         )
     if difference:
         raise Wrong(f"runs side by side differ from single runs: {difference}")
+    return {"runs_like_single_runs": runs}
+
+
+def _check_evaluation(run: Settings, data: Dataset, runs: int) -> Row:
+    """Compares log p(x) of runs side by side and of runs one after the other, at their initial parameters."""
+
+    def evaluation(params, x):
+        return jnp.mean(evaluate.log_likelihood(functions.evaluated.apply, params, x, jax.random.key(0), 50))
+
+    with jax.default_matmul_precision(run.matmul_precision):
+        functions = build.functions(run, data)
+        params = jax.jit(train.over_runs(functions.init, "map"))(programs.with_seeds(run, runs)).params["model"]
+        x = pixels(data.test[:64], data.levels)
+        together, alone = (
+            np.asarray(jax.jit(train.over_runs(evaluation, mode, shared=1))(params, x)) for mode in ("vmap", "map")
+        )
+    difference = np.abs(together - alone).max()
+    if not difference <= canary.ROUNDING["float32"] * np.abs(alone).max():
+        raise Wrong(f"log p(x) of runs side by side differs from that of single runs by {difference:.2g} nats")
     return {"runs_like_single_runs": runs}
 
 

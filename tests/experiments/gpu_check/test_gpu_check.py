@@ -1,6 +1,7 @@
 """The check of a GPU runs on the CPU with small sizes, and its files say everything that it found."""
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -14,7 +15,10 @@ from absl import flags
 from experiments.benchmark import epoch
 from experiments.common import build
 from experiments.gpu_check import __main__ as command
-from experiments.gpu_check import programs
+from experiments.gpu_check import checks, programs
+from experiments.gpu_check.guard import Context, Wrong
+from tests.helpers import faults
+from vae import train
 
 ROOT = Path(__file__).resolve().parents[3]
 SCRIPT = "scripts/gpu_check.sh"
@@ -75,6 +79,31 @@ def test_the_flop_of_an_epoch_are_those_of_the_steps_products():
     flop = programs.product_flop(functions.epoch, state, values, data.train)
     assert functions.steps_per_epoch == 2
     assert flop == 2 * epoch.flop_of_step(programs.MNIST.batch_size)
+
+
+@pytest.fixture
+def canaries(tmp_path):
+    return checks.canaries(Context(small=True, deadline=math.inf, folder=tmp_path))
+
+
+def test_training_that_is_wrong_side_by_side_is_found(canaries, monkeypatch):
+    monkeypatch.setattr(build, "optimizer", build.optimizer)  # restores what the fault changes
+    faults.runs_side_by_side_are_wrong()
+    with pytest.raises(Wrong, match=r"runs side by side differ from single runs: params/model/"):
+        canaries["digits"]()
+
+
+def test_an_evaluation_that_is_wrong_side_by_side_is_found(canaries, monkeypatch):
+    right = train.over_runs
+    factor = {"vmap": 1.001, "map": 1.0}
+
+    def over_runs(function, mode, shared=0):
+        return lambda *args: jax.tree.map(lambda leaf: leaf * factor[mode], right(function, mode, shared)(*args))
+
+    assert canaries["evaluation in float32"]() == {"runs_like_single_runs": 4}
+    monkeypatch.setattr(train, "over_runs", over_runs)
+    with pytest.raises(Wrong, match=r"log p\(x\) of runs side by side differs from that of single runs by 0.0\d+ nats"):
+        canaries["evaluation in float32"]()
 
 
 def test_the_script_asks_for_a_folder():
