@@ -42,11 +42,12 @@ def log_likelihood(
       first: index of x[0] in the data set, for callers that evaluate the data set part by part.
     """
 
-    def add_chunk(carry, ks, x, key):
-        log_weights = sum(_terms(apply, params, x, key, ks))  # [chunk]
+    def add_chunk(carry, ks, q, x, key):
+        log_weights = sum(_terms(apply, params, q, x, key, ks))  # [chunk]
         return jnp.logaddexp(carry, jax.nn.logsumexp(jnp.where(ks < num_samples, log_weights, -jnp.inf)))
 
-    total = _over_chunks(add_chunk, -jnp.inf, x, key, num_samples, batch_size, chunk_size, first)
+    encode = _encoder(apply, params)
+    total = _over_chunks(encode, add_chunk, -jnp.inf, x, key, num_samples, batch_size, chunk_size, first)
     return total - jnp.log(num_samples)
 
 
@@ -62,12 +63,13 @@ def rate_distortion(
     """`rate` = E log q(z|x)/p(z), `distortion` = -E log p(x|z) and `elbo` = -(rate + distortion) of each datum in nats,
     from `num_samples` draws (Alemi et al. 2018, arXiv:1711.00464)."""
 
-    def add_chunk(carry, ks, x, key):
-        log_likelihood, log_ratio = _terms(apply, params, x, key, ks)  # [chunk]
+    def add_chunk(carry, ks, q, x, key):
+        log_likelihood, log_ratio = _terms(apply, params, q, x, key, ks)  # [chunk]
         terms = jnp.stack([-log_ratio, -log_likelihood])
         return carry + jnp.sum(jnp.where(ks < num_samples, terms, 0.0), axis=-1)
 
-    sums = _over_chunks(add_chunk, jnp.zeros(2), x, key, num_samples, batch_size, chunk_size)
+    encode = _encoder(apply, params)
+    sums = _over_chunks(encode, add_chunk, jnp.zeros(2), x, key, num_samples, batch_size, chunk_size)
     rate, distortion = (sums / num_samples).T
     return {"elbo": -(rate + distortion), "rate": rate, "distortion": distortion}
 
@@ -88,9 +90,11 @@ def active_units(
     the covariance of two independent estimates of the mean, which is not biased by the noise of the draws.
     """
 
+    encode = _encoder(apply, params)
+
     def two_means(datum):
         x, index = datum
-        q = apply(params, x[None], method="encode")
+        q = encode(x)
         if hasattr(q, "layer_means"):
             keys = jax.random.split(jax.random.fold_in(key, index))
             means = [q.layer_means(k, 25) for k in keys]
@@ -115,13 +119,16 @@ def posterior_terms(
     return apply(params, x, z, method="log_likelihood"), log_prior - q.log_prob(z)
 
 
-def _terms(apply, params, x, key, ks):
+def _encoder(apply, params):
+    """The function from one datum to q(z|x), of batch_shape `[1]`."""
+    return lambda x: apply(params, x[None], method="encode")
+
+
+def _terms(apply, params, q, x, key, ks):
     """log p(x|z) and log p(z) - log q(z|x) of one datum, each `[chunk]`; sample k is drawn with fold_in(key, k)."""
-    x = x[None]
-    q = apply(params, x, method="encode")
     draws = jax.vmap(lambda k: q.sample(jax.random.fold_in(key, k), 1))(ks)  # [chunk, K=1, B=1, D]
     z = jax.tree.map(lambda leaf: leaf[:, 0], draws)
-    return tuple(term[:, 0] for term in posterior_terms(apply, params, x, q, z))
+    return tuple(term[:, 0] for term in posterior_terms(apply, params, x[None], q, z))
 
 
 def _check_sizes(**sizes: int) -> None:
@@ -130,10 +137,10 @@ def _check_sizes(**sizes: int) -> None:
             raise ValueError(f"{name} must be at least 1, got {size}")
 
 
-def _over_chunks(add_chunk, start, x, key, num_samples, batch_size, chunk_size, first=0):
-    """Folds `add_chunk(carry, samples, datum, key)` over chunks of samples, for one batch of data after the other.
+def _over_chunks(encode, add_chunk, start, x, key, num_samples, batch_size, chunk_size, first=0):
+    """Folds `add_chunk(carry, samples, q, datum, key)` over chunks of samples, for one batch of data after the other.
 
-    The result is `[N, ...]`, a carry for each datum.
+    Each datum is encoded once: q is `encode(datum)`. The result is `[N, ...]`, a carry for each datum.
     """
     _check_sizes(num_samples=num_samples, batch_size=batch_size, chunk_size=chunk_size)
     chunk_size = min(chunk_size, num_samples)
@@ -144,8 +151,9 @@ def _over_chunks(add_chunk, start, x, key, num_samples, batch_size, chunk_size, 
     def evaluate_batch(batch):
         x, keys = batch
         carry = jnp.broadcast_to(start, (len(x), *jnp.shape(start)))
-        fold = jax.vmap(add_chunk, in_axes=(0, None, 0, 0))
-        return jax.lax.scan(lambda carry, ks: (fold(carry, ks, x, keys), None), carry, chunks)[0]
+        q = jax.vmap(encode)(x)
+        fold = jax.vmap(add_chunk, in_axes=(0, None, 0, 0, 0))
+        return jax.lax.scan(lambda carry, ks: (fold(carry, ks, q, x, keys), None), carry, chunks)[0]
 
     batches = len(x) // batch_size
     whole = batches * batch_size

@@ -12,6 +12,8 @@ epoch       Trains a 784-500-20 VAE over whole epochs of 60000 synthetic binary 
 sweep       Trains many runs in one program, side by side (vmap) or one after the other (map), and in one program for
             each run. The networks are those for the digits and for MNIST, at each batch size, and a 784-200-200-50
             IWAE with K = 50 and batch 20.
+evaluation  Computes the importance-weighted bound on log p(x) with 500 samples by the network of the section epoch and
+            by the network for the digits, for one run and for runs side by side.
 flops       Counts the FLOP of sticking the landing and of DReG, relative to the plain pathwise gradient, with XLA.
 laboratory  Times --draws gradients of each estimator with their moments, figures and bootstrap, relative to as many
             bare gradients, on the network of the section epoch with batch 128. Also reports the largest memory of the
@@ -34,7 +36,7 @@ from typing import Any
 
 from absl import flags
 
-from experiments.benchmark import commands, epoch, gradients, sweep
+from experiments.benchmark import commands, epoch, evaluation, gradients, sweep
 from experiments.benchmark.timing import machine
 from experiments.common import cli, files, measuring
 
@@ -42,6 +44,7 @@ from experiments.common import cli, files, measuring
 SECTIONS: dict[str, Callable[[flags.FlagValues], tuple[Any, str]]] = {
     "epoch": lambda options: epoch.measure(integers(options.batch_sizes), options.images, options.rounds),
     "sweep": lambda options: sweep.measure(integers(options.batch_sizes), integers(options.runs), options.rounds),
+    "evaluation": lambda options: evaluation.measure(options.rounds),
     "flops": lambda options: gradients.flops(),
     "laboratory": lambda options: gradients.laboratory(options.draws, options.rounds),
     "toys": lambda options: gradients.toys(options.rounds),

@@ -29,11 +29,15 @@ SEED = 2013
 ELBO_SAMPLES = 10
 # The number of images whose -log p(x) is computed between two steps of the progress bar.
 SLICE = 500
-# The memory that the decoded images of an evaluation may fill on a CPU, in bytes. More would only leave the cache.
-CPU_MEMORY = 64e6
-# The number of images that `vae.evaluate` decodes at once, and of arrays as large as these images at the same time.
+# The memory that the decoded images of an evaluation may fill on a CPU, in bytes. More would leave the cache.
+CPU_MEMORY = 6e6
+# The number of images of a run that are decoded at once, and of arrays as large as these images at the same time. Runs
+# that are side by side on a CPU share its cache, so fewer images of each run are decoded.
 DECODED = 5000
+CPU_DECODED = 1000
 BUFFERS = 4
+# The number of samples of an image that are decoded at once, for -log p(x).
+CHUNK = 50
 
 Row = dict[str, Any]
 
@@ -64,19 +68,25 @@ def parts(devices: Mesh, params: Any, image_size: int) -> Iterator[tuple[int, An
     runs = len(jax.tree.leaves(params)[0])
     stats = devices.local_devices[0].memory_stats() or {}
     memory = (stats["bytes_limit"] - stats["bytes_in_use"]) / 4 if "bytes_limit" in stats else CPU_MEMORY
-    on_each = max(1, int(memory / (DECODED * BUFFERS * 4 * image_size)))
+    on_each = max(1, int(memory / (_decoded(devices, "vmap") * BUFFERS * 4 * image_size)))
     count = math.ceil(runs / (on_each * devices.shape["run"]))
     size = math.ceil(runs / count / devices.shape["run"]) * devices.shape["run"]
     for first in range(0, runs, size):
         yield first, params if size == runs else mesh.some_runs(devices, params, first, min(size, runs - first))
 
 
+def _decoded(devices: Mesh, mode: str) -> int:
+    return CPU_DECODED if mode == "vmap" and devices.local_devices[0].platform == "cpu" else DECODED
+
+
 # Cached: the learning curve and the results of a program use the same compiled function, and so do programs that differ
 # only in their estimators.
 @functools.lru_cache(maxsize=4)
 def _make_bound(model: models.VAE, devices: Mesh, mode: str) -> Callable:
+    batch_size = _decoded(devices, mode) // ELBO_SAMPLES
+
     def compute(params, x):
-        terms = evaluate.rate_distortion(model.apply, params, x, key(), ELBO_SAMPLES)
+        terms = evaluate.rate_distortion(model.apply, params, x, key(), ELBO_SAMPLES, batch_size)
         figures = {f"{name}_nats": jnp.mean(values) for name, values in terms.items()}
         return figures, evaluate.active_units(model.apply, params, x, key())
 
@@ -85,8 +95,10 @@ def _make_bound(model: models.VAE, devices: Mesh, mode: str) -> Callable:
 
 @functools.lru_cache(maxsize=4)
 def _make_log_likelihood(model: models.VAE, num_samples: int, devices: Mesh, mode: str) -> Callable:
+    batch_size = _decoded(devices, mode) // CHUNK
+
     def compute(params, x, first):
-        return evaluate.log_likelihood(model.apply, params, x, key(), num_samples, first=first)
+        return evaluate.log_likelihood(model.apply, params, x, key(), num_samples, batch_size, CHUNK, first)
 
     return jax.jit(train.over_runs(compute, mode, shared=2, over=devices))
 
@@ -130,12 +142,16 @@ def test_figures(
     placed = mesh.everywhere(devices, x)
     for first, part in parts(devices, params, x[0].size):
         rows = bound(model, devices, part, placed)
-        nll = _nll(model, devices, part, x, eval_samples)
-        yield {first + i: _test_row(rows[i], nll[i].item(), data, run) for i in range(len(rows))}
+        nlls = nll(model, devices, part, x, eval_samples)
+        yield {first + i: _test_row(rows[i], nlls[i].item(), data, run) for i in range(len(rows))}
 
 
-def _nll(model: models.VAE, devices: Mesh, params: Any, x: np.ndarray, num_samples: int) -> np.ndarray:
-    """-log p(x) of each run, `[runs]`."""
+def nll(model: models.VAE, devices: Mesh, params: Any, x: np.ndarray, num_samples: int) -> np.ndarray:
+    """-log p(x) of each run, `[runs]`: the mean over the images x `[N, H, W, C]`, in nats.
+
+    Args:
+      params: The parameters of the runs, with a leading axis. All runs are evaluated at once.
+    """
     log_likelihood = _make_log_likelihood(model, num_samples, devices, _mode(devices, params))
     starts = range(0, len(x), SLICE)
     bar = tqdm(starts, f"-log p(x), K={num_samples}", unit="slice", leave=False, disable=not sys.stdout.isatty())

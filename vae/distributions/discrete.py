@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from vae.distributions.base import OneHots, Vectors, family, uniform
+from vae.distributions.special import softplus
 
 # The log-probability of what cannot happen: its exponential is 0, and its square is a float.
 IMPOSSIBLE = -1.8e19
@@ -35,10 +36,9 @@ class Bernoulli:
         return self.threshold(uniform(key, (num_samples, *self.logits.shape), self.logits.dtype))
 
     def log_prob(self, z: Vectors) -> Float[Array, "*#samples"]:
-        # This form is finite for every finite logit, and its derivative is as fast as one written by hand.
-        # An infinite logit times a bit of 0 would be NaN.
+        # This form is finite for every finite logit. An infinite logit times a bit of 0 would be NaN.
         logits = jnp.nan_to_num(self.logits, nan=jnp.nan, posinf=-IMPOSSIBLE, neginf=IMPOSSIBLE)
-        return jnp.sum(z * logits - jax.nn.softplus(logits), axis=-1)
+        return jnp.sum(z * logits - softplus(logits), axis=-1)
 
 
 class ByClassLogits:

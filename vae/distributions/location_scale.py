@@ -14,6 +14,7 @@ from vae.distributions.special import (
     deviance,
     log1p_square,
     log_gamma_draws,
+    softplus,
     stirling_error,
     student_deviance,
 )
@@ -90,7 +91,7 @@ class StudentT(LocationScale):
 def _log_peak(log_df: Numbers) -> Float[Array, "*#shape"]:
     """The log-density at the location, for a scale of 1."""
     log_x = log_df - math.log(2)
-    step = jax.nn.softplus(-log_df)  # from log x to log(x + 1/2)
+    step = softplus(-log_df)  # from log x to log(x + 1/2)
     return stirling_error(log_x + step) - stirling_error(log_x) - deviance(log_x, step) - HALF_LOG_2PI
 
 

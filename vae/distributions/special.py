@@ -24,8 +24,26 @@ _STIRLING = (1 / 12, -1 / 360, 1 / 1260, -1 / 1680, 1 / 1188, -691 / 360360, 1 /
 _LARGE = math.log(5)
 # Coefficients of r^2, r^3, ... in exp(r) - 1 - r.
 _EXPONENTIAL = tuple(1 / math.factorial(n) for n in range(2, 15))
+# Coefficients of r, r^3, ... in artanh(r).
+_ARTANH = tuple(1 / (2 * n + 1) for n in range(17))
 # Above this concentration the Wilson-Hilferty approximation is better than the series of jax.
 _NEARLY_NORMAL = math.log(1000)
+
+
+@jax.custom_jvp
+def softplus(x: Numbers) -> Float[Array, "*#shape"]:
+    """log(1 + e^x), to the last digits also where it is tiny.
+
+    On a CPU, it takes a third of the time of `jax.nn.softplus`, whose log1p is the dearest part of a Bernoulli
+    likelihood.
+    """
+    small = jnp.exp(-jnp.abs(x))
+    ratio = small / (2 + small)  # at most 1/3; log(1 + small) = 2 artanh(ratio)
+    terms = 7 if jnp.finfo(small.dtype).bits <= 32 else 17
+    return jnp.maximum(x, 0) + 2 * ratio * _polynomial(_ARTANH[:terms], jnp.square(ratio))
+
+
+softplus.defjvps(lambda tangent, _, x: tangent * jax.nn.sigmoid(x))
 
 
 def stirling_error(log_x: Numbers) -> Float[Array, "*#shape"]:

@@ -10,10 +10,10 @@ import pytest
 from absl import flags
 from jax.extend.core import jaxprs_in_params
 
-from experiments.benchmark import commands, epoch, sweep
+from experiments.benchmark import commands, epoch, evaluation, sweep
 from experiments.common import setting_flags
 from experiments.train import __main__ as training
-from vae import estimators, train
+from vae import estimators, evaluate, train
 
 
 @pytest.mark.parametrize("network", sweep.networks((128,)), ids=lambda network: network.name)
@@ -30,14 +30,24 @@ def test_the_stated_flop_of_a_step_are_those_of_the_matrix_products_in_its_progr
         assert epoch.flop_of_step(batch_size) == network.flop(batch_size)
 
 
+@pytest.mark.parametrize("network", sweep.networks((128,)), ids=lambda network: network.name)
+def test_the_stated_flop_of_an_evaluation_encode_each_image_once(network):
+    x = jax.ShapeDtypeStruct((6, *network.shape), jnp.float32)
+    params = jax.eval_shape(network.model.init, jax.random.key(0), x, jax.random.key(0))
+    bound = lambda params, x: evaluate.log_likelihood(network.model.apply, params, x, jax.random.key(0), 8, 3, 2)
+    program = jax.make_jaxpr(bound)(params, x)  # two batches of images, and four chunks of samples
+    assert evaluation.flop(network, num_images=6, num_samples=8) == _products(program.jaxpr)
+
+
 def _products(jaxpr):
-    """The FLOP of all matrix products in a jaxpr."""
+    """The FLOP of all matrix products in a jaxpr, where a loop counts as often as it runs."""
     flop = 0
     for equation in jaxpr.eqns:
         if equation.primitive.name == "dot_general":
             ((contracted, _), _), left = equation.params["dimension_numbers"], equation.invars[0].aval.shape
             flop += 2 * equation.outvars[0].aval.size * math.prod(left[axis] for axis in contracted)
-        flop += sum(map(_products, jaxprs_in_params(equation.params)))
+        repeats = equation.params["length"] if equation.primitive.name == "scan" else 1
+        flop += repeats * sum(map(_products, jaxprs_in_params(equation.params)))
     return flop
 
 

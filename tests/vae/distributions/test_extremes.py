@@ -17,7 +17,7 @@ from tests.helpers.families import (
     float64,
 )
 from vae import distributions as dist
-from vae.distributions.special import log_gamma_draws
+from vae.distributions.special import log_gamma_draws, softplus
 
 INF = np.inf
 LOGS = (-80, -20, -5, 0, 1, 2, 5, 10, 12, 20, 40, 80)
@@ -256,6 +256,17 @@ def test_bernoulli_derivatives_are_those_of_the_naive_formula():
     # Forward mode, with a tangent in one argument alone.
     _, tangent = jax.jvp(lambda l: _bernoulli(x[3], l), (l[3],), (np.float32(2.0),))
     np.testing.assert_allclose(tangent, 2 * (x[3] - expit(float64(l[3]))), rtol=1e-6)
+
+
+def test_softplus_keeps_all_digits():
+    x = np.concatenate([np.linspace(-85, 85, 100_001), [-1e-30, 0, 1e-30, 1e4]]).astype(np.float32)
+    truth = np.logaddexp(0, float64(x))
+    ulps = lambda softplus: np.max(np.abs(jax.jit(softplus)(x) - truth) / truth) * 2**23
+    assert ulps(softplus) < 4
+    assert ulps(lambda x: jnp.log(1 + jnp.exp(x))) > 1000  # the control
+    with jax.enable_x64(True):
+        np.testing.assert_allclose(softplus(float64(x)), truth, rtol=1e-15)
+    np.testing.assert_array_equal(softplus(np.float32([-INF, INF, np.nan])), [0, INF, np.nan])
 
 
 def test_bernoulli_threshold_and_hard_samples():
