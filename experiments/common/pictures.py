@@ -26,18 +26,21 @@ QUANTILES = (0.02, 0.98)
 Curve = tuple[dict[str, Any], list[dict[str, Any]], dict[int, float]]
 
 
-def draw_run(folder: ProgramFolder, number: int, data: datasets.Dataset, model: models.VAE, params) -> None:
-    """Writes every picture of run `number` of a program: curves as PNG and PDF, images as PNG.
+def draw_curves(folder: ProgramFolder, number: int, data: datasets.Dataset) -> None:
+    """Writes the learning curves of run `number` of a program, as PNG and PDF."""
+    rows = folder.rows_by_run()[number]
+    figure = plots.learning_curves(rows, assess.curve_split(data), results.seconds_at(rows, folder.seconds()))
+    plots.save(figure, folder.figures(number) / "learning_curves")
+
+
+def draw_model(folder: ProgramFolder, number: int, data: datasets.Dataset, model: models.VAE, params) -> None:
+    """Writes the pictures of the model of run `number` of a program. Grids of images are PNG alone.
 
     Args:
       params: The parameters of the run's model.
     """
-    path = folder.figures(number)
-    rows = folder.rows_by_run()[number]
-    curves = plots.learning_curves(rows, assess.curve_split(data), results.seconds_at(rows, folder.seconds()))
-    plots.save(curves, path / "learning_curves")
     for name, figure in _model_figures(data, model, params).items():
-        plots.save(figure, path / name)
+        plots.save(figure, folder.figures(number) / name)
 
 
 def draw_sweep(path: Path, runs: list[Curve], names: list[str]) -> None:

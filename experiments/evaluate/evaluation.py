@@ -77,7 +77,8 @@ def _evaluate_claimed(
 
         for i in chosen:
             with cli.drawing(folder.figures(i)):
-                pictures.draw_run(folder, i, data, functions.evaluated, progress.select_run(params, i))
+                pictures.draw_curves(folder, i, data)
+                pictures.draw_model(folder, i, data, functions.evaluated, progress.select_run(params, i))
     figures = earlier_figures(folder, restored.epochs, options.eval_samples)
     missing = [i for i in chosen if options.again or i not in figures]
     if known := [i for i in chosen if i not in missing]:

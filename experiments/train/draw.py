@@ -39,20 +39,42 @@ def _draw_sweep(sweep: Sweep, finished: list[Finished]) -> None:
 
 
 def _draw_program(program: Program, finished: list[Finished], figures: str) -> None:
-    """Draws the pictures of the best run of the program (sweep), or of all its runs (all), unless they are there."""
+    """Draws the pictures of the best run of the program (sweep), or of all its runs (all), unless they are there.
+
+    The curves of a run are drawn if it is alone, or if the pictures of all runs are drawn: `_draw_sweep` compares the
+    curves of several runs.
+    """
     by_folder: dict[ProgramFolder, list[Finished]] = {}
     for run in finished:
         if run.settings in program.runs and run.row["status"] == "done":
             by_folder.setdefault(run.folder, []).append(run)
     for folder, runs in by_folder.items():
         chosen = runs if figures == "all" else [runs[results.best([run.row for run in runs])]]
-        missing = [run.number for run in chosen if not any(folder.figures(run.number).glob("*.png"))]
-        if missing:
-            draw_runs(program, folder, missing)
+        numbers = [run.number for run in chosen]
+        if figures == "all" or len(finished) == 1:
+            _draw_curves(program, folder, [i for i in numbers if not _has_picture(folder, i, "learning_curves")])
+        _draw_models(program, folder, [i for i in numbers if not _has_picture(folder, i, "reconstructions")])
 
 
-def draw_runs(program: Program, folder: ProgramFolder, numbers: list[int]) -> None:
-    """Draws the pictures of runs from the last checkpoint of their program."""
+def _has_picture(folder: ProgramFolder, number: int, name: str) -> bool:
+    return (folder.figures(number) / f"{name}.png").exists()
+
+
+def _draw_curves(program: Program, folder: ProgramFolder, numbers: list[int]) -> None:
+    """Draws the learning curves of runs."""
+    if not numbers:
+        return
+    with cli.drawing(folder.path / "figures"):
+        from experiments.common import pictures
+
+        for number in numbers:
+            pictures.draw_curves(folder, number, program.data)
+
+
+def _draw_models(program: Program, folder: ProgramFolder, numbers: list[int]) -> None:
+    """Draws the pictures of models from the last checkpoint of their program."""
+    if not numbers:
+        return
     with cli.drawing(folder.path / "figures"):
         from experiments.common import pictures
 
@@ -61,7 +83,7 @@ def draw_runs(program: Program, folder: ProgramFolder, numbers: list[int]) -> No
             raise ValueError(f"{folder.checkpoints} cannot be read")
         for number in numbers:
             params = progress.select_run(restored.state.params["model"], number)
-            pictures.draw_run(folder, number, program.data, program.functions.evaluated, params)
+            pictures.draw_model(folder, number, program.data, program.functions.evaluated, params)
 
 
 def _print_places(workdir: Path, finished: list[Finished]) -> None:

@@ -49,13 +49,17 @@ def drawn(sweep, monkeypatch):
     """Draws the pictures that --figures asks for; the drawn runs, as (estimator, seed), and the number of sweeps."""
     done = []
 
-    def draw_run(folder, number, data, model, params):
-        run = folder.runs()[number]
-        done.append((run.estimator, run.seed))
-        folder.figures(number).mkdir(parents=True)
-        (folder.figures(number) / "prior_samples.png").write_bytes(b"")
+    def draw_as(name, *words):
+        def draw(folder, number, *_):
+            run = folder.runs()[number]
+            done.append((run.estimator, run.seed, *words))
+            folder.figures(number).mkdir(parents=True, exist_ok=True)
+            (folder.figures(number) / f"{name}.png").write_bytes(b"")
 
-    monkeypatch.setattr(pictures, "draw_run", draw_run)
+        return draw
+
+    monkeypatch.setattr(pictures, "draw_curves", draw_as("learning_curves", "curves"))
+    monkeypatch.setattr(pictures, "draw_model", draw_as("reconstructions"))
     monkeypatch.setattr(pictures, "draw_sweep", lambda path, runs, names: done.append(("sweep", len(runs))))
     state = SimpleNamespace(state=SimpleNamespace(params={"model": ()}))
     monkeypatch.setattr(progress, "restore", lambda *arguments: state)
@@ -72,7 +76,11 @@ def test_a_sweep_draws_what_compares_its_runs_and_the_best_run_of_each_program(d
     assert drawn("none") == []
     assert drawn("sweep") == [("sweep", 6), ("reparam", 2), ("stl", 2)]
     assert drawn("sweep") == [("sweep", 6)]  # what is there is not drawn again
-    assert drawn("all") == [("sweep", 6), ("reparam", 0), ("stl", 0), ("stl", 1)]
+    more = drawn("all")
+    assert more[0] == ("sweep", 6)
+    assert [one for one in more if one[-1] != "curves"][1:] == [("reparam", 0), ("stl", 0), ("stl", 1)]
+    with_curves = {one[:2] for one in more if one[-1] == "curves"}
+    assert with_curves == {("reparam", 0), ("reparam", 2), ("stl", 0), ("stl", 1), ("stl", 2)}
 
 
 def test_the_runs_are_compared_when_all_of_them_are_finished(drawn, sweep):
@@ -92,7 +100,7 @@ def test_a_picture_that_fails_loses_nothing_and_keeps_no_other_from_being_drawn(
     def fail(*arguments):
         raise MemoryError
 
-    for name in ("draw_run", "draw_sweep"):
+    for name in ("draw_model", "draw_sweep"):
         monkeypatch.setattr(pictures, name, fail)
     monkeypatch.setattr(progress, "restore", lambda *arguments: None)
     draw.draw(sweep, "sweep")
