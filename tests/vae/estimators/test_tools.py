@@ -18,7 +18,6 @@ from vae.estimators import (
     log_mean_exp,
     mean,
     scale_cotangent,
-    table,
 )
 from vae.estimators.leave_one_out import leave_one_out
 
@@ -137,7 +136,7 @@ def test_reductions_of_small_large_and_infinite_values():
 
 
 def test_an_added_estimator_has_the_same_checks_as_all_others(monkeypatch):
-    monkeypatch.setattr(table, "BY_NAME", dict(BY_NAME))
+    monkeypatch.setattr(estimators.entry, "BY_NAME", dict(BY_NAME))
     entry = estimators.Entry(leave_one_out, latents=("Bernoulli",), min_samples=2)
     estimators.add("mine", entry)
     with pytest.raises(ValueError, match="mine needs num_samples of at least 2"):
