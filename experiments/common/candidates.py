@@ -28,6 +28,10 @@ class Case(NamedTuple):
     evaluations: int
     flops: float
 
+    @property
+    def label(self) -> str:
+        return f"{self.estimator} K={self.num_samples}"
+
 
 def choose(task: Task, names: list[str] | None = None, flag: str = "estimators") -> list[str]:
     """The estimators that --`flag` names, after checks. Without names: all that fit the task, except the oracle.

@@ -3,10 +3,12 @@
 import functools
 import math
 import sys
-from collections.abc import Iterable
-from typing import NamedTuple
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple, TypeVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 from tqdm import tqdm
@@ -17,10 +19,14 @@ from experiments.common.problems import Start
 from experiments.common.task import Task, make_estimator
 from vae import diagnostics
 from vae.diagnostics import Moments, Truth
-from vae.estimators import Estimator, bind
+from vae.estimators import bind
 
-# Networks with more parameters are measured one draw at a time, and in fewer chunks.
+Item = TypeVar("Item")
+
+# Networks with more parameters draw one gradient after the other, and in fewer chunks.
 LARGE = 20_000
+# The size of a block of gradients of a network, in numbers.
+BLOCK_NUMBERS = 1_000_000
 # For a large network, the directional figures use every n-th draw.
 DIRECTED_EVERY = 8
 # Adam's learning rate for the parameters of an estimator.
@@ -93,40 +99,70 @@ class Draws(NamedTuple):
     key: jax.Array
 
 
+class Block(NamedTuple):
+    """How many gradients one call of a program draws, and whether `vmap` draws them side by side."""
+
+    size: int
+    side_by_side: bool
+
+
 def measure(task: Task, case: Case, protocol: Protocol, truth: Truth) -> Measurement:
     """Bias, variance and the other figures of one estimator, after its own parameters were trained."""
     start = learn(task, case.estimator, case.num_samples, protocol)
     draws = Draws(protocol.draws, protocol.chunks, protocol.key(DRAWS))
     moments = draw_moments(task, case, start, draws, truth)
-    figures = jax.device_get(_report(moments, truth))
-    by_chunk = jax.device_get(_figures_by_chunk(moments))
+    figures, by_chunk = jax.device_get(_figures(moments, truth))
     figures = {part: {key: finite_or_nan(value) for key, value in row.items()} for part, row in figures.items()}
     return Measurement(figures, by_chunk)
 
 
-_report = jax.jit(diagnostics.report)
-_figures_by_chunk = jax.jit(diagnostics.figures_by_chunk)
+@jax.jit
+def _figures(moments: Moments, truth: Truth):
+    return diagnostics.report(moments, truth), diagnostics.figures_by_chunk(moments)
 
 
 def draw_moments(task: Task, case: Case, start: Start, draws: Draws, truth: Truth | None = None) -> Moments:
-    """Moments of the gradients. Without a truth, the directional figures are NaN."""
-    block = block_size(task, case, draws.number // draws.chunks)
+    """Moments of the gradients. Without a truth, the directional figures are NaN.
+
+    The blocks of gradients come from a program of the estimator. The program that adds them to the moments serves every
+    estimator.
+    """
+    size = draws.number // draws.chunks
+    block = choose_block(task, case, size)
+    draw = draw_program(task, case, block)
+    arguments = task.arguments(start)
     directed_every = DIRECTED_EVERY if is_large(task) else 1
-    estimator = make_estimator(case.estimator, case.num_samples)
-    program = _moments_program(task.bound, estimator, draws.number, draws.chunks, block, directed_every)
-    return jax.block_until_ready(program(task.arguments(start), draws.key, truth))
+    chunks = []
+    for chunk in range(draws.chunks):
+        running = _no_moments(task.problem.params)
+        for first in range(chunk * size, (chunk + 1) * size, block.size):
+            running = _add_gradients(running, draw(arguments, draws.key, first, 1), truth, directed_every)
+        chunks.append(running)
+    return diagnostics.join_chunks(jax.tree.map(lambda *leaves: np.stack(leaves), *jax.device_get(chunks)))
 
 
-@functools.lru_cache(1)  # the points of a sweep share one program, and earlier programs are not needed again
-def _moments_program(bound, estimator: Estimator, number: int, chunks: int, block: int, directed_every: int):
-    gradient = diagnostics.make_gradient(bound, estimator)
+_no_moments = jax.jit(diagnostics.no_moments)
+_add_gradients = jax.jit(diagnostics.add_gradients, static_argnames="directed_every")
 
+
+def draw_program(task: Task, case: Case, block: Block) -> Callable:
+    """A compiled function `draw(arguments, key, first, rounds)`, which draws `rounds` blocks and returns the last.
+
+    The draws begin with number `first`. `arguments` are those of `task.gradient`. Many rounds are drawn for timing.
+    """
+    return _draw_program(task.gradient(case.estimator, case.num_samples), block)
+
+
+@functools.cache  # the points of a sweep, the reference and the timing share one program
+def _draw_program(gradient: Callable, block: Block) -> Callable:
     @jax.jit
-    def moments(arguments, key, truth):
-        draw = lambda key: gradient(key, *arguments)
-        return diagnostics.gradient_moments(draw, key, number, chunks, block, truth, directed_every)
+    def draw(arguments, key, first, rounds):
+        draw_one = lambda key: gradient(key, *arguments)
+        draw_block = lambda i, _: diagnostics.draw_gradients(draw_one, key, first + i * block.size, *block)
+        zeros = jax.tree.map(lambda leaf: jnp.zeros((block.size, *leaf.shape), leaf.dtype), arguments[0])
+        return jax.lax.fori_loop(0, rounds, draw_block, zeros)
 
-    return moments
+    return draw
 
 
 def learn(task: Task, name: str, num_samples: int, protocol: Protocol) -> Start:
@@ -138,7 +174,7 @@ def learn(task: Task, name: str, num_samples: int, protocol: Protocol) -> Start:
     tx = optax.adam(LEARNING_RATE)
 
     @jax.jit
-    def run(carry, keys, params, data, context):
+    def run(start, key, params, data, context):
         def step(carry, key):
             (learned, counted), opt_state = carry
 
@@ -150,11 +186,11 @@ def learn(task: Task, name: str, num_samples: int, protocol: Protocol) -> Start:
             updates, opt_state = tx.update(grads, opt_state)
             return (Start(optax.apply_updates(learned, updates), counted_next), opt_state), None
 
-        return jax.lax.scan(step, carry, keys)[0]
+        keys = jax.random.split(key, protocol.cv_steps)
+        return jax.lax.scan(step, (start, tx.init(start.learned)), keys)[0][0]
 
-    keys = jax.random.split(protocol.key(TRAINING), protocol.cv_steps)
     problem = task.problem
-    return run((start, tx.init(start.learned)), keys, problem.params, problem.data, problem.context)[0]
+    return run(start, protocol.key(TRAINING), problem.params, problem.data, problem.context)
 
 
 def number_of_chunks(draws: int, most: int) -> int:
@@ -170,25 +206,40 @@ def number_of_chunks(draws: int, most: int) -> int:
     raise ValueError(f"--draws={draws} cannot be cut into {chunks} equal chunks; take {max(20, -(-draws // 10) * 10)}")
 
 
-def block_size(task: Task, case: Case, chunk: int) -> int:
-    """How many draws are made side by side: a divisor of `chunk`, 1 for large networks, thousands for small costs."""
-    most = 1 if is_large(task) else max(1, min(4096, int(4e6 / max(case.flops, 20 * task.size, 1))))
-    return max(block for block in range(1, min(chunk, most) + 1) if chunk % block == 0)
+def choose_block(task: Task, case: Case, chunk: int) -> Block:
+    """The block of gradients in one call: a divisor of `chunk`, the number of draws in a chunk.
+
+    Small problems draw thousands of cheap gradients side by side. A network draws a few one after the other.
+    """
+    if is_large(task):
+        most = min(25, max(4, BLOCK_NUMBERS // task.size))
+    else:
+        most = max(1, min(4096, int(4e6 / max(case.flops, 20 * task.size, 1))))
+    size = max(block for block in range(1, min(chunk, most) + 1) if chunk % block == 0)
+    return Block(size, side_by_side=not is_large(task))
 
 
 def is_large(task: Task) -> bool:
     return task.size > LARGE
 
 
-def free_programs(task: Task) -> None:
-    """Frees the compiled programs of a large network, tens of MB each. Small problems keep their programs."""
-    if is_large(task):
-        jax.clear_caches()
+def progress(items: Sequence[Item], title: str, name: Callable[[Item], str] = str) -> Iterator[Item]:
+    """The items, with a progress bar on a terminal.
 
-
-def progress(items: Iterable, title: str = "estimators") -> tqdm:
-    """A progress bar on terminals, and nothing elsewhere."""
-    return tqdm(items, title, leave=False, disable=not sys.stdout.isatty())
+    Elsewhere a line is printed for each item, such as "measuring 2 of 11: nvil, K=1 (after 5 s)". The seconds count
+    from the first item.
+    """
+    if sys.stdout.isatty():
+        bar = tqdm(items, title, leave=False)
+        for item in bar:
+            bar.set_postfix_str(name(item))
+            yield item
+        return
+    started = time.perf_counter()
+    for i, item in enumerate(items, start=1):
+        seconds = time.perf_counter() - started
+        print(f"{title} {i} of {len(items)}: {name(item)} (after {seconds:.0f} s)", flush=True)
+        yield item
 
 
 def finite_or_nan(value) -> float:

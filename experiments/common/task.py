@@ -25,7 +25,8 @@ class Refused(ValueError):
 class Task:
     """The gradient of `problem.bounds[objective]` at the problem's parameters and data.
 
-    Estimators are given by name and options, as the command line spells them.
+    Estimators are given by name and options, as the command line spells them. What was computed for an estimator and a
+    K is computed once: the task holds its start and its admission, and `gradient` is traced once.
     """
 
     problem: Problem
@@ -62,13 +63,26 @@ class Task:
         refusals = (expectations.refusal(choice, expectation) for expectation in self.expectations)
         return next((refusal for refusal in refusals if refusal is not None), None)
 
+    def gradient(self, name: str, num_samples: int) -> Callable:
+        """`gradient(key, *arguments)`, where `arguments(start)` returns the arguments; see
+        `vae.diagnostics.make_gradient`. Every program that contains the gradient shares one trace of the bound."""
+        return _make_gradient(self.bound, make_estimator(name, num_samples))
+
     def start(self, name: str, num_samples: int) -> Start:
         """The estimator's params and state from training, if the problem is a run trained with it; else new ones."""
         trained = self.problem.trained
         if trained and trained.name == name and trained.start is not None:
             return trained.start
-        estimator = make_estimator(name, num_samples)
-        return Start(*estimator.init(jax.random.key(0), self.posterior, self.problem.context))
+        if (name, num_samples) not in self._starts:
+            init = make_estimator(name, num_samples).init
+            arguments = (jax.random.key(0), self.posterior, self.problem.context)
+            is_empty = not jax.tree.leaves(jax.eval_shape(init, *arguments))
+            self._starts[name, num_samples] = Start(*(init if is_empty else jax.jit(init))(*arguments))
+        return self._starts[name, num_samples]
+
+    @functools.cached_property
+    def _starts(self) -> dict[tuple[str, int], Start]:
+        return {}
 
     def arguments(self, start: Start) -> tuple[PyTree, ...]:
         """The arguments of the gradient of `vae.diagnostics.make_gradient`, after the key."""
@@ -83,8 +97,7 @@ class Task:
         estimator = self.admit(name, num_samples)
         arguments = self.arguments(self.start(name, num_samples))
         if kind == "flops":
-            gradient = diagnostics.make_gradient(self.bound, estimator)
-            return diagnostics.flops(gradient, jax.random.key(0), *arguments)
+            return diagnostics.flops(self.gradient(name, num_samples), jax.random.key(0), *arguments)
         return diagnostics.evaluations(self.bound, estimator, jax.random.key(0), *arguments)
 
     def admit(self, name: str, num_samples: int) -> Estimator:
@@ -115,6 +128,11 @@ class Task:
 def make_estimator(name: str, num_samples: int) -> Estimator:
     """The estimator with these options and this number of samples."""
     return options.build(options.choose(name, options.ESTIMATORS), options.ESTIMATORS, num_samples=num_samples)
+
+
+@functools.cache  # so that every program with this gradient uses one trace of it
+def _make_gradient(bound: Callable, estimator: Estimator) -> Callable:
+    return jax.jit(diagnostics.make_gradient(bound, estimator))
 
 
 def least_samples(name: str) -> int:

@@ -63,9 +63,11 @@ def choose_cases(
 
     slots = enumerate([None] if budget else samples)
     items = [(name, slot, wanted) for slot, wanted in slots for name in names]
-    cases = candidates.keep_possible(case, measuring.progress(items, "costs"), strict)
+    title = "choosing K" if budget else "counting the cost"
+    label = lambda item: item[0] if budget else f"{item[0]} K={max(item[2], least_samples(item[0]))}"
+    cases = candidates.keep_possible(case, measuring.progress(items, title, label), strict)
     for chosen in cases if budget else ():
-        print(f"the budget buys {chosen.estimator} K={chosen.num_samples}")
+        print(f"the budget buys {chosen.label}")
     return cases
 
 

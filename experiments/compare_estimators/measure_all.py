@@ -3,15 +3,17 @@
 import functools
 import itertools
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import numpy as np
 
+from experiments.common import measuring
 from experiments.common.candidates import Case
-from experiments.common.measuring import Measurement, Protocol, block_size, digest, free_programs, measure, progress
+from experiments.common.measuring import Measurement, Protocol, digest, measure, progress
 from experiments.common.store import Store
-from experiments.common.task import Task, make_estimator
+from experiments.common.task import Task
 from experiments.compare_estimators.truth import KnownTruth, find_truth
 from vae import diagnostics
 
@@ -46,20 +48,19 @@ def measure_all(tasks: list[Task], cases: list[Case], protocol: Protocol, store:
     numbers = dict.fromkeys(map(samples_of_truth, cases))
     truths: dict[tuple[int, int], KnownTruth] = {}
     results: dict[tuple[int, Case], Result] = {}
-    with progress([None] * len(tasks) * (len(numbers) + len(cases))) as bar:
-        free_programs(tasks[0])
-        for num_samples, (i, task) in itertools.product(numbers, enumerate(tasks)):
-            bar.set_postfix_str(f"the truth, K={num_samples}")
-            truths[i, num_samples] = find_truth(task, num_samples, protocol, store)
-            bar.update()
-        for case in cases:
-            free_programs(tasks[0])
-            for i, task in enumerate(tasks):
-                bar.set_postfix_str(f"{case.estimator}, K={case.num_samples}")
-                results[i, case] = _recall(task, case, protocol, truths[i, samples_of_truth(case)], store)
-                bar.update()
-    free_programs(tasks[0])
+    place = lambda task: _place(task) if len(tasks) > 1 else ""
+    name = lambda item: f"K={item[0]}{place(item[1][1])}"
+    for num_samples, (i, task) in progress([*itertools.product(numbers, enumerate(tasks))], "true gradient", name):
+        truths[i, num_samples] = find_truth(task, num_samples, protocol, store)
+    name = lambda item: f"{item[0].label}{place(item[1][1])}"
+    for case, (i, task) in progress([*itertools.product(cases, enumerate(tasks))], "measuring", name):
+        results[i, case] = _recall(task, case, protocol, truths[i, samples_of_truth(case)], store)
     return [results[i, case] for i in range(len(tasks)) for case in cases]
+
+
+def _place(task: Task) -> str:
+    """The point of a sweep, for the progress."""
+    return "".join(f", {name}={value:g}" for name, value in task.problem.point.items())
 
 
 def _recall(task: Task, case: Case, protocol: Protocol, known: KnownTruth, store: Store) -> Result:
@@ -73,7 +74,7 @@ def _recall(task: Task, case: Case, protocol: Protocol, known: KnownTruth, store
 
 def time_all(task: Task, cases: list[Case], protocol: Protocol, store: Store) -> np.ndarray:
     """Seconds of one gradient of each case in each round, `[cases, rounds]`. Stored times serve only the same cases."""
-    names = " ".join(f"{case.estimator} K={case.num_samples}" for case in cases)
+    names = " ".join(case.label for case in cases)
     timing = digest(f"seconds in {protocol.rounds} rounds", task, names, num_samples=0, protocol=protocol)
     return store.recall(timing, lambda: {"seconds": _measure_seconds(task, cases, protocol)})["seconds"]
 
@@ -81,7 +82,7 @@ def time_all(task: Task, cases: list[Case], protocol: Protocol, store: Store) ->
 def _measure_seconds(task: Task, cases: list[Case], protocol: Protocol) -> np.ndarray:
     programs = []
     gradients = []  # number of gradients in one call of each program
-    for case in progress(cases, "timing"):
+    for case in progress(cases, "timing", lambda case: case.label):
         program, block = _timed_program(task, case, protocol)
         once = diagnostics.interleaved_seconds([lambda program=program: program(1)], 3).min()
         steps = max(1, math.ceil(SHORTEST / once))
@@ -90,15 +91,9 @@ def _measure_seconds(task: Task, cases: list[Case], protocol: Protocol) -> np.nd
     return diagnostics.interleaved_seconds(programs, protocol.rounds) / np.array(gradients)[:, None]
 
 
-def _timed_program(task: Task, case: Case, protocol: Protocol):
-    """A compiled `program(steps)` that draws `steps * block` gradients, and the number `block`."""
-    gradient = diagnostics.make_gradient(task.bound, make_estimator(case.estimator, case.num_samples))
-    block = block_size(task, case, protocol.draws // protocol.chunks)
-
-    @jax.jit
-    def program(arguments, steps):
-        return diagnostics.repeated(lambda key: gradient(key, *arguments), jax.random.key(0), steps, block)
-
+def _timed_program(task: Task, case: Case, protocol: Protocol) -> tuple[Callable, int]:
+    """A compiled `program(rounds)` that draws `rounds * block` gradients, and the number `block`."""
+    block = measuring.choose_block(task, case, protocol.draws // protocol.chunks)
+    draw = measuring.draw_program(task, case, block)
     arguments = task.arguments(task.start(case.estimator, case.num_samples))
-    jax.block_until_ready(program(arguments, 1))
-    return functools.partial(program, arguments), block
+    return functools.partial(draw, arguments, jax.random.key(0), 0), block.size

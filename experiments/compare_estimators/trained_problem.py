@@ -72,7 +72,7 @@ def from_workdir(
         if restored is None:
             continue
         epoch = restored.epochs[number]
-        state = jax.tree.map(jnp.asarray, progress.select_run(restored.state, number))
+        state = jax.device_put(progress.select_run(restored.state, number))
         groups = state.params["model"]["params"]
         start = Start(state.params["estimator"], state.estimator_state)
         problem = Problem(

@@ -38,11 +38,11 @@ def find_truth(task: Task, num_samples: int, protocol: Protocol, store: Store) -
     """
     gradient = task.problem.oracle(task.objective, num_samples)
     if gradient is not None:
-        return KnownTruth(f"exact ({task.problem.exact_by})", diagnostics.exactly(gradient))
+        return KnownTruth(f"exact ({task.problem.exact_by})", _exactly(gradient))
     exact = _recall_exact(task, num_samples, store)
     if exact is not None:
         method, gradient = exact
-        return KnownTruth(f"exact ({method})", diagnostics.exactly(gradient))
+        return KnownTruth(f"exact ({method})", _exactly(gradient))
     name = protocol.reference
     num_samples = _samples_of_reference(task, name, num_samples)
     try:
@@ -54,12 +54,16 @@ def find_truth(task: Task, num_samples: int, protocol: Protocol, store: Store) -
     def measure():
         start = learn(task, name, num_samples, protocol)
         draws = Draws(protocol.reference_draws, protocol.chunks, protocol.key(REFERENCE))
-        truth = jax.jit(diagnostics.reference)(draw_moments(task, case, start, draws))
+        truth = _reference(draw_moments(task, case, start, draws))
         return {field: _leaves_by_number(tree) for field, tree in truth._asdict().items()}
 
     stored = store.recall(digest("reference", task, name, num_samples, protocol), measure)
-    truth = Truth(**{field: _like_params(task, leaves) for field, leaves in stored.items()})
+    truth = jax.device_put(Truth(**{field: _like_params(task, leaves) for field, leaves in stored.items()}))
     return KnownTruth(f"mean of {protocol.reference_draws:,} draws of {name}, K={num_samples}", truth)
+
+
+_exactly = jax.jit(diagnostics.exactly)
+_reference = jax.jit(diagnostics.reference)
 
 
 def _recall_exact(task: Task, num_samples: int, store: Store) -> tuple[str, PyTree] | None:
@@ -80,7 +84,7 @@ def _leaves_by_number(tree: PyTree) -> dict[str, Any]:
 
 def _like_params(task: Task, leaves: dict[str, Any]) -> PyTree:
     """The gradient with these leaves."""
-    in_order = [jnp.asarray(leaves[str(i)]) for i in range(len(leaves))]
+    in_order = [leaves[str(i)] for i in range(len(leaves))]
     return jax.tree.unflatten(jax.tree.structure(task.problem.params), in_order)
 
 
@@ -125,7 +129,7 @@ def _exact_gradient(task: Task, num_samples: int, order: int) -> PyTree:
     estimator = BY_NAME[ORACLE].make(num_samples=num_samples, order=order)
     gradient = diagnostics.make_gradient(task.bound, estimator)
     with jax.enable_x64(True):
-        double = lambda leaf: jnp.asarray(leaf, jnp.float64 if jnp.issubdtype(leaf.dtype, jnp.floating) else None)
+        double = lambda leaf: np.asarray(leaf, np.float64 if jnp.issubdtype(leaf.dtype, jnp.floating) else None)
         params, data, context = jax.tree.map(double, (problem.params, problem.data, problem.context))
         exact = jax.jit(gradient)(jax.random.key(0), params, data, context=context)
         return jax.tree.map(np.asarray, exact)

@@ -53,14 +53,11 @@ def train_all(points: list[Problem], names: list[str], training: Training) -> Cu
     """The curves of all estimators at the points of one toy."""
     program = jax.jit(functools.partial(_all_curves, points, names, training))
     seeds = jnp.arange(training.seeds)
-    with progress(["compile", "run"], "all estimators") as bar:
-        bar.set_postfix_str("compiling")
-        compiled = program.lower(seeds).compile()
-        bar.update()
-        bar.set_postfix_str("running")
-        curves = jax.device_get(compiled(seeds))
-        bar.update()
-    return curves
+    steps = progress(["compiling", "running"], "all estimators")
+    next(steps)
+    compiled = program.lower(seeds).compile()
+    next(steps)
+    return jax.device_get(compiled(seeds))
 
 
 def _all_curves(points: list[Problem], names: list[str], training: Training, seeds) -> dict[str, Any]:

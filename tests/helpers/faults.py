@@ -1,6 +1,7 @@
 """Faults while a run is trained. Each function causes one in its process; `entry_points.Call.fault` names it."""
 
 import atexit
+import functools
 import itertools
 import threading
 import time
@@ -13,8 +14,9 @@ import optax
 from absl import flags
 from jax.custom_batching import custom_vmap
 
-from experiments.common import build, canary
+from experiments.common import build, canary, task
 from experiments.common.program_folder import ProgramFolder
+from experiments.common.task import Task
 from experiments.train.recorder import Recorder
 from vae.devices import streaming
 
@@ -99,6 +101,33 @@ def compiled_programs_are_counted() -> None:
 
     Recorder.save = counting
     atexit.register(lambda: print(f"compiled {len(compiled)}, saved {len(saved)}"))
+
+
+def traces_and_compiled_programs_are_counted() -> None:
+    """No fault: at its end, the process prints how often bounds of the laboratory were traced, and how many programs it
+    compiled."""
+    traced, compiled = [], []
+    jax.monitoring.register_event_duration_secs_listener(
+        lambda event, *_, **__: compiled.append(event) if event.endswith("backend_compile_duration") else None
+    )
+    bound_of = Task.bound.fget
+
+    @functools.cache  # one function for each bound, because compiled programs are found by it
+    def counting(bound):
+        def counted(*arguments):
+            traced.append(bound)
+            return bound(*arguments)
+
+        return counted
+
+    Task.bound = property(lambda self: counting(bound_of(self)))
+    atexit.register(lambda: print(f"traced {len(traced)}, compiled {len(compiled)}"))
+
+
+def gradients_are_traced_anew() -> None:
+    """Counts as above; each use of an estimator's gradient traces the bound again."""
+    traces_and_compiled_programs_are_counted()
+    task._make_gradient = task._make_gradient.__wrapped__
 
 
 def clock_goes_backwards() -> None:

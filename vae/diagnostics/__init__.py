@@ -31,7 +31,6 @@ For a part with coordinates i, a draw g with mean E g, and the true gradient t:
 from vae.diagnostics.cost import evaluations as evaluations
 from vae.diagnostics.cost import flops as flops
 from vae.diagnostics.cost import interleaved_seconds as interleaved_seconds
-from vae.diagnostics.cost import repeated as repeated
 from vae.diagnostics.figures import FIGURES as FIGURES
 from vae.diagnostics.figures import figures_by_chunk as figures_by_chunk
 from vae.diagnostics.figures import report as report
@@ -43,9 +42,14 @@ from vae.diagnostics.intervals import resampling as resampling
 from vae.diagnostics.intervals import students_t as students_t
 from vae.diagnostics.moments import ROUNDING as ROUNDING
 from vae.diagnostics.moments import Moments as Moments
+from vae.diagnostics.moments import RunningMoments as RunningMoments
 from vae.diagnostics.moments import Truth as Truth
+from vae.diagnostics.moments import add_gradients as add_gradients
+from vae.diagnostics.moments import draw_gradients as draw_gradients
 from vae.diagnostics.moments import exactly as exactly
 from vae.diagnostics.moments import gradient_moments as gradient_moments
+from vae.diagnostics.moments import join_chunks as join_chunks
 from vae.diagnostics.moments import make_gradient as make_gradient
+from vae.diagnostics.moments import no_moments as no_moments
 from vae.diagnostics.moments import parts as parts
 from vae.diagnostics.moments import reference as reference

@@ -1,11 +1,11 @@
 """Cost of a gradient estimate: FLOP, evaluations of f, and wall-clock time."""
 
+import functools
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, jaxpr_as_fun, jaxprs_in_params
@@ -21,18 +21,34 @@ def flops(function: Callable, *args) -> float:
     XLA counts the body of a loop once. This function counts the body of a scan or map once for each round. The body of
     a `while_loop` counts once, because its number of rounds depends on data.
     """
-    return _flops(jax.make_jaxpr(function)(*args))
+    return _flops(jax.make_jaxpr(function)(*args)).in_full
 
 
-def _flops(program: ClosedJaxpr) -> float:
-    bodies = [(loop.params["length"], loop.params["jaxpr"]) for loop in _loops(program.jaxpr)]
-    return _counted_by_xla(program) + sum(rounds * _flops(body) - _counted_by_xla(body) for rounds, body in bodies)
+class _Flops(NamedTuple):
+    """FLOP of a program: as XLA counts them, and with every loop in full."""
+
+    by_xla: float
+    in_full: float
+
+
+def _flops(program: ClosedJaxpr) -> _Flops:
+    by_xla = _counted_by_xla(program)
+    in_full = by_xla
+    for loop in _loops(program.jaxpr):
+        body = _flops(loop.params["jaxpr"])
+        in_full += loop.params["length"] * body.in_full - body.by_xla
+    return _Flops(by_xla, in_full)
 
 
 def _counted_by_xla(program: ClosedJaxpr) -> float:
-    compiled = jax.jit(jaxpr_as_fun(program)).lower(*program.in_avals).compile()
+    compiled = jax.jit(jaxpr_as_fun(program)).lower(*program.in_avals).compile(_fast_compilation())
     # XLA names no FLOP, or -1, for a program that only moves data.
     return max(0.0, float((compiled.cost_analysis() or {}).get("flops", 0.0)))
+
+
+def _fast_compilation() -> dict[str, Any]:
+    """Options for a program that runs seldom. On a CPU the machine code, but not the program, stays unoptimized."""
+    return {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else {}
 
 
 def _loops(jaxpr: Jaxpr) -> Iterator[JaxprEqn]:
@@ -50,10 +66,10 @@ def evaluations(
 ) -> int:
     """Number of samples z at which an estimator evaluates f for one gradient of one datum.
 
-    The arguments are those of `make_gradient` and of its gradient. The bound runs three times, and each call of its
-    integrand is recorded. A second call at the same z, such as DReG's, is not counted, because XLA removes it. Equal
-    discrete samples within one call are all counted. If two calls happen to draw exactly the same samples, the second
-    is not counted, so the result is the largest count of the three runs.
+    The arguments are those of `make_gradient` and of its gradient. The samples of the bound are drawn three times, and
+    each call of its integrand is recorded. A second call at the same z, such as DReG's, is not counted, because XLA
+    removes it. Equal discrete samples within one call are all counted. If two calls happen to draw exactly the same
+    samples, the second is not counted, so the result is the largest count of the three runs.
     """
     calls: set[bytes] = set()
     rows: list[int] = []
@@ -64,8 +80,9 @@ def evaluations(
         rows.append(0 if call in calls else len(leaves[0]))
         calls.add(call)
 
-    @jax.jit
+    @functools.partial(jax.jit, compiler_options=_fast_compilation())
     def run(key, params, data, learned, counted, context):
+        """Returns nothing, so XLA leaves out every value of f that decides no sample."""
         expect = bind(estimator, learned, counted, key, context)
 
         def recording_expect(q, f, reduce=mean, log_q_weight=0.0):
@@ -75,31 +92,16 @@ def evaluations(
 
             return expect(q, recorded, reduce, log_q_weight)
 
-        return bound(params, data, recording_expect).value
+        bound(params, data, recording_expect)
 
     counts = []
-    for key_run in jax.random.split(key, 3):
+    for i in range(3):
         calls.clear()
         rows.clear()
-        jax.block_until_ready(run(key_run, params, data, learned, counted, context))
+        run(jax.random.fold_in(key, i), params, data, learned, counted, context)
         jax.effects_barrier()
         counts.append(sum(rows))
     return max(counts)
-
-
-def repeated(gradient: Callable[[Array], PyTree], key: Array, steps: Array | int, block: int = 1) -> PyTree:
-    """The sum of `steps * block` bare gradients, made `block` at a time: the baseline for the cost of the moments."""
-
-    def step(i, total):
-        if block == 1:
-            g = gradient(jax.random.fold_in(key, i))
-        else:
-            g = jax.vmap(lambda j: gradient(jax.random.fold_in(key, j)))(block * i + jnp.arange(block))
-            g = jax.tree.map(lambda leaf: jnp.sum(leaf, axis=0), g)
-        return jax.tree.map(jnp.add, total, g)
-
-    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(gradient, key))
-    return jax.lax.fori_loop(0, steps, step, zeros)
 
 
 def interleaved_seconds(programs: Sequence[Callable[[], Any]], rounds: int = 7) -> np.ndarray:

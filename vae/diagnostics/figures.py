@@ -1,17 +1,24 @@
 """Figures of merit made from moments: against the truth, and by chunk of draws."""
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Shaped
 
 from vae.diagnostics.moments import ROUNDING, Moments, Truth, exact_products, parts, pool
+
+PyTree = Any
 
 # The smallest standard error that a coordinate may have, relative to the standard error of its layer. For a
 # coordinate that rarely moves, the estimated standard error is too small.
 FLOOR = 0.02
+# Numbers in one row of `_Rows`.
+WIDTH = 128
 # The figures that `figures_by_chunk` returns.
 FIGURES = ("variance", "snr", "dsnr", "cosine")
 
@@ -31,76 +38,110 @@ def report(moments: Moments, truth: Truth) -> dict[str, dict[str, Float[Array, "
     Standard errors combine the error of the draws and the error of the truth. The figures that need |t| are NaN if
     the reference is too noisy to estimate |t|.
     """
-    gradients = (moments.mean, moments.square, truth.gradient, truth.stderr)
-    leaves = list(zip(*map(jax.tree.leaves, gradients), strict=True))
-    sums = [
-        _sums_over_coordinates(*leaf, chunks, moments.size)
-        for leaf, chunks in zip(leaves, jax.tree.leaves(truth.chunks), strict=True)
-    ]
-    rounding = ROUNDING * jnp.sqrt(sum(jnp.sum(jnp.square(t)) for _, _, t, _ in leaves))
-    largest_z = [_largest_z(*leaf, moments.size, rounding) for leaf in leaves]
-    figures = {}
-    for name, members in parts(truth.gradient).items():
-        total = {key: sum(sums[i][key] for i in members) for key in sums[0]}
-        square, scale, scale_stderr = _scale_along_truth(total["products"], total["gram"])
-        norm = jnp.sqrt(square)
-        squared_stderr = total["error"] + total["truth_error"]
-        smallest = jnp.finfo(norm.dtype).tiny
-        figures[name] = {
-            "max_abs_z": jnp.max(jnp.stack([largest_z[i] for i in members])),
-            "relative_bias": jnp.sqrt(total["bias"]) / norm,
-            "relative_stderr": jnp.sqrt(squared_stderr) / norm,
-            "deviation": jnp.sqrt(total["bias"] / jnp.maximum(squared_stderr, smallest)),
-            "truth_stderr": jnp.where(total["truth_error"] > 0, jnp.sqrt(total["truth_error"]) / norm, 0.0),
-            "scale": scale,
-            "scale_stderr": scale_stderr,
-            "variance": total["variance"],
-            "snr": total["snr"] / total["varying"],
-            "dsnr": jnp.mean(moments.dsnr[name]),
-            "cosine": jnp.mean(moments.cosine[name]),
-            "norm": norm,
-            "size": total["size"],
-        }
-    return figures
-
-
-def _sums_over_coordinates(means, squares, truth, truth_stderr, truth_chunks, size) -> dict[str, Array]:
-    """The sums over the coordinates of one leaf from which `report` makes its figures.
-
-    `products` `[C, R]` and `gram` `[R, R]` are the inner products of the means of the draws' chunks and of the truth's
-    chunks with the means of the truth's chunks.
-    """
-    mean, variance = pool(means, squares, size)
+    rows = _Rows(truth.gradient)
+    members = parts(truth.gradient)
+    means, squares, truth_means = (rows.lay(tree, lead=1) for tree in (moments.mean, moments.square, truth.chunks))
+    t, t_stderr = rows.lay(truth.gradient), rows.lay(truth.stderr)
+    mean, variance = pool(means, squares, moments.size)
     varies, deviation = _deviation(mean, variance)
-    flat_truth = truth_chunks.reshape(len(truth_chunks), -1)
-    return {
-        "bias": jnp.sum(jnp.square(mean - truth)),
-        "error": jnp.sum(variance) / (size * len(means)),
-        "truth_error": jnp.sum(jnp.square(truth_stderr)),
-        "products": means.reshape(len(means), -1) @ flat_truth.T,
-        "gram": flat_truth @ flat_truth.T,
-        "variance": jnp.sum(variance),
-        "snr": jnp.sum(jnp.where(varies, jnp.abs(mean) / deviation, 0)),
-        "varying": jnp.sum(varies),
-        "size": jnp.asarray(mean.size, jnp.float32),
+    bias = mean - t
+    error = variance / (moments.size * len(means))
+    truth_error = jnp.square(t_stderr)
+    z = _errors_over_stderr(bias, error + truth_error, _can_be_tested(squares, mean, rows), t, rows)
+
+    total = lambda by_coordinate: rows.over_parts(jnp.sum(by_coordinate, axis=-1), jnp.sum)  # [parts]
+    bias_square, draws_error, reference_error = total(jnp.square(bias)), total(error), total(truth_error)
+    inner = lambda a, b: rows.over_parts(jnp.einsum("cmw,rmw->crm", a, b), jnp.sum)  # [C, R, parts]
+    square, scale, scale_stderr = jax.vmap(_scale_along_truth, in_axes=-1)(
+        inner(means, truth_means), inner(truth_means, truth_means)
+    )
+    norm = jnp.sqrt(square)
+    squared_stderr = draws_error + reference_error
+    figures = {
+        "max_abs_z": rows.over_parts(jnp.max(z, axis=-1), jnp.max),
+        "relative_bias": jnp.sqrt(bias_square) / norm,
+        "relative_stderr": jnp.sqrt(squared_stderr) / norm,
+        "deviation": jnp.sqrt(bias_square / jnp.maximum(squared_stderr, jnp.finfo(norm.dtype).tiny)),
+        "truth_stderr": jnp.where(reference_error > 0, jnp.sqrt(reference_error) / norm, 0.0),
+        "scale": scale,
+        "scale_stderr": scale_stderr,
+        "variance": total(variance),
+        "snr": total(jnp.where(varies, jnp.abs(mean) / deviation, 0)) / total(varies),
+        "dsnr": jnp.mean(jnp.stack([moments.dsnr[part] for part in members]), axis=1),
+        "cosine": jnp.mean(jnp.stack([moments.cosine[part] for part in members]), axis=1),
+        "norm": norm,
+        "size": jnp.asarray([sum(rows.sizes[i] for i in leaves) for leaves in members.values()], jnp.float32),
     }
+    return {part: {key: values[i] for key, values in figures.items()} for i, part in enumerate(members)}
 
 
-def _largest_z(means, squares, truth, truth_stderr, size, rounding) -> Float[Array, ""]:
-    """The largest |mean g_i - t_i| / standard error in one leaf, over the coordinates that can be tested."""
-    mean, variance = pool(means, squares, size)
-    moves = squares > 0  # [C, ...]
-    # A coordinate that moves in every chunk can be tested, because its mean is about normal. A coordinate that keeps a
-    # value other than 0 in all draws can be tested, because it is exact. A coordinate that moves in some chunks only,
-    # such as the weight of a unit that is seldom active, cannot be tested. Neither can one that stays at 0, because it
-    # may move so rarely that no draw has shown it. If the whole leaf stays at 0, however, its gradient is lost.
+class _Rows:
+    """The coordinates of all leaves in rows of equal width.
+
+    A leaf fills whole rows; zeros fill the rest of its last row. A network has dozens of leaves, and one sum over rows
+    compiles many times as fast as a sum for each leaf.
+    """
+
+    def __init__(self, gradient: PyTree):
+        """Only the shapes of `gradient` count."""
+        self.sizes = [leaf.size for leaf in jax.tree.leaves(gradient)]
+        self.leaf = np.repeat(np.arange(len(self.sizes)), [-(-size // WIDTH) for size in self.sizes])  # [M]
+        self.parts = parts(gradient)
+
+    def lay(self, tree: PyTree, lead: int = 0) -> Float[Array, "*lead M width"]:
+        """The rows of a gradient whose leaves have `lead` leading axes."""
+
+        def one(leaf):
+            flat = leaf.reshape(*leaf.shape[:lead], -1)
+            flat = jnp.pad(flat, [*lead * [(0, 0)], (0, -flat.shape[-1] % WIDTH)])
+            return flat.reshape(*leaf.shape[:lead], -1, WIDTH)
+
+        return jnp.concatenate([one(leaf) for leaf in jax.tree.leaves(tree)], axis=lead)
+
+    def over_leaves(self, values: Shaped[Array, "*lead M"], reduce: Callable) -> Shaped[Array, "*lead L"]:
+        """The sum or the maximum of numbers from 0 upwards over the rows of each leaf."""
+        return self._over(self.leaf == np.arange(len(self.sizes))[:, None], values, reduce)
+
+    def over_parts(self, values: Shaped[Array, "*lead M"], reduce: Callable) -> Shaped[Array, "*lead parts"]:
+        """The sum or the maximum of numbers from 0 upwards over the rows of each part."""
+        return self._over(np.stack([np.isin(self.leaf, leaves) for leaves in self.parts.values()]), values, reduce)
+
+    def of_leaf(self, by_leaf: Shaped[Array, "L"]) -> Shaped[Array, "M 1"]:
+        """The value of each row's leaf."""
+        return by_leaf[self.leaf][:, None]
+
+    def _over(self, is_member, values, reduce):
+        return reduce(jnp.where(is_member, values[..., None, :], 0), axis=-1)
+
+
+def _can_be_tested(
+    squares: Float[Array, "C M width"], mean: Float[Array, "M width"], rows: _Rows
+) -> Bool[Array, "M width"]:
+    """The coordinates whose mean can be compared with the truth.
+
+    A coordinate that moves in every chunk can be tested, because its mean is about normal. A coordinate that keeps a
+    value other than 0 in all draws can be tested, because it is exact. A coordinate that moves in some chunks only,
+    such as the weight of a unit that is seldom active, cannot be tested. Neither can one that stays at 0, because it
+    may move so rarely that no draw has shown it. If the whole leaf stays at 0, however, its gradient is lost.
+    """
+    moves = squares > 0
     is_constant = ~jnp.any(moves, axis=0)
-    is_lost = jnp.all(is_constant & (mean == 0))
-    can_be_tested = jnp.all(moves, axis=0) | (is_constant & ((mean != 0) | is_lost))
-    bias = mean - truth
-    square = variance / (size * len(means)) + jnp.square(truth_stderr)
-    z = jnp.abs(bias) / jnp.sqrt(square + FLOOR**2 * jnp.mean(square) + jnp.square(rounding))
-    return jnp.max(jnp.where(can_be_tested & (bias != 0), z, 0))  # without a bias, z may be 0 / 0
+    is_lost = rows.over_leaves(jnp.any(~is_constant | (mean != 0), axis=-1), jnp.sum) == 0  # [L]
+    return jnp.all(moves, axis=0) | (is_constant & ((mean != 0) | rows.of_leaf(is_lost)))
+
+
+def _errors_over_stderr(
+    bias: Float[Array, "M width"],
+    square: Float[Array, "M width"],
+    tested: Bool[Array, "M width"],
+    truth: Float[Array, "M width"],
+    rows: _Rows,
+) -> Float[Array, "M width"]:
+    """|bias| / standard error of the coordinates that are tested, and 0 elsewhere; `square` is the error's square."""
+    by_leaf = rows.over_leaves(jnp.sum(square, axis=-1), jnp.sum) / np.array(rows.sizes, np.float32)
+    rounding = ROUNDING**2 * jnp.sum(jnp.square(truth))
+    z = jnp.abs(bias) / jnp.sqrt(square + FLOOR**2 * rows.of_leaf(by_leaf) + rounding)
+    return jnp.where(tested & (bias != 0), z, 0)  # without a bias, z may be 0 / 0
 
 
 def _scale_along_truth(products: Float[Array, "C R"], gram: Float[Array, "R R"]) -> tuple[Array, Array, Array]:
@@ -148,36 +189,31 @@ def figures_by_chunk(moments: Moments) -> dict[str, dict[str, Float[Array, "C"]]
     number of a chunk is the chunk's mean. For the variance, it is the chunk's share of the squared deviations. For the
     snr, it is the jackknife's pseudo-value, shifted so that the mean over chunks is the figure.
     """
-    pairs = zip(jax.tree.leaves(moments.mean), jax.tree.leaves(moments.square), strict=True)
-    leaves = [_sums_by_chunk(mean, square, moments.size) for mean, square in pairs]
-    figures = {}
-    for name, members in parts(moments.mean).items():
-        variance, snr, varying = (sum(leaves[i][k] for i in members) for k in range(3))
-        figures[name] = {
-            "variance": variance,
-            "snr": snr / varying,
-            "dsnr": moments.dsnr[name],
-            "cosine": moments.cosine[name],
-        }
-    return figures
-
-
-def _sums_by_chunk(means: Array, squares: Array, size: Array) -> tuple[Array, Array, Array]:
-    """For one leaf: its variance and its sum of |mean| / deviation, both by chunk `[C]`, and the number of terms."""
-    chunks = len(means)
-    means, squares = (leaf.reshape(chunks, -1) for leaf in (means, squares))
+    rows = _Rows(jax.tree.map(lambda leaf: leaf[0], moments.mean))
+    means, squares = rows.lay(moments.mean, lead=1), rows.lay(moments.square, lead=1)
+    chunks, size = len(means), moments.size
     mean, variance = pool(means, squares, size)
     varies, deviation = _deviation(mean, variance)
-    spread = squares + size * jnp.square(means - mean)  # squared deviations from the common mean, [C, N]
+    spread = squares + size * jnp.square(means - mean)  # squared deviations from the common mean, [C, M, width]
 
     # The moments of all chunks but one. If all variance comes from the chunk that is left out, the variance of the
     # others would be a rounding error, so a floor replaces it.
     shift = (mean - means) / (chunks - 1)
-    total = variance * (size * chunks - 1) - spread - size * (chunks - 1) * jnp.square(shift)
-    others_variance = jnp.maximum(total / (size * (chunks - 1) - 1), 1e-3 * jnp.square(deviation))
-    ratio = jnp.sum(jnp.where(varies, jnp.abs(mean) / deviation, 0))
-    others_ratio = jnp.sum(jnp.where(varies, jnp.abs(mean + shift) / jnp.sqrt(others_variance), 0), axis=1)  # [C]
+    rest = variance * (size * chunks - 1) - spread - size * (chunks - 1) * jnp.square(shift)
+    others_variance = jnp.maximum(rest / (size * (chunks - 1) - 1), 1e-3 * jnp.square(deviation))
 
-    variance_by_chunk = jnp.sum(spread, axis=1) * chunks / (size * chunks - 1)
-    ratio_by_chunk = ratio + (chunks - 1) * (jnp.mean(others_ratio) - others_ratio)
-    return variance_by_chunk, ratio_by_chunk, jnp.sum(varies)
+    total = lambda by_coordinate: rows.over_parts(jnp.sum(by_coordinate, axis=-1), jnp.sum)
+    ratio = total(jnp.where(varies, jnp.abs(mean) / deviation, 0))  # [parts]
+    others_ratio = total(jnp.where(varies, jnp.abs(mean + shift) / jnp.sqrt(others_variance), 0))  # [C, parts]
+    ratio_by_chunk = ratio + (chunks - 1) * (jnp.mean(others_ratio, axis=0) - others_ratio)
+    variance = total(spread) * chunks / (size * chunks - 1)
+    snr = ratio_by_chunk / total(varies)
+    return {
+        part: {
+            "variance": variance[:, i],
+            "snr": snr[:, i],
+            "dsnr": moments.dsnr[part],
+            "cosine": moments.cosine[part],
+        }
+        for i, part in enumerate(rows.parts)
+    }

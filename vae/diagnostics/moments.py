@@ -14,7 +14,9 @@ PyTree = Any
 
 # Rounding error of float32 sums, relative to the norm of the whole gradient. It does not shrink with more draws.
 ROUNDING = 1e-6
-# Means over chunks are matrix products, which accelerators round to 8 or 11 bits by default.
+# Sums over fewer draws are unrolled.
+UNROLLED = 8
+# Means over draws and chunks are matrix products, which accelerators round to 8 or 11 bits by default.
 exact_products = jax.default_matmul_precision("highest")
 
 
@@ -96,6 +98,78 @@ def parts(gradient: dict[str, PyTree]) -> dict[str, list[int]]:
     return members
 
 
+def draw_gradients(
+    gradient: Callable[[Array], PyTree], key: Array, first: Array | int, number: int, side_by_side: bool = False
+) -> PyTree:
+    """Returns `gradient(fold_in(key, i))` for first <= i < first + number: a pytree with leaves `[number, ...]`.
+
+    `side_by_side` draws the gradients by `vmap`, which is right for small problems. Otherwise they are drawn one after
+    the other, which is right for networks.
+    """
+    draw = lambda i: gradient(jax.random.fold_in(key, i))
+    indices = first + jnp.arange(number)
+    return jax.vmap(draw)(indices) if side_by_side else jax.lax.map(draw, indices)
+
+
+class RunningMoments(NamedTuple):
+    """Moments of the draws of one chunk so far.
+
+    Attributes:
+      count: the number of draws.
+      mean: their mean, in the gradient's structure.
+      square: the sum of their squared deviations from the mean, in the same structure.
+      directed: means of dsnr and cosine by part, `[2]`; NaN without a truth.
+    """
+
+    count: Array
+    mean: PyTree
+    square: PyTree
+    directed: dict[str, Array]
+
+
+def no_moments(gradient: PyTree) -> RunningMoments:
+    """Returns the moments before the first draw. Only the shapes of `gradient` count."""
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), gradient)
+    directed = {name: jnp.zeros(2, jnp.float32) for name in parts(gradient)}
+    return RunningMoments(jnp.zeros((), jnp.int32), zeros, zeros, directed)
+
+
+@exact_products
+def add_gradients(
+    running: RunningMoments, gradients: PyTree, truth: Truth | None = None, directed_every: int = 1
+) -> RunningMoments:
+    """Returns the moments after further draws (Chan, Golub & LeVeque 1979).
+
+    Args:
+      running: the moments of the draws so far.
+      gradients: the new draws, each leaf `[number, ...]`; `draw_gradients` makes them.
+      truth: the true gradient, as in `gradient_moments`.
+      directed_every: as in `gradient_moments`.
+    """
+    number = len(jax.tree.leaves(gradients)[0])
+    total = running.count + number
+    new_share = number / total
+    old_share = running.count / total
+    centre = jax.tree.map(lambda leaf: _sum_over_draws(leaf) / number, gradients)
+    spread = jax.tree.map(lambda leaf, c: _sum_over_draws(jnp.square(leaf - c)), gradients, centre)
+    delta = jax.tree.map(jnp.subtract, centre, running.mean)
+    mean = jax.tree.map(lambda m, d: m + d * new_share, running.mean, delta)
+    square = jax.tree.map(lambda s, r, d: s + r + jnp.square(d) * (number * old_share), running.square, spread, delta)
+    directed = _add_directions(running, gradients, truth, directed_every)
+    return RunningMoments(total, mean, square, directed)
+
+
+def join_chunks(chunks: RunningMoments) -> Moments:
+    """Returns the moments of C chunks of equal size, from running moments whose leaves begin with an axis `[C]`."""
+    return Moments(
+        mean=chunks.mean,
+        square=chunks.square,
+        dsnr={name: pair[:, 0] for name, pair in chunks.directed.items()},
+        cosine={name: pair[:, 1] for name, pair in chunks.directed.items()},
+        size=chunks.count[0].astype(jnp.float32),
+    )
+
+
 def gradient_moments(
     gradient: Callable[[Array], PyTree],
     key: Array,
@@ -112,11 +186,10 @@ def gradient_moments(
       key: a PRNG key.
       draws: number of draws R, a multiple of `chunks`.
       chunks: number of chunks, each with the same number of draws and with its own moments.
-      block: number of draws that `vmap` makes side by side, a divisor of draws / chunks. 1 is right for large networks,
-        because a reduction over a vmapped axis costs more than an update after every few draws.
+      block: number of draws that `vmap` makes side by side, a divisor of draws / chunks. 1 is right for networks.
       truth: the true gradient, which gives the direction of the directional figures; they are NaN without it.
-      directed_every: number n such that the directional figures use only every n-th draw; it has no effect if
-        block > 1. For a network of a million parameters, these figures take a fifth of the time of the gradient.
+      directed_every: number n such that the directional figures use only every n-th draw of a chunk. For a network of a
+        million parameters, these figures take a fifth of the time of the gradient.
 
     Raises:
       ValueError: if draws is not a multiple of chunks, if draws / chunks is below 2 or not a multiple of block, or if
@@ -131,91 +204,47 @@ def gradient_moments(
             f"{draws=} must be a multiple of {chunks=}, and draws / chunks at least 2 and a multiple of {block=}"
         )
     size = draws // chunks
-    shape = jax.eval_shape(gradient, key)
-    directed = _directional_figures(truth, parts(shape))
-    draw = lambda i: gradient(jax.random.fold_in(key, i))
-    if block == 1:
-        update = _draws_in_turn(draw, directed, size, directed_every)
-    else:
-        update = _draws_side_by_side(draw, directed, block)
+    side_by_side = block > 1
+    # An update of the moments costs a third of a large network's gradient, so one update adds up to 4 draws.
+    number = block if side_by_side else max(n for n in (1, 2, 4) if size % n == 0)
+    begin = no_moments(jax.eval_shape(gradient, key))
 
-    def chunk(start: Array) -> _Running:
-        zeros = lambda tree: jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), tree)
-        directed_zeros = zeros(jax.eval_shape(directed, shape))
-        begin = _Running(count=0.0, mean=zeros(shape), square=zeros(shape), directed=directed_zeros)
-        return jax.lax.scan(update.step, begin, start + update.width * jnp.arange(size // update.width))[0]
+    def step(running: RunningMoments, first: Array):
+        gradients = draw_gradients(gradient, key, first, number, side_by_side)
+        return add_gradients(running, gradients, truth, directed_every), None
 
-    running = jax.lax.map(chunk, size * jnp.arange(chunks))
-    return Moments(
-        mean=running.mean,
-        square=running.square,
-        dsnr={name: pair[:, 0] for name, pair in running.directed.items()},
-        cosine={name: pair[:, 1] for name, pair in running.directed.items()},
-        size=jnp.asarray(size, jnp.float32),
-    )
+    def chunk(first: Array) -> RunningMoments:
+        return jax.lax.scan(step, begin, first + number * jnp.arange(size // number))[0]
+
+    return join_chunks(jax.lax.map(chunk, size * jnp.arange(chunks)))
 
 
-class _Running(NamedTuple):
-    """Moments of the draws seen so far; `directed` holds the means of dsnr and cosine by part, `[2]`."""
-
-    count: Array | float
-    mean: PyTree
-    square: PyTree
-    directed: dict[str, Array]
+def _sum_over_draws(leaf: Float[Array, "number *leaf"]) -> Float[Array, "*leaf"]:
+    """The sum over the leading axis. On a CPU, `jnp.sum` over the first axis of a large array is many times slower."""
+    if len(leaf) <= UNROLLED:
+        return sum(leaf[i] for i in range(len(leaf)))
+    return jnp.tensordot(jnp.ones(len(leaf), leaf.dtype), leaf, axes=1)
 
 
-class _Update(NamedTuple):
-    """`step(running, start) -> (running, None)` adds the draws start, ..., start + width - 1."""
+def _add_directions(
+    running: RunningMoments, gradients: PyTree, truth: Truth | None, every: int
+) -> dict[str, Float[Array, "2"]]:
+    """The means of dsnr and cosine after further draws, of which every n-th counts."""
+    figures = _directional_figures(truth, parts(running.mean))
+    number = len(jax.tree.leaves(gradients)[0])
+    if every == 1:
+        new = jax.tree.map(lambda leaf: jnp.mean(leaf, axis=0), jax.vmap(figures)(gradients))
+        share = number / (running.count + number)
+        return jax.tree.map(lambda old, new: old + (new - old) * share, running.directed, new)
+    first = -running.count % every
 
-    step: Callable
-    width: int
+    def add(i, directed):
+        seen = (running.count + i) // every
+        new = figures(jax.tree.map(lambda leaf: leaf[i], gradients))
+        return jax.tree.map(lambda old, new: old + (new - old) / (seen + 1), directed, new)
 
-
-def _draws_in_turn(draw: Callable, directed: Callable, size: int, directed_every: int) -> _Update:
-    """An update that makes its draws one after the other.
-
-    An update of the moments costs a third of a large network's gradient, so one update adds up to 4 draws.
-    """
-    width = max(n for n in (1, 2, 4) if size % n == 0 and directed_every % n == 0)
-
-    def step(running: _Running, start):
-        several = [draw(start + i) for i in range(width)]
-        centre = jax.tree.map(lambda *g: sum(g) / width, *several)
-        spread = jax.tree.map(lambda c, *g: sum(jnp.square(leaf - c) for leaf in g), centre, *several)
-        skip = (running.count % directed_every) != 0
-        new = jax.lax.cond(skip, lambda g: running.directed, directed, several[0])
-        seen = (running.count + directed_every) // directed_every
-        mean = jax.tree.map(lambda old, new: old + jnp.where(skip, 0, new - old) / seen, running.directed, new)
-        return _merge(running, centre, spread, width)._replace(directed=mean), None
-
-    return _Update(step, width)
-
-
-def _draws_side_by_side(draw: Callable, directed: Callable, block: int) -> _Update:
-    """An update that makes its draws at once, by `vmap`."""
-
-    def step(running: _Running, start):
-        g = jax.vmap(draw)(start + jnp.arange(block))
-        centre = jax.tree.map(lambda leaf: jnp.mean(leaf, axis=0), g)
-        spread = jax.tree.map(lambda leaf, c: jnp.sum(jnp.square(leaf - c), axis=0), g, centre)
-        new = jax.tree.map(lambda figures: jnp.mean(figures, axis=0), jax.vmap(directed)(g))
-        merged = _merge(running, centre, spread, block)
-        share = block / merged.count
-        mean = jax.tree.map(lambda old, new: old + (new - old) * share, running.directed, new)
-        return merged._replace(directed=mean), None
-
-    return _Update(step, block)
-
-
-def _merge(running: _Running, centre: PyTree, spread: PyTree, width: int) -> _Running:
-    """Adds `width` draws with mean `centre` and sum of squared deviations `spread` (Chan, Golub & LeVeque 1979)."""
-    total = running.count + width
-    delta = jax.tree.map(jnp.subtract, centre, running.mean)
-    mean = jax.tree.map(lambda m, d: m + d * (width / total), running.mean, delta)
-    square = jax.tree.map(
-        lambda s, r, d: s + r + jnp.square(d) * (running.count * width / total), running.square, spread, delta
-    )
-    return running._replace(count=total, mean=mean, square=square)
+    rounds = (number - first + every - 1) // every
+    return jax.lax.fori_loop(0, rounds, lambda j, directed: add(first + j * every, directed), running.directed)
 
 
 def _directional_figures(truth: Truth | None, members: dict[str, list[int]]) -> Callable:

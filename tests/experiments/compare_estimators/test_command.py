@@ -1,6 +1,7 @@
 """The laboratory from its command line: what it writes and what it refuses."""
 
 import json
+import re
 import shutil
 
 import numpy as np
@@ -182,6 +183,11 @@ def test_a_users_problem_with_a_budget_from_the_shell(tmp_path):
     assert {row["truth"] for row in rows} == {"exact (sum over all states)"}
     assert {row["phi_biased"] for row in rows} == {"False"}
     assert "it/s" not in done.stderr  # no progress bar without a terminal
+    assert re.findall("choosing K . of .: \\S+", done.stdout) == [
+        "choosing K 1 of 2: reinforce",
+        "choosing K 2 of 2: leave_one_out",
+    ]
+    assert re.search(r"measuring 2 of 2: leave_one_out K=5 \(after \d+ s\)\n", done.stdout)
 
 
 @pytest.mark.parametrize(

@@ -2,10 +2,8 @@
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
 
-from tests.helpers.noisy_gradients import flat, flat_one, noisy_gradient, stored
 from vae import diagnostics, distributions
 from vae.estimators import BY_NAME, Estimator, log_mean_exp, mean, stateless
 
@@ -49,15 +47,6 @@ def test_flops_of_a_matrix_product():
     assert diagnostics.flops(jnp.dot, jnp.ones((64, 32)), jnp.ones((32, 16))) == pytest.approx(
         2 * 64 * 32 * 16, rel=0.01
     )
-
-
-def test_repeated_sums_the_same_draws():
-    key = jax.random.key(0)
-    for block in (1, 4):
-        total = jax.jit(lambda key, steps, b=block: diagnostics.repeated(noisy_gradient, key, steps, b))(
-            key, 8 // block
-        )
-        np.testing.assert_allclose(flat_one(total), flat(stored(8, key)).sum(0), rtol=1e-5)
 
 
 def test_interleaved_seconds_times_every_program_in_every_round():

@@ -11,7 +11,7 @@ from tests.helpers.noisy_gradients import flat, flat_one, noisy_gradient, some_t
 from vae import diagnostics
 
 
-@pytest.mark.parametrize("block", [1, 5])
+@pytest.mark.parametrize("block", [1, 5, 20])
 def test_moments_equal_numpy_on_stored_draws(block):
     key = jax.random.key(3)
     measure = lambda key: diagnostics.gradient_moments(noisy_gradient, key, 200, 10, block, some_truth())
@@ -26,10 +26,11 @@ def test_moments_equal_numpy_on_stored_draws(block):
     np.testing.assert_allclose(flat(moments.square), chunk.var(1) * 20, rtol=2e-4)
 
 
-@pytest.mark.parametrize("every", [1, 2, 4])
-def test_directed_every_takes_the_mean_over_every_nth_draw(every):
+@pytest.mark.parametrize("block", [1, 5])
+@pytest.mark.parametrize("every", [1, 2, 3, 7])
+def test_directed_every_takes_the_mean_over_every_nth_draw(every, block):
     key, truth = jax.random.key(3), some_truth()
-    moments = diagnostics.gradient_moments(noisy_gradient, key, 200, 10, truth=truth, directed_every=every)
+    moments = diagnostics.gradient_moments(noisy_gradient, key, 200, 10, block, truth, directed_every=every)
     draws, t = flat(stored(200, key)), flat_one(truth.gradient)
     assert set(moments.cosine) == set(diagnostics.parts(truth.gradient))
     decoder = slice(0, 2)  # the leaves of a dict are in alphabetic order
