@@ -30,7 +30,7 @@ ELBO_SAMPLES = 10
 # The number of images whose -log p(x) is computed between two steps of the progress bar.
 SLICE = 500
 # The memory that the decoded images of an evaluation may fill on a CPU, in bytes. More would leave the cache.
-CPU_MEMORY = 6e6
+CPU_MEMORY = 12.5e6
 # The number of images of a run that are decoded at once, and of arrays as large as these images at the same time. Runs
 # that are side by side on a CPU share its cache, so fewer images of each run are decoded.
 DECODED = 5000

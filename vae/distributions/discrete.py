@@ -36,9 +36,26 @@ class Bernoulli:
         return self.threshold(uniform(key, (num_samples, *self.logits.shape), self.logits.dtype))
 
     def log_prob(self, z: Vectors) -> Float[Array, "*#samples"]:
-        # This form is finite for every finite logit. An infinite logit times a bit of 0 would be NaN.
-        logits = jnp.nan_to_num(self.logits, nan=jnp.nan, posinf=-IMPOSSIBLE, neginf=IMPOSSIBLE)
-        return jnp.sum(z * logits - softplus(logits), axis=-1)
+        return jnp.sum(_log_prob_of_bits(self.logits, z), axis=-1)
+
+
+@jax.custom_jvp
+def _log_prob_of_bits(logits: Vectors, z: Vectors) -> Float[Array, "*#samples D"]:
+    """z * logits - softplus(logits), which is finite for every finite logit."""
+    logits = _finite(logits)
+    return z * logits - softplus(logits)
+
+
+# Without the rule, the derivative would pass through `_finite`, which costs a hundredth of a training step on a CPU.
+_log_prob_of_bits.defjvps(
+    lambda tangent, _, logits, z: tangent * (z - jax.nn.sigmoid(logits)),
+    lambda tangent, _, logits, z: tangent * _finite(logits),
+)
+
+
+def _finite(logits: Vectors) -> Float[Array, "*#samples D"]:
+    """The logits, where an infinite one, whose product with a bit of 0 would be NaN, is replaced."""
+    return jnp.where(jnp.isinf(logits), jnp.copysign(-IMPOSSIBLE, logits), logits)
 
 
 class ByClassLogits:

@@ -38,6 +38,48 @@ def test_binarize_draws_each_pixel_with_its_own_probability():
     np.testing.assert_array_equal(binarize(KEY, x), jax.jit(binarize)(KEY, x))
 
 
+def probabilities(draw, x):
+    """P(1) of each pixel in x `[levels]`, from every value that the 16 random bits of two neighbours can take."""
+    every = np.arange(2**16, dtype=np.uint32)
+    bits = (every | every[::-1] << 16)[:, None]
+    ink = jax.jit(jax.vmap(lambda pixel: draw(bits, jnp.full((2**16, 2), pixel)).sum(0)))
+    sums = np.concatenate([ink(part) for part in np.array_split(x, 16)])  # [levels, 2]
+    np.testing.assert_array_equal(sums[:, 0], sums[:, 1])
+    return sums[:, 0] / 2**16
+
+
+def test_a_pixel_is_drawn_with_its_probability_to_sixteen_bits(monkeypatch):
+    x = pixels(np.arange(256, dtype=np.uint8), 256)
+
+    def binarize_with(bits, x):
+        monkeypatch.setattr(jax.random, "bits", lambda key, shape, dtype: bits.astype(dtype).reshape(shape))
+        return binarize(KEY, x)
+
+    drawn = probabilities(binarize_with, x)
+    np.testing.assert_array_equal(drawn, np.round(x.astype(np.float64) * 2**16) / 2**16)
+    assert np.abs(drawn - np.arange(256) / 255).max() <= 2**-17
+    assert (drawn[0], drawn[-1]) == (0, 1)
+    # Control: the eight low bits of each half are not enough.
+    eight = lambda bits, x: binarize_with((bits & 0xFF00FF) << 8, x)
+    assert np.abs(probabilities(eight, x) - np.arange(256) / 255).max() > 2**-10
+
+
+@pytest.mark.parametrize("shape", [(), (5,), (3, 1), (2, 3, 3, 1), (0, 2, 2, 1)])
+def test_images_of_every_shape_are_binarized(shape):
+    for pixel in (0, 1):
+        x = np.full(shape, pixel, np.float32)
+        np.testing.assert_array_equal(binarize(KEY, x), x)
+
+
+def test_pixels_and_images_are_drawn_independently():
+    """Also the two pixels that share a random number: the correlation with the first pixel is that of chance."""
+    draws = np.asarray(binarize(KEY, jnp.full((40_000, 6), 0.3))) - 0.3
+    products = draws[:, :1] * draws[:, 1:]
+    assert np.all(np.abs(products.mean(0)) < 4.5 * products.std(0) / np.sqrt(len(products)))
+    following = draws[1:] * draws[:-1]
+    assert np.all(np.abs(following.mean(0)) < 4.5 * following.std(0) / np.sqrt(len(following)))
+
+
 def z_score_of_residuals(images, ink, levels):
     """Of sum of (ink - pixel) weighed by (pixel - 1/2): 0 on average if P(ink) is the pixel, and far away if not."""
     p = pixels(images, levels).astype(np.float64)
