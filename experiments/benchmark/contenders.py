@@ -4,13 +4,13 @@ Each contender is a function `make(images, batch_size) -> run` of images `[N, 78
 and waits for the epoch's end. All contenders use a Bernoulli likelihood, Adam with rate 1e-3, and float32.
 """
 
+import functools
 import importlib.util
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from vae import estimators, models, objectives, train
 
@@ -34,7 +34,7 @@ def blocking(epoch: Callable, state) -> Callable[[], None]:
 def _project(images: np.ndarray, batch_size: int):
     model = models.make_vae((28, 28, 1), latent_dim=LATENT, hidden=(HIDDEN,))
     estimator = estimators.BY_NAME["reparam"].make(num_samples=1)
-    tx = optax.adam(RATE)
+    tx = train.adam(RATE)
     data = jnp.asarray(images.reshape(-1, 28, 28, 1))
     key = jax.random.key(0)
     state = train.make_init(model, estimator, tx, jnp.zeros((batch_size, 28, 28, 1)))(key)
@@ -89,7 +89,7 @@ def _bare_scan(images: np.ndarray, batch_size: int):
     return blocking(jax.jit(epoch, donate_argnums=0), (params, zeros, jax.tree.map(jnp.zeros_like, params), 0.0))
 
 
-def _numpyro(images: np.ndarray, batch_size: int):
+def _numpyro(images: np.ndarray, batch_size: int, with_loss: bool = False):
     import numpyro
     import numpyro.distributions as npd
     from numpyro.infer import SVI, TraceMeanField_ELBO
@@ -120,9 +120,18 @@ def _numpyro(images: np.ndarray, batch_size: int):
     @jax.jit
     def epoch(state):
         order = jax.random.permutation(state.rng_key, len(data))[: steps * batch_size].reshape(steps, batch_size)
-        return jax.lax.fori_loop(0, steps, lambda i, s: svi.update(s, data[order[i]].astype(jnp.float32))[0], state)
 
-    return blocking(epoch, svi.init(key, data[:batch_size].astype(jnp.float32)))
+        def body(i, carry):
+            state, total = carry
+            state, loss = svi.update(state, data[order[i]].astype(jnp.float32))
+            return state, total + loss if with_loss else total
+
+        return jax.lax.fori_loop(0, steps, body, (state, 0.0))
+
+    def run(carry):
+        return epoch(carry[0])
+
+    return blocking(run, (svi.init(key, data[:batch_size].astype(jnp.float32)), 0.0))
 
 
 def _torch(images: np.ndarray, batch_size: int):
@@ -154,6 +163,10 @@ def _torch(images: np.ndarray, batch_size: int):
 
 def available() -> dict[str, Callable]:
     """The contenders by name. A contender whose library is not installed is left out."""
-    others = {"numpyro": ("numpyro", _numpyro), "torch.compile": ("torch", _torch)}
+    others = {
+        "numpyro": ("numpyro", _numpyro),
+        "numpyro, with its loss": ("numpyro", functools.partial(_numpyro, with_loss=True)),
+        "torch.compile": ("torch", _torch),
+    }
     installed = {name: make for name, (module, make) in others.items() if importlib.util.find_spec(module)}
     return {"this project": _project, "bare scan": _bare_scan} | installed

@@ -5,6 +5,8 @@ from collections.abc import Callable
 import optax
 from jax import Array
 
+from vae import train
+
 # A function from the peak of a learning rate to the rate, or to the rate as a function of the step.
 Schedule = Callable[[float | Array], optax.ScalarOrSchedule]
 # A function from the peak of the model's learning rate and the schedule to the optimizer of {"model", "estimator"}.
@@ -30,11 +32,11 @@ def adam(epsilon: float = 1e-8, cv_learning_rate: float | Array = 0.0) -> Optimi
         raise ValueError(f"epsilon must be above 0, got {epsilon}")
 
     def make(learning_rate: float | Array, schedule: Schedule) -> optax.GradientTransformation:
-        model = optax.adam(schedule(learning_rate), eps=epsilon)
+        model = train.adam(schedule(learning_rate), eps=epsilon)
         if isinstance(cv_learning_rate, int | float) and cv_learning_rate == 0:
             return model
         return optax.partition(
-            {"model": model, "estimator": optax.adam(schedule(cv_learning_rate), eps=epsilon)}, PARTS
+            {"model": model, "estimator": train.adam(schedule(cv_learning_rate), eps=epsilon)}, PARTS
         )
 
     return make

@@ -296,6 +296,30 @@ def test_a_linear_vae_reaches_the_optimum_of_probabilistic_pca():
     assert linear_gaussian.optimum(x, 1) < best - 0.05 * abs(best)
 
 
+@pytest.mark.parametrize("learning_rate", [0.03, optax.cosine_decay_schedule(0.03, 50)])
+def test_adam_is_that_of_optax(learning_rate):
+    def minimise(tx):
+        """Parameters and states after each of 60 steps, from gradients that differ in size by 10^5."""
+        params = {"w": jnp.float32([1.0, -2.0, 0.0]), "b": jnp.float32(3.0)}
+        loss = lambda params: jnp.sum(jnp.float32([1e-4, 1.0, 10.0]) * params["w"] ** 2) + jnp.sin(params["b"])
+
+        def update(carry, _):
+            params, state = carry
+            updates, state = tx.update(jax.grad(loss)(params), state, params)
+            carry = optax.apply_updates(params, updates), state
+            return carry, carry
+
+        return jax.lax.scan(update, (params, tx.init(params)), length=60)[1]
+
+    ours, theirs = minimise(train.adam(learning_rate)), minimise(optax.adam(learning_rate))
+    assert jax.tree.structure(ours) == jax.tree.structure(theirs)  # checkpoints of one are those of the other
+    compare = functools.partial(np.testing.assert_allclose, rtol=2e-5, atol=1e-6)
+    jax.tree.map(compare, ours, theirs)
+    control = minimise(optax.adam(learning_rate, eps=1e-4))
+    with pytest.raises(AssertionError):
+        jax.tree.map(compare, ours, control)
+
+
 def test_an_unknown_mode_and_an_empty_batch_are_refused():
     with pytest.raises(ValueError, match="there is no mode 'pmap'; choose vmap or map"):
         train.over_runs(STEP, "pmap")
