@@ -151,7 +151,8 @@ def _geometric(first: float, last: float) -> float:
 
 
 def _symbol(series: Series) -> str:
-    return SYMBOLS[series.style % len(SYMBOLS)] + ("-open" if series.hollow else "")
+    turn, colour = divmod(series.style, len(COLOURS))
+    return SYMBOLS[(colour + turn) % len(SYMBOLS)] + ("-open" if series.hollow else "")
 
 
 def _bars(series: Series, chart: Chart, colour: str) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from experiments.common.charts.chart import Axis, Chart, Guide, Series, column
+from experiments.common.charts.styles import styles
 
 COSTS = {"flops": "FLOP per gradient", "seconds": "time per gradient (s)"}
 FIGURES = {
@@ -43,10 +44,10 @@ def variance_against_cost(rows: list[Row], group: str, cost: str) -> Chart:
     Args:
       cost: A key of `COSTS`.
     """
-    names = list(dict.fromkeys(row["estimator"] for row in rows))
+    looks = styles(row["estimator"] for row in rows)
     rows = [row for row in rows if _positive(row[f"{group}_variance"]) and _positive(row[cost])]
     series = []
-    for style, name in enumerate(names):
+    for name, style in looks.items():
         mine = sorted((row for row in rows if row["estimator"] == name), key=lambda row: row["num_samples"])
         if mine:
             hollow = any(row[f"{group}_biased"] for row in mine)
@@ -114,9 +115,8 @@ def against(rows: list[Row], group: str, x: str, figure: str) -> Chart:
     """
     key = f"{group}_{figure}"
     names = [row["estimator"] for row in rows] if x == "num_samples" else labels(rows)
-    styles = {name: style for style, name in enumerate(dict.fromkeys(names))}
     series = []
-    for name, style in styles.items():
+    for name, style in styles(names).items():
         mine = [row for row, label in zip(rows, names, strict=True) if label == name and _positive(row[key])]
         mine.sort(key=lambda row: row[x])
         if mine:

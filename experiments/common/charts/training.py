@@ -8,6 +8,7 @@ import numpy as np
 
 from experiments.common.charts import seed_curves
 from experiments.common.charts.chart import Axis, Chart, Guide, Series, by_label, column, limits
+from experiments.common.charts.styles import styles
 from experiments.common.comparison import VALIDATION, Comparison
 
 # The look of the ring around chosen points: black, the last colour.
@@ -54,7 +55,9 @@ def bound(runs: list[dict[str, Any]], clock: str) -> Chart:
     """
     y_limits = limits([seed_curves.curve(run)[:, -1] for run in runs], robust=True)
     series = []
-    for style, (label, group) in enumerate(by_label(runs).items()):
+    groups = by_label(runs)
+    for label, style in styles(groups).items():
+        group = groups[label]
         reason = seed_curves.reason_unseen(group, y_limits) if y_limits else " (not finite)"
         series += _seeds_and_mean(label + reason, style, [run for run in group if _has_clock(run, clock)], clock)
     ends = [one.x[-1] for one in series if len(one.x)]
@@ -107,7 +110,8 @@ def candidates(comparison: Comparison, name: str) -> Chart:
     place = (lambda value: value) if numeric else (lambda value: order.index(str(value)))
     series = []
     chosen = []
-    for style, choice in enumerate(comparison.choices):
+    looks = styles(choice.value for choice in comparison.choices)
+    for choice in comparison.choices:
         best: dict[float, tuple[float, float]] = {}
         for candidate in choice.candidates:
             mean, error = candidate.mean(VALIDATION) if candidate.is_complete else (math.nan, math.nan)
@@ -118,7 +122,7 @@ def candidates(comparison: Comparison, name: str) -> Chart:
                 chosen.append((x, mean))
         x = np.array(sorted(best), dtype=float)
         mean, error = np.array([best[one] for one in sorted(best)]).T
-        series.append(Series(choice.value, style, x, mean, mean - error, mean + error))
+        series.append(Series(choice.value, looks[choice.value], x, mean, mean - error, mean + error))
     x, mean = np.array(chosen, dtype=float).reshape(-1, 2).T
     series.append(Series("chosen by validation", CHOSEN_STYLE, x, mean, ring=True))
     positive = numeric and order[0] > 0 and order[-1] >= 4 * order[0]
@@ -134,7 +138,9 @@ def rate_distortion(points: list[dict[str, Any]]) -> Chart:
       points: One dict for each model, with "label", "rate_nats" and "distortion_nats", and perhaps "details".
     """
     series = []
-    for style, (label, group) in enumerate(by_label(points).items()):
+    groups = by_label(points)
+    for label, style in styles(groups).items():
+        group = groups[label]
         details = tuple(point.get("details") for point in group)
         series.append(
             Series(label, style, column(group, "rate_nats"), column(group, "distortion_nats"), details=details)

@@ -79,8 +79,9 @@ def variance_against_cost(rows: Rows, groups: list[str]) -> Figure:
                 panels.draw_bars(ax, series, markersize=5, linewidth=0.9)
                 names.setdefault(series.label, series)
                 hollow |= series.hollow
+            panels.name_points(ax, chart.series)
             ax.label_outer()
-    handles = [legend_key(series, markersize=5) for _, series in sorted(names.items(), key=lambda item: item[1].style)]
+    handles = [legend_key(series, markersize=5) for _, series in sorted(names.items(), key=_by_family)]
     handles += [Line2D([], [], color="black", linewidth=1, linestyle="--", label="Pareto front")]
     handles += [Line2D([], [], color="#BBBBBB", linewidth=0.8, label="equal variance × cost")]
     if hollow:
@@ -151,6 +152,12 @@ def toy_curves(
         corner = {"loc": "upper left", "bbox_to_anchor": (-0.05, 1), "alignment": "left", "borderpad": 0}
         keys[column].legend(handles=handles, title=family, title_fontproperties={"weight": "bold"}, **corner)
     return figure
+
+
+def _by_family(item: tuple[str, Series]) -> tuple[int, int]:
+    """A sort key that puts series of the same colour together."""
+    turn, colour = divmod(item[1].style, len(COLOURS))
+    return colour, turn
 
 
 def _by_step(steps: np.ndarray, values: np.ndarray) -> toys.Curve:

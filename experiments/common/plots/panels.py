@@ -1,8 +1,10 @@
 """The matplotlib renderer: draws a chart of `experiments.common.charts` into one panel."""
 
 import math
+from collections.abc import Iterable
 
 import numpy as np
+from matplotlib import patheffects
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis as MatplotlibAxis
 from matplotlib.lines import Line2D
@@ -11,6 +13,11 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocat
 from experiments.common.charts import Axis, Chart, Guide, Series
 from experiments.common.plots.style import GREY, LIGHT_GREY, look
 
+# Points: the size of the labels of points, and half the size of a marker with some room.
+LABEL_SIZE = 6.5
+MARK = 3.5
+# Left, bottom, right, top.
+Box = tuple[float, float, float, float]
 GUIDES = {
     "equal elbo": {"color": "#999999", "linewidth": 0.7, "linestyle": "--", "zorder": 1},
     "equal product": {"color": LIGHT_GREY, "linewidth": 0.7, "zorder": 0},
@@ -69,6 +76,42 @@ def name_equal_elbo(ax: Axes, guide: Guide, points: np.ndarray) -> None:
     slope = {"rotation": -45, "transform_rotates_text": True, "rotation_mode": "anchor"}
     background = {"facecolor": "white", "edgecolor": "none", "pad": 1}
     ax.text(*place, guide.label, bbox=background, **style, **slope)
+
+
+def name_points(ax: Axes, series: Iterable[Series]) -> None:
+    """Writes the label of each series beside its last point, where it covers neither a point nor another label.
+
+    The label is left out if it finds no place, or if the point lies on another point. The limits of the axes must be
+    set.
+    """
+    series = [one for one in series if len(one.x) and np.isfinite([one.x[-1], one.y[-1]]).all()]
+    pixels = lambda one: ax.transData.transform(np.stack([one.x, one.y], axis=-1))
+    to_points = 72 / ax.figure.dpi
+    marks = [to_points * place for one in series for place in pixels(one)]
+    points = [(x - MARK, y - MARK, x + MARK, y + MARK) for x, y in marks]
+    taken = list(points)
+    left, bottom, right, top = to_points * np.array(ax.bbox.extents)
+    for one in series:
+        x, y = to_points * pixels(one)[-1]
+        if sum(_overlap((x - MARK, y - MARK, x + MARK, y + MARK), other) for other in points) > 1:
+            continue
+        width, height = 0.56 * LABEL_SIZE * len(one.label), 1.1 * LABEL_SIZE
+        for across, up in ((1, 1), (1, 0), (-1, 1), (-1, 0), (0, 1), (1, -1), (-1, -1), (0, -1)):
+            middle = x + across * (width / 2 + MARK + 1), y + up * (height / 2 + (1 if across else MARK + 1))
+            low, high = np.subtract(middle, (width / 2, height / 2)), np.add(middle, (width / 2, height / 2))
+            box = (*low, *high)
+            inside = left < box[0] and bottom < box[1] and box[2] < right and box[3] < top
+            if inside and not any(_overlap(box, other) for other in taken):
+                taken.append(box)
+                style = {"fontsize": LABEL_SIZE, "color": look(one.style).colour, "ha": "center", "va": "center"}
+                offset = {"xytext": (middle[0] - x, middle[1] - y), "textcoords": "offset points"}
+                halo = [patheffects.withStroke(linewidth=2, foreground="white")]
+                ax.annotate(one.label, (one.x[-1], one.y[-1]), zorder=4, path_effects=halo, **offset, **style)
+                break
+
+
+def _overlap(box: Box, other: Box) -> bool:
+    return box[0] < other[2] and other[0] < box[2] and box[1] < other[3] and other[1] < box[3]
 
 
 def plain_ticks(axis: MatplotlibAxis) -> None:

@@ -64,9 +64,9 @@ class Look(NamedTuple):
 
 
 def look(style: int) -> Look:
-    """The look of the series number `style`. After seven series the colours return with another dash."""
-    dash = DASHES[style // len(COLOURS) % len(DASHES)]
-    return Look(COLOURS[style % len(COLOURS)], dash, MARKERS[style % len(MARKERS)])
+    """The look of the series number `style`. After seven series the colours return with other dashes and markers."""
+    turn, colour = divmod(style, len(COLOURS))
+    return Look(COLOURS[colour], DASHES[turn % len(DASHES)], MARKERS[(colour + turn) % len(MARKERS)])
 
 
 @styled

@@ -17,7 +17,7 @@ def test_variance_against_cost_shows_each_positive_variance_with_its_interval():
 
     chart = gradients.variance_against_cost(rows, "phi", "flops")
 
-    assert [(series.label, series.style) for series in chart.series] == [("reparam", 0), ("stl", 2)]
+    assert [(series.label, series.style) for series in chart.series] == [("reparam", 0), ("stl", 7)]
     np.testing.assert_allclose(chart.series[0].x, [1, 4])
     np.testing.assert_allclose(chart.series[0].y, [3, 0.75])
     np.testing.assert_allclose(chart.series[0].low, [2.7, 0.675])
