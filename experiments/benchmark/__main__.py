@@ -6,9 +6,9 @@ count, because the ratios are stable on a shared machine.
 
 epoch       Trains a 784-500-20 VAE over whole epochs of 60000 synthetic binary images with this project (make_epoch,
             flax, optax, the table of estimators), and with the same training written by hand in plain JAX (one
-            lax.scan), numpyro (SVI in a fori_loop) and torch.compile. The last two are left out if they are not
-            installed. The matmul limit is the time of the step's matrix products alone, at the speed of a product of
-            two 2048 x 2048 matrices.
+            lax.scan), numpyro (SVI in a fori_loop, without and with its loss) and torch.compile. numpyro and torch are
+            left out if they are not installed. The matmul limit is the time of the step's matrix products alone, at
+            the speed of a product of two 2048 x 2048 matrices.
 sweep       Trains many runs in one program, side by side (vmap) or one after the other (map), and in one program for
             each run. The networks are those for the digits and for MNIST, at each batch size, and a 784-200-200-50
             IWAE with K = 50 and batch 20.

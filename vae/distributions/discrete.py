@@ -47,8 +47,9 @@ def _log_prob_of_bits(logits: Vectors, z: Vectors) -> Float[Array, "*#samples D"
 
 
 # Without the rule, the derivative would pass through `_finite`, which costs a hundredth of a training step on a CPU.
+# With tangent * (z - sigmoid) as the first part, XLA would make three passes of the one.
 _log_prob_of_bits.defjvps(
-    lambda tangent, _, logits, z: tangent * (z - jax.nn.sigmoid(logits)),
+    lambda tangent, _, logits, z: tangent * z - tangent * jax.nn.sigmoid(logits),
     lambda tangent, _, logits, z: tangent * _finite(logits),
 )
 
