@@ -226,6 +226,18 @@ def objective(run: Settings, values: dict[str, Array], epoch: Array) -> objectiv
     return settings.build(run, "objective", **arguments)
 
 
+def bound(run: Settings, apply: Callable) -> Callable:
+    """The bound of the run as a problem of the laboratory has it: `bound(groups, data, expect) -> Estimate`.
+
+    `groups` are the model's parameters, and `data` has the images "x" and the epoch.
+    """
+
+    def bound(groups, data, expect):
+        return objective(run, arrays(run), data["epoch"])(apply, {"params": groups}, data["x"], expect)
+
+    return bound
+
+
 def optimizer(run: Settings, values: dict[str, Array], steps_per_epoch: int) -> optax.GradientTransformation:
     """The optimizer of the run, with schedule, learning rates and clipping; `values` is the result of `arrays(run)`."""
     make = settings.build(run, "optimizer", **_option_arrays("optimizer", values))
@@ -240,12 +252,8 @@ def _option_arrays(setting: str, values: dict[str, Array]) -> dict[str, Array]:
     return {name.removeprefix(prefix): value for name, value in values.items() if name.startswith(prefix)}
 
 
-def _check_estimator(run: Settings, vae: models.VAE, x: Array) -> None:
-    """Refuses an estimator that cannot differentiate the run's bound.
-
-    Raises:
-      ValueError: A sentence that names the flags and the estimators that fit.
-    """
+def expectations_of(run: Settings, vae: models.VAE, x: Array) -> list[Expectation]:
+    """The expectations in the run's bound. Their distributions have shapes in place of arrays."""
     recorded: list[Expectation] = []
     key = jax.random.key(0, impl=run.prng)  # nothing is drawn with this key: only shapes are computed
 
@@ -255,9 +263,19 @@ def _check_estimator(run: Settings, vae: models.VAE, x: Array) -> None:
         recorded.extend(expectations.record(lambda expect: bound(vae.apply, params, x, expect)))
         return [expectation.q for expectation in recorded]
 
+    shapes = jax.eval_shape(posteriors)
+    return [expectation._replace(q=q) for q, expectation in zip(shapes, recorded, strict=True)]
+
+
+def _check_estimator(run: Settings, vae: models.VAE, x: Array) -> None:
+    """Refuses an estimator that cannot differentiate the run's bound.
+
+    Raises:
+      ValueError: A sentence that names the flags and the estimators that fit.
+    """
     choice = run.choice("estimator")
-    for q, expectation in zip(jax.eval_shape(posteriors), recorded, strict=True):
-        refusal = expectations.refusal(choice, expectation._replace(q=q))
+    for expectation in expectations_of(run, vae, x):
+        refusal = expectations.refusal(choice, expectation)
         if refusal:
             needs_log_q = estimators.BY_NAME[choice.name].needs_log_q and expectation.log_q_weight == 0
             hint = "; --objective=elbo has log q(z) in the integrand" if needs_log_q else ""

@@ -118,7 +118,7 @@ def affordable(budget: Budget, cost: Callable[[int], float], name: str) -> int:
     """The largest K with `cost(K)` within the budget.
 
     The cost must grow with K or be constant. If it is constant, as for the exact gradient, the smallest K is returned.
-    Some K may be refused, such as odd ones.
+    Some K may be refused, such as odd ones. `cost` should remember its results, because a K is asked for repeatedly.
 
     Raises:
       Refused: if even the smallest K costs more than the budget.
@@ -137,12 +137,22 @@ def affordable(budget: Budget, cost: Callable[[int], float], name: str) -> int:
     if price(least) > budget.amount:
         given = f"{budget.kind}:{budget.amount:g}"
         raise Refused(f"--budget={given} is too small for {name}: K={least} costs {cost(least):g} {budget.kind}")
-    low = least
-    high = 2 * least + 1
-    if price(high) == price(low):
+    slope = (price(2 * least) - price(least)) / least
+    if slope == 0 and price(2 * least + 1) == price(least):
         return least
-    while price(high) <= budget.amount:
-        low, high = high, 2 * high
+    # The cost of almost every estimator is affine in K, so the guess is right after two costs. Each further doubling
+    # of the step corrects it where the cost is not affine.
+    low = high = least + int((budget.amount - price(least)) / slope) if slope > 0 else least
+    step = 1
+    while low > least and price(low) > budget.amount:
+        high = low
+        low = max(least, low - step)
+        step *= 2
+    step = 1
+    while high == low or price(high) <= budget.amount:
+        low = high
+        high += step
+        step *= 2
     while high - low > 1:
         middle = (low + high) // 2
         if price(middle) <= budget.amount:

@@ -59,7 +59,8 @@ def draw_sweep(path: Path, runs: list[Curve], names: list[str]) -> None:
         for row, evaluations, seconds in by_setting[tuple(str(mean[name]) for name in names)]:
             label = results.label(row, names).replace("$", r"\$")  # a plain $ would begin a formula
             times = results.seconds_at(evaluations, seconds)
-            curves.append({"label": label, "rows": evaluations, "seconds": times, "status": row["status"]})
+            curve = {"label": label, "rows": evaluations, "seconds": times, "status": row["status"]}
+            curves.append(curve | {key: row[key] for key in ("step_evaluations",) if key in row})
             if row["status"] == "done":
                 rates = {key: row[f"test_{key}"] for key in ("rate_nats", "distortion_nats")}
                 points.append({"label": label, **rates})

@@ -24,6 +24,8 @@ RANKINGS = {
     "test_elbo_nats": "test set's ELBO (the runs have -log p(x) for different K)",
 }
 
+# The cost of a training step, with titles.
+COSTS = {"step_evaluations": "evaluations a step", "step_flops": "FLOP a step"}
 # Counts of the runs of a row.
 COUNTS = {"runs": "runs", "diverged": "diverged"}
 # The figures that have a best value: 1 if the largest is the best, -1 if the smallest is.
@@ -75,6 +77,9 @@ def _mean_row(members: list[Row], names: list[str]) -> Row:
         values = [member[key] for member in finished if member.get(key) is not None]
         if values:
             row[key], row[f"{key}_se"] = mean_and_error(values)
+    for key in COSTS:
+        if finished and key in finished[0]:
+            row[key] = statistics.fmean(member[key] for member in finished)
     depths = {member.get("active_units_by_layer", "").count("+") for member in finished}
     if len(depths) == 1 and 0 not in depths:
         row["active_units_by_layer"] = units(finished)
@@ -217,9 +222,9 @@ def check_columns(columns: list[str]) -> None:
     Raises:
       ValueError: If there is such a name.
     """
-    known = [*FIELDS, *COUNTS, *SIGNS, *FIGURES]
+    known = [*FIELDS, *COUNTS, *COSTS, *SIGNS, *FIGURES]
     if unknown := [name for name in columns if name not in known]:
-        figures = ", ".join(dict.fromkeys([*COUNTS, "validation_elbo_nats", *FIGURES]))
+        figures = ", ".join(dict.fromkeys([*COUNTS, *COSTS, "validation_elbo_nats", *FIGURES]))
         raise ValueError(f"--columns={unknown[0]}: there is no such column; choose settings or {figures}")
 
 
@@ -234,13 +239,14 @@ def _titles(rows: list[Row], means: list[Row], columns: list[str] | None) -> dic
     titles = {name: name for name in varying(rows)}
     if any(row["runs"] > 1 for row in means):
         titles["runs"] = "runs"
+    titles |= {key: title for key, title in COSTS.items() if all(key in row for row in means)}
     titles |= figures
     if any(row["diverged"] for row in means):
         titles["diverged"] = "diverged"
     if columns is None:
         return titles
     settings = {name: name for name in FIELDS}
-    return {name: (settings | COUNTS | figures).get(name, name) for name in columns}
+    return {name: (settings | COUNTS | COSTS | figures).get(name, name) for name in columns}
 
 
 def _starred(row: Row, key: str, named: Row | None = None) -> str:
@@ -255,6 +261,8 @@ def cell(row: Row, key: str) -> str:
     value = row.get(key)
     if value is None:
         return "-"
+    if key in COSTS:
+        return tables.number(value) if key == "step_flops" else f"{value:g}"
     if key not in FIGURES and key != "validation_elbo_nats":
         return str(value)
     digits = {"active_units": 1, "test_bits_per_dim": 3}.get(key, 2)

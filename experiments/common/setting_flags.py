@@ -11,7 +11,7 @@ from typing import Any
 from absl import flags
 
 from experiments.common import options
-from experiments.common.settings import FIELDS, Settings, check, parse, text
+from experiments.common.settings import FIELDS, Settings, check, least_samples, parse, text
 
 
 def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
@@ -21,14 +21,22 @@ def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
         flag_values[name].boolean = field.type is bool  # --name and --noname, and still --name=true,false
 
 
-def from_flags(values: flags.FlagValues) -> list[Settings]:
+def from_flags(values: flags.FlagValues, with_budget: bool = False) -> list[Settings]:
     """The product of all lists on the command line, in order, without duplicates.
+
+    Args:
+      with_budget: Whether a budget will choose the numbers of samples. The runs then have the least numbers of samples
+        with which their estimators work.
 
     Raises:
       ValueError: If the settings of a run contradict each other.
     """
+    if with_budget and (values["num_samples"].present or any("num_samples=" in e for e in values["estimator"].value)):
+        raise ValueError("--budget chooses the number of samples; leave out num_samples")
     product = itertools.product(*(values[name].value for name in FIELDS))
     runs = [_make_run(dict(zip(FIELDS, point, strict=True))) for point in product]
+    if with_budget:
+        runs = [dataclasses.replace(run, num_samples=least_samples(run)) for run in runs]
     for run in runs:
         check(run)
     return list(dict.fromkeys(runs))

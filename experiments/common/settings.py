@@ -206,10 +206,9 @@ def check(run: Settings) -> None:
         if value < 0:
             setting, _, option = name.partition(".")
             raise ValueError(f"--{setting}={getattr(run, setting)}: {option}={value} is below 0")
-    entry = options.ESTIMATORS.entries[run.choice("estimator").name]
-    if run.num_samples < entry.min_samples:
+    if run.num_samples < least_samples(run):
         raise ValueError(
-            f"--estimator={run.estimator} needs --num_samples of at least {entry.min_samples}, got {run.num_samples}"
+            f"--estimator={run.estimator} needs --num_samples of at least {least_samples(run)}, got {run.num_samples}"
         )
     build(run, "estimator", num_samples=run.num_samples)
     for name in ("likelihood", "architecture", "activation", "optimizer"):
@@ -218,6 +217,11 @@ def check(run: Settings) -> None:
     refusal = build(run, "prior").refusal(build(run, "posterior"))
     if refusal:
         raise ValueError(refusal.replace("prior=", "--prior=").replace("posterior=", "--posterior="))
+
+
+def least_samples(run: Settings) -> int:
+    """The least number of samples with which the run's estimator works."""
+    return options.ESTIMATORS.entries[run.choice("estimator").name].min_samples
 
 
 def epoch_argument(run: Settings, epoch: Any) -> dict[str, Any]:

@@ -110,11 +110,12 @@ class Task:
           Refused: if the estimator does not work with this number of samples or these latents.
         """
         key = jax.random.key(0)
+        expectations = self.expectations  # here, because within the trial they would be traced
 
         def estimates():
             learned, counted = estimator.init(key, self.posterior, self.problem.context)
             expect = bind(estimator, learned, counted, key, self.problem.context)
-            return [expect(q, q.log_prob, reduce, log_q_weight) for q, reduce, log_q_weight in self.expectations]
+            return [expect(q, q.log_prob, reduce, log_q_weight) for q, reduce, log_q_weight in expectations]
 
         try:
             estimator = make_estimator(name, num_samples)

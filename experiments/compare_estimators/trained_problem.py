@@ -59,13 +59,9 @@ def from_workdir(
     batch_size = batch_size or trained.batch_size
     x = _images(trained, data, split, batch_size)
     program = build.functions(trained, data)  # built with the trained objective: the estimator may not fit another one
-    apply = program.model.apply  # `bound` must not refer to `program`, which would keep the whole data set in memory
+    apply = program.model.apply  # the bound must not refer to `program`, which would keep the whole data set in memory
     build.forget_data()
-
-    def bound(groups, data, expect):
-        objective = build.objective(measured, build.arrays(measured), data["epoch"])
-        return objective(apply, {"params": groups}, data["x"], expect)
-
+    bound = build.bound(measured, apply)
     problems = []
     for name in names:
         restored = progress.restore(folder, trained, data, program, name)

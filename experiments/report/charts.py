@@ -36,6 +36,7 @@ def bound(contents: Contents, every: int = 1) -> Figure | None:
     """
     runs = [
         {"label": label, "rows": run.rows, "seconds": run.seconds, "status": run.row.get("status")}
+        | {key: run.row[key] for key in ("step_evaluations",) if key in run.row}
         for label, group in contents.runs_by_label().items()
         for run in group
         if run.rows

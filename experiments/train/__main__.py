@@ -16,7 +16,7 @@ from pathlib import Path
 
 from absl import flags
 
-from experiments.common import cli, files, setting_flags, settings
+from experiments.common import build, cli, files, setting_flags, settings, step_cost
 from experiments.common.program_folder import plain
 from experiments.common.settings import Settings
 from experiments.train import draw, loop, multihost, results_table, slurm, sweep_verdict
@@ -38,8 +38,10 @@ def define_flags(values: flags.FlagValues) -> None:
 def main(values: flags.FlagValues = flags.FLAGS) -> None:
     # --- Flags
     with cli.one_sentence():
-        runs = setting_flags.from_flags(values)
         chosen = train_flags.from_flags(values)
+        runs = setting_flags.from_flags(values, with_budget=chosen.budget is not None)
+        if chosen.budget:
+            runs = buy_samples(runs, chosen)
         check(runs, chosen)
         workdir = Path(chosen.workdir or default_workdir(runs))
         files.check_name(workdir)
@@ -84,6 +86,15 @@ def conclude(sweep: Sweep, options: train_flags.Options) -> None:
     if options.compare:
         sweep_verdict.write(sweep, options.compare)
     draw.draw(sweep, options.figures)
+
+
+def buy_samples(runs: list[Settings], options: train_flags.Options) -> list[Settings]:
+    """The runs with the numbers of samples that --budget buys, and prints them."""
+    places = (options.data_dir, options.cache_dir, options.streaming)
+    runs = step_cost.buy_samples(runs, options.budget, {run: build.load_data(run, *places) for run in runs})
+    bought = dict.fromkeys(f"{run.estimator} K={run.num_samples}" for run in runs)
+    print(f"the budget buys {', '.join(bought)}")
+    return runs
 
 
 def check(runs: list[Settings], options: train_flags.Options) -> None:

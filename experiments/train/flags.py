@@ -7,7 +7,8 @@ import dataclasses
 
 from absl import flags
 
-from experiments.common import comparison, results
+from experiments.common import candidates, comparison, results
+from experiments.common.candidates import Budget
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,6 +25,7 @@ class Options:
     streaming: str
     sweep_mode: str
     figures: str
+    budget: Budget | None
     compare: str | None
     columns: list[str] | None
     tensorboard: bool
@@ -72,6 +74,11 @@ def define_flags(values: flags.FlagValues) -> None:
         ["sweep", "all", "none"],
         "Pictures to draw: those that compare the runs and those of the best run of each program (sweep), also those of"
         " every other run (all), or no pictures (none). `experiments.evaluate --figures` draws a run later.",
+    )
+    string(
+        "budget",
+        "Largest cost of a training step, as evaluations:N (of f for one image) or flops:N. Every estimator gets the"
+        " largest number of samples within it.",
     )
     string("compare", comparison.HELP)
     flags.DEFINE_list(
@@ -138,12 +145,13 @@ def from_flags(values: flags.FlagValues) -> Options:
     Raises:
       ValueError: If flags contradict each other.
     """
-    options = Options(**{field.name: values[field.name].value for field in dataclasses.fields(Options)})
+    given = {field.name: values[field.name].value for field in dataclasses.fields(Options)}
+    options = Options(**given | {"budget": candidates.parse_budget(given["budget"])})
     if options.program and options.launcher == "slurm":
         raise ValueError("--program trains one program, but --launcher=slurm submits all of them; leave out one flag")
     results.check_columns(options.columns or [])
-    given = [name for name in values if name.startswith("slurm_") and values[name].present]
+    slurm = [name for name in values if name.startswith("slurm_") and values[name].present]
     is_job = bool(options.program)  # a job has the flags of its submission
-    if given and options.launcher != "slurm" and not is_job:
-        raise ValueError(f"--{given[0]} needs --launcher=slurm; leave one out or add the other")
+    if slurm and options.launcher != "slurm" and not is_job:
+        raise ValueError(f"--{slurm[0]} needs --launcher=slurm; leave one out or add the other")
     return options

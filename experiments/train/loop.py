@@ -17,9 +17,10 @@ from jax import Array
 from jax.sharding import Mesh
 from tqdm import tqdm
 
-from experiments.common import assess, build, canary, cli, interrupt
+from experiments.common import assess, build, canary, cli, interrupt, step_cost
 from experiments.common.progress import Progress, first_progress, update_best
 from experiments.common.settings import Settings
+from experiments.common.step_cost import StepCost
 from experiments.train import multihost
 from experiments.train.flags import Options
 from experiments.train.recorder import Recorder
@@ -311,9 +312,10 @@ def write_results(compiled: Compiled, progress: Progress, options: Options) -> l
     if len(failed) < len(program.runs):
         settings, model = program.settings, program.functions.evaluated
         params = progress.state.params["model"]
+        cost = step_cost.measure(settings, program.data)
         for rows in assess.test_figures(model, compiled.devices, params, program.data, settings, settings.eval_samples):
             if multihost.is_first():
-                folder.write_results({i: _result(program, i, row) for i, row in rows.items() if i not in failed})
+                folder.write_results({i: _result(program, i, row, cost) for i, row in rows.items() if i not in failed})
     if not multihost.is_first():
         return []
     if not options.checkpoint_every:
@@ -321,9 +323,11 @@ def write_results(compiled: Compiled, progress: Progress, options: Options) -> l
     return [_divergence(program, i, step) for i, step in failed.items()]
 
 
-def _result(program: Program, i: int, figures: dict[str, Any]) -> dict[str, Any]:
+def _result(program: Program, i: int, figures: dict[str, Any], cost: StepCost) -> dict[str, Any]:
     """The result of run i, which did not diverge."""
-    result = {"status": "done", "step": program.settings.epochs * program.functions.steps_per_epoch} | figures
+    steps = program.settings.epochs * program.functions.steps_per_epoch
+    result = {"status": "done", "step": steps} | figures
+    result |= {"step_evaluations": cost.evaluations, "step_flops": cost.flops}
     if len(program.data.validation):
         result["validation_elbo_nats"] = program.folder.rows_by_run()[i][-1]["elbo_nats"]
     return result

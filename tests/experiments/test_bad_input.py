@@ -53,6 +53,11 @@ CASES = {
     "train --validation_size=1500": ("--validation_size",),
     "train --batch_size=2000": ("--batch_size", "1500"),
     # flags
+    "train --budget=evaluations": ("--budget=evaluations is neither evaluations:N nor flops:N",),
+    "train --budget=evaluations:1 --estimator=disarm --objective=elbo --posterior=bernoulli": ("too small for disarm",),
+    "train --budget=evaluations:8 --num_samples=2": ("leave out num_samples",),
+    "train --budget=evaluations:8 --objective=iwae": ("different bound for each K",),
+    "train --columns=nll": ("--columns=nll: there is no such column",),
     "train --compare=estimator": ("--compare=estimator needs runs with several values of estimator",),
     "train --compare=estimatr --estimator=reparam,stl --objective=elbo": ("there is no such setting",),
     "train --compare=learning_rate --learning_rate=0.1,0.2 --batch_size=16,32": ("--validation_size=200",),

@@ -45,7 +45,7 @@ def test_the_flags_accept_every_command_on_a_page(page):
     for module, arguments in pages.commands(page.read_text()):
         values = pages.parse(module, arguments)
         if module == "experiments.train":
-            assert setting_flags.from_flags(values), arguments
+            assert setting_flags.from_flags(values, with_budget=values["budget"].present), arguments
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -13,7 +13,12 @@ from experiments.common.comparison import VALIDATION, Comparison
 
 # The look of the ring around chosen points: black, the last colour.
 CHOSEN_STYLE = 6
-CLOCK_TITLES = {"step": "training step", "examples": "training examples", "seconds": "training time (s)"}
+CLOCK_TITLES = {
+    "step": "training step",
+    "examples": "training examples",
+    "evaluations": "evaluations of f",
+    "seconds": "training time (s)",
+}
 
 
 def learning(rows: list[dict[str, Any]], split: str) -> list[Chart]:
@@ -51,7 +56,7 @@ def bound(runs: list[dict[str, Any]], clock: str) -> Chart:
 
     Args:
       runs: Runs as `charts.seed_curves` describes them, with "label". Runs whose clock is unknown are left out.
-      clock: "step", "examples" or "seconds".
+      clock: One of `seed_curves.CLOCKS`.
     """
     y_limits = limits([seed_curves.curve(run)[:, -1] for run in runs], robust=True)
     series = []

@@ -41,13 +41,16 @@ def learning_curves(rows: list[dict[str, Any]], split: str, timing: list[float] 
 
 @styled
 def compare_runs(runs: list[dict[str, Any]]) -> Figure:
-    """The held-out ELBO of many runs against steps and, if they are known, seconds: `charts.training.bound`.
+    """The held-out ELBO of many runs against steps, against evaluations of f if the costs of their steps differ, and
+    against seconds if they are known: `charts.training.bound`.
 
     Thin lines are seeds. A band is one standard error of the mean over seeds.
     """
-    clocks = ["step"] + ["seconds"] * any(run.get("seconds") is not None for run in runs)
+    costs = {run.get("step_evaluations") for run in runs}
+    clocks = ["step"] + ["evaluations"] * (len(costs) > 1 and None not in costs)
+    clocks += ["seconds"] * any(run.get("seconds") is not None for run in runs)
     names = len({run["label"] for run in runs})
-    width = WIDTH if len(clocks) == 2 else 0.7 * WIDTH
+    width = WIDTH if len(clocks) > 1 else 0.7 * WIDTH
     figure = Figure(figsize=(width, 3.0 + 0.15 * max(0, names - 16)), layout="constrained")
     axes = figure.subplots(1, len(clocks), sharey=True, squeeze=False)[0]
     for ax, clock in zip(axes, clocks, strict=True):

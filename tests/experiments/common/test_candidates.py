@@ -16,6 +16,24 @@ def test_affordable_is_the_largest_k_within_the_budget():
     assert candidates.affordable(Budget("flops", 5.0), linear, "reparam") == 1
 
 
+def test_an_affine_cost_is_asked_for_at_few_k():
+    asked = set()
+
+    def cost(k):
+        asked.add(k)
+        return 7.0 + 3.0 * k
+
+    assert candidates.affordable(Budget("flops", 30_000.0), cost, "reparam") == 9997
+    assert len(asked) <= 5
+
+
+@pytest.mark.parametrize("cost", [lambda k: k**2, lambda k: 50 + k**0.5, lambda k: 2.0 ** min(k, 60)])
+def test_affordable_is_right_where_the_cost_is_not_affine(cost):
+    for amount in (51.5, 60.0, 64.0, 1000.0):
+        k = candidates.affordable(Budget("flops", amount), cost, "reparam")
+        assert cost(k) <= amount < cost(k + 1)
+
+
 def test_affordable_passes_over_a_k_that_is_refused():
     def even(k):
         if k % 2:

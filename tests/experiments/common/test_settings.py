@@ -99,7 +99,7 @@ def test_each_hyperparameter_changes_the_result(base, change):
 
 def test_cv_learning_rate_is_the_rate_of_what_the_estimator_learns():
     bits = "--posterior=bernoulli --objective=elbo --num_samples=2"
-    faster = "--optimizer=adam:cv_learning_rate=0.1"
+    faster = "--optimizer=adam:cv_learning_rate=10"
     assert _bound_of(f"{bits} --estimator=double_cv {faster}") != _bound_of(f"{bits} --estimator=double_cv")
     assert _bound_of(f"{bits} --estimator=leave_one_out {faster}") == _bound_of(f"{bits} --estimator=leave_one_out")
 

@@ -1,0 +1,90 @@
+"""The cost of a training step in evaluations of f and in FLOP, and the number of samples that a budget buys."""
+
+import dataclasses
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import optax
+
+from experiments.common import build, candidates, settings
+from experiments.common.candidates import Budget
+from experiments.common.settings import Settings
+from experiments.common.task import Cost, Refused
+from vae import diagnostics, train
+from vae.data import Dataset
+
+
+class StepCost(NamedTuple):
+    """The cost of the gradient of one training step.
+
+    Attributes:
+      evaluations: The number of samples z at which f is evaluated for one image.
+      flops: The FLOP of the gradient for a batch, as XLA counts them on this device.
+    """
+
+    evaluations: int
+    flops: float
+
+
+def measure(run: Settings, data: Dataset) -> StepCost:
+    """The cost of a training step of the run. It does not depend on the values of the parameters."""
+    with jax.default_matmul_precision(run.matmul_precision):
+        return StepCost(int(_cost(run, data, "evaluations")), _cost(run, data, "flops"))
+
+
+def buy_samples(runs: list[Settings], budget: Budget, data_of: dict[Settings, Dataset]) -> list[Settings]:
+    """The runs with the largest numbers of samples that the budget buys for a training step.
+
+    Raises:
+      ValueError: If a run's bound is a different bound for each number of samples, or if the budget is too small.
+    """
+    bought: dict[tuple, int] = {}
+    chosen = []
+    for run in runs:
+        program = tuple(settings.program_settings(run).items())
+        if program not in bought:
+            bought[program] = _affordable(run, budget, data_of[run])
+        chosen.append(dataclasses.replace(run, num_samples=bought[program]))
+    return chosen
+
+
+def _affordable(run: Settings, budget: Budget, data: Dataset) -> int:
+    model, x = build.model(run, data), _images(run, data)
+    if any(not expectation.reduce.additive for expectation in build.expectations_of(run, model, x)):
+        raise ValueError(
+            f"--budget gives each estimator its own K, but --objective={run.objective} is a different bound for each K;"
+            " give --num_samples"
+        )
+
+    @functools.cache
+    def cost(num_samples: int) -> float:
+        try:
+            return _cost(dataclasses.replace(run, num_samples=num_samples), data, budget.kind)
+        except ValueError as error:  # some estimators refuse odd numbers
+            raise Refused(str(error)) from None
+
+    return candidates.affordable(budget, cost, run.estimator)
+
+
+def _cost(run: Settings, data: Dataset, kind: Cost) -> float:
+    """The cost of a gradient at random parameters and images. Only the count of evaluations draws samples."""
+    model, x = build.model(run, data), _images(run, data)
+    estimator = settings.build(run, "estimator", num_samples=run.num_samples)
+    init = train.make_init(model, estimator, optax.identity(), x)
+    rng = np.random.default_rng(0)
+    fill = lambda leaf: rng.normal(0, 0.1, leaf.shape).astype(leaf.dtype)
+    state = jax.tree.map(fill, jax.eval_shape(init, jax.random.key(0)))
+    bound = build.bound(run, model.apply)
+    groups = state.params["model"]["params"]
+    data_of_bound = {"x": x, "epoch": np.float32(0)}
+    arguments: tuple[Any, ...] = (groups, data_of_bound, state.params["estimator"], state.estimator_state, x)
+    if kind == "flops":
+        return diagnostics.flops(diagnostics.make_gradient(bound, estimator), jax.random.key(0), *arguments)
+    return diagnostics.evaluations(bound, estimator, jax.random.key(0), *arguments)
+
+
+def _images(run: Settings, data: Dataset) -> np.ndarray:
+    shape = (run.batch_size, *data.train.shape[1:])
+    return np.random.default_rng(0).integers(0, 2, shape).astype(np.float32)

@@ -1,0 +1,63 @@
+"""The cost of a training step, and the numbers of samples that a budget buys."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from experiments.common import build, step_cost
+from experiments.common.candidates import Budget
+from experiments.common.settings import Settings
+from vae import diagnostics, estimators
+
+SMALL = Settings(hidden=(4,), latent_dim=(2,), batch_size=16, objective="elbo", posterior="bernoulli", num_samples=2)
+
+
+def bought(budget: Budget, *runs: Settings) -> list[int]:
+    data = build.load_data(SMALL, None)
+    return [run.num_samples for run in step_cost.buy_samples(list(runs), budget, dict.fromkeys(runs, data))]
+
+
+def of(estimator: str, **others) -> Settings:
+    return dataclasses.replace(SMALL, estimator=estimator, **others)
+
+
+@pytest.mark.parametrize(
+    ("estimator", "evaluations"), [("leave_one_out", 2), ("disarm", 2), ("exact", 4), ("bitflip", 4)]
+)
+def test_the_evaluations_of_a_step_are_those_of_the_estimator(estimator, evaluations):
+    assert step_cost.measure(of(estimator), build.load_data(SMALL, None)).evaluations == evaluations
+
+
+def test_the_flop_of_a_step_are_those_of_the_gradient_of_the_batch():
+    run = of("leave_one_out")
+    data = build.load_data(run, None)
+    model = build.model(run, data)
+    x = jnp.zeros((run.batch_size, *data.train.shape[1:]))
+    params = model.init(jax.random.key(0), x, jax.random.key(0))
+    estimator = estimators.make("leave_one_out", num_samples=2)
+
+    def loss(params, key, x):
+        expect = estimators.bind(estimator, {}, {}, key, x)
+        return -jnp.mean(build.objective(run, build.arrays(run), jnp.float32(0))(model.apply, params, x, expect).value)
+
+    expected = diagnostics.flops(jax.grad(loss), params, jax.random.key(0), x)
+    assert step_cost.measure(run, data).flops == pytest.approx(expected, rel=0.01)
+
+
+def test_a_budget_buys_as_many_evaluations_for_every_estimator():
+    runs = [of("leave_one_out"), of("disarm"), of("leave_one_out", seed=1), of("bitflip", num_samples=1)]
+    assert bought(Budget("evaluations", 9), *runs)[:3] == [9, 8, 9]
+
+
+def test_a_budget_of_flop_is_used_up():
+    data = build.load_data(SMALL, None)
+    [samples] = bought(Budget("flops", 1e6), of("leave_one_out"))
+    price = [step_cost.measure(of("leave_one_out", num_samples=k), data).flops for k in (samples, samples + 1)]
+    assert price[0] <= 1e6 < price[1]
+
+
+def test_a_bound_that_depends_on_the_number_of_samples_has_no_budget():
+    with pytest.raises(ValueError, match="--objective=iwae is a different bound for each K; give --num_samples"):
+        bought(Budget("evaluations", 9), of("leave_one_out", objective="iwae"))
