@@ -1,33 +1,10 @@
-"""The expectations that an objective hands to its estimator, and whether an estimator suits them."""
-
-from collections.abc import Callable
-from typing import Any, NamedTuple
-
-import jax.numpy as jnp
+"""Whether an estimator suits the expectations that an objective hands to it."""
 
 from experiments.common import options
 from vae import estimators
+from vae.diagnostics.expectations import Expectation as Expectation
+from vae.diagnostics.expectations import record as record
 from vae.hierarchy import Markov
-
-
-class Expectation(NamedTuple):
-    """E[reduce(f(z_k) - log_q_weight log q(z_k))], z_k ~ q, without f, which no fit depends on."""
-
-    q: Any
-    reduce: estimators.Reduction
-    log_q_weight: float
-
-
-def record(bound: Callable[[estimators.Expect], estimators.Estimate]) -> list[Expectation]:
-    """The expectations of `bound(expect)`, in order. Nothing is sampled."""
-    recorded = []
-
-    def expect(q, f, reduce=estimators.mean, log_q_weight=0.0):
-        recorded.append(Expectation(q, reduce, log_q_weight))
-        return estimators.Estimate(jnp.zeros(q.batch_shape), jnp.zeros(()), {})
-
-    bound(expect)
-    return recorded
 
 
 def refusal(choice: options.Choice, expectation: Expectation) -> str | None:

@@ -9,7 +9,7 @@ from experiments.common import options
 from experiments.common.candidates import Case
 from experiments.common.measuring import Protocol, finite_or_nan
 from experiments.compare_estimators.measure_all import Result
-from experiments.compare_estimators.verdicts import Entrant, Seconds, compare, is_biased
+from experiments.compare_estimators.verdicts import Entrant, Seconds, compare
 from vae import diagnostics
 from vae.estimators import BY_NAME
 
@@ -106,37 +106,20 @@ def _figures(
     `costs` is a row with the FLOP and the seconds of one gradient.
     """
     figures = result.figures[part]
-    bias = figures["scale"] - 1
-    reach = diagnostics.students_t(protocol.confidence, protocol.chunks) * figures["scale_stderr"]
     row = {
         "size": int(figures["size"]),
         "truth_norm": figures["norm"],
         "truth_relative_stderr": figures["truth_stderr"],
-        "bias": bias,
-        "bias_stderr": figures["scale_stderr"],
-        "bias_low": bias - reach,
-        "bias_high": bias + reach,
-        **{key: figures[key] for key in ("max_abs_z", "relative_bias", "relative_stderr", "deviation")},
-        # At least 5, because the mean of skewed draws is beyond a smaller limit more often than a normal mean.
-        "critical_z": max(5.0, diagnostics.critical_z(figures["size"], protocol.draws)),
+        **{key: figures[key] for key in ("relative_bias", "relative_stderr")},
+        **diagnostics.bias_figures(figures, protocol.draws, protocol.chunks, protocol.confidence),
     }
-    row["biased"] = is_biased(row, protocol.chunks)
     for key in diagnostics.FIGURES:
-        low, high = interval(key, result.by_chunk[part][key], weights, protocol.draws, protocol.confidence)
+        by_chunk = result.by_chunk[part][key]
+        low, high = diagnostics.figure_interval(key, by_chunk, weights, protocol.draws, protocol.confidence)
         row |= {key: figures[key], f"{key}_low": finite_or_nan(low), f"{key}_high": finite_or_nan(high)}
     for cost in ("flops", "seconds"):
         row |= _product(row, "variance", costs, cost)
     return row
-
-
-def interval(
-    figure: str, by_chunk: np.ndarray, weights: np.ndarray, draws: int, confidence: float
-) -> tuple[float, float]:
-    """The interval of a figure, from its numbers by chunk of all `draws`."""
-    low, high = diagnostics.interval(by_chunk, weights, confidence, log=figure == "variance")
-    if figure == "snr":  # noise makes the size of a mean of n draws too large by up to this
-        low = float(np.maximum(low - math.sqrt(2 / (math.pi * draws)), 0.0))
-    return low, high
 
 
 def _product(row: dict[str, Any], figure: str, costs: dict[str, Any], cost: str) -> dict[str, float]:

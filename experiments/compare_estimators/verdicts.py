@@ -41,23 +41,6 @@ class Ratio(NamedTuple):
     high: float
 
 
-def is_biased(row: dict[str, Any], chunks: int) -> bool:
-    """Whether the gradient deviates from the truth by more than chance allows.
-
-    Either of two findings is enough:
-
-    - The worst coordinate is beyond its critical |z|, and the deviation of the whole gradient is more than twice as
-      long as chance makes it. One coordinate alone proves nothing: if it depends on rare events, its mean is not
-      normal, and its standard error is too small until such events have been drawn.
-    - The bias along the truth has a |z| of 5 or more and is larger than a rounding error. For few chunks the limit is
-      larger: the value that Student's t exceeds with probability 0.01 %.
-    """
-    limit = max(5, diagnostics.students_t(1 - 1e-4, chunks))
-    along = abs(row["bias"]) > max(limit * row["bias_stderr"], 10 * diagnostics.ROUNDING)  # False for NaN
-    whole = row["deviation"] > 2
-    return bool(row["max_abs_z"] > row["critical_z"] and whole or along)
-
-
 def compare(entrants: list[Entrant], group: str, weights: np.ndarray, confidence: float) -> list[dict[str, Any]]:
     """Compares the estimators of one slot on one group of parameters.
 
@@ -88,34 +71,21 @@ def compare(entrants: list[Entrant], group: str, weights: np.ndarray, confidence
 
 
 def _best(entrants: list[Entrant], group: str) -> int:
-    """The index of the unbiased estimator with the least variance x FLOP; a biased one only if there is no other."""
-    is_finite = lambda row: math.isfinite(row[f"{group}_variance"])
-    is_unbiased = lambda row: not row[f"{group}_biased"] and not row["declared_biased"]
-    is_random = lambda row: row[f"{group}_variance"] > 0  # ratios to an exact estimator are infinite
+    """The index of the estimator that the others are compared with."""
     rows = [entrant.row for entrant in entrants]
-    candidates = list(range(len(rows)))
-    for condition in (is_finite, is_unbiased, is_random):
-        candidates = [i for i in candidates if condition(rows[i])] or candidates
-    return min(candidates, key=lambda i: rows[i][f"{group}_variance_x_flops"])
+    is_unbiased = [not row[f"{group}_biased"] and not row["declared_biased"] for row in rows]
+    costs = [_cost(entrant, "variance_x_flops") for entrant in entrants]
+    return diagnostics.choose_best([row[f"{group}_variance"] for row in rows], costs, is_unbiased)
 
 
 def _ratios(entrants: list[Entrant], group: str, figure: str, weights: np.ndarray, confidence: float) -> Comparisons:
-    """The ratios of one figure for every pair of entrants. A ratio to an entrant without variance is exact."""
-    variances = np.array([entrant.result.figures[group]["variance"] for entrant in entrants], np.float64)
-    costs = np.array([_cost(entrant, figure) for entrant in entrants], np.float64)
-    products = variances * costs
-    with np.errstate(divide="ignore", invalid="ignore"):
-        exact = np.where(products[:, None] == products, 1.0, products[:, None] / products)
-    ratios = Comparisons(exact, exact.copy(), exact.copy())
-    random = np.flatnonzero(np.isfinite(products) & (products > 0))
-    if len(random) > 1:
-        by_chunk = np.stack([entrants[i].result.by_chunk[group]["variance"] for i in random])
-        is_timed = figure == "variance_x_seconds"
-        times = np.stack([entrants[i].seconds.replicates for i in random]) if is_timed else None
-        compared = diagnostics.compare_all(by_chunk, weights, confidence, costs[random], times)
-        for array, random_ones in zip(ratios, compared, strict=True):
-            array[np.ix_(random, random)] = random_ones
-    return ratios
+    """The ratios of one figure for every pair of entrants."""
+    variances = [entrant.result.figures[group]["variance"] for entrant in entrants]
+    by_chunk = [entrant.result.by_chunk[group]["variance"] for entrant in entrants]
+    costs = [_cost(entrant, figure) for entrant in entrants]
+    is_timed = figure == "variance_x_seconds"
+    times = np.stack([entrant.seconds.replicates for entrant in entrants]) if is_timed else None
+    return diagnostics.compare_products(variances, by_chunk, costs, weights, confidence, times)
 
 
 def _cost(entrant: Entrant, figure: str) -> float:
@@ -129,17 +99,8 @@ def _ratio(ratios: Comparisons, i: int, j: int) -> Ratio:
 
 
 def _verdict(row: dict[str, Any], group: str, is_best: bool) -> str:
-    if not math.isfinite(row[f"{group}_variance"]):
-        verdict = "NOT FINITE"
-    elif is_best:
-        verdict = "best"
-    elif row[f"{group}_variance_x_flops_to_best_high"] < 1:
-        verdict = "better"
-    elif row[f"{group}_variance_x_flops_to_best_low"] > 1:
-        verdict = "worse"
-    else:
-        verdict = "not distinguished from best"
-    return f"BIASED, {verdict}" if row[f"{group}_biased"] else verdict
+    low, high = (row[f"{group}_variance_x_flops_to_best_{end}"] for end in ("low", "high"))
+    return diagnostics.judge(row[f"{group}_variance"], row[f"{group}_biased"], is_best, low, high)
 
 
 def _pair(first: Entrant, second: Entrant, group: str, figure: str, ratio: Ratio) -> dict[str, Any]:

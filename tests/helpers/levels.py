@@ -16,8 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.common import tables
-from experiments.compare_estimators.rows import interval
-from experiments.compare_estimators.verdicts import Entrant, Seconds, compare, is_biased
+from experiments.compare_estimators.verdicts import Entrant, Seconds, compare
 from vae import diagnostics
 
 CHUNKS = 50
@@ -88,7 +87,7 @@ def measure(name: str, draws: int, repetitions: int, compared: int) -> Levels:
 
     def coverage(figure: str, truth: float) -> float:
         rows = by_chunk[figure][:, :4].reshape(-1, CHUNKS)
-        ends = [interval(figure, row, weights, draws, CONFIDENCE) for row in rows]
+        ends = [diagnostics.figure_interval(figure, row, weights, draws, CONFIDENCE) for row in rows]
         return float(np.mean([low <= truth <= high for low, high in ends]))
 
     reach = diagnostics.students_t(CONFIDENCE, CHUNKS) * figures["scale_stderr"]
@@ -151,7 +150,7 @@ def _are_biased(figures: dict[str, np.ndarray], draws: int) -> list[bool]:
     critical = max(5.0, diagnostics.critical_z(float(figures["size"][0]), draws))
     rows = zip(figures["scale"], figures["scale_stderr"], figures["max_abs_z"], figures["deviation"], strict=True)
     return [
-        is_biased(
+        diagnostics.is_biased(
             {"bias": scale - 1, "bias_stderr": stderr, "max_abs_z": z, "deviation": deviation, "critical_z": critical},
             CHUNKS,
         )

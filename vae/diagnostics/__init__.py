@@ -28,6 +28,8 @@ For a part with coordinates i, a draw g with mean E g, and the true gradient t:
                 all coordinates.
 """
 
+from vae.diagnostics.comparison import Comparison as Comparison
+from vae.diagnostics.comparison import compare as compare
 from vae.diagnostics.cost import evaluations as evaluations
 from vae.diagnostics.cost import flops as flops
 from vae.diagnostics.cost import interleaved_seconds as interleaved_seconds
@@ -37,6 +39,7 @@ from vae.diagnostics.figures import report as report
 from vae.diagnostics.intervals import Comparisons as Comparisons
 from vae.diagnostics.intervals import compare_all as compare_all
 from vae.diagnostics.intervals import critical_z as critical_z
+from vae.diagnostics.intervals import figure_interval as figure_interval
 from vae.diagnostics.intervals import interval as interval
 from vae.diagnostics.intervals import resampling as resampling
 from vae.diagnostics.intervals import students_t as students_t
@@ -53,3 +56,8 @@ from vae.diagnostics.moments import make_gradient as make_gradient
 from vae.diagnostics.moments import no_moments as no_moments
 from vae.diagnostics.moments import parts as parts
 from vae.diagnostics.moments import reference as reference
+from vae.diagnostics.verdicts import bias_figures as bias_figures
+from vae.diagnostics.verdicts import choose_best as choose_best
+from vae.diagnostics.verdicts import compare_products as compare_products
+from vae.diagnostics.verdicts import is_biased as is_biased
+from vae.diagnostics.verdicts import judge as judge

@@ -57,6 +57,20 @@ def interval(
     return float(mean - low * stderr), float(mean - high * stderr)
 
 
+def figure_interval(
+    figure: str,
+    by_chunk: Float[Array | np.ndarray, "C"],
+    weights: Float[np.ndarray, "B C"],
+    draws: int,
+    confidence: float = 0.95,
+) -> tuple[float, float]:
+    """Returns the interval of a figure that `figures_by_chunk` returns, from its numbers by chunk of all `draws`."""
+    low, high = interval(by_chunk, weights, confidence, log=figure == "variance")
+    if figure == "snr":  # noise makes the size of a mean of n draws too large by up to this
+        low = float(np.maximum(low - np.sqrt(2 / (np.pi * draws)), 0.0))
+    return low, high
+
+
 class Comparisons(NamedTuple):
     """Ratios of all pairs of E figures, row over column, `[E, E]`, with intervals that hold all at once."""
 

@@ -6,6 +6,7 @@ belongs to its caller, nothing is shown, and no backend is chosen. The sizes are
 
 from experiments.common.plots.gradients import against as against
 from experiments.common.plots.gradients import bias_forest as bias_forest
+from experiments.common.plots.gradients import comparison as comparison
 from experiments.common.plots.gradients import toy_curves as toy_curves
 from experiments.common.plots.gradients import variance_against_cost as variance_against_cost
 from experiments.common.plots.images import image_grid as image_grid

@@ -4,6 +4,7 @@
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from experiments.common.plots.style import (
     legend_outside,
     styled,
 )
+from vae.diagnostics import Comparison
 
 Rows = list[dict[str, Any]]
 
@@ -61,14 +63,14 @@ def bias_forest(rows: Rows, groups: list[str]) -> Figure:
 
 
 @styled
-def variance_against_cost(rows: Rows, groups: list[str]) -> Figure:
+def variance_against_cost(rows: Rows, groups: list[str], costs: Sequence[str] = tuple(gradients.COSTS)) -> Figure:
     """The variance against the FLOP and the time of a gradient: `charts.gradients.variance_against_cost`."""
     figure = Figure(figsize=(WIDTH, 0.5 + 2.45 * len(groups)), layout="constrained")
-    axes = figure.subplots(len(groups), len(gradients.COSTS), squeeze=False, sharex="col", sharey="row")
+    axes = figure.subplots(len(groups), len(costs), squeeze=False, sharex="col", sharey="row")
     names: dict[str, Series] = {}
     hollow = False
     for line, group in zip(axes, groups, strict=True):
-        for ax, cost in zip(line, gradients.COSTS, strict=True):
+        for ax, cost in zip(line, costs, strict=True):
             chart = gradients.variance_against_cost(rows, group, cost)
             ax.grid(False)
             panels.set_axes(ax, chart)
@@ -89,6 +91,19 @@ def variance_against_cost(rows: Rows, groups: list[str]) -> Figure:
         handles += [Line2D([], [], color=GREY, label="hollow: biased", **white)]
     figure.legend(handles=handles, loc="outside upper center", ncols=4)
     return figure
+
+
+def comparison(result: Comparison) -> Figure:
+    """The variance against the FLOP of a gradient, for the result of `vae.diagnostics.compare`."""
+    rows: dict[str, dict[str, Any]] = {}
+    for row in result.rows():
+        by_group = {
+            f"{row['group']}_{key}": row[key] for key in ("variance", "variance_low", "variance_high", "biased")
+        }
+        common = {"estimator": row["estimator"], "num_samples": 1, "flops": row["flops"]}
+        rows.setdefault(row["estimator"], common).update(by_group)
+    groups = list(dict.fromkeys(row["group"] for row in result.rows()))
+    return variance_against_cost(list(rows.values()), groups, costs=("flops",))
 
 
 @styled

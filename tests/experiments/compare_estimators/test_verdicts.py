@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from experiments.compare_estimators import rows
-from experiments.compare_estimators.verdicts import is_biased
 from tests.helpers import levels
 from tests.helpers.laboratory import read, run
 from vae import diagnostics
@@ -75,8 +74,8 @@ def test_the_verdicts_of_random_exact_and_broken_estimators():
 def test_few_chunks_need_a_longer_deviation():
     """For Student's t, 5 is too little for 0.01 % with 9 degrees of freedom, and enough with 49."""
     row = {"bias": 0.055, "bias_stderr": 0.01, "max_abs_z": 1.0, "critical_z": 4.0, "deviation": 1.0}
-    assert not is_biased(row, chunks=10)
-    assert is_biased(row, chunks=50)
+    assert not diagnostics.is_biased(row, chunks=10)
+    assert diagnostics.is_biased(row, chunks=50)
 
 
 def test_a_bias_is_of_the_whole_gradient_and_not_of_a_rare_event():
@@ -99,9 +98,9 @@ def test_a_bias_is_of_the_whole_gradient_and_not_of_a_rare_event():
     rare = row(draw)
     zero_mean = row(lambda key: {"a": draw(key)["a"] + 0.5 * (-1.0) ** jnp.arange(800)})
     assert rare["max_abs_z"] > rare["critical_z"]
-    assert not is_biased(rare, 20)
-    assert is_biased(zero_mean, 20)
-    assert is_biased(row(lambda key: draw(key, 0.3)), 20)
+    assert not diagnostics.is_biased(rare, 20)
+    assert diagnostics.is_biased(zero_mean, 20)
+    assert diagnostics.is_biased(row(lambda key: draw(key, 0.3)), 20)
 
 
 @pytest.mark.parametrize("snr", [0.0, 0.01, 0.1])
@@ -111,7 +110,9 @@ def test_the_interval_of_a_small_snr_covers(snr):
     moments = jax.vmap(levels.moments_of)(jnp.asarray(draws, jnp.float32))
     by_chunk = jax.vmap(lambda moments: diagnostics.figures_by_chunk(moments)["phi"]["snr"])(moments)
     weights = diagnostics.resampling(50, 500)
-    ends = [rows.interval("snr", np.asarray(row), weights, draws=1000, confidence=0.95) for row in by_chunk]
+    ends = [
+        diagnostics.figure_interval("snr", np.asarray(row), weights, draws=1000, confidence=0.95) for row in by_chunk
+    ]
     assert np.mean([low <= snr <= high for low, high in ends]) >= 0.85  # a binomial of 20 and 0.95 is below in 0.3 %
 
 

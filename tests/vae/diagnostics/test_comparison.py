@@ -1,0 +1,167 @@
+"""`compare` measures what the other functions measure, and its verdicts are right on models with known answers."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import vae
+from experiments.common import plots
+from vae import diagnostics
+from vae.estimators import scale_cotangent, stateless
+
+KEY = jax.random.key(5)
+X = jax.random.bernoulli(jax.random.key(0), 0.4, (6, 4, 4, 1)).astype(jnp.float32)
+
+
+@functools.cache
+def small_model(**choices):
+    model = vae.make_vae(image_shape=(4, 4, 1), **{"latent_dim": 3, "hidden": (5,), **choices})
+    return model, model.init(jax.random.key(1), X, jax.random.key(2))
+
+
+@functools.cache
+def bits():
+    """Discrete latents, whose exact gradient is a sum over eight states; straight_through is biased."""
+    model, variables = small_model(posterior="bernoulli")
+    variables = jax.tree.map(lambda leaf: 2 * leaf, variables)
+    return diagnostics.compare(
+        model, variables, X, {"disarm": 2, "reinforce": 1, "straight_through": 1}, draws=2000, key=KEY
+    )
+
+
+def column(result, name, group="encoder"):
+    columns = result.to_dict()
+    return columns[name][columns["group"] == group].tolist()
+
+
+def test_figures_equal_those_of_gradient_moments_on_a_convolutional_model():
+    model, variables = small_model(architecture="conv", hidden=(2,))
+    result = diagnostics.compare(
+        model.apply,
+        variables,
+        X,
+        {"stl": 1},
+        draws=80,
+        reference=vae.estimators.make("reparam", num_samples=2),
+        key=KEY,
+    )
+    bound = lambda params, x, expect: vae.elbo(model.apply, {"params": params}, x, expect)
+    gradient = lambda name, num_samples: functools.partial(
+        diagnostics.make_gradient(bound, vae.estimators.make(name, num_samples=num_samples)),
+        params=variables["params"],
+        data=X,
+    )
+    key_draws, key_reference, _ = jax.random.split(KEY, 3)
+    drawn = jax.jit(lambda key: diagnostics.gradient_moments(gradient("reparam", 2), key, 320))(key_reference)
+    truth = diagnostics.reference(drawn)
+    moments = jax.jit(lambda key: diagnostics.gradient_moments(gradient("stl", 1), key, 80))(key_draws)
+    report = diagnostics.report(moments, truth)
+    by_chunk = diagnostics.figures_by_chunk(moments)
+    for group in ("encoder", "decoder"):
+        for name in ("variance", "snr", "max_abs_z"):
+            assert column(result, name, group) == pytest.approx([float(report[group][name])], rel=1e-3)
+        assert column(result, "bias", group)[0] == pytest.approx(float(report[group]["scale"]) - 1, abs=1e-4)
+        ends = diagnostics.interval(by_chunk[group]["variance"], diagnostics.resampling(20), log=True)
+        assert [*column(result, "variance_low", group), *column(result, "variance_high", group)] == pytest.approx(
+            ends, rel=1e-3
+        )
+    assert result.reference == "mean of 320 draws of the given reference"
+    flops = diagnostics.flops(gradient("stl", 1), KEY)
+    assert column(result, "flops") == [pytest.approx(flops, rel=0.05)]
+    assert column(result, "evaluations") == [1]
+
+
+def test_a_biased_estimator_is_called_biased_and_unbiased_ones_are_not():
+    assert bits().reference == "exact (sum over all states)"
+    assert column(bits(), "biased") == [False, False, True]
+    assert column(bits(), "verdict") == ["best", "worse", "BIASED, better"]
+    assert column(bits(), "biased", "decoder") == [False, False, False]  # the decoder's gradient is a plain mean
+    assert column(bits(), "to_best")[0] == 1
+
+
+def test_a_bias_is_seen_against_a_reference():
+    """The pathwise gradient of one estimator is a tenth too long."""
+
+    def estimate(key, q, f, reduce, log_q_weight):
+        z = scale_cotangent(q.rsample(key, 1), jnp.full((1, *q.batch_shape), 1.1))
+        return reduce(f(z) - log_q_weight * jax.lax.stop_gradient(q).log_prob(z))
+
+    model, variables = small_model()
+    estimators = {"too long": stateless(estimate), "stl": 1}
+    result = diagnostics.compare(model, variables, X, estimators, draws=2000, reference_draws=20_000, key=KEY)
+    assert column(result, "biased") == [True, False]
+    assert column(result, "verdict")[1] == "best"
+
+
+def test_estimators_of_an_importance_weighted_bound_are_compared_at_one_k():
+    model, variables = small_model()
+    compare = functools.partial(diagnostics.compare, model, variables, X, objective=vae.iwae, draws=200, key=KEY)
+    result = compare({"dreg": 4, "reparam": 4})
+    assert result.reference == "mean of 800 draws of reparam, K=4"
+    assert column(result, "biased") == [False, False]
+    with pytest.raises(ValueError, match=r"a different one for each K.*K=\[2, 4\]"):
+        compare({"dreg": 4, "reparam": 2})
+
+
+def test_an_estimator_is_measured_with_its_params_after_training():
+    model, variables = small_model()
+    estimator = vae.estimators.make("reinforce_ema", num_samples=1)
+    q = model.apply(variables, X, method="encode")
+    learned, counted = estimator.init(KEY, q, X)
+    f = lambda z: model.apply(variables, X, z, method="log_joint")
+    for key in jax.random.split(KEY, 50):
+        counted = estimator.estimate(learned, counted, key, q, f, log_q_weight=1.0, context=X).state
+    compare = functools.partial(diagnostics.compare, model, variables, X, {"reinforce_ema": 1}, draws=200, key=KEY)
+    fresh, trained = compare(), compare(fitted={"reinforce_ema": (learned, counted)})
+    assert column(trained, "variance")[0] < 0.3 * column(fresh, "variance")[0]
+
+
+def test_the_table_prints_aligned_and_as_markdown():
+    lines = str(bits()).splitlines()
+    assert [line.split()[:2] for line in lines[1:4]] == [
+        ["decoder", "disarm"],
+        ["decoder", "reinforce"],
+        ["decoder", "straight_through"],
+    ]
+    verdicts = [*column(bits(), "verdict", "decoder"), *column(bits(), "verdict")]
+    start = lines[0].index("verdict")
+    assert [line[start:] for line in lines[1:7]] == verdicts
+    assert lines[-1].startswith("2,000 draws each; truth: exact (sum over all states)")
+    assert bits()._repr_markdown_().splitlines()[0].startswith("| group | estimator | evaluations | FLOP |")
+
+
+def test_columns_are_arrays_of_one_length():
+    columns = bits().to_dict()
+    assert {len(array) for array in columns.values()} == {6}
+    assert all(isinstance(array, np.ndarray) and array.dtype != object for array in columns.values())
+    assert columns["variance"].dtype == np.float64
+
+
+def test_the_plot_has_a_panel_for_each_group_and_a_point_for_each_estimator():
+    figure = plots.comparison(bits())
+    assert [ax.get_ylabel() for ax in figure.axes] == ["decoder: variance", "encoder: variance"]
+    points = {float(y) for line in figure.axes[1].lines for y in np.ravel(line.get_ydata())}
+    assert set(column(bits(), "variance")) <= points
+
+
+@pytest.mark.parametrize(
+    ("choice", "message"),
+    [
+        ({"draws": 110}, "draws=110 must be a multiple of chunks=20"),
+        ({"estimators": {"disarm": 2}}, "disarm cannot estimate gradients with Normal latents"),
+        ({"estimators": {"disamr": 2}}, "did you mean disarm"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused(choice, message):
+    model, variables = small_model()
+    with pytest.raises(ValueError, match=message):
+        diagnostics.compare(**{"model": model, "params": variables, "x": X, "estimators": {}, "key": KEY, **choice})
+
+
+def test_params_without_their_collection_are_refused():
+    model, variables = small_model()
+    with pytest.raises(ValueError, match="the variables that model.init returns"):
+        diagnostics.compare(model, variables["params"], X, {"stl": 1}, key=KEY)

@@ -1,0 +1,343 @@
+"""`compare`: which of several estimators is better on a model, by how much, at what cost, and which are biased."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from vae import objectives
+from vae.diagnostics import cost, expectations, figures, intervals, moments, verdicts
+from vae.diagnostics.moments import Moments, PyTree, Truth
+from vae.distributions import Bernoulli, Categorical
+from vae.estimators import BY_NAME, Estimator, make
+
+Fitted = Mapping[str, tuple[PyTree, PyTree]]
+
+# The true gradient is a sum over all states of the latents if the batch has at most so many states, and a bound of K
+# samples at most so many tuples of K states.
+MAX_STATES = 2**14
+MAX_TUPLES = 2**16
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """The result of `compare`; `print` shows it as a table.
+
+    `experiments.common.plots.comparison(result)` draws the variance against the cost. This library draws nothing.
+
+    Attributes:
+      columns: an array for each column, with an element for each estimator and group of parameters. Beside the columns
+        of the printed table, they are the ends of the intervals, `*_low` and `*_high`, and the figures behind the
+        verdict about the bias.
+      reference: the origin of the true gradient, in words.
+      draws: number of gradients of each estimator.
+      confidence: the level of each interval of a bias, a variance and an SNR, and of all comparisons of one group at
+        once.
+    """
+
+    columns: Mapping[str, np.ndarray]
+    reference: str
+    draws: int
+    confidence: float
+
+    def to_dict(self) -> dict[str, np.ndarray]:
+        """The columns, for `pandas.DataFrame(result.to_dict())`."""
+        return dict(self.columns)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """A dict for each estimator and group of parameters."""
+        return [dict(zip(self.columns, row, strict=True)) for row in zip(*self.columns.values(), strict=True)]
+
+    def __str__(self) -> str:
+        table = self._cells()
+        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+        lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in table]
+        return "\n".join([*lines, self._note()])
+
+    def _repr_markdown_(self) -> str:
+        head, *body = (f"| {' | '.join(row)} |" for row in self._cells())
+        return "\n".join([head, "|---" * len(self._cells()[0]) + "|", *body, "", self._note()])
+
+    def _cells(self) -> list[list[str]]:
+        head = [
+            "group",
+            "estimator",
+            "evaluations",
+            "FLOP",
+            "bias (%)",
+            "variance",
+            "SNR",
+            "variance x FLOP",
+            "verdict",
+        ]
+        return [head, *map(_cells_of_row, self.rows())]
+
+    def _note(self) -> str:
+        star = "; * is biased by its paper" if any(self.columns["declared_biased"]) else ""
+        return (
+            f"{self.draws:,} draws each; truth: {self.reference}; variance x FLOP relative to the best; brackets are "
+            f"{100 * self.confidence:g} % intervals, in the last column for all pairs of a group at once{star}"
+        )
+
+
+def _cells_of_row(row: dict[str, Any]) -> list[str]:
+    between = lambda name, scale=1: f"[{scale * row[f'{name}_low']:.3g}, {scale * row[f'{name}_high']:.3g}]"
+    ratio = f"{row['to_best']:.3g}"
+    return [
+        row["group"],
+        row["estimator"] + (" *" if row["declared_biased"] else ""),
+        str(row["evaluations"]),
+        f"{row['flops']:.3g}",
+        f"{100 * row['bias']:.2g} {between('bias', 100)}",
+        f"{row['variance']:.3g} {between('variance')}",
+        f"{row['snr']:.2g}",
+        f"{ratio} {between('to_best')}" if np.isfinite(row["to_best_low"]) else ratio,
+        row["verdict"],
+    ]
+
+
+def compare(
+    model: nn.Module | Callable,
+    params: PyTree,
+    x: Array | np.ndarray,
+    estimators: Mapping[str, int | Estimator],
+    objective: objectives.Objective = objectives.elbo,
+    *,
+    key: Array,
+    draws: int = 1000,
+    chunks: int = 20,
+    reference: Estimator | None = None,
+    reference_draws: int | None = None,
+    fitted: Fitted | None = None,
+    confidence: float = 0.95,
+) -> Comparison:
+    """Compares gradient estimators of a bound of a model, at fixed parameters and data.
+
+    The gradient is that of the bound's mean over the batch, and its groups are the model's submodules, such as encoder
+    and decoder. The true gradient is the sum over all states of discrete latents, if there are few. Otherwise it is the
+    mean of many gradients of `reference`, whose error counts in every verdict. All estimators draw with the same keys.
+    `is_biased` and `judge` have the rules of the verdicts.
+
+    Each gradient is one call of a compiled program. On a CPU, the same convolutions take about twice the time inside a
+    loop of the program, such as `lax.map`.
+
+    Args:
+      model: a module with the methods of `vae.models.VAE`, or its `apply`.
+      params: the model's variables, as `model.init` returns them; only the collection "params" is differentiated.
+      x: a batch `[B, H, W, C]`.
+      estimators: for a name in the table of estimators its number of samples K; for any other name an `Estimator`.
+      objective: the bound.
+      key: a PRNG key.
+      draws: number of gradients of each estimator, a multiple of `chunks`.
+      chunks: number of chunks of draws, which the bootstrap resamples.
+      reference: an unbiased estimator, for a multi-sample bound with the K of all others. By default reparam, or
+        leave_one_out where that does not fit, with the K of the estimators.
+      reference_draws: number of gradients that the reference averages, a multiple of `chunks`; by default 4 x draws.
+      fitted: params and state of estimators that have some, as they are after training; by default as initialized. For
+        a `TrainState`, they are `state.params["estimator"]` and `state.estimator_state`.
+      confidence: the familywise level.
+
+    Raises:
+      ValueError: if an estimator is unknown or does not fit, if the numbers of draws are no multiples of `chunks`, or
+        if a multi-sample bound, which is a different bound for each K, gets several K, or one below the reference's.
+    """
+    if "params" not in params:
+        raise ValueError('params must be the variables that model.init returns, a dict with the key "params"')
+    reference_draws = reference_draws or 4 * draws
+    for name, number in {"draws": draws, "reference_draws": reference_draws}.items():
+        if number % chunks or number < 2 * chunks:
+            raise ValueError(f"{name}={number} must be a multiple of chunks={chunks}, and at least {2 * chunks}")
+    task = _Task(getattr(model, "apply", model), params, jnp.asarray(x), objective)
+    key_draws, key_reference, key_init = jax.random.split(key, 3)
+    numbers = sorted({given for given in estimators.values() if isinstance(given, int)})
+    if not task.is_additive and len(numbers) != 1 and reference is None:
+        raise ValueError(
+            f"the bound is a different one for each K, and the estimators have K={numbers or '?'}; give all of them the"
+            " same K, or give a reference"
+        )
+    cases = {}
+    for name, given in estimators.items():
+        estimator = given if isinstance(given, Estimator) else make(name, num_samples=given)
+        cases[name] = _make_case(task, estimator, key_init, (fitted or {}).get(name))
+    known = _find_truth(task, max(numbers, default=1), reference, _Draws(key_reference, reference_draws, chunks))
+    entrants = []
+    for name, case in cases.items():
+        moments_of_case = _draw_moments(case, _Draws(key_draws, draws, chunks))
+        report, by_chunk = jax.device_get(_figures_program()(moments_of_case, known.truth))
+        report = {part: {figure: float(value) for figure, value in row.items()} for part, row in report.items()}
+        costs = {"evaluations": task.evaluations(case), "flops": task.flops(case)}
+        is_declared = isinstance(estimators[name], int) and BY_NAME[name].biased
+        head = {"estimator": name, **costs, "declared_biased": is_declared}
+        entrants.append(_Entrant(head, report, by_chunk))
+    rows = [row for group in params["params"] for row in _rows(group, entrants, draws, chunks, confidence)]
+    columns = {name: np.array([row[name] for row in rows]) for name in rows[0]}
+    return Comparison(columns, known.source, draws, confidence)
+
+
+class _Task(NamedTuple):
+    """The gradient of a bound of a model at fixed variables and data."""
+
+    apply: Callable
+    variables: PyTree
+    x: Array
+    objective: objectives.Objective
+
+    def bound(self, params: PyTree, x: Array, expect: Callable):
+        return self.objective(self.apply, {**self.variables, "params": params}, x, expect)
+
+    @property
+    def params(self) -> PyTree:
+        return self.variables["params"]
+
+    @property
+    def expectations(self) -> list[expectations.Expectation]:
+        return expectations.record(lambda expect: self.bound(self.params, self.x, expect))
+
+    @property
+    def is_additive(self) -> bool:
+        """Whether the bound is the same for every number of samples."""
+        return all(expectation.reduce.additive for expectation in self.expectations)
+
+    def fits(self, name: str) -> bool:
+        return all(BY_NAME[name].refusal(*expectation) is None for expectation in self.expectations)
+
+    def evaluations(self, case: "_Case") -> int:
+        return cost.evaluations(self.bound, case.estimator, jax.random.key(0), *case.arguments)
+
+    def flops(self, case: "_Case") -> float:
+        return cost.flops(moments.make_gradient(self.bound, case.estimator), jax.random.key(0), *case.arguments)
+
+
+class _Case(NamedTuple):
+    """An estimator, ready to be measured.
+
+    Attributes:
+      estimator: the estimator.
+      add: a compiled `add(running, key, i, arguments)`, which adds the gradient with the key fold_in(key, i).
+      arguments: those of the gradient after its key.
+    """
+
+    estimator: Estimator
+    add: Callable
+    arguments: tuple
+
+
+class _Draws(NamedTuple):
+    """The gradients with the keys fold_in(key, i), i < number, in equal chunks."""
+
+    key: Array
+    number: int
+    chunks: int
+
+
+class _Entrant(NamedTuple):
+    """A measured estimator: its name and costs, its figures of every part, and some of them by chunk."""
+
+    head: dict[str, Any]
+    report: dict[str, dict[str, float]]
+    by_chunk: dict[str, dict[str, np.ndarray]]
+
+
+class _KnownTruth(NamedTuple):
+    """The true gradient, and its origin in words."""
+
+    source: str
+    truth: Truth
+
+
+def _compiled(function: Callable) -> Callable:
+    """The jitted function. On a CPU, full optimization takes seconds more and saves microseconds of each call."""
+    is_cpu = jax.default_backend() == "cpu"
+    return jax.jit(function, compiler_options={"xla_backend_optimization_level": 1} if is_cpu else None)
+
+
+@functools.cache
+def _figures_program() -> Callable:
+    return _compiled(lambda draws, truth: (figures.report(draws, truth), figures.figures_by_chunk(draws)))
+
+
+def _make_case(task: _Task, estimator: Estimator, key: Array, fitted: tuple[PyTree, PyTree] | None) -> _Case:
+    gradient = moments.make_gradient(task.bound, estimator)
+
+    def add(running, key, i, arguments):
+        drawn = gradient(jax.random.fold_in(key, i), *arguments)
+        return moments.add_gradients(running, jax.tree.map(lambda leaf: leaf[None], drawn))
+
+    learned, counted = fitted or estimator.init(key, task.expectations[0].q, task.x)
+    return _Case(estimator, _compiled(add), (task.params, task.x, learned, counted, task.x))
+
+
+def _draw_moments(case: _Case, draws: _Draws) -> Moments:
+    """Moments of the gradients. Python has the loop, because convolutions are slow inside a loop of XLA."""
+    size = draws.number // draws.chunks
+    begin = jax.jit(moments.no_moments)(case.arguments[0])
+    chunks = []
+    for chunk in range(draws.chunks):
+        running = begin
+        for i in range(chunk * size, (chunk + 1) * size):
+            running = case.add(running, draws.key, i, case.arguments)
+        chunks.append(jax.device_get(running))
+    return moments.join_chunks(jax.tree.map(lambda *leaves: np.stack(leaves), *chunks))
+
+
+def _find_truth(task: _Task, num_samples: int, reference: Estimator | None, draws: _Draws) -> _KnownTruth:
+    """The sum over all states if there are few, and otherwise the mean of many gradients of the reference."""
+    if reference is None and _has_few_states(task, num_samples):
+        exact = jax.jit(moments.make_gradient(task.bound, make("exact", num_samples=num_samples)))
+        return _KnownTruth("exact (sum over all states)", moments.exactly(exact(None, task.params, task.x)))
+    if reference is None:
+        name = "reparam" if task.fits("reparam") else "leave_one_out"
+        least = BY_NAME[name].min_samples
+        if num_samples < least and not task.is_additive:
+            raise ValueError(f"the reference {name} needs K={least}; give the estimators this K, or give a reference")
+        num_samples = max(num_samples, least)
+        source = f"{name}, K={num_samples}"
+        reference = make(name, num_samples=num_samples)
+    else:
+        source = "the given reference"
+    case = _make_case(task, reference, draws.key, fitted=None)
+    truth = _compiled(moments.reference)(_draw_moments(case, draws))
+    return _KnownTruth(f"mean of {draws.number:,} draws of {source}", truth)
+
+
+def _has_few_states(task: _Task, num_samples: int) -> bool:
+    for q, reduce, _ in task.expectations:
+        if not isinstance(q, Bernoulli | Categorical) or not task.fits("exact"):
+            return False
+        classes = 2 if isinstance(q, Bernoulli) else q.logits.shape[-1]
+        dimensions = q.logits.shape[len(q.batch_shape)]
+        states = classes**dimensions
+        if states * len(task.x) > MAX_STATES or states ** (1 if reduce.additive else num_samples) > MAX_TUPLES:
+            return False
+    return True
+
+
+def _rows(group: str, entrants: list[_Entrant], draws: int, chunks: int, confidence: float) -> list[dict[str, Any]]:
+    """The rows of one group of parameters."""
+    weights = intervals.resampling(chunks)
+    rows = []
+    for head, report, by_chunk in entrants:
+        row = {"group": group} | head
+        row |= verdicts.bias_figures(report[group], draws, chunks, confidence)
+        for figure in ("variance", "snr"):
+            low, high = intervals.figure_interval(figure, by_chunk[group][figure], weights, draws, confidence)
+            row |= {figure: report[group][figure], f"{figure}_low": low, f"{figure}_high": high}
+        rows.append(row)
+    variances = [row["variance"] for row in rows]
+    flops = [row["flops"] for row in rows]
+    is_unbiased = [not row["biased"] and not row["declared_biased"] for row in rows]
+    best = verdicts.choose_best(variances, flops, is_unbiased)
+    chunk_variances = [by_chunk[group]["variance"] for _, _, by_chunk in entrants]
+    ratios = verdicts.compare_products(variances, chunk_variances, flops, weights, confidence)
+    for i, row in enumerate(rows):
+        ratio, low, high = (float(array[i, best]) for array in ratios)
+        low, high = (np.nan, np.nan) if i == best else (low, high)
+        row |= {"to_best": ratio, "to_best_low": low, "to_best_high": high}
+        row["verdict"] = verdicts.judge(row["variance"], row["biased"], i == best, low, high)
+    return rows

@@ -1,0 +1,28 @@
+"""The expectations that an objective hands to its estimator."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+
+from vae.estimators.contract import Estimate, Expect, Reduction, mean
+
+
+class Expectation(NamedTuple):
+    """E[reduce(f(z_k) - log_q_weight log q(z_k))], z_k ~ q, without f, which no fit depends on."""
+
+    q: Any
+    reduce: Reduction
+    log_q_weight: float
+
+
+def record(bound: Callable[[Expect], Estimate]) -> list[Expectation]:
+    """The expectations of `bound(expect)`, in order. Nothing is sampled."""
+    recorded = []
+
+    def expect(q, f, reduce=mean, log_q_weight=0.0):
+        recorded.append(Expectation(q, reduce, log_q_weight))
+        return Estimate(jnp.zeros(q.batch_shape), jnp.zeros(()), {})
+
+    bound(expect)
+    return recorded

@@ -1,0 +1,114 @@
+"""Verdicts: whether an estimator is biased, and which of several estimators is better."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from jax import Array
+from jaxtyping import Float
+
+from vae.diagnostics.intervals import Comparisons, compare_all, critical_z, students_t
+from vae.diagnostics.moments import ROUNDING
+
+
+def bias_figures(figures: Mapping[str, float], draws: int, chunks: int, confidence: float = 0.95) -> dict[str, float]:
+    """Returns the bias of one part along the true gradient, relative to the true length, with its interval.
+
+    `figures` are the numbers of one part of `report`. The result has the keys bias, bias_stderr, bias_low, bias_high,
+    max_abs_z, critical_z, deviation and biased, the verdict of `is_biased`.
+    """
+    bias = float(figures["scale"]) - 1
+    stderr = float(figures["scale_stderr"])
+    reach = students_t(confidence, chunks) * stderr
+    row = {
+        "bias": bias,
+        "bias_stderr": stderr,
+        "bias_low": bias - reach,
+        "bias_high": bias + reach,
+        "max_abs_z": float(figures["max_abs_z"]),
+        # At least 5, because the mean of skewed draws is beyond a smaller limit more often than a normal mean.
+        "critical_z": max(5.0, critical_z(figures["size"], draws)),
+        "deviation": float(figures["deviation"]),
+    }
+    return row | {"biased": is_biased(row, chunks)}
+
+
+def is_biased(row: Mapping[str, Any], chunks: int) -> bool:
+    """Whether the gradient deviates from the truth by more than chance allows.
+
+    Either of two findings is enough:
+
+    - The worst coordinate is beyond its critical |z|, and the deviation of the whole gradient is more than twice as
+      long as chance makes it. One coordinate alone proves nothing: if it depends on rare events, its mean is not
+      normal, and its standard error is too small until such events have been drawn.
+    - The bias along the truth has a |z| of 5 or more and is larger than a rounding error. For few chunks the limit is
+      larger: the value that Student's t exceeds with probability 0.01 %.
+    """
+    limit = max(5, students_t(1 - 1e-4, chunks))
+    along = abs(row["bias"]) > max(limit * row["bias_stderr"], 10 * ROUNDING)  # False for NaN
+    whole = row["deviation"] > 2
+    return bool(row["max_abs_z"] > row["critical_z"] and whole or along)
+
+
+def compare_products(
+    variances: Sequence[float],
+    by_chunk: Sequence[Float[Array | np.ndarray, "C"]],
+    costs: Sequence[float],
+    weights: Float[np.ndarray, "B C"],
+    confidence: float = 0.95,
+    cost_replicates: Float[np.ndarray, "E B"] | None = None,
+) -> Comparisons:
+    """The ratios of variance x cost of all pairs of estimators, as `compare_all` makes them.
+
+    The ratio to an estimator without variance is exact, and the ratio to one whose variance is not finite is NaN.
+
+    Args:
+      variances: the variance of each estimator.
+      by_chunk: the same variances as numbers by chunk, as `figures_by_chunk` returns.
+      costs: the cost of one gradient of each estimator.
+      weights: as `resampling` returns.
+      confidence: the familywise level.
+      cost_replicates: bootstrap replicates of uncertain costs.
+    """
+    costs = np.asarray(costs, np.float64)
+    products = np.asarray(variances, np.float64) * costs
+    with np.errstate(divide="ignore", invalid="ignore"):
+        exact = np.where(products[:, None] == products, 1.0, products[:, None] / products)
+    ratios = Comparisons(exact, exact.copy(), exact.copy())
+    random = np.flatnonzero(np.isfinite(products) & (products > 0))
+    if len(random) > 1:
+        replicates = None if cost_replicates is None else cost_replicates[random]
+        chunks = np.stack([np.asarray(by_chunk[i]) for i in random])
+        compared = compare_all(chunks, weights, confidence, costs[random], replicates)
+        for array, random_ones in zip(ratios, compared, strict=True):
+            array[np.ix_(random, random)] = random_ones
+    return ratios
+
+
+def choose_best(variances: Sequence[float], costs: Sequence[float], is_unbiased: Sequence[bool]) -> int:
+    """The index of the unbiased estimator with the least variance x cost; a biased one only if there is no other."""
+    conditions = (
+        np.isfinite(variances),
+        np.asarray(is_unbiased),
+        np.asarray(variances) > 0,  # ratios to an exact estimator are infinite
+    )
+    candidates = list(range(len(variances)))
+    for condition in conditions:
+        candidates = [i for i in candidates if condition[i]] or candidates
+    return min(candidates, key=lambda i: variances[i] * costs[i])
+
+
+def judge(variance: float, biased: bool, is_best: bool, low: float, high: float) -> str:
+    """The verdict in words, from the interval of the ratio of variance x cost to the best estimator's."""
+    if not math.isfinite(variance):
+        verdict = "NOT FINITE"
+    elif is_best:
+        verdict = "best"
+    elif high < 1:
+        verdict = "better"
+    elif low > 1:
+        verdict = "worse"
+    else:
+        verdict = "not distinguished from best"
+    return f"BIASED, {verdict}" if biased else verdict
