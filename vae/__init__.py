@@ -54,6 +54,7 @@ from vae import estimators as estimators
 from vae import evaluate as evaluate
 from vae import models as models
 from vae import objectives as objectives
+from vae import testing as testing
 from vae import train as train
 from vae.estimators import Estimate as Estimate
 from vae.estimators import Estimator as Estimator

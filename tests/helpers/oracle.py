@@ -1,9 +1,4 @@
-"""Toy problems with exact answers, and `assert_unbiased`, the assertion that every estimator must pass.
-
-A problem is the expectation of log p_theta(x, z) - log q(z), with two data and two latent dimensions that all have
-different parameters. The problem is small enough to sum or integrate its value and gradients in float64. It depends on
-q through z and through log q(z), so an estimator that loses the derivative of log q(z) fails.
-"""
+"""Exact answers to toy problems, and `assert_unbiased`, the assertion that every estimator must pass."""
 
 import functools
 import inspect
@@ -18,47 +13,18 @@ from jax import Array
 from jax.lax import stop_gradient
 from scipy import special, stats
 
-from vae import distributions
-from vae.estimators import BY_NAME, Entry, Estimator, Reduction, log_mean_exp, mean
-from vae.estimators.exact import MAX_EVALUATIONS
+from vae.estimators import BY_NAME, Entry, Estimator, Reduction
+from vae.testing import problems
+from vae.testing.problems import FAMILIES as FAMILIES
+from vae.testing.problems import LOG_Q_WEIGHT as LOG_Q_WEIGHT
+from vae.testing.problems import REDUCE as REDUCE
+from vae.testing.problems import Problem as Problem
+from vae.testing.problems import problem as problem
 
 PyTree = Any
-REDUCE = {"mean": mean, "log_mean_exp": log_mean_exp}
-LOG_Q_WEIGHT = 1.0
 GROUPS = ("value", "phi", "theta")
 MAX_Z = 4.5
 MAX_RELATIVE_STDERR = 0.01
-
-
-class Problem(NamedTuple):
-    """An expectation to differentiate.
-
-    Attributes:
-      phi: the parameters of q; the first axes of every leaf are the batch.
-      theta: the arrays that f closes over: weight, bias, and the data x `[*batch, 2]`.
-      posterior: a function phi -> q.
-      log_joint: a function (theta, z) -> log p_theta(x, z) `[K, *batch]`.
-    """
-
-    phi: PyTree
-    theta: dict[str, Any]
-    posterior: Callable[[PyTree], Any]
-    log_joint: Callable[[PyTree, Array], Array]
-
-    def integrand(self, theta: PyTree) -> Callable[[Array], Array]:
-        return lambda z: self.log_joint(theta, z)
-
-    def log_weight(self, theta: PyTree, z: Array, q) -> Array:
-        return self.log_joint(theta, z) - q.log_prob(z)
-
-    def astype(self, dtype) -> "Problem":
-        cast = lambda tree: jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), tree)
-        return self._replace(phi=cast(self.phi), theta=cast(self.theta))
-
-    def with_batch(self, *shape: int) -> "Problem":
-        """Returns the problem with a batch of this shape, filled with its data in turn."""
-        lay = lambda leaf: np.resize(leaf, (*shape, *leaf.shape[1:]))
-        return self._replace(phi=jax.tree.map(lay, self.phi), theta=self.theta | {"x": lay(self.theta["x"])})
 
 
 class Report(NamedTuple):
@@ -83,51 +49,6 @@ class Report(NamedTuple):
         return [group for group in GROUPS if not self.relative_stderr[group] < MAX_RELATIVE_STDERR]
 
 
-_CONTINUOUS = {"mean": [[0.7, -0.9], [-0.4, 1.2]]}
-_POSTERIORS = {
-    "Normal": dict(_CONTINUOUS, log_var=[[-0.5, 0.3], [0.2, -0.8]]),
-    "MultivariateNormal": dict(_CONTINUOUS, cholesky=[[[0.8, 0.0], [0.5, 1.1]], [[1.2, 0.0], [-0.4, 0.7]]]),
-    "Laplace": dict(_CONTINUOUS, log_scale=[[-0.5, 0.1], [-0.2, -0.7]]),
-    "StudentT": dict(_CONTINUOUS, log_scale=[[-0.4, 0.1], [0.0, -0.6]], log_df=[[1.8, 2.2], [2.0, 1.6]]),
-    "Gamma": dict(log_concentration=[[0.7, 1.2], [1.0, 0.5]], log_rate=[[0.4, 0.9], [0.2, 0.8]]),
-    "Beta": dict(log_alpha=[[0.7, 1.2], [1.0, 0.5]], log_beta=[[1.1, 0.4], [0.6, 0.9]]),
-    "Dirichlet": dict(log_concentration=[[0.7, 1.2, 0.3], [1.0, 0.5, 0.8]]),
-    "Bernoulli": dict(logits=[[0.6, -1.1], [-0.3, 0.9]]),
-    "Categorical": dict(logits=[[[0.5, -0.7, 0.1], [-0.9, 0.4, 0.8]], [[0.2, 0.6, -1.0], [1.1, -0.3, 0.0]]]),
-}
-FAMILIES = {name: getattr(distributions, name) for name in _POSTERIORS}
-
-
-def problem(family: str, shape: str = "sine") -> Problem:
-    """Returns the problem with latents of `family`. log p is a squared error of a sine of z ("sine"), for which
-    quadrature converges fast, or a cubic in z ("cubic")."""
-    phi = FAMILIES[family](**{name: np.asarray(value, np.float32) for name, value in _POSTERIORS[family].items()})
-    first, posterior = jax.tree.leaves(phi)[0], lambda phi: phi
-    if family == "MultivariateNormal":  # entries above the diagonal are not parameters
-        posterior = lambda phi: distributions.MultivariateNormal(phi.mean, jnp.tril(phi.cholesky))
-    width = first[0].size
-    theta = {
-        "weight": np.float32([[0.7, -0.2], [0.4, 0.6], [-0.5, 0.3]] * 2)[:width],
-        "bias": np.float32([0.3, -0.2]),
-        "x": np.float32([[1.1, -0.4], [-0.8, 1.0]]),
-    }
-    return Problem(phi, theta, posterior, {"sine": _sine_log_joint, "cubic": _cubic_log_joint}[shape])
-
-
-def _sine_log_joint(theta: PyTree, z: Array) -> Array:
-    return -jnp.sum(jnp.square(theta["x"] - 1.5 * jnp.sin(_affine(theta, z))), axis=-1)
-
-
-def _cubic_log_joint(theta: PyTree, z: Array) -> Array:
-    h = _affine(theta, z)
-    return jnp.sum(theta["x"] * h - 0.3 * h**3, axis=-1)
-
-
-def _affine(theta: PyTree, z: Array) -> Array:
-    flat = z.reshape(*z.shape[: theta["x"].ndim], len(theta["weight"]))  # [K, *batch, D]
-    return flat @ theta["weight"] + theta["bias"]
-
-
 # The oracle.
 
 
@@ -148,21 +69,14 @@ def differentiate_exactly(
     with jax.enable_x64(True):
         problem = problem.astype(jnp.float64)
         if by == "exact":
-            width = jax.tree.leaves(problem.phi)[0].shape[-1]
-            order = order or min(24, int(MAX_EVALUATIONS ** (1 / (width * tuple_size))))
-            estimator = BY_NAME["exact"].make(num_samples=num_samples, order=order)
-            expectation = lambda q, f: estimator.estimate({}, {}, None, q, f, reduce, LOG_Q_WEIGHT).value
+            expectation = problems.exact_expectation(problem, reduce, num_samples, order)
         else:
             z, log_weight = quantile_nodes(problem.posterior(problem.phi), order or 22)
             expectation = lambda q, f: _sum_over_tuples(q, f, reduce, tuple_size, z, log_weight)
-        run = jax.jit(jax.value_and_grad(functools.partial(_objective, problem, expectation), (0, 1), has_aux=True))
+        objective = functools.partial(problems.objective, problem, expectation)
+        run = jax.jit(jax.value_and_grad(objective, (0, 1), has_aux=True))
         (_, value), grads = run(problem.phi, problem.theta)
         return _flat(value, *grads)
-
-
-def _objective(problem: Problem, expectation: Callable, phi: PyTree, theta: PyTree):
-    value = expectation(problem.posterior(phi), problem.integrand(theta))
-    return jnp.sum(value), value
 
 
 def _flat(value, phi, theta) -> dict[str, np.ndarray]:
@@ -289,7 +203,8 @@ def gradient_program(
 
     def run(phi, theta, key):
         expectation = lambda q, f: estimator.estimate(params, state, key, q, f, reduce, LOG_Q_WEIGHT, theta["x"]).value
-        return jax.value_and_grad(functools.partial(_objective, problem, expectation), (0, 1), has_aux=True)(phi, theta)
+        objective = functools.partial(problems.objective, problem, expectation)
+        return jax.value_and_grad(objective, (0, 1), has_aux=True)(phi, theta)
 
     return run
 

@@ -1,11 +1,8 @@
 """Estimators with a published or a likely mistake. Each must fail the assertion that the table's entries pass."""
 
-from typing import NamedTuple
-
 import jax
 import jax.numpy as jnp
 import pytest
-from jax.lax import stop_gradient
 
 from tests.helpers.oracle import (
     REDUCE,
@@ -18,16 +15,13 @@ from vae.estimators import (
     Estimate,
     Estimator,
     attach,
-    integrand,
     log_mean_exp,
     mean,
-    scale_cotangent,
-    stateless,
 )
 from vae.estimators.dreg import dreg
-from vae.estimators.parts.score_function import score_surrogate
 from vae.estimators.reinforce_ema import reinforce_ema
 from vae.estimators.stl import stl
+from vae.testing import slips
 
 
 def _rarely_not_finite(num_samples=2):
@@ -47,26 +41,6 @@ def test_a_gradient_that_is_rarely_not_finite_is_caught():
         assert_unbiased(_rarely_not_finite(), problem("Bernoulli"), mean, oracle("Bernoulli", "mean", 2), max_chunks=4)
 
 
-def _vimco_without_direct_term(num_samples=2):
-    def estimate(key, q, f, reduce, log_q_weight):
-        z = q.sample(key, num_samples)
-        values = integrand(f, stop_gradient(q), log_q_weight)(z)
-        return score_surrogate(q, z, values, values[::-1], reduce)
-
-    return stateless(estimate)
-
-
-def _dreg_with_weights(encoder_power, decoder_power, num_samples=2):
-    def estimate(key, q, f, reduce, log_q_weight):
-        z = q.rsample(key, num_samples)
-        frozen = integrand(f, stop_gradient(q), log_q_weight)
-        w = jax.nn.softmax(stop_gradient(frozen(z)), axis=0)
-        scaled = scale_cotangent(z, w ** (encoder_power - 1))
-        return reduce(scale_cotangent(frozen(scaled), w ** (decoder_power - 1)))
-
-    return stateless(estimate)
-
-
 def _reinforce_ema_with_its_own_sample(num_samples=1, decay=0.5):
     honest = reinforce_ema(num_samples, decay)
 
@@ -77,54 +51,16 @@ def _reinforce_ema_with_its_own_sample(num_samples=1, decay=0.5):
     return Estimator(honest.init, estimate)
 
 
-def _leave_one_out_shrunk(num_samples=2):
-    def estimate(key, q, f, reduce, log_q_weight):
-        z = q.sample(key, num_samples)
-        values = integrand(f, q, log_q_weight)(z)
-        own_mean = jnp.broadcast_to(mean(values), values.shape)
-        return score_surrogate(q, z, values, own_mean, reduce)
-
-    return stateless(estimate)
-
-
-class _Detached(NamedTuple):
-    """A posterior whose samples have no pathwise derivative, because rsample is sample."""
-
-    q: object
-
-    @property
-    def batch_shape(self):
-        return self.q.batch_shape
-
-    def sample(self, key, num_samples):
-        return self.q.sample(key, num_samples)
-
-    def rsample(self, key, num_samples):
-        return self.q.sample(key, num_samples)
-
-    def log_prob(self, z):
-        return self.q.log_prob(z)
-
-
-def _detached(make, num_samples):
-    inner = make(num_samples)
-
-    def estimate(params, state, key, q, f, reduce=mean, log_q_weight=0.0, context=None):
-        return inner.estimate(params, state, key, _Detached(q), f, reduce, log_q_weight, context)
-
-    return Estimator(inner.init, estimate)
-
-
 _CONTROLS = {
-    "vimco without the direct term, Bernoulli": (_vimco_without_direct_term(), "Bernoulli", "log_mean_exp", "phi"),
-    "vimco without the direct term, Normal": (_vimco_without_direct_term(), "Normal", "log_mean_exp", "phi"),
+    "vimco without the direct term, Bernoulli": (slips.vimco_without_direct_term(), "Bernoulli", "log_mean_exp", "phi"),
+    "vimco without the direct term, Normal": (slips.vimco_without_direct_term(), "Normal", "log_mean_exp", "phi"),
     "stl on the importance-weighted bound": (stl(2), "Normal", "log_mean_exp", "phi"),
-    "dreg with w for the encoder": (_dreg_with_weights(1, 1), "Normal", "log_mean_exp", "phi"),
-    "dreg with w^2 for the decoder": (_dreg_with_weights(1, 2), "Normal", "log_mean_exp", "theta"),
+    "dreg with w for the encoder": (slips.dreg_with_weights(1, 1), "Normal", "log_mean_exp", "phi"),
+    "dreg with w^2 for the decoder": (slips.dreg_with_weights(1, 2), "Normal", "log_mean_exp", "theta"),
     "moving average with its own sample": (_reinforce_ema_with_its_own_sample(), "Bernoulli", "mean", "phi"),
-    "leave-one-out divided by K": (_leave_one_out_shrunk(), "Bernoulli", "mean", "phi"),
-    "stl with sampling detached": (_detached(stl, 1), "Normal", "mean", "phi"),
-    "dreg with sampling detached": (_detached(dreg, 2), "Normal", "log_mean_exp", "phi"),
+    "leave-one-out divided by K": (slips.leave_one_out_shrunk(), "Bernoulli", "mean", "phi"),
+    "stl with sampling detached": (slips.detached(stl, 1), "Normal", "mean", "phi"),
+    "dreg with sampling detached": (slips.detached(dreg, 2), "Normal", "log_mean_exp", "phi"),
 }
 
 
@@ -138,4 +74,4 @@ def test_negative_control_fails(control):
 
 def test_dreg_with_the_right_powers_is_unbiased():
     """The code of the negative controls is unbiased with the right powers, so the controls fail by their powers."""
-    assert_unbiased(_dreg_with_weights(2, 1), problem("Normal"), log_mean_exp, oracle("Normal", "log_mean_exp", 2))
+    assert_unbiased(slips.dreg_with_weights(2, 1), problem("Normal"), log_mean_exp, oracle("Normal", "log_mean_exp", 2))

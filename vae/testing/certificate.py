@@ -1,0 +1,53 @@
+"""The result of `certify`."""
+
+import dataclasses
+from collections.abc import Mapping
+
+
+@dataclasses.dataclass(frozen=True)
+class Certificate:
+    """Whether an estimator is unbiased as far as its draws can tell. `bool` gives the verdict and `str` the reasons.
+
+    Attributes:
+      certified: whether the standard error is small enough and no deviation is beyond chance.
+      reason: why not; empty if certified.
+      bias: the bias along the exact gradient, relative to its length.
+      bias_low: the lower end of the 95 % interval of the bias.
+      bias_high: the upper end.
+      coordinate: the name of the coordinate with the largest |z|, such as "logits[0, 1]".
+      z: the deviation of this coordinate's mean from its exact value, in standard errors.
+      critical_z: the |z| that chance exceeds in at most 1 % of the certificates of unbiased estimators.
+      relative_stderr: the length of the standard errors over the length of the exact gradient.
+      draws: number of draws.
+      slips: certificates of estimators with a known mistake, which were made in the same way.
+    """
+
+    certified: bool
+    reason: str
+    bias: float
+    bias_low: float
+    bias_high: float
+    coordinate: str
+    z: float
+    critical_z: float
+    relative_stderr: float
+    draws: int
+    slips: Mapping[str, "Certificate"] = dataclasses.field(default_factory=dict)
+
+    def __bool__(self) -> bool:
+        return self.certified
+
+    def __str__(self) -> str:
+        lines = [f"{'certified' if self.certified else f'NOT CERTIFIED: {self.reason}'}", f"  {self._figures()}"]
+        lines += [
+            f"  beside it, {name}: {'not caught' if slip else 'caught'}, {slip._figures()}"
+            for name, slip in self.slips.items()
+        ]
+        return "\n".join(lines)
+
+    def _figures(self) -> str:
+        return (
+            f"bias along the truth {100 * self.bias:.2f} % [{100 * self.bias_low:.2f}, {100 * self.bias_high:.2f}], "
+            f"largest deviation {self.coordinate} with |z| = {abs(self.z):.1f} (chance: {self.critical_z:.1f}), "
+            f"standard error {100 * self.relative_stderr:.2f} %, {self.draws:,} draws"
+        )
