@@ -328,6 +328,8 @@ def _rows(group: str, entrants: list[_Entrant], draws: int, chunks: int, confide
         for figure in ("variance", "snr"):
             low, high = intervals.figure_interval(figure, by_chunk[group][figure], weights, draws, confidence)
             row |= {figure: report[group][figure], f"{figure}_low": low, f"{figure}_high": high}
+        if row["variance"] <= (10 * moments.ROUNDING * report[group]["norm"]) ** 2:  # equal draws, up to rounding
+            row |= {"variance": 0.0, "variance_low": 0.0, "variance_high": 0.0}
         rows.append(row)
     variances = [row["variance"] for row in rows]
     flops = [row["flops"] for row in rows]

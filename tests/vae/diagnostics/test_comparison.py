@@ -82,6 +82,14 @@ def test_a_biased_estimator_is_called_biased_and_unbiased_ones_are_not():
     assert column(bits(), "to_best")[0] == 1
 
 
+def test_an_estimator_without_variance_is_better_than_the_best_that_has_some():
+    model, variables = small_model(posterior="bernoulli")
+    result = diagnostics.compare(model, variables, X, {"exact": 1, "disarm": 2}, draws=200, key=KEY)
+    assert column(result, "variance")[0] == 0 < column(result, "variance")[1]
+    assert column(result, "verdict") == ["better", "best"]
+    assert column(result, "biased") == [False, False]
+
+
 def test_a_bias_is_seen_against_a_reference():
     """The pathwise gradient of one estimator is a tenth too long."""
 
