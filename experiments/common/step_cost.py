@@ -30,8 +30,7 @@ class StepCost(NamedTuple):
 
 def measure(run: Settings, data: Dataset) -> StepCost:
     """The cost of a training step of the run. It does not depend on the values of the parameters."""
-    with jax.default_matmul_precision(run.matmul_precision):
-        return StepCost(int(_cost(run, data, "evaluations")), _cost(run, data, "flops"))
+    return StepCost(int(_cost(run, data, "evaluations")), _cost(run, data, "flops"))
 
 
 def buy_samples(runs: list[Settings], budget: Budget, data_of: dict[Settings, Dataset]) -> list[Settings]:

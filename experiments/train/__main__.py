@@ -72,8 +72,7 @@ def main(values: flags.FlagValues = flags.FLAGS) -> None:
                 programs = sweep.claim()
             diverged = sweep.diverged()
             with cli.one_sentence(OSError):
-                for program in programs:
-                    diverged += loop.train(program, chosen)
+                diverged += loop.train_all(programs, chosen)
                 if multihost.is_first():
                     conclude(sweep, chosen)
     if diverged:

@@ -3,6 +3,7 @@
 diverged = train(program, options)
 """
 
+import concurrent.futures
 import contextlib
 import functools
 import signal
@@ -34,10 +35,33 @@ from vae.devices import mesh, streaming
 SMALL_NETWORK = 200_000
 
 
-def train(program: Program, options: Options) -> list[str]:
+def train_all(programs: list[Program], options: Options) -> list[str]:
+    """Trains programs one after the other. While one trains, a thread compiles the next.
+
+    Several processes compile when they train: what they compile ahead might wait for what another process trains.
+
+    Returns, raises: As `train`.
+    """
+    if jax.process_count() > 1:
+        return [sentence for program in programs for sentence in train(program, options)]
+    sentences = []
+    with concurrent.futures.ThreadPoolExecutor(max_workers=1) as thread:
+        compile_ahead = lambda some: [thread.submit(compile_program, program, options.sweep_mode) for program in some]
+        compiled = compile_ahead(programs[:1])
+        for number, program in enumerate(programs, 1):
+            ready = compiled.pop().result()
+            compiled = compile_ahead(programs[number : number + 1])
+            sentences += train(program, options, ready)
+    return sentences
+
+
+def train(program: Program, options: Options, compiled: "Compiled | None" = None) -> list[str]:
     """Trains the runs of a program from their last checkpoint to the end, and writes their results.
 
     If the runs of a new program do not fit into memory together, they become two programs with half of the runs each.
+
+    Args:
+      compiled: The result of `compile_program`, if it is there already.
 
     Returns:
       A sentence for each run that diverged.
@@ -49,7 +73,7 @@ def train(program: Program, options: Options) -> list[str]:
     if program.name:
         print(f"{program.name}, runs: {len(program.runs)}")
     with jax.default_matmul_precision(program.settings.matmul_precision):
-        compiled = compile_program(program, options.sweep_mode)
+        compiled = compiled or compile_program(program, options.sweep_mode)
         needed, free = compiled.memory()
         may_be_halved = len(program.runs) > 1 and not program.folder.has_begun()
         if multihost.from_first(np.array(may_be_halved and needed > free)):
@@ -83,6 +107,7 @@ class Compiled(NamedTuple):
       init: `init(values) -> state`.
       epoch: `epoch(state, values, images) -> (state, metrics)`.
       memory: A function without arguments: the bytes that an epoch takes on each device, and the bytes free there.
+      cost: The cost of a training step of one run.
     """
 
     program: Program
@@ -93,6 +118,7 @@ class Compiled(NamedTuple):
     init: Callable
     epoch: Callable
     memory: Callable[[], tuple[int, float]]
+    cost: StepCost
 
 
 def compile_program(program: Program, sweep_mode: str) -> Compiled:
@@ -100,6 +126,11 @@ def compile_program(program: Program, sweep_mode: str) -> Compiled:
 
     Runs whose folder records a fallback are mapped, whatever `sweep_mode` says.
     """
+    with jax.default_matmul_precision(program.settings.matmul_precision):  # a thread does not inherit the setting
+        return _compile_program(program, sweep_mode)
+
+
+def _compile_program(program: Program, sweep_mode: str) -> Compiled:
     functions = program.functions
     images = program.data.train
     devices = mesh.make(len(program.runs), program.settings.batch_size)
@@ -120,7 +151,8 @@ def compile_program(program: Program, sweep_mode: str) -> Compiled:
         epoch = training.over_runs(functions.epoch, mode, shared=1, over=devices)
         epoch = jax.jit(epoch, donate_argnums=0).lower(state, values, image_shape).compile()
         memory = functools.partial(mesh.memory, devices, epoch)
-    return Compiled(program, devices, values, state, mode, init, epoch, memory)
+    cost = step_cost.measure(program.settings, program.data)
+    return Compiled(program, devices, values, state, mode, init, epoch, memory, cost)
 
 
 def choose_mode(settings: Settings, state: training.TrainState, devices: Mesh) -> str:
@@ -312,10 +344,11 @@ def write_results(compiled: Compiled, progress: Progress, options: Options) -> l
     if len(failed) < len(program.runs):
         settings, model = program.settings, program.functions.evaluated
         params = progress.state.params["model"]
-        cost = step_cost.measure(settings, program.data)
         for rows in assess.test_figures(model, compiled.devices, params, program.data, settings, settings.eval_samples):
             if multihost.is_first():
-                folder.write_results({i: _result(program, i, row, cost) for i, row in rows.items() if i not in failed})
+                folder.write_results(
+                    {i: _result(program, i, row, compiled.cost) for i, row in rows.items() if i not in failed}
+                )
     if not multihost.is_first():
         return []
     if not options.checkpoint_every:

@@ -1,5 +1,6 @@
-"""How one program is trained: in halves if memory is short."""
+"""How programs are trained: one after the other, compiled ahead, and in halves if memory is short."""
 
+import threading
 from contextlib import nullcontext
 from types import SimpleNamespace
 
@@ -91,3 +92,26 @@ def test_runs_that_have_begun_together_stay_together(calls):
     """Their checkpoint holds all of them, and they fitted into the memory before."""
     loop.train(program("", runs=5, begun=True), OPTIONS)
     assert calls == [(step, [0, 1, 2, 3, 4]) for step in ("compile", "train", "evaluate")]
+
+
+def test_the_next_program_is_compiled_while_one_trains(calls, monkeypatch):
+    programs = [program(f"program {i + 1} of 3", runs=i + 1, begun=True) for i in range(3)]
+    begun = [threading.Event() for _ in programs]
+    finish = loop.run_epochs
+
+    def compile_program(program, sweep_mode):
+        begun[len(program.runs) - 1].set()
+        return SimpleNamespace(program=program, mode="map", memory=lambda: (1, 2))
+
+    def run_epochs(compiled, options):
+        number = len(compiled.program.runs)
+        assert all(event.wait(timeout=60) for event in begun[: number + 1])
+        assert not any(event.is_set() for event in begun[number + 1 :])  # one program ahead is enough
+        finish(compiled, options)
+
+    monkeypatch.setattr(loop, "compile_program", compile_program)
+    monkeypatch.setattr(loop, "run_epochs", run_epochs)
+    sentences = loop.train_all(programs, OPTIONS)
+    assert calls == [(step, list(range(runs))) for runs in (1, 2, 3) for step in ("train", "evaluate")]
+    assert len(sentences) == 6
+    assert loop.train_all([], OPTIONS) == []
