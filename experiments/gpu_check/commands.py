@@ -62,7 +62,7 @@ def run_command(context: Context, name: str, *arguments: str, **environment: str
         cwd=ROOT,
         env=os.environ | environment,
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         check=False,
         timeout=max(1.0, context.deadline - time.monotonic()),
     )

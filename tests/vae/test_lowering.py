@@ -112,7 +112,7 @@ def test_the_figures_of_a_gradient_lower_for_accelerators(name, block):
     def figures(key, params, learned, counted, x, truth):
         draw = lambda key: gradient(key, params, x, learned, counted, x)
         moments = diagnostics.gradient_moments(draw, key, draws=40, chunks=10, block=block, truth=truth)
-        timed = diagnostics.repeated(draw, key, 5, block)
+        timed = diagnostics.draw_gradients(draw, key, 0, 5, block > 1)
         return diagnostics.report(moments, truth), diagnostics.figures_by_chunk(moments), timed
 
     params = jax.eval_shape(model.init, KEY, X, KEY)["params"]

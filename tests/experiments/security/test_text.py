@@ -15,6 +15,7 @@ import pytest
 from experiments.common import cli, foreign_files, settings, tables, workdirs
 from experiments.common.program_folder import ProgramFolder
 from experiments.common.settings import Settings
+from experiments.report import __main__ as report
 from experiments.report import charts as report_charts
 from experiments.report import page as report_page
 from tests.helpers.written_workdirs import Written, write_rows, write_run, write_workdir
@@ -40,9 +41,14 @@ def _leaves(content, path=()):
 HOSTILE = (MARKUP, "=cmd()", None, True, [], {MARKUP: 1}, -1, 10**400, float("nan"), float("inf"))
 
 
+def _make_page(folder: Path) -> str:
+    contents = workdirs.read([folder])
+    return report_page.make_page(contents, report.compare(contents, None), "title")
+
+
 def _shown_or_refused(folder: Path, what) -> bool:
     try:
-        page = report_page.make_page(workdirs.read([folder]), "title")
+        page = _make_page(folder)
         table = tables.to_csv([run.row for run in workdirs.read([folder]).runs])
     except ValueError:
         return False
@@ -196,7 +202,7 @@ def test_whatever_a_toy_left_is_shown_as_text_or_refused(tmp_path, no_plotly):
 )
 def test_a_command_on_a_page_is_words(command, shown, tmp_path, no_plotly):
     write_laboratory(tmp_path / "a", command)
-    page = report_page.make_page(workdirs.read([tmp_path / "a"]), "title")
+    page = _make_page(tmp_path / "a")
     assert shown in html.unescape(re.sub("</?span>", "", page))
 
 
