@@ -1,6 +1,7 @@
-"""The flags of `python -m experiments.train` that change no numbers of a run, such as folders, devices and SLURM jobs.
+"""The flags of `python -m experiments.train` that are no settings: folders, devices, SLURM jobs, the budget.
 
-The settings of a run, which change its numbers, are in experiments/common/settings.py.
+They change no numbers of a run, except that --budget chooses the setting num_samples. The settings are in
+experiments/common/settings.py.
 """
 
 import dataclasses

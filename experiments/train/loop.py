@@ -38,9 +38,13 @@ SMALL_NETWORK = 200_000
 def train_all(programs: list[Program], options: Options) -> list[str]:
     """Trains programs one after the other. While one trains, a thread compiles the next.
 
-    Several processes compile when they train: what they compile ahead might wait for what another process trains.
+    Several processes compile each program when its turn comes, because they exchange values while they compile.
 
-    Returns, raises: As `train`.
+    Returns:
+      A sentence for each run that diverged.
+
+    Raises:
+      OSError, SystemExit: As `train`.
     """
     if jax.process_count() > 1:
         return [sentence for program in programs for sentence in train(program, options)]

@@ -46,7 +46,7 @@ _NEARLY_NORMAL = math.log(1000)
 def softplus(x: Numbers) -> Float[Array, "*#shape"]:
     """log(1 + e^x), to the last digits also where it is tiny.
 
-    On a CPU, it takes a third of the time of `jax.nn.softplus`, whose log1p is the dearest part of a Bernoulli
+    On a CPU, it takes a third of the time of `jax.nn.softplus`, whose log1p is the most expensive part of a Bernoulli
     likelihood.
     """
     small = jnp.exp(-jnp.abs(x))

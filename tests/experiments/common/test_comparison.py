@@ -7,16 +7,7 @@ import pytest
 from scipy import stats
 
 from experiments.common import comparison
-from experiments.common.settings import Settings
-
-DEFAULTS = Settings(validation_size=100).json()
-
-
-def row(estimator, seed, nll, *, rate=1e-3, validation=None, **settings):
-    """A row of results.csv. The validation bound is that of the test set unless it is given."""
-    figures = {"test_nll_nats": nll, "test_elbo_nats": -nll - 1.0, "validation_elbo_nats": validation or -nll}
-    chosen = {"estimator": estimator, "seed": seed, "learning_rate": rate} | settings
-    return DEFAULTS | chosen | {"status": "done"} | figures
+from tests.helpers.sweep_levels import DEFAULTS, row, share_of_false_verdicts, simulated_sweep
 
 
 def diverged(estimator, seed, rate=1e-3):
@@ -130,32 +121,13 @@ def test_a_setting_that_goes_with_the_compared_one_needs_no_choice():
     assert [choice.chosen.settings for choice in result.choices] == [{"num_samples": 1}, {"num_samples": 8}]
 
 
-def simulated_sweep(rng, candidates, seeds, effects):
-    """Rows of a sweep: the figures of a run are its seed's effect, its own effect, and noise of both splits."""
-    rows = []
-    shared = rng.normal(0.0, 0.3, seeds)
-    for (name, effect), number in zip(effects.items(), candidates, strict=True):
-        for rate in range(number):
-            for seed in range(seeds):
-                run = 10 - effect + shared[seed] + rng.normal(0.0, 0.2)
-                test, validation = run + rng.normal(0.0, 0.05), run + rng.normal(0.0, 0.05)
-                rows.append(row(name, seed, test, rate=1e-3 * (1 + rate), validation=-validation))
-    return rows
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("seeds", [3, 5, 10])
 @pytest.mark.parametrize("candidates", [1, 4])
 def test_equal_estimators_are_told_apart_in_at_most_five_percent_of_sweeps(seeds, candidates):
-    rng = np.random.default_rng(seeds)
-    effects = dict.fromkeys("abcd", 0.0)
     repetitions = 1500
-    wrong = 0
-    for _ in range(repetitions):
-        result = comparison.compare(simulated_sweep(rng, [candidates] * 4, seeds, effects), "estimator")
-        wrong += any(pair.is_told_apart for pair in result.pairs)
     limit = comparison.LEVEL + 3 * math.sqrt(comparison.LEVEL * (1 - comparison.LEVEL) / repetitions)
-    assert wrong / repetitions < limit
+    assert share_of_false_verdicts([candidates] * 4, seeds, repetitions) < limit
 
 
 @pytest.mark.slow

@@ -19,7 +19,7 @@ def bought(budget: Budget, *runs: Settings) -> list[int]:
     return [run.num_samples for run in step_cost.buy_samples(list(runs), budget, dict.fromkeys(runs, data))]
 
 
-def of(estimator: str, **others) -> Settings:
+def run_with(estimator: str, **others) -> Settings:
     return dataclasses.replace(SMALL, estimator=estimator, **others)
 
 
@@ -27,11 +27,11 @@ def of(estimator: str, **others) -> Settings:
     ("estimator", "evaluations"), [("leave_one_out", 2), ("disarm", 2), ("exact", 4), ("bitflip", 4)]
 )
 def test_the_evaluations_of_a_step_are_those_of_the_estimator(estimator, evaluations):
-    assert step_cost.measure(of(estimator), build.load_data(SMALL, None)).evaluations == evaluations
+    assert step_cost.measure(run_with(estimator), build.load_data(SMALL, None)).evaluations == evaluations
 
 
 def test_the_flop_of_a_step_are_those_of_the_gradient_of_the_batch():
-    run = of("leave_one_out")
+    run = run_with("leave_one_out")
     data = build.load_data(run, None)
     model = build.model(run, data)
     x = jnp.zeros((run.batch_size, *data.train.shape[1:]))
@@ -47,17 +47,22 @@ def test_the_flop_of_a_step_are_those_of_the_gradient_of_the_batch():
 
 
 def test_a_budget_buys_as_many_evaluations_for_every_estimator():
-    runs = [of("leave_one_out"), of("disarm"), of("leave_one_out", seed=1), of("bitflip", num_samples=1)]
+    runs = [
+        run_with("leave_one_out"),
+        run_with("disarm"),
+        run_with("leave_one_out", seed=1),
+        run_with("bitflip", num_samples=1),
+    ]
     assert bought(Budget("evaluations", 9), *runs)[:3] == [9, 8, 9]
 
 
 def test_a_budget_of_flop_is_used_up():
     data = build.load_data(SMALL, None)
-    [samples] = bought(Budget("flops", 1e6), of("leave_one_out"))
-    price = [step_cost.measure(of("leave_one_out", num_samples=k), data).flops for k in (samples, samples + 1)]
+    [samples] = bought(Budget("flops", 1e6), run_with("leave_one_out"))
+    price = [step_cost.measure(run_with("leave_one_out", num_samples=k), data).flops for k in (samples, samples + 1)]
     assert price[0] <= 1e6 < price[1]
 
 
 def test_a_bound_that_depends_on_the_number_of_samples_has_no_budget():
     with pytest.raises(ValueError, match="--objective=iwae is a different bound for each K; give --num_samples"):
-        bought(Budget("evaluations", 9), of("leave_one_out", objective="iwae"))
+        bought(Budget("evaluations", 9), run_with("leave_one_out", objective="iwae"))
