@@ -27,16 +27,17 @@ LAST_STEP = 999_999_999  # `steps` takes a longer number for the name of another
 
 
 @contextmanager
-def writer(folder: str | Path, keep: int = 2) -> Iterator[tuple]:
+def writer(folder: str | Path, keep: int = 2, overwrite: bool = False) -> Iterator[tuple]:
     """A context manager that gives two functions: `save(step, state)`, which writes in the background, and `wait()`.
 
     Args:
       folder: the folder of the checkpoints, which is made if it does not exist.
       keep: number of newest checkpoints that are kept.
+      overwrite: whether `save` removes a checkpoint of the same step before it writes the new one.
 
     Raises:
-      ValueError: if `check_folder` refuses the folder; from `save`, if the step is not in 0..999999999, or if two
-        leaves of the state have the same name.
+      ValueError: if `check_folder` refuses the folder; from `save`, if the step is not in 0..999999999 or has a
+        checkpoint already, or if two leaves of the state have the same name.
       OSError: if the disk is full or fails. The checkpoints that were saved before are still there.
     """
     check_folder(folder)
@@ -51,6 +52,14 @@ def writer(folder: str | Path, keep: int = 2) -> Iterator[tuple]:
             def save(step: int, state: PyTree) -> None:
                 if not 0 <= step <= LAST_STEP:
                     raise ValueError(f"the step of a checkpoint must be in 0..{LAST_STEP}, got {step}")
+                if step in manager.all_steps():
+                    if not overwrite:
+                        raise ValueError(
+                            f"{folder} has a checkpoint of step {step} already; save another step, or open the folder "
+                            f"with writer(folder, overwrite=True)"
+                        )
+                    manager.wait_until_finished()  # the checkpoint that is removed may still be in the making
+                    manager.delete(step)
                 leaves = _named_leaves(jax.tree.map(np.asarray, state))
                 items = ocp.args.Composite(
                     state=ocp.args.StandardSave(leaves), digest=ocp.args.JsonSave(_digest(leaves))

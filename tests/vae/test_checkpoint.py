@@ -191,6 +191,20 @@ def test_the_last_step_and_python_numbers_are_restored(tmp_path):
     assert checkpoint.restore(tmp_path, state) == (999_999_999, state)
 
 
+def test_a_step_that_exists_is_refused_or_overwritten(tmp_path):
+    like = {"a": np.zeros(2)}
+    with checkpoint.writer(tmp_path) as (save, _):
+        save(1, like)
+        with pytest.raises(ValueError, match=r"has a checkpoint of step 1 already; .* overwrite=True"):
+            save(1, {"a": np.ones(2)})
+    np.testing.assert_array_equal(checkpoint.restore(tmp_path, like)[1]["a"], np.zeros(2))
+    with checkpoint.writer(tmp_path, overwrite=True) as (save, _):
+        save(1, {"a": np.ones(2)})
+        save(1, {"a": np.full(2, 2.0)})
+    assert checkpoint.steps(tmp_path) == [1]
+    np.testing.assert_array_equal(checkpoint.restore(tmp_path, like)[1]["a"], np.full(2, 2.0))
+
+
 def test_two_leaves_of_one_name_are_refused(tmp_path):
     with (
         pytest.raises(ValueError, match=r"two leaves of the state are called a\.b"),
