@@ -32,6 +32,8 @@ LEVEL = 0.05
 POWER = 0.8
 # More seeds than this are not counted.
 MOST_SEEDS = 1000
+# A setting with more values is compared only if it is asked for.
+MOST_VALUES = 50
 # Runs that differ in one of these settings have bounds that cannot be compared.
 ALIKE = ("dataset", "binarization", "validation_size", "likelihood")
 
@@ -153,11 +155,13 @@ def check(rows: Iterable[Row], setting: str, has_validation: bool) -> None:
 
 
 def default_setting(rows: list[Row]) -> str | None:
-    """The setting that a reader would compare: the only one that varies, else the estimator if it varies."""
+    """The setting that a reader would compare: the only one that varies, else the estimator if it varies.
+
+    None if it has more values than a reader would compare pair by pair.
+    """
     names = results.varying(rows)
-    if len(names) == 1:
-        return names[0]
-    return "estimator" if "estimator" in names else None
+    name = names[0] if len(names) == 1 else "estimator"
+    return name if 1 < len({str(row.get(name)) for row in rows}) <= MOST_VALUES else None
 
 
 def compare(rows: list[Row], setting: str) -> Comparison:

@@ -189,7 +189,7 @@ def to_markdown(rows: list[Row], columns: list[str] | None = None) -> str:
     """
     means = _means(rows)
     titles = _titles(rows, means, columns)
-    return tables.to_markdown([list(titles.values()), *([_starred(row, key) for key in titles] for row in means)])
+    return tables.to_markdown([list(titles.values()), *([starred(row, key) for key in titles] for row in means)])
 
 
 def to_latex(rows: list[Row], columns: list[str] | None = None) -> str:
@@ -202,7 +202,7 @@ def to_latex(rows: list[Row], columns: list[str] | None = None) -> str:
     table = [[title.replace("_", " ") for title in titles.values()]]
     for row in means:
         named = row | ({"estimator": options.paper_name(row["estimator"])} if "estimator" in row else {})
-        table.append([_starred(row, key, named) for key in titles])
+        table.append([starred(row, key, named) for key in titles])
     bold = set()
     for column, key in enumerate(titles):
         values = [SIGNS[key] * row[key] if key in row else -math.inf for row in means] if key in SIGNS else []
@@ -249,7 +249,7 @@ def _titles(rows: list[Row], means: list[Row], columns: list[str] | None) -> dic
     return {name: (settings | COUNTS | COSTS | figures).get(name, name) for name in columns}
 
 
-def _starred(row: Row, key: str, named: Row | None = None) -> str:
+def starred(row: Row, key: str, named: Row | None = None) -> str:
     """The text of a cell. The name of an estimator whose paper calls it biased has a star."""
     text = cell(named or row, key)
     entry = estimators.BY_NAME.get(options.parse(row[key]).name) if key == "estimator" and key in row else None

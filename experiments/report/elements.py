@@ -6,10 +6,14 @@ This file escapes the text that it gets, because names, settings and paths may c
 import base64
 import json
 import math
+from collections.abc import Iterable
 from html import escape
 from typing import Any, NamedTuple
 
 from experiments.report.plotly_charts import Figure
+
+# Longer tables are shown in pages of so many lines; the number is also in report.js.
+PAGE = 50
 
 
 class Cell(NamedTuple):
@@ -81,10 +85,18 @@ def table(header: list[str], lines: list[list[Cell]], name: str, sortable: bool 
         cells = [_cell(cell, right) for cell, right in zip(line, numeric, strict=True)]
         body.append(f"<tr>{''.join(cells)}</tr>")
     kind = "sortable" if sortable else "plain"
+    kind += " paged" if len(lines) > PAGE else ""
     return (
         f'<div class="scroll" tabindex="0"><table class="{kind}" aria-label="{escape(name)}">'
         f"<thead><tr>{''.join(head)}</tr></thead><tbody>{''.join(body)}</tbody></table></div>"
     )
+
+
+def listed(names: Iterable[str], most: int = 10) -> str:
+    """The names, joined by commas. Only the first are listed if there are many."""
+    names = list(names)
+    rest = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + rest
 
 
 def large_figures(facts: list[Fact]) -> str:

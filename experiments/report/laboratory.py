@@ -9,7 +9,7 @@ from html import escape
 
 from experiments.common.tables import number, plus_minus, with_interval
 from experiments.common.workdirs import Laboratory
-from experiments.report import charts
+from experiments.report import charts, words
 from experiments.report.elements import Cell, Charts, Fact, Section, large_figures, table
 
 
@@ -17,8 +17,8 @@ def section(laboratory: Laboratory, page_charts: Charts, place: int) -> Section:
     """Charts and a table for each group of parameters."""
     heading = f"Gradient quality: {laboratory.rows[0]['problem']}"
     parts = [
-        "<p>The variance is the trace of the gradient's covariance. A star marks estimators whose papers call them"
-        " biased.</p>"
+        words.explained(words.LABORATORY),
+        "<p>A star marks estimators whose papers call them biased. Brackets are intervals.</p>",
     ]
     for group in laboratory.groups:
         point = ""

@@ -10,6 +10,7 @@ from experiments.common import results
 from experiments.common.comparison import Comparison
 from experiments.common.workdirs import Contents
 from experiments.report import laboratory, reproduce, toys, training
+from experiments.report import pictures as run_pictures
 from experiments.report.elements import Charts, Section
 
 FOLDER = Path(__file__).parent
@@ -56,7 +57,7 @@ def _page_with_every_nth_point(contents: Contents, comparison: Comparison | None
         ]
     )
     free = MAX_BYTES - len(page.encode()) - MARGIN
-    return page.replace(PICTURES_PLACE, training.pictures(contents, free))
+    return page.replace(PICTURES_PLACE, run_pictures.pictures(contents, free))
 
 
 def _own(name: str) -> str:

@@ -10,7 +10,7 @@ by the colours of the style sheet, light or dark.
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -42,7 +42,7 @@ def draw(chart: Chart, **look) -> Figure | None:
     guides = _guide_traces(chart.guides)
     traces = [
         _trace(series, chart, place, **look) | {"x": _coordinates(series.x, chart.x.names)}
-        for place, series in enumerate(chart.series)
+        for place, series in _with_places(chart.series)
     ]
     return {"data": guides + traces, "layout": {"xaxis": _axis(chart.x)} | _layout(chart), "choices": []}
 
@@ -65,7 +65,7 @@ def draw_choices(charts: dict[str, Chart], every: int = 1, **look) -> Figure | N
         | {"x": [_coordinates(series.x) for series in chart.series]}
         for label, chart in charts.items()
     ]
-    traces = [_trace(series, first, place, **look) for place, series in enumerate(first.series)]
+    traces = [_trace(series, first, place, **look) for place, series in _with_places(first.series)]
     return {"data": traces, "layout": _layout(first), "choices": choices}
 
 
@@ -73,6 +73,14 @@ def dashes(chart: Chart) -> dict[str, str]:
     """The dash of each group of series."""
     groups = dict.fromkeys(series.group for series in chart.series)
     return {group: DASHES[i % len(DASHES)] for i, group in enumerate(groups)}
+
+
+def _with_places(series: Iterable[Series]) -> Iterator[tuple[int, Series]]:
+    """Each series, with the number of series before it that the legend may name."""
+    place = 0
+    for one in series:
+        yield place, one
+        place += not one.faint
 
 
 def _trace(
@@ -90,7 +98,7 @@ def _trace(
     """A series as a trace of plotly's schema, without "x".
 
     Args:
-      place: Index of the series in the chart.
+      place: The number of named series before this one.
       hover: plotly's template of the text that appears when the pointer is on a point.
       mode: "lines", "markers" or both.
       width: Width of the line.
@@ -123,19 +131,23 @@ def _trace(
 
 
 def _guide_traces(guides: Iterable[Guide]) -> list[dict[str, Any]]:
-    """The lines of the guides. Each has its label near its start; a label that several guides share is shown once."""
+    """The lines of the guides. Each has its label near its start. A label that several guides share is shown once.
+
+    Short lines in a corner have no label, because it would not fit.
+    """
     traces = []
     labels: set[str] = set()
+    guides = [guide for guide in guides if guide.kind in GUIDES]
+    longest = max((abs(guide.x[-1] - guide.x[0]) for guide in guides), default=0)
     for guide in guides:
-        if guide.kind not in GUIDES:
-            continue
-        text = "" if guide.label in labels else _plain(guide.label)
+        in_a_corner = guide.kind == "equal elbo" and abs(guide.x[-1] - guide.x[0]) < longest / 4
+        text = "" if guide.label in labels or in_a_corner else _plain(guide.label)
         labels.add(guide.label)
         between = _geometric if guide.kind == "slope" else _linear
         x, y = ([ends[0], between(ends[0], ends[-1]), ends[-1]] for ends in (guide.x, guide.y))
         trace = {"type": "scatter", "x": x, "y": y, "line": GUIDES[guide.kind], "showlegend": False}
         side = "bottom right" if y[-1] > y[0] else "top right"  # beside the line, not on it
-        label = {"mode": "lines+text", "text": ["", text, ""], "textposition": side}
+        label = {"mode": "lines+text", "text": ["", text, ""], "textposition": side, "cliponaxis": False}
         traces.append(trace | label | {"textfont": {"size": 10, "color": "@muted"}, "hoverinfo": "skip"})
     return traces
 

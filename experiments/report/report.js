@@ -83,6 +83,31 @@
   addEventListener("beforeprint", () => drawAll(680));
   addEventListener("afterprint", () => drawAll());
 
+  // Shows a long table in pages of 50 lines, with buttons below it.
+  for (const table of document.querySelectorAll("table.paged")) {
+    const size = 50;
+    const body = table.tBodies[0];
+    const pages = Math.ceil(body.rows.length / size);
+    let page = 0;
+    const buttons = ["previous", "next"].map((word, i) => {
+      const button = Object.assign(document.createElement("button"), { type: "button", textContent: word });
+      button.addEventListener("click", () => table.showPage(page + 2 * i - 1));
+      return button;
+    });
+    const place = document.createElement("span");
+    const pager = Object.assign(document.createElement("div"), { className: "pager" });
+    pager.append(buttons[0], place, buttons[1]);
+    table.parentElement.after(pager);
+    table.showPage = (number) => {
+      page = Math.min(Math.max(number, 0), pages - 1);
+      [...body.rows].forEach((row, i) => (row.hidden = Math.floor(i / size) !== page));
+      place.textContent = `lines ${page * size + 1} to ${Math.min((page + 1) * size, body.rows.length)} of ${body.rows.length}`;
+      buttons[0].disabled = page === 0;
+      buttons[1].disabled = page === pages - 1;
+    };
+    table.showPage(0);
+  }
+
   for (const table of document.querySelectorAll("table.sortable")) {
     const heads = [...table.tHead.rows[0].cells];
     heads.forEach((head, column) => {
@@ -101,6 +126,7 @@
           return down ? -order : order;
         });
         table.tBodies[0].append(...rows);
+        table.showPage?.(0);
       });
     });
   }

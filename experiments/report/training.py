@@ -1,13 +1,13 @@
-"""The sections about trained runs: settings, results, later evaluations, curves, rate and distortion, pictures."""
+"""The sections about trained runs: verdict, settings, results, later evaluations, curves, rate and distortion."""
 
 from html import escape
 from typing import Any
 
-from experiments.common import cli, results
+from experiments.common import results
 from experiments.common import verdict as verdicts
 from experiments.common.comparison import Comparison
 from experiments.common.workdirs import Contents, Run
-from experiments.report import charts
+from experiments.report import charts, words
 from experiments.report.elements import (
     Cell,
     Charts,
@@ -15,18 +15,17 @@ from experiments.report.elements import (
     Section,
     folded,
     large_figures,
-    picture,
+    listed,
     table,
     with_minus_signs,
 )
 
-# The pictures that are shown, with their captions.
-CAPTIONS = {
-    "reconstructions": "test images above, reconstructions below",
-    "prior_samples": "samples of the prior",
-    "interpolations": "from one test image to another",
-    "latent_plane": "latent plane",
-}
+# If there are more pairs, only those with the best value are listed.
+MOST_PAIRS = 500
+_PLANE = (
+    "Each point is a run. Along a grey line the ELBO is the same, and it is better towards the lower left. At a rate of"
+    " 0 the latent variables are not used."
+)
 
 
 def sections(contents: Contents, page_charts: Charts, every: int, pictures_place: str) -> list[Section]:
@@ -43,9 +42,15 @@ def sections(contents: Contents, page_charts: Charts, every: int, pictures_place
         made.append(Section("evaluations", "Evaluated again", _evaluations(contents)))
     if curves := charts.bound(contents, every):
         thinned = f"<p>Only one of {every} evaluations is drawn, to keep the file small.</p>" if every > 1 else ""
-        made.append(Section("curves", "Bound along training", page_charts.add(curves, "bound") + thinned))
+        made.append(
+            Section(
+                "curves", "Bound along training", page_charts.add(curves, "bound") + _about_curves(contents) + thinned
+            )
+        )
     if plane := charts.rate_distortion(contents):
-        made.append(Section("plane", "Rate and distortion", page_charts.add(plane, "rate-distortion")))
+        made.append(
+            Section("plane", "Rate and distortion", page_charts.add(plane, "rate-distortion") + f"<p>{_PLANE}</p>")
+        )
     return [*made, Section("pictures", "Reconstructions and samples", pictures_place)]
 
 
@@ -60,9 +65,14 @@ def verdict(comparison: Comparison, page_charts: Charts) -> Section:
     for name in comparison.others:
         if chart := charts.candidates(comparison, name):
             html += page_charts.add(chart, f"validation bound against {name}")
-    header, *lines = verdicts.pairs(comparison)
+    best = next(choice.value for choice in comparison.choices if choice.chosen)
+    shown = comparison.pairs
+    if len(shown) > MOST_PAIRS:
+        shown = [pair for pair in shown if best in (pair.better, pair.worse)]
+    header, *lines = verdicts.pairs(comparison._replace(pairs=shown))
     pairs = table(header, [[Cell(text) for text in line] for line in lines], "pairs", sortable=False)
-    html += folded(f"All {len(lines)} pairs", pairs) if len(lines) > 10 else pairs
+    of_all = "All" if len(shown) == len(comparison.pairs) else f"The {len(shown)} pairs with {best}, of"
+    html += folded(f"{of_all} {len(comparison.pairs)} pairs", pairs) if len(lines) > 10 else pairs
     html += f"<p>{escape(verdicts.NOTE)}</p>"
     return Section("verdict", f"Which {comparison.setting.replace('_', ' ')} is best", html)
 
@@ -89,7 +99,7 @@ def best_setting(contents: Contents, comparison: Comparison | None) -> str:
         answer = verdicts.sentences(comparison)[0]
         best = f'<p class="best">best: {escape(contents.label(best))}</p>'
         return f'<p class="verdict">{escape(answer)}</p>{large_figures(facts)}{best}'
-    labels = lambda rows: ", ".join(map(contents.label, rows))
+    labels = lambda rows: listed(map(contents.label, rows))
     single = results.with_one_seed(rows)
     sentence = f"best: {contents.label(best)}"
     if level := results.level_with_best(rows):
@@ -99,37 +109,6 @@ def best_setting(contents: Contents, comparison: Comparison | None) -> str:
     elif single:
         sentence += f"; not compared, with only one finished seed: {labels(single)}"
     return large_figures(facts) + f'<p class="best">{escape(sentence)}</p>'
-
-
-def pictures(contents: Contents, space: int) -> str:
-    """The pictures of one run of each setting, best setting first, while they fit into `space` bytes.
-
-    A setting without pictures is left out: a sweep draws the best run of each program only.
-    """
-    parts = []
-    left_out = []
-    for label, runs in contents.runs_by_label().items():
-        drawn = [run for run in runs if run.figures.exists()]
-        if not drawn:
-            continue
-        run = min(drawn, key=lambda run: run.row["seed"])
-        files = {caption: run.figures / f"{name}.png" for name, caption in CAPTIONS.items()}
-        data = {caption: path.read_bytes() for caption, path in files.items() if path.exists()}
-        size = sum(map(len, data.values())) * 4 // 3 + 500 * len(data)
-        if size > space:
-            left_out.append(str(run.figures))
-        elif data:
-            space -= size
-            heading = f"{escape(label)} <small>seed {escape(str(run.row['seed']))}</small>"
-            shown = "".join(picture(content, caption) for caption, content in data.items())
-            parts.append(f"<h3>{heading}</h3><div class='pictures'>{shown}</div>")
-    if left_out:
-        parts.append(f"<p>Not shown, to keep the file small: {escape(', '.join(left_out))}</p>")
-    if any(not run.figures.exists() for run in contents.runs):
-        others = " of the other runs" if parts else ""
-        command = f"{cli.command('evaluate')} --figures"
-        parts.append(f"<p>There are no pictures{others}. <code>{command}</code> draws those of one run.</p>")
-    return "".join(parts)
 
 
 def _are_comparable(rows: list[dict[str, Any]]) -> bool:
@@ -157,7 +136,7 @@ def _settings(contents: Contents) -> str:
     lines = []
     for name in names:
         values = sorted({row[name] for row in rows}, key=lambda value: (isinstance(value, str), value))
-        lines.append([Cell(name), Cell(", ".join(map(str, values)))])
+        lines.append([Cell(name), Cell(_values(values))])
     differing = table(["setting", "values"], lines, "settings", sortable=False) if lines else "<p>One setting.</p>"
     alike = {name: value for name, value in contents.runs[0].settings.json().items() if name not in names}
     lines = [[Cell(name), Cell(str(value))] for name, value in alike.items()]
@@ -170,12 +149,19 @@ def _results(contents: Contents) -> str:
     names = contents.names
     means = results.aggregate(contents.finished, names)
     titles = {key: title for key, title in _titles(contents).items() if any(key in row for row in means)}
+    titles |= {key: title for key, title in results.COSTS.items() if all(key in row for row in means)}
     counts = [key for key in ("runs", "diverged") if any(row[key] > (key == "runs") for row in means)]
     lines = []
     for row in means:
-        line = [Cell(str(row[name]), row[name]) for name in [*names, *counts]]
+        line = [Cell(results.starred(row, name), row[name]) for name in [*names, *counts]]
         lines.append(line + [Cell(results.cell(row, key), row.get(key)) for key in titles])
     summary = table([*names, *counts, *titles.values()], lines, "summary")
+    summary += words.explained({title: words.FIGURES[key] for key, title in titles.items()})
+    if any(cell.text.endswith(" *") for line in lines for cell in line):
+        summary += "<p>A star marks estimators whose papers call them biased.</p>"
+    if known := words.known_values(run.settings for run in contents.runs):
+        values = "".join(f"<li>{escape(text)}</li>" for text in known)
+        summary += f"<p>Good values for the same data and network:</p><ul>{values}</ul>"
     if len(contents.finished) == 1:
         return summary
     columns = [*names, "seed", "status", "step", *titles]
@@ -201,6 +187,21 @@ def _evaluation(contents: Contents, run: Run, row: dict[str, Any], figures: list
     commit = row.get("git_commit", "")
     short = commit[:7] + "+" * commit.endswith("+")
     return [*line, Cell(short or "-"), Cell(row.get("versions") or "-")]
+
+
+def _about_curves(contents: Contents) -> str:
+    """A line that says what the curves are."""
+    seeds = " Faint lines are single seeds, and lines with points are their means."
+    several = any(len(group) > 1 for group in contents.runs_by_label().values())
+    return f"<p>The ELBO of images that are not trained on, after each evaluation.{seeds if several else ''}</p>"
+
+
+def _values(values: list[Any]) -> str:
+    """The values of a setting; many integers in a row are shortened."""
+    if len(values) > 10 and all(isinstance(value, int) for value in values):
+        if values == list(range(values[0], values[-1] + 1)):
+            return f"{values[0]} to {values[-1]}"
+    return listed(map(str, values), 40)
 
 
 def _exact(value: Any) -> str:

@@ -13,6 +13,8 @@ from experiments.common.comparison import VALIDATION, Comparison
 
 # The look of the ring around chosen points: black, the last colour.
 CHOSEN_STYLE = 6
+# Seeds whose curves are drawn; the mean is over all.
+DRAWN_SEEDS = 20
 CLOCK_TITLES = {
     "step": "training step",
     "examples": "training examples",
@@ -52,7 +54,7 @@ def bound(runs: list[dict[str, Any]], clock: str) -> Chart:
     """The held-out ELBO (nats) of many runs against a clock.
 
     Runs with the same label are seeds of one setting. Their mean is drawn with one standard error, and the single seeds
-    are drawn faintly behind it. If the mean is outside of the axes, the label says so.
+    are drawn faintly behind it, at most 20 of them. If the mean is outside of the axes, the label says so.
 
     Args:
       runs: Runs as `charts.seed_curves` describes them, with "label". Runs whose clock is unknown are left out.
@@ -86,12 +88,14 @@ def _has_clock(run: dict[str, Any], clock: str) -> bool:
 def _seeds_and_mean(label: str, style: int, runs: list[dict[str, Any]], clock: str) -> Iterator[Series]:
     place = seed_curves.CLOCKS.index(clock)
     if len(runs) > 1:
-        for run in runs:
+        for run in runs[:DRAWN_SEEDS]:
             x, y = seed_curves.curve(run)[:, [place, -1]].T
             yield Series(label, style, x, y, faint=True)
     averaged = seed_curves.curves_to_average(runs)[..., [place, -1]]
     number = f"{len(averaged)} of {len(runs)}" if len(averaged) < len(runs) else len(runs)
     remark = f"mean of {number} seeds" if len(runs) > 1 else ""
+    if len(runs) > DRAWN_SEEDS:
+        remark += f", {DRAWN_SEEDS} of them drawn"
     x, mean = averaged.mean(axis=0).T if len(averaged) else np.zeros((2, 0))
     low = high = None
     if len(averaged) > 1:

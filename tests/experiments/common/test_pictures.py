@@ -1,15 +1,19 @@
 """What the pictures of a run are made of, by a model whose images are its latents."""
 
+import dataclasses
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy import stats
 
-from experiments.common import pictures
+from experiments.common import build, pictures
+from experiments.common.settings import Settings
+from vae.data import Dataset
 from vae.distributions import Normal
 
 MEAN, LOG_VAR = jnp.array([1.0, -2.0]), jnp.log(jnp.array([0.25, 9.0]))
@@ -58,6 +62,24 @@ def test_the_plane_is_of_the_quantiles_of_the_prior_and_of_all_means(drawn):
     axes = [stats.norm.ppf(np.linspace(*quantiles, 20), MEAN[d], np.exp(LOG_VAR[d] / 2)) for d in (0, 1)]
     np.testing.assert_allclose(images.reshape(20, 20, 2), np.stack(np.meshgrid(*axes), axis=-1), rtol=1e-4)
     np.testing.assert_array_equal(means, TEST.reshape(-1, 2))
+
+
+def test_runs_of_other_seeds_and_estimators_are_drawn_with_the_same_noise():
+    """Samples of the prior are equal. Samples of the posterior are equal in units of each model's posterior."""
+    images = np.zeros((20, 8, 8, 1), np.uint8)
+    data = Dataset("digits", images, images[:0], images, levels=2, checksum="0" * 64)
+    run = Settings(hidden=(4,), latent_dim=(2,), objective="elbo")
+    model, other_model = (
+        build.model(dataclasses.replace(run, estimator=name), data, for_evaluation=True) for name in ("reparam", "stl")
+    )
+    x = np.random.default_rng(0).random((12, 8, 8, 1), np.float32)
+    first, second = (model.init(jax.random.key(seed), x, jax.random.key(0)) for seed in (0, 1))
+    q, other_q = (model.apply(params, x, method="encode") for params in (first, second))
+    z, _, samples = pictures._latents(model, first, x)
+    other_z, _, other_samples = pictures._latents(other_model, second, x)
+    assert np.abs(q.mean - other_q.mean).max() > 0.1
+    np.testing.assert_allclose((z - q.mean) / q.scale, (other_z - other_q.mean) / other_q.scale, atol=1e-5)
+    np.testing.assert_array_equal(samples, other_samples)
 
 
 @pytest.mark.parametrize("drawn", [TEST[:1]], indirect=True)

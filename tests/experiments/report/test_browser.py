@@ -4,10 +4,13 @@ import shutil
 
 import pytest
 
+from tests.helpers.report_pages import make_page
+from tests.helpers.written_workdirs import write_sweep
+
 
 @pytest.mark.slow
-def test_a_browser_shows_the_page(swept, measured):
-    """Chromium reports no error and loads nothing; tables sort, labels appear, and buttons change the axis.
+def test_a_browser_shows_the_page(swept, measured, tmp_path):
+    """Chromium reports no error and loads nothing; tables sort and have pages, labels appear, buttons change the axis.
 
     The page is no wider than the window, its background is dark in the dark scheme, and it is white on paper.
     """
@@ -48,6 +51,11 @@ def test_a_browser_shows_the_page(swept, measured):
                 assert problems == []
                 assert [url for url in requests if not url.startswith(("file:", "data:", "blob:"))] == []
                 context.close()
+        page = browser.new_page()
+        write_sweep(tmp_path, [({"learning_rate": 1e-4 * n}, float(n)) for n in range(1, 61)])
+        make_page(tmp_path)
+        page.goto((tmp_path / "report.html").as_uri())
+        _turns_pages(page)
         browser.close()
 
 
@@ -61,6 +69,14 @@ def _sorts(page):
         assert values == sorted(values, reverse=order == -1)
         assert len(values) > 1
     assert column.get_attribute("aria-sort") == "descending"
+
+
+def _turns_pages(page):
+    lines = page.locator("table.paged").first.locator("tbody tr:visible")
+    assert lines.count() == 50
+    page.locator(".pager button").nth(1).click()
+    assert lines.count() == 10
+    assert "lines 51 to 60 of 60" in page.locator(".pager").first.text_content()
 
 
 def _hovers(page):

@@ -3,6 +3,7 @@
 import math
 import shutil
 
+import numpy as np
 import pytest
 
 from experiments.common.settings import Settings
@@ -70,6 +71,35 @@ def test_a_page_with_too_many_points_shows_fewer_of_them(tmp_path, monkeypatch):
         assert trace["y"] == chart["data"][0]["y"][3::4]
         assert places == [23 * epoch for epoch in range(4, 201, 4)]
     assert small.tables == whole.tables
+
+
+def test_a_long_table_is_shown_in_pages_and_is_not_compared_pair_by_pair(tmp_path):
+    """All lines are in the file, also for readers without scripts."""
+    page = make_page(write_sweep(tmp_path, [({"learning_rate": 1e-4 * n}, float(n)) for n in range(1, 52)]))
+    text = (tmp_path / "report.html").read_text()
+    assert text.count('class="sortable paged"') == 2
+    assert len(page.tables["summary"]) == len(page.tables["rows"]) == 52
+    assert "pairs" not in page.tables
+    shown = [load for load in page.loads if load.startswith("data:image")]
+    assert len(shown) == 12
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("names", "lines"),
+    [(("learning_rate",), 1000), (("seed",), 1), (("learning_rate", "batch_size", "seed"), 100)],
+)
+def test_the_page_of_a_thousand_runs_has_less_than_ten_megabytes(names, lines, tmp_path):
+    """The runs differ in one setting, in their seeds, or in three settings with ten values each."""
+    places = np.unravel_index(np.arange(1000), (1000,) if len(names) == 1 else (10, 10, 10))
+    value = {"learning_rate": lambda n: round(1e-5 * (n + 1), 5), "batch_size": lambda n: 16 + n, "seed": int}
+    points = [
+        {name: value[name](n) for name, n in zip(names, place, strict=True)} for place in np.transpose(places).tolist()
+    ]
+    page = make_page(write_sweep(tmp_path, [(point, 0.01 * i) for i, point in enumerate(points)]))
+    assert (tmp_path / "report.html").stat().st_size < 10_000_000
+    assert len(page.tables["rows"]) == 1001
+    assert len(page.tables["summary"]) == 1 + lines
 
 
 def test_equal_settings_in_two_workdirs_get_two_rows(tmp_path, capsys):

@@ -182,6 +182,19 @@ def test_no_setting_is_called_best_among_runs_on_different_pixels(tmp_path):
     assert "dynamic, static binarization" in page.text
 
 
+def test_pictures_of_different_runs_stand_together_by_their_kind(tmp_path):
+    folder = write_sweep(tmp_path, [({"objective": "elbo", "estimator": name}, 0.0) for name in ("reparam", "stl")])
+    make_page(folder)
+    [group] = re.findall("<div class='pictures reconstructions'>(.*?)</div>", (folder / "report.html").read_text())
+    assert re.findall("<figcaption>(.*?)</figcaption>", group) == ["reparam, seed 0", "stl, seed 0"]
+
+
+@pytest.mark.parametrize(("setting", "other", "is_same"), [("estimator", "stl", True), ("latent_dim", (4,), False)])
+def test_the_page_says_that_runs_share_noise_only_where_they_do(setting, other, is_same, tmp_path):
+    folder = write_sweep(tmp_path, [({"objective": "elbo"}, 0.0), ({"objective": "elbo", setting: other}, 1.0)])
+    assert ("the same noise" in make_page(folder).text) == is_same
+
+
 def test_later_evaluations_are_shown_with_the_version_of_the_code(tmp_path):
     write_run(tmp_path, Settings())
     row = {"run": 0, "epoch": 100, "eval_samples": 5000, "test_nll_nats": 21.987, "test_elbo_nats": -23.1}
