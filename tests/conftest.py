@@ -9,6 +9,7 @@ import os
 from pathlib import Path
 
 import jaxtyping
+import pytest
 
 # jax reads these flags when it first looks for devices, so set them before any import of jax.
 FLAGS = [
@@ -28,3 +29,25 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 # The tests execute the annotations of vae/: types and shapes. This must stand before anything that imports vae.
 # An int may stand where a float is annotated (PEP 484).
 jaxtyping.install_import_hook("vae", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")
+
+
+@pytest.fixture
+def restored_tables():
+    """Takes back what a test adds to the library's tables."""
+    from vae import data, estimators, models, objectives
+
+    tables = [
+        estimators.BY_NAME,
+        objectives.BY_NAME,
+        data.DATASETS,
+        models.POSTERIORS,
+        models.PRIORS,
+        models.LIKELIHOODS,
+        models.ARCHITECTURES,
+        models.ACTIVATIONS,
+    ]
+    before = [dict(table) for table in tables]
+    yield
+    for table, entries in zip(tables, before, strict=True):
+        table.clear()
+        table.update(entries)

@@ -110,10 +110,10 @@ def test_the_estimator_in_ten_lines_is_the_code_of_the_library():
     assert len(code) <= 10
 
 
-def test_the_estimator_to_add_is_short_and_unbiased(monkeypatch):
+@pytest.mark.usefixtures("restored_tables")
+def test_the_estimator_to_add_is_short_and_unbiased():
     [source] = [block for block in pages.blocks(README) if "def at_mean" in block]
     assert len([line for line in source.splitlines() if line.strip()]) <= 15
-    monkeypatch.setattr(estimators.entry, "BY_NAME", dict(estimators.BY_NAME))  # the block adds to the table
     namespace = {}
     exec(compile(source, "README.md", "exec"), namespace)
     estimator = namespace["at_mean"](num_samples=2)

@@ -11,7 +11,8 @@ import pytest
 from absl import flags
 
 from experiments.common import setting_flags
-from experiments.common.options import ESTIMATORS, choose
+from experiments.common.options import choose
+from vae.estimators import BY_NAME
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = sorted((ROOT / "scripts").glob("reproduce_*.sh"))
@@ -97,7 +98,7 @@ def test_every_command_that_a_script_runs_is_valid(script, run):
             if module == "experiments.train":
                 assert setting_flags.from_flags(values)
             elif "estimators" in values:
-                assert all(choose(name, ESTIMATORS) for name in values["estimators"].value or [])
+                assert all(choose(name, BY_NAME) for name in values["estimators"].value or [])
 
 
 @pytest.mark.parametrize(

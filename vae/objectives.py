@@ -9,7 +9,7 @@ params, state and key filled in. Objectives and estimators therefore do not know
 """
 
 from collections.abc import Callable
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Array, PyTree
 
 from vae.estimators.contract import Estimate, Expect, Reduction, log_mean_exp, mean
+from vae.table import Table
 
 
 @runtime_checkable
@@ -149,38 +150,21 @@ def from_log_weights(reduce: Reduction) -> Objective:
     return objective
 
 
-# One factory for each objective. The keyword arguments of a factory are the options of its objective. The option
-# `epoch` changes at every step, so the training loop sets it.
-BY_NAME: dict[str, Callable[..., Objective]] = {
-    "elbo_analytic": elbo_analytic,
-    "elbo": lambda: elbo,
-    "iwae": lambda: iwae,
-    "renyi": renyi,
-    "thermodynamic": thermodynamic,
-}
-
-
-def add(name: str, factory: Callable[..., Objective]) -> None:
-    """Adds an objective to the table, so that the command line and the laboratory know it.
-
-    Raises:
-      ValueError: if the name is taken.
-    """
-    if name in BY_NAME:
-        raise ValueError(f"the table has an objective called {name} already; choose another name")
-    BY_NAME[name] = factory
-
-
-def make(name: str, **options: Any) -> Objective:
-    """The objective called `name`: `make("renyi", alpha=0.3)`.
-
-    Raises:
-      ValueError: if there is no such objective, or if the value of an option is invalid.
-      TypeError: if the objective has no such option.
-    """
-    if name not in BY_NAME:
-        raise ValueError(f"there is no objective {name!r}; the objectives are {', '.join(BY_NAME)}")
-    return BY_NAME[name](**options)
+# One factory for each objective: make("renyi", alpha=0.3). The argument `epoch` changes at every step, so the training
+# loop passes it.
+BY_NAME = Table(
+    "objective",
+    {
+        "elbo_analytic": elbo_analytic,
+        "elbo": lambda: elbo,
+        "iwae": lambda: iwae,
+        "renyi": renyi,
+        "thermodynamic": thermodynamic,
+    },
+    reserved=("epoch",),
+)
+add = BY_NAME.add
+make = BY_NAME.make
 
 
 def _is_zero(option: float | np.number | Array) -> bool:

@@ -18,7 +18,7 @@ from jax.sharding import Mesh
 from tqdm import tqdm
 
 from experiments.common.build import bits_per_dim
-from experiments.common.settings import Settings
+from experiments.common.settings import Settings, build
 from vae import data as datasets
 from vae import evaluate, models, train
 from vae.devices import mesh
@@ -166,5 +166,5 @@ def _test_row(figures: Row, nll: float, data: datasets.Dataset, run: Settings) -
     row = {"test_nll_nats": nll}
     row |= {f"test_{name}": value for name, value in figures.items() if name.endswith("_nats")}
     if run.binarization == "none":
-        row["test_bits_per_dim"] = bits_per_dim(nll, data, run.likelihood)
+        row["test_bits_per_dim"] = bits_per_dim(nll, data, build(run, "likelihood"))
     return row | {name: value for name, value in figures.items() if name.startswith("active_units")}

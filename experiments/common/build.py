@@ -13,6 +13,7 @@ from jax import Array
 
 from experiments.common import expectations, optimizers, settings
 from experiments.common.expectations import Expectation
+from experiments.common.options import Choice
 from experiments.common.settings import Settings
 from vae import data as datasets
 from vae import estimators, models, objectives, train
@@ -113,9 +114,14 @@ def arrays(run: Settings) -> dict[str, Array]:
 
 @functools.cache
 def _load(
-    dataset: str, binarization: str, validation_size: int, data_dir: str | None, cache_dir: str | None, max_bytes: float
+    dataset: Choice,
+    binarization: str,
+    validation_size: int,
+    data_dir: str | None,
+    cache_dir: str | None,
+    max_bytes: float,
 ) -> datasets.Dataset:
-    data = datasets.load(dataset, data_dir, validation_size, cache_dir, max_bytes)
+    data = datasets.load(dataset.name, data_dir, validation_size, cache_dir, max_bytes, **dict(dataset.options))
     if binarization in ("static", "threshold") and not isinstance(data.train, np.ndarray):
         raise ValueError(
             f"--binarization={binarization} needs the training images in memory, and --dataset={dataset} is too large "
@@ -149,12 +155,12 @@ def load_data(
       ValueError: If the data do not suit the run's other settings.
     """
     size = resident_bytes(streaming)
-    data = _load(run.dataset, run.binarization, run.validation_size, data_dir, cache_dir, size)
+    data = _load(run.choice("dataset"), run.binarization, run.validation_size, data_dir, cache_dir, size)
     if run.batch_size > len(data.train):
         raise ValueError(f"--batch_size={run.batch_size} is larger than the {len(data.train)} training images")
-    if run.choice("likelihood").name == "discretized_logistic" and data.levels == 0:
+    if settings.build(run, "likelihood").pixels == "grey levels" and data.levels == 0:
         raise ValueError(
-            "--likelihood=discretized_logistic needs grey levels; save uint8 images or choose --likelihood=gaussian"
+            f"--likelihood={run.likelihood} needs grey levels; save uint8 images or choose --likelihood=gaussian"
         )
     return data
 
@@ -179,14 +185,14 @@ def resident_bytes(streaming: str) -> float:
     return RESIDENT_FRACTION * min(device, host_memory.limit())
 
 
-def bits_per_dim(nats: float, data: datasets.Dataset, likelihood: str) -> float:
+def bits_per_dim(nats: float, data: datasets.Dataset, likelihood: models.Likelihood) -> float:
     """Bits for each pixel and channel, from nats for each image.
 
-    A Gaussian is a density of pixels in [0, 1]. Its unit of length is converted to one grey level, so that the density
-    is comparable with the probabilities of the discretized logistic.
+    The unit of length of a density of pixels in [0, 1] is converted to one grey level, so that the density can be
+    compared with probabilities of grey levels.
     """
     pixels = math.prod(data.train.shape[1:])
-    offset = math.log2(max(data.levels - 1, 1)) if likelihood == "gaussian" else 0.0
+    offset = math.log2(max(data.levels - 1, 1)) if likelihood.is_density else 0.0
     return nats / pixels / math.log(2) + offset
 
 

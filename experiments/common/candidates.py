@@ -51,7 +51,7 @@ def choose(task: Task, names: list[str] | None = None, flag: str = "estimators")
     chosen = []
     for name in names:
         try:
-            choice = options.choose(name, options.ESTIMATORS)
+            choice = options.choose(name, BY_NAME)
             make_estimator(name, least_samples(name))
         except ValueError as error:
             raise ValueError(f"--{flag}: {error}") from None

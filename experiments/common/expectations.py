@@ -12,7 +12,7 @@ def refusal(choice: options.Choice, expectation: Expectation) -> str | None:
     q, reduce, log_q_weight = expectation
     entry = estimators.BY_NAME[choice.name]
     layers = isinstance(q, Markov) and reduce.additive
-    if options.ESTIMATORS.values(choice)["by_layer"]:
+    if options.values(choice, estimators.BY_NAME)["by_layer"]:
         if layers:
             return entry.refusal(q.first, reduce, log_q_weight)
         return "by_layer=true needs several stochastic layers and a bound that is a mean over samples; leave it out"

@@ -6,6 +6,7 @@ import optax
 from jax import Array
 
 from vae import train
+from vae.table import Table
 
 # A function from the peak of a learning rate to the rate, or to the rate as a function of the step.
 Schedule = Callable[[float | Array], optax.ScalarOrSchedule]
@@ -42,7 +43,7 @@ def adam(epsilon: float = 1e-8, cv_learning_rate: float | Array = 0.0) -> Optimi
     return make
 
 
-OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {"adam": adam}
+OPTIMIZERS = Table("optimizer", {"adam": adam})
 
 
 def clip(optimizer: optax.GradientTransformation, max_norm: float | Array) -> optax.GradientTransformation:

@@ -1,26 +1,20 @@
-"""The grammar `name:option=value:option=value`, by which a command line chooses from a table of factories.
+"""The grammar `name:option=value:option=value`, by which a command line chooses from a table.
 
-    choice = options.choose("gumbel_rao:inner_samples=100", ESTIMATORS)
+    choice = options.choose("gumbel_rao:inner_samples=100", estimators.BY_NAME)
     str(choice)                                                             # "gumbel_rao:inner_samples=100"
-    estimator = options.build(choice, ESTIMATORS, num_samples=4)
+    estimator = options.build(choice, estimators.BY_NAME, num_samples=4)
 
 The options of a name are those keyword arguments of its factory that have a number, a truth value or a word as default.
 An option that equals its default is left out, so that `renyi` and `renyi:alpha=0.5` are the same choice.
 """
 
 import dataclasses
-import difflib
-import functools
-import inspect
 import math
 import unicodedata
-from collections.abc import Callable, Mapping
 from typing import Any
 
-from experiments.common import optimizers
-from vae import estimators, models, objectives
-
-Value = bool | int | float | str
+from vae import estimators
+from vae.table import Table, Value
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,58 +33,14 @@ class Choice:
         return ":".join([self.name, *(f"{option}={_text(value)}" for option, value in self.options)])
 
 
-@dataclasses.dataclass(frozen=True)
-class Table:
-    """The names that can be chosen.
-
-    Attributes:
-      noun: What a name stands for, as error messages call it: "estimator".
-      entries: Name to factory. The mapping is read at each use, so entries that are added later are found.
-      reserved: Keyword arguments of the factories that the program passes itself; they are not options.
-    """
-
-    noun: str
-    entries: Mapping[str, Any]
-    reserved: tuple[str, ...] = ()
-
-    def make(self, name: str, **arguments) -> Any:
-        """What the factory of the name returns for these arguments."""
-        return self.entries[name](**arguments)
-
-    def defaults(self, name: str) -> dict[str, Value]:
-        """The options of a name, each with its default."""
-        return _simple_defaults(self.entries[name], self.reserved)
-
-    def values(self, choice: Choice) -> dict[str, Value]:
-        """Every option of the choice with its value, given or default."""
-        return self.defaults(choice.name) | dict(choice.options)
-
-    def describe(self, name: str) -> str:
-        """The name with every option at its default, for help texts."""
-        return str(Choice(name, tuple(self.defaults(name).items())))
+def values(choice: Choice, table: Table) -> dict[str, Value]:
+    """Every option of the choice with its value, given or default."""
+    return table.options(choice.name) | dict(choice.options)
 
 
-class EstimatorTable(Table):
-    """Entries are `vae.estimators.Entry`, and every name has the option `by_layer` of `vae.estimators.make`."""
-
-    def make(self, name: str, **arguments) -> Any:
-        return estimators.make(name, **arguments)
-
-    def defaults(self, name: str) -> dict[str, Value]:
-        return _simple_defaults(self.entries[name].make, self.reserved) | {"by_layer": False}
-
-    def describe(self, name: str) -> str:
-        return super().describe(name).removesuffix(":by_layer=false")
-
-
-ESTIMATORS = EstimatorTable("estimator", estimators.BY_NAME, reserved=("num_samples",))
-OBJECTIVES = Table("objective", objectives.BY_NAME, reserved=("epoch",))
-POSTERIORS = Table("posterior", models.POSTERIORS)
-PRIORS = Table("prior", models.PRIORS)
-LIKELIHOODS = Table("likelihood", models.LIKELIHOODS)
-ARCHITECTURES = Table("architecture", models.ARCHITECTURES)
-ACTIVATIONS = Table("activation", models.ACTIVATIONS)
-OPTIMIZERS = Table("optimizer", optimizers.OPTIMIZERS)
+def describe(name: str, table: Table) -> str:
+    """The name with every option at its default, for help texts; without by_layer, which every estimator has."""
+    return str(Choice(name, tuple(table.options(name).items()))).removesuffix(":by_layer=false")
 
 
 def parse(text: str) -> Choice:
@@ -118,11 +68,7 @@ def check(choice: Choice, table: Table) -> Choice:
       ValueError: If the table has no such name, the name has no such option, or a value has the wrong type. The
         sentence says which names or options exist.
     """
-    if choice.name not in table.entries:
-        close = difflib.get_close_matches(choice.name, table.entries, n=1)
-        hint = f" (did you mean {close[0]}?)" if close else ""
-        raise ValueError(f"there is no {table.noun} {choice.name!r}{hint}; choose one of {', '.join(table.entries)}")
-    defaults = table.defaults(choice.name)
+    defaults = table.options(choice.name)
     for option, _ in choice.options:
         if option not in defaults:
             listed = ", ".join(f"{key}={_text(default)}" for key, default in defaults.items())
@@ -181,15 +127,6 @@ def check_range(number: int | float, text: str) -> None:
         raise ValueError(f"{text} is not a finite number")
     if number and not 1.2e-38 < abs(number) < 3.4e38:
         raise ValueError(f"{text} does not fit into 32 bits; its size must lie between 1.2e-38 and 3.4e38")
-
-
-_signature = functools.cache(inspect.signature)  # a large sweep asks for the same few signatures thousands of times
-
-
-def _simple_defaults(factory: Callable, reserved: tuple[str, ...]) -> dict[str, Value]:
-    """The keyword arguments of the factory that can be written as text, each with its default."""
-    defaults = {name: parameter.default for name, parameter in _signature(factory).parameters.items()}
-    return {name: value for name, value in defaults.items() if isinstance(value, Value) and name not in reserved}
 
 
 def _text(value: Value) -> str:

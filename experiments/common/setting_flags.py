@@ -67,8 +67,9 @@ class _ListParser(flags.ArgumentParser):
     @property
     def syntactic_help(self):
         table, choices = self.field.metadata["table"], self.field.metadata["choices"]
-        if table:
-            return f"one of {', '.join(table.describe(name) for name in table.entries)}"
+        if table is not None:
+            others = ["npz:PATH", "a set of TFDS"] if self.field.name == "dataset" else []
+            return f"one of {', '.join([*(options.describe(name, table) for name in table), *others])}"
         return f"one of {', '.join(choices)}" if choices else ""
 
     def parse(self, argument):

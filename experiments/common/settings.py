@@ -11,8 +11,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from experiments.common import options
-from experiments.common.optimizers import SCHEDULES
-from vae.data import BINARIZATIONS
+from experiments.common.optimizers import OPTIMIZERS, SCHEDULES
+from vae import estimators, models, objectives
+from vae.data import BINARIZATIONS, DATASETS
 
 MATMUL_PRECISIONS = ("default", "bfloat16", "tensorfloat32", "float32")
 COMPUTE_DTYPES = ("float32", "bfloat16")
@@ -35,6 +36,7 @@ class Settings:
         "digits",
         "Data set: digits (8x8, shipped with scikit-learn), mnist or another TFDS image set, frey_faces, or npz:PATH,"
         " a file of your own.",
+        table=DATASETS,
     )
     binarization: str = _setting(
         "dynamic",
@@ -55,10 +57,10 @@ class Settings:
     )
 
     # Model
-    likelihood: str = _setting("bernoulli", "Family of p(x|z) for one pixel.", table=options.LIKELIHOODS)
-    posterior: str = _setting("normal", "Family of q(z|x).", table=options.POSTERIORS)
+    likelihood: str = _setting("bernoulli", "Family of p(x|z) for one pixel.", table=models.LIKELIHOODS)
+    posterior: str = _setting("normal", "Family of q(z|x).", table=models.POSTERIORS)
     prior: str = _setting(
-        "standard", "Prior p(z): the posterior family's standard prior, or one that is learned.", table=options.PRIORS
+        "standard", "Prior p(z): the posterior family's standard prior, or one that is learned.", table=models.PRIORS
     )
     latent_dim: tuple[int, ...] = _setting(
         (8,),
@@ -66,7 +68,7 @@ class Settings:
         " upwards.",
         at_least=1,
     )
-    architecture: str = _setting("mlp", "Kind of network in the encoder and the decoder.", table=options.ARCHITECTURES)
+    architecture: str = _setting("mlp", "Kind of network in the encoder and the decoder.", table=models.ARCHITECTURES)
     hidden: tuple[int, ...] = _setting(
         (128, 64),
         "Widths (mlp) or channels (conv, stride 2) of the layers from the image to the latents, joined by dashes. none"
@@ -79,7 +81,7 @@ class Settings:
         " --latent_dim.",
         at_least=1,
     )
-    activation: str = _setting("relu", "Function between the layers of the networks.", table=options.ACTIVATIONS)
+    activation: str = _setting("relu", "Function between the layers of the networks.", table=models.ACTIVATIONS)
     compute_dtype: str = _setting(
         "float32",
         "Type of the numbers in the networks' layers. Parameters, log-densities and bounds are always float32.",
@@ -91,13 +93,13 @@ class Settings:
         "elbo_analytic",
         "Bound to maximise: elbo_analytic (KL in closed form), elbo (all Monte Carlo), or a bound of --num_samples"
         " importance weights: iwae, renyi (VR-IWAE), thermodynamic (TVO).",
-        table=options.OBJECTIVES,
+        table=objectives.BY_NAME,
     )
     estimator: str = _setting(
         "reparam",
         "Gradient estimator. num_samples=K gives an estimator its own number of samples. by_layer=true is for several"
         " stochastic layers: each layer has its own estimate, given the layers below.",
-        table=options.ESTIMATORS,
+        table=estimators.BY_NAME,
     )
     num_samples: int = _setting(1, "Number K of samples of z for each image and step.", at_least=1)
 
@@ -105,7 +107,7 @@ class Settings:
     optimizer: str = _setting(
         "adam",
         "Optimizer. cv_learning_rate is the learning rate of the estimator's own parameters; 0 means --learning_rate.",
-        table=options.OPTIMIZERS,
+        table=OPTIMIZERS,
     )
     learning_rate: float = _setting(1e-3, "Learning rate of the optimizer, at its peak.", above=0)
     schedule: str = _setting(
@@ -147,7 +149,8 @@ class Settings:
 
     def choice(self, name: str) -> options.Choice:
         """The name and the options that a setting such as `objective` chooses from its table."""
-        return options.choose(getattr(self, name), FIELDS[name].metadata["table"])
+        text = getattr(self, name)
+        return options.choose(text, FIELDS[name].metadata["table"]) if _is_choice(name, text) else options.Choice(text)
 
 
 FIELDS = {field.name: field for field in dataclasses.fields(Settings)}
@@ -188,16 +191,20 @@ def check(run: Settings) -> None:
     Raises:
       ValueError: One sentence that names the flags and says what would work.
     """
-    likelihood = run.choice("likelihood").name
-    if likelihood == "bernoulli" and run.binarization == "none":
+    pixels = build(run, "likelihood").pixels
+    if pixels == "binary" and run.binarization == "none":
+        able = " or ".join(name for name, make in models.LIKELIHOODS.items() if make().pixels != "binary")
         raise ValueError(
-            "--likelihood=bernoulli needs binary pixels; choose --binarization=dynamic, static or threshold, or"
-            " --likelihood=discretized_logistic or gaussian for grey pixels"
+            f"--likelihood={run.likelihood} needs binary pixels; choose --binarization=dynamic, static or threshold, or"
+            f" --likelihood={able} for grey pixels"
         )
-    if likelihood == "discretized_logistic" and run.binarization != "none":
-        raise ValueError("--likelihood=discretized_logistic needs grey pixels; choose --binarization=none")
-    if run.choice("architecture").name == "conv" and not run.hidden:
-        raise ValueError("--architecture=conv needs at least one layer; choose --architecture=mlp for --hidden=none")
+    if pixels == "grey levels" and run.binarization != "none":
+        raise ValueError(f"--likelihood={run.likelihood} needs grey pixels; choose --binarization=none")
+    least_layers = build(run, "architecture").least_layers
+    if len(run.hidden) < least_layers:
+        raise ValueError(
+            f"--architecture={run.architecture} needs {least_layers} or more layers in --hidden, got {len(run.hidden)}"
+        )
     if len(run.latent_dim) == 1 and run.layer_hidden != FIELDS["layer_hidden"].default:
         raise ValueError(
             "--layer_hidden needs several stochastic layers; leave it out, or choose several as in --latent_dim=8-4"
@@ -211,7 +218,7 @@ def check(run: Settings) -> None:
             f"--estimator={run.estimator} needs --num_samples of at least {least_samples(run)}, got {run.num_samples}"
         )
     build(run, "estimator", num_samples=run.num_samples)
-    for name in ("likelihood", "architecture", "activation", "optimizer"):
+    for name in ("activation", "optimizer"):
         build(run, name)
     build(run, "objective", **epoch_argument(run, 0.0))
     refusal = build(run, "prior").refusal(build(run, "posterior"))
@@ -221,12 +228,12 @@ def check(run: Settings) -> None:
 
 def least_samples(run: Settings) -> int:
     """The least number of samples with which the run's estimator works."""
-    return options.ESTIMATORS.entries[run.choice("estimator").name].min_samples
+    return estimators.BY_NAME[run.choice("estimator").name].min_samples
 
 
 def epoch_argument(run: Settings, epoch: Any) -> dict[str, Any]:
     """The epoch as an argument of the run's objective; empty if the objective takes none."""
-    factory = options.OBJECTIVES.entries[run.choice("objective").name]
+    factory = objectives.BY_NAME[run.choice("objective").name]
     return {"epoch": epoch} if "epoch" in inspect.signature(factory).parameters else {}
 
 
@@ -257,7 +264,7 @@ def array_values(run: Settings) -> dict[str, int | float]:
     not among them."""
     values = {name: getattr(run, name) for name in ARRAYS}
     for setting, names in ARRAY_OPTIONS.items():
-        given = FIELDS[setting].metadata["table"].values(run.choice(setting))
+        given = options.values(run.choice(setting), FIELDS[setting].metadata["table"])
         values |= {f"{setting}.{name}": given[name] for name in names if name in given}
     return {name: value for name, value in values.items() if value or name not in _SWITCHES}
 
@@ -297,7 +304,7 @@ def _dashed(numbers: tuple[int, ...]) -> str:
 
 def _parse(field: dataclasses.Field, text: str) -> Any:
     """The value of the field that the text spells. A choice from a table is returned in its canonical spelling."""
-    if field.metadata["table"]:
+    if _is_choice(field.name, text):
         return str(options.choose(text, field.metadata["table"]))
     if field.type == tuple[int, ...]:
         return _parse_dashed(field, text)
@@ -313,6 +320,12 @@ def _parse(field: dataclasses.Field, text: str) -> Any:
             raise ValueError(f"{text!r} cannot be printed")
         return text
     return _parse_number(field, text, field.type)
+
+
+def _is_choice(name: str, text: str) -> bool:
+    """Whether the text chooses from the table of the setting. A data set can also be a file or a set of TFDS."""
+    table = FIELDS[name].metadata["table"]
+    return table is not None and (name != "dataset" or text.partition(":")[0] in table)
 
 
 def _parse_dashed(field: dataclasses.Field, text: str) -> tuple[int, ...]:

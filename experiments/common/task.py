@@ -59,7 +59,7 @@ class Task:
 
     def refusal(self, name: str) -> str | None:
         """Why the estimator cannot differentiate the objective, and which estimators can; None if it can."""
-        choice = options.choose(name, options.ESTIMATORS)
+        choice = options.choose(name, BY_NAME)
         refusals = (expectations.refusal(choice, expectation) for expectation in self.expectations)
         return next((refusal for refusal in refusals if refusal is not None), None)
 
@@ -128,7 +128,7 @@ class Task:
 @functools.cache  # compiled programs are cached by the estimator object, so equal names must give the same object
 def make_estimator(name: str, num_samples: int) -> Estimator:
     """The estimator with these options and this number of samples."""
-    return options.build(options.choose(name, options.ESTIMATORS), options.ESTIMATORS, num_samples=num_samples)
+    return options.build(options.choose(name, BY_NAME), BY_NAME, num_samples=num_samples)
 
 
 @functools.cache  # so that every program with this gradient uses one trace of it

@@ -63,7 +63,7 @@ def _named(options: flags.FlagValues, users: Problem | None) -> list[Problem]:
 
 def _choose(text: str) -> grammar.Choice:
     try:
-        return grammar.choose(text, problems.TABLE)
+        return grammar.choose(text, problems.BY_NAME)
     except ValueError as error:
         raise ValueError(f"--problem={text}: {error}, or your own module:function") from None
 
@@ -76,7 +76,8 @@ def _sweep(choices: list[grammar.Choice]) -> list[Problem]:
     """
     if len({choice.name for choice in choices}) > 1:
         raise ValueError("--problem sweeps the options of one problem; measure different problems one after the other")
-    settings = {str(choice): problems.TABLE.values(choice) for choice in choices}  # by the text of each problem
+    # The options by the text of each problem.
+    settings = {str(choice): grammar.values(choice, problems.BY_NAME) for choice in choices}
     names = next(iter(settings.values()))
     swept = [name for name in names if len({setting[name] for setting in settings.values()}) > 1]
     if len(swept) > 1:

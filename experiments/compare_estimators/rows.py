@@ -86,12 +86,12 @@ def _slots(entrants: list[Entrant]) -> list[list[Entrant]]:
 
 
 def _head(result: Result) -> dict[str, Any]:
-    choice = options.choose(result.case.estimator, options.ESTIMATORS)
+    choice = options.choose(result.case.estimator, BY_NAME)
     return {
         "problem": result.task.problem.name,
         **result.task.problem.point,
         "estimator": result.case.estimator,
-        "temperature": options.ESTIMATORS.values(choice).get("temperature", 0.0),
+        "temperature": options.values(choice, BY_NAME).get("temperature", 0.0),
         "num_samples": result.case.num_samples,
         "declared_biased": BY_NAME[choice.name].biased,
         "truth": result.source,

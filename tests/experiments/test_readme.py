@@ -7,6 +7,7 @@ import pytest
 from experiments.common import candidates, foreign_files, options, problems, setting_flags, settings
 from experiments.common.task import Task
 from tests.helpers import pages
+from vae import objectives as bounds
 
 FOLDER = pages.ROOT / "experiments"
 PAGE = (FOLDER / "README.md").read_text()
@@ -58,8 +59,10 @@ def test_the_flags_that_a_page_names_exist(name):
 
 
 def test_the_options_on_the_first_page_are_in_the_grammar():
-    tables = {name: field.metadata["table"] for name, field in settings.FIELDS.items() if field.metadata["table"]}
-    tables["problem"] = problems.TABLE
+    tables = {
+        name: field.metadata["table"] for name, field in settings.FIELDS.items() if field.metadata["table"] is not None
+    }
+    tables["problem"] = problems.BY_NAME
     examples = re.findall(r"--(\w+)=([\w:=.-]+:[\w:=.-]+)", section(PAGE, "What all commands share"))
     assert len(examples) >= 7
     for name, text in examples:
@@ -84,10 +87,8 @@ def test_the_tables_of_train_have_every_setting_with_its_default():
 def test_the_tables_of_train_have_every_objective_with_its_options():
     listed = {row[0]: re.findall(r"\w+", row[1]) for row in rows(section(page_of("train"), "Bounds"))}
     del listed["--objective"]
-    table = options.OBJECTIVES
-    assert {name: set(names) for name, names in listed.items()} == {
-        name: set(table.defaults(name)) for name in table.entries
-    }
+    table = bounds.BY_NAME
+    assert {name: set(names) for name, names in listed.items()} == {name: set(table.options(name)) for name in table}
 
 
 def test_the_page_of_train_names_what_shares_a_program():
@@ -106,7 +107,7 @@ def test_the_table_of_problems_has_every_problem_with_its_options_and_objectives
     del listed["--problem"]
     assert set(listed) == set(problems.BY_NAME)
     for name, (names, objectives) in listed.items():
-        assert re.findall(r"\w+", names) == list(problems.TABLE.defaults(name))
+        assert re.findall(r"\w+", names) == list(problems.BY_NAME.options(name))
         assert re.findall(r"\w+", objectives) == list(problems.make(name).bounds)
 
 

@@ -8,10 +8,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
+import numpy as np
+import optax
 import pytest
 
 import vae
-from experiments.common import options
 from tests.helpers import oracle, pages
 from vae import estimators
 from vae.estimators.__main__ import table
@@ -64,9 +66,9 @@ def test_the_code_runs():
     assert namespace["images"].shape == (64, 8, 8)
 
 
+@pytest.mark.usefixtures("restored_tables")
 @pytest.mark.parametrize("folder", ["estimators", "diagnostics"])
-def test_the_code_of_a_folders_page_runs(folder, monkeypatch):
-    monkeypatch.setattr(estimators.entry, "BY_NAME", dict(estimators.BY_NAME))  # a block adds to the table
+def test_the_code_of_a_folders_page_runs(folder):
     namespace = {}
     for block in pages.blocks((ROOT / "vae" / folder / "README.md").read_text()):
         exec(compile(block, f"vae/{folder}/README.md", "exec"), namespace)
@@ -74,6 +76,7 @@ def test_the_code_of_a_folders_page_runs(folder, monkeypatch):
         assert abs(namespace["figures"]["scale"] - 1) < 0.1
 
 
+@pytest.mark.usefixtures("restored_tables")
 @pytest.mark.parametrize(
     ("page", "name", "family"),
     [
@@ -82,8 +85,7 @@ def test_the_code_of_a_folders_page_runs(folder, monkeypatch):
         ("vae/estimators", "learned_constant", "Bernoulli"),
     ],
 )
-def test_the_estimators_to_add_are_unbiased(page, name, family, monkeypatch):
-    monkeypatch.setattr(estimators.entry, "BY_NAME", dict(estimators.BY_NAME))
+def test_the_estimators_to_add_are_unbiased(page, name, family):
     [block] = [block for block in pages.blocks((ROOT / page / "README.md").read_text()) if f"def {name}" in block]
     namespace = {}
     exec(compile(block, f"{page}/README.md", "exec"), namespace)
@@ -142,9 +144,9 @@ def test_the_fields_of_an_entry_are_those_of_the_code():
 def test_the_tables_of_models_are_those_of_the_code():
     page = (ROOT / "vae/models/README.md").read_text()
     sections = {
-        "Posteriors": options.POSTERIORS,
-        "Priors": options.PRIORS,
-        "Likelihoods": options.LIKELIHOODS,
+        "Posteriors": vae.models.POSTERIORS,
+        "Priors": vae.models.PRIORS,
+        "Likelihoods": vae.models.LIKELIHOODS,
         "Networks": None,
     }
     for heading, names in sections.items():
@@ -153,16 +155,32 @@ def test_the_tables_of_models_are_those_of_the_code():
         if names is None:
             assert named == [*vae.models.ARCHITECTURES, *vae.models.ACTIVATIONS]
             continue
-        assert named == list(names.entries)
+        assert named == list(names)
         for name in named:
             [row] = re.findall(rf"^\| `{name}` .*$", section, re.MULTILINE)
-            assert set(re.findall(r"`(\w+)=", row)) == set(names.defaults(name)), name
+            assert set(re.findall(r"`(\w+)=", row)) == set(names.options(name)), name
 
 
 def test_the_data_sets_are_those_of_the_code():
     page = (ROOT / "vae/data/README.md").read_text()
     assert set(vae.data.DATASETS) <= set(re.findall(r"^\| `(\w+)`", page, re.MULTILINE))
     assert set(vae.data.BINARIZATIONS) <= set(re.findall(r"^\| `(\w+)`", page, re.MULTILINE))
+
+
+@pytest.mark.usefixtures("restored_tables")
+def test_what_the_page_adds_is_known_by_its_name():
+    for text in SECTIONS.values():
+        [block] = pages.blocks(text)
+        exec(compile(block, "vae/README.md", "exec"), {})
+    x = np.zeros((2, *vae.data.load("bars", size=4).train.shape[1:]), np.float32)
+    model = vae.make_vae(x.shape[1:], 2, hidden=(3, 3), posterior="logistic", architecture="residual")
+    gradient = vae.estimators.make("reparam", num_samples=2)
+    step = vae.make_step(model.apply, vae.objectives.make("jackknife"), gradient, optax.sgd(0.1))
+    state = jax.eval_shape(vae.make_init(model, gradient, optax.sgd(0.1), x), jax.random.key(0))
+    stepped, metrics = jax.eval_shape(step, state, jax.random.key(1), x)
+    assert jax.tree.structure(stepped) == jax.tree.structure(state)
+    assert metrics["bound"].shape == ()
+    assert vae.estimators.make("mirrored", num_samples=4)
 
 
 @pytest.mark.slow
@@ -179,7 +197,7 @@ def test_what_the_page_adds_trains(tmp_path):
     short = ["--epochs=1", "--hidden=8", "--latent_dim=2", "--eval_samples=2", "--figures=none", "--import=mine"]
     for number, flags in enumerate(
         (
-            ["--dataset=bars", "--posterior=logistic", "--objective=jackknife", "--num_samples=4"],
+            ["--dataset=bars:size=6", "--posterior=logistic", "--objective=jackknife", "--num_samples=4"],
             ["--estimator=mirrored", "--objective=elbo", "--num_samples=2", "--architecture=residual"],
         )
     ):

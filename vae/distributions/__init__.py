@@ -23,6 +23,7 @@ from vae.distributions.discretized_logistic import DiscretizedLogistic as Discre
 from vae.distributions.implicit import Beta as Beta
 from vae.distributions.implicit import Dirichlet as Dirichlet
 from vae.distributions.implicit import Gamma as Gamma
+from vae.distributions.kl import add_kl as add_kl
 from vae.distributions.kl import kl as kl
 from vae.distributions.location_scale import Laplace as Laplace
 from vae.distributions.location_scale import MultivariateNormal as MultivariateNormal

@@ -1,8 +1,8 @@
 """Shared parts of the families: the decorator `family`, noise, and the reparameterization trick.
 
 To add a family, write a class with the decorator `family`. A location-scale family inherits the trick from
-`LocationScale`. Another family writes `rsample`, or only `sample` if its samples carry no gradient. `kl.py` needs a
-formula only if there is a closed form.
+`LocationScale`. Another family writes `rsample`, or only `sample` if its samples carry no gradient. `add_kl` adds the
+closed form of a divergence. A family whose latent dimensions are not independent says `factorized = False`.
 """
 
 from dataclasses import dataclass, fields

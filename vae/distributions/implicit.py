@@ -75,6 +75,7 @@ class Dirichlet(Reparameterizable):
     are clipped at the smallest normal float, as Gamma's are."""
 
     log_concentration: Float[Array, "*batch D"]
+    factorized = False
 
     @property
     def mean(self) -> Float[Array, "*batch D"]:

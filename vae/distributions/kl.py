@@ -1,5 +1,6 @@
 """The Kullback-Leibler divergence of the pairs of families that have a closed form."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -32,6 +33,17 @@ def kl(q: Any, p: Any) -> Float[Array, "*batch"]:
             f"the divergence needs two distributions over the same event, got shapes {events[0]} and {events[1]}"
         )
     return formula(q, p)
+
+
+def add_kl(q: type, p: type, formula: Callable[[Any, Any], Array]) -> None:
+    """Adds `formula(q, p)`, KL(q || p) in nats, for a pair of families.
+
+    Raises:
+      ValueError: if the pair has a formula already.
+    """
+    if (q, p) in _KL:
+        raise ValueError(f"KL({q.__name__} || {p.__name__}) has a formula already")
+    _KL[q, p] = formula
 
 
 def _event_shape(q: Any) -> tuple[int, ...]:
@@ -99,7 +111,7 @@ def _kl_categorical(q: Categorical, p: Categorical) -> Float[Array, "*batch"]:
     return jnp.sum(q.mean * jnp.where(q.mean > 0, log_ratio, 0.0), axis=(-2, -1))
 
 
-_KL = {
+_KL: dict[tuple[type, type], Callable[[Any, Any], Array]] = {
     (Normal, Normal): _kl_normal,
     (MultivariateNormal, Normal): _kl_multivariate_normal,
     (Laplace, Laplace): _kl_laplace,

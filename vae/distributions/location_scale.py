@@ -105,6 +105,7 @@ class MultivariateNormal(LocationScale):
     mean: Float[Array, "*batch D"]
     cholesky: Float[Array, "*batch D D"]
     noise = staticmethod(jax.random.normal)
+    factorized = False
 
     @property
     def factor(self) -> Float[Array, "*batch D D"]:

@@ -1,7 +1,6 @@
-"""An entry of the table of estimators, the check whether an estimator fits a q and a bound, and `add` and `make`."""
+"""An entry of the table of estimators, the check whether an estimator fits a q and a bound, and the table's type."""
 
 import dataclasses
-import difflib
 import functools
 import inspect
 from collections.abc import Callable
@@ -14,6 +13,7 @@ from jaxtyping import Array
 
 from vae.estimators.contract import Estimate, Estimator, Reduction, log_mean_exp, mean
 from vae.estimators.layerwise import layerwise
+from vae.table import Table, Value
 
 EVERY_BOUND = ("mean", "log_mean_exp")
 
@@ -79,48 +79,55 @@ class Entry:
         return "any" in self.latents or reparameterizable or family.__name__ in self.latents
 
 
-BY_NAME: dict[str, Entry] = {}
+class EstimatorTable(Table):
+    """The table of estimators. Its entries are `Entry`s."""
+
+    def add(self, name: str, entry: Entry) -> None:
+        """Adds an estimator, so that the command line, the laboratory and the tests know it.
+
+        Raises:
+          ValueError: if the name is taken, if the entry has an unknown reduction, or if its factory has no argument
+            num_samples.
+        """
+        if not entry.reductions or not set(entry.reductions) <= set(EVERY_BOUND):
+            raise ValueError(f"reductions of {name} must be some of {EVERY_BOUND}, got {entry.reductions}")
+        if not callable(entry.make) or "num_samples" not in inspect.signature(entry.make).parameters:
+            raise ValueError(f"the estimator {name} needs a factory with the argument num_samples")
+        named = dataclasses.replace(entry, name=name)
+        super().add(name, dataclasses.replace(named, make=_guarded(named)))
+
+    def make(self, name: str, *, by_layer: bool = False, **options: Any) -> Estimator:
+        """Makes the estimator called `name`, for example `make("leave_one_out", num_samples=4)`.
+
+        Args:
+          name: a key of `BY_NAME`.
+          by_layer: whether to wrap the estimator in `layerwise`, for a posterior with several stochastic layers.
+          **options: keyword arguments of the estimator's factory, `num_samples` among them.
+
+        Raises:
+          ValueError: if there is no such estimator, if the value of an option is invalid, or if `by_layer` is set for
+            an estimator that differentiates f.
+          TypeError: if the estimator has no such option.
+        """
+        if by_layer and self.find(name).differentiates_f:
+            raise ValueError(
+                f"{name} cannot work layer by layer (by_layer=True), because it differentiates f in z; "
+                f"choose an estimator that does not, for example leave_one_out"
+            )
+        estimator = super().make(name, **options)
+        return layerwise(estimator) if by_layer else estimator
+
+    def options(self, name: str) -> dict[str, Value]:
+        return super().options(name) | {"by_layer": False}
+
+    @staticmethod
+    def factory(entry: Entry) -> Callable[..., Estimator]:
+        return entry.make
 
 
-def add(name: str, entry: Entry) -> None:
-    """Adds an estimator to the table, so that the command line, the laboratory and the tests know it.
-
-    Raises:
-      ValueError: if the name is taken, or if the entry has an unknown reduction.
-    """
-    if not entry.reductions or not set(entry.reductions) <= set(EVERY_BOUND):
-        raise ValueError(f"reductions of {name} must be some of {EVERY_BOUND}, got {entry.reductions}")
-    if name in BY_NAME:
-        raise ValueError(f"the table has an estimator called {name} already; choose another name")
-    named = dataclasses.replace(entry, name=name)
-    BY_NAME[name] = dataclasses.replace(named, make=_guarded(named))
-
-
-def make(name: str, *, by_layer: bool = False, **options: Any) -> Estimator:
-    """Makes the estimator called `name`, for example `make("leave_one_out", num_samples=4)`.
-
-    Args:
-      name: a key of `BY_NAME`.
-      by_layer: whether to wrap the estimator in `layerwise`, for a posterior with several stochastic layers.
-      **options: keyword arguments of the estimator's factory, `num_samples` among them.
-
-    Raises:
-      ValueError: if there is no such estimator, if the value of an option is invalid, or if `by_layer` is set for an
-        estimator that differentiates f.
-      TypeError: if the estimator has no such option.
-    """
-    if name not in BY_NAME:
-        close = difflib.get_close_matches(name, BY_NAME, n=1)
-        hint = f"; did you mean {close[0]}" if close else ""
-        raise ValueError(f"there is no estimator {name!r}{hint}; the estimators are {', '.join(BY_NAME)}")
-    entry = BY_NAME[name]
-    if by_layer and entry.differentiates_f:
-        raise ValueError(
-            f"{name} cannot work layer by layer (by_layer=True), because it differentiates f in z; "
-            f"choose an estimator that does not, for example leave_one_out"
-        )
-    estimator = entry.make(**options)
-    return layerwise(estimator) if by_layer else estimator
+BY_NAME = EstimatorTable("estimator", reserved=("num_samples",))
+add = BY_NAME.add
+make = BY_NAME.make
 
 
 def fitting(q: Any, reduce: Reduction = mean, log_q_weight: float | Array = 0.0) -> list[str]:

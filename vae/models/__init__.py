@@ -1,22 +1,16 @@
 """Models as Flax linen modules, and the tables of their parts.
 
-`vae.py` has the modules VAE, Encoder, Decoder and Prior; `networks.py` the networks inside them; `families.py` the
-distributions that the networks' outputs parameterize; `make.py` puts them together. `add.py` adds parts of your own.
+`vae.py` has the modules VAE, Encoder, Decoder and Prior; `networks.py` the networks inside them; `families.py`,
+`priors.py` and `likelihoods.py` the distributions; `make.py` puts them together.
 """
 
-from vae.models.add import add_activation as add_activation
-from vae.models.add import add_architecture as add_architecture
-from vae.models.add import add_likelihood as add_likelihood
-from vae.models.add import add_posterior as add_posterior
-from vae.models.add import add_prior as add_prior
-from vae.models.families import LIKELIHOODS as LIKELIHOODS
 from vae.models.families import POSTERIORS as POSTERIORS
-from vae.models.families import PRIORS as PRIORS
 from vae.models.families import Factorized as Factorized
-from vae.models.families import LearnedPrior as LearnedPrior
-from vae.models.families import Likelihood as Likelihood
 from vae.models.families import Posterior as Posterior
-from vae.models.families import StandardPrior as StandardPrior
+from vae.models.families import add_posterior as add_posterior
+from vae.models.likelihoods import LIKELIHOODS as LIKELIHOODS
+from vae.models.likelihoods import Likelihood as Likelihood
+from vae.models.likelihoods import add_likelihood as add_likelihood
 from vae.models.make import make_vae as make_vae
 from vae.models.networks import ACTIVATIONS as ACTIVATIONS
 from vae.models.networks import ARCHITECTURES as ARCHITECTURES
@@ -24,6 +18,13 @@ from vae.models.networks import MLP as MLP
 from vae.models.networks import Architecture as Architecture
 from vae.models.networks import ConvDecoder as ConvDecoder
 from vae.models.networks import ConvEncoder as ConvEncoder
+from vae.models.networks import add_activation as add_activation
+from vae.models.networks import add_architecture as add_architecture
+from vae.models.priors import PRIORS as PRIORS
+from vae.models.priors import LearnedPrior as LearnedPrior
+from vae.models.priors import PriorKind as PriorKind
+from vae.models.priors import StandardPrior as StandardPrior
+from vae.models.priors import add_prior as add_prior
 from vae.models.vae import VAE as VAE
 from vae.models.vae import Decoder as Decoder
 from vae.models.vae import Encoder as Encoder

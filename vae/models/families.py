@@ -1,8 +1,8 @@
-"""Distributions that the outputs of a network parameterize: the tables POSTERIORS, PRIORS and LIKELIHOODS.
+"""Families of q(z|x), whose parameters are the outputs of a network, and their table POSTERIORS.
 
-Each table maps a name to a factory. The factory's keyword arguments are the options of the name:
-`POSTERIORS["categorical"](categories=8)`. Factories return frozen dataclasses, so that equal options give equal models,
-and equal models are compiled once.
+The table maps a name to a factory. The factory's keyword arguments are the options of the name:
+`POSTERIORS.make("categorical", categories=8)`. Factories return frozen dataclasses, so that equal options give equal
+models, and equal models are compiled once.
 """
 
 import dataclasses
@@ -16,9 +16,9 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from vae import distributions as dist
+from vae.table import Table
 
 Parameters = Float[Array | np.ndarray, "*batch parameters"]
-Pixels = Float[Array, "K B pixels"]
 
 _identity = lambda z: z
 _sign = lambda z: 2 * z - 1  # bits 0 and 1 become -1 and 1
@@ -67,7 +67,11 @@ class Posterior:
         raise NotImplementedError
 
     def distribution(self, parameters: Parameters, latent_dim: int) -> Any:
-        """The distribution whose parameters are the flat vector `[*batch, num_parameters]`."""
+        """The distribution whose parameters are the flat vector `[*batch, num_parameters]`.
+
+        The encoder calls this in its compact method. A family that learns more than the encoder's outputs, such as a
+        flow, can make linen modules here.
+        """
         raise NotImplementedError
 
     def standard_prior(self, latent_dim: int) -> Any:
@@ -226,128 +230,23 @@ class Concrete(Posterior):
         return dist.ExpConcrete(logits, self.temperature)
 
 
-POSTERIORS: dict[str, Callable[..., Posterior]] = {
-    "normal": lambda: Factorized("normal", dist.Normal),
-    "full_covariance": FullCovariance,
-    "laplace": lambda: Factorized("laplace", dist.Laplace, heavy_tailed=True),
-    "student_t": StudentT,
-    "gamma": lambda: Factorized("gamma", dist.Gamma, heavy_tailed=True),
-    "beta": lambda: Factorized("beta", dist.Beta),
-    "dirichlet": lambda: Factorized("dirichlet", dist.Dirichlet),
-    "bernoulli": Bernoulli,
-    "categorical": Categorical,
-    "binary_concrete": BinaryConcrete,
-    "concrete": Concrete,
-}
-
-
-@dataclass(frozen=True)
-class StandardPrior:
-    """Without learned parameters: standard normal, standard Laplace, Gamma(1, 1), uniform, fair coins or fair dice."""
-
-    name: ClassVar[str] = "standard"
-
-    def refusal(self, posterior: Posterior) -> str | None:
-        """Why this prior does not go with the posterior, and what does; None where it does."""
-        return None
-
-    def distribution(self, param: Callable[..., Array], posterior: Posterior, latent_dim: int) -> Any:
-        """p(z), of batch_shape `[]`; `param(name, initializer, shape, dtype)` makes a parameter of the model."""
-        return posterior.standard_prior(latent_dim)
-
-
-@dataclass(frozen=True)
-class LearnedPrior:
-    """A member of the posterior's family whose parameters are learned. Training begins at the standard prior."""
-
-    name: ClassVar[str] = "learned"
-
-    def refusal(self, posterior: Posterior) -> str | None:
-        """Why this prior does not go with the posterior, and what does; None where it does."""
-        if posterior.has_own_prior:
-            return None
-        able = ", ".join(name for name, make in POSTERIORS.items() if make().has_own_prior)
-        return (
-            f"prior=learned does not go with posterior={posterior.name}, whose standard prior is of another "
-            f"family; choose prior=standard, or a posterior of {able}"
-        )
-
-    def distribution(self, param: Callable[..., Array], posterior: Posterior, latent_dim: int) -> Any:
-        """p(z), of batch_shape `[]`; `param(name, initializer, shape, dtype)` makes a parameter of the model."""
-        size = posterior.num_parameters(latent_dim)
-        parameters = param("parameters", nn.initializers.zeros, (size,), jnp.float32)
-        return posterior.distribution(parameters, latent_dim)
-
-
-PRIORS: dict[str, Callable[..., StandardPrior | LearnedPrior]] = {
-    "standard": StandardPrior,
-    "learned": LearnedPrior,
-}
-
-
-class Likelihood:
-    """A family of p(x|z), from one number for each pixel and, for some families, learned parameters of its own.
-
-    Attributes:
-      name: the name in `LIKELIHOODS`.
-    """
-
-    name: ClassVar[str]
-
-    def distribution(self, param: Callable[..., Array], outputs: Pixels, levels: int) -> Any:
-        """p(x|z) over flat images.
-
-        Args:
-          param: `param(name, initializer, shape, dtype)` makes a parameter of the model.
-          outputs: the decoder network's outputs `[K, B, pixels]`, in (-inf, inf).
-          levels: number of grey levels of a pixel.
-        """
-        raise NotImplementedError
-
-
-@dataclass(frozen=True)
-class BernoulliPixels(Likelihood):
-    """Binary pixels; the outputs are their logits."""
-
-    name: ClassVar[str] = "bernoulli"
-
-    def distribution(self, param: Callable[..., Array], outputs: Pixels, levels: int) -> dist.Bernoulli:
-        return dist.Bernoulli(outputs)
-
-
-@dataclass(frozen=True)
-class GaussianPixels(Likelihood):
-    """A Gaussian around the sigmoid of the outputs, with one learned log-scale for each pixel."""
-
-    name: ClassVar[str] = "gaussian"
-
-    def distribution(self, param: Callable[..., Array], outputs: Pixels, levels: int) -> dist.Normal:
-        log_scale = _log_scale(param, outputs, initial=-1.0)
-        return dist.Normal(nn.sigmoid(outputs), 2 * log_scale)
-
-
-@dataclass(frozen=True)
-class DiscretizedLogisticPixels(Likelihood):
-    """A probability for each grey level: a logistic distribution around the sigmoid of the outputs, integrated over the
-    level's bin, with one learned log-scale for each pixel."""
-
-    name: ClassVar[str] = "discretized_logistic"
-
-    def distribution(self, param: Callable[..., Array], outputs: Pixels, levels: int) -> dist.DiscretizedLogistic:
-        log_scale = _log_scale(param, outputs, initial=-2.0)
-        return dist.DiscretizedLogistic(nn.sigmoid(outputs), log_scale, levels)
-
-
-LIKELIHOODS: dict[str, Callable[..., Likelihood]] = {
-    "bernoulli": BernoulliPixels,
-    "gaussian": GaussianPixels,
-    "discretized_logistic": DiscretizedLogisticPixels,
-}
-
-
-def _log_scale(param: Callable[..., Array], outputs: Pixels, initial: float) -> Float[Array, "K B pixels"]:
-    log_scale = param("log_scale", nn.initializers.constant(initial), outputs.shape[-1:], jnp.float32)
-    return jnp.broadcast_to(log_scale, outputs.shape)
+POSTERIORS = Table(
+    "posterior",
+    {
+        "normal": lambda: Factorized("normal", dist.Normal),
+        "full_covariance": FullCovariance,
+        "laplace": lambda: Factorized("laplace", dist.Laplace, heavy_tailed=True),
+        "student_t": StudentT,
+        "gamma": lambda: Factorized("gamma", dist.Gamma, heavy_tailed=True),
+        "beta": lambda: Factorized("beta", dist.Beta),
+        "dirichlet": lambda: Factorized("dirichlet", dist.Dirichlet),
+        "bernoulli": Bernoulli,
+        "categorical": Categorical,
+        "binary_concrete": BinaryConcrete,
+        "concrete": Concrete,
+    },
+)
+add_posterior = POSTERIORS.add
 
 
 def _require_categories(posterior: Categorical | Concrete) -> None:

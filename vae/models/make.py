@@ -8,9 +8,12 @@ import numpy as np
 from jax import Array
 
 from vae.hierarchy import Chain
-from vae.models.families import LIKELIHOODS, POSTERIORS, PRIORS, LearnedPrior, Likelihood, Posterior, StandardPrior
+from vae.models.families import POSTERIORS, Posterior
+from vae.models.likelihoods import LIKELIHOODS, Likelihood
 from vae.models.networks import ACTIVATIONS, ARCHITECTURES, MLP, Architecture
+from vae.models.priors import PRIORS, PriorKind
 from vae.models.vae import VAE, Decoder, Encoder, Prior
+from vae.table import Table
 
 
 def make_vae(
@@ -22,7 +25,7 @@ def make_vae(
     activation: str | Callable[[Array], Array] = "relu",
     likelihood: str | Likelihood = "bernoulli",
     posterior: str | Posterior = "normal",
-    prior: str | StandardPrior | LearnedPrior = "standard",
+    prior: str | PriorKind = "standard",
     levels: int = 256,
     data_mean: Sequence[float] = (),
     compute_dtype: str = "float32",
@@ -30,7 +33,7 @@ def make_vae(
     """A VAE for images of shape (H, W, C).
 
     Architecture, activation, likelihood, posterior and prior are names, which stand for default options, or results of
-    the tables' factories: `posterior=POSTERIORS["categorical"](categories=8)`.
+    the tables' factories: `posterior=POSTERIORS.make("categorical", categories=8)`.
 
     Args:
       image_shape: (H, W, C).
@@ -52,11 +55,11 @@ def make_vae(
       ValueError: for an unknown name, for a size that is not a positive integer, and for choices that do not go
         together.
     """
-    architecture = _choose("architecture", architecture, ARCHITECTURES)
-    activation = _choose("activation", activation, ACTIVATIONS)
-    likelihood = _choose("likelihood", likelihood, LIKELIHOODS)
-    posterior = _choose("posterior", posterior, POSTERIORS)
-    prior = _choose("prior", prior, PRIORS)
+    architecture = _choose(architecture, ARCHITECTURES)
+    activation = _choose(activation, ACTIVATIONS)
+    likelihood = _choose(likelihood, LIKELIHOODS)
+    posterior = _choose(posterior, POSTERIORS)
+    prior = _choose(prior, PRIORS)
     refusal = prior.refusal(posterior)
     if refusal:
         raise ValueError(refusal)
@@ -69,6 +72,11 @@ def make_vae(
         raise ValueError("latent_dim needs at least one number")
     if len(_sizes("image_shape", image_shape)) != 3:
         raise ValueError(f"image_shape must be three numbers (H, W, C), got {image_shape}")
+    if len(hidden) < architecture.least_layers:
+        raise ValueError(
+            f"architecture={architecture.name} needs {architecture.least_layers} or more layers in hidden, got "
+            f"{len(hidden)}"
+        )
     dtype = None if compute_dtype == "float32" else jnp.dtype(compute_dtype)
 
     network = architecture.encoder(hidden, activation, image_shape, dtype)
@@ -96,10 +104,6 @@ def _sizes(argument: str, given: int | Sequence[int]) -> tuple[int, ...]:
     return numbers
 
 
-def _choose(argument: str, choice: Any, table: dict[str, Callable[..., Any]]) -> Any:
+def _choose(choice: Any, table: Table) -> Any:
     """The result of the named factory with default options; a choice that is not a name is returned unchanged."""
-    if not isinstance(choice, str):
-        return choice
-    if choice not in table:
-        raise ValueError(f"{argument}={choice} is unknown; choose one of {', '.join(table)}")
-    return table[choice]()
+    return table.make(choice) if isinstance(choice, str) else choice

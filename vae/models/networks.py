@@ -1,7 +1,7 @@
 """Networks from images to features and from samples to pixels: the tables ARCHITECTURES and ACTIVATIONS.
 
 Each table maps a name to a factory. The factory's keyword arguments are the options of the name:
-`ACTIVATIONS["leaky_relu"](negative_slope=0.3)`.
+`ACTIVATIONS.make("leaky_relu", negative_slope=0.3)`.
 """
 
 import math
@@ -15,6 +15,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from vae.devices import mesh
+from vae.table import Table
 
 
 class MLP(nn.Module):
@@ -102,9 +103,11 @@ class Architecture:
 
     Attributes:
       name: the name in `ARCHITECTURES`.
+      least_layers: the least number of layers in `hidden`.
     """
 
     name: ClassVar[str]
+    least_layers: ClassVar[int] = 0
 
     def encoder(self, hidden, activation, image_shape, dtype) -> nn.Module:
         """Network from images `[B, H, W, C]` to features `[B, F]`.
@@ -140,25 +143,23 @@ class ConvArchitecture(Architecture):
     """Convolutions of stride 2; `hidden` are numbers of channels, at least one."""
 
     name: ClassVar[str] = "conv"
+    least_layers: ClassVar[int] = 1
 
     def encoder(self, hidden, activation, image_shape, dtype) -> nn.Module:
-        _require_layers(hidden)
         return ConvEncoder(hidden, activation, dtype)
 
     def decoder(self, hidden, activation, image_shape, dtype) -> nn.Module:
-        _require_layers(hidden)
         return ConvDecoder(hidden, image_shape, activation, dtype)
 
 
-def _require_layers(hidden: tuple[int, ...]) -> None:
-    if not hidden:
-        raise ValueError("architecture=conv needs at least one layer; give hidden at least one number of channels")
-
-
-ARCHITECTURES: dict[str, Callable[..., Architecture]] = {
-    "mlp": MLPArchitecture,
-    "conv": ConvArchitecture,
-}
+ARCHITECTURES = Table(
+    "architecture",
+    {
+        "mlp": MLPArchitecture,
+        "conv": ConvArchitecture,
+    },
+)
+add_architecture = ARCHITECTURES.add
 
 
 @dataclass(frozen=True)
@@ -175,9 +176,13 @@ class LeakyReLU:
         return nn.leaky_relu(x, self.negative_slope)
 
 
-ACTIVATIONS: dict[str, Callable[..., Callable[[Array], Array]]] = {
-    "relu": lambda: nn.relu,
-    "tanh": lambda: nn.tanh,
-    "leaky_relu": LeakyReLU,
-    "gelu": lambda: nn.gelu,
-}
+ACTIVATIONS = Table(
+    "activation",
+    {
+        "relu": lambda: nn.relu,
+        "tanh": lambda: nn.tanh,
+        "leaky_relu": LeakyReLU,
+        "gelu": lambda: nn.gelu,
+    },
+)
+add_activation = ACTIVATIONS.add

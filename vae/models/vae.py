@@ -1,6 +1,6 @@
 """The VAE: an encoder q(z|x), a decoder p(x|z) and a prior p(z), as Flax linen modules.
 
-    posterior = POSTERIORS["normal"]()
+    posterior = POSTERIORS.make("normal")
     encoder = Encoder(MLP((500,), event_ndim=3), latent_dim=20, posterior=posterior)
     decoder = Decoder(MLP((500,), outputs=784))
     model = VAE(encoder, decoder, Prior(latent_dim=20, posterior=posterior))
@@ -26,7 +26,9 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from vae import distributions as dist
-from vae.models.families import LIKELIHOODS, POSTERIORS, PRIORS, LearnedPrior, Likelihood, Posterior, StandardPrior
+from vae.models.families import POSTERIORS, Posterior
+from vae.models.likelihoods import LIKELIHOODS, Likelihood
+from vae.models.priors import PRIORS, PriorKind
 
 Images = Float[Array | np.ndarray, "B ..."]  # [B, H, W, C]
 # [K, B, D], or [K, B, D, C] for one-hot vectors; a tuple of such arrays where there are several stochastic layers.
@@ -80,10 +82,10 @@ class VAE(nn.Module):
         """
         if not per_dimension:
             return dist.kl(q, self.prior())
-        if isinstance(q, dist.MultivariateNormal | dist.Dirichlet):
+        if not getattr(q, "factorized", True):
             raise ValueError(f"free bits need a factorized posterior; {type(q).__name__} does not split by dimension")
         # The latent dimensions become a batch axis: each is a distribution of its own, with an event of length 1.
-        axis = -2 if isinstance(q, dist.Categorical) else -1
+        axis = len(q.batch_shape) - jax.tree.leaves(q)[0].ndim  # -1, or -2 for one-hot vectors
         split = lambda d: jax.tree.map(lambda leaf: jnp.expand_dims(leaf, axis), d)
         return dist.kl(split(q), split(self.prior()))
 
@@ -102,7 +104,7 @@ class Encoder(nn.Module):
 
     network: nn.Module
     latent_dim: int
-    posterior: Posterior = POSTERIORS["normal"]()
+    posterior: Posterior = POSTERIORS.make("normal")
     data_mean: tuple[float, ...] = ()
     dtype: DTypeLike | None = None
     read: Callable[[Array], Array] = lambda x: x
@@ -131,7 +133,7 @@ class Decoder(nn.Module):
     """
 
     network: nn.Module
-    likelihood: Likelihood = LIKELIHOODS["bernoulli"]()
+    likelihood: Likelihood = LIKELIHOODS.make("bernoulli")
     levels: int = 256
     data_mean: tuple[float, ...] = ()
     read: Callable[[Array], Array] = lambda z: z
@@ -156,8 +158,8 @@ class Prior(nn.Module):
     """
 
     latent_dim: int
-    posterior: Posterior = POSTERIORS["normal"]()
-    kind: StandardPrior | LearnedPrior = PRIORS["standard"]()
+    posterior: Posterior = POSTERIORS.make("normal")
+    kind: PriorKind = PRIORS.make("standard")
 
     @nn.compact
     def __call__(self):

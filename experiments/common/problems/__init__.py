@@ -17,8 +17,6 @@ To measure a problem of your own, write a function without arguments that return
         return problems.from_integrand("mine", params, posterior, f, log_q_weight=1.0)
 """
 
-from collections.abc import Callable
-
 from experiments.common import options
 from experiments.common.problems.bits import coins as coins
 from experiments.common.problems.bits import table as table
@@ -33,19 +31,22 @@ from experiments.common.problems.problem import Problem as Problem
 from experiments.common.problems.problem import Start as Start
 from experiments.common.problems.problem import TrainedEstimator as TrainedEstimator
 from experiments.common.problems.problem import from_integrand as from_integrand
+from vae.table import Table
 
-BY_NAME: dict[str, Callable[..., Problem]] = {
-    "quadratic": quadratic,
-    "exponential": exponential,
-    "cosine": cosine,
-    "coins": coins,
-    "three_bits": three_bits,
-    "table": table,
-    "logistic_regression": logistic_regression,
-    "linear_gaussian": linear_gaussian,
-    "rainforth": rainforth,
-}
-TABLE = options.Table("problem", BY_NAME)
+BY_NAME = Table(
+    "problem",
+    {
+        "quadratic": quadratic,
+        "exponential": exponential,
+        "cosine": cosine,
+        "coins": coins,
+        "three_bits": three_bits,
+        "table": table,
+        "logistic_regression": logistic_regression,
+        "linear_gaussian": linear_gaussian,
+        "rainforth": rainforth,
+    },
+)
 
 
 def make(text: str) -> Problem:
@@ -54,5 +55,5 @@ def make(text: str) -> Problem:
     Raises:
       ValueError: if there is no such name or option.
     """
-    choice = options.choose(text, TABLE)
-    return options.build(choice, TABLE)._replace(identity=str(choice))
+    choice = options.choose(text, BY_NAME)
+    return options.build(choice, BY_NAME)._replace(identity=str(choice))

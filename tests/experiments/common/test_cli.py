@@ -32,9 +32,10 @@ def run(tmp_path):
     (tmp_path / "paper").mkdir()
     lines = [
         "from vae import estimators, models, objectives",
-        "estimators.BY_NAME['mine'] = estimators.BY_NAME['gumbel_rao']",
+        "from vae.estimators.gumbel_rao import gumbel_rao",
+        "estimators.add('mine', estimators.Entry(gumbel_rao))",
         "objectives.add('my_bound', lambda scale=1.0: objectives.elbo)",
-        "models.POSTERIORS['my_posterior'] = models.POSTERIORS['categorical']",
+        "models.add_posterior('my_posterior', models.POSTERIORS['categorical'])",
     ]
     (tmp_path / "paper/__init__.py").write_text("\n".join(lines))
     (tmp_path / "broken.py").write_text("import no_such_package\n")

@@ -15,7 +15,7 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 
 from experiments.common import build, optimizers, setting_flags, settings
-from vae import distributions, estimators, train
+from vae import data, distributions, estimators, models, train
 
 SMALL = ["--hidden=4", "--latent_dim=2", "--batch_size=256", "--epochs=2"]
 
@@ -190,7 +190,7 @@ def test_switches_are_flags_like_others():
     [
         ("--layer_hidden=3", "choose several as in --latent_dim=8-4"),
         ("--latent_dim=8,8-4 --layer_hidden=3", "choose several as in --latent_dim=8-4"),
-        ("--architecture=conv --hidden=none", "needs at least one layer"),
+        ("--architecture=conv --hidden=none", "needs 1 or more layers in --hidden, got 0"),
         ("--binarization=none", "--likelihood=bernoulli needs binary pixels"),
         ("--likelihood=discretized_logistic", "choose --binarization=none"),
         ("--estimator=leave_one_out", "needs --num_samples of at least 2, got 1"),
@@ -294,12 +294,25 @@ def test_every_flag_explains_itself():
         assert values[name].default is not None
 
 
+@pytest.mark.usefixtures("restored_tables")
+def test_a_data_set_of_the_table_takes_options_and_other_names_stay_as_they_are():
+    images = lambda data_dir, height=4, colour="grey": data.Splits(train=np.zeros((20, height, 4, 1), np.uint8))
+    data.add("mine", images)
+    runs = parse("--dataset=mine:height=6,mine:colour=grey:height=4,npz:a:b.npz,mnist:3.0.1", "--batch_size=2")
+    assert [run.dataset for run in runs] == ["mine:height=6", "mine", "npz:a:b.npz", "mnist:3.0.1"]
+    loaded = build.load_data(runs[0], None)
+    assert (loaded.name, loaded.train.shape) == ("mine:height=6", (18, 6, 4, 1))
+    with pytest.raises(flags.Error, match="mine has no option 'width'; its options are height=4, colour=grey"):
+        parse("--dataset=mine:width=3")
+
+
 def test_bits_per_dim_of_a_uniform_mass():
     """256 equally likely levels cost 8 bits a pixel, whatever the image's size."""
-    data = build.load_data(parse("--binarization=none", "--likelihood=discretized_logistic")[0], None)
-    assert build.bits_per_dim(64 * np.log(256), data, "discretized_logistic") == pytest.approx(8)
+    digits = build.load_data(parse("--binarization=none", "--likelihood=discretized_logistic")[0], None)
+    logistic, gaussian = models.LIKELIHOODS.make("discretized_logistic"), models.LIKELIHOODS.make("gaussian")
+    assert build.bits_per_dim(64 * np.log(256), digits, logistic) == pytest.approx(8)
     # A Gaussian density of height 1 on [0, 1] is one of 1 / 16 on the 17 levels' own scale.
-    assert build.bits_per_dim(0.0, data, "gaussian") == pytest.approx(4)
+    assert build.bits_per_dim(0.0, digits, gaussian) == pytest.approx(4)
 
 
 def test_the_stages_are_the_papers():
@@ -328,8 +341,8 @@ def _values(field) -> st.SearchStrategy:
     if field.type is float:
         positive = st.floats(1e-37, 1e30)  # what float32 can hold
         return positive if above is not None else st.just(0.0) | positive
-    if field.metadata["table"]:
-        return st.sampled_from(list(field.metadata["table"].entries))
+    if field.metadata["table"] is not None and field.name != "dataset":
+        return st.sampled_from(list(field.metadata["table"]))
     if field.metadata["choices"]:
         return st.sampled_from(field.metadata["choices"])
     return st.text("abz:/._- é", min_size=1).map(str.strip).filter(len)

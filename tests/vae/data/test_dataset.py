@@ -10,9 +10,8 @@ IMAGES = np.random.default_rng(0).integers(0, 256, (8, 5, 4, 1), dtype=np.uint8)
 
 
 @pytest.fixture
-def mine(monkeypatch):
-    """Adds a data set called `mine` for the duration of a test, and loads it."""
-    monkeypatch.setattr(data, "DATASETS", dict(data.DATASETS))
+def mine(restored_tables):
+    """Adds a data set called `mine`, and loads it."""
 
     def load(**splits):
         data.add("mine", lambda data_dir: Splits(**splits))
@@ -28,7 +27,7 @@ def test_a_data_set_that_is_added_is_loaded_by_its_name(mine):
 def test_a_name_that_is_taken_is_refused(mine):
     mine(train=IMAGES)
     for name in ("mine", "digits"):
-        with pytest.raises(ValueError, match=f"has a data set called {name} already"):
+        with pytest.raises(ValueError, match=f"the data set {name} exists already"):
             data.add(name, lambda data_dir: Splits(train=IMAGES))
 
 

@@ -1,5 +1,7 @@
 """The closed forms of the KL against samples."""
 
+import importlib
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -53,6 +55,16 @@ def test_two_classes_are_a_bit():
 def test_kl_without_a_closed_form_names_both(q, p):
     with pytest.raises(NotImplementedError, match=rf"KL\({q} \|\| {p}\).*elbo"):
         dist.kl(MEMBERS[q][0], MEMBERS[p][0])
+
+
+def test_a_formula_of_ones_own_is_used_and_replaces_none(monkeypatch):
+    module = importlib.import_module("vae.distributions.kl")
+    monkeypatch.setattr(module, "_KL", dict(module._KL))
+    q, p = MEMBERS["StudentT"][0], MEMBERS["Normal"][1]
+    dist.add_kl(dist.StudentT, dist.Normal, lambda q, p: jnp.full(q.batch_shape, 7.0))
+    np.testing.assert_array_equal(dist.kl(q, p), np.full(BATCH, 7.0))
+    with pytest.raises(ValueError, match=r"KL\(StudentT \|\| Normal\) has a formula already"):
+        dist.add_kl(dist.StudentT, dist.Normal, lambda q, p: 0.0)
 
 
 def test_the_monte_carlo_divergence_of_small_concentrations_is_the_closed_one():

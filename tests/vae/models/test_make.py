@@ -1,11 +1,17 @@
 """`make_vae`: names, options, and what it refuses."""
 
+from dataclasses import dataclass
+from typing import ClassVar
+
+import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
 from vae import data, estimators, models, objectives, train
+from vae.distributions import Normal
 
 K, B, D = 3, 2, 4
 
@@ -22,7 +28,7 @@ CHOICES = {
 @pytest.mark.parametrize("argument", CHOICES)
 def test_an_unknown_name_is_refused_with_the_known_names(argument):
     known = ", ".join(CHOICES[argument])
-    with pytest.raises(ValueError, match=f"{argument}=resnet is unknown; choose one of {known}$"):
+    with pytest.raises(ValueError, match=f"there is no {argument} 'resnet'; choose one of {known}$"):
         models.make_vae((4, 4, 1), **{argument: "resnet"})
 
 
@@ -35,16 +41,53 @@ def test_a_name_is_what_its_factory_returns_for_the_default_options(argument, na
     assert hash(by_name) == hash(by_factory)
 
 
+@pytest.mark.usefixtures("restored_tables")
 @pytest.mark.parametrize("argument", CHOICES)
-def test_an_addition_is_known_by_its_name_and_replaces_nothing(argument, monkeypatch):
+def test_an_addition_is_known_by_its_name_and_replaces_nothing(argument):
     add, table = getattr(models, f"add_{argument}"), CHOICES[argument]
     first = next(iter(table))
-    monkeypatch.setitem(table, "mine", None)  # takes the addition back after the test
-    del table["mine"]
     add("mine", table[first])
     assert models.make_vae((4, 4, 1), **{argument: "mine"}) == models.make_vae((4, 4, 1), **{argument: first})
-    with pytest.raises(ValueError, match=f"the table has one {argument} called {first} already"):
+    with pytest.raises(ValueError, match=f"the {argument} {first} exists already"):
         add(first, table[first])
+
+
+@dataclass(frozen=True)
+class Bent(models.Posterior):
+    """A Normal whose means pass through layers that all data share: learned parameters of its own, as a flow has."""
+
+    layers: int = 1
+    name: ClassVar[str] = "bent"
+    has_own_prior: ClassVar[bool] = False
+
+    def num_parameters(self, latent_dim):
+        return 2 * latent_dim
+
+    def distribution(self, parameters, latent_dim):
+        mean, log_var = jnp.split(parameters, 2, axis=-1)
+        for layer in range(self.layers):
+            mean = nn.Dense(latent_dim, name=f"bend_{layer}")(mean)
+        return Normal(mean, log_var)
+
+    def standard_prior(self, latent_dim):
+        return Normal(jnp.zeros(latent_dim), jnp.zeros(latent_dim))
+
+
+@pytest.mark.usefixtures("restored_tables")
+@pytest.mark.parametrize("latent_dim", [3, (3, 2)], ids=["one layer", "two layers"])
+def test_a_posterior_of_ones_own_has_options_and_learned_parameters(latent_dim):
+    models.add_posterior("bent", Bent)
+    assert models.POSTERIORS.options("bent") == {"layers": 1}
+    model = models.make_vae((4, 4, 1), latent_dim, hidden=5, posterior=models.POSTERIORS.make("bent", layers=2))
+    gradient, x = estimators.make("reparam"), np.zeros((B, 4, 4, 1), np.float32)
+    state = jax.eval_shape(train.make_init(model, gradient, optax.sgd(0.1), x), jax.random.key(0))
+    encoder = state.params["model"]["params"]["encoder"]
+    first = encoder["first"] if isinstance(latent_dim, tuple) else encoder
+    assert first["bend_1"]["kernel"].shape == (3, 3)
+    step = train.make_step(model.apply, objectives.elbo, gradient, optax.sgd(0.1))
+    assert jax.eval_shape(step, state, jax.random.key(1), x)[1]["bound"].shape == ()
+    with pytest.raises(ValueError, match="prior=learned does not go with posterior=bent"):
+        models.make_vae((4, 4, 1), latent_dim, posterior="bent", prior="learned")
 
 
 @pytest.mark.parametrize(
@@ -118,7 +161,7 @@ def test_one_width_is_one_layer():
 
 
 def test_convolutions_need_a_layer():
-    with pytest.raises(ValueError, match="architecture=conv needs at least one layer"):
+    with pytest.raises(ValueError, match="architecture=conv needs 1 or more layers in hidden, got 0"):
         models.make_vae((4, 4, 1), architecture="conv", hidden=())
 
 
