@@ -76,6 +76,9 @@ def run(
 
 # --- Packages of your own
 
+# The modules that flags such as --optimizer=module:function have imported.
+_modules_of_flags: dict[str, None] = {}
+
 
 def imported_packages() -> tuple[str, ...]:
     """The packages that --import and VAE_IMPORT name, in this order, without duplicates."""
@@ -102,9 +105,37 @@ def _import_packages() -> None:
             )
 
 
+def load_function(text: str) -> Callable:
+    """The function `module:function` that a flag names, from the current directory or an installed package.
+
+    Raises:
+      ValueError: If there is no such module or function; the sentence begins with the text.
+    """
+    module, _, function = text.partition(":")
+    sys.path.insert(0, str(Path.cwd()))
+    try:
+        loaded = getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"{text} cannot be imported: {error}; give module:function") from None
+    finally:
+        sys.path.pop(0)
+    _modules_of_flags[module] = None
+    return loaded
+
+
+def known_function(text: str) -> Callable | None:
+    """The function `module:function` if the command line has imported its module, by any flag; else None.
+
+    Files may come from others, so a name in a file imports nothing.
+    """
+    module, _, function = text.partition(":")
+    allowed = any(f"{module}.".startswith(f"{name}.") for name in (*_modules_of_flags, *imported_packages()))
+    return getattr(sys.modules.get(module), function, None) if allowed else None
+
+
 def command(name: str, *arguments: str) -> str:
     """The line that starts the command `name` with these arguments and the packages of this process."""
-    packages = imported_packages()
+    packages = dict.fromkeys([*imported_packages(), *_modules_of_flags])
     imports = [f"--import={','.join(packages)}"] if packages else []
     return shlex.join(["python", "-m", f"experiments.{name}", *imports, *arguments])
 

@@ -1,10 +1,13 @@
-"""The table of optimizers, and learning-rate schedules."""
+"""The table of optimizers, optimizers of the user, and learning-rate schedules."""
 
+import functools
+import inspect
 from collections.abc import Callable
 
 import optax
 from jax import Array
 
+from experiments.common import cli
 from vae import train
 from vae.table import Table
 
@@ -29,21 +32,91 @@ def adam(epsilon: float = 1e-8, cv_learning_rate: float | Array = 0.0) -> Optimi
     Raises:
       ValueError: If epsilon is not positive.
     """
+    return adamw(0.0, epsilon, cv_learning_rate)
+
+
+def adamw(weight_decay: float = 1e-4, epsilon: float = 1e-8, cv_learning_rate: float | Array = 0.0) -> Optimizer:
+    """Adam with decoupled weight decay of the model's parameters (Loshchilov & Hutter 2017, arXiv:1711.05101).
+
+    A step also subtracts learning rate * weight_decay * parameter. The estimator's parameters do not decay.
+
+    Args:
+      weight_decay: The factor of the decay.
+      epsilon: As in `adam`.
+      cv_learning_rate: As in `adam`.
+
+    Raises:
+      ValueError: If epsilon is not positive, or weight_decay is negative.
+    """
     if not epsilon > 0:
         raise ValueError(f"epsilon must be above 0, got {epsilon}")
+    if weight_decay < 0:
+        raise ValueError(f"weight_decay must be at least 0, got {weight_decay}")
 
     def make(learning_rate: float | Array, schedule: Schedule) -> optax.GradientTransformation:
-        model = train.adam(schedule(learning_rate), eps=epsilon)
-        if isinstance(cv_learning_rate, int | float) and cv_learning_rate == 0:
+        model = train.adam(schedule(learning_rate), eps=epsilon, weight_decay=weight_decay)
+        has_own_rate = not isinstance(cv_learning_rate, int | float) or cv_learning_rate != 0
+        if not has_own_rate and not weight_decay:
             return model
-        return optax.partition(
-            {"model": model, "estimator": train.adam(schedule(cv_learning_rate), eps=epsilon)}, PARTS
-        )
+        own = train.adam(schedule(cv_learning_rate if has_own_rate else learning_rate), eps=epsilon)
+        return optax.partition({"model": model, "estimator": own}, PARTS)
 
     return make
 
 
-OPTIMIZERS = Table("optimizer", {"adam": adam})
+class OptimizerTable(Table):
+    """The optimizers by name, and functions of the user as `module:function`, whose module the command line imports.
+
+    A function of the user is like those of optax: its first argument is the learning rate, a number or a schedule, and
+    its keyword arguments are the options. It optimizes {"model", "estimator"}, the parameters of both.
+    """
+
+    def find(self, name: str) -> Callable[..., Optimizer]:
+        if name not in self and ":" in name:
+            function = cli.known_function(name)
+            if function is None:
+                module = name.partition(":")[0]
+                raise ValueError(
+                    f"there is no optimizer {name!r} here; choose one of {', '.join(self)}, or import its module by"
+                    f" --import={module}"
+                )
+            self[name] = _factory(name, function)
+        return super().find(name)
+
+
+OPTIMIZERS = OptimizerTable("optimizer", {"adam": adam, "adamw": adamw}, reserved=("learning_rate",))
+
+
+def load(name: str) -> None:
+    """Imports the module of an optimizer `module:function`, so that the table finds it. Other names are left alone.
+
+    Raises:
+      ValueError: If there is no such function, or if it cannot be called with a learning rate alone.
+    """
+    if ":" not in name:
+        return
+    function = cli.load_function(name)
+    try:
+        inspect.signature(function).bind(1e-3)
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"{name} cannot be called with a learning rate alone; give a function like optax.lion"
+        ) from None
+
+
+def _factory(name: str, function: Callable) -> Callable[..., Optimizer]:
+    @functools.wraps(function)  # the options are those of the function
+    def factory(**options) -> Optimizer:
+        def make(learning_rate: float | Array, schedule: Schedule) -> optax.GradientTransformation:
+            optimizer = function(schedule(learning_rate), **options)
+            if not isinstance(optimizer, optax.GradientTransformation):
+                kind = type(optimizer).__name__
+                raise ValueError(f"--optimizer={name} returned a {kind}; return an optax.GradientTransformation")
+            return optimizer
+
+        return make
+
+    return factory
 
 
 def clip(optimizer: optax.GradientTransformation, max_norm: float | Array) -> optax.GradientTransformation:

@@ -13,6 +13,7 @@ import math
 import unicodedata
 from typing import Any
 
+from experiments.common.optimizers import OptimizerTable
 from vae import estimators
 from vae.table import Table, Value
 
@@ -43,13 +44,18 @@ def describe(name: str, table: Table) -> str:
     return str(Choice(name, tuple(table.options(name).items()))).removesuffix(":by_layer=false")
 
 
-def parse(text: str) -> Choice:
+def parse(text: str, with_functions: bool = False) -> Choice:
     """The choice that `text` spells, with values as text. Whether the name and the options exist is not checked.
+
+    Args:
+      with_functions: Whether the name may be `module:function`.
 
     Raises:
       ValueError: If an option is given twice or has no value.
     """
     name, *assignments = text.split(":")
+    if with_functions and assignments and assignments[0].isidentifier():
+        name = f"{name}:{assignments.pop(0)}"
     given: dict[str, str] = {}
     for assignment in assignments:
         option, equals, value = assignment.partition("=")
@@ -82,7 +88,7 @@ def check(choice: Choice, table: Table) -> Choice:
 
 def choose(text: str, table: Table) -> Choice:
     """The choice that `text` spells, parsed and checked."""
-    return check(parse(text), table)
+    return check(parse(text, with_functions=isinstance(table, OptimizerTable)), table)
 
 
 def paper_name(text: str) -> str:

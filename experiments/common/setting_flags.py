@@ -10,7 +10,7 @@ from typing import Any
 
 from absl import flags
 
-from experiments.common import options
+from experiments.common import optimizers, options
 from experiments.common.settings import FIELDS, Settings, check, least_samples, parse, text
 
 
@@ -81,6 +81,8 @@ class _ListParser(flags.ArgumentParser):
         return tuple(dict.fromkeys(map(self._parse_element, elements)))
 
     def _parse_element(self, element: str) -> Any:
+        if self.field.name == "optimizer":
+            optimizers.load(options.parse(element, with_functions=True).name)
         if self.field.name != "estimator":
             return parse(self.field.name, element)
         estimator, own_samples = _without_samples(element)

@@ -106,7 +106,8 @@ class Settings:
     # Optimization
     optimizer: str = _setting(
         "adam",
-        "Optimizer. cv_learning_rate is the learning rate of the estimator's own parameters; 0 means --learning_rate.",
+        "Optimizer. cv_learning_rate is the learning rate of the estimator's own parameters; 0 means --learning_rate."
+        " module:function is a function like those of optax: optax:lion:weight_decay=0.1.",
         table=OPTIMIZERS,
     )
     learning_rate: float = _setting(1e-3, "Learning rate of the optimizer, at its peak.", above=0)

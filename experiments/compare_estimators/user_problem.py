@@ -1,18 +1,15 @@
 """A problem that the user wrote, given as --problem=module:function."""
 
 import functools
-import importlib
 import inspect
-import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.common import problems
+from experiments.common import cli, problems
 from experiments.common.problems import Problem
 from vae.estimators import Estimate, Reduction, mean
 from vae.estimators.contract import Distribution
@@ -34,14 +31,10 @@ def load(text: str) -> Callable[[], Any]:
     Raises:
       ValueError: if there is no such module or function, or if the function needs arguments.
     """
-    module, _, function = text.partition(":")
-    sys.path.insert(0, str(Path.cwd()))
     try:
-        make = getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError) as error:
-        raise ValueError(f"--problem={text} cannot be imported: {error}; give module:function") from None
-    finally:
-        sys.path.pop(0)
+        make = cli.load_function(text)
+    except ValueError as error:
+        raise ValueError(f"--problem={error}") from None
     try:
         inspect.signature(make).bind()
     except (TypeError, ValueError):  # `make` needs arguments, or is not a function, or hides its arguments

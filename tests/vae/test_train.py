@@ -315,6 +315,8 @@ def test_adam_is_that_of_optax(learning_rate):
     assert jax.tree.structure(ours) == jax.tree.structure(theirs)  # checkpoints of one are those of the other
     compare = functools.partial(np.testing.assert_allclose, rtol=2e-5, atol=1e-6)
     jax.tree.map(compare, ours, theirs)
+    decayed = minimise(train.adam(learning_rate, weight_decay=0.5))
+    jax.tree.map(compare, decayed, minimise(optax.adamw(learning_rate, weight_decay=0.5)))
     control = minimise(optax.adam(learning_rate, eps=1e-4))
     with pytest.raises(AssertionError):
         jax.tree.map(compare, ours, control)
