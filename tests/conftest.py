@@ -4,6 +4,7 @@ The CPU appears as eight devices, so that sharding is tested on every machine. T
 most of the time of these tests is compile time: without the flags the tests take twice as long.
 """
 
+import gc
 import importlib.metadata
 import os
 from pathlib import Path
@@ -25,6 +26,9 @@ os.environ.setdefault("XLA_FLAGS", " ".join(FLAGS))
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).resolve().parents[1] / ".pytest_cache/jax"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
+
+# Traces make many objects that live long: by default, a tenth of the time of these tests is garbage collection.
+gc.set_threshold(100_000, 50, 100)
 
 # The tests execute the annotations of vae/: types and shapes. This must stand before anything that imports vae.
 # An int may stand where a float is annotated (PEP 484).

@@ -9,6 +9,7 @@ from experiments.common.problems import Problem
 from experiments.common.task import Task
 from experiments.compare_estimators import user_problem
 from experiments.compare_estimators.trained_problem import from_workdir
+from vae import objectives
 
 
 def choose_tasks(options: flags.FlagValues, users: Problem | None = None) -> list[Task]:
@@ -34,7 +35,7 @@ def _trained(options: flags.FlagValues) -> list[Problem]:
     objective = None
     if options.objective is not None:
         try:
-            objective = str(grammar.choose(options.objective, grammar.OBJECTIVES))
+            objective = str(grammar.choose(options.objective, objectives.BY_NAME))
         except ValueError as error:
             raise ValueError(f"--objective={options.objective}: {error}") from None
     return from_workdir(

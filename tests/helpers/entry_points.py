@@ -17,6 +17,9 @@ ROOT = Path(__file__).resolve().parents[2]
 # The modules of the commands, and the slow modules that they import when they need them.
 IMPORTS = (
     "sklearn.datasets",
+    "orbax.checkpoint",
+    "matplotlib.backends.backend_agg",
+    "matplotlib.backends.backend_pdf",
     "experiments.common.pictures",
     "experiments.train.__main__",
     "experiments.evaluate.__main__",
@@ -76,6 +79,7 @@ def train(folder: Path, *cases: list[str], devices: int = 1) -> list[Outcome]:
 def _main(calls: list[Call], folder: Path) -> None:
     for name in IMPORTS:
         importlib.import_module(name)
+    gc.disable()
     gc.freeze()  # so that garbage collection in a child does not copy the memory that it shares
     for i, call in enumerate(calls):
         child = os.fork()
