@@ -9,19 +9,11 @@ import optax
 import pytest
 from absl import flags
 
-from experiments.common import build, cli, optimizers, setting_flags, settings
+from experiments.common import build, cli, setting_flags, settings
 from experiments.common.settings import Settings
 
 PARAMS = {"model": {"w": jnp.float32([1.0, -2.0])}, "estimator": {"v": jnp.float32([3.0])}}
 GRADS = jax.tree.map(lambda leaf: 0.1 * leaf, PARAMS)
-
-
-@pytest.fixture(autouse=True)
-def _no_optimizers_of_users(monkeypatch):
-    monkeypatch.setattr(cli, "_modules_of_flags", {})
-    yield
-    for name in [name for name in optimizers.OPTIMIZERS if ":" in name]:
-        del optimizers.OPTIMIZERS[name]
 
 
 def parse(*argv: str) -> list[Settings]:

@@ -1,0 +1,14 @@
+"""Set-up of the tests of the commands."""
+
+import pytest
+
+from experiments.common import cli, optimizers
+
+
+@pytest.fixture(autouse=True)
+def _forgets_functions_of_flags(monkeypatch):
+    """Takes back what flags such as --optimizer=module:function add to this process."""
+    monkeypatch.setattr(cli, "_modules_of_flags", {})
+    yield
+    for name in [name for name in optimizers.OPTIMIZERS if ":" in name]:
+        del optimizers.OPTIMIZERS[name]
