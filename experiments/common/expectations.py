@@ -7,16 +7,19 @@ from vae.diagnostics.expectations import record as record
 from vae.hierarchy import Markov
 
 
-def refusal(choice: options.Choice, expectation: Expectation) -> str | None:
-    """Why the estimator cannot differentiate the expectation, and what could; None if it can."""
-    q, reduce, log_q_weight = expectation
+def refusal(choice: options.Choice, expectation: Expectation, black_box: bool = False) -> str | None:
+    """Why the estimator cannot differentiate the expectation, and what could; None if it can.
+
+    `black_box` says whether f has no gradient in z.
+    """
+    q, *others = expectation.q, expectation.reduce, expectation.log_q_weight, black_box
     entry = estimators.BY_NAME[choice.name]
-    layers = isinstance(q, Markov) and reduce.additive
+    layers = isinstance(q, Markov) and expectation.reduce.additive
     if options.values(choice, estimators.BY_NAME)["by_layer"]:
         if layers:
-            return entry.refusal(q.first, reduce, log_q_weight)
+            return entry.refusal(q.first, *others)
         return "by_layer=true needs several stochastic layers and a bound that is a mean over samples; leave it out"
-    reason = entry.refusal(q, reduce, log_q_weight)
-    if reason and layers and not entry.differentiates_f and entry.refusal(q.first, reduce, log_q_weight) is None:
+    reason = entry.refusal(q, *others)
+    if reason and layers and not entry.differentiates_f and entry.refusal(q.first, *others) is None:
         return f"{reason}; {choice}:by_layer=true can"
     return reason

@@ -48,6 +48,7 @@ class Protocol(NamedTuple):
       seed: seed of all draws.
       confidence: level of every interval, and of all comparisons in a table at once.
       rounds: number of rounds of timing.
+      judge_by: the cost that decides which estimator is better: evaluations, flops or seconds.
     """
 
     draws: int
@@ -59,6 +60,7 @@ class Protocol(NamedTuple):
     seed: int
     confidence: float
     rounds: int
+    judge_by: str = "flops"
 
     def key(self, stream: int) -> jax.Array:
         return jax.random.fold_in(jax.random.key(self.seed), stream)
@@ -72,7 +74,7 @@ def digest(what: str, task: Task, estimator: str, num_samples: int, protocol: Pr
     if task.problem.identity is None:
         return None
     decisive = protocol._asdict() if protocol else {}
-    for name in ("rounds", "confidence", "replicates"):  # these change the times and the intervals, but not the draws
+    for name in ("rounds", "confidence", "replicates", "judge_by"):  # the draws do not depend on these
         decisive.pop(name, None)
     return store.digest(
         what=what,

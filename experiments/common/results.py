@@ -203,11 +203,7 @@ def to_latex(rows: list[Row], columns: list[str] | None = None) -> str:
     for row in means:
         named = row | ({"estimator": options.paper_name(row["estimator"])} if "estimator" in row else {})
         table.append([starred(row, key, named) for key in titles])
-    bold = set()
-    for column, key in enumerate(titles):
-        values = [SIGNS[key] * row[key] if key in row else -math.inf for row in means] if key in SIGNS else []
-        bold |= {(line, column) for line, value in enumerate(values, 1) if value == max(values) > -math.inf}
-    return tables.to_latex(table, heading(rows), bold)
+    return tables.to_latex(table, heading(rows), tables.best_places(means, list(titles), SIGNS))
 
 
 def _means(rows: list[Row]) -> list[Row]:
@@ -223,9 +219,8 @@ def check_columns(columns: list[str]) -> None:
       ValueError: If there is such a name.
     """
     known = [*FIELDS, *COUNTS, *COSTS, *SIGNS, *FIGURES]
-    if unknown := [name for name in columns if name not in known]:
-        figures = ", ".join(dict.fromkeys([*COUNTS, *COSTS, "validation_elbo_nats", *FIGURES]))
-        raise ValueError(f"--columns={unknown[0]}: there is no such column; choose settings or {figures}")
+    figures = ", ".join(dict.fromkeys([*COUNTS, *COSTS, "validation_elbo_nats", *FIGURES]))
+    tables.check_columns(columns, known, f"choose settings or {figures}")
 
 
 def _titles(rows: list[Row], means: list[Row], columns: list[str] | None) -> dict[str, str]:

@@ -4,7 +4,7 @@ import csv
 import io
 import math
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from typing import Any
 
 # How a text begins that a spreadsheet would read as a formula.
@@ -66,6 +66,33 @@ def to_latex(table: list[list[str]], caption: str, bold: Collection[tuple[int, i
             r"\end{table}",
         ]
     )
+
+
+def best_places(rows: list[dict[str, Any]], columns: list[str], signs: dict[str, int]) -> set[tuple[int, int]]:
+    """The places of the best values of each column, for `to_latex`.
+
+    Args:
+      rows: The values of each line. A value that is missing or NaN is no candidate.
+      columns: The columns of the table.
+      signs: The columns that have a best value: 1 if the largest is the best, -1 if the smallest is.
+    """
+    places = set()
+    for column, key in enumerate(columns):
+        if key in signs:
+            values = [signs[key] * row.get(key, math.nan) for row in rows]
+            best = max((value for value in values if not math.isnan(value)), default=None)
+            places |= {(line, column) for line, value in enumerate(values, 1) if value == best}
+    return places
+
+
+def check_columns(columns: Iterable[str], known: Collection[str], advice: str) -> None:
+    """Refuses names that are no columns of a table.
+
+    Raises:
+      ValueError: If there is such a name; the sentence names --columns and ends with the advice.
+    """
+    if unknown := [name for name in columns if name not in known]:
+        raise ValueError(f"--columns={unknown[0]}: there is no such column; {advice}")
 
 
 def number(value: float, digits: int = 3) -> str:

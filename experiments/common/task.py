@@ -57,10 +57,18 @@ class Task:
         """Whether every number of samples gives a different bound."""
         return any(not expectation.reduce.additive for expectation in self.expectations)
 
+    @functools.cached_property
+    def host_calls(self) -> diagnostics.HostCalls:
+        """The calls of functions on the host, such as a simulator in NumPy, from inside the integrands f."""
+        expectations = self.expectations  # here, because within the function they would be traced
+        integrands = lambda key: [expectation.f(expectation.q.sample(key, 2)) for expectation in expectations]
+        return diagnostics.host_calls(integrands, jax.random.key(0))
+
     def refusal(self, name: str) -> str | None:
         """Why the estimator cannot differentiate the objective, and which estimators can; None if it can."""
         choice = options.choose(name, BY_NAME)
-        refusals = (expectations.refusal(choice, expectation) for expectation in self.expectations)
+        black_box = not self.host_calls.are_differentiable
+        refusals = (expectations.refusal(choice, expectation, black_box) for expectation in self.expectations)
         return next((refusal for refusal in refusals if refusal is not None), None)
 
     def gradient(self, name: str, num_samples: int) -> Callable:
@@ -115,7 +123,7 @@ class Task:
         def estimates():
             learned, counted = estimator.init(key, self.posterior, self.problem.context)
             expect = bind(estimator, learned, counted, key, self.problem.context)
-            return [expect(q, q.log_prob, reduce, log_q_weight) for q, reduce, log_q_weight in expectations]
+            return [expect(q, q.log_prob, reduce, log_q_weight) for q, reduce, log_q_weight, _ in expectations]
 
         try:
             estimator = make_estimator(name, num_samples)

@@ -58,6 +58,12 @@ class Laboratory(NamedTuple):
         """The name of the quantity in which the points of a sweep differ: the column after the problem's name."""
         return next((key for key in list(self.rows[0])[1:2] if key != "estimator"), None)
 
+    @property
+    def judge_by(self) -> str:
+        """The cost that decided the verdicts: a key of `charts.gradients.COSTS`."""
+        named = self.config["settings"].get("judge_by")
+        return named if named in ("evaluations", "seconds") and named in self.rows[0] else "flops"
+
     def pairs(self) -> list[dict[str, Any]]:
         """Ratios of the figures of two estimators at a point, with their intervals, read from pairs.csv."""
         return _read_csv(self.path / "pairs.csv")

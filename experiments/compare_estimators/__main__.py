@@ -16,7 +16,8 @@ An estimator is called biased in either of two cases. In the first, its largest 
 beyond what chance allows (0.01 %, by Bonferroni), and the deviation of the whole gradient is more than twice as long as
 chance makes it. In the second, its bias along the truth has a |z| of 5 or more. Two estimators are called different
 only if the interval of the ratio of their variance x FLOP excludes 1. The intervals of all ratios in a table hold at
-once with probability --confidence.
+once with probability --confidence. --judge_by names another cost than FLOP. If f calls the host, as a simulator in
+NumPy does, XLA cannot count its FLOP, and evaluations of f take their place.
 
 The command writes into --output: results.csv (a row for each estimator and K), layers.csv, pairs.csv, results.md,
 results.tex, config.json and figures/. Everything measured is written into store/ at once; the same command continues
@@ -37,6 +38,7 @@ from absl import flags
 
 from experiments.common import candidates, cli, files, foreign_files, measuring, problems, provenance, run_selection
 from experiments.common import options as grammar
+from experiments.common.charts import gradients
 from experiments.common.measuring import Protocol
 from experiments.common.settings import Settings
 from experiments.common.store import Store, digest
@@ -101,6 +103,21 @@ def define_flags(values: flags.FlagValues) -> None:
         None,
         "Largest cost of one gradient, used in place of --num_samples: evaluations:N (of f, for each datum) or flops:N"
         " (for the whole batch). Each estimator gets the largest K within the budget.",
+        flag_values=values,
+    )
+    flags.DEFINE_enum(
+        "judge_by",
+        None,
+        list(gradients.COSTS),
+        "Cost that is multiplied with the variance to say which estimator is better. The default is flops, or"
+        " evaluations if f calls the host.",
+        flag_values=values,
+    )
+    flags.DEFINE_list(
+        "columns",
+        None,
+        "Columns of the tables in results.md and results.tex, comma-separated, such as estimator,variance,verdict. The"
+        " default is all columns.",
         flag_values=values,
     )
     flags.DEFINE_integer(
@@ -198,7 +215,7 @@ def compare(options: flags.FlagValues, run: Settings) -> None:
         tasks = choose_tasks(options, users_problem)
     task = tasks[0]
     with cli.one_sentence(NotImplementedError):  # a KL has no closed form
-        _ = task.expectations  # a mistake in the user's bound keeps its traceback
+        _ = task.host_calls  # a mistake in the user's bound keeps its traceback
 
     # ---- The protocol of the measurements
     with cli.one_sentence():
@@ -206,12 +223,14 @@ def compare(options: flags.FlagValues, run: Settings) -> None:
         protocol = choose_protocol(options, task)
         samples = numbers_of_samples(options, task)
         budget = choose_budget(options, task)
+        output.check_columns(options.columns, protocol.judge_by)
         folder = Path(options.output or default_output(options))
         files.check_writable(folder, "output")
         foreign_files.refuse_links(folder)
 
     # ---- The measurements
     settings = {"estimators": names, "num_samples": samples, "budget": budget, **protocol._asdict()}
+    settings["columns"] = options.columns
     measurement = digest_measurement(tasks, settings)
     if is_written(folder, measurement):
         print((folder / "results.md").read_text(encoding="utf-8"))
@@ -226,7 +245,7 @@ def compare(options: flags.FlagValues, run: Settings) -> None:
     # ---- The files
     with cli.one_sentence(OSError):
         rows = make_rows(results, cases, seconds, protocol)
-        output.write(folder, tasks, results, rows, protocol)
+        output.write(folder, tasks, results, rows, protocol, options.columns)
         decided = {"objective": task.objective, **protocol._asdict(), "compute_dtype": run.compute_dtype}
         decided |= {"num_samples": None if budget else [str(k) for k in samples]}
         took = time.perf_counter() - started + store.earlier_seconds
@@ -277,7 +296,24 @@ def choose_protocol(options: flags.FlagValues, task: Task) -> Protocol:
         seed=options.seed,
         confidence=options.confidence,
         rounds=options.rounds,
+        judge_by=choose_cost(options, task),
     )
+
+
+def choose_cost(options: flags.FlagValues, task: Task) -> str:
+    """The cost that decides which estimator is better.
+
+    Raises:
+      ValueError: if --judge_by or --budget takes FLOP, and f calls the host.
+    """
+    calls = task.host_calls.names
+    if not calls:
+        return options.judge_by or "flops"
+    for flag, text in (("judge_by", options.judge_by), ("budget", options.budget)):
+        if text and text.partition(":")[0] == "flops":
+            others = "evaluations:N" if flag == "budget" else "evaluations or seconds"
+            raise ValueError(f"--{flag}={text}: f calls the host ({calls[0]}), whose FLOP nobody counts; take {others}")
+    return options.judge_by or "evaluations"
 
 
 def choose_reference(options: flags.FlagValues, task: Task) -> str:

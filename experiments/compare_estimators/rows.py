@@ -7,6 +7,7 @@ import numpy as np
 
 from experiments.common import options
 from experiments.common.candidates import Case
+from experiments.common.charts import gradients
 from experiments.common.measuring import Protocol, finite_or_nan
 from experiments.compare_estimators.measure_all import Result
 from experiments.compare_estimators.verdicts import Entrant, Seconds, compare
@@ -55,7 +56,7 @@ def make_rows(results: list[Result], cases: list[Case], seconds: np.ndarray, pro
     pairs: list[dict[str, Any]] = []
     for slot in _slots(entrants):
         for group in results[0].task.problem.params:
-            pairs += compare(slot, group, weights, protocol.confidence)
+            pairs += compare(slot, group, weights, protocol)
     for warning in warnings:
         print(warning)
     return Rows([entrant.row for entrant in entrants], layers, pairs)
@@ -103,7 +104,7 @@ def _figures(
 ) -> dict[str, Any]:
     """All figures of one part. Figures with an interval have columns that end with `_low` and `_high`.
 
-    `costs` is a row with the FLOP and the seconds of one gradient.
+    `costs` is a row with the costs of one gradient.
     """
     figures = result.figures[part]
     row = {
@@ -117,7 +118,9 @@ def _figures(
         by_chunk = result.by_chunk[part][key]
         low, high = diagnostics.figure_interval(key, by_chunk, weights, protocol.draws, protocol.confidence)
         row |= {key: figures[key], f"{key}_low": finite_or_nan(low), f"{key}_high": finite_or_nan(high)}
-    for cost in ("flops", "seconds"):
+    if diagnostics.is_exact(figures):
+        row |= {"variance": 0.0, "variance_low": 0.0, "variance_high": 0.0}
+    for cost in gradients.costs(protocol.judge_by):
         row |= _product(row, "variance", costs, cost)
     return row
 
@@ -138,8 +141,9 @@ def _product(row: dict[str, Any], figure: str, costs: dict[str, Any], cost: str)
 
 
 def _warnings(result: Result, part: str, figures: dict[str, Any]) -> list[str]:
-    """Warnings about a noisy reference, and about gradients that are not finite."""
+    """Warnings about a noisy reference, and about gradients that are not finite or always zero."""
     warnings = []
+    where = "".join(f" at {key}={value:g}" for key, value in result.task.problem.point.items())
     error = figures["truth_relative_stderr"]
     if not error <= UNSURE:
         uncertainty = "more than its length" if math.isnan(error) else f"{100 * error:.0f} %"
@@ -148,8 +152,9 @@ def _warnings(result: Result, part: str, figures: dict[str, Any]) -> list[str]:
             " DSNR; raise --reference_draws, or give --reference an unbiased estimator with less variance"
         )
     if not math.isfinite(figures["variance"]):  # for example, if the cost has no derivative between the states
-        where = "".join(f" at {key}={value:g}" for key, value in result.task.problem.point.items())
         warnings.append(
             f"{result.case.estimator} has no verdict: some draws of its gradient of {part}{where} are not finite"
         )
+    if diagnostics.is_always_zero(result.figures[part]):
+        warnings.append(f"{result.case.estimator} has no verdict: every draw of its gradient of {part}{where} is zero")
     return warnings

@@ -110,7 +110,7 @@ def sum_or_quadrature(task: Task, num_samples: int) -> tuple[str, PyTree] | None
     """
     if task.refusal(ORACLE) is not None:
         return None
-    q, reduce, _ = task.expectations[0]
+    q, reduce, *_ = task.expectations[0]
     method = _choose_method(q, tuple_size=1 if reduce.additive else num_samples)
     if method is None:
         return None
@@ -124,11 +124,14 @@ def sum_or_quadrature(task: Task, num_samples: int) -> tuple[str, PyTree] | None
 
 
 def _exact_gradient(task: Task, num_samples: int, order: int) -> PyTree:
-    """The gradient, in float64, by the estimator that computes expectations exactly (`ORACLE`)."""
+    """The gradient by the estimator that computes expectations exactly (`ORACLE`), in float64.
+
+    If f calls the host, float32 remains: a function on the host need not return what float64 would ask for.
+    """
     problem = task.problem
     estimator = BY_NAME[ORACLE].make(num_samples=num_samples, order=order)
     gradient = diagnostics.make_gradient(task.bound, estimator)
-    with jax.enable_x64(True):
+    with jax.enable_x64(not task.host_calls.names):
         double = lambda leaf: np.asarray(leaf, np.float64 if jnp.issubdtype(leaf.dtype, jnp.floating) else None)
         params, data, context = jax.tree.map(double, (problem.params, problem.data, problem.context))
         exact = jax.jit(gradient)(jax.random.key(0), params, data, context=context)

@@ -11,6 +11,7 @@ import numpy as np
 
 from experiments.common import cli, problems
 from experiments.common.problems import Problem
+from vae import diagnostics
 from vae.estimators import Estimate, Reduction, mean
 from vae.estimators.contract import Distribution
 
@@ -77,7 +78,31 @@ def check(problem: Any, text: str) -> Problem:
                 f"--problem={text}: its function gave two values for the same samples; it must be pure: no counters, no"
                 " np.random"
             )
+        _check_host_calls(text, functools.partial(bound, data=problem.data, expect=expect), problem.params)
     return problem
+
+
+def _check_host_calls(text: str, bound: Callable, params: Any) -> None:
+    """Refuses a bound that hands parameters to the host, which has no gradient, or that cannot be vectorized.
+
+    Args:
+      text: the value of --problem.
+      bound: `bound(params)` returns an `Estimate`, whose samples carry no gradient.
+      params: the parameters.
+
+    Raises:
+      Unsuitable: if the gradients of the bound cannot be drawn for this reason.
+    """
+    value = lambda params: jnp.sum(bound(params).value)
+    if not diagnostics.host_calls(value, params).names:
+        return
+    try:
+        jax.eval_shape(jax.vmap(jax.grad(value)), jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), params))
+    except (ValueError, NotImplementedError) as error:
+        raise Unsuitable(
+            f"--problem={text}: call the host as jax.pure_callback(simulate, shape, z, vmap_method='broadcast_all')"
+            f" and hand it no parameters, because it has no gradient; jax says: {error}"
+        ) from None
 
 
 def _check_expectation(

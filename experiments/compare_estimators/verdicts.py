@@ -5,12 +5,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from experiments.common.charts import gradients
+from experiments.common.measuring import Protocol
 from experiments.compare_estimators.measure_all import Result
 from vae import diagnostics
 from vae.diagnostics import Comparisons
-
-# The figures that multiply the variance by a cost.
-PRODUCTS = ("variance_x_flops", "variance_x_seconds")
 
 
 class Seconds(NamedTuple):
@@ -41,27 +40,30 @@ class Ratio(NamedTuple):
     high: float
 
 
-def compare(entrants: list[Entrant], group: str, weights: np.ndarray, confidence: float) -> list[dict[str, Any]]:
+def compare(entrants: list[Entrant], group: str, weights: np.ndarray, protocol: Protocol) -> list[dict[str, Any]]:
     """Compares the estimators of one slot on one group of parameters.
 
     Adds to each entrant's row the ratios to the best estimator and a verdict. Returns the rows of pairs.csv. The best
-    is the estimator with the smallest variance x FLOP among those that are unbiased, by measurement and by their
-    papers. For each figure, the intervals of all ratios hold at once with probability `confidence`.
+    is the estimator with the smallest variance x cost among those that are unbiased, by measurement and by their
+    papers. For each figure, the intervals of all ratios hold at once with the probability `protocol.confidence`.
 
     Args:
       entrants: the estimators, each with its row.
       group: the group of parameters.
       weights: how often each bootstrap replicate counts each chunk, `[replicates, chunks]`.
-      confidence: the familywise level.
+      protocol: the familywise level, and the cost that decides.
     """
-    ratios = {figure: _ratios(entrants, group, figure, weights, confidence) for figure in ("variance", *PRODUCTS)}
-    best = _best(entrants, group)
+    products = [f"variance_x_{cost}" for cost in gradients.costs(protocol.judge_by)]
+    ratios = {
+        figure: _ratios(entrants, group, figure, weights, protocol.confidence) for figure in ("variance", *products)
+    }
+    best = _best(entrants, group, products[0])
     for i, entrant in enumerate(entrants):
-        for figure in PRODUCTS:
+        for figure in products:
             ratio = _ratio(ratios[figure], i, best) if i != best else Ratio(1.0, math.nan, math.nan)
             name = f"{group}_{figure}_to_best"
             entrant.row.update({name: ratio.value, f"{name}_low": ratio.low, f"{name}_high": ratio.high})
-        entrant.row[f"{group}_verdict"] = _verdict(entrant.row, group, is_best=i == best)
+        entrant.row[f"{group}_verdict"] = _verdict(entrant, group, products[0], is_best=i == best)
     return [
         _pair(first, entrants[j], group, figure, _ratio(ratios[figure], i, j))
         for i, first in enumerate(entrants)
@@ -70,17 +72,18 @@ def compare(entrants: list[Entrant], group: str, weights: np.ndarray, confidence
     ]
 
 
-def _best(entrants: list[Entrant], group: str) -> int:
+def _best(entrants: list[Entrant], group: str, product: str) -> int:
     """The index of the estimator that the others are compared with."""
     rows = [entrant.row for entrant in entrants]
     is_unbiased = [not row[f"{group}_biased"] and not row["declared_biased"] for row in rows]
-    costs = [_cost(entrant, "variance_x_flops") for entrant in entrants]
-    return diagnostics.choose_best([row[f"{group}_variance"] for row in rows], costs, is_unbiased)
+    costs = [_cost(entrant, product) for entrant in entrants]
+    variances = [diagnostics.ranked_variance(entrant.result.figures[group]) for entrant in entrants]
+    return diagnostics.choose_best(variances, costs, is_unbiased)
 
 
 def _ratios(entrants: list[Entrant], group: str, figure: str, weights: np.ndarray, confidence: float) -> Comparisons:
     """The ratios of one figure for every pair of entrants."""
-    variances = [entrant.result.figures[group]["variance"] for entrant in entrants]
+    variances = [diagnostics.ranked_variance(entrant.result.figures[group]) for entrant in entrants]
     by_chunk = [entrant.result.by_chunk[group]["variance"] for entrant in entrants]
     costs = [_cost(entrant, figure) for entrant in entrants]
     is_timed = figure == "variance_x_seconds"
@@ -90,17 +93,20 @@ def _ratios(entrants: list[Entrant], group: str, figure: str, weights: np.ndarra
 
 def _cost(entrant: Entrant, figure: str) -> float:
     """The factor by which the figure multiplies the variance."""
-    costs = {"variance": 1, "variance_x_flops": entrant.result.case.flops, "variance_x_seconds": entrant.seconds.median}
-    return costs[figure]
+    case = entrant.result.case
+    costs = {"evaluations": case.evaluations, "flops": case.flops, "seconds": entrant.seconds.median}
+    return 1 if figure == "variance" else costs[figure.removeprefix("variance_x_")]
 
 
 def _ratio(ratios: Comparisons, i: int, j: int) -> Ratio:
     return Ratio(*(float(array[i, j]) for array in ratios))
 
 
-def _verdict(row: dict[str, Any], group: str, is_best: bool) -> str:
-    low, high = (row[f"{group}_variance_x_flops_to_best_{end}"] for end in ("low", "high"))
-    return diagnostics.judge(row[f"{group}_variance"], row[f"{group}_biased"], is_best, low, high)
+def _verdict(entrant: Entrant, group: str, product: str, is_best: bool) -> str:
+    row = entrant.row
+    low, high = (row[f"{group}_{product}_to_best_{end}"] for end in ("low", "high"))
+    always_zero = diagnostics.is_always_zero(entrant.result.figures[group])
+    return diagnostics.judge(row[f"{group}_variance"], row[f"{group}_biased"], is_best, low, high, always_zero)
 
 
 def _pair(first: Entrant, second: Entrant, group: str, figure: str, ratio: Ratio) -> dict[str, Any]:

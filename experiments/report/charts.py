@@ -3,7 +3,7 @@
 import functools
 import math
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -68,13 +68,12 @@ def rate_distortion(contents: Contents) -> Figure | None:
 
 
 @_untrusted
-def variance_against_cost(rows: list[dict[str, Any]], group: str) -> Figure | None:
-    """Variance of the gradient with its interval, against FLOP and against time. The rows belong to one point."""
-    rows = [row for row in rows if all(0 < row[cost] < math.inf for cost in gradients.COSTS)]
-    by_cost = {
-        label: gradients.variance_against_cost(rows, group, cost)
-        for label, cost in (("FLOP", "flops"), ("time", "seconds"))
-    }
+def variance_against_cost(
+    rows: list[dict[str, Any]], group: str, costs: Sequence[str] = ("flops", "seconds")
+) -> Figure | None:
+    """Variance of the gradient with its interval, against each of these costs. The rows belong to one point."""
+    rows = [row for row in rows if all(0 < row[cost] < math.inf for cost in costs)]
+    by_cost = {gradients.COST_NAMES[cost]: gradients.variance_against_cost(rows, group, cost) for cost in costs}
     hover = "variance %{y:.3g}<br>%{x:.3s} (K = %{customdata})"
     return plotly_charts.draw_choices(by_cost, hover=hover, size=9, bars=True)
 

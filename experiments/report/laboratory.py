@@ -7,6 +7,7 @@ import math
 from collections import Counter
 from html import escape
 
+from experiments.common.charts import gradients
 from experiments.common.tables import number, plus_minus, with_interval
 from experiments.common.workdirs import Laboratory
 from experiments.report import charts, words
@@ -49,7 +50,8 @@ def best_estimators(laboratory: Laboratory) -> str:
     for group in laboratory.groups:
         best = Counter(row["estimator"] for row in laboratory.rows if row[f"{group}_verdict"] == "best")
         counts = ", ".join(f"{name} ({number} of {best.total()})" for name, number in best.most_common())
-        facts.append(Fact(f"{group}: least variance × FLOP", next(iter(best)) if len(best) == 1 else counts or "-"))
+        judged = gradients.COST_NAMES[laboratory.judge_by]
+        facts.append(Fact(f"{group}: least variance × {judged}", next(iter(best)) if len(best) == 1 else counts or "-"))
     return large_figures(facts)
 
 
@@ -58,7 +60,7 @@ def _charts(laboratory: Laboratory, group: str, page_charts: Charts) -> str:
     rows = laboratory.rows
     last = [row for row in rows if row[point] == _last_point(laboratory)] if point else rows
     drawn = {
-        "variance against cost": charts.variance_against_cost(last, group),
+        "variance against cost": charts.variance_against_cost(last, group, gradients.costs(laboratory.judge_by)),
         "bias": charts.bias(last, group),
     }
     pairs = {(row["estimator"], row["num_samples"]) for row in rows}
@@ -77,7 +79,10 @@ def _estimators(laboratory: Laboratory, group: str) -> str:
     """A table of every row of the laboratory's results.csv, with the columns of this group of parameters."""
     point = laboratory.point if len({row.get(laboratory.point) for row in laboratory.rows}) > 1 else None
     header = [*([point] if point else []), "estimator", "K", "verdict", "variance", "SNR", "cosine"]
-    header += ["variance × FLOP, to best", "variance × time, to best", "bias along truth (%)", "max |z|", "FLOP", "s"]
+    costs = gradients.costs(laboratory.judge_by)
+    header += [f"variance × {gradients.COST_NAMES[cost]}, to best" for cost in costs]
+    header += ["bias along truth (%)", "max |z|"]
+    header += ["s" if cost == "seconds" else gradients.COST_NAMES[cost] for cost in costs]
     lines = []
     for row in laboratory.rows:
         value = lambda key, row=row: row.get(f"{group}_{key}", math.nan)
@@ -85,11 +90,11 @@ def _estimators(laboratory: Laboratory, group: str) -> str:
         line.append(Cell(row["estimator"] + (" *" if row["declared_biased"] else "")))
         line.append(Cell(str(row["num_samples"]), row["num_samples"]))
         line.append(Cell(str(value("verdict"))))
-        for key in ("variance", "snr", "cosine", "variance_x_flops_to_best", "variance_x_seconds_to_best"):
+        for key in ("variance", "snr", "cosine", *(f"variance_x_{cost}_to_best" for cost in costs)):
             line.append(_cell_with_interval(with_interval(row, f"{group}_{key}"), value(key)))
         line.append(_cell_with_interval(plus_minus(100 * value("bias"), 100 * value("bias_stderr")), value("bias")))
         line.append(Cell(number(value("max_abs_z"), 2), value("max_abs_z")))
-        line += [Cell(number(row[key]), row[key]) for key in ("flops", "seconds")]
+        line += [Cell(number(row[key]), row[key]) for key in costs]
         lines.append(line)
     return table(header, lines, f"estimators {group}")
 

@@ -128,21 +128,28 @@ def _some_differ(variances: np.ndarray, weights: np.ndarray) -> bool:
     return any(entrant.row["phi_verdict"] in ("worse", "better") for entrant in compared(variances, weights))
 
 
-def compared(variances: np.ndarray, weights: np.ndarray) -> list[Entrant]:
-    """Entrants with these variances by chunk `[E, C]`, equal costs and no bias, after their comparison."""
+def compared(
+    variances: np.ndarray, weights: np.ndarray, judge_by: str = "flops", costs: dict[str, list[float]] | None = None
+) -> list[Entrant]:
+    """Entrants with these variances by chunk `[E, C]` and no bias, after their comparison.
+
+    `costs` has evaluations, flops and seconds of each entrant; by default they are equal.
+    """
+    costs = costs or dict.fromkeys(("evaluations", "flops", "seconds"), [1.0] * len(variances))
     entrants = []
     for i, by_chunk in enumerate(variances):
         variance = float(np.mean(by_chunk))
         result = SimpleNamespace(
-            figures={"phi": {"variance": variance}},
+            figures={"phi": {"variance": variance, "norm": 1.0, "mean_norm": 1.0}},
             by_chunk={"phi": {"variance": by_chunk}},
-            case=SimpleNamespace(flops=1.0),
+            case=SimpleNamespace(evaluations=costs["evaluations"][i], flops=costs["flops"][i]),
             task=SimpleNamespace(problem=SimpleNamespace(point={})),
         )
         row = {"estimator": f"{i}", "num_samples": 1, "declared_biased": False}
-        row |= {"phi_biased": False, "phi_variance": variance, "phi_variance_x_flops": variance}
-        entrants.append(Entrant(result, row, Seconds(1.0, np.ones(len(weights)))))
-    compare(entrants, "phi", weights, CONFIDENCE)
+        row |= {"phi_biased": False, "phi_variance": variance}
+        seconds = costs["seconds"][i]
+        entrants.append(Entrant(result, row, Seconds(seconds, np.full(len(weights), seconds))))
+    compare(entrants, "phi", weights, SimpleNamespace(confidence=CONFIDENCE, judge_by=judge_by))
     return entrants
 
 

@@ -30,8 +30,10 @@ For a part with coordinates i, a draw g with mean E g, and the true gradient t:
 
 from vae.diagnostics.comparison import Comparison as Comparison
 from vae.diagnostics.comparison import compare as compare
+from vae.diagnostics.cost import HostCalls as HostCalls
 from vae.diagnostics.cost import evaluations as evaluations
 from vae.diagnostics.cost import flops as flops
+from vae.diagnostics.cost import host_calls as host_calls
 from vae.diagnostics.cost import interleaved_seconds as interleaved_seconds
 from vae.diagnostics.figures import FIGURES as FIGURES
 from vae.diagnostics.figures import figures_by_chunk as figures_by_chunk
@@ -59,5 +61,8 @@ from vae.diagnostics.moments import reference as reference
 from vae.diagnostics.verdicts import bias_figures as bias_figures
 from vae.diagnostics.verdicts import choose_best as choose_best
 from vae.diagnostics.verdicts import compare_products as compare_products
+from vae.diagnostics.verdicts import is_always_zero as is_always_zero
 from vae.diagnostics.verdicts import is_biased as is_biased
+from vae.diagnostics.verdicts import is_exact as is_exact
 from vae.diagnostics.verdicts import judge as judge
+from vae.diagnostics.verdicts import ranked_variance as ranked_variance

@@ -205,7 +205,7 @@ class _Task(NamedTuple):
         return all(expectation.reduce.additive for expectation in self.expectations)
 
     def fits(self, name: str) -> bool:
-        return all(BY_NAME[name].refusal(*expectation) is None for expectation in self.expectations)
+        return all(BY_NAME[name].refusal(*expectation[:3]) is None for expectation in self.expectations)
 
     def evaluations(self, case: "_Case") -> int:
         return cost.evaluations(self.bound, case.estimator, jax.random.key(0), *case.arguments)
@@ -307,7 +307,7 @@ def _find_truth(task: _Task, num_samples: int, reference: Estimator | None, draw
 
 
 def _has_few_states(task: _Task, num_samples: int) -> bool:
-    for q, reduce, _ in task.expectations:
+    for q, reduce, *_ in task.expectations:
         if not isinstance(q, Bernoulli | Categorical) or not task.fits("exact"):
             return False
         classes = 2 if isinstance(q, Bernoulli) else q.logits.shape[-1]
@@ -328,10 +328,10 @@ def _rows(group: str, entrants: list[_Entrant], draws: int, chunks: int, confide
         for figure in ("variance", "snr"):
             low, high = intervals.figure_interval(figure, by_chunk[group][figure], weights, draws, confidence)
             row |= {figure: report[group][figure], f"{figure}_low": low, f"{figure}_high": high}
-        if row["variance"] <= (10 * moments.ROUNDING * report[group]["norm"]) ** 2:  # equal draws, up to rounding
+        if verdicts.is_exact(report[group]):
             row |= {"variance": 0.0, "variance_low": 0.0, "variance_high": 0.0}
         rows.append(row)
-    variances = [row["variance"] for row in rows]
+    variances = [verdicts.ranked_variance(report[group]) for _, report, _ in entrants]
     flops = [row["flops"] for row in rows]
     is_unbiased = [not row["biased"] and not row["declared_biased"] for row in rows]
     best = verdicts.choose_best(variances, flops, is_unbiased)
@@ -341,5 +341,6 @@ def _rows(group: str, entrants: list[_Entrant], draws: int, chunks: int, confide
         ratio, low, high = (float(array[i, best]) for array in ratios)
         low, high = (np.nan, np.nan) if i == best else (low, high)
         row |= {"to_best": ratio, "to_best_low": low, "to_best_high": high}
-        row["verdict"] = verdicts.judge(row["variance"], row["biased"], i == best, low, high)
+        always_zero = verdicts.is_always_zero(entrants[i].report[group])
+        row["verdict"] = verdicts.judge(row["variance"], row["biased"], i == best, low, high, always_zero)
     return rows

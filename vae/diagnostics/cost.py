@@ -34,7 +34,7 @@ class _Flops(NamedTuple):
 def _flops(program: ClosedJaxpr) -> _Flops:
     by_xla = _counted_by_xla(program)
     in_full = by_xla
-    for loop in _loops(program.jaxpr):
+    for loop in _outermost(program.jaxpr, ("scan",)):  # `lax.map` is a scan too
         body = _flops(loop.params["jaxpr"])
         in_full += loop.params["length"] * body.in_full - body.by_xla
     return _Flops(by_xla, in_full)
@@ -51,14 +51,41 @@ def _fast_compilation() -> dict[str, Any]:
     return {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else {}
 
 
-def _loops(jaxpr: Jaxpr) -> Iterator[JaxprEqn]:
-    """The outermost scans of a program (`lax.map` is a scan too), including scans inside the functions it calls."""
+def _outermost(jaxpr: Jaxpr, names: tuple[str, ...]) -> Iterator[JaxprEqn]:
+    """The outermost equations of a program with these primitives, also those inside the functions that it calls."""
     for equation in jaxpr.eqns:
-        if equation.primitive.name == "scan":
+        if equation.primitive.name in names:
             yield equation
         else:
             for called in jaxprs_in_params(equation.params):
-                yield from _loops(called)
+                yield from _outermost(called, names)
+
+
+class HostCalls(NamedTuple):
+    """The calls of Python functions on the host, such as a simulator in NumPy, from inside a program.
+
+    Attributes:
+      names: the names of the primitives that call the host, without duplicates; empty if none does.
+      are_differentiable: whether all of the calls are inside functions with a derivative of their own, which
+        `jax.custom_jvp` and `jax.custom_vjp` make.
+    """
+
+    names: tuple[str, ...]
+    are_differentiable: bool
+
+
+def host_calls(function: Callable, *args) -> HostCalls:
+    """The calls of the host in the traced function. XLA counts no FLOP of them. `jax.debug` calls are left out."""
+    jaxpr = jax.make_jaxpr(function)(*args).jaxpr
+    names = dict.fromkeys(equation.primitive.name for equation in _outermost(jaxpr, _HOST))
+    without_derivative = [
+        equation for equation in _outermost(jaxpr, _HOST + _OWN_DERIVATIVE) if equation.primitive.name in _HOST
+    ]
+    return HostCalls(tuple(names), not without_derivative)
+
+
+_HOST = ("pure_callback", "io_callback")
+_OWN_DERIVATIVE = ("custom_jvp_call", "custom_vjp_call")
 
 
 def evaluations(

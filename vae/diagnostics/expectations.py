@@ -9,11 +9,12 @@ from vae.estimators.contract import Estimate, Expect, Reduction, mean
 
 
 class Expectation(NamedTuple):
-    """E[reduce(f(z_k) - log_q_weight log q(z_k))], z_k ~ q, without f, which no fit depends on."""
+    """E[reduce(f(z_k) - log_q_weight log q(z_k))], z_k ~ q."""
 
     q: Any
     reduce: Reduction
     log_q_weight: float
+    f: Callable
 
 
 def record(bound: Callable[[Expect], Estimate]) -> list[Expectation]:
@@ -21,7 +22,7 @@ def record(bound: Callable[[Expect], Estimate]) -> list[Expectation]:
     recorded = []
 
     def expect(q, f, reduce=mean, log_q_weight=0.0):
-        recorded.append(Expectation(q, reduce, log_q_weight))
+        recorded.append(Expectation(q, reduce, log_q_weight, f))
         return Estimate(jnp.zeros(q.batch_shape), jnp.zeros(()), {})
 
     bound(expect)

@@ -33,6 +33,7 @@ def report(moments: Moments, truth: Truth) -> dict[str, dict[str, Float[Array, "
         truth_stderr      |standard errors of t| / |t|
         scale_stderr      standard error of `scale`, from the spread of the chunks; see `_scale_along_truth`
         norm              |t|
+        mean_norm         |mean g|
         size              number of coordinates
 
     Standard errors combine the error of the draws and the error of the truth. The figures that need |t| are NaN if
@@ -70,6 +71,7 @@ def report(moments: Moments, truth: Truth) -> dict[str, dict[str, Float[Array, "
         "dsnr": jnp.mean(jnp.stack([moments.dsnr[part] for part in members]), axis=1),
         "cosine": jnp.mean(jnp.stack([moments.cosine[part] for part in members]), axis=1),
         "norm": norm,
+        "mean_norm": jnp.sqrt(total(jnp.square(mean))),
         "size": jnp.asarray([sum(rows.sizes[i] for i in leaves) for leaves in members.values()], jnp.float32),
     }
     return {part: {key: values[i] for key, values in figures.items()} for i, part in enumerate(members)}

@@ -86,6 +86,26 @@ def compare_products(
     return ratios
 
 
+def is_exact(figures: Mapping[str, float]) -> bool:
+    """Whether the draws of one part of `report` are equal up to rounding, as those of an exact gradient."""
+    return bool(figures["variance"] <= (10 * ROUNDING * figures["norm"]) ** 2)
+
+
+def is_always_zero(figures: Mapping[str, float]) -> bool:
+    """Whether every draw of one part of `report` was exactly zero."""
+    return bool(figures["variance"] == 0 and figures["mean_norm"] == 0)
+
+
+def ranked_variance(figures: Mapping[str, float]) -> float:
+    """The variance of one part of `report`, for `choose_best` and `compare_products`.
+
+    It is 0 if the draws are equal up to rounding, and NaN, which has no rank, if they are all zero.
+    """
+    if is_always_zero(figures):
+        return math.nan
+    return 0.0 if is_exact(figures) else float(figures["variance"])
+
+
 def choose_best(variances: Sequence[float], costs: Sequence[float], is_unbiased: Sequence[bool]) -> int:
     """The index of the unbiased estimator with the least variance x cost; a biased one only if there is no other."""
     conditions = (
@@ -99,10 +119,15 @@ def choose_best(variances: Sequence[float], costs: Sequence[float], is_unbiased:
     return min(candidates, key=lambda i: variances[i] * costs[i])
 
 
-def judge(variance: float, biased: bool, is_best: bool, low: float, high: float) -> str:
-    """The verdict in words, from the interval of the ratio of variance x cost to the best estimator's."""
+def judge(variance: float, biased: bool, is_best: bool, low: float, high: float, always_zero: bool = False) -> str:
+    """The verdict in words, from the interval of the ratio of variance x cost to the best estimator's.
+
+    A gradient that is not finite or always zero is neither better nor worse.
+    """
     if not math.isfinite(variance):
         verdict = "NOT FINITE"
+    elif always_zero:
+        verdict = "ALWAYS ZERO"
     elif is_best:
         verdict = "best"
     elif high < 1:

@@ -28,7 +28,7 @@ class Entry:
       reductions: "mean" for the ELBO, "log_mean_exp" for the importance-weighted and all other multi-sample bounds.
       biased: whether the gradient in the parameters of q is biased, according to the paper.
       min_samples: the smallest num_samples that works.
-      differentiates_f: whether the estimator differentiates f in z.
+      differentiates_f: whether the estimator differentiates f in z: True, False, or the families for which it does.
       needs_log_q: whether log_q_weight must not be 0, because the estimator would then be wrong or be a different one.
         A multi-sample bound must then be importance-weighted, with log_q_weight=1 and reduce=log_mean_exp.
       display: the name in papers, for figures and LaTeX tables; if it is left out, the key in the table.
@@ -42,30 +42,42 @@ class Entry:
     reductions: tuple[str, ...] = ("mean",)
     biased: bool = False
     min_samples: int = 1
-    differentiates_f: bool = False
+    differentiates_f: bool | tuple[str, ...] = False
     needs_log_q: bool = False
     display: str = ""
     paper: str = ""
     name: str = ""
 
-    def refusal(self, q: Any, reduce: Reduction = mean, log_q_weight: float | Array = 0.0) -> str | None:
+    def refusal(
+        self, q: Any, reduce: Reduction = mean, log_q_weight: float | Array = 0.0, black_box: bool = False
+    ) -> str | None:
         """Returns None if this estimator can differentiate E[reduce(f(z_k) - log_q_weight log q(z_k))], z_k ~ q.
 
-        Otherwise the result is a sentence that says why not and which estimators can. q is a distribution or its class.
+        Otherwise the result is a sentence that says why not and which estimators can.
+
+        Args:
+          q: a distribution or its class.
+          reduce: the reduction over samples.
+          log_q_weight: the weight of log q(z).
+          black_box: whether f has no gradient in z, because a function on the host computes it, such as a simulator.
         """
-        reason = self._reason(q, reduce, log_q_weight)
+        reason = self._reason(q, reduce, log_q_weight, black_box)
         if reason is None:
             return None
-        able = ", ".join(fitting(q, reduce, log_q_weight)) or "none in the table"
+        able = ", ".join(fitting(q, reduce, log_q_weight, black_box)) or "none in the table"
         return f"{self.name} {reason}; these estimators can: {able}"
 
-    def _reason(self, q: Any, reduce: Reduction, log_q_weight: float | Array) -> str | None:
+    def _reason(self, q: Any, reduce: Reduction, log_q_weight: float | Array, black_box: bool) -> str | None:
         family = q if isinstance(q, type) else type(q)
         if not self._accepts(q):
             hint = "; for several layers wrap it in layerwise (by_layer=True)" if family.__name__ == "Markov" else ""
             return f"cannot estimate gradients with {family.__name__} latents{hint}"
         if ("mean" if reduce.additive else "log_mean_exp") not in self.reductions:
             return f"cannot estimate the gradient of a bound with the reduction {reduce.name}"
+        families = self.differentiates_f
+        differentiates = families if isinstance(families, bool) else family.__name__ in families
+        if differentiates and black_box:
+            return "differentiates f in z, and f is a black box on the host, which has no gradient"
         if self.needs_log_q and not isinstance(log_q_weight, jax.core.Tracer):
             if log_q_weight == 0:
                 return "needs log q(z) in the integrand (log_q_weight=1)"
@@ -130,9 +142,10 @@ add = BY_NAME.add
 make = BY_NAME.make
 
 
-def fitting(q: Any, reduce: Reduction = mean, log_q_weight: float | Array = 0.0) -> list[str]:
-    """The names of the estimators that can differentiate this expectation. q is a distribution or its class."""
-    return [name for name, entry in BY_NAME.items() if entry._reason(q, reduce, log_q_weight) is None]
+def fitting(q: Any, reduce: Reduction = mean, log_q_weight: float | Array = 0.0, black_box: bool = False) -> list[str]:
+    """The names of the estimators that can differentiate this expectation; the arguments are those of `refusal`."""
+    expectation = (q, reduce, log_q_weight, black_box)
+    return [name for name, entry in BY_NAME.items() if entry._reason(*expectation) is None]
 
 
 # Estimators combine `[K, *batch, D]` with `[*batch, D]`, which works even if the user lets jax refuse that.

@@ -75,7 +75,8 @@ def _differences(f: Integrand, z: Array, pairs: list[_Pair]) -> Array:
     """The mean over samples of f(z with z_d = first) - f(z with z_d = second), `[parameters, *batch, D]`."""
     width = z.shape[-1]
     axes = jnp.eye(width, dtype=bool).reshape(width, *[1] * (z.ndim - 1), width)
-    values = jnp.asarray([(pair.first, pair.second) for pair in pairs])  # [parameters, 2, K, *batch, D]
+    # [parameters, 2, K, *batch, D]; f need not have a gradient
+    values = jax.lax.stop_gradient(jnp.asarray([(pair.first, pair.second) for pair in pairs]))
     replaced = jnp.where(axes, values[:, :, None], z)  # [parameters, 2, D, K, *batch, D]
     lead = replaced.shape[:4]
     out = f(replaced.reshape(math.prod(lead), *z.shape[1:])).reshape(*lead, *z.shape[1:-1])

@@ -275,7 +275,7 @@ ENTRIES = {
         exact,
         latents=GAUSSIAN + DISCRETE,
         reductions=EVERY_BOUND,
-        differentiates_f=True,
+        differentiates_f=GAUSSIAN,
         display="Exact",
         paper="a sum over all states, or quadrature",
     ),

@@ -1,8 +1,8 @@
 """Charts of measured gradients: variance against cost, bias, and a figure against K or the point of a sweep.
 
-A row is a dict about one estimator at one point. Its keys are "estimator", "num_samples", "flops", "seconds",
-"declared_biased", "truth" and, for each group g of parameters and each figure, f"{g}_{figure}". The interval of a
-figure is from f"{g}_{figure}_low" to f"{g}_{figure}_high".
+A row is a dict about one estimator at one point. Its keys are "estimator", "num_samples", "evaluations", "flops",
+"seconds", "declared_biased", "truth" and, for each group g of parameters and each figure, f"{g}_{figure}". The interval
+of a figure is from f"{g}_{figure}_low" to f"{g}_{figure}_high".
 """
 
 import math
@@ -14,7 +14,12 @@ import numpy as np
 from experiments.common.charts.chart import Axis, Chart, Guide, Series, column
 from experiments.common.charts.styles import styles
 
-COSTS = {"flops": "FLOP per gradient", "seconds": "time per gradient (s)"}
+COSTS = {
+    "evaluations": "evaluations of f per gradient",
+    "flops": "FLOP per gradient",
+    "seconds": "time per gradient (s)",
+}
+COST_NAMES = {"evaluations": "evaluations", "flops": "FLOP", "seconds": "time"}
 FIGURES = {
     "snr": "signal-to-noise ratio",
     "dsnr": "directional signal-to-noise ratio",
@@ -27,6 +32,11 @@ POINTS = {
 }
 
 Row = dict[str, Any]
+
+
+def costs(judge_by: str) -> tuple[str, ...]:
+    """The costs that a comparison multiplies with the variance: the one that decides, and the time."""
+    return tuple(dict.fromkeys((judge_by, "seconds")))
 
 
 def labels(rows: list[Row]) -> list[str]:

@@ -63,8 +63,8 @@ def bias_forest(rows: Rows, groups: list[str]) -> Figure:
 
 
 @styled
-def variance_against_cost(rows: Rows, groups: list[str], costs: Sequence[str] = tuple(gradients.COSTS)) -> Figure:
-    """The variance against the FLOP and the time of a gradient: `charts.gradients.variance_against_cost`."""
+def variance_against_cost(rows: Rows, groups: list[str], costs: Sequence[str] = ("flops", "seconds")) -> Figure:
+    """The variance against these costs of a gradient: `charts.gradients.variance_against_cost`."""
     figure = Figure(figsize=(WIDTH, 0.5 + 2.45 * len(groups)), layout="constrained")
     axes = figure.subplots(len(groups), len(costs), squeeze=False, sharex="col", sharey="row")
     names: dict[str, Series] = {}

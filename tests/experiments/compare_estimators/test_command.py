@@ -105,7 +105,7 @@ def test_tables_figures_and_config_are_written(quadratic):
     assert "| reparam" in markdown
     assert "gradient of phi" in markdown
     assert latex.count(r"\begin{tabular}") == latex.count(r"\bottomrule") == 1
-    assert r"leave\_one\_out" in latex
+    assert "RLOO" in latex
     for name in ("bias", "variance_cost", "snr"):
         for kind in ("png", "pdf"):
             assert (quadratic / "figures" / f"{name}.{kind}").stat().st_size > 5000
@@ -139,6 +139,22 @@ def test_a_command_that_was_stopped_before_it_wrote_its_files_measures_nothing_a
 ):
     shutil.copytree(quadratic / "store", tmp_path / "store")
     run(*QUADRATIC, f"--output={tmp_path}")
+    assert read(tmp_path / "results.csv") == read(quadratic / "results.csv")
+
+
+def test_columns_chooses_the_columns_of_the_tables(quadratic, measures_nothing, tmp_path):
+    shutil.copytree(quadratic / "store", tmp_path / "store")
+    columns = "--columns=estimator,num_samples,variance,variance_x_flops,verdict"
+    run(*QUADRATIC, columns, f"--output={tmp_path}")
+    markdown, latex = ((tmp_path / f"results.{kind}").read_text() for kind in ("md", "tex"))
+    header = [cell.strip() for cell in markdown.splitlines()[2].split("|")[1:-1]]
+    assert header == ["estimator", "K", "variance", "variance x FLOP", "verdict"]
+    lines = [line.split(" & ") for line in latex.splitlines() if " & " in line][1:]
+    bold = [[cell.startswith(r"\textbf{") for cell in line] for line in lines]
+    assert [line[0] for line in lines] == 2 * ["Reparameterization", "REINFORCE", "RLOO"]
+    assert bold[0] == [False, False, False, True, False]  # the best with K = 1
+    assert bold[3] == [False, False, True, True, False]
+    assert not any(sum((bold[i] for i in (1, 2, 4, 5)), []))
     assert read(tmp_path / "results.csv") == read(quadratic / "results.csv")
 
 
@@ -218,6 +234,8 @@ def test_a_users_problem_with_a_budget_from_the_shell(tmp_path):
         (["--reference=nonsense"], "--reference: there is no estimator 'nonsense'"),
         (["--reference=dreg"], "--reference with --objective=elbo: dreg cannot estimate the gradient"),
         (["--problem=coins", "--reference=gumbel_softmax"], "--reference=gumbel_softmax is biased, so its mean is not"),
+        (["--columns=fraction"], "--columns=fraction: there is no such column; choose some of estimator, temperature"),
+        (["--columns=variance_x_evaluations"], "--columns=variance_x_evaluations: there is no such column"),
         (["--budget=5"], "neither evaluations:N nor flops:N"),
         (["--budget=flops:-1"], "neither evaluations:N nor flops:N"),
         (["--budget=evaluations:4", "--num_samples=2,3"], "leave out --num_samples"),

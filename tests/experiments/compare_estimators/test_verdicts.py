@@ -24,15 +24,19 @@ def _bits(f):
     return problems.from_integrand("bits", {"phi": phi}, posterior, cost, log_q_weight=0.0)
 
 def between_the_states():
-    return _bits(lambda z: z + jnp.sqrt(2 * (2 * z - 1) ** 2 - 1))
+    # f has no root between the states of the first bits, and is constant around the states of the others
+    params = {"phi": {"logits": jnp.array([0.3, -0.5])}, "chi": {"logits": jnp.array([0.2, 0.1])}}
+    posterior = lambda params: distributions.Bernoulli(jnp.concatenate([params[g]["logits"] for g in ("phi", "chi")]))
+    f = lambda params, z: jnp.sum(z[..., :2] + jnp.sqrt(2 * (2 * z[..., :2] - 1) ** 2 - 1) + jnp.round(z[..., 2:]), -1)
+    return problems.from_integrand("bits", params, posterior, f)
 
 def nothing_to_learn():
     return _bits(lambda z: z**3 - z)
 """
 
 
-def test_a_gradient_that_is_not_finite_has_no_verdict(tmp_path, monkeypatch, capsys):
-    """f has no root between the states, where a relaxation evaluates it."""
+def test_a_gradient_that_is_not_finite_or_always_zero_has_no_verdict(tmp_path, monkeypatch, capsys):
+    """A relaxation evaluates f between the states, where it is not finite for some bits and constant for the others."""
     (tmp_path / "out_of_place.py").write_text(OUT_OF_PLACE)
     monkeypatch.chdir(tmp_path)
     estimators = "--estimators=gumbel_softmax,leave_one_out,reinforce"
@@ -45,6 +49,13 @@ def test_a_gradient_that_is_not_finite_has_no_verdict(tmp_path, monkeypatch, cap
     said = capsys.readouterr().out
     assert "gumbel_softmax has no verdict: some draws of its gradient of phi are not finite" in said
     assert "leave_one_out: its gradient" not in said
+    assert relaxed["chi_verdict"] == "BIASED, ALWAYS ZERO"
+    assert (best["chi_verdict"], plain["chi_verdict"]) == ("best", "worse")
+    assert relaxed["chi_variance_x_flops_to_best"] == ""
+    assert "gumbel_softmax has no verdict: every draw of its gradient of chi is zero" in said
+    assert "leave_one_out has no verdict" not in said
+    pairs = [pair for pair in read(tmp_path / "out" / "pairs.csv") if "gumbel_softmax" in pair.values()]
+    assert {pair["verdict"] for pair in pairs} == {"not distinguished"}
 
 
 def test_a_bias_is_seen_where_the_true_gradient_is_zero(tmp_path, monkeypatch, capsys):
@@ -69,6 +80,19 @@ def test_the_verdicts_of_random_exact_and_broken_estimators():
     assert verdicts == ["best", "worse", "not distinguished from best", "better", "NOT FINITE"]
     ratios = [entrant.row["phi_variance_x_flops_to_best"] for entrant in entrants]
     np.testing.assert_allclose(ratios, [1, 2, 1.02, 0, np.nan], rtol=1e-6)
+
+
+@pytest.mark.parametrize(("judge_by", "best"), [("evaluations", 0), ("flops", 1), ("seconds", 2)])
+def test_the_cost_that_was_asked_for_decides(judge_by, best):
+    """Three estimators with the same variance, each of which is the cheapest by one cost."""
+    variances = 1 + 0.1 * np.random.default_rng(0).normal(size=(3, 20))
+    costs = {"evaluations": [1, 8, 8], "flops": [8.0, 1.0, 8.0], "seconds": [8.0, 8.0, 1.0]}
+    entrants = levels.compared(variances, diagnostics.resampling(20, 500), judge_by, costs)
+    verdicts = [entrant.row["phi_verdict"] for entrant in entrants]
+    assert [verdict == "best" for verdict in verdicts] == [i == best for i in range(3)]
+    assert verdicts.count("worse") == 2
+    ratios = [entrant.row[f"phi_variance_x_{judge_by}_to_best"] for entrant in entrants]
+    np.testing.assert_allclose(sorted(ratios), [1, 8, 8], rtol=0.2)
 
 
 def test_few_chunks_need_a_longer_deviation():

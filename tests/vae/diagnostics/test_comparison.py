@@ -84,10 +84,13 @@ def test_a_biased_estimator_is_called_biased_and_unbiased_ones_are_not():
 
 def test_an_estimator_without_variance_is_better_than_the_best_that_has_some():
     model, variables = small_model(posterior="bernoulli")
-    result = diagnostics.compare(model, variables, X, {"exact": 1, "disarm": 2}, draws=200, key=KEY)
-    assert column(result, "variance")[0] == 0 < column(result, "variance")[1]
-    assert column(result, "verdict") == ["better", "best"]
-    assert column(result, "biased") == [False, False]
+    nothing = stateless(lambda key, q, f, reduce, log_q_weight: jax.lax.stop_gradient(reduce(f(q.sample(key, 1)))))
+    estimators = {"nothing": nothing, "exact": 1, "disarm": 2}
+    result = diagnostics.compare(model, variables, X, estimators, draws=200, key=KEY)
+    assert column(result, "variance")[:2] == [0, 0] < column(result, "variance")[1:]
+    assert column(result, "verdict") == ["BIASED, ALWAYS ZERO", "better", "best"]
+    assert column(result, "biased") == [True, False, False]
+    assert np.isnan(column(result, "to_best")[0])  # no rank
 
 
 def test_a_bias_is_seen_against_a_reference():

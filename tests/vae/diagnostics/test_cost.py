@@ -2,7 +2,9 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
+from jax.experimental import io_callback
 
 from vae import diagnostics, distributions
 from vae.estimators import BY_NAME, Estimator, log_mean_exp, mean, stateless
@@ -61,3 +63,28 @@ def test_a_program_without_flop_counts_zero(monkeypatch):
     assert diagnostics.flops(lambda x: x[::-1], jnp.ones(3)) == 0
     monkeypatch.setattr(jax.stages.Compiled, "cost_analysis", lambda self: {"bytes accessed": 24.0})
     assert diagnostics.flops(jnp.dot, jnp.ones(3), jnp.ones(3)) == 0
+
+
+def test_calls_of_the_host_are_found_wherever_they_are():
+    z = jnp.ones((4, 3))
+    row = jax.ShapeDtypeStruct((4,), jnp.float32)
+    pure = lambda z: jax.pure_callback(lambda z: np.sum(z, axis=-1), row, z)
+    effect = lambda z: io_callback(lambda z: np.sum(z, axis=-1), row, z)
+    looped = lambda z: jax.lax.scan(lambda total, _: (total + jax.jit(pure)(z), None), jnp.zeros(4), None, 3)[0]
+
+    assert diagnostics.host_calls(pure, z) == (("pure_callback",), False)
+    assert diagnostics.host_calls(looped, z) == (("pure_callback",), False)
+    assert diagnostics.host_calls(lambda z: (effect(z), pure(z)), z).names == ("io_callback", "pure_callback")
+    assert diagnostics.host_calls(jnp.sum, z) == ((), True)
+    assert diagnostics.host_calls(lambda z: jax.debug.print("{}", z), z) == ((), True)
+
+
+def test_a_call_of_the_host_with_a_derivative_of_its_own_can_be_differentiated():
+    half = jnp.asarray(0.5)
+    outside = lambda z: jax.pure_callback(np.sin, jax.ShapeDtypeStruct(z.shape, z.dtype), z)
+    sine = jax.custom_jvp(outside)
+    sine.defjvp(lambda primals, tangents: (sine(*primals), jnp.cos(primals[0]) * tangents[0]))
+
+    assert diagnostics.host_calls(sine, half) == (("pure_callback",), True)
+    assert jax.grad(sine)(half) == jnp.cos(half)
+    assert diagnostics.host_calls(lambda z: sine(z) + outside(z), half) == (("pure_callback",), False)
