@@ -105,8 +105,12 @@ def _import_packages() -> None:
             )
 
 
-def load_function(text: str) -> Callable:
+def load_function(text: str, in_files: bool = False) -> Callable:
     """The function `module:function` that a flag names, from the current directory or an installed package.
+
+    Args:
+      in_files: Whether settings in files name the function too. `known_function` then finds it, and the commands that
+        this process prints import its module.
 
     Raises:
       ValueError: If there is no such module or function; the sentence begins with the text.
@@ -119,7 +123,8 @@ def load_function(text: str) -> Callable:
         raise ValueError(f"{text} cannot be imported: {error}; give module:function") from None
     finally:
         sys.path.pop(0)
-    _modules_of_flags[module] = None
+    if in_files:
+        _modules_of_flags[module] = None
     return loaded
 
 

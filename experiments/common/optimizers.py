@@ -95,7 +95,7 @@ def load(name: str) -> None:
     """
     if ":" not in name:
         return
-    function = cli.load_function(name)
+    function = cli.load_function(name, in_files=True)
     try:
         inspect.signature(function).bind(1e-3)
     except (TypeError, ValueError):

@@ -10,6 +10,8 @@ from absl import flags
 
 from experiments.common import candidates, comparison, results
 from experiments.common.candidates import Budget
+from experiments.train import hook
+from experiments.train.hook import Function
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +32,7 @@ class Options:
     compare: str | None
     columns: list[str] | None
     tensorboard: bool
+    on_evaluation: Function | None
     profile_steps: str | None
     program: int
     multihost: bool | None
@@ -91,6 +94,11 @@ def define_flags(values: flags.FlagValues) -> None:
     )
     flags.DEFINE_bool("tensorboard", False, "Whether to write TensorBoard event files as well.", flag_values=values)
     string(
+        "on_evaluation",
+        "Function of your own, as module:function. It is called after each evaluation, and with each result, with the"
+        " row and the state of the run.",
+    )
+    string(
         "profile_steps",
         "Steps to trace with jax.profiler, as FIRST:LAST, counted from 1. The trace covers the epochs that contain"
         " these steps, and is written into profile/ in the folder of the program.",
@@ -147,6 +155,8 @@ def from_flags(values: flags.FlagValues) -> Options:
       ValueError: If flags contradict each other.
     """
     given = {field.name: values[field.name].value for field in dataclasses.fields(Options)}
+    if given["on_evaluation"]:
+        given["on_evaluation"] = hook.load(given["on_evaluation"])
     options = Options(**given | {"budget": candidates.parse_budget(given["budget"])})
     if options.program and options.launcher == "slurm":
         raise ValueError("--program trains one program, but --launcher=slurm submits all of them; leave out one flag")

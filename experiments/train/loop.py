@@ -24,6 +24,7 @@ from experiments.common.settings import Settings
 from experiments.common.step_cost import StepCost
 from experiments.train import multihost
 from experiments.train.flags import Options
+from experiments.train.hook import Hook
 from experiments.train.recorder import Recorder
 from experiments.train.sweep import Program, run_path
 from vae import checkpoint
@@ -91,9 +92,10 @@ def train(program: Program, options: Options, compiled: "Compiled | None" = None
             return [sentence for half in halves for sentence in train(half, options)]
         if canary.is_due(compiled.mode) and runs_differ_side_by_side(compiled):
             compiled = compile_program(program, options.sweep_mode)
+        hook = Hook(options.on_evaluation, program.folder) if options.on_evaluation else None
         with program.profile:
-            progress = run_epochs(compiled, options)
-        return write_results(compiled, progress, options)
+            progress = run_epochs(compiled, options, hook)
+        return write_results(compiled, progress, options, hook)
 
 
 # --- Compilation
@@ -199,7 +201,7 @@ def runs_differ_side_by_side(compiled: Compiled) -> bool:
 # --- Epochs
 
 
-def run_epochs(compiled: Compiled, options: Options) -> Progress:
+def run_epochs(compiled: Compiled, options: Options, hook: Hook | None) -> Progress:
     """Trains the epochs that are left.
 
     Raises:
@@ -258,6 +260,8 @@ def run_epochs(compiled: Compiled, options: Options) -> Progress:
                 rows, progress = evaluate(epoch, progress, metrics, alive)
                 if recorder:
                     recorder.log(epoch, epoch * steps, rows, seconds)
+                if hook:
+                    hook(rows, mesh.fetch(devices, progress.state))
             due = time.monotonic() - last_save >= 60 * options.checkpoint_minutes
             due |= bool(options.checkpoint_every) and epoch % options.checkpoint_every == 0
             if multihost.from_first(np.array(last or due)) or received:
@@ -335,7 +339,7 @@ def _finite_mean(bounds: np.ndarray) -> float:
 # --- Results
 
 
-def write_results(compiled: Compiled, progress: Progress, options: Options) -> list[str]:
+def write_results(compiled: Compiled, progress: Progress, options: Options, hook: Hook | None) -> list[str]:
     """Writes the results of all runs, and removes the older checkpoints unless --checkpoint_every asked for them.
 
     Returns:
@@ -349,10 +353,12 @@ def write_results(compiled: Compiled, progress: Progress, options: Options) -> l
         settings, model = program.settings, program.functions.evaluated
         params = progress.state.params["model"]
         for rows in assess.test_figures(model, compiled.devices, params, program.data, settings, settings.eval_samples):
+            results = {i: _result(program, i, row, compiled.cost) for i, row in rows.items() if i not in failed}
             if multihost.is_first():
-                folder.write_results(
-                    {i: _result(program, i, row, compiled.cost) for i, row in rows.items() if i not in failed}
-                )
+                folder.write_results(results)
+            if hook:
+                state = mesh.fetch(compiled.devices, progress.state)
+                hook([{"run": i, **result} for i, result in results.items()], state)
     if not multihost.is_first():
         return []
     if not options.checkpoint_every:

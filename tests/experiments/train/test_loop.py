@@ -52,10 +52,10 @@ def calls(monkeypatch):
         done.append(("compile", seeds(program)))
         return SimpleNamespace(program=program, mode="map", memory=lambda: (len(program.runs), 2))
 
-    def run_epochs(compiled, options):
+    def run_epochs(compiled, options, hook):
         done.append(("train", seeds(compiled.program)))
 
-    def write_results(compiled, progress, options):
+    def write_results(compiled, progress, options, hook):
         done.append(("evaluate", seeds(compiled.program)))
         return [f"seed {seed} diverged" for seed in seeds(compiled.program)]
 
@@ -64,7 +64,7 @@ def calls(monkeypatch):
     return done
 
 
-OPTIONS = SimpleNamespace(sweep_mode="auto", data_dir=None)
+OPTIONS = SimpleNamespace(sweep_mode="auto", data_dir=None, on_evaluation=None)
 
 
 def test_runs_that_fit_are_compiled_trained_and_evaluated_together(calls, capsys):
@@ -103,11 +103,11 @@ def test_the_next_program_is_compiled_while_one_trains(calls, monkeypatch):
         begun[len(program.runs) - 1].set()
         return SimpleNamespace(program=program, mode="map", memory=lambda: (1, 2))
 
-    def run_epochs(compiled, options):
+    def run_epochs(compiled, options, hook):
         number = len(compiled.program.runs)
         assert all(event.wait(timeout=60) for event in begun[: number + 1])
         assert not any(event.is_set() for event in begun[number + 1 :])  # one program ahead is enough
-        finish(compiled, options)
+        finish(compiled, options, hook)
 
     monkeypatch.setattr(loop, "compile_program", compile_program)
     monkeypatch.setattr(loop, "run_epochs", run_epochs)

@@ -43,11 +43,11 @@ def runs(tmp_path_factory):
     outcomes = train(
         folder / "outcomes",
         [f"--workdir={folder}/single", "--tensorboard", "--figures=sweep"],
-        ["--seed=1", "--learning_rate=1e-2", f"--workdir={folder}/alone"],
+        ["--seed=1", "--learning_rate=1e-2", f"--workdir={folder}/alone", "--on_evaluation=tests.helpers.hooks:fail"],
         sweep,
         ["--seed=0,1,2", *sweep[1:], "--figures=sweep"],
         [f"--workdir={folder}/single"],
-        [f"--workdir={folder}/map", "--sweep_mode=map", "--seed=0,1"],
+        [f"--workdir={folder}/map", "--sweep_mode=map", "--seed=0,1", "--on_evaluation=tests.helpers.hooks:append"],
         [f"--workdir={folder}/long", *LONG, "--profile_steps=30:60"],
     )
     return folder, outcomes
@@ -87,6 +87,27 @@ def test_metrics_hold_a_row_an_evaluation_and_wall_clock_stands_apart(runs):
     assert not any("second" in name for name in metrics[0])
     assert timing[1]["train_seconds"] > timing[0]["train_seconds"] > 0
     assert list((runs[0] / "single/tensorboard").iterdir())
+
+
+def test_the_users_function_gets_every_evaluation_and_result_with_the_state_of_its_run(runs):
+    program = program_of(runs[0] / "map")
+    lines = rows(program.path / "hook.jsonl")
+    own = [line["row"] for line in lines]
+    evaluations = [{name: row[name] for name in rows(program.path / "metrics.jsonl")[0]} for row in own[:4]]
+    assert evaluations == rows(program.path / "metrics.jsonl")
+    assert [(row["run"], row["seed"], row["status"]) for row in own[4:]] == [(0, 0, "done"), (1, 1, "done")]
+    assert [row["test_nll_nats"] for row in own[4:]] == [row["test_nll_nats"] for row in program.results()]
+    assert [line["step"] for line in lines] == [row["step"] for row in own] == [23, 23, 46, 46, 46, 46]
+    widths = [(64, 16), (16, 4), (2, 16), (16, 64)]  # the networks of one run
+    assert lines[0]["parameters"] == sum(inputs * outputs + outputs for inputs, outputs in widths)
+
+
+def test_a_run_outlives_the_users_function(runs):
+    """The sentence comes once for the two evaluations and the result."""
+    assert runs[1][1].err == (
+        "--on_evaluation=tests.helpers.hooks:fail failed at step 23 (RuntimeError: no connection); it is not called"
+        " again, and the training goes on\n"
+    )
 
 
 def test_a_run_of_a_sweep_is_the_run_alone(runs):

@@ -1,0 +1,63 @@
+"""The hook of the user: --on_evaluation=module:function is called after each evaluation, and with each result."""
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from experiments.common import cli
+from experiments.common.program_folder import ProgramFolder
+from experiments.common.progress import select_run
+from experiments.train import multihost
+from vae.train import TrainState
+
+Row = dict[str, Any]
+Function = Callable[[Row, TrainState], Any]
+
+
+def load(text: str) -> Function:
+    """The function that --on_evaluation names.
+
+    Raises:
+      ValueError: If there is no such function.
+    """
+    try:
+        function = cli.load_function(text)
+    except ValueError as error:
+        raise ValueError(f"--on_evaluation={error}") from None
+    if not callable(function):
+        raise ValueError(f"--on_evaluation={text} is a {type(function).__name__}; give a function of a row and a state")
+    return function
+
+
+class Hook:
+    """Calls the user's function for the runs of a program, in the first process, until it raises an exception."""
+
+    def __init__(self, function: Function, folder: ProgramFolder):
+        self._function: Function | None = function
+        self._folder = folder
+        self._settings = [run.json() for run in folder.runs()]
+
+    def __call__(self, rows: list[Row], state: TrainState) -> None:
+        """Calls the function for each row with the state of its run.
+
+        A sentence on stderr reports an exception; no run is lost to it.
+
+        Args:
+          rows: Rows of metrics.jsonl, or results with the number of the run as "run".
+          state: The state of all runs, as NumPy arrays.
+        """
+        for row in rows if multihost.is_first() else ():
+            if self._function is None:
+                return
+            own = {"folder": str(self._folder.path), **self._settings[row["run"]], **row}
+            try:
+                self._function(own, select_run(state, row["run"]))
+            except Exception as error:
+                function, self._function = self._function, None
+                name = f"{function.__module__}:{getattr(function, '__name__', function)}"
+                reason = (str(error).strip().splitlines() or ["no reason given"])[0].rstrip(".")
+                print(
+                    f"--on_evaluation={name} failed at step {row['step']} ({type(error).__name__}: {reason}); it is not"
+                    " called again, and the training goes on",
+                    file=sys.stderr,
+                )

@@ -1,0 +1,48 @@
+"""The hooks that the page of the command shows, and names that are refused. Whole runs are in test_train_command.py."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from experiments.train import hook
+from vae.train import TrainState
+
+PAGE = Path(hook.__file__).with_name("README.md")
+STATE = TrainState({"model": {"params": {"w": np.arange(6.0)}}, "estimator": {}}, None, None, np.int32(7))
+RESULT = {"estimator": "reparam", "seed": 0, "run": 0, "step": 7, "status": "done", "test_nll_nats": 22.5}
+
+
+def example(imported: str) -> dict[str, Any]:
+    """The names that the example with this import defines."""
+    [block] = [text for text in re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL) if imported in text]
+    names: dict[str, Any] = {}
+    exec(block, names)
+    return names
+
+
+def test_the_example_writes_histograms_for_tensorboard(tmp_path):
+    example("tensorboardX")["tensorboard"](RESULT | {"folder": str(tmp_path)}, STATE)
+    [events] = (tmp_path / "tensorboard/run0").iterdir()
+    assert b"params/w" in events.read_bytes()
+
+
+def test_the_example_writes_a_log_for_weights_and_biases(tmp_path):
+    pytest.importorskip("wandb")
+    example("wandb")["offline"](RESULT | {"folder": str(tmp_path)}, STATE)
+    [log] = tmp_path.rglob("*.wandb")
+    assert b"test_nll_nats" in log.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("nowhere:log", "--on_evaluation=nowhere:log cannot be imported: No module named 'nowhere'"),
+        ("sys:argv", "--on_evaluation=sys:argv is a list; give a function of a row and a state"),
+    ],
+)
+def test_what_is_no_function_is_refused(name, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        hook.load(name)
