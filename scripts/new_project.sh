@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Starts a paper's project: a folder with one estimator of your own, its tests and the script of its experiments. The
-# folder is a copy of scripts/template/ under the name of your estimator.
+# Starts a paper's project: a folder with an estimator, a posterior and an objective of your own, their tests and the
+# script of their experiments. The folder is a copy of scripts/template/ under the name of your estimator.
 #
 #   bash scripts/new_project.sh NAME [DIR]        DIR is the new folder, by default NAME beside this checkout; a second
 #
@@ -27,7 +27,8 @@ python="$code/.venv/bin/python"
   fail "$python is not Python 3.11 or newer; set PYTHON to a newer one"
 
 # Names that the template uses itself, and names of packages that may not be installed yet.
-taken=" tests scripts results estimators held integrand jnp score_surrogate stateless stop_gradient vae experiments"
+taken=" tests scripts results capacity dataclass estimators experiments held integrand jnp models objective objectives"
+taken+=" posterior score_surrogate stateless stop_gradient vae"
 taken+=" cv2 jaxlib scipy sklearn tensorflow_datasets yaml $(sed 's/[^a-z_].*//' "$code/requirements.txt" | tr '\n' ' ')"
 [[ $taken != *" $name "* && $name != test_* ]] && "$python" -I - "$name" << 'END' ||
 import builtins, importlib.util, keyword, sys

@@ -1,11 +1,15 @@
 """scripts/new_project.sh makes a folder that works at once, and changes nothing else."""
 
+import dataclasses
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from vae.estimators import ENTRIES, Entry
 
 ROOT = Path(__file__).resolve().parents[1]
 TEMPLATE = ROOT / "scripts/template"
@@ -17,9 +21,26 @@ def new_project(*arguments):
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=60)
 
 
-def run_tests(folder, tmp_path):
+def make_fork(folder, source, entry: Entry, **choices):
+    """A new project `my_paper` whose estimator has this source, these facts, and these experiments."""
+    assert new_project("my_paper", folder).returncode == 0
+    (folder / "my_paper/estimator.py").write_text(source)
+    facts = {field.name: getattr(entry, field.name) for field in dataclasses.fields(Entry) if field.kw_only}
+    facts = ", ".join(f"{name}={value!r}" for name, value in facts.items() if name != "name")
+    replace(folder / "my_paper/__init__.py", r"estimators\.Entry\(.*?^    \)", f"estimators.Entry(my_paper, {facts})")
+    for name, value in choices.items():
+        replace(folder / "scripts/reproduce.sh", rf"^{name}=.*?$", f"{name}={value}")
+
+
+def replace(path, pattern, text):
+    changed, count = re.subn(pattern, lambda match: text, path.read_text(), flags=re.DOTALL | re.MULTILINE)
+    assert count == 1
+    path.write_text(changed)
+
+
+def run_tests(folder, tmp_path, *tests):
     environment = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "XLA_FLAGS")}
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", f"--basetemp={tmp_path}/pytest"]
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", f"--basetemp={tmp_path}/pytest", *tests]
     return subprocess.run(
         command, cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=600
     )
@@ -47,7 +68,7 @@ def run_tests(folder, tmp_path):
 )
 def test_a_bad_name_is_refused_in_one_sentence(name, sentence, tmp_path):
     done = new_project(name, tmp_path / "project")
-    assert done.returncode == 1
+    assert done.returncode == 1, done.stdout
     assert sentence in done.stderr
     assert done.stderr.count("\n") == 1
     assert not (tmp_path / "project").exists()
@@ -57,7 +78,7 @@ def test_existing_files_and_folders_are_left_as_they_are(tmp_path):
     (tmp_path / "file").write_text("mine")
     for place in (tmp_path, tmp_path / "file", tmp_path / "file/below"):
         done = new_project("my_paper", place)
-        assert done.returncode == 1
+        assert done.returncode == 1, done.stdout
         assert done.stderr.count("\n") == 1
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
     assert (tmp_path / "file").read_text() == "mine"
@@ -103,3 +124,29 @@ def test_the_tests_of_a_new_project_pass_and_leave_the_checkout_unchanged(tmp_pa
     done = run_tests(folder, tmp_path)
     assert done.returncode == 0, done.stdout
     assert status() == before
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "choices"),
+    [
+        ("leave_one_out", {}),  # a score function that needs two samples
+        ("unordered_set", {"posterior": "categorical", "problem": "three_bits", "rivals": "reinforce"}),  # classes only
+        ("nvil", {"posterior": "bernoulli"}),  # learned parameters
+    ],
+)
+def test_the_tests_of_a_project_pass_after_a_real_estimator_took_the_place_of_the_placeholder(name, choices, tmp_path):
+    source = (ROOT / f"vae/estimators/{name}.py").read_text().replace(name, "my_paper")
+    make_fork(tmp_path / "fork", source, ENTRIES[name], **choices)
+    done = run_tests(tmp_path / "fork", tmp_path)
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.slow
+def test_the_tests_of_a_project_fail_for_a_wrong_estimator(tmp_path):
+    source = "from vae.testing.slips import leave_one_out_shrunk as my_paper\n"
+    make_fork(tmp_path / "fork", source, ENTRIES["arms"])
+    done = run_tests(tmp_path / "fork", tmp_path, "tests/test_estimator.py")
+    assert done.returncode == 1, done.stdout
+    assert "NOT CERTIFIED: biased" in done.stdout
+    assert re.search(r"^1 failed, 2 passed", done.stdout, re.MULTILINE), done.stdout

@@ -9,6 +9,14 @@
 #
 # Writes results/digits/ and results/gradients/: tables, figures and report.html; with --quick in results/quick/.
 set -euo pipefail
+
+# The choices of these experiments. They must suit the estimator; tests/test_commands.py says if they do not.
+posterior=normal
+objective=elbo
+num_samples=4
+problem=linear_gaussian
+rivals=reinforce,reparam
+
 quick=
 for argument; do
   if [ "$argument" != --quick ]; then
@@ -33,10 +41,10 @@ if [ -n "$quick" ]; then
   length=(--epochs=5)
   draws=500
 fi
-"$python" -m experiments.train --estimator=my_estimator,reinforce --objective=elbo --num_samples=4 "${length[@]}" \
-  --workdir="$output/digits"
+"$python" -m experiments.train --estimator=my_estimator,reinforce --posterior="$posterior" --objective="$objective" \
+  --num_samples="$num_samples" "${length[@]}" --workdir="$output/digits"
 "$python" -m experiments.report --workdir="$output/digits"
-"$python" -m experiments.compare_estimators --problem=linear_gaussian --estimators=my_estimator,reinforce,reparam \
+"$python" -m experiments.compare_estimators --problem="$problem" --estimators="my_estimator,$rivals" \
   --draws="$draws" --output="$output/gradients"
 "$python" -m experiments.report --workdir="$output/gradients"
 if [ -z "$quick" ]; then

@@ -1,11 +1,17 @@
-"""Short versions of the commands that scripts/reproduce.sh runs."""
+"""Short versions of the commands that scripts/reproduce.sh runs, with the choices at its top."""
 
 import csv
 import os
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+
+SCRIPT = Path("scripts/reproduce.sh").read_text(encoding="utf-8")
+CHOICES = dict(re.findall(r"^(posterior|objective|num_samples|problem|rivals)=(\S+)", SCRIPT, re.MULTILINE))
+SHORT = ["--epochs=1", "--hidden=8", "--eval_samples=2", "--figures=none"]
 
 
 def run(command, *arguments):
@@ -14,26 +20,37 @@ def run(command, *arguments):
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run(line, env=environment, capture_output=True, encoding="utf-8", check=False)
     assert done.returncode == 0, done.stderr
-    return done.stdout
 
 
 def read_rows(path):
     with open(path, encoding="utf-8") as file:
-        return {row["estimator"]: row for row in csv.DictReader(file)}
+        return list(csv.DictReader(file))
 
 
-def test_the_train_command_finds_the_estimator(tmp_path):
-    small = ["--epochs=1", "--hidden=8", "--eval_samples=2", "--figures=none", f"--workdir={tmp_path}"]
-    run("train", "--estimator=my_estimator", "--objective=elbo", *small)
-    assert float(read_rows(tmp_path / "results.csv")["my_estimator"]["test_elbo_nats"]) < 0
+def test_the_train_command_takes_the_estimator(tmp_path):
+    choices = [f"--{name}={CHOICES[name]}" for name in ("posterior", "objective", "num_samples")]
+    run("train", "--estimator=my_estimator", *choices, *SHORT, f"--workdir={tmp_path}")
+    [row] = read_rows(tmp_path / "results.csv")
+    assert float(row["test_elbo_nats"]) < 0
 
 
-def test_the_estimator_has_less_variance_than_the_plain_score_function(tmp_path):
-    small = ["--draws=2000", "--rounds=3", f"--output={tmp_path}"]
-    run("compare_estimators", "--problem=quadratic", "--estimators=my_estimator,reinforce", *small)
+def test_the_train_command_takes_the_posterior_and_the_objective(tmp_path):
+    choices = ["--posterior=floored_normal:least_scale=0.1", "--objective=capacity:nats=2:weight=3"]
+    run("train", *choices, *SHORT, f"--workdir={tmp_path}")
+    [row] = read_rows(tmp_path / "results.csv")
+    assert row["objective"] == "capacity:nats=2.0:weight=3.0"
+    assert float(row["test_elbo_nats"]) < 0
+
+
+def test_the_laboratory_takes_the_estimator(tmp_path):
+    estimators = f"--estimators=my_estimator,{CHOICES['rivals']}"
+    short = ["--draws=500", "--rounds=3", f"--output={tmp_path}"]
+    run("compare_estimators", f"--problem={CHOICES['problem']}", estimators, *short)
     rows = read_rows(tmp_path / "results.csv")
-    assert rows["my_estimator"]["phi_biased"] == "False"
-    assert float(rows["my_estimator"]["phi_variance"]) < float(rows["reinforce"]["phi_variance"])
+    assert [row["estimator"] for row in rows] == ["my_estimator", *CHOICES["rivals"].split(",")]
+    variances = [float(value) for name, value in rows[0].items() if re.fullmatch(r"\w+_variance", name)]
+    assert variances
+    assert min(variances) > 0
 
 
 @pytest.mark.parametrize("argument", ["--quik", "quick"])
