@@ -1,13 +1,17 @@
 """Runs commands many times for one import of their packages: each call is a fork of a process that has imported them.
 
 The tests of the commands make some 250 calls. An import of jax, flax, orbax and sklearn takes three to five seconds,
-so forks save about a quarter of an hour. A fork is safe as long as jax has not made an array.
+so forks save about a quarter of an hour. A fork is safe as long as jax has not made an array. What jax reads from the
+environment when it is imported, all but XLA_FLAGS, is that of the first call.
 """
 
+import atexit
+import functools
 import gc
 import importlib
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -52,17 +56,29 @@ def run(module: str, cases: list[list[str]], folder: Path, devices: int = 1) -> 
     return run_all([Call(module, case) for case in cases], folder, devices)
 
 
-def run_all(calls: list[Call], folder: Path, devices: int = 1, timeout: float = 600) -> list[Outcome]:
-    """The outcomes of calls of any commands, in order."""
+def run_all(calls: list[Call], folder: Path, devices: int = 1, timeout: int = 600) -> list[Outcome]:
+    """The outcomes of calls of any commands, in order. A call is killed after `timeout` seconds."""
     folder.mkdir(parents=True, exist_ok=True)
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
     flags = environment.get("XLA_FLAGS", "").split()  # the flags of conftest.py, with another number of devices
     flags = [flag for flag in flags if "device_count" not in flag]
     environment["XLA_FLAGS"] = " ".join([*flags, f"--xla_force_host_platform_device_count={devices}"])
-    command = [sys.executable, "-m", "tests.helpers.entry_points", json.dumps(calls), str(folder)]
-    subprocess.run(command, cwd=ROOT, env=environment, check=True, timeout=timeout)
+    server = _server()
+    print(json.dumps([calls, str(folder), environment, timeout]), file=server.stdin, flush=True)
+    assert server.stdout.readline(), "the process that starts the commands has ended"
     read = lambda i, name: (folder / f"{i}.{name}").read_text()
     return [Outcome(int(read(i, "code")), read(i, "out"), read(i, "err")) for i in range(len(calls))]
+
+
+@functools.cache
+def _server() -> subprocess.Popen:
+    """The process that has imported the packages. It starts the commands of all tests of this process."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
+    command = [sys.executable, "-m", "tests.helpers.entry_points"]
+    pipe = subprocess.PIPE
+    server = subprocess.Popen(command, cwd=ROOT, env=environment, stdin=pipe, stdout=pipe, text=True)
+    atexit.register(server.kill)
+    return server
 
 
 def training(*arguments: str, fault: str = "") -> Call:
@@ -76,20 +92,29 @@ def train(folder: Path, *cases: list[str], devices: int = 1) -> list[Outcome]:
     return run_all([training(*case) for case in cases], folder, devices)
 
 
-def _main(calls: list[Call], folder: Path) -> None:
+def _serve() -> None:
+    """Starts what each line of stdin asks for, and answers with a line when it has ended."""
     for name in IMPORTS:
         importlib.import_module(name)
     gc.disable()
     gc.freeze()  # so that garbage collection in a child does not copy the memory that it shares
-    for i, call in enumerate(calls):
-        child = os.fork()
-        if child == 0:
-            for name, descriptor in (("out", 1), ("err", 2)):
-                os.dup2(os.open(folder / f"{i}.{name}", os.O_CREAT | os.O_WRONLY | os.O_TRUNC), descriptor)
-            _enter(call)
-            os._exit(0)
-        _, status = os.waitpid(child, 0)
-        (folder / f"{i}.code").write_text(str(os.waitstatus_to_exitcode(status)))
+    for line in sys.stdin:
+        calls, folder, environment, timeout = json.loads(line)
+        for i, call in enumerate(calls):
+            child = os.fork()
+            if child == 0:
+                os.environ.clear()
+                os.environ.update(environment)
+                signal.alarm(timeout)
+                os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+                for name, descriptor in (("out", 1), ("err", 2)):
+                    path = Path(folder) / f"{i}.{name}"
+                    os.dup2(os.open(path, os.O_CREAT | os.O_WRONLY | os.O_TRUNC), descriptor)
+                _enter(Call(*call))
+                os._exit(0)
+            _, status = os.waitpid(child, 0)
+            (Path(folder) / f"{i}.code").write_text(str(os.waitstatus_to_exitcode(status)))
+        print("done", flush=True)
 
 
 def _enter(call: Call) -> None:
@@ -116,4 +141,4 @@ def _enter(call: Call) -> None:
 
 
 if __name__ == "__main__":
-    _main([Call(*call) for call in json.loads(sys.argv[1])], Path(sys.argv[2]))
+    _serve()

@@ -86,6 +86,7 @@ def save(picture: Figure | np.ndarray, path: str | Path) -> list[Path]:
         drawing = io.BytesIO()
         if isinstance(picture, Figure):
             picture.savefig(drawing, format=kind, metadata=undated)
+            picture.set_layout_engine("none")  # the next format keeps this layout; finding it takes as long as drawing
         else:
             matplotlib.image.imsave(drawing, picture, format=kind, metadata=undated)
         target.parent.mkdir(parents=True, exist_ok=True)
