@@ -28,14 +28,19 @@ def folder_in_use(monkeypatch):
 
 @pytest.fixture
 def run(tmp_path):
-    """Runs a command in a folder that holds the package `paper`, which adds names to three tables."""
+    """Runs a command in a folder that holds the package `paper`, which adds names to the tables."""
     (tmp_path / "paper").mkdir()
     lines = [
-        "from vae import estimators, models, objectives",
+        "from vae import data, estimators, models, objectives",
         "from vae.estimators.gumbel_rao import gumbel_rao",
         "estimators.add('mine', estimators.Entry(gumbel_rao))",
         "objectives.add('my_bound', lambda scale=1.0: objectives.elbo)",
         "models.add_posterior('my_posterior', models.POSTERIORS['categorical'])",
+        "models.add_prior('my_prior', lambda components=5: models.StandardPrior())",
+        "models.add_likelihood('my_likelihood', lambda scale=1.0: models.LIKELIHOODS.make('gaussian'))",
+        "models.add_architecture('my_network', lambda blocks=2, width=8: models.ARCHITECTURES.make('mlp'))",
+        "models.add_activation('my_activation', models.ACTIVATIONS['leaky_relu'])",
+        "data.add('my_data', lambda data_dir, size=4: None)",
     ]
     (tmp_path / "paper/__init__.py").write_text("\n".join(lines))
     (tmp_path / "broken.py").write_text("import no_such_package\n")
@@ -108,14 +113,21 @@ def test_too_little_memory_names_the_flags_of_the_command(capsys, monkeypatch):
 # --- Packages of your own
 
 
-@pytest.mark.parametrize(
-    "flag",
-    ["--estimator=mine:inner_samples=2", "--objective=my_bound:scale=2", "--posterior=my_posterior:categories=3"],
-)
-def test_an_imported_package_adds_names_before_the_flags_are_checked(flag, run):
-    done = run(flag, "--num_samples=0", "--import=paper")
-    assert "num_samples" in done.stderr  # the name is known, so the next wrong flag is the first to be refused
+def test_an_imported_package_adds_names_before_the_flags_are_checked(run):
+    flags = [
+        "--estimator=mine:inner_samples=2",
+        "--objective=my_bound:scale=2",
+        "--posterior=my_posterior:categories=3",
+        "--prior=my_prior:components=3",
+        "--likelihood=my_likelihood:scale=2",
+        "--architecture=my_network:blocks=3:width=16",
+        "--activation=my_activation:negative_slope=0.2",
+        "--dataset=my_data:size=6",
+    ]
+    done = run(*flags, "--num_samples=0", "--import=paper")
+    assert "num_samples" in done.stderr  # the names are known, so the next wrong flag is the first to be refused
     assert "there is no" not in done.stderr
+    assert "has no option 'sise'; its options are size=4" in run("--dataset=my_data:sise=6", "--import=paper").stderr
 
 
 def test_the_environment_variable_imports_as_the_flag_does(run):
