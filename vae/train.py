@@ -11,6 +11,7 @@ Settings that change from step to step need no special support, because a step i
 step that makes its objective from `state.step`. For dynamic binarization, write a step that first draws x.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -35,20 +36,22 @@ class TrainState(NamedTuple):
       opt_state: the state of the optax optimizer.
       estimator_state: the estimator's state, such as moving averages.
       step: `[]` int32, the number of updates made.
+      ema: the exponential moving average of params["model"] that `make_step` keeps if it is asked to; else None.
     """
 
     params: dict[str, PyTree]
     opt_state: PyTree
     estimator_state: PyTree
     step: Int[Array, "*runs"]
+    ema: PyTree = None
 
 
 def make_init(
-    model: nn.Module, estimator: Estimator, tx: optax.GradientTransformation, x: Any
+    model: nn.Module, estimator: Estimator, tx: optax.GradientTransformation, x: Any, ema: float = 0.0
 ) -> Callable[[PRNGKeyArray], TrainState]:
     """Returns `init(key) -> TrainState` for batches with the shape of x, `[B, H, W, C]`.
 
-    Only the shape of x is used: the model is initialized with float32 images.
+    Only the shape of x is used: the model is initialized with float32 images. `ema` is that of `make_step`.
     """
 
     def init(key: PRNGKeyArray) -> TrainState:
@@ -58,19 +61,32 @@ def make_init(
         q = model.apply(variables, like, method="encode")
         learned, counted = estimator.init(key_estimator, q, like)
         params = {"model": variables, "estimator": learned}
-        return TrainState(params, tx.init(params), counted, jnp.zeros((), jnp.int32))
+        average = jax.tree.map(jnp.copy, variables) if ema else None  # a copy, because epochs donate the state's memory
+        return TrainState(params, tx.init(params), counted, jnp.zeros((), jnp.int32), average)
 
     return init
 
 
 def make_step(
-    apply: Callable | None, objective: Objective, estimator: Estimator, tx: optax.GradientTransformation
+    apply: Callable | None,
+    objective: Objective,
+    estimator: Estimator,
+    tx: optax.GradientTransformation,
+    ema: float = 0.0,
 ) -> Callable[[TrainState, PRNGKeyArray, Array], tuple[TrainState, dict[str, Array]]]:
     """Returns `step(state, key, x) -> (state, metrics)`, which updates the model and the estimator with one `jax.grad`.
 
     x is a batch `[B, H, W, C]` in [0, 1]. The metrics are `bound`, the mean of the objective's value over the batch in
     nats, and `cv_loss`, the loss of the estimator's own params.
+
+    With `ema` above 0, the state carries an average of the model's variables after each step. The weight of a step
+    falls by the factor `ema` with each later step, and the weights of all steps have the sum 1.
+
+    Raises:
+      ValueError: if `ema` is below 0, or is not below 1.
     """
+    if not 0 <= ema < 1:
+        raise ValueError(f"ema must be at least 0 and below 1, got {ema}")
 
     def loss_fn(params, estimator_state, key, x):
         expect = bind(estimator, params["estimator"], estimator_state, key, context=x)
@@ -82,9 +98,16 @@ def make_step(
         grads, (estimator_state, metrics) = jax.grad(loss_fn, has_aux=True)(state.params, state.estimator_state, key, x)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        return TrainState(params, opt_state, estimator_state, state.step + 1), metrics
+        average = _average(state.ema, params["model"], state.step + 1, ema) if ema else None
+        return TrainState(params, opt_state, estimator_state, state.step + 1, average), metrics
 
     return step
+
+
+def _average(before: PyTree, new: PyTree, step: Int[Array, ""], decay: float) -> PyTree:
+    """The average after `step` steps, from the average before the last step and from the newest values."""
+    weight = (1 - decay) / -jnp.expm1(step * math.log(decay))  # over the sum of all weights, 1 - decay^step
+    return jax.tree.map(lambda old, value: old + weight * (value - old), before, new)
 
 
 def make_epoch(step: Callable, batch_size: int) -> Callable[[TrainState, Array, Array], tuple[TrainState, dict]]:

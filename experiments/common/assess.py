@@ -107,6 +107,15 @@ def _mode(devices: Mesh, params: Any) -> str:
     return "vmap" if len(jax.tree.leaves(params)[0]) > devices.shape["run"] else "map"
 
 
+# The figures of the moving average of the parameters that are kept, beside those of the parameters.
+OF_AVERAGE = ("elbo_nats", "test_elbo_nats", "test_nll_nats")
+
+
+def with_average(figures: Row, averaged: Row) -> Row:
+    """The figures of a run, and those of the moving average of its parameters with the prefix ema_."""
+    return figures | {f"ema_{name}": averaged[name] for name in OF_AVERAGE if name in averaged}
+
+
 def bound(model: models.VAE, devices: Mesh, params: Any, x: jax.Array) -> list[Row]:
     """For each run ELBO, rate and distortion (nats, means over the images x) and active units.
 
@@ -127,7 +136,7 @@ def bound(model: models.VAE, devices: Mesh, params: Any, x: jax.Array) -> list[R
 
 
 def test_figures(
-    model: models.VAE, devices: Mesh, params: Any, data: datasets.Dataset, run: Settings, eval_samples: int
+    model: models.VAE, devices: Mesh, state: train.TrainState, data: datasets.Dataset, run: Settings, eval_samples: int
 ) -> Iterator[dict[int, Row]]:
     """The test figures of all runs by their numbers, of as many runs at a time as are evaluated together.
 
@@ -135,9 +144,21 @@ def test_figures(
     bar is shown on a terminal.
 
     Args:
-      params: The parameters of all runs, with a leading axis of runs.
+      state: The states of all runs, with a leading axis of runs.
       run: The settings of any of the runs.
     """
+    figures = _test_figures(model, devices, state.params["model"], data, run, eval_samples)
+    if not state.ema:
+        yield from figures
+        return
+    averaged = _test_figures(model, devices, state.ema, data, run, eval_samples)
+    for rows, averages in zip(figures, averaged, strict=True):
+        yield {i: with_average(row, averages[i]) for i, row in rows.items()}
+
+
+def _test_figures(
+    model: models.VAE, devices: Mesh, params: Any, data: datasets.Dataset, run: Settings, eval_samples: int
+) -> Iterator[dict[int, Row]]:
     x = pixels(data, "test")
     placed = mesh.everywhere(devices, x)
     for first, part in parts(devices, params, x[0].size):

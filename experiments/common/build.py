@@ -69,7 +69,7 @@ def functions(run: Settings, data: datasets.Dataset) -> Functions:
     @jax.jit
     def init(values: dict[str, Array]) -> train.TrainState:
         key_init, _ = split_seed(values)
-        return train.make_init(vae, gradient, optimizer(run, values, steps_per_epoch), x)(key_init)
+        return train.make_init(vae, gradient, optimizer(run, values, steps_per_epoch), x, run.ema)(key_init)
 
     def make_step(values: dict[str, Array]) -> Callable:
         tx = optimizer(run, values, steps_per_epoch)
@@ -80,7 +80,7 @@ def functions(run: Settings, data: datasets.Dataset) -> Functions:
             if run.binarization == "dynamic":
                 x = datasets.binarize(key_binarize, x)
             bound = objective(run, values, state.step / steps_per_epoch)
-            return train.make_step(vae.apply, bound, gradient, tx)(state, key_step, x)
+            return train.make_step(vae.apply, bound, gradient, tx, run.ema)(state, key_step, x)
 
         return step
 

@@ -16,6 +16,8 @@ FIGURES = {
     "test_distortion_nats": "distortion",
     "test_bits_per_dim": "bits/dim",
     "active_units": "active units",
+    "ema_test_nll_nats": "-log p(x), EMA",
+    "ema_test_elbo_nats": "ELBO, EMA",
 }
 # The figures by which rows may be ranked, with the words of the heading.
 RANKINGS = {
@@ -30,6 +32,7 @@ COSTS = {"step_evaluations": "evaluations a step", "step_flops": "FLOP a step"}
 COUNTS = {"runs": "runs", "diverged": "diverged"}
 # The figures that have a best value: 1 if the largest is the best, -1 if the smallest is.
 SIGNS = {"validation_elbo_nats": 1, "test_nll_nats": -1, "test_elbo_nats": 1, "test_bits_per_dim": -1}
+SIGNS |= {"ema_test_nll_nats": -1, "ema_test_elbo_nats": 1}
 
 Row = dict[str, Any]
 

@@ -118,6 +118,12 @@ class Settings:
         choices=SCHEDULES,
     )
     clip_norm: float = _setting(0.0, "Largest global norm of the gradient; 0 for no clipping.", at_least=0)
+    ema: float = _setting(
+        0.0,
+        "Decay in each step of an exponential moving average of the parameters, such as 0.999. The average is evaluated"
+        " beside the parameters. 0 for no average.",
+        at_least=0,
+    )
     batch_size: int = _setting(64, "Number of images in a step.", at_least=1)
     epochs: int = _setting(200, "Number of passes over the training images.", at_least=1)
     seed: int = _setting(0, "Seed of the parameters, the data order, the noise and the binarization.", at_least=0)
@@ -210,6 +216,8 @@ def check(run: Settings) -> None:
         raise ValueError(
             "--layer_hidden needs several stochastic layers; leave it out, or choose several as in --latent_dim=8-4"
         )
+    if run.ema >= 1:
+        raise ValueError(f"--ema={run.ema} is not below 1; choose a decay such as 0.999")
     for name, value in array_values(run).items():
         if value < 0:
             setting, _, option = name.partition(".")

@@ -86,7 +86,7 @@ def _evaluate_claimed(
         print(f"{which} evaluated before, with as many samples; --again evaluates anew")
     if missing:
         devices = mesh.make(len(missing), batch_size=1)
-        some = mesh.over_runs_of(devices, jax.tree.map(lambda leaf: leaf[missing], params))
+        some = mesh.over_runs_of(devices, jax.tree.map(lambda leaf: leaf[missing], restored.state))
         for part in assess.test_figures(functions.evaluated, devices, some, data, runs[0], options.eval_samples):
             new = {missing[i]: row for i, row in part.items()}
             made = lambda i: {"run": i, "epoch": restored.epochs[i], "eval_samples": options.eval_samples}

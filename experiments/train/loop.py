@@ -285,7 +285,11 @@ def make_evaluation(compiled: Compiled) -> Callable:
     better = jax.jit(update_best, donate_argnums=0)
 
     def evaluation(epoch: int, progress: Progress, metrics: dict[str, np.ndarray], alive: np.ndarray):
-        figures = assess.bound(program.functions.evaluated, devices, progress.state.params["model"], x)
+        evaluated, state = program.functions.evaluated, progress.state
+        figures = assess.bound(evaluated, devices, state.params["model"], x)
+        if state.ema:
+            averaged = assess.bound(evaluated, devices, state.ema, x)
+            figures = list(map(assess.with_average, figures, averaged))
         if progress.best:
             bounds = np.full(len(figures), -np.inf, np.float32)
             bounds[alive] = [figures[i]["elbo_nats"] for i in alive]
@@ -351,8 +355,8 @@ def write_results(compiled: Compiled, progress: Progress, options: Options, hook
         folder.write_results({i: {"status": "diverged", "step": step} for i, step in failed.items()})
     if len(failed) < len(program.runs):
         settings, model = program.settings, program.functions.evaluated
-        params = progress.state.params["model"]
-        for rows in assess.test_figures(model, compiled.devices, params, program.data, settings, settings.eval_samples):
+        samples = settings.eval_samples
+        for rows in assess.test_figures(model, compiled.devices, progress.state, program.data, settings, samples):
             results = {i: _result(program, i, row, compiled.cost) for i, row in rows.items() if i not in failed}
             if multihost.is_first():
                 folder.write_results(results)

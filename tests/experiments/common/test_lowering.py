@@ -16,7 +16,12 @@ PROGRAMS = {
     "grey": {"binarization": "none", "likelihood": "discretized_logistic"},
     "bfloat16": {"compute_dtype": "bfloat16", "matmul_precision": "bfloat16"},
     "tensorfloat32": {"matmul_precision": "tensorfloat32"},
-    "every optimizer setting": {"clip_norm": 1.0, "schedule": "stages", "optimizer": "adam:cv_learning_rate=0.1"},
+    "every optimizer setting": {
+        "clip_norm": 1.0,
+        "schedule": "stages",
+        "optimizer": "adam:cv_learning_rate=0.1",
+        "ema": 0.9,
+    },
     "warm-up": {"objective": "elbo_analytic:kl_warmup=2:free_bits=0.1"},
     "convolutions": {"architecture": "conv", "data_mean": True},
     "a network for the control variate": {"objective": "elbo", "estimator": "relax", "posterior": "bernoulli"},

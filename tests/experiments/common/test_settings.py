@@ -198,6 +198,7 @@ def test_switches_are_flags_like_others():
         ("--estimator=reparam:by_layer=true", "^--estimator=reparam:by_layer=true: .*because it differentiates"),
         ("--objective=renyi:alpha=1", "^--objective=renyi:alpha=1.0: alpha must be"),
         ("--objective=elbo_analytic:beta=-1", "^--objective=elbo_analytic:beta=-1.0: beta=-1.0 is below 0"),
+        ("--ema=1", "^--ema=1.0 is not below 1; choose a decay such as 0.999"),
         ("--optimizer=adam:epsilon=0", "^--optimizer=adam:epsilon=0.0: epsilon must be above 0"),
         ("--posterior=categorical:categories=1", "^--posterior=categorical:categories=1: "),
         ("--posterior=student_t --prior=learned", "^--prior=learned does not go with --posterior=student_t"),

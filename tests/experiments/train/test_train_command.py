@@ -15,6 +15,7 @@ from tests.helpers.entry_points import train
 from vae import checkpoint
 
 LONG = ["--epochs=5", "--validation_size=200", "--eval_every=2", "--checkpoint_every=1", "--learning_rate=0.5"]
+LONG += ["--ema=0.9"]
 
 
 def program_of(workdir: Path) -> ProgramFolder:
@@ -248,6 +249,16 @@ def test_a_run_cut_off_goes_on_to_the_same_bytes(runs, cut, tmp_path):
         assert (cut / name).read_bytes() == (folder / "long" / name).read_bytes()
     of_timing = lambda path: [(row["epoch"], row["step"]) for row in rows(path / "timing.jsonl")]
     assert of_timing(cut) == of_timing(folder / "long")
+
+
+def test_the_average_of_the_parameters_is_evaluated_beside_them(runs):
+    program = ProgramFolder(runs[0] / "long")
+    for row in rows(program.path / "metrics.jsonl"):
+        assert 0 < abs(row["ema_elbo_nats"] - row["elbo_nats"]) < 50
+    [result] = program.results()
+    assert result["ema_test_nll_nats"] != result["test_nll_nats"]
+    assert "| -log p(x), EMA" in (program.path / "results.md").read_text()
+    assert "ema_elbo_nats" not in rows(runs[0] / "single/metrics.jsonl")[0]
 
 
 def test_the_newest_checkpoints_stay_and_the_best_states_by_the_validation_bound(runs, tmp_path):
