@@ -2,16 +2,13 @@
 
 import functools
 import math
-import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple, TypeVar
+from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from tqdm import tqdm
 
 from experiments.common import store
 from experiments.common.candidates import Case
@@ -20,8 +17,6 @@ from experiments.common.task import Task, make_estimator
 from vae import diagnostics
 from vae.diagnostics import Moments, Truth
 from vae.estimators import bind
-
-Item = TypeVar("Item")
 
 # Networks with more parameters draw one gradient after the other, and in fewer chunks.
 LARGE = 20_000
@@ -223,25 +218,6 @@ def choose_block(task: Task, case: Case, chunk: int) -> Block:
 
 def is_large(task: Task) -> bool:
     return task.size > LARGE
-
-
-def progress(items: Sequence[Item], title: str, name: Callable[[Item], str] = str) -> Iterator[Item]:
-    """The items, with a progress bar on a terminal.
-
-    Elsewhere a line is printed for each item, such as "measuring 2 of 11: nvil, K=1 (after 5 s)". The seconds count
-    from the first item.
-    """
-    if sys.stdout.isatty():
-        bar = tqdm(items, title, leave=False)
-        for item in bar:
-            bar.set_postfix_str(name(item))
-            yield item
-        return
-    started = time.perf_counter()
-    for i, item in enumerate(items, start=1):
-        seconds = time.perf_counter() - started
-        print(f"{title} {i} of {len(items)}: {name(item)} (after {seconds:.0f} s)", flush=True)
-        yield item
 
 
 def finite_or_nan(value) -> float:

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import optax
 
-from experiments.common import build, candidates, settings
+from experiments.common import build, candidates, phases, settings
 from experiments.common.candidates import Budget
 from experiments.common.settings import Settings
 from experiments.common.task import Cost, Refused
@@ -39,14 +39,15 @@ def buy_samples(runs: list[Settings], budget: Budget, data_of: dict[Settings, Da
     Raises:
       ValueError: If a run's bound is a different bound for each number of samples, or if the budget is too small.
     """
-    bought: dict[tuple, int] = {}
-    chosen = []
+    program_of = lambda run: tuple(settings.program_settings(run).items())
+    programs: dict[tuple, Settings] = {}
     for run in runs:
-        program = tuple(settings.program_settings(run).items())
-        if program not in bought:
-            bought[program] = _affordable(run, budget, data_of[run])
-        chosen.append(dataclasses.replace(run, num_samples=bought[program]))
-    return chosen
+        programs.setdefault(program_of(run), run)
+    bought = {
+        program: _affordable(run, budget, data_of[run])
+        for program, run in phases.each([*programs.items()], "choosing K", lambda item: item[1].estimator)
+    }
+    return [dataclasses.replace(run, num_samples=bought[program_of(run)]) for run in runs]
 
 
 def _affordable(run: Settings, budget: Budget, data: Dataset) -> int:

@@ -36,7 +36,17 @@ from typing import Any
 import jax
 from absl import flags
 
-from experiments.common import candidates, cli, files, foreign_files, measuring, problems, provenance, run_selection
+from experiments.common import (
+    candidates,
+    cli,
+    files,
+    foreign_files,
+    measuring,
+    phases,
+    problems,
+    provenance,
+    run_selection,
+)
 from experiments.common import options as grammar
 from experiments.common.charts import gradients
 from experiments.common.measuring import Protocol
@@ -244,6 +254,7 @@ def compare(options: flags.FlagValues, run: Settings) -> None:
 
     # ---- The files
     with cli.one_sentence(OSError):
+        phases.say("comparing")
         rows = make_rows(results, cases, seconds, protocol)
         output.write(folder, tasks, results, rows, protocol, options.columns)
         decided = {"objective": task.objective, **protocol._asdict(), "compute_dtype": run.compute_dtype}

@@ -4,7 +4,7 @@ import functools
 
 from absl import flags
 
-from experiments.common import candidates, measuring
+from experiments.common import candidates, measuring, phases
 from experiments.common.candidates import Budget, Case
 from experiments.common.store import Store
 from experiments.common.task import Cost, Refused, Task, least_samples
@@ -65,7 +65,7 @@ def choose_cases(
     items = [(name, slot, wanted) for slot, wanted in slots for name in names]
     title = "choosing K" if budget else "counting the cost"
     label = lambda item: item[0] if budget else f"{item[0]} K={max(item[2], least_samples(item[0]))}"
-    cases = candidates.keep_possible(case, measuring.progress(items, title, label), strict)
+    cases = candidates.keep_possible(case, phases.each(items, title, label), strict)
     for chosen in cases if budget else ():
         print(f"the budget buys {chosen.label}")
     return cases

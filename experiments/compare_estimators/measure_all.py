@@ -9,9 +9,9 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from experiments.common import measuring
+from experiments.common import measuring, phases
 from experiments.common.candidates import Case
-from experiments.common.measuring import Measurement, Protocol, digest, measure, progress
+from experiments.common.measuring import Measurement, Protocol, digest, measure
 from experiments.common.store import Store
 from experiments.common.task import Task
 from experiments.compare_estimators.truth import KnownTruth, find_truth
@@ -50,10 +50,10 @@ def measure_all(tasks: list[Task], cases: list[Case], protocol: Protocol, store:
     results: dict[tuple[int, Case], Result] = {}
     place = lambda task: _place(task) if len(tasks) > 1 else ""
     name = lambda item: f"K={item[0]}{place(item[1][1])}"
-    for num_samples, (i, task) in progress([*itertools.product(numbers, enumerate(tasks))], "true gradient", name):
+    for num_samples, (i, task) in phases.each([*itertools.product(numbers, enumerate(tasks))], "true gradient", name):
         truths[i, num_samples] = find_truth(task, num_samples, protocol, store)
     name = lambda item: f"{item[0].label}{place(item[1][1])}"
-    for case, (i, task) in progress([*itertools.product(cases, enumerate(tasks))], "measuring", name):
+    for case, (i, task) in phases.each([*itertools.product(cases, enumerate(tasks))], "measuring", name):
         results[i, case] = _recall(task, case, protocol, truths[i, samples_of_truth(case)], store)
     return [results[i, case] for i in range(len(tasks)) for case in cases]
 
@@ -82,7 +82,7 @@ def time_all(task: Task, cases: list[Case], protocol: Protocol, store: Store) ->
 def _measure_seconds(task: Task, cases: list[Case], protocol: Protocol) -> np.ndarray:
     programs = []
     gradients = []  # number of gradients in one call of each program
-    for case in progress(cases, "timing", lambda case: case.label):
+    for case in phases.each(cases, "timing", lambda case: case.label):
         program, block = _timed_program(task, case, protocol)
         once = diagnostics.interleaved_seconds([lambda program=program: program(1)], 3).min()
         steps = max(1, math.ceil(SHORTEST / once))

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from experiments.common import cli, files, options, tables
+from experiments.common import cli, files, options, phases, tables
 from experiments.common.charts import gradients
 from experiments.common.measuring import Protocol
 from experiments.common.tables import number, plus_minus, with_interval
@@ -40,6 +40,7 @@ def write(
     text = "\n".join([*markdown, _note(protocol, tasks[0]), ""])
     files.write_text(folder / "results.md", text)
     files.write_text(folder / "results.tex", "\n\n".join(latex) + "\n")
+    phases.say("drawing")
     with cli.drawing(folder / "figures"):
         _draw(folder / "figures", tasks, results, rows, protocol)
     print(text)

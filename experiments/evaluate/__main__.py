@@ -16,7 +16,7 @@ import dataclasses
 
 from absl import flags
 
-from experiments.common import cli, foreign_files, results, run_selection
+from experiments.common import cli, foreign_files, phases, results, run_selection
 from experiments.evaluate.evaluation import Options, evaluate
 
 
@@ -52,7 +52,8 @@ def main(values: flags.FlagValues = flags.FLAGS) -> None:
         foreign_files.refuse_links(options.workdir)
         chosen = run_selection.choose(options.workdir, options.run)
         number = sum(map(len, chosen.values()))
-        for folder, numbers in chosen.items():
+        name = lambda item: f"{item[0].path}, runs: {len(item[1])}"
+        for folder, numbers in phases.each([*chosen.items()], "evaluating program", name):
             try:
                 found, left_out = evaluate(folder, numbers, options)
             except ValueError as error:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from absl import flags
 
-from experiments.common import cli, comparison, files, foreign_files, run_selection, workdirs
+from experiments.common import cli, comparison, files, foreign_files, phases, run_selection, workdirs
 from experiments.report.page import make_page
 
 
@@ -46,7 +46,9 @@ def main(options: flags.FlagValues = flags.FLAGS) -> None:
 
         for path in paths:
             foreign_files.refuse_links(path)  # a link could put a private file of the user into a page for others
+        phases.say("reading")
         contents = workdirs.read(paths, options.run)
+        phases.say("drawing")
         verdict = compare(contents, options.compare)
         page = make_page(contents, verdict, title=_title(paths))
 

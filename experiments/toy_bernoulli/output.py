@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.common import cli, files, options, results, tables
+from experiments.common import cli, files, options, phases, results, tables
 from experiments.common.problems import Problem
 from experiments.toy_bernoulli.training import Curves, Training
 from vae.estimators import BY_NAME
@@ -28,6 +28,7 @@ def write(folder: Path, points: list[Problem], curves: Curves, training: Trainin
     families = {family: [name for name in curves if _family(name) == family] for family in FAMILIES}
     families = {family: names for family, names in families.items() if names}
     print(f"{table}\n* biased according to its paper; mean ± standard error of {training.seeds} seeds\n")
+    phases.say("drawing")
     with cli.drawing(folder / "figures"):
         from experiments.common import plots  # matplotlib takes a second to import
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments.common.measuring import progress
+from experiments.common import phases
 from experiments.common.problems import Problem
 from experiments.common.task import Task, least_samples, make_estimator
 from vae import diagnostics, train
@@ -53,10 +53,9 @@ def train_all(points: list[Problem], names: list[str], training: Training) -> Cu
     """The curves of all estimators at the points of one toy."""
     program = jax.jit(functools.partial(_all_curves, points, names, training))
     seeds = jnp.arange(training.seeds)
-    steps = progress(["compiling", "running"], "all estimators")
-    next(steps)
+    phases.say("compiling")
     compiled = program.lower(seeds).compile()
-    next(steps)
+    phases.say("training")
     return jax.device_get(compiled(seeds))
 
 

@@ -5,7 +5,7 @@ A command that is stopped while it draws has lost nothing: the same command draw
 
 from pathlib import Path
 
-from experiments.common import cli, locks, progress, results
+from experiments.common import cli, locks, phases, progress, results
 from experiments.common.program_folder import ProgramFolder
 from experiments.train.results_table import Finished, finished_runs
 from experiments.train.sweep import Program, Sweep
@@ -20,6 +20,7 @@ def draw(sweep: Sweep, figures: str) -> None:
     with locks.taking_turns(sweep.workdir, at="figures"):
         finished = finished_runs(sweep.workdir)
         if figures != "none":
+            phases.say("drawing")
             _draw_sweep(sweep, finished)
             for program in sweep.programs:
                 _draw_program(program, finished, figures)

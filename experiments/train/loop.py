@@ -7,7 +7,6 @@ import concurrent.futures
 import contextlib
 import functools
 import signal
-import sys
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -16,9 +15,8 @@ import jax
 import numpy as np
 from jax import Array
 from jax.sharding import Mesh
-from tqdm import tqdm
 
-from experiments.common import assess, build, canary, cli, interrupt, step_cost
+from experiments.common import assess, build, canary, cli, interrupt, phases, step_cost
 from experiments.common.progress import Progress, first_progress, update_best
 from experiments.common.settings import Settings
 from experiments.common.step_cost import StepCost
@@ -53,6 +51,8 @@ def train_all(programs: list[Program], options: Options) -> list[str]:
     with concurrent.futures.ThreadPoolExecutor(max_workers=1) as thread:
         compile_ahead = lambda some: [thread.submit(compile_program, program, options.sweep_mode) for program in some]
         compiled = compile_ahead(programs[:1])
+        if programs:
+            phases.say("compiling")
         for number, program in enumerate(programs, 1):
             ready = compiled.pop().result()
             compiled = compile_ahead(programs[number : number + 1])
@@ -76,7 +76,7 @@ def train(program: Program, options: Options, compiled: "Compiled | None" = None
       SystemExit: If the process was asked to stop; the states are then saved.
     """
     if program.name:
-        print(f"{program.name}, runs: {len(program.runs)}")
+        phases.say(f"{program.name}, runs: {len(program.runs)}")
     with jax.default_matmul_precision(program.settings.matmul_precision):
         compiled = compiled or compile_program(program, options.sweep_mode)
         needed, free = compiled.memory()
@@ -227,15 +227,17 @@ def run_epochs(compiled: Compiled, options: Options, hook: Hook | None) -> Progr
         if recorder:
             recorder.save(epoch, epoch * steps, seconds, progress)
 
-    bar = tqdm(total=settings.epochs * steps, initial=start * steps, unit="step", disable=not sys.stdout.isatty())
+    if start < settings.epochs:
+        phases.say(f"training, epochs {start + 1} to {settings.epochs}")
     epoch = start
     saved = start
     last_save = time.monotonic()
     received: signal.Signals | None = None  # the signal to stop that this or another process received
-    with interrupt.Watch() as watch, contextlib.ExitStack() as stack, bar:
+    with interrupt.Watch() as watch, contextlib.ExitStack() as stack:
         recorder = None
         if multihost.is_first():
             recorder = stack.enter_context(Recorder(folder, keep=options.keep, tensorboard=options.tensorboard))
+        advance = stack.enter_context(phases.steps(settings.epochs * steps, start * steps))
         for epoch in range(start + 1, settings.epochs + 1):
             started = time.perf_counter()
             with program.profile.epoch(epoch):
@@ -248,8 +250,7 @@ def run_epochs(compiled: Compiled, options: Options, hook: Hook | None) -> Progr
                         save(epoch - 1, progress)
                     raise
             seconds += time.perf_counter() - started
-            bar.update(steps)
-            bar.set_postfix_str(f"epoch {epoch}/{settings.epochs}, bound {_finite_mean(metrics['bound']):.2f} nats")
+            advance(steps, f"epoch {epoch}/{settings.epochs}, bound {_finite_mean(metrics['bound']):.2f} nats")
 
             failed_step = np.where(progress.failed_step == 0, metrics["failed_step"], progress.failed_step)
             progress = Progress(state, failed_step, progress.best)
@@ -354,6 +355,7 @@ def write_results(compiled: Compiled, progress: Progress, options: Options, hook
     if multihost.is_first():
         folder.write_results({i: {"status": "diverged", "step": step} for i, step in failed.items()})
     if len(failed) < len(program.runs):
+        phases.say(f"evaluating, K={program.settings.eval_samples}")
         settings, model = program.settings, program.functions.evaluated
         samples = settings.eval_samples
         for rows in assess.test_figures(model, compiled.devices, progress.state, program.data, settings, samples):

@@ -1,6 +1,7 @@
 """The cost of a training step, and the numbers of samples that a budget buys."""
 
 import dataclasses
+import re
 
 import jax
 import jax.numpy as jnp
@@ -46,7 +47,7 @@ def test_the_flop_of_a_step_are_those_of_the_gradient_of_the_batch():
     assert step_cost.measure(run, data).flops == pytest.approx(expected, rel=0.01)
 
 
-def test_a_budget_buys_as_many_evaluations_for_every_estimator():
+def test_a_budget_buys_as_many_evaluations_for_every_estimator(capsys):
     runs = [
         run_with("leave_one_out"),
         run_with("disarm"),
@@ -54,6 +55,12 @@ def test_a_budget_buys_as_many_evaluations_for_every_estimator():
         run_with("bitflip", num_samples=1),
     ]
     assert bought(Budget("evaluations", 9), *runs)[:3] == [9, 8, 9]
+    said = capsys.readouterr().out
+    assert re.findall(r"^choosing K (\d of \d: \w+) \(after \d+ s\)$", said, re.MULTILINE) == [
+        "1 of 3: leave_one_out",  # both seeds
+        "2 of 3: disarm",
+        "3 of 3: bitflip",
+    ]
 
 
 def test_a_budget_of_flop_is_used_up():

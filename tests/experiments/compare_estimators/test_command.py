@@ -204,6 +204,7 @@ def test_a_users_problem_with_a_budget_from_the_shell(tmp_path):
         "choosing K 2 of 2: leave_one_out",
     ]
     assert re.search(r"measuring 2 of 2: leave_one_out K=5 \(after \d+ s\)\n", done.stdout)
+    assert re.search(r"^comparing \(after \d+ s\)\ndrawing \(after \d+ s\)\n", done.stdout, re.MULTILINE)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """The page needs no other file, stays small, and never treats text as markup."""
 
 import math
+import re
 import shutil
 
 import numpy as np
@@ -106,7 +107,9 @@ def test_equal_settings_in_two_workdirs_get_two_rows(tmp_path, capsys):
     for name, shift in (("a", 0.0), ("b", 1.0)):
         write_run(tmp_path / name, Settings(), shift)
     run_command(report, f"--workdir={tmp_path}/a,{tmp_path}/b", f"--output={tmp_path}/both.html")
-    assert "2 runs" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "2 runs" in said
+    assert re.match(r"reading \(after \d+ s\)\ndrawing \(after \d+ s\)\n", said)
     page = Page((tmp_path / "both.html").read_text())
     assert [line[0][0] for line in page.tables["summary"][1:]] == [f"{tmp_path}/a", f"{tmp_path}/b"]
 

@@ -1,5 +1,6 @@
 """How programs are trained: one after the other, compiled ahead, and in halves if memory is short."""
 
+import re
 import threading
 from contextlib import nullcontext
 from types import SimpleNamespace
@@ -71,7 +72,7 @@ def test_runs_that_fit_are_compiled_trained_and_evaluated_together(calls, capsys
     sentences = loop.train(program("program 1 of 2, hidden=8", runs=2), OPTIONS)
     assert calls == [("compile", [0, 1]), ("train", [0, 1]), ("evaluate", [0, 1])]
     assert sentences == ["seed 0 diverged", "seed 1 diverged"]
-    assert capsys.readouterr().out == "program 1 of 2, hidden=8, runs: 2\n"
+    assert re.fullmatch(r"program 1 of 2, hidden=8, runs: 2 \(after \d+ s\)\n", capsys.readouterr().out)
 
 
 def test_new_runs_that_do_not_fit_are_halved_and_each_half_is_finished_in_order(calls, capsys, monkeypatch):

@@ -90,10 +90,10 @@ def test_the_runs_are_compared_when_all_of_them_are_finished(drawn, sweep):
 
 def test_the_command_says_where_the_pictures_of_runs_are(drawn, capsys):
     said = lambda figures: drawn(figures) and capsys.readouterr().out
-    places = said("sweep").splitlines()
-    assert len(places) == 1
-    assert places[0].startswith("pictures of runs: ")
-    assert places[0].endswith("/figures/run2_seed=2 and 1 more")
+    begin, places = said("sweep").splitlines()
+    assert begin.startswith("drawing (after ")
+    assert places.startswith("pictures of runs: ")
+    assert places.endswith("/figures/run2_seed=2 and 1 more")
 
 
 def test_a_picture_that_fails_loses_nothing_and_keeps_no_other_from_being_drawn(sweep, monkeypatch, capsys):

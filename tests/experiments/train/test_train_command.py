@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from tests.helpers import entry_points
 from tests.helpers.entry_points import train
 from vae import checkpoint
 
+SECONDS = re.compile(r" \(after \d+ s\)$", re.MULTILINE)
 LONG = ["--epochs=5", "--validation_size=200", "--eval_every=2", "--checkpoint_every=1", "--learning_rate=0.5"]
 LONG += ["--ema=0.9"]
 
@@ -64,6 +66,17 @@ def test_all_end_well_and_show_the_figures(runs):
     for picture in ("learning_curves", "latent_plane"):
         assert (folder / "single/figures" / f"{picture}.pdf").stat().st_size > 1000
     assert all("\r" not in outcome.out + outcome.err for outcome in outcomes), "no progress bar without a terminal"
+
+
+def lines(text: str) -> list[str]:
+    """The lines that say what a command is doing, without their seconds."""
+    return [SECONDS.sub("", line) for line in text.splitlines() if SECONDS.search(line)]
+
+
+def test_every_phase_has_a_line(runs):
+    _, outcomes = runs
+    assert lines(outcomes[0].out) == ["compiling", "training, epochs 1 to 2", "evaluating, K=4", "drawing"]
+    assert lines(outcomes[4].out) == []  # finished before, and --figures=none
 
 
 def test_config_says_what_was_run(runs):
@@ -319,8 +332,10 @@ def test_evaluate_again_with_more_samples(runs, tmp_path):
     assert good.code == 0, good.err
     row, last = rows(folder / "single/evaluations.jsonl")
     assert row == last
-    assert good.out == anew.out
-    assert repeated.out.endswith(f"was evaluated before, with as many samples; --again evaluates anew\n{good.out}")
+    [begin], table = lines(good.out), good.out.partition("\n")[2]
+    assert begin == f"evaluating program 1 of 1: {folder}/single, runs: 1"
+    assert anew.out.endswith(f")\n{table}")
+    assert repeated.out.endswith(f"was evaluated before, with as many samples; --again evaluates anew\n{table}")
     [trained] = ProgramFolder(folder / "single").results()
     assert row["eval_samples"] == 64
     assert row["test_nll_nats"] < trained["test_nll_nats"]
