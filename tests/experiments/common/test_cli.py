@@ -151,8 +151,9 @@ def test_a_package_that_does_not_exist_is_refused_in_one_sentence(package, sente
 
 
 def test_an_error_inside_a_package_keeps_its_traceback(run):
-    assert "No module named 'no_such_package'" in run("--import=broken").stderr
-    assert "Traceback" in run("--import=broken").stderr
+    done = run("--import=broken")
+    assert "No module named 'no_such_package'" in done.stderr
+    assert "Traceback" in done.stderr
 
 
 def test_a_printed_command_repeats_the_imports(monkeypatch):

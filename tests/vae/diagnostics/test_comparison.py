@@ -19,7 +19,7 @@ X = jax.random.bernoulli(jax.random.key(0), 0.4, (6, 4, 4, 1)).astype(jnp.float3
 @functools.cache
 def small_model(**choices):
     model = vae.make_vae(image_shape=(4, 4, 1), **{"latent_dim": 3, "hidden": (5,), **choices})
-    return model, model.init(jax.random.key(1), X, jax.random.key(2))
+    return model, jax.jit(model.init)(jax.random.key(1), X, jax.random.key(2))
 
 
 @functools.cache
@@ -56,10 +56,10 @@ def test_figures_equal_those_of_gradient_moments_on_a_convolutional_model():
     )
     key_draws, key_reference, _ = jax.random.split(KEY, 3)
     drawn = jax.jit(lambda key: diagnostics.gradient_moments(gradient("reparam", 2), key, 320))(key_reference)
-    truth = diagnostics.reference(drawn)
+    truth = jax.jit(diagnostics.reference)(drawn)
     moments = jax.jit(lambda key: diagnostics.gradient_moments(gradient("stl", 1), key, 80))(key_draws)
-    report = diagnostics.report(moments, truth)
-    by_chunk = diagnostics.figures_by_chunk(moments)
+    report = jax.jit(diagnostics.report)(moments, truth)
+    by_chunk = jax.jit(diagnostics.figures_by_chunk)(moments)
     for group in ("encoder", "decoder"):
         for name in ("variance", "snr", "max_abs_z"):
             assert column(result, name, group) == pytest.approx([float(report[group][name])], rel=1e-3)
@@ -102,7 +102,7 @@ def test_a_bias_is_seen_against_a_reference():
 
     model, variables = small_model()
     estimators = {"too long": stateless(estimate), "stl": 1}
-    result = diagnostics.compare(model, variables, X, estimators, draws=2000, reference_draws=20_000, key=KEY)
+    result = diagnostics.compare(model, variables, X, estimators, draws=1000, reference_draws=10_000, key=KEY)
     assert column(result, "biased") == [True, False]
     assert column(result, "verdict")[1] == "best"
 

@@ -52,8 +52,8 @@ def test_report_agrees_with_numpy_on_stored_draws():
 def test_the_mean_over_chunks_is_the_figure():
     key, truth = jax.random.key(1), some_truth()
     moments = diagnostics.gradient_moments(noisy_gradient, key, 4000, 10, 40, truth)
-    report = diagnostics.report(moments, truth)
-    by_chunk = diagnostics.figures_by_chunk(moments)
+    report = jax.jit(diagnostics.report)(moments, truth)
+    by_chunk = jax.jit(diagnostics.figures_by_chunk)(moments)
     for part in report:
         for figure in diagnostics.FIGURES:
             assert by_chunk[part][figure].shape == (10,)
@@ -67,7 +67,7 @@ def test_the_snr_of_a_chunk_is_what_is_missing_without_it():
     draws = flat(stored(400, key)["encoder"]).reshape(10, 40, -1)
     snr = lambda chunks: np.mean(chunks.mean((0, 1)) / chunks.reshape(-1, draws.shape[-1]).std(0, ddof=1))
     pseudo = np.array([10 * snr(draws) - 9 * snr(np.delete(draws, c, axis=0)) for c in range(10)])
-    found = np.array(diagnostics.figures_by_chunk(moments)["encoder"]["snr"])
+    found = np.array(jax.jit(diagnostics.figures_by_chunk)(moments)["encoder"]["snr"])
     np.testing.assert_allclose(found - found.mean(), pseudo - pseudo.mean(), rtol=2e-2, atol=2e-3)
 
 
@@ -75,8 +75,8 @@ def test_scale_is_unbiased_against_a_noisy_reference():
     """The reference is as noisy as the estimator. Without the correction of |t|^2, scale would be well below 1."""
     truth_of = lambda key: {"a": jnp.full(400, 0.1) + jax.random.normal(key, (400,))}
     moments = functools.partial(diagnostics.gradient_moments, truth_of, draws=400, chunks=20, block=20)
-    reference = diagnostics.reference(moments(jax.random.key(0)))
-    report = diagnostics.report(moments(jax.random.key(1), truth=reference), reference)["a"]
+    reference = jax.jit(diagnostics.reference)(moments(jax.random.key(0)))
+    report = jax.jit(diagnostics.report)(moments(jax.random.key(1), truth=reference), reference)["a"]
     assert float(report["norm"]) == pytest.approx(2.0, rel=0.15)
     assert abs(report["scale"] - 1) < 4 * report["scale_stderr"] < 0.6
     assert report["max_abs_z"] < diagnostics.critical_z(400)
@@ -89,9 +89,9 @@ def test_the_error_of_scale_covers_where_the_noise_of_the_reference_has_one_dire
     def once(key):
         draws = 1 + 0.3 * np.sqrt(20) * jax.random.normal(key, (20, 1)) * jnp.ones(8)
         chunks = diagnostics.Moments({"a": draws}, {"a": jnp.ones((20, 8))}, *2 * ({"a": jnp.zeros(20)},), jnp.ones(()))
-        reference = diagnostics.reference(chunks)
+        reference = jax.jit(diagnostics.reference)(chunks)
         exact = chunks._replace(mean={"a": 1 + 1e-3 * (-1.0) ** jnp.arange(20)[:, None] * jnp.ones(8)})
-        figures = diagnostics.report(exact, reference)["a"]
+        figures = jax.jit(diagnostics.report)(exact, reference)["a"]
         return (figures["scale"] - 1) / figures["scale_stderr"]
 
     z = np.abs(jax.jit(jax.vmap(once))(jax.random.split(jax.random.key(0), 400)))
@@ -112,7 +112,7 @@ def test_rare_events_are_not_reported_as_bias_but_wrong_constants_are():
         }
 
     truth = diagnostics.exactly({"a": {"rare": np.ones(400), "steady": np.ones(10), "constant": np.ones(1)}})
-    measure = lambda gradient: diagnostics.report(
+    measure = lambda gradient: jax.jit(diagnostics.report)(
         diagnostics.gradient_moments(gradient, jax.random.key(0), 1000, 10, 100, truth), truth
     )["a"]
     assert measure(draw)["max_abs_z"] < diagnostics.critical_z(411)

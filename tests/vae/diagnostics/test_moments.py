@@ -16,7 +16,7 @@ def test_moments_equal_numpy_on_stored_draws(block):
     key = jax.random.key(3)
     measure = lambda key: diagnostics.gradient_moments(noisy_gradient, key, 200, 10, block, some_truth())
     moments = jax.jit(measure)(key)
-    truth = diagnostics.reference(moments)
+    truth = jax.jit(diagnostics.reference)(moments)
     draws = flat(stored(200, key))
     np.testing.assert_allclose(flat_one(truth.gradient), draws.mean(0), rtol=2e-6)
     np.testing.assert_allclose(flat_one(truth.stderr), draws.std(0, ddof=1) / np.sqrt(200), rtol=2e-5)
@@ -42,8 +42,8 @@ def test_directed_every_takes_the_mean_over_every_nth_draw(every, block):
 def figures(key, block=1):
     """Returns the moments and everything that is computed from them."""
     moments = diagnostics.gradient_moments(noisy_gradient, key, 200, 10, block, some_truth())
-    truth = diagnostics.reference(moments)
-    return moments, truth, diagnostics.report(moments, truth), diagnostics.figures_by_chunk(moments)
+    truth = jax.jit(diagnostics.reference)(moments)
+    return moments, truth, jax.jit(diagnostics.report)(moments, truth), jax.jit(diagnostics.figures_by_chunk)(moments)
 
 
 @pytest.mark.parametrize("block", [1, 5])
@@ -66,7 +66,9 @@ def test_draws_that_do_not_divide_into_chunks_are_refused():
 def test_zero_draws_leave_the_directional_figures_finite():
     truth = diagnostics.exactly({"w": jnp.ones(4)})
     gradient = lambda key: {"w": jnp.where(jax.random.bernoulli(key), 1.0, 0.0) * jax.random.normal(key, (4,))}
-    report = diagnostics.report(diagnostics.gradient_moments(gradient, jax.random.key(0), 400, 10, truth=truth), truth)
+    report = jax.jit(diagnostics.report)(
+        diagnostics.gradient_moments(gradient, jax.random.key(0), 400, 10, truth=truth), truth
+    )
     assert all(np.isfinite(figures["cosine"]) and np.isfinite(figures["dsnr"]) for figures in report.values())
 
 
