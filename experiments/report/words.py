@@ -29,7 +29,8 @@ LABORATORY = {
     "variance": "the trace of the gradient's covariance. Lower is better.",
     "SNR": "signal-to-noise ratio: the length of the mean gradient over the root of the variance. Higher is better.",
     "cosine": "the mean cosine of the angle between a gradient and the truth. 1 is perfect.",
-    "variance × FLOP, to best": "the variance at equal cost, as a multiple of the best estimator's.",
+    "variance × FLOP, to best": "the variance at equal cost, as a multiple of the best estimator's; the same for"
+    " evaluations of f and for time.",
     "bias along truth (%)": "the relative error of the mean gradient along the truth, ± one standard error.",
     "max |z|": "the largest deviation of a coordinate from the truth, in standard errors. With many coordinates 4"
     " is normal.",

@@ -58,3 +58,24 @@ def test_a_chart_without_any_number_is_left_out(measured, tmp_path):
     page = make_page(folder)
     assert page.charts == []
     assert len(page.tables["estimators phi"]) == 1 + len(rows)
+
+
+@pytest.mark.parametrize(
+    ("judge_by", "judged"), [("evaluations", "evaluations"), ("<b>evil</b>", "FLOP"), ([], "FLOP")]
+)
+def test_the_page_names_the_cost_that_decided(judge_by, judged, measured, tmp_path):
+    """A configuration that somebody else wrote may name anything; then the cost is FLOP."""
+    folder = tmp_path / "judged"
+    shutil.copytree(measured[0], folder)
+    config = json.loads((folder / "config.json").read_text())
+    assert config["settings"]["judge_by"] == "flops"
+    config["settings"]["judge_by"] = judge_by
+    (folder / "config.json").write_text(json.dumps(config))
+    if judged != "FLOP":
+        text = (folder / "results.csv").read_text()
+        (folder / "results.csv").write_text(text.replace("variance_x_flops", "variance_x_evaluations"))
+    page = make_page(folder)
+    assert f"phi: least variance × {judged}reparam" in page.text
+    header = [text for text, _ in page.tables["estimators phi"][0]]
+    assert f"variance × {judged}, to best" in header
+    assert header[-2:] == [judged, "s"]
