@@ -86,8 +86,8 @@ def active_units(
 
     A unit is active if the variance of its posterior mean over the data, Var_x(E_q[z]), is above `threshold`.
 
-    Above the first layer, the mean itself is estimated from draws (`layer_means`). The variance is then estimated by
-    the covariance of two independent estimates of the mean, which is not biased by the noise of the draws.
+    Above the first layer, and for families without a mean, the mean itself is estimated from draws. The variance is
+    then estimated by the covariance of two independent estimates of the mean, which is not biased by their noise.
     """
 
     encode = _encoder(apply, params)
@@ -95,11 +95,7 @@ def active_units(
     def two_means(datum):
         x, index = datum
         q = encode(x)
-        if hasattr(q, "layer_means"):
-            keys = jax.random.split(jax.random.fold_in(key, index))
-            means = [q.layer_means(k, 25) for k in keys]
-        else:
-            means = [(q.mean,)] * 2
+        means = [latent_means(q, k, 25) for k in jax.random.split(jax.random.fold_in(key, index))]
         return jax.tree.map(lambda mean: mean[0], means)  # the batch has one datum
 
     _check_sizes(batch_size=batch_size)
@@ -109,6 +105,16 @@ def active_units(
     # A categorical dimension is active if the probability of one of its classes varies.
     active = [covariance > threshold for covariance in covariances]
     return tuple(jnp.sum(jnp.any(a, axis=tuple(range(1, a.ndim)))) for a in active)
+
+
+def latent_means(q: Any, key: PRNGKeyArray, num_samples: int) -> tuple[Float[Array, "..."], ...]:
+    """E_q[z] of each stochastic layer, `[*batch, D]`: exact for the first layer if its family has a `mean`, and
+    otherwise an average over draws."""
+    if hasattr(q, "layer_means"):
+        return q.layer_means(key, num_samples)
+    if hasattr(q, "mean"):
+        return (q.mean,)
+    return (jnp.mean(q.sample(key, num_samples), axis=0),)
 
 
 def posterior_terms(

@@ -70,11 +70,12 @@ class Markov:
         return self._order(stop_gradient(self._continue("sample", key, layers)))
 
     def layer_means(self, key: PRNGKeyArray, num_samples: int) -> Layers:
-        """E[z_l] of each layer, `[*batch, D_l]`: exact for the first layer, and an average over samples of the layers
-        before for the others."""
+        """E[z_l] of each layer, `[*batch, D_l]`: exact for the first layer if its family has a `mean`, and an average
+        over samples for the others."""
         layers = self._order(self.sample(key, num_samples))
-        first, *rest = self._layers(layers)
-        return self._order((first.mean, *(jnp.mean(q.mean, axis=0) for q in rest)))
+        first, *rest = [getattr(q, "mean", z) for q, z in zip(self._layers(layers), layers, strict=True)]
+        first = first if hasattr(self.first, "mean") else jnp.mean(first, axis=0)
+        return self._order((first, *(jnp.mean(means, axis=0) for means in rest)))
 
     def _layers(self, layers: Layers) -> list[Any]:
         """The distribution of each layer, given the layers before."""
@@ -112,9 +113,10 @@ class Chain(nn.Module):
     def __call__(self, *inputs: Float[Array | np.ndarray, "..."]) -> Markov:
         first = self.first(*inputs)
         if self.is_initializing():
-            z = jnp.zeros((1, *first.batch_shape, *first.mean.shape[len(first.batch_shape) :]), first.mean.dtype)
+            key = jax.random.key(0)  # only the shapes of these samples matter
+            z = first.sample(key, 1)
             for layer in self.rest:
-                z = layer(z).mean
+                z = layer(z).sample(key, 1)[0]
         conditionals = tuple(layer.clone(parent=None, name=None).apply for layer in self.rest)
         weights = tuple(layer.variables for layer in self.rest)
         return Markov(first, weights, conditionals, self.descending)

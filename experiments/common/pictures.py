@@ -13,7 +13,7 @@ from scipy.special import ndtri
 from experiments.common import assess, plots, results
 from experiments.common.program_folder import ProgramFolder
 from vae import data as datasets
-from vae import distributions, models
+from vae import distributions, evaluate, models
 from vae.hierarchy import Markov
 
 # Images of the test set that are drawn: ten with their reconstructions, and six pairs with the paths between them.
@@ -88,7 +88,8 @@ def _latents(model: models.VAE, params, x):
 @partial(jax.jit, static_argnums=0)
 def _means(model: models.VAE, params, x):
     """The posterior means of x, `[N, D]`, encoded in batches to save memory."""
-    return jax.lax.map(lambda x: model.apply(params, x[None], method="encode").mean[0], x, batch_size=500)
+    mean = lambda x: evaluate.latent_means(model.apply(params, x[None], method="encode"), assess.key(), 25)[0][0]
+    return jax.lax.map(mean, x, batch_size=500)
 
 
 def _model_figures(data: datasets.Dataset, model: models.VAE, params) -> dict[str, Figure | np.ndarray]:
@@ -101,7 +102,8 @@ def _model_figures(data: datasets.Dataset, model: models.VAE, params) -> dict[st
         "reconstructions": plots.reconstructions(x[:10], decode(jax.tree.map(lambda leaf: leaf[:10], z))),
         "prior_samples": plots.image_grid(decode(prior_samples)),
     }
-    if isinstance(prior, distributions.Bernoulli | distributions.Categorical | Markov):
+    posterior = jax.eval_shape(partial(model.apply, method="encode"), params, x)
+    if isinstance(posterior, Markov) or not hasattr(posterior, "rsample"):
         return figures
     if len(x) > 1:
         figures["interpolations"] = plots.interpolations(_paths(x, z, decode))

@@ -135,7 +135,7 @@ class ProgramFolder:
             return [from_json(run["settings"], shared) for run in record["runs"]]
         except ValueError as error:
             raise ValueError(
-                f"{self.path / 'runs.json'} was written by another version or changed by hand: {error}"
+                f"{self.path / 'runs.json'} was written with another --import or version, or changed by hand: {error}"
             ) from None
 
     def run_names(self) -> list[str]:

@@ -149,6 +149,33 @@ def test_active_units_counts_the_means_that_vary():
     assert int(active) == 2
 
 
+@dist.family
+class WithoutMean:
+    """A Normal that does not know its mean, as a flow does not."""
+
+    normal: dist.Normal
+
+    @property
+    def batch_shape(self):
+        return self.normal.batch_shape
+
+    def sample(self, key, num_samples):
+        return self.normal.sample(key, num_samples)
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+def test_the_means_of_a_family_without_a_mean_are_averages_of_draws(layers):
+    x = np.float32(np.tile([1.0, -1.0], 50)[:, None] * np.sqrt([4.0, 0.5, 0.0]))
+
+    def apply(params, x, method):
+        q = WithoutMean(dist.Normal(x, jnp.zeros_like(x)))
+        further = (lambda w, z: WithoutMean(dist.Normal(w * z, jnp.zeros_like(z))),) * (layers - 1)
+        return q if layers == 1 else Markov(q, (jnp.ones(3),), further)
+
+    counts = jax.jit(lambda x: evaluate.active_units(apply, {}, x, jax.random.key(0), threshold=0.1))(x)
+    assert tuple(map(int, counts)) == (2,) * layers
+
+
 def test_a_layer_that_passes_on_noise_is_not_active():
     """The second layer's mean is the first's sample, whose distribution does not depend on x."""
     x = jnp.zeros((400, 1))

@@ -228,7 +228,7 @@ def test_the_sentences_about_runs_json_say_what_to_do(tmp_path):
         (good | {"runs": {"a": 1}}, f"{path} does not describe runs; restore the file, or choose another --workdir"),
         (
             good | {"settings": {"newer": 1}},
-            f"{path} was written by another version or changed by hand: there is no setting newer",
+            f"{path} was written with another --import or version, or changed by hand: there is no setting newer",
         ),
     ):
         path.write_text(json.dumps(changed))
