@@ -23,7 +23,7 @@ def pictures(contents: Contents, space: int) -> str:
     """The pictures of one run of each setting, the best settings first, while they fit into `space` bytes.
 
     If all runs have the same setting, the pictures of all seeds are shown. A setting without pictures is left out: a
-    sweep draws the best run of each program only.
+    sweep draws few settings of a program.
     """
     shown: dict[str, tuple[Run, dict[str, bytes]]] = {}
     left_out = []

@@ -26,6 +26,7 @@ FIGURES = {
 }
 # The figures of the laboratory, by the titles of its table.
 LABORATORY = {
+    "verdict": "whether the variance at equal cost is worse than the best estimator's, at one level for the table.",
     "variance": "the trace of the gradient's covariance. Lower is better.",
     "SNR": "signal-to-noise ratio: the length of the mean gradient over the root of the variance. Higher is better.",
     "cosine": "the mean cosine of the angle between a gradient and the truth. 1 is perfect.",
@@ -34,7 +35,7 @@ LABORATORY = {
     "bias along truth (%)": "the relative error of the mean gradient along the truth, ± one standard error.",
     "max |z|": "the largest deviation of a coordinate from the truth, in standard errors. With many coordinates 4"
     " is normal.",
-    "K": "samples of z for each image.",
+    "K": "samples of z for each datum.",
 }
 
 # The settings that make a data set and a network.

@@ -10,6 +10,9 @@ from experiments.common.program_folder import ProgramFolder
 from experiments.train.results_table import Finished, finished_runs
 from experiments.train.sweep import Program, Sweep
 
+# The largest number of settings of a program whose runs are drawn unless --figures=all.
+MOST_SETTINGS = 6
+
 
 def draw(sweep: Sweep, figures: str) -> None:
     """Draws the pictures, and prints where they are. `figures` is the value of --figures.
@@ -40,7 +43,9 @@ def _draw_sweep(sweep: Sweep, finished: list[Finished]) -> None:
 
 
 def _draw_program(program: Program, finished: list[Finished], figures: str) -> None:
-    """Draws the pictures of the best run of the program (sweep), or of all its runs (all), unless they are there.
+    """Draws the pictures of the best run of each setting (sweep), or of all runs (all), unless they are there.
+
+    Of a program with many settings, the best ones are drawn.
 
     The curves of a run are drawn if it is alone, or if the pictures of all runs are drawn: `_draw_sweep` compares the
     curves of several runs.
@@ -50,11 +55,22 @@ def _draw_program(program: Program, finished: list[Finished], figures: str) -> N
         if run.settings in program.runs and run.row["status"] == "done":
             by_folder.setdefault(run.folder, []).append(run)
     for folder, runs in by_folder.items():
-        chosen = runs if figures == "all" else [runs[results.best([run.row for run in runs])]]
+        chosen = runs if figures == "all" else _best_of_each_setting(runs)
         numbers = [run.number for run in chosen]
         if figures == "all" or len(finished) == 1:
             _draw_curves(program, folder, [i for i in numbers if not _has_picture(folder, i, "learning_curves")])
         _draw_models(program, folder, [i for i in numbers if not _has_picture(folder, i, "reconstructions")])
+
+
+def _best_of_each_setting(runs: list[Finished]) -> list[Finished]:
+    """The best run of each setting, the best settings first, and at most MOST_SETTINGS of them."""
+    rows = [run.row for run in runs]
+    names = results.varying(rows)
+    groups: dict[tuple, list[Finished]] = {}
+    for run in runs:
+        groups.setdefault(tuple(str(run.row[name]) for name in names), []).append(run)
+    best_first = [groups[tuple(str(mean[name]) for name in names)] for mean in results.aggregate(rows, names)]
+    return [group[results.best([run.row for run in group])] for group in best_first[:MOST_SETTINGS]]
 
 
 def _has_picture(folder: ProgramFolder, number: int, name: str) -> bool:

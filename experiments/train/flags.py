@@ -76,7 +76,7 @@ def define_flags(values: flags.FlagValues) -> None:
     enum(
         "figures",
         ["sweep", "all", "none"],
-        "Pictures to draw: those that compare the runs and those of the best run of each program (sweep), also those of"
+        "Pictures to draw: those that compare the runs and those of the best run of each setting (sweep), also those of"
         " every other run (all), or no pictures (none). `experiments.evaluate --figures` draws a run later.",
     )
     string(

@@ -72,7 +72,7 @@ def drawn(sweep, monkeypatch):
     return draw_all
 
 
-def test_a_sweep_draws_what_compares_its_runs_and_the_best_run_of_each_program(drawn):
+def test_a_sweep_draws_what_compares_its_runs_and_the_best_run_of_each_setting(drawn):
     assert drawn("none") == []
     assert drawn("sweep") == [("sweep", 6), ("reparam", 2), ("stl", 2)]
     assert drawn("sweep") == [("sweep", 6)]  # what is there is not drawn again
@@ -81,6 +81,14 @@ def test_a_sweep_draws_what_compares_its_runs_and_the_best_run_of_each_program(d
     assert [one for one in more if one[-1] != "curves"][1:] == [("reparam", 0), ("stl", 0), ("stl", 1)]
     with_curves = {one[:2] for one in more if one[-1] == "curves"}
     assert with_curves == {("reparam", 0), ("reparam", 2), ("stl", 0), ("stl", 1), ("stl", 2)}
+
+
+def test_of_a_program_with_many_settings_the_best_ones_are_drawn(tmp_path):
+    """Eight learning rates with two seeds: a higher rate is better, and so is the second seed."""
+    points = [{"learning_rate": rate, "seed": seed} for rate in range(1, 9) for seed in (0, 1)]
+    written_workdirs.write_sweep(tmp_path, [(point, -point["learning_rate"] - 0.1 * point["seed"]) for point in points])
+    chosen = draw._best_of_each_setting(results_table.finished_runs(tmp_path))
+    assert [(run.settings.learning_rate, run.settings.seed) for run in chosen] == [(8 - i, 1) for i in range(6)]
 
 
 def test_the_runs_are_compared_when_all_of_them_are_finished(drawn, sweep):
