@@ -3,6 +3,7 @@
 from experiments.common import options
 from vae import estimators
 from vae.diagnostics.expectations import Expectation as Expectation
+from vae.diagnostics.expectations import host_calls as host_calls
 from vae.diagnostics.expectations import record as record
 from vae.hierarchy import Markov
 

@@ -60,9 +60,7 @@ class Task:
     @functools.cached_property
     def host_calls(self) -> diagnostics.HostCalls:
         """The calls of functions on the host, such as a simulator in NumPy, from inside the integrands f."""
-        expectations = self.expectations  # here, because within the function they would be traced
-        integrands = lambda key: [expectation.f(expectation.q.sample(key, 2)) for expectation in expectations]
-        return diagnostics.host_calls(integrands, jax.random.key(0))
+        return expectations.host_calls(self.expectations)
 
     def refusal(self, name: str) -> str | None:
         """Why the estimator cannot differentiate the objective, and which estimators can; None if it can."""

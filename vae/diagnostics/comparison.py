@@ -39,12 +39,14 @@ class Comparison:
       draws: number of gradients of each estimator.
       confidence: the level of each interval of a bias, a variance and an SNR, and of all comparisons of one group at
         once.
+      judge_by: the cost that decides, evaluations or flops.
     """
 
     columns: Mapping[str, np.ndarray]
     reference: str
     draws: int
     confidence: float
+    judge_by: str = "flops"
 
     def to_dict(self) -> dict[str, np.ndarray]:
         """The columns, for `pandas.DataFrame(result.to_dict())`."""
@@ -73,16 +75,21 @@ class Comparison:
             "bias (%)",
             "variance",
             "SNR",
-            "variance x FLOP",
+            f"variance x {self._cost}",
             "verdict",
         ]
         return [head, *map(_cells_of_row, self.rows())]
 
+    @property
+    def _cost(self) -> str:
+        return "FLOP" if self.judge_by == "flops" else self.judge_by
+
     def _note(self) -> str:
         star = "; * is biased by its paper" if any(self.columns["declared_biased"]) else ""
         return (
-            f"{self.draws:,} draws each; truth: {self.reference}; variance x FLOP relative to the best; brackets are "
-            f"{100 * self.confidence:g} % intervals, in the last column for all pairs of a group at once{star}"
+            f"{self.draws:,} draws each; truth: {self.reference}; variance x {self._cost} relative to the best;"
+            f" brackets are {100 * self.confidence:g} % intervals, in the last column for all pairs of a group at"
+            f" once{star}"
         )
 
 
@@ -116,6 +123,7 @@ def compare(
     reference_draws: int | None = None,
     fitted: Fitted | None = None,
     confidence: float = 0.95,
+    judge_by: str | None = None,
 ) -> Comparison:
     """Compares gradient estimators of a bound of a model, at fixed parameters and data.
 
@@ -142,10 +150,13 @@ def compare(
       fitted: params and state of estimators that have some, as they are after training; by default as initialized. For
         a `TrainState`, they are `state.params["estimator"]` and `state.estimator_state`.
       confidence: the familywise level.
+      judge_by: the cost that decides, evaluations or flops. By default flops, or evaluations if the bound calls the
+        host, whose FLOP XLA does not count.
 
     Raises:
-      ValueError: if an estimator is unknown or does not fit, if the numbers of draws are no multiples of `chunks`, or
-        if a multi-sample bound, which is a different bound for each K, gets several K, or one below the reference's.
+      ValueError: if an estimator is unknown or does not fit, if the numbers of draws are no multiples of `chunks`, if
+        the bound calls the host and is to be judged by FLOP, or if a multi-sample bound, which is a different bound for
+        each K, gets several K, or one below the reference's.
     """
     if "params" not in params:
         raise ValueError('params must be the variables that model.init returns, a dict with the key "params"')
@@ -155,6 +166,12 @@ def compare(
             raise ValueError(f"{name}={number} must be a multiple of chunks={chunks}, and at least {2 * chunks}")
     task = _Task(getattr(model, "apply", model), params, jnp.asarray(x), objective)
     key_draws, key_reference, key_init = jax.random.split(key, 3)
+    host_calls = expectations.host_calls(task.expectations).names
+    allowed = ("evaluations",) if host_calls else ("flops", "evaluations")
+    judge_by = judge_by or allowed[0]
+    if judge_by not in allowed:
+        why = f", because the bound calls the host ({host_calls[0]})" if host_calls else ""
+        raise ValueError(f"judge_by={judge_by} must be {' or '.join(allowed)}{why}")
     numbers = sorted({given for given in estimators.values() if isinstance(given, int)})
     if not task.is_additive and len(numbers) != 1 and reference is None:
         raise ValueError(
@@ -163,6 +180,8 @@ def compare(
         )
     cases = {}
     for name, given in estimators.items():
+        if isinstance(given, int) and (refusal := task.refusal(name) if name in BY_NAME else None):
+            raise ValueError(refusal)
         estimator = given if isinstance(given, Estimator) else make(name, num_samples=given)
         cases[name] = _make_case(task, estimator, key_init, (fitted or {}).get(name))
     known = _find_truth(task, max(numbers, default=1), reference, _Draws(key_reference, reference_draws, chunks))
@@ -175,9 +194,9 @@ def compare(
         is_declared = isinstance(estimators[name], int) and BY_NAME[name].biased
         head = {"estimator": name, **costs, "declared_biased": is_declared}
         entrants.append(_Entrant(head, report, by_chunk))
-    rows = [row for group in params["params"] for row in _rows(group, entrants, draws, chunks, confidence)]
+    rows = [row for group in params["params"] for row in _rows(group, entrants, draws, chunks, confidence, judge_by)]
     columns = {name: np.array([row[name] for row in rows]) for name in rows[0]}
-    return Comparison(columns, known.source, draws, confidence)
+    return Comparison(columns, known.source, draws, confidence, judge_by)
 
 
 class _Task(NamedTuple):
@@ -205,7 +224,13 @@ class _Task(NamedTuple):
         return all(expectation.reduce.additive for expectation in self.expectations)
 
     def fits(self, name: str) -> bool:
-        return all(BY_NAME[name].refusal(*expectation[:3]) is None for expectation in self.expectations)
+        return self.refusal(name) is None
+
+    def refusal(self, name: str) -> str | None:
+        """Why the estimator does not fit, and which ones do; None if it fits."""
+        black_box = not expectations.host_calls(self.expectations).are_differentiable
+        refusals = (BY_NAME[name].refusal(*expectation[:3], black_box) for expectation in self.expectations)
+        return next((refusal for refusal in refusals if refusal is not None), None)
 
     def evaluations(self, case: "_Case") -> int:
         return cost.evaluations(self.bound, case.estimator, jax.random.key(0), *case.arguments)
@@ -318,7 +343,9 @@ def _has_few_states(task: _Task, num_samples: int) -> bool:
     return True
 
 
-def _rows(group: str, entrants: list[_Entrant], draws: int, chunks: int, confidence: float) -> list[dict[str, Any]]:
+def _rows(
+    group: str, entrants: list[_Entrant], draws: int, chunks: int, confidence: float, judge_by: str
+) -> list[dict[str, Any]]:
     """The rows of one group of parameters."""
     weights = intervals.resampling(chunks)
     rows = []
@@ -332,11 +359,11 @@ def _rows(group: str, entrants: list[_Entrant], draws: int, chunks: int, confide
             row |= {"variance": 0.0, "variance_low": 0.0, "variance_high": 0.0}
         rows.append(row)
     variances = [verdicts.ranked_variance(report[group]) for _, report, _ in entrants]
-    flops = [row["flops"] for row in rows]
+    costs = [row[judge_by] for row in rows]
     is_unbiased = [not row["biased"] and not row["declared_biased"] for row in rows]
-    best = verdicts.choose_best(variances, flops, is_unbiased)
+    best = verdicts.choose_best(variances, costs, is_unbiased)
     chunk_variances = [by_chunk[group]["variance"] for _, _, by_chunk in entrants]
-    ratios = verdicts.compare_products(variances, chunk_variances, flops, weights, confidence)
+    ratios = verdicts.compare_products(variances, chunk_variances, costs, weights, confidence)
     for i, row in enumerate(rows):
         ratio, low, high = (float(array[i, best]) for array in ratios)
         low, high = (np.nan, np.nan) if i == best else (low, high)

@@ -3,8 +3,11 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 
+from vae.diagnostics import cost
+from vae.diagnostics.cost import HostCalls
 from vae.estimators.contract import Estimate, Expect, Reduction, mean
 
 
@@ -27,3 +30,9 @@ def record(bound: Callable[[Expect], Estimate]) -> list[Expectation]:
 
     bound(expect)
     return recorded
+
+
+def host_calls(recorded: list[Expectation]) -> HostCalls:
+    """The calls of functions on the host, such as a simulator in NumPy, from inside the integrands f."""
+    integrands = lambda key: [expectation.f(expectation.q.sample(key, 2)) for expectation in recorded]
+    return cost.host_calls(integrands, jax.random.key(0))

@@ -94,16 +94,16 @@ def variance_against_cost(rows: Rows, groups: list[str], costs: Sequence[str] = 
 
 
 def comparison(result: Comparison) -> Figure:
-    """The variance against the FLOP of a gradient, for the result of `vae.diagnostics.compare`."""
+    """The variance against the cost that decides, for the result of `vae.diagnostics.compare`."""
     rows: dict[str, dict[str, Any]] = {}
     for row in result.rows():
         by_group = {
             f"{row['group']}_{key}": row[key] for key in ("variance", "variance_low", "variance_high", "biased")
         }
-        common = {"estimator": row["estimator"], "num_samples": 1, "flops": row["flops"]}
+        common = {"estimator": row["estimator"], "num_samples": 1, result.judge_by: row[result.judge_by]}
         rows.setdefault(row["estimator"], common).update(by_group)
     groups = list(dict.fromkeys(row["group"] for row in result.rows()))
-    return variance_against_cost(list(rows.values()), groups, costs=("flops",))
+    return variance_against_cost(list(rows.values()), groups, costs=(result.judge_by,))
 
 
 @styled

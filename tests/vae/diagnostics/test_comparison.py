@@ -176,3 +176,33 @@ def test_params_without_their_collection_are_refused():
     model, variables = small_model()
     with pytest.raises(ValueError, match="the variables that model.init returns"):
         diagnostics.compare(model, variables["params"], X, {"stl": 1}, key=KEY)
+
+
+def test_a_bound_that_calls_the_host_is_judged_by_evaluations():
+    """An objective may use any function of the model's variables, here NumPy's maximum of three bits."""
+
+    def best_bit(apply, variables, x, expect):
+        shape = lambda z: jax.ShapeDtypeStruct(z.shape[:-1], jnp.float32)
+        f = lambda z: jax.pure_callback(lambda z: np.max(z, axis=-1), shape(z), z, vmap_method="broadcast_all")
+        logits = jnp.broadcast_to(variables["params"]["phi"]["logits"], (len(x), 3))
+        return expect(vae.distributions.Bernoulli(logits), f)
+
+    variables = {"params": {"phi": {"logits": jnp.array([0.3, -1.0, 0.1])}}}
+    compare = functools.partial(diagnostics.compare, lambda: None, variables, X[:2], objective=best_bit, draws=200)
+    result = compare({"local_expectation": 1, "leave_one_out": 2}, key=KEY)
+    assert result.judge_by == "evaluations"
+    assert result.reference == "exact (sum over all states)"
+    assert column(result, "biased", "phi") == [False, False]
+    costs = np.array(column(result, "variance", "phi")) * column(result, "evaluations", "phi")
+    best = int(np.argmin(costs))
+    assert column(result, "to_best", "phi") == pytest.approx(costs / costs[best], rel=1e-4)
+    assert column(result, "verdict", "phi")[best] == "best"
+    assert "variance x evaluations" in str(result)
+    assert "variance x FLOP" not in str(result)
+    with pytest.raises(ValueError, match=r"^judge_by=flops must be evaluations, because .* host \(pure_callback\)$"):
+        compare({"leave_one_out": 2}, judge_by="flops", key=KEY)
+    with pytest.raises(ValueError, match="^gumbel_softmax differentiates f in z, and f is a black box on the host"):
+        compare({"gumbel_softmax": 1}, key=KEY)
+    model, others = small_model()
+    with pytest.raises(ValueError, match="^judge_by=seconds must be flops or evaluations$"):
+        diagnostics.compare(model, others, X, {"stl": 1}, draws=200, key=KEY, judge_by="seconds")
