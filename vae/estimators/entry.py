@@ -33,6 +33,7 @@ class Entry:
         A multi-sample bound must then be importance-weighted, with log_q_weight=1 and reduce=log_mean_exp.
       display: the name in papers, for figures and LaTeX tables; if it is left out, the key in the table.
       paper: "Authors (year), arXiv:NNNN.NNNNN".
+      also: other names that people look for.
       name: the key in the table. `add` fills it in.
     """
 
@@ -46,6 +47,7 @@ class Entry:
     needs_log_q: bool = False
     display: str = ""
     paper: str = ""
+    also: tuple[str, ...] = ()
     name: str = ""
 
     def refusal(
@@ -108,6 +110,24 @@ class EstimatorTable(Table):
         named = dataclasses.replace(entry, name=name)
         super().add(name, dataclasses.replace(named, make=_guarded(named)))
 
+    def find(self, name: str) -> Entry:
+        """The entry with this name.
+
+        Raises:
+          ValueError: if there is none. The sentence gives the name under which the table has it, or a similar name.
+        """
+        called = [ours for ours, entry in self.items() if _letters(name) in map(_letters, (entry.display, *entry.also))]
+        if name not in self and called:
+            raise ValueError(f"there is no estimator {name!r}; here it is called {called[0]}")
+        return super().find(name)
+
+    def search(self, text: str) -> list[str]:
+        """The names of the entries whose name, other names or paper contain `text`; case and punctuation do not
+        count."""
+        fields = lambda name, entry: (name, entry.display, entry.paper, *entry.also)
+        wanted = _letters(text)
+        return [name for name, entry in self.items() if any(wanted in _letters(field) for field in fields(name, entry))]
+
     def make(self, name: str, *, by_layer: bool = False, **options: Any) -> Estimator:
         """Makes the estimator called `name`, for example `make("leave_one_out", num_samples=4)`.
 
@@ -135,6 +155,11 @@ class EstimatorTable(Table):
     @staticmethod
     def factory(entry: Entry) -> Callable[..., Estimator]:
         return entry.make
+
+
+def _letters(text: str) -> str:
+    """The letters and digits of a text, in lower case."""
+    return "".join(letter for letter in text.casefold() if letter.isalnum())
 
 
 BY_NAME = EstimatorTable("estimator", reserved=("num_samples",))

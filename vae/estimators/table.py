@@ -57,6 +57,12 @@ ENTRIES = {
         differentiates_f=True,
         display="Reparameterization",
         paper="Kingma & Welling (2013), arXiv:1312.6114",
+        also=(
+            "pathwise",
+            "implicit reparameterization",
+            "SGVB",
+            "rsample",
+        ),
     ),
     "stl": Entry(
         stl,
@@ -65,6 +71,10 @@ ENTRIES = {
         needs_log_q=True,
         display="STL",
         paper="Roeder, Wu & Duvenaud (2017), arXiv:1703.09194",
+        also=(
+            "sticking the landing",
+            "path gradient",
+        ),
     ),
     "dreg": Entry(
         dreg,
@@ -73,6 +83,11 @@ ENTRIES = {
         differentiates_f=True,
         display="DReG",
         paper="Tucker, Lawson, Gu & Maddison (2018), arXiv:1810.04152",
+        also=(
+            "doubly reparameterized",
+            "TVO-DReG",
+            "DREP",
+        ),
     ),
     "reparam_antithetic": Entry(
         reparam_antithetic,
@@ -108,6 +123,11 @@ ENTRIES = {
         reductions=EVERY_BOUND,
         display="REINFORCE",
         paper="Ranganath, Gerrish & Blei (2014), arXiv:1401.0118",
+        also=(
+            "score function",
+            "likelihood ratio",
+            "BBVI",
+        ),
     ),
     "reinforce_ema": Entry(
         reinforce_ema,
@@ -122,6 +142,11 @@ ENTRIES = {
         min_samples=2,
         display="RLOO",
         paper="Salimans & Knowles (2014), arXiv:1401.1022",
+        also=(
+            "VarGrad",
+            "log-variance loss",
+            "LOO",
+        ),
     ),
     "vimco": Entry(
         vimco, reductions=MULTI_SAMPLE, min_samples=2, display="VIMCO", paper="Mnih & Rezende (2016), arXiv:1602.06725"
@@ -132,6 +157,7 @@ ENTRIES = {
         min_samples=2,
         display="VIMCO-star",
         paper="Daudel et al. (2026), arXiv:2602.01412",
+        also=("OVIS with gamma=0",),
     ),
     "ovis": Entry(
         ovis,
@@ -158,6 +184,7 @@ ENTRIES = {
         differentiates_f=True,
         display="Gumbel-Softmax",
         paper="Jang, Gu & Poole (2016), arXiv:1611.01144",
+        also=("Concrete",),
     ),
     "st_gumbel_softmax": Entry(
         st_gumbel_softmax,
@@ -221,6 +248,10 @@ ENTRIES = {
         min_samples=2,
         display="DisARM",
         paper="Dong, Mnih & Tucker (2020), arXiv:2006.10680",
+        also=(
+            "U2G",
+            "local DisARM",
+        ),
     ),
     "arms": Entry(arms, latents=BITS, min_samples=2, display="ARMS", paper="Dimitriev & Zhou (2021), arXiv:2105.14141"),
     "disarm_iw": Entry(
@@ -253,6 +284,11 @@ ENTRIES = {
         latents=DISCRETE,
         display="Local expectation",
         paper="Titsias & Lázaro-Gredilla (2015), arXiv:1503.01494",
+        also=(
+            "IndeCateR",
+            "RAM",
+            "GO for bits",
+        ),
     ),
     "bitflip": Entry(bitflip, latents=BITS, display="BitFlip", paper="Kunes et al. (2022), arXiv:2208.06124"),
     "rao_blackwell_top_k": Entry(
@@ -276,6 +312,7 @@ ENTRIES = {
         needs_log_q=True,
         display="RWS",
         paper="Bornschein & Bengio (2015), arXiv:1406.2751",
+        also=("reweighted wake-sleep",),
     ),
     "wake_sleep_dreg": Entry(
         wake_sleep_dreg,

@@ -150,3 +150,29 @@ def test_fitting_lists_the_estimators_that_fit(family, bound):
     assert ("stl" in names) == ("reparam" in names and bound == "mean")
     assert ("dreg" in names) == ("reparam" in names and bound == "log_mean_exp")
     assert ("exact" in names) == (family in ("Normal", "MultivariateNormal", "Bernoulli", "Categorical"))
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("vargrad", ["leave_one_out"]),
+        ("RLOO", ["leave_one_out"]),
+        ("indecater", ["local_expectation"]),
+        ("u2g", ["disarm"]),
+        ("1602.06725", ["vimco"]),
+        ("Grathwohl", ["relax"]),
+        ("nothing like it", []),
+    ],
+)
+def test_an_estimator_is_found_by_its_other_names_and_its_paper(text, names):
+    assert BY_NAME.search(text) == names
+
+
+def test_another_name_is_refused_with_the_name_in_the_table():
+    with pytest.raises(ValueError, match="there is no estimator 'vargrad'; here it is called leave_one_out"):
+        BY_NAME.make("vargrad")
+
+
+def test_no_two_estimators_share_another_name():
+    names = [name.casefold() for entry in BY_NAME.values() for name in (entry.display, *entry.also)]
+    assert len(set(names)) == len(names)
