@@ -87,19 +87,19 @@ def active_units(
     A unit is active if the variance of its posterior mean over the data, Var_x(E_q[z]), is above `threshold`.
 
     Above the first layer, and for families without a mean, the mean itself is estimated from draws. The variance is
-    then estimated by the covariance of two independent estimates of the mean, which is not biased by their noise.
+    then estimated by the covariance of two independent estimates of the mean, which is not biased by their noise. The
+    noise is the same for all data, so that equal posteriors have equal means.
     """
 
     encode = _encoder(apply, params)
 
     def two_means(datum):
-        x, index = datum
-        q = encode(x)
-        means = [latent_means(q, k, 25) for k in jax.random.split(jax.random.fold_in(key, index))]
+        q = encode(datum)
+        means = [latent_means(q, k, 25) for k in jax.random.split(key)]
         return jax.tree.map(lambda mean: mean[0], means)  # the batch has one datum
 
     _check_sizes(batch_size=batch_size)
-    first, second = jax.lax.map(two_means, (x, jnp.arange(len(x))), batch_size=batch_size)  # each [N, *event]
+    first, second = jax.lax.map(two_means, x, batch_size=batch_size)  # each [N, *event]
     centred = lambda means: means - jnp.mean(means, axis=0)
     covariances = [jnp.mean(centred(a) * centred(b), axis=0) for a, b in zip(first, second, strict=True)]
     # A categorical dimension is active if the probability of one of its classes varies.
@@ -118,11 +118,20 @@ def latent_means(q: Any, key: PRNGKeyArray, num_samples: int) -> tuple[Float[Arr
 
 
 def posterior_terms(
-    apply: Callable, params: PyTree, x: Array | np.ndarray, q: Any, z: Samples
+    apply: Callable,
+    params: PyTree,
+    x: Array | np.ndarray,
+    q: Any,
+    z: Samples,
+    log_q: Float[Array, "K B"] | None = None,
 ) -> tuple[Float[Array, "K B"], Float[Array, "K B"]]:
-    """Returns log p(x|z) and log p(z) - log q(z|x), whose sum is the log importance weight, in nats."""
+    """Returns log p(x|z) and log p(z) - log q(z|x), whose sum is the log importance weight, in nats.
+
+    `log_q` is log q(z|x) where it is known, as for samples of a flow; by default it is `q.log_prob(z)`.
+    """
     log_prior = apply(params, method="prior_distribution").log_prob(z)
-    return apply(params, x, z, method="log_likelihood"), log_prior - q.log_prob(z)
+    log_q = q.log_prob(z) if log_q is None else log_q
+    return apply(params, x, z, method="log_likelihood"), log_prior - log_q
 
 
 def _encoder(apply, params):
@@ -132,9 +141,17 @@ def _encoder(apply, params):
 
 def _terms(apply, params, q, x, key, ks):
     """log p(x|z) and log p(z) - log q(z|x) of one datum, each `[chunk]`; sample k is drawn with fold_in(key, k)."""
-    draws = jax.vmap(lambda k: q.sample(jax.random.fold_in(key, k), 1))(ks)  # [chunk, K=1, B=1, D]
-    z = jax.tree.map(lambda leaf: leaf[:, 0], draws)
-    return tuple(term[:, 0] for term in posterior_terms(apply, params, x[None], q, z))
+    draws = jax.vmap(lambda k: _draw(q, jax.random.fold_in(key, k)))(ks)  # [chunk, K=1, B=1, D], [chunk, K=1, B=1]
+    z, log_q = jax.tree.map(lambda leaf: leaf[:, 0], draws)
+    return tuple(term[:, 0] for term in posterior_terms(apply, params, x[None], q, z, log_q))
+
+
+def _draw(q, key):
+    """One sample and log q of it: together where q can, because a flow may have no inverse."""
+    if hasattr(q, "rsample_and_log_prob"):
+        return q.rsample_and_log_prob(key, 1)
+    z = q.sample(key, 1)
+    return z, q.log_prob(z)
 
 
 def _check_sizes(**sizes: int) -> None:
@@ -154,12 +171,13 @@ def _over_chunks(encode, add_chunk, start, x, key, num_samples, batch_size, chun
     chunks = jnp.arange(-(-num_samples // chunk_size) * chunk_size).reshape(-1, chunk_size)
     keys = jax.vmap(lambda n: jax.random.fold_in(key, n))(first + jnp.arange(len(x)))
 
-    def evaluate_batch(batch):
-        x, keys = batch
-        carry = jnp.broadcast_to(start, (len(x), *jnp.shape(start)))
-        q = jax.vmap(encode)(x)
-        fold = jax.vmap(add_chunk, in_axes=(0, None, 0, 0, 0))
-        return jax.lax.scan(lambda carry, ks: (fold(carry, ks, q, x, keys), None), carry, chunks)[0]
+    def evaluate_one(datum, key):
+        # q stays inside of `vmap`, so weights that q holds for all data are not copied for each datum.
+        q = encode(datum)
+        fold = lambda carry, ks: (add_chunk(carry, ks, q, datum, key), None)
+        return jax.lax.scan(fold, jnp.asarray(start), chunks)[0]
+
+    evaluate_batch = lambda batch: jax.vmap(evaluate_one)(*batch)
 
     batches = len(x) // batch_size
     whole = batches * batch_size

@@ -53,6 +53,13 @@ class Markov:
             raise AttributeError(f"{type(self.first).__name__} layers are not reparameterizable")
         return lambda key, num_samples: self._draw("rsample", key, num_samples)
 
+    @property
+    def rsample_and_log_prob(self):
+        """A method that draws the samples of `rsample` and log q of them. It exists only if the first layer has it."""
+        if not hasattr(self.first, "rsample_and_log_prob"):
+            raise AttributeError(f"{type(self.first).__name__} layers are not reparameterizable")
+        return self._rsample_and_log_prob
+
     def sample(self, key: PRNGKeyArray, num_samples: int) -> Layers:
         return stop_gradient(self._draw("sample", key, num_samples))
 
@@ -85,6 +92,16 @@ class Markov:
         key_first, key_rest = jax.random.split(key)
         first = getattr(self.first, method)(key_first, num_samples)
         return self._order(self._continue(method, key_rest, (first,)))
+
+    def _rsample_and_log_prob(self, key: PRNGKeyArray, num_samples: int) -> tuple[Layers, Float[Array, "*samples"]]:
+        key_first, key_rest = jax.random.split(key)
+        z, log_q = self.first.rsample_and_log_prob(key_first, num_samples)
+        layers = (z,)
+        for index in range(1, len(self.weights) + 1):
+            z, term = self.layer(index, layers[-1]).rsample_and_log_prob(jax.random.fold_in(key_rest, index), 1)
+            layers = (*layers, z[0])
+            log_q = log_q + term[0]
+        return self._order(layers), log_q
 
     def _continue(self, method: str, key: PRNGKeyArray, layers: Layers) -> Layers:
         for index in range(len(layers), len(self.weights) + 1):

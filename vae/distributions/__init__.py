@@ -20,6 +20,7 @@ from vae.distributions.concrete import ExpConcrete as ExpConcrete
 from vae.distributions.discrete import Bernoulli as Bernoulli
 from vae.distributions.discrete import Categorical as Categorical
 from vae.distributions.discretized_logistic import DiscretizedLogistic as DiscretizedLogistic
+from vae.distributions.flows import Flow as Flow
 from vae.distributions.implicit import Beta as Beta
 from vae.distributions.implicit import Dirichlet as Dirichlet
 from vae.distributions.implicit import Gamma as Gamma

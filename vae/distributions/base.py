@@ -127,13 +127,30 @@ class Reparameterizable:
     def sample(self, key: PRNGKeyArray, num_samples: int) -> Float[Array, "{num_samples} *batch D"]:
         return stop_gradient(self.rsample(key, num_samples))
 
+    def rsample_and_log_prob(
+        self, key: PRNGKeyArray, num_samples: int
+    ) -> tuple[Float[Array, "{num_samples} ..."], Float[Array, "{num_samples} *batch"]]:
+        """z of `rsample` and log q(z). A flow overrides this method, because it computes both without an inverse."""
+        z = self.rsample(key, num_samples)
+        return z, self.log_prob(z)
+
 
 class LocationScale(Reparameterizable):
     """z = mean + scale * eps, where eps comes from `noise`, whose distribution does not depend on the parameters."""
 
+    @property
+    def noise_shape(self) -> tuple[int, ...]:
+        """The shape of the noise of one sample, `[*batch, D]`."""
+        return self.mean.shape
+
     def from_noise(self, eps: Vectors) -> Float[Array, "*#samples D"]:
         """The reparameterization trick: z as a function of the noise, through which gradients reach the parameters."""
         return self.mean + self.scale * eps
+
+    def from_noise_and_log_prob(self, eps: Vectors) -> tuple[Float[Array, "*#samples D"], Float[Array, "*#samples"]]:
+        """z of `from_noise` and log q(z)."""
+        z = self.from_noise(eps)
+        return z, self.log_prob(z)
 
     def rsample(self, key: PRNGKeyArray, num_samples: int) -> Float[Array, "{num_samples} *batch D"]:
         return self.from_noise(self.noise(key, (num_samples, *self.mean.shape), self.mean.dtype))

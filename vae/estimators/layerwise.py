@@ -83,5 +83,4 @@ def _draw(q: Markov, key: PRNGKeyArray) -> tuple[Array, ...]:
 
 def _layers(q: Markov, below: tuple[Array, ...]) -> list[Distribution]:
     """The distribution of each layer given one draw of the layers below; every batch_shape is `[*batch]`."""
-    conditionals = [q.layer(index, before) for index, before in enumerate(below[:-1], start=1)]
-    return [q.first, *(jax.tree.map(lambda leaf: leaf[0], conditional) for conditional in conditionals)]
+    return [q.first, *(q.layer(index, before[0]) for index, before in enumerate(below[:-1], start=1))]

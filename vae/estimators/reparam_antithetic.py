@@ -1,9 +1,10 @@
 """Antithetic pairs (Wu, Goodman & Ermon 2019, arXiv:1810.02555): the noise eps, and its mirror image -eps."""
 
+import jax
 import jax.numpy as jnp
 
 from vae.estimators.contract import Estimator
-from vae.estimators.tools import integrand, stateless
+from vae.estimators.tools import pathwise_values, stateless
 
 
 def reparam_antithetic(num_samples: int = 2) -> Estimator:
@@ -21,8 +22,8 @@ def reparam_antithetic(num_samples: int = 2) -> Estimator:
         raise ValueError(f"antithetic samples come in pairs: num_samples must be even, got {num_samples}")
 
     def estimate(key, q, f, reduce, log_q_weight):
-        eps = q.noise(key, (num_samples // 2, *q.mean.shape), q.mean.dtype)
-        z = q.from_noise(jnp.concatenate([eps, -eps]))  # [K, *batch, D]
-        return reduce(integrand(f, q, log_q_weight)(z))
+        eps = q.noise(key, (num_samples // 2, *q.noise_shape), jax.tree.leaves(q)[0].dtype)
+        z, log_q = q.from_noise_and_log_prob(jnp.concatenate([eps, -eps]))  # [K, *batch, D], [K, *batch]
+        return reduce(pathwise_values(f, q, log_q_weight, z, log_q))
 
     return stateless(estimate)

@@ -7,7 +7,7 @@ from jax import Array
 from jax.scipy.special import ndtri
 
 from vae.estimators.contract import Estimator
-from vae.estimators.tools import integrand, stateless
+from vae.estimators.tools import pathwise_values, stateless
 
 
 def reparam_rqmc(num_samples: int = 1) -> Estimator:
@@ -23,9 +23,9 @@ def reparam_rqmc(num_samples: int = 1) -> Estimator:
         raise ValueError(f"Sobol' points come in powers of 2: num_samples must be a power of 2, got {num_samples}")
 
     def estimate(key, q, f, reduce, log_q_weight):
-        eps = _scrambled_normal(key, num_samples, q.mean.shape)  # [K, *batch, D]
-        z = q.from_noise(eps.astype(q.mean.dtype))
-        return reduce(integrand(f, q, log_q_weight)(z))
+        eps = _scrambled_normal(key, num_samples, q.noise_shape)  # [K, *batch, D]
+        z, log_q = q.from_noise_and_log_prob(eps.astype(jax.tree.leaves(q)[0].dtype))
+        return reduce(pathwise_values(f, q, log_q_weight, z, log_q))
 
     return stateless(estimate)
 

@@ -43,6 +43,7 @@ from vae.estimators.wake_sleep_dreg import wake_sleep_dreg
 
 REPARAMETERIZABLE = ("reparameterizable",)
 GAUSSIAN = ("Normal", "MultivariateNormal")
+FROM_GAUSSIAN_NOISE = (*GAUSSIAN, "Flow")
 BITS = ("Bernoulli",)
 CLASSES = ("Categorical",)
 DISCRETE = BITS + CLASSES
@@ -91,7 +92,7 @@ ENTRIES = {
     ),
     "reparam_antithetic": Entry(
         reparam_antithetic,
-        latents=GAUSSIAN,
+        latents=FROM_GAUSSIAN_NOISE,
         min_samples=2,
         differentiates_f=True,
         display="Antithetic reparameterization",
@@ -99,7 +100,7 @@ ENTRIES = {
     ),
     "reparam_rqmc": Entry(
         reparam_rqmc,
-        latents=GAUSSIAN,
+        latents=FROM_GAUSSIAN_NOISE,
         differentiates_f=True,
         display="RQMC reparameterization",
         paper="Buchholz, Wenzel & Mandt (2018), arXiv:1807.01604",

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.lax import stop_gradient
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from vae.estimators.contract import Distribution, Estimate, Estimator, Integrand, Reduction, Samples, mean
 
@@ -20,14 +20,42 @@ def integrand(f: Integrand, q: Distribution, log_q_weight: float | Array) -> Int
     Raises:
       ValueError: when the function is traced, if f does not return floats `[K, *batch]`.
     """
-    without_density = isinstance(log_q_weight, int | float) and log_q_weight == 0
 
     def values_of(z: Samples) -> Float[Array, "K *batch"]:
         values = f(z)
         _check_values(values, shape=(jax.tree.leaves(z)[0].shape[0], *q.batch_shape))
-        return values if without_density else values - log_q_weight * q.log_prob(z)
+        return values if _is_zero(log_q_weight) else values - log_q_weight * q.log_prob(z)
 
     return values_of
+
+
+def pathwise_values(
+    f: Integrand, q: Distribution, log_q_weight: float | Array, z: Samples, log_q: Float[Array, "K *batch"]
+) -> Float[Array, "K *batch"]:
+    """Returns f(z) - c log q(z) for samples with a known density `log_q`, as `rsample_and_log_prob` draws them.
+
+    An estimator that evaluates q nowhere else uses this function in place of `integrand`. The estimator then accepts
+    flows without an inverse.
+
+    Raises:
+      ValueError: if f does not return floats `[K, *batch]`.
+    """
+    values = integrand(f, q, 0.0)(z)
+    return values if _is_zero(log_q_weight) else values - log_q_weight * log_q
+
+
+def rsample_and_log_prob(
+    q: Distribution, key: PRNGKeyArray, num_samples: int
+) -> tuple[Samples, Float[Array, "{num_samples} *batch"]]:
+    """Draws z with a path, and log q(z): by q's method of this name, or by `rsample` and `log_prob`."""
+    if hasattr(q, "rsample_and_log_prob"):
+        return q.rsample_and_log_prob(key, num_samples)
+    z = q.rsample(key, num_samples)
+    return z, q.log_prob(z)
+
+
+def _is_zero(log_q_weight: float | Array) -> bool:
+    return isinstance(log_q_weight, int | float) and log_q_weight == 0
 
 
 def _check_values(values: Any, shape: tuple[int, ...]) -> None:

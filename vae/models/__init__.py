@@ -1,13 +1,14 @@
 """Models as Flax linen modules, and the tables of their parts.
 
 `vae.py` has the modules VAE, Encoder, Decoder and Prior; `networks.py` the networks inside them; `families.py`,
-`priors.py` and `likelihoods.py` the distributions; `make.py` puts them together.
+`flows.py`, `priors.py` and `likelihoods.py` the distributions; `make.py` puts them together.
 """
 
 from vae.models.families import POSTERIORS as POSTERIORS
 from vae.models.families import Factorized as Factorized
 from vae.models.families import Posterior as Posterior
 from vae.models.families import add_posterior as add_posterior
+from vae.models.flows import FlowPosterior as FlowPosterior
 from vae.models.likelihoods import LIKELIHOODS as LIKELIHOODS
 from vae.models.likelihoods import Likelihood as Likelihood
 from vae.models.likelihoods import add_likelihood as add_likelihood

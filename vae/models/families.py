@@ -62,6 +62,11 @@ class Posterior:
         """For a relaxation, the discrete posterior that replaces it in evaluation; None for all other families."""
         return None
 
+    @property
+    def layer_prior(self) -> "Posterior":
+        """The family of p(z_l | z_(l+1)), where there are several stochastic layers."""
+        return self
+
     def num_parameters(self, latent_dim: int) -> int:
         """Length of the flat vector that holds the parameters of `latent_dim` latent variables."""
         raise NotImplementedError
@@ -117,7 +122,7 @@ class FullCovariance(Posterior):
         return dist.MultivariateNormal(mean, jnp.exp(0.5 * log_var)[..., None] * factor)
 
     def standard_prior(self, latent_dim: int) -> dist.Normal:
-        return _standard_normal(latent_dim)
+        return standard_normal(latent_dim)
 
 
 @dataclass(frozen=True)
@@ -136,7 +141,7 @@ class StudentT(Posterior):
         return dist.StudentT(mean, log_scale, 2.0 + log_df)  # near 7 degrees of freedom at first: a finite variance
 
     def standard_prior(self, latent_dim: int) -> dist.Normal:
-        return _standard_normal(latent_dim)
+        return standard_normal(latent_dim)
 
 
 @dataclass(frozen=True)
@@ -263,6 +268,7 @@ def _split(flat: Parameters, size: int) -> list[Array]:
     return jnp.split(flat, flat.shape[-1] // size, axis=-1)
 
 
-def _standard_normal(latent_dim: int) -> dist.Normal:
+def standard_normal(latent_dim: int) -> dist.Normal:
+    """The standard normal in `latent_dim` dimensions, of batch_shape `[]`."""
     zeros = jnp.zeros(latent_dim, jnp.float32)
     return dist.Normal(zeros, zeros)

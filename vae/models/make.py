@@ -84,12 +84,13 @@ def make_vae(
     prior_module = Prior(dims[-1], posterior, prior)
     if len(dims) > 1:
 
-        def layer(size: int) -> Encoder:
+        def layer(size: int, family: Posterior) -> Encoder:
             network = MLP(layer_hidden, activation, event_ndim=posterior.event_ndim, dtype=dtype)
-            return Encoder(network, size, posterior, dtype=dtype, read=posterior.read_between_layers)
+            return Encoder(network, size, family, dtype=dtype, read=posterior.read_between_layers)
 
-        encoder = Chain(encoder, tuple(layer(size) for size in dims[1:]))
-        prior_module = Chain(prior_module, tuple(layer(size) for size in reversed(dims[:-1])), descending=True)
+        encoder = Chain(encoder, tuple(layer(size, posterior) for size in dims[1:]))
+        downwards = tuple(layer(size, posterior.layer_prior) for size in reversed(dims[:-1]))
+        prior_module = Chain(prior_module, downwards, descending=True)
     network = architecture.decoder(hidden, activation, image_shape, dtype)
     decoder = Decoder(network, likelihood, levels, data_mean, posterior.read)
     return VAE(encoder, decoder, prior_module)

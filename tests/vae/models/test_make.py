@@ -100,6 +100,10 @@ def test_a_posterior_of_ones_own_has_options_and_learned_parameters(latent_dim):
         ("posterior", "categorical", {"categories": 8}),
         ("posterior", "concrete", {"categories": 8}),
         ("posterior", "concrete", {"temperature": 0.4}),
+        ("posterior", "coupling", {"layers": 2}),
+        ("posterior", "iaf", {"hidden": 8}),
+        ("posterior", "spline_coupling", {"bins": 4}),
+        ("posterior", "planar", {"layers": 2}),
     ],
 )
 def test_every_option_changes_the_model(argument, name, options):
@@ -127,6 +131,8 @@ def test_a_relaxation_keeps_its_options_in_what_it_stands_for(name):
         ("posterior", "concrete", {"categories": 1}, "posterior=concrete needs at least two categories, got 1"),
         ("posterior", "concrete", {"temperature": 0.0}, "posterior=concrete needs a temperature above 0, got 0.0"),
         ("posterior", "binary_concrete", {"temperature": -1.0}, "needs a temperature above 0, got -1.0"),
+        ("posterior", "coupling", {"hidden": 0}, "posterior=coupling needs a positive number of hidden, got 0"),
+        ("posterior", "planar", {"layers": -1}, "posterior=planar needs a positive number of layers, got -1"),
     ],
 )
 def test_an_option_out_of_its_range_is_refused(argument, name, options, sentence):
