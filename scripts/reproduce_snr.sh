@@ -23,6 +23,6 @@ if [ -n "$quick" ]; then
   echo "TRUNCATED: 1000 gradients instead of 50000, K up to 64 instead of 256"
   output=results/snr_quick length=(--num_samples=4,16,64 --draws=1000)
 fi
-.venv/bin/python -m experiments.compare_estimators --problem=rainforth --objective=iwae --estimators=reparam,dreg \
+.venv/bin/python -m experiments.compare_estimators --problem=rainforth --objective=iwae --estimators=reparam,dreg,vimco,vimco_star \
   "${length[@]}" --output="$output"
 .venv/bin/python -m experiments.report --workdir="$output"

@@ -149,6 +149,8 @@ def _snr() -> list[Claim]:
         ("theta", "+0.5, arXiv:1802.04537", "theta", "reparam"),
         ("phi", "-0.5, arXiv:1802.04537", "phi", "reparam"),
         ("phi, DReG", "+0.5 for large K, arXiv:1810.04152", "phi", "dreg"),
+        ("phi, VIMCO", "-0.5, arXiv:2602.01412", "phi", "vimco"),
+        ("phi, VIMCO-star", "+0.5, arXiv:2602.01412", "phi", "vimco_star"),
     ):
         result = f"slope of log SNR over log K: {name}"
         claims.append(Claim("snr", name, result, published, "reproduce_snr.sh", "snr", slope(group, estimator)))
