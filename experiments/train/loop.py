@@ -1,7 +1,4 @@
-"""The training of one program: compilation, epochs, evaluations, checkpoints, resumption, results.
-
-diverged = train(program, options)
-"""
+"""The training of one program: compilation, epochs, evaluations, checkpoints, resumption, results."""
 
 import concurrent.futures
 import contextlib
