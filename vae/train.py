@@ -51,13 +51,15 @@ def make_init(
 ) -> Callable[[PRNGKeyArray], TrainState]:
     """Returns `init(key) -> TrainState` for batches with the shape of x, `[B, H, W, C]`.
 
-    Only the shape of x is used: the model is initialized with float32 images. `ema` is that of `make_step`.
+    Only the shape of x is used, except by prior=vamp, whose pseudo-inputs start at the images x in [0, 1]. `ema` is
+    that of `make_step`.
     """
 
     def init(key: PRNGKeyArray) -> TrainState:
         key_model, key_sample, key_estimator = jax.random.split(key, 3)
         like = jnp.zeros(x.shape, jnp.float32)
-        variables = model.init(key_model, like, key_sample)
+        images = jnp.asarray(x, jnp.float32) if isinstance(x, jax.Array | np.ndarray) else like
+        variables = model.init(key_model, images, key_sample)
         q = model.apply(variables, like, method="encode")
         learned, counted = estimator.init(key_estimator, q, like)
         params = {"model": variables, "estimator": learned}

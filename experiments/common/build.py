@@ -61,6 +61,7 @@ def functions(run: Settings, data: datasets.Dataset) -> Functions:
     steps_per_epoch = len(data.train) // run.batch_size
     x = jnp.zeros((run.batch_size, *data.train.shape[1:]))
     _check_estimator(run, vae, x)
+    like = _first_images(run, data) if settings.build(run, "prior").images_at_start else x
 
     def split_seed(values: dict[str, Array]) -> tuple[Array, Array]:
         key_init, key_epochs = jax.random.split(jax.random.key(values["seed"], impl=run.prng), 2)
@@ -69,7 +70,7 @@ def functions(run: Settings, data: datasets.Dataset) -> Functions:
     @jax.jit
     def init(values: dict[str, Array]) -> train.TrainState:
         key_init, _ = split_seed(values)
-        return train.make_init(vae, gradient, optimizer(run, values, steps_per_epoch), x, run.ema)(key_init)
+        return train.make_init(vae, gradient, optimizer(run, values, steps_per_epoch), like, run.ema)(key_init)
 
     def make_step(values: dict[str, Array]) -> Callable:
         tx = optimizer(run, values, steps_per_epoch)
@@ -101,6 +102,12 @@ def functions(run: Settings, data: datasets.Dataset) -> Functions:
     state = jax.eval_shape(init, values)
     jax.eval_shape(epoch, state, values, jax.ShapeDtypeStruct(data.train.shape, data.train.dtype))
     return Functions(vae, model(run, data, for_evaluation=True), init, epoch, order, chunk, steps_per_epoch)
+
+
+def _first_images(run: Settings, data: datasets.Dataset) -> np.ndarray:
+    """The training images at which the parameters of the run's prior start, evenly spaced in the training split."""
+    count = min(settings.build(run, "prior").images_at_start, len(data.train))
+    return datasets.pixels(data.train[np.arange(count) * len(data.train) // count], data.levels)
 
 
 def arrays(run: Settings) -> dict[str, Array]:

@@ -60,7 +60,10 @@ class Settings:
     likelihood: str = _setting("bernoulli", "Family of p(x|z) for one pixel.", table=models.LIKELIHOODS)
     posterior: str = _setting("normal", "Family of q(z|x).", table=models.POSTERIORS)
     prior: str = _setting(
-        "standard", "Prior p(z): the posterior family's standard prior, or one that is learned.", table=models.PRIORS
+        "standard",
+        "Prior p(z): the posterior family's standard prior, a learned member of the family, a learned mixture, or a"
+        " VampPrior. The last two need --objective=elbo or a bound of importance weights.",
+        table=models.PRIORS,
     )
     latent_dim: tuple[int, ...] = _setting(
         (8,),
@@ -233,6 +236,8 @@ def check(run: Settings) -> None:
     refusal = build(run, "prior").refusal(build(run, "posterior"))
     if refusal:
         raise ValueError(refusal.replace("prior=", "--prior=").replace("posterior=", "--posterior="))
+    if build(run, "prior").reads_encoder and len(run.latent_dim) > 1:
+        raise ValueError(f"--prior={run.prior} needs one stochastic layer; give --latent_dim one number")
 
 
 def least_samples(run: Settings) -> int:

@@ -30,3 +30,4 @@ from vae.distributions.location_scale import Laplace as Laplace
 from vae.distributions.location_scale import MultivariateNormal as MultivariateNormal
 from vae.distributions.location_scale import Normal as Normal
 from vae.distributions.location_scale import StudentT as StudentT
+from vae.distributions.mixture import Mixture as Mixture

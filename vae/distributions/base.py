@@ -98,6 +98,11 @@ def _broadcast(q: Any, axes: dict[str, list[str]]) -> None:
             object.__setattr__(q, name, jnp.broadcast_to(getattr(q, name), (*batch, *event)))
 
 
+def event_shape(q: Any) -> tuple[int, ...]:
+    """The shape of one sample; the first parameter of each family has the shape [*batch, *event]."""
+    return jax.tree.leaves(q)[0].shape[len(q.batch_shape) :]
+
+
 def uniform(key: PRNGKeyArray, shape: tuple[int, ...], dtype: DTypeLike) -> Float[Array, "..."]:
     """Uniform on the midpoints of the cells of [0, 1], which are 2^-23 wide in float32 and 2^-52 in float64.
 

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from vae.distributions.base import event_shape
 from vae.distributions.discrete import Bernoulli, Categorical
 from vae.distributions.implicit import Beta, Dirichlet, Gamma
 from vae.distributions.location_scale import Laplace, MultivariateNormal, Normal, log_det
@@ -27,7 +28,7 @@ def kl(q: Any, p: Any) -> Float[Array, "*batch"]:
             f"KL({type(q).__name__} || {type(p).__name__}) has no closed form here; "
             "choose objective=elbo, which needs none"
         ) from None
-    events = [_event_shape(q), _event_shape(p)]
+    events = [event_shape(q), event_shape(p)]
     if events[0] != events[1]:
         raise ValueError(
             f"the divergence needs two distributions over the same event, got shapes {events[0]} and {events[1]}"
@@ -44,11 +45,6 @@ def add_kl(q: type, p: type, formula: Callable[[Any, Any], Array]) -> None:
     if (q, p) in _KL:
         raise ValueError(f"KL({q.__name__} || {p.__name__}) has a formula already")
     _KL[q, p] = formula
-
-
-def _event_shape(q: Any) -> tuple[int, ...]:
-    """The shape of one sample; the first parameter of each family here has the shape [*batch, *event]."""
-    return jax.tree.leaves(q)[0].shape[len(q.batch_shape) :]
 
 
 def _kl_normal(q: Normal, p: Normal) -> Float[Array, "*batch"]:

@@ -23,8 +23,10 @@ from vae.models.networks import add_activation as add_activation
 from vae.models.networks import add_architecture as add_architecture
 from vae.models.priors import PRIORS as PRIORS
 from vae.models.priors import LearnedPrior as LearnedPrior
+from vae.models.priors import MixturePrior as MixturePrior
 from vae.models.priors import PriorKind as PriorKind
 from vae.models.priors import StandardPrior as StandardPrior
+from vae.models.priors import VampPrior as VampPrior
 from vae.models.priors import add_prior as add_prior
 from vae.models.vae import VAE as VAE
 from vae.models.vae import Decoder as Decoder

@@ -77,11 +77,13 @@ def make_vae(
             f"architecture={architecture.name} needs {architecture.least_layers} or more layers in hidden, got "
             f"{len(hidden)}"
         )
+    if prior.reads_encoder and len(dims) > 1:
+        raise ValueError(f"prior={prior.name} needs one stochastic layer; give latent_dim one number")
     dtype = None if compute_dtype == "float32" else jnp.dtype(compute_dtype)
 
     network = architecture.encoder(hidden, activation, image_shape, dtype)
     encoder = Encoder(network, dims[0], posterior, data_mean, dtype)
-    prior_module = Prior(dims[-1], posterior, prior)
+    prior_module = Prior(dims[-1], posterior, prior, tuple(image_shape))
     if len(dims) > 1:
 
         def layer(size: int, family: Posterior) -> Encoder:

@@ -5,9 +5,13 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
-from jaxtyping import Array
+import numpy as np
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, PRNGKeyArray
 
+from vae import distributions as dist
 from vae.models.families import POSTERIORS, Posterior
 from vae.table import Table
 
@@ -17,16 +21,27 @@ class PriorKind:
 
     Attributes:
       name: the name in `PRIORS`.
+      reads_encoder: whether p(z) depends on the encoder; `distribution` then has two arguments more.
     """
 
     name: ClassVar[str]
+    reads_encoder: ClassVar[bool] = False
 
     def refusal(self, posterior: Posterior) -> str | None:
         """Why this prior does not go with the posterior, and what does; None where it does."""
         return None
 
+    @property
+    def images_at_start(self) -> int:
+        """The number of training images that the model's `init` should be given."""
+        return 0
+
     def distribution(self, param: Callable[..., Array], posterior: Posterior, latent_dim: int) -> Any:
-        """p(z), of batch_shape `[]`; `param(name, initializer, shape, dtype)` makes a parameter of the model."""
+        """p(z), of batch_shape `[]`; `param(name, initializer, shape, dtype)` makes a parameter of the model.
+
+        With `reads_encoder`, it has the arguments `encode`, the function from images to q(z|x), and `images`, the
+        images that the model's `init` is given, `[N, H, W, C]`; in other calls these are one blank image.
+        """
         raise NotImplementedError
 
 
@@ -61,11 +76,70 @@ class LearnedPrior(PriorKind):
         return posterior.distribution(parameters, latent_dim)
 
 
+@dataclass(frozen=True)
+class MixturePrior(PriorKind):
+    """A mixture of members of the posterior's family with learned weights. It starts near the standard prior."""
+
+    components: int = 10
+    name: ClassVar[str] = "mixture"
+
+    def __post_init__(self) -> None:
+        _require_components(self)
+
+    def distribution(self, param: Callable[..., Array], posterior: Posterior, latent_dim: int) -> dist.Mixture:
+        shape = (self.components, posterior.num_parameters(latent_dim))
+        parameters = param("parameters", nn.initializers.normal(0.5), shape, jnp.float32)
+        logits = param("logits", nn.initializers.zeros, shape[:1], jnp.float32)
+        return dist.Mixture(logits, posterior.distribution(parameters, latent_dim))
+
+
+@dataclass(frozen=True)
+class VampPrior(PriorKind):
+    """The mean of the posteriors q(z|u_k) of learned pseudo-inputs u_k (Tomczak & Welling 2018, arXiv:1705.07120).
+
+    Pseudo-inputs start at the images that the model's `init` is given, with noise of standard deviation 0.01, which
+    tells copies apart where there are fewer images than pseudo-inputs.
+    """
+
+    components: int = 500
+    name: ClassVar[str] = "vamp"
+    reads_encoder: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        _require_components(self)
+
+    @property
+    def images_at_start(self) -> int:
+        return self.components
+
+    def distribution(
+        self,
+        param: Callable[..., Array],
+        posterior: Posterior,
+        latent_dim: int,
+        encode: Callable[[Array], Any],
+        images: Float[Array | np.ndarray, "N H W C"],
+    ) -> dist.Mixture:
+        def copies(key: PRNGKeyArray, shape: tuple[int, ...], dtype: DTypeLike) -> Array:
+            chosen = jnp.asarray(images, dtype)[jnp.arange(self.components) % len(images)]
+            return chosen + 0.01 * jax.random.normal(key, shape, dtype)
+
+        inputs = param("pseudo_inputs", copies, (self.components, *images.shape[1:]), jnp.float32)
+        return dist.Mixture(jnp.zeros(self.components, jnp.float32), encode(inputs))
+
+
 PRIORS = Table(
     "prior",
     {
         "standard": StandardPrior,
         "learned": LearnedPrior,
+        "mixture": MixturePrior,
+        "vamp": VampPrior,
     },
 )
 add_prior = PRIORS.add
+
+
+def _require_components(prior: MixturePrior | VampPrior) -> None:
+    if prior.components < 1:
+        raise ValueError(f"prior={prior.name} needs at least one component, got {prior.components}")

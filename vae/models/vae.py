@@ -41,7 +41,8 @@ class VAE(nn.Module):
     Attributes:
       encoder: module that maps x `[B, H, W, C]` to q(z|x), a distribution of batch_shape `[B]`.
       decoder: module that maps z `[K, B, D]` to p(x|z), a distribution over flat images of batch_shape `[K, B]`.
-      prior: module without inputs that gives p(z), a distribution of batch_shape `[]`.
+      prior: module without inputs that gives p(z), a distribution of batch_shape `[]`. A prior whose attribute
+        `reads_encoder` is true takes the encoder and the images that `init` is given, or None.
     """
 
     encoder: nn.Module
@@ -50,7 +51,7 @@ class VAE(nn.Module):
 
     def __call__(self, x: Images, key: PRNGKeyArray, num_samples: int = 1):
         """Encodes x, draws samples with `key` and decodes them: p(x|z) of batch_shape `[K, B]`."""
-        self.prior()
+        self._prior(x)
         return self.decoder(self.encoder(x).sample(key, num_samples))
 
     def encode(self, x: Images):
@@ -63,7 +64,7 @@ class VAE(nn.Module):
 
     def prior_distribution(self):
         """p(z), of batch_shape `[]`."""
-        return self.prior()
+        return self._prior()
 
     def log_likelihood(self, x: Images, z: Samples) -> Float[Array, "K B"]:
         """log p(x|z)."""
@@ -71,7 +72,7 @@ class VAE(nn.Module):
 
     def log_joint(self, x: Images, z: Samples) -> Float[Array, "K B"]:
         """log p(x, z)."""
-        return self.log_likelihood(x, z) + self.prior().log_prob(z)
+        return self.log_likelihood(x, z) + self._prior().log_prob(z)
 
     def kl_to_prior(self, q: Any, per_dimension: bool = False) -> Float[Array, "B"] | Float[Array, "B D"]:
         """KL(q(z|x) || p(z)) in closed form, `[B]`, or of each latent dimension, `[B, D]`.
@@ -81,13 +82,16 @@ class VAE(nn.Module):
           NotImplementedError: if the KL has no closed form.
         """
         if not per_dimension:
-            return dist.kl(q, self.prior())
+            return dist.kl(q, self._prior())
         if not getattr(q, "factorized", True):
             raise ValueError(f"free bits need a factorized posterior; {type(q).__name__} does not split by dimension")
         # The latent dimensions become a batch axis: each is a distribution of its own, with an event of length 1.
         axis = len(q.batch_shape) - jax.tree.leaves(q)[0].ndim  # -1, or -2 for one-hot vectors
         split = lambda d: jax.tree.map(lambda leaf: jnp.expand_dims(leaf, axis), d)
-        return dist.kl(split(q), split(self.prior()))
+        return dist.kl(split(q), split(self._prior()))
+
+    def _prior(self, images: Images | None = None) -> Any:
+        return self.prior(self.encoder, images) if getattr(self.prior, "reads_encoder", False) else self.prior()
 
 
 class Encoder(nn.Module):
@@ -155,15 +159,24 @@ class Prior(nn.Module):
       latent_dim: D, the number of latent variables.
       posterior: the family of q(z|x), which determines the prior's family; made by a factory of `POSTERIORS`.
       kind: where the prior's parameters come from, made by a factory of `PRIORS`.
+      image_shape: (H, W, C), for a prior that reads the encoder.
     """
 
     latent_dim: int
     posterior: Posterior = POSTERIORS.make("normal")
     kind: PriorKind = PRIORS.make("standard")
+    image_shape: tuple[int, ...] = ()
+
+    @property
+    def reads_encoder(self) -> bool:
+        return self.kind.reads_encoder
 
     @nn.compact
-    def __call__(self):
-        return self.kind.distribution(self.param, self.posterior, self.latent_dim)
+    def __call__(self, encode: Callable[[Array], Any] | None = None, images: Images | None = None):
+        if not self.reads_encoder:
+            return self.kind.distribution(self.param, self.posterior, self.latent_dim)
+        images = jnp.zeros((1, *self.image_shape), jnp.float32) if images is None else images
+        return self.kind.distribution(self.param, self.posterior, self.latent_dim, encode, images)
 
 
 def _at_least_float32(outputs: Float[Array, "*shape"]) -> Float[Array, "*shape"]:

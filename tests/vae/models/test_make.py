@@ -35,8 +35,9 @@ def test_an_unknown_name_is_refused_with_the_known_names(argument):
 @pytest.mark.parametrize(("argument", "name"), [(each, name) for each in CHOICES for name in CHOICES[each]])
 def test_a_name_is_what_its_factory_returns_for_the_default_options(argument, name):
     """Equal options give equal models with equal hashes, which are compiled once."""
-    by_name = models.make_vae((4, 4, 1), latent_dim=(3, 2), **{argument: name})
-    by_factory = models.make_vae((4, 4, 1), latent_dim=(3, 2), **{argument: CHOICES[argument][name]()})
+    dims = 3 if name == "vamp" else (3, 2)
+    by_name = models.make_vae((4, 4, 1), latent_dim=dims, **{argument: name})
+    by_factory = models.make_vae((4, 4, 1), latent_dim=dims, **{argument: CHOICES[argument][name]()})
     assert by_name == by_factory
     assert hash(by_name) == hash(by_factory)
 
