@@ -1,7 +1,9 @@
 """Normalizing flows: z = location + scale * T(eps), where eps is standard normal noise and T is invertible.
 
-`Flow` is the distribution. The transformations T are linen modules, each with `__call__(eps, context)` and
-`inverse(y, context)`, which both return the result and the log of the absolute determinant of T's Jacobian at eps:
+`Flow` is the distribution. The transformations T are the linen modules `Layers` and `Planar`. Their methods
+`__call__(eps, context)` and `inverse(y, context)` return the result and the log of the absolute determinant of T's
+Jacobian at eps. `push_score(eps, context, score)` turns the score of the noise, the gradient of its log-density, into
+the score of T(eps) (Vaitl et al. 2022, arXiv:2207.08219).
 
   Coupling        moves one half of the coordinates, given the other half (Dinh, Sohl-Dickstein & Bengio 2016,
                   arXiv:1605.08803); with `Spline` it is a neural spline flow (Durkan et al. 2019, arXiv:1906.04032)
@@ -12,22 +14,26 @@
 T works on standardized noise. The conditioning networks therefore see numbers of order 1, however narrow q(z|x) is.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from collections.abc import Callable, Iterable
+from dataclasses import field
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.lax import stop_gradient
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from vae.distributions.base import Reparameterizable, Vectors, family
+from vae.distributions.monotone import Affine as Affine
+from vae.distributions.monotone import Spline as Spline
 from vae.distributions.special import HALF_LOG_2PI
 
 Coordinates = Float[Array | np.ndarray, "*#samples D"]
 Context = Float[Array | np.ndarray, "*batch C"]
 LogDet = Float[Array, "*#samples"]
+Moved = tuple[Float[Array, "*#samples D"], Float[Array, "*#samples D"]]  # coordinates, and logs of the slopes dy_i/dx_i
 # Accelerators would round the weights in the products here; the inverse would then not find the noise again.
 _HIGHEST = jax.lax.Precision.HIGHEST
 
@@ -80,6 +86,21 @@ class Flow(Reparameterizable):
     ) -> tuple[Float[Array, "{num_samples} *batch D"], Float[Array, "{num_samples} *batch"]]:
         return self.from_noise_and_log_prob(self.noise(key, (num_samples, *self.noise_shape), self.location.dtype))
 
+    def rsample_and_density(
+        self, key: PRNGKeyArray, num_samples: int
+    ) -> tuple[Float[Array, "{num_samples} *batch D"], Callable[[Array], Array]]:
+        """z, and log q as a function that holds q and is to be called at z, where its derivative is the score of q.
+
+        The score is pushed through T along with the noise, so no inverse is needed (arXiv:2207.08219).
+        """
+        eps = self.noise(key, (num_samples, *self.noise_shape), self.location.dtype)
+        z, log_q = self.from_noise_and_log_prob(eps)
+        held = stop_gradient(self)
+        score = held.transform.apply(held.weights, eps, held.context, -eps, method="push_score")
+        score = stop_gradient(score * jnp.exp(-held.log_scale))
+        here = stop_gradient(z)
+        return z, lambda z: stop_gradient(log_q) + jnp.sum(score * (z - here), axis=-1)
+
     def log_prob(self, z: Vectors) -> Float[Array, "*#samples"]:
         """log q(z), by the inverse of T.
 
@@ -91,97 +112,6 @@ class Flow(Reparameterizable):
 
     def _log_prob(self, eps: Vectors, log_det: LogDet) -> Float[Array, "*#samples"]:
         return -jnp.sum(0.5 * jnp.square(eps) + HALF_LOG_2PI + self.log_scale, axis=-1) - log_det
-
-
-# --- What is done to a coordinate
-
-
-@dataclass(frozen=True)
-class Affine:
-    """y = shift + exp(s) x, with |s| below 2, so that many layers neither explode nor vanish."""
-
-    numbers: ClassVar[int] = 2
-
-    def forward(self, x: Array, numbers: Array) -> tuple[Array, Array]:
-        """y and log dy/dx at x, both of the shape of x; the last axis of `numbers` has the parameters."""
-        log_slope = self._log_slope(numbers)
-        return numbers[..., 0] + jnp.exp(log_slope) * x, log_slope
-
-    def backward(self, y: Array, numbers: Array) -> tuple[Array, Array]:
-        """The x of y, and log dy/dx at x."""
-        log_slope = self._log_slope(numbers)
-        return (y - numbers[..., 0]) * jnp.exp(-log_slope), log_slope
-
-    def _log_slope(self, numbers: Array) -> Array:
-        return 2 * jnp.tanh(numbers[..., 1] / 2)
-
-
-@dataclass(frozen=True)
-class Spline:
-    """A monotone rational-quadratic spline with `bins` pieces on [-5, 5], and the identity outside."""
-
-    bins: int = 8
-    reach: ClassVar[float] = 5.0
-    least: ClassVar[float] = 1e-3  # the smallest slope at a knot, and width and height of a piece of the unit interval
-
-    @property
-    def numbers(self) -> int:
-        return 3 * self.bins - 1
-
-    def forward(self, x: Array, numbers: Array) -> tuple[Array, Array]:
-        """y and log dy/dx at x, both of the shape of x; the last axis of `numbers` has the parameters."""
-        x0, y0, width, height, slope0, slope1 = self._piece(x, numbers, by_height=False)
-        t = (jnp.clip(x, -self.reach, self.reach) - x0) / width
-        y = y0 + height * t * (height / width * t + slope0 * (1 - t)) / self._denominator(
-            t, width, height, slope0, slope1
-        )
-        return self._inside(x, y, self._log_slope(t, width, height, slope0, slope1))
-
-    def backward(self, y: Array, numbers: Array) -> tuple[Array, Array]:
-        """The x of y, and log dy/dx at x."""
-        x0, y0, width, height, slope0, slope1 = self._piece(y, numbers, by_height=True)
-        rise = jnp.clip(y, -self.reach, self.reach) - y0
-        mean_slope = height / width
-        bend = rise * (slope0 + slope1 - 2 * mean_slope)
-        a = height * (mean_slope - slope0) + bend
-        b = height * slope0 - bend
-        t = 2 * mean_slope * rise / (b + jnp.sqrt(jnp.square(b) + 4 * a * mean_slope * rise))
-        return self._inside(y, x0 + width * t, self._log_slope(t, width, height, slope0, slope1))
-
-    def _piece(self, x: Array, numbers: Array, by_height: bool) -> tuple[Array, ...]:
-        """The piece of x (of y if `by_height`): left end, lower end, width, height, and the slopes at both ends."""
-        widths, heights, slopes = jnp.split(numbers, [self.bins, 2 * self.bins], axis=-1)
-        widths, heights = (2 * self.reach * self._shares(raw) for raw in (widths, heights))
-        # A raw slope of 0 is a slope of 1; so are the slopes at the two ends.
-        slopes = self.least + jax.nn.softplus(slopes + np.log(np.expm1(1 - self.least)).astype(numbers.dtype))
-        one = jnp.ones_like(slopes[..., :1])
-        slopes = jnp.concatenate([one, slopes, one], axis=-1)
-        ends = [jnp.cumsum(sizes, axis=-1) - self.reach for sizes in (widths, heights)]
-        starts = [end - sizes for end, sizes in zip(ends, (widths, heights), strict=True)]
-        index = jnp.sum(x[..., None] >= ends[by_height][..., :-1], axis=-1)
-        chosen = jax.nn.one_hot(index, self.bins, dtype=numbers.dtype)
-        pick = lambda table: jnp.sum(chosen * table, axis=-1)  # the gradient of a gather is slow
-        return tuple(map(pick, (*starts, widths, heights, slopes[..., :-1], slopes[..., 1:])))
-
-    def _shares(self, raw: Array) -> Array:
-        return self.least + (1 - self.least * self.bins) * jax.nn.softmax(raw, axis=-1)
-
-    def _denominator(self, t: Array, width: Array, height: Array, slope0: Array, slope1: Array) -> Array:
-        mean_slope = height / width
-        return mean_slope + (slope0 + slope1 - 2 * mean_slope) * t * (1 - t)
-
-    def _log_slope(self, t: Array, width: Array, height: Array, slope0: Array, slope1: Array) -> Array:
-        mean_slope = height / width
-        numerator = slope1 * t**2 + 2 * mean_slope * t * (1 - t) + slope0 * (1 - t) ** 2
-        denominator = self._denominator(t, width, height, slope0, slope1)
-        return 2 * jnp.log(mean_slope) + jnp.log(numerator) - 2 * jnp.log(denominator)
-
-    def _inside(self, x: Array, y: Array, log_slope: Array) -> tuple[Array, Array]:
-        inside = jnp.abs(x) < self.reach
-        return jnp.where(inside, y, x), jnp.where(inside, log_slope, 0.0)
-
-
-# --- Transformations
 
 
 class Conditioner(nn.Module):
@@ -226,19 +156,24 @@ class Coupling(nn.Module):
     hidden: int
     bend: Affine | Spline = Affine()
 
+    @property
+    def depth(self) -> int:
+        """The length of the longest chain of coordinates of which each depends on the one before, without the first."""
+        return 1
+
     def setup(self):
         self.conditioner = Conditioner(self.hidden, self.dim - self.dim // 2, self.bend.numbers)
 
-    def __call__(self, x: Coordinates, context: Context) -> tuple[Float[Array, "*#samples D"], LogDet]:
+    def __call__(self, x: Coordinates, context: Context) -> Moved:
         return self._move(self.bend.forward, x, context)
 
-    def inverse(self, y: Coordinates, context: Context) -> tuple[Float[Array, "*#samples D"], LogDet]:
+    def inverse(self, y: Coordinates, context: Context) -> Moved:
         return self._move(self.bend.backward, y, context)
 
-    def _move(self, bend: Callable, x: Coordinates, context: Context) -> tuple[Float[Array, "*#samples D"], LogDet]:
+    def _move(self, bend: Callable, x: Coordinates, context: Context) -> Moved:
         stay, move = jnp.split(x, [self.dim // 2], axis=-1)
         moved, log_slope = bend(move, self.conditioner(stay, context))
-        return jnp.concatenate([stay, moved], axis=-1), jnp.sum(log_slope, axis=-1)
+        return jnp.concatenate([stay, moved], axis=-1), jnp.concatenate([jnp.zeros_like(stay), log_slope], axis=-1)
 
 
 class Autoregressive(nn.Module):
@@ -248,25 +183,28 @@ class Autoregressive(nn.Module):
     hidden: int
     bend: Affine | Spline = Affine()
 
+    @property
+    def depth(self) -> int:
+        return self.dim - 1
+
     def setup(self):
         self.conditioner = Conditioner(self.hidden, self.dim, self.bend.numbers, autoregressive=True)
 
-    def __call__(self, x: Coordinates, context: Context) -> tuple[Float[Array, "*#samples D"], LogDet]:
-        y, log_slope = self.bend.forward(x, self.conditioner(x, context))
-        return y, jnp.sum(log_slope, axis=-1)
+    def __call__(self, x: Coordinates, context: Context) -> Moved:
+        return self.bend.forward(x, self.conditioner(x, context))
 
-    def inverse(self, y: Coordinates, context: Context) -> tuple[Float[Array, "*#samples D"], LogDet]:
+    def inverse(self, y: Coordinates, context: Context) -> Moved:
         """Each step finds one more coordinate of x: the one whose predecessors are already right."""
         conditioner, weights = self.conditioner.unbind()
         step = lambda x, _: self.bend.backward(y, conditioner.apply(weights, x, context))
         x, log_slopes = jax.lax.scan(step, jnp.zeros_like(y), length=self.dim)
-        return x, jnp.sum(log_slopes[-1], axis=-1)
+        return x, log_slopes[-1]
 
 
 class Layers(nn.Module):
-    """Transformations one after the other. Every second one sees the coordinates in the reverse order."""
+    """Couplings or autoregressive layers in a row. Every second one sees the coordinates in the reverse order."""
 
-    layers: tuple[nn.Module, ...]
+    layers: tuple[Coupling | Autoregressive, ...]
 
     def __call__(self, x: Coordinates, context: Context) -> tuple[Float[Array, "*#samples D"], LogDet]:
         return self._apply(range(len(self.layers)), "__call__", x, context)
@@ -274,38 +212,75 @@ class Layers(nn.Module):
     def inverse(self, y: Coordinates, context: Context) -> tuple[Float[Array, "*#samples D"], LogDet]:
         return self._apply(reversed(range(len(self.layers))), "inverse", y, context)
 
-    def _apply(self, indices, method, x: Coordinates, context: Context):
-        total = jnp.zeros((), x.dtype)
+    def push_score(self, x: Coordinates, context: Context, score: Coordinates) -> Float[Array, "*#samples D"]:
+        for index in range(len(self.layers)):
+            order = slice(None, None, -1 if index % 2 else 1)
+            x, score = _push_through(self.layers[index], x[..., order], context, score[..., order])
+            x, score = x[..., order], score[..., order]
+        return score
+
+    def _apply(self, indices: Iterable[int], method: str, x: Coordinates, context: Context):
+        log_det = jnp.zeros((), x.dtype)
         for index in indices:
             order = slice(None, None, -1 if index % 2 else 1)
-            x, log_det = getattr(self.layers[index], method)(x[..., order], context)
-            x, total = x[..., order], total + log_det
-        return x, total
+            x, log_slope = getattr(self.layers[index], method)(x[..., order], context)
+            x, log_det = x[..., order], log_det + jnp.sum(log_slope, axis=-1)
+        return x, log_det
+
+
+def _push_through(layer: Coupling | Autoregressive, x: Array, context: Array, score: Array) -> tuple[Array, Array]:
+    """y, and the score at y, from the score at x.
+
+    The score s at y solves J^T s = score - grad log |det J|, where J = dy/dx is triangular up to the order of the
+    coordinates. Each step makes one more coordinate of s right.
+    """
+    unbound, weights = layer.unbind()
+    (y, log_slope), pull = jax.vjp(lambda x: unbound.apply(weights, x, context), x)
+    rest = score - pull((jnp.zeros_like(y), jnp.ones_like(log_slope)))[0]
+    step = lambda s, _: (s + (rest - pull((s, jnp.zeros_like(log_slope)))[0]) * jnp.exp(-log_slope), None)
+    return y, jax.lax.scan(step, rest * jnp.exp(-log_slope), length=layer.depth)[0]
 
 
 class Planar(nn.Module):
-    """x + u tanh(w x + b) for each layer; the context has the numbers u, w and b of all layers, 2 D + 1 for each.
+    """x + u tanh(w x + b) for each layer; the context has the numbers D u, w and b of all layers, 2 D + 1 for each.
 
-    u is moved along w until w u is above -1, where the map is invertible; unlike in the paper, w u = 0 stays 0.
+    A network's first outputs are of order 1, so the division by D makes the first map nearly the identity. u is moved
+    along w until w u is above -1, where the map is invertible; unlike in the paper, w u = 0 stays 0.
     """
 
     layers: int
 
     def __call__(self, x: Coordinates, context: Context) -> tuple[Float[Array, "*#samples D"], LogDet]:
-        dim, log_det = x.shape[-1], jnp.zeros((), x.dtype)
+        total = jnp.zeros((), x.dtype)
         for numbers in jnp.split(context, self.layers, axis=-1):
-            u, w, b = numbers[..., :dim], numbers[..., dim : 2 * dim], numbers[..., -1]
-            product = jnp.sum(w * u, axis=-1)
-            wanted = jax.nn.softplus(product + np.log(np.e - 1).astype(x.dtype)) - 1
-            u = u + ((wanted - product) / (jnp.sum(jnp.square(w), axis=-1) + 1e-6))[..., None] * w
-            h = jnp.tanh(jnp.sum(w * x, axis=-1) + b)
-            log_det = log_det + jnp.log1p(jnp.sum(w * u, axis=-1) * (1 - jnp.square(h)))
-            x = x + u * h[..., None]
-        return x, log_det
+            (x, log_det), _ = _planar(x, numbers)
+            total = total + log_det
+        return x, total
+
+    def push_score(self, x: Coordinates, context: Context, score: Coordinates) -> Float[Array, "*#samples D"]:
+        for numbers in jnp.split(context, self.layers, axis=-1):
+            (y, log_det), pull, (u, slope) = jax.vjp(lambda x, numbers=numbers: _planar(x, numbers), x, has_aux=True)
+            rest = score - pull((jnp.zeros_like(y), jnp.ones_like(log_det)))[0]
+            # J = 1 + u slope^T, whose transpose is inverted by the formula of Sherman and Morrison.
+            score = rest - slope * (jnp.sum(u * rest, axis=-1) * jnp.exp(-log_det))[..., None]
+            x = y
+        return score
 
     def inverse(self, y: Coordinates, context: Context):
         raise NotImplementedError(
-            "planar flows cannot evaluate log q(z) at a given z, because their inverse has no closed form; choose "
-            "estimator=reparam, reparam_antithetic or reparam_rqmc, which draw z and log q(z) together, or "
-            "posterior=coupling, spline_coupling or iaf"
+            "planar flows cannot evaluate log q(z) at a given z, because their inverse has no closed form; choose an "
+            "estimator that draws z and log q(z) together (estimator=reparam, stl, dreg, reparam_antithetic or "
+            "reparam_rqmc), or posterior=coupling, spline_coupling or iaf"
         )
+
+
+def _planar(x: Array, numbers: Array) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
+    """y and log |det dy/dx|; and u and v, where dy/dx = 1 + u v^T."""
+    dim = x.shape[-1]
+    u, w, b = numbers[..., :dim] / dim, numbers[..., dim : 2 * dim], numbers[..., -1]
+    product = jnp.sum(w * u, axis=-1)
+    wanted = jax.nn.softplus(product + np.log(np.e - 1).astype(x.dtype)) - 1
+    u = u + ((wanted - product) / (jnp.sum(jnp.square(w), axis=-1) + 1e-6))[..., None] * w
+    h = jnp.tanh(jnp.sum(w * x, axis=-1) + b)
+    slope = (1 - jnp.square(h))[..., None] * w
+    return (x + u * h[..., None], jnp.log1p(jnp.sum(u * slope, axis=-1))), (u, slope)

@@ -16,7 +16,7 @@ from jax.lax import stop_gradient
 from jaxtyping import Array, Float
 
 from vae.estimators.contract import Estimator, Reduction
-from vae.estimators.tools import integrand, scale_cotangent, stateless
+from vae.estimators.tools import pathwise_values, rsample_and_density, scale_cotangent, stateless
 
 
 def dreg(num_samples: int = 1) -> Estimator:
@@ -27,11 +27,11 @@ def dreg(num_samples: int = 1) -> Estimator:
     """
 
     def estimate(key, q, f, reduce, log_q_weight):
-        z = q.rsample(key, num_samples)  # [K, *batch, D]
-        values = stop_gradient(integrand(f, q, log_q_weight)(z))  # [K, *batch]
+        z, density = rsample_and_density(q, key, num_samples)  # [K, *batch, D]
+        values = stop_gradient(pathwise_values(f, q, log_q_weight, z, density(z)))  # [K, *batch]
         # Both evaluations of f are at the same z, so XLA computes f once. `reduce` contributes the factor r_k.
         z = scale_cotangent(z, path_weight(reduce, values, log_q_weight))
-        return reduce(integrand(f, stop_gradient(q), log_q_weight)(z))
+        return reduce(pathwise_values(f, q, log_q_weight, z, density(z)))
 
     return stateless(estimate)
 

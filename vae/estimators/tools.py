@@ -54,6 +54,18 @@ def rsample_and_log_prob(
     return z, q.log_prob(z)
 
 
+def rsample_and_density(
+    q: Distribution, key: PRNGKeyArray, num_samples: int
+) -> tuple[Samples, Callable[[Samples], Float[Array, "{num_samples} *batch"]]]:
+    """Draws z with a path, and returns log q as a function that holds q and is to be called at z.
+
+    Flows have a method of this name, which needs no inverse. For other q the function is `stop_gradient(q).log_prob`.
+    """
+    if hasattr(q, "rsample_and_density"):
+        return q.rsample_and_density(key, num_samples)
+    return q.rsample(key, num_samples), stop_gradient(q).log_prob
+
+
 def _is_zero(log_q_weight: float | Array) -> bool:
     return isinstance(log_q_weight, int | float) and log_q_weight == 0
 

