@@ -31,7 +31,7 @@ def _couple(key, q, n: int) -> tuple[Array, Array, Array]:
     order = jnp.argsort(logits, axis=-1)  # [*batch, D, C]
     log_odds = stick_log_odds(jnp.take_along_axis(logits, order, axis=-1))  # [*batch, D, C-1]
     u = distributions.uniform(key, (n, *log_odds.shape), logits.dtype)
-    first, second = (_first_stop(v < jax.nn.sigmoid(log_odds)) for v in (u, 1 - u))  # [n, *batch, D, 1]
+    first, second = (first_stop(v < jax.nn.sigmoid(log_odds)) for v in (u, 1 - u))  # [n, *batch, D, 1]
     ratio = jnp.take_along_axis(coupling_ratio(log_odds)[None], jnp.minimum(first, second), axis=-1)
     z, partner = (
         jax.nn.one_hot(jnp.take_along_axis(order[None], rank, axis=-1)[..., 0], classes, dtype=logits.dtype)
@@ -40,7 +40,7 @@ def _couple(key, q, n: int) -> tuple[Array, Array, Array]:
     return z, partner, 0.5 * ratio * (z - partner)
 
 
-def _first_stop(stops: Array) -> Array:
+def first_stop(stops: Array) -> Array:
     """The rank `[..., 1]` of the first True in `stops` `[..., C - 1]`; a walk without a stop ends at rank C - 1."""
     last = jnp.ones_like(stops[..., :1])
     return jnp.argmax(jnp.concatenate([stops, last], axis=-1), axis=-1, keepdims=True)

@@ -6,13 +6,17 @@ estimator, write a file and add an entry here. entry.py explains the fields.
 
 from vae.estimators.arm import arm
 from vae.estimators.arms import arms
+from vae.estimators.arsm import arsm
 from vae.estimators.bitflip import bitflip
+from vae.estimators.carms import carms
 from vae.estimators.disarm import disarm
 from vae.estimators.disarm_iw import disarm_iw
 from vae.estimators.double_cv import double_cv
 from vae.estimators.dreg import dreg
 from vae.estimators.entry import EVERY_BOUND, Entry, add
 from vae.estimators.exact import exact
+from vae.estimators.gapped_st import gapped_st
+from vae.estimators.generalized_st import generalized_st
 from vae.estimators.gumbel_rao import gumbel_rao
 from vae.estimators.gumbel_softmax import gumbel_softmax
 from vae.estimators.leave_one_out import leave_one_out
@@ -26,6 +30,7 @@ from vae.estimators.rebar import rebar
 from vae.estimators.reinforce import reinforce
 from vae.estimators.reinforce_ema import reinforce_ema
 from vae.estimators.reinmax import reinmax
+from vae.estimators.reinmax_rao import reinmax_rao
 from vae.estimators.relax import relax
 from vae.estimators.reparam import reparam
 from vae.estimators.reparam_antithetic import reparam_antithetic
@@ -205,6 +210,16 @@ ENTRIES = {
         display="Gumbel-Rao",
         paper="Paulus, Maddison & Krause (2020), arXiv:2010.04838",
     ),
+    "gapped_st": Entry(
+        gapped_st,
+        latents=DISCRETE,
+        reductions=EVERY_BOUND,
+        biased=True,
+        differentiates_f=True,
+        display="Gapped ST",
+        paper="Fan et al. (2022), arXiv:2206.07235",
+        also=("GST-1.0",),
+    ),
     "straight_through": Entry(
         straight_through,
         latents=DISCRETE,
@@ -222,6 +237,25 @@ ENTRIES = {
         differentiates_f=True,
         display="ReinMax",
         paper="Liu, Dong, Liu, Yu & Gao (2023), arXiv:2304.08612",
+    ),
+    "reinmax_rao": Entry(
+        reinmax_rao,
+        latents=DISCRETE,
+        reductions=EVERY_BOUND,
+        biased=True,
+        differentiates_f=True,
+        display="ReinMax-Rao",
+        paper="Wang & Bui (2026), arXiv:2603.08257",
+    ),
+    "generalized_st": Entry(
+        generalized_st,
+        latents=CLASSES,
+        reductions=EVERY_BOUND,
+        biased=True,
+        differentiates_f=True,
+        display="Generalized ST",
+        paper="Hooper & Shekhovtsov (2026), openreview:5LZQfHUVER",
+        also=("minimum-variance ST",),
     ),
     # Discrete latents: control variates and coupled samples.
     "rebar": Entry(
@@ -263,6 +297,10 @@ ENTRIES = {
         display="DisARM-IW",
         paper="Dong, Mnih & Tucker (2021), arXiv:2106.08056",
     ),
+    "carms": Entry(
+        carms, latents=CLASSES, min_samples=2, display="CARMS", paper="Dimitriev & Zhou (2021), arXiv:2110.14002"
+    ),
+    "arsm": Entry(arsm, latents=CLASSES, display="ARSM", paper="Yin, Yue & Zhou (2019), arXiv:1905.01413"),
     "double_cv": Entry(
         double_cv,
         latents=DISCRETE,
@@ -291,7 +329,13 @@ ENTRIES = {
             "GO for bits",
         ),
     ),
-    "bitflip": Entry(bitflip, latents=BITS, display="BitFlip", paper="Kunes et al. (2022), arXiv:2208.06124"),
+    "bitflip": Entry(
+        bitflip,
+        latents=BITS,
+        display="BitFlip",
+        paper="Kunes et al. (2022), arXiv:2208.06124",
+        also=("pruned stochastic triples",),
+    ),
     "rao_blackwell_top_k": Entry(
         rao_blackwell_top_k,
         latents=CLASSES,

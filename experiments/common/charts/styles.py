@@ -11,9 +11,12 @@ FAMILIES = (
         "wake_sleep_dreg",
     ),
     ("reinforce", "leave_one_out", "nvil", "vimco", "reinforce_ema", "wake_sleep", "vimco_star", "ovis"),
-    ("gumbel_softmax", "reinmax", "straight_through", "st_gumbel_softmax", "gumbel_rao"),
+    (
+        *("gumbel_softmax", "reinmax", "straight_through", "st_gumbel_softmax", "gumbel_rao"),
+        *("gapped_st", "reinmax_rao", "generalized_st"),
+    ),
     ("relax", "rebar", "muprop", "double_cv", "rodeo"),
-    ("disarm", "arms", "arm", "disarm_iw"),
+    ("disarm", "arms", "arm", "disarm_iw", "carms", "arsm"),
     ("exact", "local_expectation", "bitflip", "rao_blackwell_top_k", "unordered_set"),
 )
 NUMBER_OF_COLOURS = 7

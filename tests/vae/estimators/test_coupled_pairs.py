@@ -93,7 +93,7 @@ def test_an_odd_number_of_coupled_samples_is_refused_only_for_the_mean(name):
     assert jax.eval_shape(lambda: estimate(log_mean_exp)).shape == (2,)
 
 
-_LOGITS = {
+LOGITS = {
     "unlike": [0.5, -0.7, 0.1, 2.0],
     "alike": [0.0, 0.0, 0.0, 0.0],
     "peaked": [-20.0, 5.0, -3.0, 5.0],
@@ -123,9 +123,9 @@ def _joint_of_ranks(shares):
     return joint
 
 
-@pytest.mark.parametrize("case", _LOGITS)
+@pytest.mark.parametrize("case", LOGITS)
 def test_the_categorical_ratio_agrees_with_the_enumerated_coupling(case):
-    logits = np.sort(np.float64(_LOGITS[case]))
+    logits = np.sort(np.float64(LOGITS[case]))
     q = np.exp(logits - np.log(np.sum(np.exp(logits))))
     with jax.enable_x64(True):
         log_odds = stick_log_odds(jnp.asarray(logits))
@@ -147,7 +147,7 @@ def test_the_categorical_ratio_agrees_with_the_enumerated_coupling(case):
 
 
 def test_categorical_pairs_are_drawn_from_the_enumerated_coupling():
-    logits, draws = np.float32(_LOGITS["unlike"]), 2**18
+    logits, draws = np.float32(LOGITS["unlike"]), 2**18
     couple = jax.jit(lambda key, q: _couple(key, q, draws))
     z, partner, weight = couple(jax.random.key(0), Categorical(jnp.asarray(logits)[None]))
     counts = np.float64(jnp.einsum("kc,ke->ce", z[:, 0], partner[:, 0], precision="highest")) / draws

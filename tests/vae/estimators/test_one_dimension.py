@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from tests.helpers.draws import draw_gradients
+from tests.helpers.oracle import MAX_Z
 from vae.distributions import Bernoulli, Categorical
 from vae.estimators import BY_NAME, mean
 from vae.estimators.rao_blackwell_top_k import rao_blackwell_top_k
@@ -66,3 +67,33 @@ def test_a_k_above_the_number_of_classes_is_refused(make):
     q = Categorical(jnp.zeros((2, 3)))
     with pytest.raises(ValueError, match="classes"):
         make(k=4).estimate({}, {}, jax.random.key(0), q, lambda z: jnp.sum(z, axis=(-1, -2)))
+
+
+@pytest.mark.parametrize("proportional", [False, True])
+def test_the_variance_of_bitflip_has_its_closed_form(proportional):
+    """For f = c'z, the bit d changes f by c_d. With the weight w_d = p_d (1 - p_d) and the probability r_d of the
+    choice, the squared length of the gradient has the mean sum_d (w_d c_d)^2 / r_d."""
+    logits, c = np.array([0.3, -4.0, 5.0, 1.0]), np.array([1.0, -2.0, 0.5, 0.7])
+    weight = 1 / (2 + 2 * np.cosh(logits))
+    chance = weight / weight.sum() if proportional else np.full(4, 1 / 4)
+    estimator = BY_NAME["bitflip"].make(proportional=proportional)
+    grads = draw_gradients(estimator, Bernoulli(jnp.array(logits)), lambda z: z @ jnp.float32(c), 2**14).logits
+    squares = np.sum(np.square(grads), axis=-1)
+    stderr = np.append(grads.std(0), squares.std()) / np.sqrt(len(grads))
+    expected = np.append(weight * c, np.sum(np.square(weight * c) / chance))
+    assert np.all(np.abs(np.append(grads.mean(0), squares.mean()) - expected) < MAX_Z * stderr)
+
+
+def test_bitflip_in_proportion_has_less_variance_if_most_bits_are_nearly_certain():
+    """Every gradient has the exact mean, and the control is the uniform choice."""
+    q, f = Bernoulli(jnp.array([0.2, 8.0, -8.0, 9.0])), lambda z: jnp.sum(jnp.sin(jnp.cumsum(z, axis=-1)), axis=-1)
+    exact = jax.grad(lambda q: BY_NAME["exact"].make().estimate({}, {}, None, q, f).value)(q).logits
+    grads = [draw_gradients(BY_NAME["bitflip"].make(proportional=p), q, f, 2**14).logits for p in (True, False)]
+    for draws in grads:
+        assert np.all(np.abs(draws.mean(0) - exact) < MAX_Z * draws.std(0) / np.sqrt(len(draws)) + 1e-4)
+    assert grads[0].var(0).sum() < 0.1 * grads[1].var(0).sum()
+
+
+def test_bitflip_in_proportion_is_finite_if_all_bits_are_certain():
+    q, f = Bernoulli(jnp.array([200.0, -200.0, jnp.inf])), lambda z: jnp.sum(z, axis=-1)
+    assert np.all(draw_gradients(BY_NAME["bitflip"].make(proportional=True), q, f, 64).logits == 0)

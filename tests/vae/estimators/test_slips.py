@@ -15,6 +15,8 @@ from vae import diagnostics
 from vae.distributions import Categorical
 from vae.estimators import BY_NAME, Estimator, inject, integrand, log_mean_exp, mean, stateless
 from vae.estimators.arms import arms, opposed_samples
+from vae.estimators.arsm import _swaps
+from vae.estimators.carms import carms
 from vae.estimators.disarm import disarm
 from vae.estimators.disarm_iw import _couple, disarm_iw
 from vae.estimators.double_cv import double_cv
@@ -51,6 +53,11 @@ from vae.estimators.unordered_set import set_weights
         ("gumbel_softmax", "Categorical", mean, 3, 3),
         ("reinmax", "Bernoulli", mean, 3, 3),
         ("straight_through", "Categorical", mean, 3, 3),
+        ("arsm", "Categorical", mean, 2, 2 * (1 + 3)),
+        ("carms", "Categorical", mean, 3, 3),
+        ("gapped_st", "Bernoulli", mean, 3, 3),
+        ("reinmax_rao", "Bernoulli", mean, 3, 3),  # for any inner_samples
+        ("generalized_st", "Categorical", mean, 3, 3),
     ],
 )
 def test_f_is_evaluated_as_often_as_documented(name, family, reduce, num_samples, evaluations):
@@ -69,6 +76,7 @@ def test_f_is_evaluated_as_often_as_documented(name, family, reduce, num_samples
         (disarm, "Bernoulli", "log_mean_exp", 3),
         (arms, "Bernoulli", "mean", 3),
         (disarm_iw, "Categorical", "mean", 4),
+        (carms, "Categorical", "mean", 3),
         (double_cv, "Bernoulli", "mean", 3),
         (functools.partial(rodeo, hidden=8), "Bernoulli", "mean", 3),
     ],
@@ -88,6 +96,7 @@ def test_coupled_estimators_are_unbiased_with_more_samples_than_they_need(make, 
         ("local_expectation", "Bernoulli", {"num_samples": 3}),
         ("rao_blackwell_top_k", "Categorical", {"num_samples": 2, "k": 2}),
         ("unordered_set", "Categorical", {"num_samples": 3}),
+        ("arsm", "Categorical", {"num_samples": 3}),
         ("rebar", "Bernoulli", {"num_samples": 3}),
         ("relax", "Bernoulli", {"num_samples": 3}),
         ("reparam_linear_cv", "Normal", {"num_samples": 3}),
@@ -225,6 +234,18 @@ _SLIPS = {
         "local_expectation",
         "other_values",
         _with_probability_of_the_sample,
+    ),
+    "carms, as if independent": (
+        "Categorical",
+        "carms",
+        "pair_weight",
+        lambda log_odds, n: jnp.ones((*log_odds.shape[:-1], log_odds.shape[-1] + 1)),
+    ),
+    "arsm, another swap than that of the two classes": (
+        "Categorical",
+        "arsm",
+        "_swaps",
+        lambda classes: (_swaps(classes)[0], np.roll(_swaps(classes)[1], 1, axis=0)),
     ),
     "unordered_set, as if drawn with replacement": (
         "Categorical",
