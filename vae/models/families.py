@@ -33,12 +33,14 @@ class Posterior:
       event_ndim: number of axes of a sample's event: 2 for one-hot vectors `[D, C]`, else 1.
       has_own_prior: whether the standard prior is a member of the family, so that a prior can be learned.
       heavy_tailed: whether the tails are heavier than those of a normal distribution.
+      has_density: whether log q(z) can be computed for a given z, and not only for samples as they are drawn.
     """
 
     name: ClassVar[str]
     event_ndim: ClassVar[int] = 1
     has_own_prior: ClassVar[bool] = True
     heavy_tailed: bool = False
+    has_density: ClassVar[bool] = True
 
     @property
     def read(self) -> Callable[[Array], Array]:

@@ -104,6 +104,7 @@ class Planar(FlowPosterior):
 
     layers: int = 4
     name: ClassVar[str] = "planar"
+    has_density: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         _require_positive(self)

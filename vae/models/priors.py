@@ -86,6 +86,9 @@ class MixturePrior(PriorKind):
     def __post_init__(self) -> None:
         _require_components(self)
 
+    def refusal(self, posterior: Posterior) -> str | None:
+        return _refuse_without_density(self, posterior)
+
     def distribution(self, param: Callable[..., Array], posterior: Posterior, latent_dim: int) -> dist.Mixture:
         shape = (self.components, posterior.num_parameters(latent_dim))
         parameters = param("parameters", nn.initializers.normal(0.5), shape, jnp.float32)
@@ -107,6 +110,9 @@ class VampPrior(PriorKind):
 
     def __post_init__(self) -> None:
         _require_components(self)
+
+    def refusal(self, posterior: Posterior) -> str | None:
+        return _refuse_without_density(self, posterior)
 
     @property
     def images_at_start(self) -> int:
@@ -138,6 +144,15 @@ PRIORS = Table(
     },
 )
 add_prior = PRIORS.add
+
+
+def _refuse_without_density(prior: MixturePrior | VampPrior, posterior: Posterior) -> str | None:
+    if posterior.has_density:
+        return None
+    return (
+        f"prior={prior.name} needs the density of a given z, which posterior={posterior.name} does not have; choose "
+        "prior=standard, or another posterior"
+    )
 
 
 def _require_components(prior: MixturePrior | VampPrior) -> None:

@@ -118,9 +118,8 @@ def test_a_spline_is_the_identity_outside_of_its_range_and_continuous():
     assert abs(y[4] - x[4]) > 0.1
 
 
-@pytest.mark.parametrize("name", INVERTIBLE)
-def test_freezing_a_flow_holds_its_weights_and_leaves_the_path(name):
-    q = make_flow(name)
+def test_freezing_a_flow_holds_its_weights_and_leaves_the_path():
+    q = make_flow("coupling")
 
     @jax.jit
     @functools.partial(jax.grad, argnums=(0, 1))

@@ -58,12 +58,12 @@ def exact(name, bound):
         ("reparam", "coupling", "mean"),
         ("reparam", "planar", "log_mean_exp"),
         ("reparam_antithetic", "planar", "mean"),
-        ("reparam_rqmc", "iaf", "mean"),
+        pytest.param("reparam_rqmc", "iaf", "mean", marks=pytest.mark.slow),
         ("stl", "coupling", "mean"),
-        ("stl", "iaf", "mean"),
         ("stl", "planar", "mean"),
+        pytest.param("stl", "iaf", "mean", marks=pytest.mark.slow),
         pytest.param("stl", "spline_coupling", "mean", marks=pytest.mark.slow),
-        ("dreg", "coupling", "log_mean_exp"),
+        pytest.param("dreg", "coupling", "log_mean_exp", marks=pytest.mark.slow),
         pytest.param("dreg", "planar", "log_mean_exp", marks=pytest.mark.slow),
         pytest.param("dreg", "iaf", "log_mean_exp", marks=pytest.mark.slow),
         ("leave_one_out", "coupling", "mean"),
@@ -157,12 +157,9 @@ def test_sticking_the_landing_has_no_noise_where_the_flow_is_the_posterior(flow)
     assert max(np.abs(leaf).max() for leaf in jax.tree.leaves(gradient("reparam", q))) > 0.1
 
 
-@pytest.mark.parametrize("name", ["leave_one_out", "reinforce", "wake_sleep"])
-def test_estimators_that_invert_a_flow_refuse_planar_ones_in_a_sentence(name):
-    estimator = BY_NAME[name].make(num_samples=2)
-    bound = REDUCE[BY_NAME[name].reductions[-1]]
+def test_a_score_function_refuses_planar_flows_in_a_sentence():
     toy = flow_problem("planar")
-    with pytest.raises(
-        NotImplementedError, match="planar flows .* choose an estimator .*reparam, stl.* posterior=coupling"
-    ):
-        estimator.estimate({}, {}, jax.random.key(0), toy.phi, toy.integrand(toy.theta), bound, 1.0)
+    estimator = estimators.make("reinforce")
+    value = lambda: estimator.estimate({}, {}, jax.random.key(0), toy.phi, toy.integrand(toy.theta)).value
+    with pytest.raises(NotImplementedError, match="planar flows .* an estimator .*reparam, stl.* posterior=coupling"):
+        jax.eval_shape(value)

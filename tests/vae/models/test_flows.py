@@ -62,6 +62,25 @@ def test_a_flow_may_be_the_posterior_of_several_layers(name, estimator):
     assert isinstance(prior, dist.Normal)
 
 
+@pytest.mark.parametrize("prior", ["mixture", "vamp"])
+def test_a_mixture_of_flows_is_a_prior_and_of_planar_flows_is_refused(prior):
+    """With one component, the density of the prior is that of the flow itself."""
+    kind = models.PRIORS.make(prior, components=1)
+    posterior = models.POSTERIORS.make("coupling", layers=2, hidden=4)
+    model = models.make_vae((4, 4, 1), 3, hidden=(5,), posterior=posterior, prior=kind)
+    params = parameters(model, X)
+    z = np.random.default_rng(0).normal(size=(2, 3, 3)).astype(np.float32)
+
+    @jax.jit
+    def densities(params):
+        p = model.apply(params, method="prior_distribution")
+        return p.log_prob(z), p.components.log_prob(z[:, :, None])[..., 0]
+
+    np.testing.assert_allclose(*densities(params), rtol=1e-5)
+    with pytest.raises(ValueError, match=f"prior={prior} needs the density .* posterior=planar does not have"):
+        models.make_vae((4, 4, 1), 3, posterior="planar", prior=kind)
+
+
 def test_an_evaluation_of_a_sweep_with_a_flow_lowers_for_accelerators():
     model = make_model("iaf", hidden=4)
     keys = jax.eval_shape(lambda: jax.random.split(KEY, 2))
