@@ -208,7 +208,7 @@ CASES = {
     "compare_estimators --confidence=nan": ("confidence",),
     "compare_estimators --output={}/file": ("{}/file",),
     "compare_estimators --output={}/linked_store": ("store is a symbolic link",),
-    # the toys, the picture, the report
+    # the toys, the policy, the picture, the report
     "toy_bernoulli --toy=gaussian": ("toy",),
     "toy_bernoulli --estimators=": ("--estimators",),
     "toy_bernoulli --estimators=stl": ("stl",),
@@ -221,6 +221,15 @@ CASES = {
     "toy_bernoulli --learning_rate=0": ("learning_rate",),
     "toy_bernoulli --learning_rate=nan": ("learning_rate",),
     "toy_bernoulli --output={}/file": ("{}/file",),
+    "policy_gradients --estimators=k4": ("--estimators=k4",),
+    "policy_gradients --estimators=nowhere:entry": ("nowhere:entry",),
+    "policy_gradients --estimators=os:getcwd": ("--estimators=os:getcwd", "Entry"),
+    "policy_gradients --group=1": ("group",),
+    "policy_gradients --draws=50": ("--draws=50", "20"),
+    "policy_gradients --beta=nan": ("--beta",),
+    "policy_gradients --clip=0": ("--clip",),
+    "policy_gradients --estimators=": ("--estimators",),
+    "policy_gradients --output={}/file": ("{}/file",),
     "gradient_flow --seed=-1": ("seed",),
     "gradient_flow --seed=one": ("seed",),
     "gradient_flow --output={}/file": ("{}/file",),
@@ -248,6 +257,7 @@ CASES = {
     "toy_bernoulli stray": ("'stray'",),
     "report stray": ("'stray'",),
     "gradient_flow stray": ("'stray'",),
+    "policy_gradients stray": ("'stray'",),
     "benchmark stray": ("'stray'",),
 }
 # What a workdir of somebody else may lead to, were its links followed.

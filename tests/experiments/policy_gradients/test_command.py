@@ -1,0 +1,57 @@
+"""The command from end to end: the table, its files, the figure, and losses of your own."""
+
+import csv
+import json
+
+import pytest
+
+from experiments.policy_gradients import __main__ as policy_gradients
+from experiments.policy_gradients import picture
+from tests.helpers import pages
+
+
+def run(*arguments):
+    policy_gradients.main(pages.parse("experiments.policy_gradients", arguments))
+
+
+def test_the_command_measures_and_writes_the_table_and_the_figure(tmp_path, capsys):
+    run("--estimators=k2_sequence,k3_sequence", "--group=2", "--draws=4000", f"--output={tmp_path}")
+    with open(tmp_path / "results.csv", encoding="utf-8") as file:
+        k2, k3 = csv.DictReader(file)
+    assert [row["estimator"] for row in (k2, k3)] == ["k2_sequence", "k3_sequence"]
+    assert [row["gradient_of"] for row in (k2, k3)] == ["KL(pi, ref)", "KL(ref, pi)"]
+    assert [row["verdict"].split(",")[0] for row in (k2, k3)] == ["best", "BIASED"]
+    assert float(k2["exact_error"]) < 1e-12
+    assert float(k3["bias_low"]) < float(k3["bias"]) < float(k3["bias_high"]) < 0
+    table = (tmp_path / "results.md").read_text(encoding="utf-8")
+    assert table in capsys.readouterr().out
+    assert r"\begin{table}" in (tmp_path / "results.tex").read_text(encoding="utf-8")
+    assert json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))["settings"]["group"] == 2
+    assert {path.name for path in (tmp_path / "figures").iterdir()} == {
+        "policy_gradients.png",
+        "policy_gradients.pdf",
+    }
+
+
+def test_the_picture_says_which_gradient_a_loss_has():
+    row = {"claims": "E[R]", "gradient_of": "0.75 x E[R]", "exact_error": 0.25}
+    assert picture._label(row) == "0.75 x E[R], 25 % off"
+    assert picture._label(row | {"gradient_of": "E[R]", "exact_error": 0.0}) == "as claimed"
+    assert picture._label(row | {"gradient_of": "unknown", "exact_error": float("nan")}) == "unknown"
+
+
+def test_a_loss_of_your_own_is_chosen_by_its_module_and_function(monkeypatch, tmp_path):
+    (tmp_path / "my_losses.py").write_text(
+        "from experiments.policy_gradients import losses\n"
+        "def k2(): return losses.make_table()['k2_sequence']\n"
+        "def unknown(): return k2()._replace(claims='KL')\n",
+        encoding="utf-8",
+    )
+    monkeypatch.chdir(tmp_path)
+    choose = lambda names: policy_gradients.choose_losses(
+        pages.parse("experiments.policy_gradients", [f"--estimators={names}"]), claims=("KL(pi, ref)",)
+    )
+    assert list(choose("rloo,my_losses:k2")) == ["rloo", "my_losses:k2"]
+    assert choose("my_losses:k2")["my_losses:k2"].claims == "KL(pi, ref)"
+    with pytest.raises(ValueError, match=r"claims='KL' must be one of KL\(pi, ref\)"):
+        choose("my_losses:unknown")
