@@ -20,6 +20,7 @@ from vae.estimators.local_expectation import local_expectation
 from vae.estimators.measure_valued import measure_valued
 from vae.estimators.muprop import muprop
 from vae.estimators.nvil import nvil
+from vae.estimators.ovis import ovis
 from vae.estimators.rao_blackwell_top_k import rao_blackwell_top_k
 from vae.estimators.rebar import rebar
 from vae.estimators.reinforce import reinforce
@@ -36,6 +37,7 @@ from vae.estimators.stl import stl
 from vae.estimators.straight_through import straight_through
 from vae.estimators.unordered_set import unordered_set
 from vae.estimators.vimco import vimco
+from vae.estimators.vimco_star import vimco_star
 from vae.estimators.wake_sleep import wake_sleep
 from vae.estimators.wake_sleep_dreg import wake_sleep_dreg
 
@@ -123,6 +125,22 @@ ENTRIES = {
     ),
     "vimco": Entry(
         vimco, reductions=MULTI_SAMPLE, min_samples=2, display="VIMCO", paper="Mnih & Rezende (2016), arXiv:1602.06725"
+    ),
+    "vimco_star": Entry(
+        vimco_star,
+        reductions=MULTI_SAMPLE,
+        min_samples=2,
+        display="VIMCO-star",
+        paper="Daudel et al. (2026), arXiv:2602.01412",
+    ),
+    "ovis": Entry(
+        ovis,
+        reductions=MULTI_SAMPLE,
+        biased=True,
+        min_samples=2,
+        needs_log_q=True,
+        display="OVIS",
+        paper="Liévin, Dittadi, Christensen & Winther (2020), arXiv:2008.01998",
     ),
     "muprop": Entry(
         muprop,

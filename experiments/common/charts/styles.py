@@ -10,7 +10,7 @@ FAMILIES = (
         *("reparam", "stl", "dreg", "reparam_antithetic", "reparam_rqmc", "reparam_linear_cv", "measure_valued"),
         "wake_sleep_dreg",
     ),
-    ("reinforce", "leave_one_out", "nvil", "vimco", "reinforce_ema", "wake_sleep"),
+    ("reinforce", "leave_one_out", "nvil", "vimco", "reinforce_ema", "wake_sleep", "vimco_star", "ovis"),
     ("gumbel_softmax", "reinmax", "straight_through", "st_gumbel_softmax", "gumbel_rao"),
     ("relax", "rebar", "muprop", "double_cv", "rodeo"),
     ("disarm", "arms", "arm", "disarm_iw"),
