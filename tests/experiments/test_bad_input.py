@@ -101,7 +101,11 @@ CASES = {
     "train --posterior=bernoulli": ("--estimator=reparam", "leave_one_out"),
     "train --posterior=student_t": ("StudentT", "elbo"),
     "train --posterior=coupling": ("Flow", "elbo"),
-    "train --posterior=planar --objective=elbo --estimator=reinforce": ("planar flows", "stl", "coupling"),
+    "train --posterior=planar --objective=elbo --estimator=reinforce": (
+        "--posterior=planar",
+        "given z",
+        "reparam, stl",
+    ),
     "train --posterior=iaf:layers=0 --objective=elbo": ("posterior=iaf", "layers"),
     "train --posterior=bernoulli --latent_dim=4-2 --objective=elbo --estimator=relax": ("Markov", "leave_one_out"),
     "train --objective=renyi --num_samples=2 --estimator=wake_sleep": ("--estimator=wake_sleep", "leave_one_out"),

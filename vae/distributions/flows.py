@@ -65,6 +65,11 @@ class Flow(Reparameterizable):
     factorized = False
 
     @property
+    def has_density(self) -> bool:
+        """Whether `log_prob` can evaluate log q(z) at a given z."""
+        return not isinstance(self.transform, Planar)
+
+    @property
     def noise_shape(self) -> tuple[int, ...]:
         return self.location.shape
 

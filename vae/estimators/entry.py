@@ -74,6 +74,9 @@ class Entry:
         if not self._accepts(q):
             hint = "; for several layers wrap it in layerwise (by_layer=True)" if family.__name__ == "Markov" else ""
             return f"cannot estimate gradients with {family.__name__} latents{hint}"
+        # An estimator for any latents has no path, along which z and log q(z) would come together.
+        if "any" in self.latents and not getattr(q, "has_density", True):
+            return "needs log q(z) of a given z, which a flow without an inverse does not have"
         if ("mean" if reduce.additive else "log_mean_exp") not in self.reductions:
             return f"cannot estimate the gradient of a bound with the reduction {reduce.name}"
         families = self.differentiates_f
