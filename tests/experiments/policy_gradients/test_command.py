@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 
 import pytest
 
@@ -55,3 +56,18 @@ def test_a_loss_of_your_own_is_chosen_by_its_module_and_function(monkeypatch, tm
     assert choose("my_losses:k2")["my_losses:k2"].claims == "KL(pi, ref)"
     with pytest.raises(ValueError, match=r"claims='KL' must be one of KL\(pi, ref\)"):
         choose("my_losses:unknown")
+
+
+@pytest.mark.slow
+def test_the_tables_of_the_page_are_those_of_the_command(tmp_path):
+    page = (pages.ROOT / "experiments/policy_gradients/README.md").read_text(encoding="utf-8")
+    stated = re.findall(r"^\| `(\w+)` +\| (.+?) +\| (.+?) +\| (.+?) +\|", page, re.MULTILINE)
+    run(f"--output={tmp_path}")
+    with open(tmp_path / "results.csv", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["estimator"] for row in rows] == [name for name, *_ in stated]
+    for row, (name, gradient, error, ratio) in zip(rows, stated, strict=True):
+        assert row["gradient_of"] == gradient, name
+        assert 100 * float(row["exact_error"]) == pytest.approx(float(error), rel=0.005, abs=1e-9), name
+        assert float(row["to_best"]) == pytest.approx(float(ratio), rel=0.005), name
+        assert row["biased"] == str(gradient != row["claims"]), name
