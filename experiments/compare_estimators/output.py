@@ -62,6 +62,7 @@ def _note(protocol: Protocol, task: Task) -> str:
         f" a bootstrap over chunks of draws. The verdict compares {judged}{host}. The variance is the trace of the"
         f" covariance. Figures of {' and '.join([judged, *others])} are relative to the best unbiased estimator; their"
         " intervals hold for all estimators of a table at once. * marks estimators that their papers call biased."
+        ' "within 1 % of best" means that the whole interval of the ratio lies from 1 / 1.01 to 1.01.'
         f" Control variates were trained for {protocol.cv_steps} steps here; a run's own estimator started from the"
         " checkpoint."
     )

@@ -110,7 +110,9 @@ def _verdict(entrant: Entrant, group: str, product: str, is_best: bool) -> str:
 
 
 def _pair(first: Entrant, second: Entrant, group: str, figure: str, ratio: Ratio) -> dict[str, Any]:
-    if ratio.high < 1:
+    if diagnostics.is_equal(ratio.low, ratio.high):
+        verdict = "equal within 1 %"
+    elif ratio.high < 1:
         verdict = "first is better"
     elif ratio.low > 1:
         verdict = "second is better"

@@ -26,7 +26,7 @@ FIGURES = {
 }
 # The figures of the laboratory, by the titles of its table.
 LABORATORY = {
-    "verdict": "whether the variance at equal cost is worse than the best estimator's, at one level for the table.",
+    "verdict": "whether the variance at equal cost is worse than the best one, by more than 1 %; one level for all.",
     "variance": "the trace of the gradient's covariance. Lower is better.",
     "SNR": "signal-to-noise ratio: the length of the mean gradient over the root of the variance. Higher is better.",
     "cosine": "the mean cosine of the angle between a gradient and the truth. 1 is perfect.",

@@ -63,6 +63,7 @@ from vae.diagnostics.verdicts import choose_best as choose_best
 from vae.diagnostics.verdicts import compare_products as compare_products
 from vae.diagnostics.verdicts import is_always_zero as is_always_zero
 from vae.diagnostics.verdicts import is_biased as is_biased
+from vae.diagnostics.verdicts import is_equal as is_equal
 from vae.diagnostics.verdicts import is_exact as is_exact
 from vae.diagnostics.verdicts import judge as judge
 from vae.diagnostics.verdicts import ranked_variance as ranked_variance

@@ -89,7 +89,7 @@ class Comparison:
         return (
             f"{self.draws:,} draws each; truth: {self.reference}; variance x {self._cost} relative to the best;"
             f" brackets are {100 * self.confidence:g} % intervals, in the last column for all pairs of a group at"
-            f" once{star}"
+            f" once, and 'within 1 % of best' if all of it is from 1 / 1.01 to 1.01{star}"
         )
 
 

@@ -11,6 +11,10 @@ from jaxtyping import Float
 from vae.diagnostics.intervals import Comparisons, compare_all, critical_z, students_t
 from vae.diagnostics.moments import ROUNDING
 
+# Two estimators are equal if the whole interval of the ratio of their variance x cost lies within this distance of 1.
+# Costs have no error, so without such a limit 0.01 % more FLOP would make one of two equal estimators worse.
+SMALLEST_DIFFERENCE = 0.01
+
 
 def bias_figures(figures: Mapping[str, float], draws: int, chunks: int, confidence: float = 0.95) -> dict[str, float]:
     """Returns the bias of one part along the true gradient, relative to the true length, with its interval.
@@ -119,10 +123,16 @@ def choose_best(variances: Sequence[float], costs: Sequence[float], is_unbiased:
     return min(candidates, key=lambda i: variances[i] * costs[i])
 
 
+def is_equal(low: float, high: float) -> bool:
+    """Whether the whole interval of a ratio lies from 1 / 1.01 to 1.01, within `SMALLEST_DIFFERENCE` of 1."""
+    return 1 / (1 + SMALLEST_DIFFERENCE) <= low and high <= 1 + SMALLEST_DIFFERENCE  # False for NaN
+
+
 def judge(variance: float, biased: bool, is_best: bool, low: float, high: float, always_zero: bool = False) -> str:
     """The verdict in words, from the interval of the ratio of variance x cost to the best estimator's.
 
-    A gradient that is not finite or always zero is neither better nor worse.
+    An estimator is better or worse than the best one if the interval excludes 1 and the two are not equal within 1 %
+    (`is_equal`). A gradient that is not finite or always zero is neither better nor worse.
     """
     if not math.isfinite(variance):
         verdict = "NOT FINITE"
@@ -130,6 +140,8 @@ def judge(variance: float, biased: bool, is_best: bool, low: float, high: float,
         verdict = "ALWAYS ZERO"
     elif is_best:
         verdict = "best"
+    elif is_equal(low, high):
+        verdict = "within 1 % of best"
     elif high < 1:
         verdict = "better"
     elif low > 1:

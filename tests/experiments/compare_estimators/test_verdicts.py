@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from experiments.compare_estimators import rows
+from experiments.compare_estimators.verdicts import compare
 from tests.helpers import levels
 from tests.helpers.laboratory import read, run
 from vae import diagnostics
@@ -93,6 +94,37 @@ def test_the_cost_that_was_asked_for_decides(judge_by, best):
     assert verdicts.count("worse") == 2
     ratios = [entrant.row[f"phi_variance_x_{judge_by}_to_best"] for entrant in entrants]
     np.testing.assert_allclose(sorted(ratios), [1, 8, 8], rtol=0.2)
+
+
+@pytest.mark.parametrize(
+    ("flops", "verdict", "in_pairs"),
+    [
+        (1.00006, "within 1 % of best", "equal within 1 %"),
+        (1.009, "within 1 % of best", "equal within 1 %"),
+        (1.011, "worse", "first is better"),
+    ],
+)
+def test_two_names_of_one_estimator_are_equal_unless_their_costs_differ_by_more_than_a_percent(
+    flops, verdict, in_pairs
+):
+    """FLOP have no error, so the interval of the ratio excludes 1 in every case."""
+    variances = np.tile(1 + 0.1 * np.random.default_rng(0).normal(size=20), (2, 1))
+    costs = {"evaluations": [1, 1], "flops": [1.0, flops], "seconds": [1.0, 1.0]}
+    weights = diagnostics.resampling(20, 500)
+    entrants = levels.compared(variances, weights, costs=costs)
+    pairs = compare(entrants, "phi", weights, SimpleNamespace(confidence=0.95, judge_by="flops"))
+    low, high = (entrants[1].row[f"phi_variance_x_flops_to_best_{end}"] for end in ("low", "high"))
+    assert 1 < low < flops < high
+    assert entrants[1].row["phi_verdict"] == verdict
+    assert [pair["verdict"] for pair in pairs if pair["figure"] == "variance_x_flops"] == [in_pairs]
+
+
+def test_an_interval_is_equal_to_one_only_if_all_of_it_is_within_a_percent():
+    assert diagnostics.is_equal(0.991, 1.01)
+    assert diagnostics.is_equal(1 / 1.01, 1.0)
+    assert not diagnostics.is_equal(0.99, 1.005)
+    assert not diagnostics.is_equal(1.005, 1.02)
+    assert not diagnostics.is_equal(np.nan, np.nan)
 
 
 def test_few_chunks_need_a_longer_deviation():
