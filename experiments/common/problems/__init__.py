@@ -21,6 +21,7 @@ from experiments.common import options
 from experiments.common.problems.bits import coins as coins
 from experiments.common.problems.bits import table as table
 from experiments.common.problems.bits import three_bits as three_bits
+from experiments.common.problems.classes import classes as classes
 from experiments.common.problems.gaussian_costs import cosine as cosine
 from experiments.common.problems.gaussian_costs import exponential as exponential
 from experiments.common.problems.gaussian_costs import quadratic as quadratic
@@ -42,6 +43,7 @@ BY_NAME = Table(
         "coins": coins,
         "three_bits": three_bits,
         "table": table,
+        "classes": classes,
         "logistic_regression": logistic_regression,
         "linear_gaussian": linear_gaussian,
         "rainforth": rainforth,

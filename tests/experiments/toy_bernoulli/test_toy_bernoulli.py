@@ -30,6 +30,7 @@ _TOYS = {
     "coins": lambda: problems.coins(0.3, 1.5, dimensions=3, batch_size=2),
     "three bits": problems.three_bits,
     "table": lambda: problems.table(4, batch_size=2),
+    "classes": lambda: problems.classes(2, 3),
 }
 
 
