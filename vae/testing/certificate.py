@@ -19,6 +19,8 @@ class Certificate:
       critical_z: the |z| that chance exceeds in at most 1 % of the certificates of unbiased estimators.
       relative_stderr: the length of the standard errors over the length of the exact gradient.
       draws: number of draws.
+      ratios: for each parameter, the length of the mean gradient along the exact one, relative to the exact length.
+      multiple: the number by which a wrong gradient must be divided, if it is a multiple of the exact one up to chance.
       slips: certificates of estimators with a known mistake, which were made in the same way.
     """
 
@@ -32,6 +34,8 @@ class Certificate:
     critical_z: float
     relative_stderr: float
     draws: int
+    ratios: Mapping[str, float]
+    multiple: float | None
     slips: Mapping[str, "Certificate"] = dataclasses.field(default_factory=dict)
 
     def __bool__(self) -> bool:
@@ -39,6 +43,11 @@ class Certificate:
 
     def __str__(self) -> str:
         lines = [f"{'certified' if self.certified else f'NOT CERTIFIED: {self.reason}'}", f"  {self._figures()}"]
+        if not self.certified:
+            shares = ", ".join(f"{name} {100 * ratio:.1f} %" for name, ratio in self.ratios.items())
+            lines.append(f"  length along the truth, by parameter: {shares}")
+        if self.multiple is not None:
+            lines.append(f"  up to chance, the mean gradient is {self.multiple:.3g} times the truth in all coordinates")
         lines += [
             f"  beside it, {name}: {'not caught' if slip else 'caught'}, {slip._figures()}"
             for name, slip in self.slips.items()

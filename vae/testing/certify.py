@@ -22,7 +22,7 @@ LEVEL = 0.01
 ROUNDING = 1e-5
 CHUNK = 2**12
 
-Family = Literal["Normal", "MultivariateNormal", "Bernoulli", "Categorical"]
+PROBLEMS = ("Normal", "MultivariateNormal", "Bernoulli", "Categorical")
 Bound = Literal["mean", "log_mean_exp"]
 Gradient = Callable[[Any, dict[str, np.ndarray]], Mapping[str, Any]]
 Draw = Callable[[int], Float[np.ndarray, "draws coordinates"]]
@@ -30,8 +30,8 @@ Draw = Callable[[int], Float[np.ndarray, "draws coordinates"]]
 
 def certify(
     gradient: Gradient | Estimator,
-    family: Family,
-    bound: Bound = "mean",
+    family: str,
+    bound: str = "mean",
     num_samples: int = 2,
     *,
     takes: Literal["key", "seed"] = "key",
@@ -65,9 +65,13 @@ def certify(
       max_draws: number of draws after which a noisy estimator is given up.
 
     Raises:
-      ValueError: if a draw has other keys or shapes than the parameters, or if K is below 2 or too large for
-        "log_mean_exp".
+      ValueError: if there is no such family or bound, if a draw has other keys or shapes than the parameters, if JAX
+        cannot trace a function of a key, or if K is below 2 or too large for "log_mean_exp".
     """
+    if family not in PROBLEMS:
+        raise ValueError(f"there is no problem with latents {family!r}; choose one of {', '.join(PROBLEMS)}")
+    if bound not in REDUCE:
+        raise ValueError(f"there is no bound {bound!r}; choose one of {', '.join(REDUCE)}")
     if bound == "log_mean_exp" and num_samples < 2:
         raise ValueError(f"bound=log_mean_exp needs num_samples of at least 2, got {num_samples}")
     toy = problem(family)
@@ -78,9 +82,10 @@ def certify(
     drawing = lambda gradient, takes: (_keyed if takes == "key" else _seeded)(gradient, parameters, seed)
     if isinstance(gradient, Estimator):
         gradient, takes = _gradient_of(gradient, toy, bound), "key"
-    certificate = _certify(drawing(gradient, takes), truth, names, max_draws)
+    parts = np.repeat(list(exact), [leaf.size for leaf in exact.values()])
+    certificate = _certify(drawing(gradient, takes), truth, names, parts, max_draws)
     slips = {
-        name: _certify(drawing(_gradient_of(slip, toy, bound), "key"), truth, names, max_draws)
+        name: _certify(drawing(_gradient_of(slip, toy, bound), "key"), truth, names, parts, max_draws)
         for name, slip in known_slips(bound, num_samples, hasattr(toy.phi, "rsample")).items()
     }
     return Certificate(**{**vars(certificate), "slips": slips})
@@ -130,7 +135,16 @@ def _keyed(gradient: Gradient, parameters: dict[str, np.ndarray], seed: int) -> 
 
 def _compiled(gradient: Gradient, parameters: dict[str, np.ndarray]) -> Callable:
     """A compiled function that maps a key to a chunk of draws."""
-    one = lambda key: _checked(gradient(key, parameters), parameters)
+
+    def one(key):
+        try:
+            return _checked(gradient(key, parameters), parameters)
+        except TypeError as error:  # also the errors of jax about values that are not known while tracing
+            raise ValueError(
+                f"JAX cannot trace the gradient ({str(error).splitlines()[0]}); if it is a function of a seed in NumPy"
+                ' or another library, give takes="seed"'
+            ) from error
+
     return jax.jit(lambda key: jax.vmap(one)(jax.random.split(key, CHUNK)))
 
 
@@ -169,8 +183,13 @@ def _flat(gradient: Mapping[str, Any]) -> Float[np.ndarray, "coordinates"]:
     return np.concatenate([np.asarray(leaf, np.float64).ravel() for leaf in leaves])
 
 
-def _certify(draw: Draw, truth: Float[np.ndarray, "coordinates"], names: list[str], max_draws: int) -> Certificate:
-    """Adds chunks of draws to the moments until the standard errors are small enough, and gives the verdict."""
+def _certify(
+    draw: Draw, truth: Float[np.ndarray, "coordinates"], names: list[str], parts: np.ndarray, max_draws: int
+) -> Certificate:
+    """Adds chunks of draws to the moments until the standard errors are small enough, and gives the verdict.
+
+    `names` and `parts` have the name of each coordinate and of its parameter.
+    """
     norm = np.linalg.norm(truth)
     count, mean, square = 0, 0.0, 0.0
     while True:
@@ -197,10 +216,17 @@ def _certify(draw: Draw, truth: Float[np.ndarray, "coordinates"], names: list[st
         reason = f"the standard error is {100 * relative_stderr:.2g} % of the exact gradient after {count:,} draws"
     elif abs(z[worst]) > critical:
         reason = f"biased at {names[worst]}"
+        if relative_stderr < 1e-9:
+            reason += "; all draws are equal, so perhaps the key or seed is not used"
     elif abs(z[-1]) > critical:
         reason = "biased along the truth"
     else:
         reason = ""
+    ratio_to_truth = lambda mean, truth: float(mean @ truth / (truth @ truth))
+    ratios = {
+        str(part): ratio_to_truth(mean[:-1][parts == part], truth[parts == part]) for part in dict.fromkeys(parts)
+    }
+    from_multiple = (mean[:-1] - mean[-1] * truth) / np.hypot(stderr, rounding)[:-1]
     reach = 1.96 * float(stderr[-1])
     bias = float(deviation[-1])
     return Certificate(
@@ -214,4 +240,6 @@ def _certify(draw: Draw, truth: Float[np.ndarray, "coordinates"], names: list[st
         critical_z=critical,
         relative_stderr=relative_stderr,
         draws=count,
+        ratios=ratios,
+        multiple=float(mean[-1]) if reason and np.max(np.abs(from_multiple)) <= critical else None,
     )

@@ -90,6 +90,39 @@ def test_a_numpy_estimator_with_a_wrong_slope_is_caught_at_its_coordinate():
     certified = certify(functools.partial(pathwise_in_numpy, slope=1.2), "Normal", takes="seed")
     assert not certified
     assert certified.coordinate.startswith("log_var")
+    assert certified.ratios["mean"] == pytest.approx(1, abs=0.02)
+    assert certified.ratios["log_var"] > 1.05
+    assert certified.multiple is None
+    assert "\n  length along the truth, by parameter: mean " in str(certified)
+
+
+def test_a_multiple_of_the_truth_is_said_to_be_one():
+    """The mean over the two data in place of the sum, which no coordinate tells from other mistakes."""
+
+    def gradient(seed, parameters):
+        return {name: draw / 2 for name, draw in pathwise_in_numpy(seed, parameters).items()}
+
+    certified = certify(gradient, "Normal", takes="seed")
+    assert certified.multiple == pytest.approx(0.5, abs=0.01)
+    assert f"the mean gradient is {certified.multiple:.3g} times the truth in all coordinates" in str(certified)
+
+
+def test_draws_that_do_not_use_their_seed_are_said_to_be_equal():
+    certified = certify(lambda seed, parameters: pathwise_in_numpy(0, parameters), "Normal", takes="seed")
+    assert certified.reason.endswith("all draws are equal, so perhaps the key or seed is not used")
+
+
+def test_a_function_that_jax_cannot_trace_is_refused_with_the_argument_that_helps():
+    with pytest.raises(ValueError, match='give takes="seed"'):
+        certify(pathwise_in_numpy, "Normal")
+
+
+@pytest.mark.parametrize(
+    ("choice", "sentence"), [(("Gaussian",), "Normal, Multi"), (("Normal", "elbo"), "log_mean_exp")]
+)
+def test_an_unknown_problem_is_refused_with_the_names_that_exist(choice, sentence):
+    with pytest.raises(ValueError, match=f"there is no .* choose one of .*{sentence}"):
+        certify(pathwise_in_numpy, *choice)
 
 
 def test_a_bias_of_one_coordinate_is_named():
@@ -137,9 +170,10 @@ def test_unbiased_estimators_are_certified_at_the_stated_level(name, family):
     """An unbiased estimator fails in 1 % of 300 seeds; 3 % are more than three standard errors above that."""
     toy = problem(family)
     parameters = {name: np.array(leaf) for name, leaf in vars(toy.phi).items()}
-    truth = _flat(_exact_gradient(toy, "mean", 1))
+    exact = _exact_gradient(toy, "mean", 1)
+    truth, parts = _flat(exact), np.repeat(list(exact), [leaf.size for leaf in exact.values()])
     gradient = _gradient_of(vae.estimators.make(name, num_samples=1), toy, "mean")
     chunk = _compiled(gradient, parameters)
     names = [str(i) for i in range(len(truth))]
-    certified = [_certify(_numbered(chunk, parameters, seed), truth, names, 2**21) for seed in range(300)]
+    certified = [_certify(_numbered(chunk, parameters, seed), truth, names, parts, 2**21) for seed in range(300)]
     assert np.mean([bool(one) for one in certified]) >= 0.97, [str(one) for one in certified if not one]
