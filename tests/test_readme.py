@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from experiments.common import setting_flags
-from tests.helpers import entry_points, oracle, pages
+from tests.helpers import entry_points, pages
 from vae import estimators
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -108,18 +108,6 @@ def test_the_estimator_in_ten_lines_is_the_code_of_the_library():
     code = [line for line in bare(source) if not line.startswith("from")]
     assert bare(block) == code
     assert len(code) <= 10
-
-
-@pytest.mark.usefixtures("restored_tables")
-def test_the_estimator_to_add_is_short_and_unbiased():
-    [source] = [block for block in pages.blocks(README) if "def at_mean" in block]
-    assert len([line for line in source.splitlines() if line.strip()]) <= 15
-    namespace = {}
-    exec(compile(source, "README.md", "exec"), namespace)
-    estimator = namespace["at_mean"](num_samples=2)
-    for family in ("Normal", "Bernoulli"):
-        exact = oracle.oracle(family, "mean", 2)
-        oracle.assert_unbiased(estimator, oracle.problem(family), estimators.mean, exact)
 
 
 def test_the_advised_estimators_exist_and_have_the_stated_properties():
