@@ -24,7 +24,10 @@ from vae.estimators import BY_NAME, attach, integrand, log_mean_exp, mean, state
 from vae.estimators.parts.one_hot import accept_bits, harden, perturb, perturb_given
 from vae.estimators.parts.relaxed_control import relax_towards_mean
 
-HARD = ("st_gumbel_softmax", "gumbel_rao", "gapped_st", "straight_through", "reinmax", "reinmax_rao")
+HARD = (
+    *("st_gumbel_softmax", "gumbel_rao", "straight_through", "reinmax", "gapped_st"),
+    pytest.param("reinmax_rao", marks=pytest.mark.slow),
+)
 DISCRETE = ("Bernoulli", "Categorical")
 CATEGORICAL = Categorical(jnp.array([[0.5, -0.7, 0.1], [-0.9, 0.4, 0.8]]))
 
