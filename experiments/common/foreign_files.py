@@ -147,6 +147,7 @@ def is_laboratory(config: dict[str, Any], rows: list[dict[str, Any]]) -> bool:
     columns = list(rows[0])
     groups = [name.removesuffix("_verdict") for name in columns if name.endswith("_verdict")]
     text = {"problem", "estimator", "truth", *(f"{group}_verdict" for group in groups)}
+    text |= {f"{group}_best_by" for group in groups} & set(columns)  # older results have no such column
     numbers = {"num_samples", "declared_biased", "flops", "seconds"}
     numbers |= {f"{group}_{figure}" for group in groups for figure in LABORATORY}
     ordered = columns[0] == "problem" and "estimator" in columns[1:3]  # a swept parameter may stand between them

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from experiments.common import cli, files, options, phases, tables
+from experiments.common import best_by_cost, cli, files, options, phases, tables
 from experiments.common.charts import gradients
 from experiments.common.measuring import Protocol
 from experiments.common.tables import number, plus_minus, with_interval
@@ -35,6 +35,8 @@ def write(
             title = f"{task.problem.name}{place}, {task.objective}: gradient of {group}; truth: {truths}"
             shown = _shown(task_rows, group, task, protocol.judge_by, columns)
             markdown.append(f"**{title}**\n\n{tables.to_markdown(_cells(task_rows, shown))}\n")
+            if note := best_by_cost.note(task_rows, group):
+                markdown.append(f"{note}\n")
             named = [row | {"estimator": options.paper_name(row["estimator"])} for row in task_rows]
             latex.append(tables.to_latex(_cells(named, shown), title, _best(task_rows, group, shown)))
     text = "\n".join([*markdown, _note(protocol, tasks[0]), ""])

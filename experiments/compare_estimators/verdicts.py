@@ -43,7 +43,8 @@ class Ratio(NamedTuple):
 def compare(entrants: list[Entrant], group: str, weights: np.ndarray, protocol: Protocol) -> list[dict[str, Any]]:
     """Compares the estimators of one slot on one group of parameters.
 
-    Adds to each entrant's row the ratios to the best estimator and a verdict. Returns the rows of pairs.csv. The best
+    Adds to each entrant's row the ratios to the best estimator, a verdict, and the costs by which it would be the best
+    one. Returns the rows of pairs.csv. The best
     is the estimator with the smallest variance x cost among those that are unbiased, by measurement and by their
     papers. For each figure, the intervals of all ratios hold at once with the probability `protocol.confidence`.
 
@@ -64,6 +65,9 @@ def compare(entrants: list[Entrant], group: str, weights: np.ndarray, protocol: 
             name = f"{group}_{figure}_to_best"
             entrant.row.update({name: ratio.value, f"{name}_low": ratio.low, f"{name}_high": ratio.high})
         entrant.row[f"{group}_verdict"] = _verdict(entrant, group, products[0], is_best=i == best)
+    best_by = _best_by(entrants, group, protocol.judge_by, best, ratios["variance"])
+    for i, entrant in enumerate(entrants):
+        entrant.row[f"{group}_best_by"] = " ".join(cost for cost, index in best_by.items() if index == i) or "none"
     return [
         _pair(first, entrants[j], group, figure, _ratio(ratios[figure], i, j))
         for i, first in enumerate(entrants)
@@ -79,6 +83,24 @@ def _best(entrants: list[Entrant], group: str, product: str) -> int:
     costs = [_cost(entrant, product) for entrant in entrants]
     variances = [diagnostics.ranked_variance(entrant.result.figures[group]) for entrant in entrants]
     return diagnostics.choose_best(variances, costs, is_unbiased)
+
+
+def _best_by(entrants: list[Entrant], group: str, judge_by: str, best: int, variances: Comparisons) -> dict[str, int]:
+    """The index of the best estimator by the deciding cost, by evaluations and by FLOP.
+
+    Another cost has another best estimator only if this one is distinguished, by that cost, from the best one by the
+    deciding cost. FLOP are left out if f calls the host, where they are not counted.
+    """
+    best_by = {judge_by: best}
+    is_counted = not entrants[0].result.task.host_calls.names
+    for cost in ("evaluations", "flops") if is_counted else ("evaluations",):
+        figure = f"variance_x_{cost}"
+        other = _best(entrants, group, figure)
+        factor = _cost(entrants[best], figure) / _cost(entrants[other], figure)
+        low, high = (factor * float(end[best, other]) for end in (variances.low, variances.high))
+        is_worse = low > 1 and not diagnostics.is_equal(low, high)
+        best_by.setdefault(cost, other if is_worse else best)
+    return best_by
 
 
 def _ratios(entrants: list[Entrant], group: str, figure: str, weights: np.ndarray, confidence: float) -> Comparisons:

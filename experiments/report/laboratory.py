@@ -6,7 +6,9 @@ The laboratory is the command experiments.compare_estimators.
 import math
 from collections import Counter
 from html import escape
+from typing import Any
 
+from experiments.common import best_by_cost
 from experiments.common.charts import gradients
 from experiments.common.tables import number, plus_minus, with_interval
 from experiments.common.workdirs import Laboratory
@@ -28,6 +30,8 @@ def section(laboratory: Laboratory, page_charts: Charts, place: int) -> Section:
         parts.append(f"<h3>{escape(group)}{point}</h3>")
         parts.append(f'<div class="pair">{_charts(laboratory, group, page_charts)}</div>')
         parts.append(_estimators(laboratory, group))
+        if note := best_by_cost.note(_last_rows(laboratory), group):
+            parts.append(f"<p>{escape(note)}</p>")
     return Section(f"laboratory-{place}", heading, "".join(parts))
 
 
@@ -58,7 +62,7 @@ def best_estimators(laboratory: Laboratory) -> str:
 def _charts(laboratory: Laboratory, group: str, page_charts: Charts) -> str:
     point = laboratory.point
     rows = laboratory.rows
-    last = [row for row in rows if row[point] == _last_point(laboratory)] if point else rows
+    last = _last_rows(laboratory)
     drawn = {
         "variance against cost": charts.variance_against_cost(last, group, gradients.costs(laboratory.judge_by)),
         "bias": charts.bias(last, group),
@@ -69,6 +73,12 @@ def _charts(laboratory: Laboratory, group: str, page_charts: Charts) -> str:
     if point and len({row[point] for row in rows}) > 1:
         drawn[f"variance against {point}"] = charts.against(laboratory, group, point, "variance")
     return "".join(page_charts.add(figure, f"{group} {name}") for name, figure in drawn.items() if figure)
+
+
+def _last_rows(laboratory: Laboratory) -> list[dict[str, Any]]:
+    """The rows at the last point of a sweep, or all rows."""
+    point = laboratory.point
+    return [row for row in laboratory.rows if not point or row[point] == _last_point(laboratory)]
 
 
 def _last_point(laboratory: Laboratory) -> float:

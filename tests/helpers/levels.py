@@ -143,7 +143,7 @@ def compared(
             figures={"phi": {"variance": variance, "norm": 1.0, "mean_norm": 1.0}},
             by_chunk={"phi": {"variance": by_chunk}},
             case=SimpleNamespace(evaluations=costs["evaluations"][i], flops=costs["flops"][i]),
-            task=SimpleNamespace(problem=SimpleNamespace(point={})),
+            task=SimpleNamespace(problem=SimpleNamespace(point={}), host_calls=SimpleNamespace(names=())),
         )
         row = {"estimator": f"{i}", "num_samples": 1, "declared_biased": False}
         row |= {"phi_biased": False, "phi_variance": variance}

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from experiments.common import best_by_cost
 from experiments.compare_estimators import rows
 from experiments.compare_estimators.verdicts import compare
 from tests.helpers import levels
@@ -125,6 +126,37 @@ def test_an_interval_is_equal_to_one_only_if_all_of_it_is_within_a_percent():
     assert not diagnostics.is_equal(0.99, 1.005)
     assert not diagnostics.is_equal(1.005, 1.02)
     assert not diagnostics.is_equal(np.nan, np.nan)
+
+
+@pytest.mark.parametrize(
+    ("evaluations", "best_by", "note"),
+    [
+        (
+            29,
+            ["flops", "evaluations"],
+            "The best by FLOP is 0 (K=1, 29 evaluations of f); the best by evaluations is 1 (K",
+        ),
+        (1, ["flops evaluations", "none"], ""),
+    ],
+)
+def test_a_note_says_where_evaluations_and_flop_name_different_best_estimators(evaluations, best_by, note):
+    """The first estimator has a tenth of the variance at equal FLOP."""
+    variances = np.array([[0.1], [1.0]]) * (1 + 0.1 * np.random.default_rng(0).normal(size=(2, 20)))
+    costs = {"evaluations": [evaluations, 1], "flops": [1.0, 1.0], "seconds": [1.0, 1.0]}
+    entrants = levels.compared(variances, diagnostics.resampling(20, 500), costs=costs)
+    rows = [entrant.row | {"evaluations": n} for entrant, n in zip(entrants, costs["evaluations"], strict=True)]
+    assert [row["phi_best_by"] for row in rows] == best_by
+    assert best_by_cost.note(rows, "phi").startswith(note)
+    assert bool(note) == bool(best_by_cost.note(rows, "phi"))
+
+
+def test_a_cost_by_which_two_estimators_are_not_distinguished_names_no_other_best_estimator():
+    """By evaluations the second estimator is a little better, within the error."""
+    variances = 1 + 0.1 * np.random.default_rng(0).normal(size=(2, 20))
+    variances *= np.array([[1.0], [0.99]]) / variances.mean(axis=1, keepdims=True)
+    costs = {"evaluations": [1, 1], "flops": [1.0, 4.0], "seconds": [1.0, 1.0]}
+    entrants = levels.compared(variances, diagnostics.resampling(20, 500), costs=costs)
+    assert [entrant.row["phi_best_by"] for entrant in entrants] == ["flops evaluations", "none"]
 
 
 def test_few_chunks_need_a_longer_deviation():

@@ -11,6 +11,15 @@ from experiments.report import charts
 from tests.helpers.report_pages import make_page
 
 
+def copy_with(measured, folder, changes):
+    """Copies a result of the laboratory, and changes each row of its results.csv; returns the rows."""
+    shutil.copytree(measured, folder)
+    with open(folder / "results.csv") as file:
+        rows = [row | changes(row) for row in csv.DictReader(file)]
+    (folder / "results.csv").write_text(tables.to_csv(rows))
+    return rows
+
+
 def test_the_table_and_the_charts_show_the_rows(measured):
     folder, page = measured
     with open(folder / "results.csv") as file:
@@ -48,16 +57,18 @@ def test_a_bias_is_drawn_with_the_interval_that_was_written():
 
 def test_a_chart_without_any_number_is_left_out(measured, tmp_path):
     """All variances are zero, and no bias is known. The table still has every row."""
-    folder = tmp_path / "still"
-    shutil.copytree(measured[0], folder)
-    with open(folder / "results.csv") as file:
-        rows = list(csv.DictReader(file))
-    for row in rows:
-        row |= {"phi_variance": 0.0, "phi_snr": "", "phi_bias": ""}
-    (folder / "results.csv").write_text(tables.to_csv(rows))
-    page = make_page(folder)
+    rows = copy_with(measured[0], tmp_path / "still", lambda row: {"phi_variance": 0.0, "phi_snr": "", "phi_bias": ""})
+    page = make_page(tmp_path / "still")
     assert page.charts == []
     assert len(page.tables["estimators phi"]) == 1 + len(rows)
+
+
+def test_the_page_says_where_evaluations_and_flop_name_different_best_estimators(measured, tmp_path):
+    best_by = {"1": "flops", "4": "evaluations"}  # by K
+    copy_with(measured[0], tmp_path / "copy", lambda row: {"phi_best_by": best_by[row["num_samples"]]})
+    sentence = "The best by FLOP is reparam (K=1, 1 evaluation of f); the best by evaluations is reparam (K=4, 4"
+    assert sentence in make_page(tmp_path / "copy").text
+    assert "The best by FLOP" not in measured[1].text
 
 
 @pytest.mark.parametrize(
