@@ -26,6 +26,10 @@ HELP = (
     " the test figures are compared over seeds."
 )
 VALIDATION = "validation_elbo_nats"
+# The rise of the ELBO at the end of training, which `with_late_gain` adds to a row.
+LATE_GAIN = "late_gain_nats"
+# The part of the epochs that is the end of training.
+LATE = 0.2
 # Two values are told apart at this familywise level.
 LEVEL = 0.05
 # The probability with which a comparison with the needed number of seeds would tell two values apart.
@@ -313,6 +317,18 @@ def _seeds_needed(pair: Pair, level: float) -> int | None:
         if pair.difference >= shift * spread / math.sqrt(seeds):
             return seeds
     return None
+
+
+def with_late_gain(row: Row, evaluations: Iterable[Row]) -> Row:
+    """The row of a run and, if it is known, the rise of its ELBO over the last fifth of the epochs, in nats.
+
+    Args:
+      evaluations: The rows of metrics.jsonl of the run.
+    """
+    elbo = {one["epoch"]: one["elbo_nats"] for one in evaluations if math.isfinite(one["elbo_nats"])}
+    last = max(elbo, default=0)
+    before = [epoch for epoch in elbo if epoch <= (1 - LATE) * last + 1e-9]
+    return row | ({LATE_GAIN: elbo[last] - elbo[max(before)]} if before else {})
 
 
 def words(items: Iterable[str]) -> str:

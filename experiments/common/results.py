@@ -34,6 +34,9 @@ COUNTS = {"runs": "runs", "diverged": "diverged"}
 SIGNS = {"validation_elbo_nats": 1, "test_nll_nats": -1, "test_elbo_nats": 1, "test_bits_per_dim": -1}
 SIGNS |= {"ema_test_nll_nats": -1, "ema_test_elbo_nats": 1}
 
+# The meaning of the stars of `starred`.
+ABOUT_STARS = "* marks estimators that are biased according to their papers."
+
 Row = dict[str, Any]
 
 
@@ -206,7 +209,9 @@ def to_latex(rows: list[Row], columns: list[str] | None = None) -> str:
     for row in means:
         named = row | ({"estimator": options.paper_name(row["estimator"])} if "estimator" in row else {})
         table.append([starred(row, key, named) for key in titles])
-    return tables.to_latex(table, heading(rows), tables.best_places(means, list(titles), SIGNS))
+    has_stars = "estimator" in titles and any(is_biased(row["estimator"]) for row in means)
+    caption = heading(rows) + f". {ABOUT_STARS}" * has_stars
+    return tables.to_latex(table, caption, tables.best_places(means, list(titles), SIGNS))
 
 
 def _means(rows: list[Row]) -> list[Row]:
@@ -250,8 +255,13 @@ def _titles(rows: list[Row], means: list[Row], columns: list[str] | None) -> dic
 def starred(row: Row, key: str, named: Row | None = None) -> str:
     """The text of a cell. The name of an estimator whose paper calls it biased has a star."""
     text = cell(named or row, key)
-    entry = estimators.BY_NAME.get(options.parse(row[key]).name) if key == "estimator" and key in row else None
-    return f"{text} *" if entry and entry.biased else text
+    return f"{text} *" if key == "estimator" and key in row and is_biased(row[key]) else text
+
+
+def is_biased(estimator: str) -> bool:
+    """Whether the paper of an estimator, which may have options, calls it biased; False for unknown estimators."""
+    entry = estimators.BY_NAME.get(options.parse(estimator).name)
+    return entry is not None and entry.biased
 
 
 def cell(row: Row, key: str) -> str:

@@ -39,12 +39,15 @@ def to_markdown(table: list[list[str]]) -> str:
     return "\n".join(lines)
 
 
-def to_latex(table: list[list[str]], caption: str, bold: Collection[tuple[int, int]] = ()) -> str:
+def to_latex(
+    table: list[list[str]], caption: str, bold: Collection[tuple[int, int]] = (), text_columns: int = 1
+) -> str:
     """A `table` environment, which needs the package booktabs.
 
     Args:
       table: A header and lines of cells.
       bold: The places, line and column counted from 0, of the cells in bold.
+      text_columns: The number of columns of text, which are aligned at their left.
     """
     cells = [
         [rf"\textbf{{{_tex(cell)}}}" if (i, j) in bold else _tex(cell) for j, cell in enumerate(line)]
@@ -56,7 +59,7 @@ def to_latex(table: list[list[str]], caption: str, bold: Collection[tuple[int, i
             r"\begin{table}",
             r"\centering",
             rf"\caption{{{_tex(caption)}}}",
-            rf"\begin{{tabular}}{{l{'r' * (len(table[0]) - 1)}}}",
+            rf"\begin{{tabular}}{{{'l' * text_columns}{'r' * (len(table[0]) - text_columns)}}}",
             r"\toprule",
             lines[0],
             r"\midrule",
@@ -128,6 +131,7 @@ def with_interval(row: dict[str, Any], key: str) -> str:
 def _tex(text: str) -> str:
     """The text as LaTeX prints it: its special characters are escaped, and symbols are in math mode."""
     text = re.sub(r"[&%$#_{}]", lambda special: rf"\{special[0]}", text)
+    text = re.sub(r"(?<![\w.])-(?=\d)", "$-$", text)  # a minus sign, which is wider than a hyphen
     for plain, symbol in (("±", r"$\pm$"), ("|z|", r"$|z|$"), ("-log p(x)", r"$-\log p(x)$"), (" x ", r" $\times$ ")):
         text = text.replace(plain, symbol)
     return text.replace(" us)", r" $\mu$s)").replace("(us)", r"($\mu$s)").replace("*", r"$^*$")

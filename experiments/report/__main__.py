@@ -66,11 +66,12 @@ def compare(contents: workdirs.Contents, setting: str | None) -> comparison.Comp
     Raises:
       ValueError: If the runs cannot be compared by the given setting.
     """
+    rows = [comparison.with_late_gain(run.row, run.rows) for run in contents.runs if "status" in run.row]
     if setting:
-        return comparison.compare(contents.finished, setting)
+        return comparison.compare(rows, setting)
     try:
-        default = comparison.default_setting(contents.finished)
-        return comparison.compare(contents.finished, default) if default else None
+        default = comparison.default_setting(rows)
+        return comparison.compare(rows, default) if default else None
     except ValueError:
         return None
 

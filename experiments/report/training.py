@@ -73,7 +73,7 @@ def verdict(comparison: Comparison, page_charts: Charts) -> Section:
     pairs = table(header, [[Cell(text) for text in line] for line in lines], "pairs", sortable=False)
     of_all = "All" if len(shown) == len(comparison.pairs) else f"The {len(shown)} pairs with {best}, of"
     html += folded(f"{of_all} {len(comparison.pairs)} pairs", pairs) if len(lines) > 10 else pairs
-    html += f"<p>{escape(verdicts.NOTE)}</p>"
+    html += f"<p>{escape(verdicts.note(comparison))}</p>"
     return Section("verdict", f"Which {comparison.setting.replace('_', ' ')} is best", html)
 
 

@@ -19,11 +19,14 @@ def check(sweep: Sweep, setting: str | None) -> None:
 def write(sweep: Sweep, setting: str) -> None:
     """Compares the runs of the command, once all of them are finished. Writes the files and prints the verdict."""
     with locks.taking_turns(sweep.workdir):  # jobs of a cluster may end at the same time
-        rows = {run.settings: run.row for run in finished_runs(sweep.workdir)}
-        if not set(sweep.runs) <= set(rows):
+        finished = {run.settings: run for run in finished_runs(sweep.workdir)}
+        if not set(sweep.runs) <= set(finished):
             return
+        runs = [finished[settings] for settings in sweep.runs]
+        evaluations = {folder: folder.rows_by_run() for folder in {run.folder for run in runs}}
+        rows = [comparison.with_late_gain(run.row, evaluations[run.folder][run.number]) for run in runs]
         try:
-            result = comparison.compare([rows[run] for run in sweep.runs], setting)
+            result = comparison.compare(rows, setting)
         except ValueError as error:  # all runs of a value diverged, say
             print(f"no verdict: {error}")
             return

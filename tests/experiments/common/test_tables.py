@@ -30,3 +30,9 @@ def test_latex_prints_every_character_as_it_is():
     assert r"a\_b \& c & 50 \% \\" in latex
     assert r"\$1 \{x\} & \#2 $\pm$ 3 \\" in latex
     assert r"\caption{d\_e}" in latex
+
+
+def test_latex_has_minus_signs_before_numbers_alone():
+    latex = tables.to_latex([["name", "value"], ["top-2 of 8-4", "-0.5 to 1e-5"]], caption="", text_columns=2)
+    assert r"top-2 of 8-4 & $-$0.5 to 1e-5 \\" in latex
+    assert r"\begin{tabular}{ll}" in latex

@@ -1,23 +1,29 @@
 """The verdict of a comparison in words."""
 
 import csv
+import math
+
+import pytest
 
 from experiments.common import comparison, verdict
 from experiments.common.comparison import Candidate, Choice, Comparison, Pair
 
+SHARED = {"dataset": "digits", "binarization": "dynamic", "epochs": 10, "test_nll_nats": 1.0}
+SHARED |= {"validation_elbo_nats": -1.0}
 
-def choice(value, rates=(1e-3,), at_edge=(), diverged=0):
-    figures = {"test_nll_nats": 1.0, "validation_elbo_nats": -1.0}
-    candidates = [Candidate({"learning_rate": rate}, {0: figures, 1: figures}, diverged) for rate in rates]
+
+def choice(value, rates=(1e-3,), at_edge=(), diverged=0, **figures):
+    rows = {seed: SHARED | {key: values[seed] for key, values in figures.items()} for seed in (0, 1)}
+    candidates = [Candidate({"learning_rate": rate}, rows, diverged) for rate in rates]
     return Choice(value, None if diverged else candidates[0], candidates, list(at_edge))
 
 
-def compared(choices, *pairs):
-    pairs = [Pair(better, worse, 0.424, 0.07, 5, p, 12) for better, worse, p in pairs]
-    return Comparison("estimator", ["learning_rate"], "test_nll_nats", choices, pairs)
+def compared(choices, *pairs, difference=0.424, half_width=0.07, setting="estimator"):
+    pairs = [Pair(better, worse, difference, half_width, 5, p, 12) for better, worse, p in pairs]
+    return Comparison(setting, ["learning_rate"], "test_nll_nats", choices, pairs)
 
 
-def test_the_answer_names_the_best_its_lead_and_what_is_not_told_apart():
+def test_the_answer_names_the_figure_its_direction_the_evidence_and_the_conditions():
     result = compared(
         [choice("reinmax"), choice("relax"), choice("disarm")],
         ("reinmax", "relax", 0.001),
@@ -25,14 +31,36 @@ def test_the_answer_names_the_best_its_lead_and_what_is_not_told_apart():
         ("relax", "disarm", 0.6),
     )
     assert verdict.answer(result) == (
-        "reinmax ends 0.42 ± 0.07 nats above relax and 0.42 ± 0.07 nats above disarm;"
-        " relax and disarm are not told apart"
+        "reinmax* at learning_rate=0.001 has 0.42 nats lower test -log p(x) than relax at learning_rate=0.001"
+        " (95 % interval 0.35 to 0.49, 5 paired seeds, Holm p 0.0010) and 0.42 nats lower than disarm at"
+        " learning_rate=0.001 (95 % interval 0.35 to 0.49, 5 paired seeds, Holm p 0.010); relax and disarm are not told"
+        " apart; digits, dynamic binarization, 10 epochs, 2 seeds, learning_rate chosen by the validation ELBO"
     )
+    assert "ReinMax* at learning rate 0.001 has 0.42 nats lower" in verdict.answer(result, paper=True)
+    assert "than DisARM at learning rate 0.001 (95 %" in verdict.answer(result, paper=True)
+
+
+def test_a_bound_that_is_higher_is_better_and_values_of_other_settings_have_their_names():
+    result = compared([choice("0.9"), choice("0.0")], ("0.9", "0.0", 0.01), setting="ema")
+    text = verdict.answer(result._replace(figure="test_elbo_nats"))
+    assert text.startswith("ema=0.9 at learning_rate=0.001 has 0.42 nats higher test ELBO than ema=0.0 at")
+
+
+def test_differences_beyond_the_third_are_summed_up():
+    names = ["stl", "reparam", "nvil", "reinforce", "relax", "rebar"]
+    clear = [("stl", name, 0.01) for name in names[1:]]
+    result = compared([choice(name) for name in names], *clear)
+    far = [pair._replace(difference=1.0 + i) for i, pair in enumerate(result.pairs)]
+    text = verdict.answer(result._replace(pairs=far))
+    assert text.count("95 % interval") == 3
+    assert " and 4.00 to 5.00 nats lower than relax and rebar;" in text
 
 
 def test_without_a_clear_best_the_answer_says_so():
     result = compared([choice("stl"), choice("reparam")], ("stl", "reparam", 0.3))
-    assert verdict.answer(result) == "stl has the best mean, and is not told apart from reparam"
+    assert verdict.answer(result).startswith(
+        "stl at learning_rate=0.001 has the lowest mean test -log p(x), and is not told apart from reparam; digits,"
+    )
 
 
 def test_the_warnings_name_the_edge_of_the_grid_diverged_values_and_the_seeds_that_would_suffice():
@@ -43,15 +71,77 @@ def test_the_warnings_name_the_edge_of_the_grid_diverged_values_and_the_seeds_th
         "stl is best at learning_rate=0.001, the edge of the grid; try values beyond it",
         "unequal numbers of candidates favour the value with more of them: stl 1 and reparam 2",
         "stl and reparam: to tell a difference of 0.42 nats apart would take about 12 seeds",
+        "adding seeds to this sweep until a pair is told apart would exceed the level of 5 %; a new sweep of new seeds,"
+        " judged alone, keeps it",
     ]
 
 
+@pytest.mark.parametrize(
+    ("difference", "half_width", "sentence"),
+    [
+        (0.0, 0.0, "stl and reparam are equal to within 0.01 nats"),
+        (0.02, 0.021, "stl and reparam are equal to within 0.05 nats"),
+        (0.02, 0.1, "stl and reparam differ by at most 0.12 nats, the far end of the interval"),
+    ],
+)
+def test_no_seeds_are_counted_for_a_difference_that_matters_to_nobody(difference, half_width, sentence):
+    pair = ("stl", "reparam", 0.4)
+    result = compared([choice("stl"), choice("reparam")], pair, difference=difference, half_width=half_width)
+    assert verdict.warnings(result) == [sentence]
+
+
+def test_curves_that_still_rise_by_more_than_a_standard_error_are_named():
+    noisy = {"test_nll_nats": (1.0, 1.4)}  # the standard error of the mean is 0.2
+    rising = choice("stl", late_gain_nats=(0.2, 0.3), **noisy)
+    flat = choice("reparam", late_gain_nats=(0.1, 0.2), **noisy)
+    single = Candidate({}, {0: SHARED | {"late_gain_nats": 5.0}}, 0)
+    [line] = verdict.warnings(compared([rising, flat, Choice("nvil", single, [single], [])]))
+    assert line.startswith(
+        "training is not finished: in the last fifth of the epochs the ELBO rose by 0.25 nats with stl,"
+    )
+
+
+@pytest.mark.parametrize("figures", [{"test_rate_nats": (0.05, 0.1)}, {"active_units": (0, 1)}])
+def test_values_that_hardly_use_their_latent_variables_are_named(figures):
+    used = choice("stl", test_rate_nats=(0.1, 0.2), active_units=(1, 1))
+    [line] = verdict.warnings(compared([used, choice("nvil", **figures)]))
+    assert line.startswith("the latent variables are hardly used with nvil:")
+
+
+def test_the_late_gain_is_the_rise_of_the_elbo_over_the_last_fifth_of_the_epochs():
+    evaluations = [{"epoch": epoch, "elbo_nats": -30.0 + 0.5 * epoch} for epoch in (1, 3, 7, 8, 9, 10)]
+    assert comparison.with_late_gain({"seed": 0}, evaluations) == {"seed": 0, "late_gain_nats": 1.0}
+    assert comparison.with_late_gain({}, [*evaluations, {"epoch": 11, "elbo_nats": math.nan}]) == {
+        "late_gain_nats": 1.0
+    }
+    assert comparison.with_late_gain({}, evaluations[-1:]) == {}
+
+
 def test_the_files_hold_the_sentences_and_every_pair(tmp_path):
-    result = compared([choice("stl"), choice("reparam")], ("stl", "reparam", 0.003))
+    result = compared([choice("reinmax"), choice("reparam")], ("reinmax", "reparam", 0.003))
     text = verdict.write(tmp_path, result)
     assert text == (tmp_path / "verdict.md").read_text()
-    assert text.startswith("stl ends 0.42 ± 0.07 nats above reparam\n")
-    assert "| stl    | reparam | 0.42 ± 0.07      | 5     | 0.0030   | yes        |" in text
+    assert text.startswith("reinmax* at learning_rate=0.001 has 0.42 nats lower test -log p(x) than reparam at")
+    assert "| reinmax * | reparam | 0.42             | 0.35 to 0.49  | 5     | 0.0030   | yes        |" in text
+    assert "* marks estimators that are biased according to their papers." in text
     [row] = csv.DictReader((tmp_path / "verdict.csv").read_text().splitlines())
-    assert (row["better"], row["worse"], row["difference"], row["told_apart"]) == ("stl", "reparam", "0.424", "True")
+    assert (row["better"], row["difference"], row["told_apart"]) == ("reinmax", "0.424", "True")
     assert comparison.LEVEL == 0.05
+
+
+def test_the_latex_tables_have_papers_names_and_captions_that_explain_every_number(tmp_path):
+    verdict.write(tmp_path, compared([choice("reinmax"), choice("reparam")], ("reinmax", "reparam", 0.003)))
+    chosen, pairs = (tmp_path / "verdict.tex").read_text().strip().split("\n\n")
+    assert r"\caption{ReinMax$^*$ at learning rate 0.001 has 0.42 nats lower test $-\log p(x)$ than Reparam" in chosen
+    assert (
+        "digits, dynamic binarization, 10 epochs, 2 seeds, learning rate chosen by the validation ELBO. $\\pm$ after"
+        in chosen
+    )
+    assert r"ReinMax $^*$ & 0.001 & 2 & $-$1.00 $\pm$ 0.00 & \textbf{1.00 $\pm$ 0.00} \\" in chosen
+    assert (
+        r"\caption{Differences of the test $-\log p(x)$ between pairs; digits, dynamic binarization, 10 epochs" in pairs
+    )
+    assert r"\begin{tabular}{llrrrrr}" in pairs
+    assert r"ReinMax $^*$ & Reparameterization & 0.42 & 0.35 to 0.49 & 5 & 0.0030 & yes \\" in pairs
+    for part in (chosen, pairs):
+        assert r"$^*$ marks estimators that are biased according to their papers." in part

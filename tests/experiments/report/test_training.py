@@ -49,8 +49,10 @@ def test_the_page_begins_with_the_verdict(swept):
     folder, page = swept
     text = (folder / "report.html").read_text()
     # Without noise between paired seeds the mean difference is (1.0 + 1.5) / 2 and its error |1.0 - 1.5| / 2.
-    assert '<p class="verdict">0.01 has the best mean, and is not told apart from 0.001</p>' in text
-    assert page.tables["pairs"][1][2][0].startswith("1.25 ±")
+    answer = "learning_rate=0.01 has the lowest mean test -log p(x), and is not told apart from learning_rate=0.001;"
+    assert f'<p class="verdict">{answer}' in text
+    assert page.tables["pairs"][1][2][0] == "1.25"
+    assert page.tables["pairs"][1][3][0].startswith("-1.93 to ")
     assert text.index('class="verdict"') < text.index('class="facts"') < text.index('id="verdict"')
 
 
