@@ -165,11 +165,22 @@ def load_data(
     data = _load(run.choice("dataset"), run.binarization, run.validation_size, data_dir, cache_dir, size)
     if run.batch_size > len(data.train):
         raise ValueError(f"--batch_size={run.batch_size} is larger than the {len(data.train)} training images")
-    if settings.build(run, "likelihood").pixels == "grey levels" and data.levels == 0:
+    pixels = settings.build(run, "likelihood").pixels
+    if data.has_counts and pixels != "counts":
+        raise ValueError(
+            f"--dataset={run.dataset} has counts; choose --likelihood={_for_counts()}, or save grey levels as uint8"
+        )
+    if pixels == "counts" and not data.has_counts:
+        raise ValueError(f"--likelihood={run.likelihood} needs counts; save them as int32 in an .npz file")
+    if pixels == "grey levels" and data.levels == 0:
         raise ValueError(
             f"--likelihood={run.likelihood} needs grey levels; save uint8 images or choose --likelihood=gaussian"
         )
     return data
+
+
+def _for_counts() -> str:
+    return " or ".join(name for name, make in models.LIKELIHOODS.items() if make().pixels == "counts")
 
 
 def load_trained(run: Settings, data_dir: str | None, cache_dir: str | None = None) -> datasets.Dataset:

@@ -97,7 +97,9 @@ def _model_figures(data: datasets.Dataset, model: models.VAE, params) -> dict[st
     shape = data.train.shape[1:]
     x = assess.pixels(data, "test")[:DRAWN]
     z, prior, prior_samples = jax.device_get(_latents(model, params, x))
-    decode = lambda z: np.asarray(_decode(model, params, z)).reshape(-1, *shape)
+    white = max(1.0, float(x.max()))  # above 1 for counts
+    x = x / white
+    decode = lambda z: np.asarray(_decode(model, params, z)).reshape(-1, *shape) / white
     figures = {
         "reconstructions": plots.reconstructions(x[:10], decode(jax.tree.map(lambda leaf: leaf[:10], z))),
         "prior_samples": plots.image_grid(decode(prior_samples)),

@@ -203,13 +203,17 @@ def check(run: Settings) -> None:
     """
     pixels = build(run, "likelihood").pixels
     if pixels == "binary" and run.binarization == "none":
-        able = " or ".join(name for name, make in models.LIKELIHOODS.items() if make().pixels != "binary")
+        able = " or ".join(name for name, make in models.LIKELIHOODS.items() if make().pixels in ("any", "grey levels"))
         raise ValueError(
             f"--likelihood={run.likelihood} needs binary pixels; choose --binarization=dynamic, static or threshold, or"
             f" --likelihood={able} for grey pixels"
         )
     if pixels == "grey levels" and run.binarization != "none":
         raise ValueError(f"--likelihood={run.likelihood} needs grey pixels; choose --binarization=none")
+    if pixels == "counts" and run.binarization != "none":
+        raise ValueError(f"--likelihood={run.likelihood} needs counts; choose --binarization=none")
+    if pixels == "counts" and run.data_mean:
+        raise ValueError(f"--likelihood={run.likelihood} takes no --data_mean, which is for pixels from 0 to 1")
     least_layers = build(run, "architecture").least_layers
     if len(run.hidden) < least_layers:
         raise ValueError(

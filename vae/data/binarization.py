@@ -15,9 +15,14 @@ BINARIZATIONS = ("none", "dynamic", "static", "threshold")
 
 
 def pixels(images: Shaped[Array | np.ndarray, "*shape"], levels: int) -> Float[Array | np.ndarray, "*shape"]:
-    """Images as float32 in [0, 1]: grey level / (levels - 1). Float images stay as they are, and NumPy stays NumPy."""
+    """Images as float32 in [0, 1]: grey level / (levels - 1). Float images stay as they are, and NumPy stays NumPy.
+
+    Counts, which are int32, become float32.
+    """
     if jnp.issubdtype(images.dtype, jnp.floating):
         return images
+    if images.dtype == jnp.int32:
+        return images.astype(np.float32)
     return images.astype(np.float32) / np.float32(levels - 1)
 
 
@@ -68,6 +73,11 @@ def fix_binarization(data: Dataset, binarization: str, seed: int = 0) -> Dataset
         raise ValueError(f"binarization={binarization} is unknown; choose one of {', '.join(BINARIZATIONS)}")
     if binarization == "none":
         return data
+    if data.has_counts:
+        raise ValueError(
+            f"dataset={data.name} has counts, which cannot be binarized; choose binarization=none with "
+            "likelihood=poisson or negative_binomial, or save grey levels as uint8"
+        )
     if binarization != "dynamic" and isinstance(data.train, OnDisk):
         raise ValueError(
             f"binarization={binarization} needs training images in memory, and those of dataset={data.name} stay on "

@@ -10,14 +10,17 @@ from vae.data.splits import SPLITS, Splits, shuffle_and_cut
 
 
 class Dataset(NamedTuple):
-    """Images [N, H, W, C] in three splits: uint8 from 0 to levels - 1, or float32 in [0, 1] if levels is 0.
+    """Images [N, H, W, C] in three splits: uint8 from 0 to levels - 1; if levels is 0, float32 in [0, 1], or counts.
+
+    Counts are int32. They are no grey levels, because they have no white.
 
     Attributes:
       name: the name that `vae.data.load` takes.
       train: training images, in memory or, if they are too large for it, on disk.
       validation: validation images; [0, H, W, C] where there are none.
       test: test images.
-      levels: number of grey levels: 2 for binary images, 17 for the digits, 256 for others, 0 for continuous pixels.
+      levels: number of grey levels: 2 for binary images, 17 for the digits, 256 for others, 0 for continuous pixels
+        and for counts.
       checksum: sha256 of the three splits' dtypes, shapes and bytes. If the training images are on disk, `files` is
         used in place of their bytes.
       files: for a TFDS set, an identifier of the prepared files and of the images in them that are for training.
@@ -32,6 +35,10 @@ class Dataset(NamedTuple):
     checksum: str
     files: bytes = b""
     files_checksum: str = ""
+
+    @property
+    def has_counts(self) -> bool:
+        return self.train.dtype == np.int32
 
 
 def make_dataset(name: str, splits: Splits, validation_size: int) -> Dataset:
@@ -75,9 +82,10 @@ def checksummed(name: str, splits: list[np.ndarray | OnDisk], levels: int, files
 
 def _check_images(where: str, images: np.ndarray | OnDisk, levels: int | None) -> None:
     """Refuses an array that would train without an error but give wrong numbers. `where` begins the message."""
-    if len(images.shape) != 4 or images.dtype not in (np.uint8, np.float32):
+    if len(images.shape) != 4 or images.dtype not in (np.uint8, np.float32, np.int32):
         raise ValueError(
-            f"{where} is {images.dtype} of shape {list(images.shape)}; it must be [N, H, W, C], uint8 or float32"
+            f"{where} is {images.dtype} of shape {list(images.shape)}; it must be [N, H, W, C], uint8, float32 or"
+            " int32 (counts)"
         )
     height, width, channels = images.shape[1:]
     if height <= 4 < min(width, channels):
@@ -95,6 +103,9 @@ def _check_images(where: str, images: np.ndarray | OnDisk, levels: int | None) -
                 f"{where} has values from {images.min()} to {images.max()}; floats must be 0 to 1, uint8 may be 0 to"
                 " 255"
             )
+    elif images.dtype == np.int32:
+        if images.min() < 0:
+            raise ValueError(f"{where} has the count {images.min()}, which is below 0")
     elif levels is not None and images.max() >= max(levels, 1):
         raise ValueError(f"{where} has the grey level {images.max()}, which must be below levels={levels}")
 
@@ -113,7 +124,7 @@ def _size_to_hold_out(name: str, train: int, validation: int, size: int) -> int:
 
 
 def _levels(*splits: np.ndarray | OnDisk) -> int:
-    """2 for images of zeros and ones, 256 for other uint8 images, 0 for continuous images.
+    """2 for images of zeros and ones, 256 for other uint8 images, 0 for continuous images and for counts.
 
     Images on disk are not read: the other splits decide.
     """

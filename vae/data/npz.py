@@ -14,6 +14,7 @@ def load(path: str) -> Splits:
 
     [N, H, W, C] stays as it is, and [N, H, W] gets one channel. [N, D] becomes square images if D is a square number,
     so that flattened MNIST fits convolutional models as well; otherwise it becomes rows of pixels, [N, 1, D, 1].
+    Integers that are not uint8 are counts.
     """
     dataset = f"dataset=npz:{path}"
     file = Path(path).expanduser()
@@ -58,7 +59,7 @@ def _read(dataset: str, path: Path) -> dict[str, np.ndarray]:
     except Exception as error:  # NumPy and zipfile document no list of what they raise on a damaged file
         raise ValueError(
             f"{dataset}: the file cannot be read as .npz ({reason(error)}); write it with "
-            "np.savez(PATH, train=..., test=...) from arrays of uint8, bool or float"
+            "np.savez(PATH, train=..., test=...) from arrays of uint8, bool, float or counts"
         ) from error
     raise ValueError(
         f"{dataset}: the file holds {', '.join(names[:8]) or 'nothing'}; it must hold train and test (and perhaps "
@@ -67,7 +68,7 @@ def _read(dataset: str, path: Path) -> dict[str, np.ndarray]:
 
 
 def _images(where: str, array: np.ndarray) -> np.ndarray:
-    """The user's array as [N, H, W, C], uint8 or float32.
+    """The user's array as [N, H, W, C], uint8, float32 or, for counts, int32.
 
     Raises:
       ValueError: if it does not hold images.
@@ -76,11 +77,16 @@ def _images(where: str, array: np.ndarray) -> np.ndarray:
         raise ValueError(
             f"{where} has shape {list(array.shape)}; it must be a non-empty [N, H, W, C], [N, H, W] or [N, D]"
         )
-    if array.dtype != np.uint8 and array.dtype.kind not in "bf":
-        raise ValueError(f"{where} is {array.dtype}; it must be uint8 (0 to 255), bool or float (0 to 1)")
+    if array.dtype.kind not in "biuf":
+        raise ValueError(
+            f"{where} is {array.dtype}; it must be uint8 (0 to 255), bool, float (0 to 1), or int32 (counts)"
+        )
+    counts = array.dtype.kind in "iu" and array.dtype != np.uint8
+    if counts and not 0 <= array.min() <= array.max() < 2**24:
+        raise ValueError(f"{where} has counts from {array.min()} to {array.max()}; they must be 0 to {2**24 - 1}")
     if array.ndim == 2:
         side = round(array.shape[1] ** 0.5)
         array = array.reshape(len(array), *((side, side) if side**2 == array.shape[1] else (1, -1)))
     array = array if array.ndim == 4 else array[..., None]
     with np.errstate(over="ignore"):  # a pixel beyond the range of float32 becomes inf, which `make_dataset` refuses
-        return np.ascontiguousarray(array, np.float32 if array.dtype.kind == "f" else np.uint8)
+        return np.ascontiguousarray(array, np.int32 if counts else np.float32 if array.dtype.kind == "f" else np.uint8)

@@ -11,13 +11,13 @@ SEED = 0  # seed of every shuffle that cuts a split; it is not a setting, becaus
 
 
 class Splits(NamedTuple):
-    """The images [N, H, W, C] that a data set has, uint8 or float32 in [0, 1].
+    """The images [N, H, W, C] that a data set has: uint8, float32 in [0, 1], or int32 for counts.
 
     Attributes:
       train: training images.
       validation: validation images; None where the set has none.
       test: test images. If None, a tenth of the training images become the test split.
-      levels: number of grey levels, 0 for continuous pixels. If None, it is inferred from the pixels.
+      levels: number of grey levels, 0 for continuous pixels and counts. If None, it is inferred from the pixels.
       files: fingerprint of the prepared files of a TFDS set; empty for other sets.
     """
 

@@ -17,10 +17,14 @@ from vae.distributions.base import logistic as logistic
 from vae.distributions.base import uniform as uniform
 from vae.distributions.concrete import BinaryConcrete as BinaryConcrete
 from vae.distributions.concrete import ExpConcrete as ExpConcrete
+from vae.distributions.counts import NegativeBinomial as NegativeBinomial
+from vae.distributions.counts import Poisson as Poisson
 from vae.distributions.discrete import Bernoulli as Bernoulli
 from vae.distributions.discrete import Categorical as Categorical
 from vae.distributions.discretized_logistic import DiscretizedLogistic as DiscretizedLogistic
 from vae.distributions.flows import Flow as Flow
+from vae.distributions.grey_levels import DiscretizedLogisticMixture as DiscretizedLogisticMixture
+from vae.distributions.grey_levels import GreyLevels as GreyLevels
 from vae.distributions.implicit import Beta as Beta
 from vae.distributions.implicit import Dirichlet as Dirichlet
 from vae.distributions.implicit import Gamma as Gamma

@@ -46,7 +46,7 @@ def make_vae(
       likelihood: family of p(x|z), by `LIKELIHOODS`.
       posterior: family of q(z|x), by `POSTERIORS`.
       prior: where the prior's parameters come from, by `PRIORS`.
-      levels: number of grey levels of the data; only the discretized logistic reads it.
+      levels: number of grey levels of the data; likelihoods of grey levels read it.
       data_mean: the mean image, one number for each pixel, which centres the encoder's inputs and the decoder's
         outputs; empty for none.
       compute_dtype: dtype of the products and activations of the networks' layers.
@@ -79,10 +79,12 @@ def make_vae(
         )
     if prior.reads_encoder and len(dims) > 1:
         raise ValueError(f"prior={prior.name} needs one stochastic layer; give latent_dim one number")
+    if likelihood.pixels == "counts" and data_mean:
+        raise ValueError(f"likelihood={likelihood.name} takes no data_mean, which is the logits of pixels in [0, 1]")
     dtype = None if compute_dtype == "float32" else jnp.dtype(compute_dtype)
 
     network = architecture.encoder(hidden, activation, image_shape, dtype)
-    encoder = Encoder(network, dims[0], posterior, data_mean, dtype)
+    encoder = Encoder(network, dims[0], posterior, data_mean, dtype, likelihood.read)
     prior_module = Prior(dims[-1], posterior, prior, tuple(image_shape))
     if len(dims) > 1:
 
@@ -93,7 +95,9 @@ def make_vae(
         encoder = Chain(encoder, tuple(layer(size, posterior) for size in dims[1:]))
         downwards = tuple(layer(size, posterior.layer_prior) for size in reversed(dims[:-1]))
         prior_module = Chain(prior_module, downwards, descending=True)
-    network = architecture.decoder(hidden, activation, image_shape, dtype)
+    # The numbers of a pixel are channels of the network's image.
+    outputs = (*image_shape[:2], image_shape[2] * likelihood.num_outputs(levels))
+    network = architecture.decoder(hidden, activation, outputs, dtype)
     decoder = Decoder(network, likelihood, levels, data_mean, posterior.read)
     return VAE(encoder, decoder, prior_module)
 

@@ -123,14 +123,15 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """p(x|z): a network from z to one number for each pixel, and a likelihood around these numbers.
+    """p(x|z): a network from z to one or several numbers for each pixel, and a likelihood around these numbers.
 
     Where there are several stochastic layers, the decoder reads the first.
 
     Attributes:
-      network: module that maps z `[K, B, D]` to `[K, B, H * W * C]`.
+      network: module that maps z `[K, B, D]` to `[K, B, H * W * C]`, or to `[K, B, H * W * C * n]` if the likelihood
+        needs n numbers for each pixel, which lie side by side.
       likelihood: the family of p(x|z), made by a factory of `LIKELIHOODS`.
-      levels: number of grey levels of a pixel; only the discretized logistic reads it.
+      levels: number of grey levels of a pixel; likelihoods of grey levels read it.
       data_mean: the mean image, flat and in (0, 1). Its logits are added to the network's outputs, as if the bias of
         the last layer were initialized to them. Empty for none.
       read: function of z whose result the network reads.
@@ -146,9 +147,11 @@ class Decoder(nn.Module):
     def __call__(self, z: Samples):
         z = self.read(z[0] if isinstance(z, tuple) else z)
         outputs = _at_least_float32(self.network(z.reshape(*z.shape[:2], -1)))
+        num_outputs = self.likelihood.num_outputs(self.levels)
+        if num_outputs > 1:
+            outputs = outputs.reshape(*outputs.shape[:2], -1, num_outputs)
         if self.data_mean:
-            mean = jnp.asarray(self.data_mean, outputs.dtype)
-            outputs = outputs + jnp.log(mean) - jnp.log1p(-mean)
+            outputs = self.likelihood.at_mean(outputs, jnp.asarray(self.data_mean, outputs.dtype))
         return self.likelihood.distribution(self.param, outputs, self.levels)
 
 

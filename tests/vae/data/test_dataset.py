@@ -39,7 +39,7 @@ def test_images_of_any_number_of_channels_are_loaded(channels, mine):
 @pytest.mark.parametrize(
     ("splits", "sentence"),
     [
-        (dict(train=IMAGES.astype(float)), "train is float64 of shape .*uint8 or float32"),
+        (dict(train=IMAGES.astype(float)), "train is float64 of shape .*uint8, float32 or int32"),
         (dict(train=IMAGES.astype(np.int64)), "train is int64 of shape"),
         (dict(train=IMAGES.astype(np.float32)), "values from .* to 2.*floats must be 0 to 1"),
         (dict(train=IMAGES[..., 0]), r"train is uint8 of shape \[8, 5, 4\]; it must be \[N, H, W, C\]"),

@@ -60,6 +60,16 @@ def test_npz_of_zeros_and_ones_has_two_levels(tmp_path, dtype):
     np.testing.assert_array_equal(pixels(data.train, 2)[..., 0], images)
 
 
+@pytest.mark.parametrize("dtype", [np.int64, np.int16, np.uint16])
+def test_integers_are_counts_that_stay_as_they_are(tmp_path, dtype):
+    counts = np.random.default_rng(0).integers(0, 3000, (20, 3, 3)).astype(dtype)
+    data = load(save(tmp_path, train=counts, test=counts[:2]))
+    assert (data.levels, data.train.dtype, data.has_counts) == (0, np.int32, True)
+    seen = pixels(data.train, data.levels)
+    assert seen.dtype == np.float32
+    np.testing.assert_array_equal(seen[..., 0], counts)
+
+
 GOOD = np.zeros((4, 2, 2), np.uint8)
 BAD = {
     "nan": (dict(train=np.full((2, 2, 2), np.nan), test=np.zeros((2, 2, 2))), "8 NaN pixels"),
@@ -67,7 +77,9 @@ BAD = {
     "above one": (dict(images=np.full((4, 2, 2), 255.0)), "values from 255.0 to 255.0"),
     "below zero": (dict(images=np.full((4, 2, 2), -0.1)), "floats must be 0 to 1"),
     "infinite": (dict(images=np.full((4, 2, 2), np.inf)), "values from inf"),
-    "int64": (dict(images=np.zeros((4, 2, 2), np.int64)), "is int64; it must be uint8"),
+    "negative": (dict(images=np.full((4, 2, 2), -1)), "counts from -1 to -1; they must be 0 to 16777215"),
+    "beyond float32's integers": (dict(images=np.full((4, 2, 2), 2**24)), "counts from 16777216 to 16777216"),
+    "grey levels and counts": (dict(train=GOOD, test=GOOD.astype(int)), "train uint8 [4, 2, 2], test int64 [4, 2, 2]"),
     "complex": (dict(images=np.zeros((4, 2, 2), complex)), "is complex128; it must be"),
     "text": (dict(images=np.full((4, 2), "a")), "must be uint8"),
     "one axis": (dict(images=np.zeros(4, np.uint8)), "has shape [4]"),
@@ -133,7 +145,7 @@ def assert_loads_or_refuses(path):
         assert x.ndim == 4
         assert x.size
         assert x.min() >= 0
-        assert x.max() <= 1
+        assert data.has_counts or x.max() <= 1
 
 
 @settings(max_examples=60, deadline=None)

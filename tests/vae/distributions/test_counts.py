@@ -1,0 +1,124 @@
+"""Counts and grey levels against scipy, 60-digit arithmetic and sums over all values."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import mpmath
+import numpy as np
+import pytest
+import scipy.stats as st
+
+from tests.helpers.families import draw, z_score
+from tests.helpers.random_models import float64
+from vae import distributions as dist
+
+LEVELS = 17
+GRID = np.arange(LEVELS, dtype=np.float32)[:, None] / (LEVELS - 1)  # every grey level, as one pixel
+COUNTS = np.arange(400, dtype=np.float32)[:, None]
+
+# One pixel with two data in the batch; its possible values.
+CASES = {
+    "Poisson": (dist.Poisson(np.float32([[1.2], [3.1]])), COUNTS),
+    "NegativeBinomial": (dist.NegativeBinomial(np.float32([[1.2], [2.5]]), np.float32([[0.3], [1.4]])), COUNTS),
+    "GreyLevels": (dist.GreyLevels(draw(0, 2, 1, LEVELS, scale=1.0)), GRID),
+    "DiscretizedLogisticMixture": (
+        dist.DiscretizedLogisticMixture(
+            draw(1, 2, 1, 3, scale=1.0), draw(2, 2, 1, 3, scale=0.2, shift=0.5), draw(3, 2, 1, 3, shift=-3.0), LEVELS
+        ),
+        GRID,
+    ),
+}
+
+
+@functools.cache
+def ask(name):
+    q, values = CASES[name]
+    program = jax.jit(lambda q: (q.log_prob(values[:, None]), q.mean, q.sample(jax.random.key(0), 20_000)))
+    with jax.numpy_dtype_promotion("strict"):
+        return [float64(answer) for answer in program(q)]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_probabilities_of_all_values_sum_to_one_and_give_the_samples(name):
+    log_prob, mean, z = ask(name)  # [values, B], [B, 1], [K, B, 1]
+    q, values = CASES[name]
+    probabilities = np.exp(log_prob)
+    np.testing.assert_allclose(probabilities.sum(axis=0), 1, rtol=2e-5)
+    for b in (0, 1):
+        seen = np.mean(np.abs(z[:, b] - values[:, 0]) < 1e-4, axis=0)
+        assert seen.sum() == pytest.approx(1)  # no other values
+        error = np.sqrt(probabilities[:, b] * (1 - probabilities[:, b]) / len(z)) + 1e-4
+        assert np.max(np.abs(seen - probabilities[:, b]) / error) < 4.5
+        assert np.max(np.abs(seen - probabilities[:, 1 - b]) / error) > 10  # the control: the other datum
+    if name != "DiscretizedLogisticMixture":  # whose mean is that of the continuous mixture
+        np.testing.assert_allclose(mean[:, 0], values[:, 0] @ probabilities, rtol=1e-4)
+        assert z_score(z, mean)[0].max() < 4.5
+
+
+def test_log_probs_are_scipys():
+    mean = np.exp(float64([1.2, 3.1]))
+    np.testing.assert_allclose(ask("Poisson")[0][:50], st.poisson(mean).logpmf(COUNTS[:50]), rtol=1e-5, atol=1e-5)
+    mean, r = np.exp(float64([1.2, 2.5])), np.exp(float64([0.3, 1.4]))
+    truth = st.nbinom(r, r / (r + mean)).logpmf(COUNTS[:50])
+    np.testing.assert_allclose(ask("NegativeBinomial")[0][:50], truth, rtol=1e-5, atol=1e-5)
+
+    q = CASES["DiscretizedLogisticMixture"][0]
+    parts = [
+        float64(dist.DiscretizedLogistic(q.means[..., m], q.log_scale[..., m], LEVELS).log_prob(GRID[:, None]))
+        for m in range(3)
+    ]
+    weights = np.exp(float64(q.logits[:, 0])) / np.exp(float64(q.logits[:, 0])).sum(-1, keepdims=True)
+    truth = np.log(np.einsum("mvb,bm->vb", np.exp(parts), weights))
+    np.testing.assert_allclose(ask("DiscretizedLogisticMixture")[0], truth, rtol=1e-4, atol=1e-5)
+
+
+def _poisson(log_mean, x):
+    return x * log_mean - mpmath.exp(log_mean) - mpmath.loggamma(x + 1)
+
+
+def _negative_binomial(log_mean, log_r, x):
+    m, r = mpmath.exp(log_mean), mpmath.exp(log_r)
+    choose = mpmath.loggamma(x + r) - mpmath.loggamma(r) - mpmath.loggamma(x + 1)
+    return choose - r * mpmath.log1p(m / r) - x * mpmath.log1p(r / m)
+
+
+ROWS = {
+    "Poisson": (
+        _poisson,
+        [(-80, 0), (-80, 1), (-5, 3), (0, 1), (9.2, 9900), (9.2, 0), (13.8, 986000), (5, 1), (40, 7)],
+    ),
+    "NegativeBinomial": (
+        _negative_binomial,
+        [(0, r, x) for r in (-80, -5, 0, 5, 20, 80) for x in (0, 1, 4)]
+        + [(9.2, r, x) for r in (-5, 0, 5, 12, 30) for x in (0, 9900, 12000)]
+        + [(-80, 0, 1), (-5, 2, 3), (40, 0, 5)],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_counts_are_right_in_float32_at_the_ends(name):
+    density, rows = ROWS[name]
+    family = getattr(dist, name)
+    columns = [np.float32(column)[:, None] for column in zip(*rows, strict=True)]
+    log_prob = lambda *parameters: jnp.sum(family(*parameters).log_prob(columns[-1]))
+    each = jax.jit(lambda *parameters: family(*parameters).log_prob(columns[-1]))(*columns[:-1])
+    gradients = jax.jit(jax.grad(log_prob, argnums=tuple(range(len(columns) - 1))))(*columns[:-1])
+    with mpmath.workdps(60):
+        for i, row in enumerate(np.float32(rows).tolist()):
+            row = [mpmath.mpf(number) for number in row]
+            assert float(each[i]) == pytest.approx(float(density(*row)), rel=2e-5, abs=2e-3), row
+            for argument, gradient in enumerate(gradients):
+                at = lambda value, row=row, argument=argument: density(*row[:argument], value, *row[argument + 1 :])
+                truth = float(mpmath.diff(at, row[argument]))
+                assert float(gradient[i, 0]) == pytest.approx(truth, rel=2e-3, abs=2e-2), (row, argument)
+
+
+def test_a_textbook_density_in_float32_fails_where_ours_is_right():
+    """The control of the test above."""
+    log_mean, x = jnp.float32(13.8), jnp.float32(986000)
+    textbook = x * log_mean - jnp.exp(log_mean) - jax.scipy.special.gammaln(x + 1)
+    truth = float(_poisson(mpmath.mpf(float(log_mean)), mpmath.mpf(986000)))
+    assert abs(float(textbook) - truth) > 0.1
+    assert abs(float(dist.Poisson(log_mean[None]).log_prob(x[None])) - truth) < 2e-3
