@@ -127,7 +127,7 @@ def define_flags(values: flags.FlagValues) -> None:
         "columns",
         None,
         "Columns of the tables in results.md and results.tex, comma-separated, such as estimator,variance,verdict. The"
-        " default is all columns.",
+        " default is all columns in results.md, and those that fit on a page in results.tex.",
         flag_values=values,
     )
     flags.DEFINE_integer(

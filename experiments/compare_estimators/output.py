@@ -22,7 +22,10 @@ SIGNS = {"variance": -1, "snr": 1, "dsnr": 1, "cosine": 1}
 def write(
     folder: Path, tasks: list[Task], results: list[Result], rows: Rows, protocol: Protocol, columns: list[str] | None
 ) -> None:
-    """Writes every file except config.json, and prints the tables. `columns` are those of the tables; None for all."""
+    """Writes every file except config.json, and prints the tables.
+
+    `columns` are those of the tables; None for all in results.md and some in results.tex.
+    """
     for name, table in rows._asdict().items():
         files.write_text(folder / f"{name}.csv", tables.to_csv(table))
     markdown = []
@@ -38,7 +41,9 @@ def write(
             if note := best_by_cost.note(task_rows, group):
                 markdown.append(f"{note}\n")
             named = [row | {"estimator": options.paper_name(row["estimator"])} for row in task_rows]
-            latex.append(tables.to_latex(_cells(named, shown), title, _best(task_rows, group, shown)))
+            in_latex = _shown(task_rows, group, task, protocol.judge_by, columns or _latex_columns(protocol.judge_by))
+            caption = _caption(title, task_rows, group, protocol)
+            latex.append(tables.to_latex(_cells(named, in_latex), caption, _best(task_rows, group, in_latex)))
     text = "\n".join([*markdown, _note(protocol, tasks[0]), ""])
     files.write_text(folder / "results.md", text)
     files.write_text(folder / "results.tex", "\n\n".join(latex) + "\n")
@@ -68,6 +73,19 @@ def _note(protocol: Protocol, task: Task) -> str:
         f" Control variates were trained for {protocol.cv_steps} steps here; a run's own estimator started from the"
         " checkpoint."
     )
+
+
+def _caption(title: str, rows: list[Row], group: str, protocol: Protocol) -> str:
+    sentences = [
+        f"{title}. {protocol.draws} draws of each estimator. Brackets are {100 * protocol.confidence:g} % intervals."
+        f" Figures of variance x {gradients.COST_NAMES[protocol.judge_by]} are relative to the best unbiased estimator,"
+        " and their intervals hold for all estimators at once. ± is one standard error."
+    ]
+    if any("within 1 %" in row[f"{group}_verdict"] for row in rows):
+        sentences.append("Within 1 % of best: the whole interval lies from 1 / 1.01 to 1.01.")
+    if any(row["declared_biased"] for row in rows):
+        sentences.append("* is biased by its paper.")
+    return " ".join(sentences)
 
 
 class Column(NamedTuple):
@@ -103,6 +121,11 @@ def _columns(group: str, judge_by: str, time: "TimeUnit") -> dict[str, Column]:
         **{f"variance_x_{cost}": product(cost) for cost in gradients.costs(judge_by)},
         "verdict": Column("verdict", lambda row: str(value(row, "verdict"))),
     }
+
+
+def _latex_columns(judge_by: str) -> list[str]:
+    """The columns of results.tex without --columns: few enough for a page."""
+    return ["estimator", "num_samples", "evaluations", "bias", "variance", f"variance_x_{judge_by}", "verdict"]
 
 
 def check_columns(columns: list[str] | None, judge_by: str) -> None:

@@ -56,6 +56,7 @@ def test_a_gradient_that_is_not_finite_or_always_zero_has_no_verdict(tmp_path, m
     assert relaxed["chi_variance_x_flops_to_best"] == ""
     assert "gumbel_softmax has no verdict: every draw of its gradient of chi is zero" in said
     assert "leave_one_out has no verdict" not in said
+    assert "$^*$ is biased by its paper." in (tmp_path / "out" / "results.tex").read_text()
     pairs = [pair for pair in read(tmp_path / "out" / "pairs.csv") if "gumbel_softmax" in pair.values()]
     assert {pair["verdict"] for pair in pairs} == {"not distinguished"}
 
