@@ -61,8 +61,8 @@ class Settings:
     posterior: str = _setting("normal", "Family of q(z|x).", table=models.POSTERIORS)
     prior: str = _setting(
         "standard",
-        "Prior p(z): the posterior family's standard prior, a learned member of the family, a learned mixture, or a"
-        " VampPrior. The last two need --objective=elbo or a bound of importance weights.",
+        "Prior p(z): the posterior family's standard prior, a learned member of the family, a learned mixture, a"
+        " VampPrior or a flow. The last three need --objective=elbo or a bound of importance weights.",
         table=models.PRIORS,
     )
     latent_dim: tuple[int, ...] = _setting(

@@ -22,6 +22,7 @@ from vae.models.networks import ConvEncoder as ConvEncoder
 from vae.models.networks import add_activation as add_activation
 from vae.models.networks import add_architecture as add_architecture
 from vae.models.priors import PRIORS as PRIORS
+from vae.models.priors import FlowPrior as FlowPrior
 from vae.models.priors import LearnedPrior as LearnedPrior
 from vae.models.priors import MixturePrior as MixturePrior
 from vae.models.priors import PriorKind as PriorKind

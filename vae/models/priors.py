@@ -134,6 +134,34 @@ class VampPrior(PriorKind):
         return dist.Mixture(jnp.zeros(self.components, jnp.float32), encode(inputs))
 
 
+@dataclass(frozen=True)
+class FlowPrior(PriorKind):
+    """A normalizing flow of affine coupling layers, whatever the posterior's family; options as of `coupling`."""
+
+    layers: int = 4
+    hidden: int = 64
+    name: ClassVar[str] = "flow"
+
+    def __post_init__(self) -> None:
+        self._flow()
+
+    def refusal(self, posterior: Posterior) -> str | None:
+        if isinstance(posterior.standard_prior(1), dist.Normal | dist.Laplace):
+            return None
+        return (
+            f"prior=flow is over all real numbers, and posterior={posterior.name} is not; choose prior=standard, "
+            "learned or mixture, or posterior=normal"
+        )
+
+    def distribution(self, param: Callable[..., Array], posterior: Posterior, latent_dim: int) -> dist.Flow:
+        flow = self._flow()
+        parameters = param("parameters", nn.initializers.zeros, (flow.num_parameters(latent_dim),), jnp.float32)
+        return flow.distribution(parameters, latent_dim)
+
+    def _flow(self) -> Posterior:
+        return POSTERIORS.make("coupling", layers=self.layers, hidden=self.hidden)
+
+
 PRIORS = Table(
     "prior",
     {
@@ -141,6 +169,7 @@ PRIORS = Table(
         "learned": LearnedPrior,
         "mixture": MixturePrior,
         "vamp": VampPrior,
+        "flow": FlowPrior,
     },
 )
 add_prior = PRIORS.add

@@ -31,7 +31,7 @@ def data(likelihood):
     return grey * 100 if likelihood.pixels == "counts" else grey / 4
 
 
-@pytest.mark.parametrize("name", LIKELIHOODS)
+@pytest.mark.parametrize("name", ["categorical", "mixture", "negative_binomial", "decoder"])
 def test_a_step_up_a_gradient_that_reaches_all_parameters_raises_the_bound(name):
     model, x, reparam = small_vae(LIKELIHOODS[name]), data(LIKELIHOODS[name]), make("reparam", num_samples=4)
     bound = lambda params: jnp.mean(
@@ -69,7 +69,7 @@ def test_the_scales_of_a_gaussian():
     decode = {}
     for scale in ("global", "fixed", "decoder"):
         model = small_vae(models.LIKELIHOODS.make("gaussian", scale=scale, log_scale=-1.5))
-        params = model.init(jax.random.key(0), data(LIKELIHOODS["global"]), jax.random.key(0))
+        params = jax.jit(model.init)(jax.random.key(0), data(LIKELIHOODS["global"]), jax.random.key(0))
         shape = params["params"]["decoder"].get("log_scale", np.zeros(())).shape
         z = np.float32([[[0.0, 0.0], [3.0, -3.0]]])
         decode[scale] = shape, float64(model.apply(params, z, method="decode").scale)

@@ -134,3 +134,30 @@ def test_what_a_prior_cannot_do_is_refused():
     for name in ("mixture", "vamp"):
         with pytest.raises(ValueError, match=f"prior={name} needs at least one component, got 0"):
             models.PRIORS.make(name, components=0)
+
+
+def test_a_flow_is_a_density_whose_parameters_all_have_a_gradient():
+    model = models.make_vae(SHAPE, latent_dim=2, hidden=(), prior=models.PRIORS.make("flow", layers=2, hidden=5))
+    params = parameters(model, X)
+    axis = jnp.linspace(-12.0, 12.0, 241)
+    plane = jnp.stack(jnp.meshgrid(axis, axis), axis=-1).reshape(-1, 2)  # [241^2, D]
+
+    @jax.jit
+    def program(params):
+        prior = model.apply(params, method="prior_distribution")
+        return jnp.exp(prior.log_prob(plane)), prior.sample(jax.random.key(0), 20_000)
+
+    density, z = map(float64, program(params))
+    cell = float(axis[1] - axis[0]) ** 2
+    assert abs(density.sum() * cell - 1) < 2e-3
+    centred = float64(plane) - density @ float64(plane) * cell
+    spread = np.sqrt(density @ centred**2 * cell)
+    assert np.all(np.abs(z.mean(axis=0) - density @ float64(plane) * cell) < 4.5 * spread / np.sqrt(len(z)))
+    assert np.abs(spread - 1).max() > 0.05  # the control: the prior is not the standard normal any more
+
+    expect = bind(estimators.make("reparam"), {}, {}, jax.random.key(0))
+    bound = lambda params: jnp.mean(objectives.elbo(model.apply, params, X, expect).value)
+    gradients = jax.jit(jax.grad(bound))(params)["params"]["prior"]
+    assert all(np.any(leaf != 0) for leaf in jax.tree.leaves(gradients))
+    with pytest.raises(ValueError, match="prior=flow is over all real numbers, and posterior=gamma is not"):
+        models.make_vae(SHAPE, posterior="gamma", prior="flow")
