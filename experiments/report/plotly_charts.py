@@ -20,7 +20,7 @@ from experiments.common.charts import Axis, Chart, Guide, Series
 Figure = dict[str, Any]
 
 COLOURS = [f"@{i}" for i in range(7)]
-DASHES = ("solid", "dash", "dot", "dashdot")
+DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
 SYMBOLS = (
     *("circle", "square", "triangle-up", "diamond"),
     *("triangle-down", "triangle-left", "triangle-right", "cross"),

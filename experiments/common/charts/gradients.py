@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from experiments.common.charts.chart import Axis, Chart, Guide, Series, column
-from experiments.common.charts.styles import styles
+from experiments.common.charts.styles import paper_label, styles
 
 COSTS = {
     "evaluations": "evaluations of f per gradient",
@@ -64,7 +64,7 @@ def variance_against_cost(rows: list[Row], group: str, cost: str) -> Chart:
             details = tuple(row["num_samples"] for row in mine)
             ends = [column(mine, f"{group}_variance_{end}") for end in ("low", "high")]
             x, y = column(mine, cost), column(mine, f"{group}_variance")
-            series.append(Series(name, style, x, y, *ends, hollow=hollow, details=details))
+            series.append(Series(paper_label(name), style, x, y, *ends, hollow=hollow, details=details))
     x = Axis(COSTS[cost], "log", _decade(column(rows, cost)))
     y = Axis(f"{group}: variance", "log", _decade(column(rows, f"{group}_variance")))
     guides = ()
@@ -131,7 +131,7 @@ def against(rows: list[Row], group: str, x: str, figure: str) -> Chart:
         mine.sort(key=lambda row: row[x])
         if mine:
             ends = [column(mine, f"{key}_{end}") for end in ("low", "high")]
-            series.append(Series(name, style, column(mine, x), column(mine, key), *ends))
+            series.append(Series(paper_label(name), style, column(mine, x), column(mine, key), *ends))
     guides = tuple(_slopes(series)) if (x, figure) == ("num_samples", "snr") and series else ()
     y = Axis(f"{group}: {FIGURES[figure]}", "log")
     return Chart(series, _point_axis(sorted({float(row[x]) for row in rows}), x), y, guides)
@@ -155,7 +155,10 @@ def _places(rows: list[Row]) -> range:
 
 def _names(rows: list[Row]) -> Axis:
     """A vertical axis with the rows' names, the first row at the top. A star marks estimators declared biased."""
-    names = [label + (" *" if row["declared_biased"] else "") for label, row in zip(labels(rows), rows, strict=True)]
+    names = [
+        paper_label(label) + (" *" if row["declared_biased"] else "")
+        for label, row in zip(labels(rows), rows, strict=True)
+    ]
     return Axis("", limits=(-0.7, len(rows) - 0.3), names=tuple(reversed(names)))
 
 

@@ -1,10 +1,14 @@
-"""The look of each estimator, which is the same in all figures: a colour for its family, and a marker and dash of its
-own."""
+"""The look and the title of each estimator, which are the same in all figures: a colour for its family, a marker and a
+dash of its own, and the name that papers give it."""
 
 import re
+from collections import Counter
 from collections.abc import Iterable
 
-# The families of estimators. The first family has the first colour; an estimator that is in no family has the last.
+from experiments.common import options
+from vae import estimators
+
+# The families of estimators. The first family has the first colour; the last colour, black, belongs to no family.
 FAMILIES = (
     (
         *("reparam", "stl", "dreg", "reparam_antithetic", "reparam_rqmc", "reparam_linear_cv", "measure_valued"),
@@ -27,16 +31,66 @@ _STYLES = {
 }
 
 
-def styles(labels: Iterable[str]) -> dict[str, int]:
-    """The style of each label. A label may begin with the name of an estimator, as in "stl, learning_rate=0.01".
+_FAMILY_COLOUR = {name: style % NUMBER_OF_COLOURS for name, style in _STYLES.items()}
 
-    An estimator has its own look if no two labels name the same estimator. Otherwise, and for other labels, the looks
-    are given out in order.
+
+def styles(labels: Iterable[str]) -> dict[str, int]:
+    """The style of each label. A label may name an estimator between other settings: "elbo, stl, learning_rate=0.01".
+
+    If each estimator has one label, it has the look of its own, and the estimators that are in no family have colours
+    that are still free. Otherwise the labels of an estimator share a colour, and their dashes and markers follow the
+    other settings. If no label names an estimator of the table, the looks are given out in order.
     """
     labels = list(dict.fromkeys(labels))
-    names = [re.match(r"\w*", label)[0] for label in labels]
-    if not set(names) & set(_STYLES) or len(set(names)) < len(names):
+    split = {label: _split(label) for label in labels}
+    order = {name: place for place, name in enumerate(estimators.BY_NAME)}
+    names = sorted(dict.fromkeys(name for name, _ in split.values()), key=lambda name: order.get(name, len(order)))
+    if not set(names) & set(order):
         return {label: style for style, label in enumerate(labels)}
-    own = [name for name in names if name not in _STYLES]
-    black = {name: NUMBER_OF_COLOURS * (place + 1) - 1 for place, name in enumerate(own)}
-    return {label: (_STYLES | black)[name] for label, name in zip(labels, names, strict=True)}
+    if len(names) == len(labels):
+        looks = {name: _STYLES[name] for name in names if name in _STYLES}
+        for name, colour in _colours(names, {name: _FAMILY_COLOUR[name] for name in looks}).items():
+            style = colour
+            while name not in looks and style in looks.values():
+                style += NUMBER_OF_COLOURS
+            looks.setdefault(name, style)
+        return {label: looks[split[label][0]] for label in labels}
+    colours = _colours(names, {})
+    rests = sorted({rest for _, rest in split.values()})
+    same = {name: [other for other in names if colours[other] == colours[name]].index(name) for name in names}
+    turn = lambda name, rest: rests.index(rest) + len(rests) * same[name]
+    return {label: colours[name] + NUMBER_OF_COLOURS * turn(name, rest) for label, (name, rest) in split.items()}
+
+
+def paper_label(label: str) -> str:
+    """The label with the name that papers give to its estimator: "RLOO, learning_rate=0.01"."""
+    parts = label.split(", ")
+    return ", ".join(options.paper_name(part) if _estimator(part) else part for part in parts)
+
+
+def _colours(names: list[str], given: dict[str, int]) -> dict[str, int]:
+    """A colour for each name: its family's or black if that is free, and otherwise the colour that is used least."""
+    colours = dict(given)
+    for name in names:
+        wanted = _FAMILY_COLOUR.get(name, NUMBER_OF_COLOURS - 1)
+        if name not in colours and wanted not in colours.values():
+            colours[name] = wanted
+    for name in names:
+        if name not in colours:
+            colours[name] = min(range(NUMBER_OF_COLOURS), key=Counter(colours.values()).__getitem__)
+    return colours
+
+
+def _split(label: str) -> tuple[str, str]:
+    """The name of the label's estimator, or else its first word, and the rest of the label."""
+    name = next(filter(None, map(_estimator, label.split(", "))), None) or re.match(r"\w*", label)[0]
+    return name, label.replace(name, "", 1)
+
+
+def _estimator(part: str) -> str | None:
+    """The name in a part of a label, if the part is an estimator of the table with or without options."""
+    try:
+        name = options.parse(part).name
+    except ValueError:
+        return None
+    return name if name in estimators.BY_NAME else None

@@ -3,6 +3,7 @@
 import numpy as np
 
 from experiments.common.charts.chart import Axis, Chart, Series
+from experiments.common.charts.styles import paper_label
 
 FIGURES = {"loss": "expected loss", "variance": "gradient variance"}
 # Variances below this fraction of the largest variance are rounding errors of float32.
@@ -30,5 +31,7 @@ def curves(values: dict[str, Curve], families: dict[str, list[str]], figure: str
             mean = np.array([sum(seeds) / len(seeds) for seeds in curve.values()], dtype=float)
             if figure == "variance":
                 mean[~(mean > rounding)] = np.nan
-            series.append(Series(name, style, np.array(list(curve), dtype=float), mean, group=family, remark=family))
+            series.append(
+                Series(paper_label(name), style, np.array(list(curve), dtype=float), mean, group=family, remark=family)
+            )
     return Chart(series, Axis("step"), Axis(FIGURES[figure], "log" if figure == "variance" else "linear"))

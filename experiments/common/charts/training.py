@@ -8,7 +8,7 @@ import numpy as np
 
 from experiments.common.charts import seed_curves
 from experiments.common.charts.chart import Axis, Chart, Guide, Series, by_label, column, limits
-from experiments.common.charts.styles import styles
+from experiments.common.charts.styles import paper_label, styles
 from experiments.common.comparison import VALIDATION, Comparison
 
 # The look of the ring around chosen points: black, the last colour.
@@ -40,10 +40,10 @@ def learning(rows: list[dict[str, Any]], split: str) -> list[Chart]:
         f"{split} distortion (nats)": [(f"{split} ELBO", 1, "distortion_nats")],
     }
     charts = []
-    for title, series in lines.items():
+    for axis, series in lines.items():
         series = [Series(label, style, epochs, column(rows, key)) for label, style, key in series]
         finite = [one._replace(x=one.x[np.isfinite(one.y)], y=one.y[np.isfinite(one.y)]) for one in series]
-        charts.append(Chart(finite, x, Axis(title, limits=limits([one.y for one in finite], robust=True))))
+        charts.append(Chart(finite, x, Axis(axis, limits=limits([one.y for one in finite], robust=True))))
     active = column(rows, "active_units")
     if np.isfinite(active).any():
         charts[1] = charts[1]._replace(note=f"{active[np.isfinite(active)][-1]:.0f} active units")
@@ -66,12 +66,14 @@ def bound(runs: list[dict[str, Any]], clock: str) -> Chart:
     for label, style in styles(groups).items():
         group = groups[label]
         reason = seed_curves.reason_unseen(group, y_limits) if y_limits else " (not finite)"
-        series += _seeds_and_mean(label + reason, style, [run for run in group if _has_clock(run, clock)], clock)
+        series += _seeds_and_mean(
+            paper_label(label) + reason, style, [run for run in group if _has_clock(run, clock)], clock
+        )
     ends = [one.x[-1] for one in series if len(one.x)]
     spread = clock == "seconds" and bool(ends) and max(ends) > 5 * min(ends) > 0
     splits = sorted({row["split"] for run in runs for row in run["rows"] if "split" in row})
-    title = f"{' and '.join(splits) or 'held-out'} ELBO (nats)"
-    return Chart(series, Axis(CLOCK_TITLES[clock], "log" if spread else "linear"), Axis(title, limits=y_limits))
+    y = Axis(f"{' and '.join(splits) or 'held-out'} ELBO (nats)", limits=y_limits)
+    return Chart(series, Axis(CLOCK_TITLES[clock], "log" if spread else "linear"), y)
 
 
 def known_clocks(runs: list[dict[str, Any]]) -> list[str]:
@@ -131,13 +133,14 @@ def candidates(comparison: Comparison, name: str) -> Chart:
                 chosen.append((x, mean))
         x = np.array(sorted(best), dtype=float)
         mean, error = np.array([best[one] for one in sorted(best)]).T
-        series.append(Series(choice.value, looks[choice.value], x, mean, mean - error, mean + error))
+        series.append(Series(paper_label(choice.value), looks[choice.value], x, mean, mean - error, mean + error))
     x, mean = np.array(chosen, dtype=float).reshape(-1, 2).T
     series.append(Series("chosen by validation", CHOSEN_STYLE, x, mean, ring=True))
     positive = numeric and order[0] > 0 and order[-1] >= 4 * order[0]
-    names = () if numeric else tuple(order)
+    names = () if numeric else tuple(paper_label(value) if name == "estimator" else value for value in order)
+    ends = [end for one in series for end in (one.y, one.low, one.high) if end is not None]
     axis = Axis(name.replace("_", " "), "log" if positive else "linear", ticks=tuple(order) * numeric, names=names)
-    return Chart(series, axis, Axis("validation ELBO (nats)", limits=limits([one.y for one in series])))
+    return Chart(series, axis, Axis("validation ELBO (nats)", limits=limits(ends)))
 
 
 def rate_distortion(points: list[dict[str, Any]]) -> Chart:
@@ -152,7 +155,9 @@ def rate_distortion(points: list[dict[str, Any]]) -> Chart:
         group = groups[label]
         details = tuple(point.get("details") for point in group)
         series.append(
-            Series(label, style, column(group, "rate_nats"), column(group, "distortion_nats"), details=details)
+            Series(
+                paper_label(label), style, column(group, "rate_nats"), column(group, "distortion_nats"), details=details
+            )
         )
     x = Axis("rate, KL(q(z|x) || p(z)) (nats)", limits=limits([one.x for one in series]))
     y = Axis("distortion, \N{MINUS SIGN}E log p(x|z) (nats)", limits=limits([one.y for one in series]))

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from experiments.common.charts import Series, gradients, toys
+from experiments.common.charts.styles import paper_label
 from experiments.common.plots import panels
 from experiments.common.plots.style import (
     COLOURS,
@@ -163,7 +164,9 @@ def toy_curves(
         axes[-1][column].set_xlabel("step")
         keys[column].axis("off")
         none = np.zeros(0)
-        handles = [legend_key(Series(name, style, none, none), markersize=4) for style, name in enumerate(names)]
+        handles = [
+            legend_key(Series(paper_label(name), style, none, none), markersize=4) for style, name in enumerate(names)
+        ]
         corner = {"loc": "upper left", "bbox_to_anchor": (-0.05, 1), "alignment": "left", "borderpad": 0}
         keys[column].legend(handles=handles, title=family, title_fontproperties={"weight": "bold"}, **corner)
     return figure

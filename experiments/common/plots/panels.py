@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable
+from typing import NamedTuple
 
 import numpy as np
 from matplotlib import patheffects
@@ -16,8 +17,6 @@ from experiments.common.plots.style import GREY, LIGHT_GREY, look
 # Points: the size of the labels of points, and half the size of a marker with some room.
 LABEL_SIZE = 6.5
 MARK = 3.5
-# Left, bottom, right, top.
-Box = tuple[float, float, float, float]
 GUIDES = {
     "equal elbo": {"color": "#999999", "linewidth": 0.7, "linestyle": "--", "zorder": 1},
     "equal product": {"color": LIGHT_GREY, "linewidth": 0.7, "zorder": 0},
@@ -25,6 +24,19 @@ GUIDES = {
     "slope": {"color": GREY, "linewidth": 1, "linestyle": ":", "zorder": 1},
     "critical": {"color": GREY, "linewidth": 1.2},
 }
+
+
+class Box(NamedTuple):
+    """The place of a marker or a label, in points."""
+
+    left: float
+    bottom: float
+    right: float
+    top: float
+
+    @property
+    def middle(self) -> tuple[float, float]:
+        return (self.left + self.right) / 2, (self.bottom + self.top) / 2
 
 
 def set_axes(ax: Axes, chart: Chart) -> None:
@@ -41,9 +53,10 @@ def draw_guides(ax: Axes, chart: Chart) -> None:
 
 
 def draw_line(ax: Axes, series: Series, *, dashed: bool = False, marked: bool = True, **style) -> None:
-    """Draws a line through the points, in the look of the series."""
+    """Draws a line through the points, in the look of the series. Dashes lie above solid lines, which stay visible."""
     colour, dash, marker = look(series.style)
     style = {"linestyle": dash if dashed else "-", "marker": marker if marked else None} | style
+    style = {"zorder": 2.1 if dashed and dash != "-" else 2} | style
     ax.plot(series.x, series.y, label=series.label, color=colour, **style)
 
 
@@ -81,37 +94,56 @@ def name_equal_elbo(ax: Axes, guide: Guide, points: np.ndarray) -> None:
 def name_points(ax: Axes, series: Iterable[Series]) -> None:
     """Writes the label of each series beside its last point, where it covers neither a point nor another label.
 
-    The label is left out if it finds no place, or if the point lies on another point. The limits of the axes must be
-    set.
+    Series whose last points lie on each other share a label. A label is left out if it finds no place. The limits of
+    the axes must be set.
     """
     series = [one for one in series if len(one.x) and np.isfinite([one.x[-1], one.y[-1]]).all()]
     pixels = lambda one: ax.transData.transform(np.stack([one.x, one.y], axis=-1))
     to_points = 72 / ax.figure.dpi
-    marks = [to_points * place for one in series for place in pixels(one)]
-    points = [(x - MARK, y - MARK, x + MARK, y + MARK) for x, y in marks]
-    taken = list(points)
-    left, bottom, right, top = to_points * np.array(ax.bbox.extents)
+    taken = [_around(to_points * place) for one in series for place in pixels(one)]
+    groups: dict[Box, list[Series]] = {}
     for one in series:
-        x, y = to_points * pixels(one)[-1]
-        if sum(_overlap((x - MARK, y - MARK, x + MARK, y + MARK), other) for other in points) > 1:
-            continue
-        width, height = 0.56 * LABEL_SIZE * len(one.label), 1.1 * LABEL_SIZE
-        for across, up in ((1, 1), (1, 0), (-1, 1), (-1, 0), (0, 1), (1, -1), (-1, -1), (0, -1)):
-            middle = x + across * (width / 2 + MARK + 1), y + up * (height / 2 + (1 if across else MARK + 1))
-            low, high = np.subtract(middle, (width / 2, height / 2)), np.add(middle, (width / 2, height / 2))
-            box = (*low, *high)
-            inside = left < box[0] and bottom < box[1] and box[2] < right and box[3] < top
-            if inside and not any(_overlap(box, other) for other in taken):
+        mark = _around(to_points * pixels(one)[-1])
+        groups.setdefault(next((other for other in groups if _overlap(mark, other)), mark), []).append(one)
+    inside = Box(*(to_points * np.array(ax.bbox.extents)))
+    for mark, group in groups.items():
+        for separator in (", ", ",\n")[: len(group)]:
+            text = separator.join(one.label for one in group)
+            if box := _free_place(mark, text, inside, taken):
                 taken.append(box)
-                style = {"fontsize": LABEL_SIZE, "color": look(one.style).colour, "ha": "center", "va": "center"}
-                offset = {"xytext": (middle[0] - x, middle[1] - y), "textcoords": "offset points"}
+                colour = look(group[0].style).colour if len(group) == 1 else "black"
+                style = {"fontsize": LABEL_SIZE, "color": colour, "ha": "center", "va": "center", "linespacing": 1}
+                offset = np.subtract(box.middle, mark.middle)
                 halo = [patheffects.withStroke(linewidth=2, foreground="white")]
-                ax.annotate(one.label, (one.x[-1], one.y[-1]), zorder=4, path_effects=halo, **offset, **style)
+                place = {"xytext": offset, "textcoords": "offset points", "path_effects": halo, "zorder": 4}
+                ax.annotate(text, (group[0].x[-1], group[0].y[-1]), **place, **style)
                 break
 
 
+def _around(place: np.ndarray) -> Box:
+    """The box of a marker."""
+    x, y = place
+    return Box(x - MARK, y - MARK, x + MARK, y + MARK)
+
+
+def _free_place(mark: Box, text: str, inside: Box, taken: list[Box]) -> Box | None:
+    """A box for the text beside the marker, or None if every place is taken or outside."""
+    lines = text.split("\n")
+    width, height = 0.56 * LABEL_SIZE * max(map(len, lines)), 1.1 * LABEL_SIZE * len(lines)
+    x, y = mark.middle
+    for across, up in ((1, 1), (1, 0), (-1, 1), (-1, 0), (0, 1), (1, -1), (-1, -1), (0, -1)):
+        left = x + across * (width / 2 + MARK + 1) - width / 2
+        bottom = y + up * (height / 2 + (1 if across else MARK + 1)) - height / 2
+        box = Box(left, bottom, left + width, bottom + height)
+        fits = inside.left < box.left and inside.bottom < box.bottom and box.right < inside.right
+        if fits and box.top < inside.top and not any(_overlap(box, other) for other in taken):
+            return box
+    return None
+
+
 def _overlap(box: Box, other: Box) -> bool:
-    return box[0] < other[2] and other[0] < box[2] and box[1] < other[3] and other[1] < box[3]
+    across = box.left < other.right and other.left < box.right
+    return across and box.bottom < other.top and other.bottom < box.top
 
 
 def plain_ticks(axis: MatplotlibAxis) -> None:

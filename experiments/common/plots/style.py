@@ -21,7 +21,7 @@ WIDTH = 6.75  # inches of a page with two columns
 COLOURS = BLUE, VERMILLION, *_ = ("#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7", "#56B4E9", "#000000")
 GREY = "#777777"
 LIGHT_GREY = "#DDDDDD"
-DASHES = ("-", "--", ":", "-.")
+DASHES = ("-", "--", ":", "-.", (0, (9, 3)), (0, (9, 2, 1, 2, 1, 2)))
 MARKERS = "os^Dv<>P"
 RC = {
     "font.size": 8,
@@ -31,6 +31,8 @@ RC = {
     "axes.axisbelow": True,
     "axes.spines.top": False,
     "axes.spines.right": False,
+    "axes.formatter.limits": (-4, 5),
+    "axes.formatter.use_mathtext": True,
     "grid.color": LIGHT_GREY,
     "grid.linewidth": 0.6,
     "legend.fontsize": 8,
@@ -59,7 +61,7 @@ class Look(NamedTuple):
     """Colour, dash and marker of a series."""
 
     colour: str
-    dash: str
+    dash: str | tuple
     marker: str
 
 

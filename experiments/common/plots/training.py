@@ -65,6 +65,8 @@ def compare_runs(runs: list[dict[str, Any]]) -> Figure:
         panels.set_axes(ax, chart)
         if chart.x.scale == "log":
             ax.set_xscale("log", nonpositive="mask")
+        else:
+            ax.locator_params(axis="x", nbins=max(5, 12 // len(clocks)))  # the numbers need room
     for ax in axes[1:]:
         ax.set_ylabel("")
     legend_outside(figure, [line for line in axes[0].lines if not line.get_label().startswith("_")])

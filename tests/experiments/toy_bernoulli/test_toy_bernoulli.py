@@ -107,8 +107,8 @@ def test_the_command_writes_curves_tables_and_a_picture_and_does_not_train_twice
         (r["estimator"], float(r["final_loss"])) for r in last
     ]
     losses = {trace["name"]: trace["y"] for trace in page.charts[4]["data"]}
-    assert losses["reinforce"][-1] == pytest.approx(loss("reinforce", "400"))
-    assert [trace["y"] for trace in page.charts[5]["data"] if trace["name"] == "exact"] == [[None] * 9]
+    assert losses["REINFORCE"][-1] == pytest.approx(loss("reinforce", "400"))
+    assert [trace["y"] for trace in page.charts[5]["data"] if trace["name"] == "Exact"] == [[None] * 9]
     assert "python -m mine.toys --steps=400" in page.text
 
 
@@ -133,8 +133,8 @@ def test_the_picture_has_a_column_for_each_family():
     axes = plots.toy_curves(steps, curves, ["easy", "hard"], families).axes
     assert len(axes) == (1 + 2 * 2) * 2
     assert [[text.get_text() for text in ax.get_legend().get_texts()] for ax in axes[:2]] == [
-        ["reinforce"],
-        ["arm", "disarm"],
+        ["REINFORCE"],
+        ["ARM", "DisARM"],
     ]
     hard = axes[5]
     coloured = [line for line in hard.lines if line.get_marker() != "None"]

@@ -17,7 +17,7 @@ def test_variance_against_cost_shows_each_positive_variance_with_its_interval():
 
     chart = gradients.variance_against_cost(rows, "phi", "flops")
 
-    assert [(series.label, series.style) for series in chart.series] == [("reparam", 0), ("stl", 7)]
+    assert [(series.label, series.style) for series in chart.series] == [("Reparameterization", 0), ("STL", 7)]
     np.testing.assert_allclose(chart.series[0].x, [1, 4])
     np.testing.assert_allclose(chart.series[0].y, [3, 0.75])
     np.testing.assert_allclose(chart.series[0].low, [2.7, 0.675])
@@ -69,7 +69,7 @@ def test_rows_of_a_bias_stand_in_their_order_from_above():
 
     chart = gradients.bias(rows, "phi")
 
-    assert chart.y.names == ("st *", "stl", "reparam")
+    assert chart.y.names == ("st *", "STL", "Reparameterization")
     chance, biased = chart.series
     np.testing.assert_array_equal(chance.y, [2, 1])
     np.testing.assert_array_equal(biased.y, [0])

@@ -1,6 +1,6 @@
 """The look of an estimator is the same in all figures."""
 
-from experiments.common.charts.styles import FAMILIES, NUMBER_OF_COLOURS, styles
+from experiments.common.charts.styles import FAMILIES, NUMBER_OF_COLOURS, paper_label, styles
 from experiments.common.plots.style import COLOURS, look
 from vae import estimators
 
@@ -14,13 +14,45 @@ def test_every_estimator_of_the_table_has_a_family_and_a_look_of_its_own():
 
 def test_an_estimator_looks_alike_beside_any_others():
     first = styles(["stl", "disarm, learning_rate=0.1"])
-    second = styles(["disarm:by_layer=true", "mine", "stl (not finite)"])
-    assert first["stl"] == second["stl (not finite)"]
-    assert first["disarm, learning_rate=0.1"] == second["disarm:by_layer=true"]
+    second = styles(["elbo, disarm:by_layer=true", "mine", "stl"])
+    assert first["stl"] == second["stl"]
+    assert first["disarm, learning_rate=0.1"] == second["elbo, disarm:by_layer=true"]
     assert look(second["mine"]).colour == COLOURS[-1]
 
 
-def test_labels_with_the_same_estimator_or_with_none_are_told_apart_by_their_order():
-    assert styles(["stl, K=1", "stl, K=2", "dreg"]) == {"stl, K=1": 0, "stl, K=2": 1, "dreg": 2}
+def test_estimators_in_no_family_have_colours_that_are_free():
+    looks = styles(["mine", "stl", "yours", "theirs"])
+    assert looks == {"mine": 6, "stl": 7, "yours": 1, "theirs": 2}
+    many = styles(["stl", *(f"mine{number}" for number in range(12))])
+    assert len(set(many.values())) == 13
+
+
+def test_the_labels_of_an_estimator_share_a_colour_whatever_their_order():
+    labels = [
+        f"{name}, learning_rate={rate}" for rate in (0.1, 0.01) for name in ("rebar", "disarm", "reinmax", "relax")
+    ]
+    looks = styles(labels)
+    assert looks == styles(reversed(labels))
+    colours = {label: look(style).colour for label, style in looks.items()}
+    dashes = {label: look(style).dash for label, style in looks.items()}
+    assert len(set(looks.values())) == 8
+    assert len(set(colours.values())) == 4  # also where two estimators are of one family
+    for name in ("rebar", "disarm", "reinmax", "relax"):
+        assert colours[f"{name}, learning_rate=0.1"] == colours[f"{name}, learning_rate=0.01"]
+        assert dashes[f"{name}, learning_rate=0.1"] == "--"
+
+
+def test_every_label_has_a_look_of_its_own_where_colours_are_few():
+    labels = [f"{name}, K={samples}" for name in list(estimators.BY_NAME)[:12] for samples in (1, 2)]
+    assert len(set(styles(labels).values())) == 24
+
+
+def test_labels_without_an_estimator_are_told_apart_by_their_order():
     assert styles(["learning_rate=0.1", "learning_rate=0.2"]) == {"learning_rate=0.1": 0, "learning_rate=0.2": 1}
-    assert list(styles(["mine", "stl", "yours"]).values()) == [6, 7, 13]
+    assert styles(["", "-1"]) == {"": 0, "-1": 1}
+
+
+def test_labels_in_figures_have_the_names_of_papers():
+    assert paper_label("elbo, leave_one_out, learning_rate=0.01") == "elbo, RLOO, learning_rate=0.01"
+    assert paper_label("gumbel_softmax:temperature=0.3, K=4") == "Gumbel-Softmax, temperature 0.3, K=4"
+    assert paper_label("mine:a=1:a=2, learning_rate=0.1") == "mine:a=1:a=2, learning_rate=0.1"

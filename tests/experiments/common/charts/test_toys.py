@@ -13,9 +13,9 @@ def test_curves_are_means_over_seeds_in_the_order_of_the_families():
     chart = toys.curves(values, FAMILIES, "loss")
 
     assert [(series.label, series.group, series.style) for series in chart.series] == [
-        ("reinforce", "score", 0),
-        ("arm", "coupled", 0),
-        ("disarm", "coupled", 1),
+        ("REINFORCE", "score", 0),
+        ("ARM", "coupled", 0),
+        ("DisARM", "coupled", 1),
     ]
     np.testing.assert_array_equal([series.y for series in chart.series], [[2, 2], [2, 0], [2, 1]])
     np.testing.assert_array_equal(chart.series[0].x, [0, 10])

@@ -1,12 +1,14 @@
 """Pictures of trained models show the numbers that they are given."""
 
+import itertools
 import math
 
 import numpy as np
 import pytest
 
-from experiments.common import plots
+from experiments.common import comparison, plots
 from tests.helpers.figures import column, legend_texts, line_called, make_rows
+from tests.helpers.sweep_levels import row
 
 
 def test_learning_curves_draw_the_rows():
@@ -65,7 +67,7 @@ def test_compare_runs_averages_seeds():
     steps, seconds = figure.axes
     elbo = np.array([column(run["rows"], "elbo_nats") for run in runs[:4]])
     for ax, x in ((steps, 100 * np.arange(12)), (seconds, 1.5 + 2 * np.arange(12))):
-        mean = line_called(ax, "stl")
+        mean = line_called(ax, "STL")
         np.testing.assert_allclose(mean.get_xdata(), x, rtol=1e-12)
         np.testing.assert_allclose(mean.get_ydata(), elbo.mean(axis=0), rtol=1e-12)
     thin = [line.get_ydata() for line in steps.lines if line.get_label().startswith("_")]
@@ -75,11 +77,11 @@ def test_compare_runs_averages_seeds():
     last = last[last[:, 0] == 1100][:, 1]
     error = elbo[:, -1].std(ddof=1) / 2
     np.testing.assert_allclose([last.min(), last.max()], elbo[:, -1].mean() + np.array([-error, error]), rtol=1e-12)
-    np.testing.assert_array_equal(line_called(steps, "dreg").get_ydata(), column(runs[4]["rows"], "elbo_nats"))
-    assert not len(line_called(seconds, "dreg").get_xdata())  # its time is not known
+    np.testing.assert_array_equal(line_called(steps, "DReG").get_ydata(), column(runs[4]["rows"], "elbo_nats"))
+    assert not len(line_called(seconds, "DReG").get_xdata())  # its time is not known
     assert (steps.get_xlabel(), seconds.get_xlabel()) == ("training step", "training time (s)")
     assert steps.get_ylabel() == "held-out ELBO (nats)"
-    assert legend_texts(figure) == ["stl", "dreg"]
+    assert legend_texts(figure) == ["STL", "DReG"]
     assert -130 < steps.get_ylim()[0] < -90 < steps.get_ylim()[1]
     assert len(plots.compare_runs(runs[4:]).axes) == 1
 
@@ -88,7 +90,7 @@ def test_compare_runs_averages_only_the_steps_that_all_seeds_have():
     short, long = make_rows(epochs=6, seed=1), make_rows(epochs=12, seed=2)
     long[3]["elbo_nats"] = math.nan
     figure = plots.compare_runs([{"label": "nvil", "rows": rows, "seconds": None} for rows in (short, long)])
-    x, y = line_called(figure.axes[0], "nvil").get_data()
+    x, y = line_called(figure.axes[0], "NVIL").get_data()
     np.testing.assert_array_equal(x, [0, 100, 200, 400, 500])
     np.testing.assert_allclose(y[-1], (short[5]["elbo_nats"] + long[5]["elbo_nats"]) / 2, rtol=1e-12)
 
@@ -100,7 +102,7 @@ def test_a_seed_that_diverged_does_not_cut_the_mean_of_the_others():
         for s, (status, n) in enumerate(status)
     ]
     for chosen, mean_of in ((runs, runs[:2]), (runs[:3], runs[:2]), (runs[2:], runs[3:]), (runs[2:3], runs[2:3])):
-        x, y = line_called(plots.compare_runs(chosen).axes[0], "nvil").get_data()
+        x, y = line_called(plots.compare_runs(chosen).axes[0], "NVIL").get_data()
         elbo = [column(run["rows"], "elbo_nats") for run in mean_of]
         np.testing.assert_array_equal(x, 100 * np.arange(len(elbo[0])))
         np.testing.assert_allclose(y, np.mean(elbo, axis=0), rtol=1e-12)
@@ -131,6 +133,32 @@ def test_compare_runs_has_room_for_twenty_labels():
     assert box.x0 > figure.axes[1].get_window_extent().x1
     assert figure.bbox.contains(box.x1, box.y1)
     assert figure.bbox.contains(box.x0, box.y0)
+
+
+def test_compare_runs_draws_dashes_above_solid_lines_and_numbers_apart_from_each_other():
+    runs = [{"label": name, "rows": make_rows(), "seconds": None} for name in ("stl", "reparam")]
+    for number, run in enumerate(runs):
+        run["step_evaluations"] = 1 + number
+        run["rows"] = [row | {"examples": 50000 * row["epoch"]} for row in run["rows"]]
+    steps, evaluations = plots.compare_runs(runs).axes
+    dashed, solid = line_called(steps, "STL"), line_called(steps, "Reparameterization")
+    assert (dashed.get_linestyle(), solid.get_linestyle()) == ("--", "-")
+    assert dashed.get_zorder() > solid.get_zorder()
+    evaluations.figure.draw_without_rendering()
+    boxes = [text.get_window_extent() for text in evaluations.get_xticklabels()]
+    assert len(boxes) >= 3
+    assert all(left.x1 < right.x0 for left, right in itertools.pairwise(boxes))
+    assert evaluations.xaxis.get_offset_text().get_text()  # the power of ten
+
+
+def test_the_candidates_of_a_verdict_are_drawn_with_whole_intervals_and_papers_names():
+    rows = [row("stl", s, 10.0, rate=r, validation=-10.0 - s) for s in range(2) for r in (1e-3, 1e-2)]
+    rows += [row("reparam", s, 11.0, rate=r, validation=-12.0 - s) for s in range(2) for r in (1e-3, 1e-2)]
+    figure = plots.candidates(comparison.compare(rows, "estimator"))
+    low, high = figure.axes[0].get_ylim()
+    assert low < -13.0  # one standard error, 0.5, below the mean of -12.5
+    assert high > -10.0
+    assert legend_texts(figure) == ["STL", "Reparameterization", "chosen by validation"]
 
 
 def test_rate_distortion_and_its_lines_of_equal_elbo():
