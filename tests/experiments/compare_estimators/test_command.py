@@ -107,7 +107,7 @@ def test_tables_figures_and_config_are_written(quadratic):
     assert latex.count(r"\begin{tabular}") == latex.count(r"\bottomrule") == 1
     assert "RLOO" in latex
     header = r"estimator & K & evaluations & bias along truth (\%) & variance & variance $\times$ FLOP & verdict \\"
-    caption = r"quadratic, cost\_parameter=-1, elbo: gradient of phi; truth: exact (closed form). 4000 draws"
+    caption = r"quadratic, cost\_parameter=$-$1, elbo: gradient of phi; truth: exact (closed form). 4000 draws"
     for part in (header, caption, r"Brackets are 95 \% intervals."):
         assert part in latex
     assert "biased by its paper" not in latex  # no estimator has a star
