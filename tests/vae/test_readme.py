@@ -83,6 +83,7 @@ def test_the_code_of_a_folders_page_runs(folder):
         ("vae", "mirrored", "Normal"),
         ("vae", "mirrored", "Laplace"),
         ("vae/estimators", "learned_constant", "Bernoulli"),
+        ("vae/estimators", "score_by_hand", "Categorical"),
     ],
 )
 def test_the_estimators_to_add_are_unbiased(page, name, family):
@@ -92,6 +93,16 @@ def test_the_estimators_to_add_are_unbiased(page, name, family):
     estimator = namespace[name](num_samples=2)
     exact = oracle.oracle(family, "mean", 2)
     oracle.assert_unbiased(estimator, oracle.problem(family), vae.mean, exact)
+
+
+def test_samples_and_parameters_have_the_shapes_on_the_page():
+    page = (ROOT / "vae/estimators/README.md").read_text()
+    [(logits, z)] = re.findall(r"^\| `Categorical` +\| `logits \[(.*?)\]` +\| `\[(.*?)\]`, one-hot", page, re.MULTILINE)
+    sizes = {"K": 5, "*batch": 2, "D": 3, "C": 4}
+    shape = lambda text: tuple(sizes[name] for name in text.split(", "))
+    samples = vae.distributions.Categorical(np.zeros(shape(logits), np.float32)).sample(jax.random.key(0), 5)
+    assert samples.shape == shape(z)
+    np.testing.assert_array_equal(samples.sum(axis=-1), 1)
 
 
 def test_every_folder_and_file_is_on_the_page():
