@@ -34,12 +34,16 @@ _STYLES = {
 _FAMILY_COLOUR = {name: style % NUMBER_OF_COLOURS for name, style in _STYLES.items()}
 
 
-def styles(labels: Iterable[str]) -> dict[str, int]:
+def styles(labels: Iterable[str], own_colours: bool = False) -> dict[str, int]:
     """The style of each label. A label may name an estimator between other settings: "elbo, stl, learning_rate=0.01".
 
     If each estimator has one label, it has the look of its own, and the estimators that are in no family have colours
     that are still free. Otherwise the labels of an estimator share a colour, and their dashes and markers follow the
     other settings. If no label names an estimator of the table, the looks are given out in order.
+
+    Args:
+      own_colours: Whether each estimator has a colour of its own although it has one label: the colour that it has in a
+        figure of the same estimators with several labels.
     """
     labels = list(dict.fromkeys(labels))
     split = {label: _split(label) for label in labels}
@@ -47,7 +51,7 @@ def styles(labels: Iterable[str]) -> dict[str, int]:
     names = sorted(dict.fromkeys(name for name, _ in split.values()), key=lambda name: order.get(name, len(order)))
     if not set(names) & set(order):
         return {label: style for style, label in enumerate(labels)}
-    if len(names) == len(labels):
+    if len(names) == len(labels) and not own_colours:
         looks = {name: _STYLES[name] for name in names if name in _STYLES}
         for name, colour in _colours(names, {name: _FAMILY_COLOUR[name] for name in looks}).items():
             style = colour

@@ -121,7 +121,7 @@ def candidates(comparison: Comparison, name: str) -> Chart:
     place = (lambda value: value) if numeric else (lambda value: order.index(str(value)))
     series = []
     chosen = []
-    looks = styles(choice.value for choice in comparison.choices)
+    looks = styles((choice.value for choice in comparison.choices), own_colours=True)
     for choice in comparison.choices:
         best: dict[float, tuple[float, float]] = {}
         for candidate in choice.candidates:

@@ -42,6 +42,14 @@ def test_the_labels_of_an_estimator_share_a_colour_whatever_their_order():
         assert dashes[f"{name}, learning_rate=0.1"] == "--"
 
 
+def test_an_estimator_has_the_same_colour_beside_the_same_others_with_one_label_and_with_several():
+    names = ["stl", "leave_one_out", "reparam"]
+    several = styles(f"{name}, K={samples}" for name in names for samples in (1, 2))
+    for name, style in styles(names, own_colours=True).items():
+        assert look(style).colour == look(several[f"{name}, K=1"]).colour == look(several[f"{name}, K=2"]).colour
+    assert look(styles(names)["stl"]).colour == look(styles(names)["reparam"]).colour  # the colour of the family
+
+
 def test_every_label_has_a_look_of_its_own_where_colours_are_few():
     labels = [f"{name}, K={samples}" for name in list(estimators.BY_NAME)[:12] for samples in (1, 2)]
     assert len(set(styles(labels).values())) == 24
