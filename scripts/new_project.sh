@@ -2,8 +2,9 @@
 # Starts a paper's project: a folder with an estimator, a posterior and an objective of your own, their tests and the
 # script of their experiments. The folder is a copy of scripts/template/ under the name of your estimator.
 #
-#   bash scripts/new_project.sh NAME [DIR]        DIR is the new folder, by default NAME beside this checkout; a second
+#   bash scripts/new_project.sh NAME [DIR]        takes a second
 #
+# DIR is the new folder. By default it has the name NAME and stands beside this checkout.
 # NAME is the name of the package and of its estimator: a Python name in lower case. The new folder uses this checkout
 # and changes nothing in it. The folder works at once: its tests pass, its scripts/reproduce.sh runs, and every command
 # of this checkout takes --import=NAME there.
@@ -27,8 +28,8 @@ python="$code/.venv/bin/python"
   fail "$python is not Python 3.11 or newer; set PYTHON to a newer one"
 
 # Names that the template uses itself, and names of packages that may not be installed yet.
-taken=" tests scripts results capacity dataclass estimators experiments held integrand jnp models objective objectives"
-taken+=" posterior score_surrogate stateless stop_gradient vae"
+taken=" tests scripts results capacity dataclass entry estimators experiments held integrand jnp models name objective"
+taken+=" objectives posterior score_surrogate stateless stop_gradient vae"
 taken+=" cv2 jaxlib scipy sklearn tensorflow_datasets yaml $(sed 's/[^a-z_].*//' "$code/requirements.txt" | tr '\n' ' ')"
 [[ $taken != *" $name "* && $name != test_* ]] && "$python" -I - "$name" << 'END' ||
 import builtins, importlib.util, keyword, sys

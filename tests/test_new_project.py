@@ -1,6 +1,7 @@
 """scripts/new_project.sh makes a folder that works at once, and changes nothing else."""
 
 import dataclasses
+import importlib.util
 import os
 import re
 import subprocess
@@ -109,6 +110,34 @@ def test_ruff_has_nothing_to_say_about_the_new_folder(tmp_path):
         assert done.returncode == 0, done.stdout
 
 
+def written_results(folder, group):
+    """Results of two trained and measured estimators; the variances belong to this group of parameters."""
+    for name, column, values in (
+        ("digits", "test_elbo_nats", (-24.1, -26)),
+        ("gradients", f"{group}_variance", (1, 12)),
+    ):
+        (folder / name).mkdir(parents=True)
+        lines = (f"{estimator},{value}" for estimator, value in zip(("my_estimator", "reinforce"), values, strict=True))
+        (folder / name / "results.csv").write_text("\n".join([f"estimator,{column}", *lines]))
+    return folder
+
+
+def test_the_numbers_of_reproduce_are_compared_with_the_expected_ones(tmp_path, capsys, monkeypatch):
+    spec = importlib.util.spec_from_file_location("expected", TEMPLATE / "scripts/expected.py")
+    expected = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(expected)
+    monkeypatch.delitem(expected.EXPECTED, ("encoder variance ratio", "reparam"))
+    assert expected.main(written_results(tmp_path / "same", "encoder")) == 0
+    assert "differs" not in capsys.readouterr().out
+    # a problem with another group of parameters
+    assert expected.main(written_results(tmp_path / "other", "phi")) == 1
+    lines = {tuple(line.split()[:4]): line for line in capsys.readouterr().out.splitlines()}
+    assert lines["phi", "variance", "ratio", "my_estimator"].endswith(" 0.08333")
+    assert lines["encoder", "variance", "ratio", "my_estimator"].endswith(
+        "not measured  expected 0.083 +- 0.01  <- differs"
+    )
+
+
 @pytest.mark.slow
 def test_the_tests_of_the_template_pass(tmp_path):
     done = run_tests(TEMPLATE, tmp_path)
@@ -150,3 +179,20 @@ def test_the_tests_of_a_project_fail_for_a_wrong_estimator(tmp_path):
     assert done.returncode == 1, done.stdout
     assert "NOT CERTIFIED: biased" in done.stdout
     assert re.search(r"^1 failed, 2 passed", done.stdout, re.MULTILINE), done.stdout
+
+
+@pytest.mark.slow
+def test_the_tests_of_a_project_test_every_estimator_in_its_table(tmp_path):
+    """A wrong estimator beside the placeholder. Both are trained and measured, and the wrong one alone is found."""
+    assert new_project("my_paper", tmp_path / "fork").returncode == 0
+    table = tmp_path / "fork/my_paper/__init__.py"
+    text = table.read_text().replace(
+        "from my_paper.objective", "from vae.testing import slips\nfrom my_paper.objective"
+    )
+    entry = 'ESTIMATORS["wrong"] = estimators.Entry(slips.leave_one_out_shrunk, latents=("Normal",), min_samples=2)'
+    table.write_text(text.replace("for name, entry in", f"{entry}\nfor name, entry in"))
+    replace(tmp_path / "fork/scripts/reproduce.sh", "^estimators=.*?$", "estimators=my_paper,wrong")
+    done = run_tests(tmp_path / "fork", tmp_path, "tests/test_estimator.py", "tests/test_commands.py")
+    failed = re.findall(r"^FAILED (\S+)", done.stdout, re.MULTILINE)
+    assert len(failed) == 1, done.stdout
+    assert failed[0].endswith("[wrong-Normal-mean]")

@@ -1,4 +1,4 @@
-"""Adds this package's estimator, posterior and objective to the library's tables.
+"""Adds this package's estimators, posterior and objective to the library's tables.
 
 The flag --import=my_estimator makes any command import this package.
 """
@@ -9,16 +9,17 @@ from my_estimator.estimator import my_estimator as my_estimator
 from my_estimator.objective import capacity as capacity
 from my_estimator.posterior import FlooredNormal as FlooredNormal
 
-# What the estimator claims. The tests take families, bounds and numbers of samples from here. Fields with the usual
-# value are omitted; vae/estimators/entry.py explains all fields.
-estimators.add(
-    "my_estimator",
-    estimators.Entry(
+# What each estimator claims. The tests take names, families, bounds and numbers of samples from here. Fields with the
+# usual value are omitted; vae/estimators/entry.py explains all fields.
+ESTIMATORS = {
+    "my_estimator": estimators.Entry(
         my_estimator,
         latents=("Normal", "Bernoulli"),
         reductions=("mean", "log_mean_exp"),
         paper="You (2027), arXiv:0000.00000",
     ),
-)
+}
+for name, entry in ESTIMATORS.items():
+    estimators.add(name, entry)
 models.add_posterior("floored_normal", FlooredNormal)
 objectives.add("capacity", capacity)

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Trains a VAE with my_estimator and with the plain score function, measures both gradients where the exact gradient is
-# known, and compares the results with the expected numbers in scripts/expected.py.
+# Trains a VAE with the estimators of this project and with the plain score function, measures all gradients where the
+# exact gradient is known, and compares the results with the expected numbers in scripts/expected.py.
 #
 #   bash scripts/reproduce.sh            3 seeds of 50 epochs, 10000 gradients; 15 minutes on two busy CPU cores
 #   bash scripts/reproduce.sh --quick    one seed of 5 epochs, 500 gradients: TRUNCATED; two minutes
@@ -10,7 +10,9 @@
 # Writes results/digits/ and results/gradients/: tables, figures and report.html; with --quick in results/quick/.
 set -euo pipefail
 
-# The choices of these experiments. They must suit the estimator; tests/test_commands.py says if they do not.
+# The choices of these experiments. They must suit the estimators; tests/test_commands.py says if they do not.
+# Several estimators are separated by commas.
+estimators=my_estimator
 posterior=normal
 objective=elbo
 num_samples=4
@@ -41,10 +43,10 @@ if [ -n "$quick" ]; then
   length=(--epochs=5)
   draws=500
 fi
-"$python" -m experiments.train --estimator=my_estimator,reinforce --posterior="$posterior" --objective="$objective" \
-  --num_samples="$num_samples" "${length[@]}" --workdir="$output/digits"
+"$python" -m experiments.train --estimator="$estimators,reinforce" --posterior="$posterior" \
+  --objective="$objective" --num_samples="$num_samples" "${length[@]}" --workdir="$output/digits"
 "$python" -m experiments.report --workdir="$output/digits"
-"$python" -m experiments.compare_estimators --problem="$problem" --estimators="my_estimator,$rivals" \
+"$python" -m experiments.compare_estimators --problem="$problem" --estimators="$estimators,$rivals" \
   --draws="$draws" --output="$output/gradients"
 "$python" -m experiments.report --workdir="$output/gradients"
 if [ -z "$quick" ]; then
