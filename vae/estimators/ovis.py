@@ -1,8 +1,9 @@
 """OVIS (Liévin, Dittadi, Christensen & Winther 2020, arXiv:2008.01998): the control of least variance, for large K."""
 
+import math
+
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.lax import stop_gradient
 
 from vae.estimators.contract import Estimator
@@ -32,6 +33,6 @@ def ovis(num_samples: int = 2, gamma: float = 1.0) -> Estimator:
         values = integrand(f, q, log_q_weight)(z)  # [K, *batch]
         without = learning_signal(values, jnp.full_like(values, -jnp.inf), reduce)
         weights = jax.nn.softmax(stop_gradient(values), axis=0)
-        return weigh_scores(q, z, reduce(values), without + gamma * (weights + np.log1p(-1 / num_samples)))
+        return weigh_scores(q, z, reduce(values), without + gamma * (weights + math.log1p(-1 / num_samples)))
 
     return stateless(estimate)
