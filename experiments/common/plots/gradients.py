@@ -20,6 +20,7 @@ from experiments.common.plots.style import (
     LIGHT_GREY,
     VERMILLION,
     WIDTH,
+    legend_above,
     legend_key,
     legend_outside,
     styled,
@@ -90,7 +91,7 @@ def variance_against_cost(rows: Rows, groups: list[str], costs: Sequence[str] = 
     if hollow:
         white = {"marker": "o", "markersize": 5, "markerfacecolor": "white", "linestyle": "none"}
         handles += [Line2D([], [], color=GREY, label="hollow: biased", **white)]
-    figure.legend(handles=handles, loc="outside upper center", ncols=4)
+    legend_above(figure, handles)
     return figure
 
 

@@ -109,9 +109,17 @@ def legend_key(series: Series, **style) -> Line2D:
 
 def legend_outside(figure: Figure, handles: list) -> None:
     """A legend above the panels in as many columns as fit, or right of them if it has more than eight names."""
-    longest = max((len(handle.get_label()) for handle in handles), default=0)
     if len(handles) > 8:
         figure.legend(handles=handles, loc="outside right upper")
     elif handles:
-        rows = math.ceil(len(handles) / max(1, int(figure.get_figwidth() / (0.55 + 0.06 * longest))))
-        figure.legend(handles=handles, loc="outside upper center", ncols=math.ceil(len(handles) / rows))
+        legend_above(figure, handles)
+
+
+def legend_above(figure: Figure, handles: list) -> None:
+    """A legend above the panels in as many columns as fit."""
+    inches = [0.55 + 0.06 * len(handle.get_label()) for handle in handles]  # of a name with its line
+    for columns in range(len(handles), 0, -1):
+        rows = math.ceil(len(handles) / columns)
+        if sum(max(inches[i : i + rows]) for i in range(0, len(handles), rows)) <= figure.get_figwidth():
+            break
+    figure.legend(handles=handles, loc="outside upper center", ncols=math.ceil(len(handles) / rows))
