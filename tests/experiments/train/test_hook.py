@@ -24,7 +24,9 @@ def example(imported: str) -> dict[str, Any]:
 
 
 def test_the_example_writes_histograms_for_tensorboard(tmp_path):
-    example("tensorboardX")["tensorboard"](RESULT | {"folder": str(tmp_path)}, STATE)
+    code = example("tensorboardX")
+    code["tensorboard"](RESULT | {"folder": str(tmp_path)}, STATE)
+    code["writer"](str(tmp_path), RESULT["run"]).close()  # as at the end of the command
     [events] = (tmp_path / "tensorboard/run0").iterdir()
     assert b"params/w" in events.read_bytes()
 
