@@ -119,9 +119,10 @@ class EstimatorTable(Table):
         Raises:
           ValueError: if there is none. The sentence gives the name under which the table has it, or a similar name.
         """
-        called = [ours for ours, entry in self.items() if _letters(name) in map(_letters, (entry.display, *entry.also))]
-        if name not in self and called:
-            raise ValueError(f"there is no estimator {name!r}; here it is called {called[0]}")
+        if name not in self:
+            for ours, entry in self.items():
+                if _letters(name) in map(_letters, (entry.display, *entry.also)):
+                    raise ValueError(f"there is no estimator {name!r}; here it is called {ours}")
         return super().find(name)
 
     def search(self, text: str) -> list[str]:

@@ -16,7 +16,7 @@ def ovis(num_samples: int = 2, gamma: float = 1.0) -> Estimator:
 
     With the mean Z_k of the other K - 1 weights and normalized weights w, the control of sample k is
     log Z_k - gamma w_k + (1 - gamma) log(1 - 1/K). At gamma=0 the estimator is `vimco_star`, which is unbiased. At
-    gamma=1, the default of the paper, it is VIMCO with the arithmetic mean and without its direct term.
+    gamma=1 it is VIMCO with the arithmetic mean and without its direct term.
 
     Args:
       num_samples: K.
