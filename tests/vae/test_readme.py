@@ -127,12 +127,12 @@ def test_names_in_the_tables_of_other_libraries_exist():
 
 
 def test_the_table_of_estimators_is_that_of_the_code():
-    page = (ROOT / "vae/estimators/README.md").read_text()
+    page = (ROOT / "vae/estimators/TABLE.md").read_text()
     assert f"<!-- table: made by python -m vae.estimators -->\n{table()}\n<!-- /table -->" in page
 
 
 def test_the_options_of_estimators_are_those_of_the_code():
-    page = (ROOT / "vae/estimators/README.md").read_text()
+    page = (ROOT / "vae/estimators/TABLE.md").read_text()
     section = page.split("<!-- options -->")[1].split("<!-- /options -->")[0]
     rows = re.findall(r"^\| `(\w+)` +\| `(\w+)` +\| (\S+) ", section, re.MULTILINE)
     signatures = {name: inspect.signature(entry.make).parameters for name, entry in estimators.BY_NAME.items()}

@@ -1,4 +1,4 @@
-"""Prints the tables of all estimators in Markdown, for the README of this folder, or the estimators that a text names.
+"""Prints the tables of all estimators in Markdown, for TABLE.md in this folder, or the estimators that a text names.
 
 python -m vae.estimators
 python -m vae.estimators --find=vargrad

@@ -63,12 +63,7 @@ ENTRIES = {
         differentiates_f=True,
         display="Reparameterization",
         paper="Kingma & Welling (2013), arXiv:1312.6114",
-        also=(
-            "pathwise",
-            "implicit reparameterization",
-            "SGVB",
-            "rsample",
-        ),
+        also=("pathwise", "implicit reparameterization", "SGVB", "rsample"),
     ),
     "stl": Entry(
         stl,
@@ -77,10 +72,7 @@ ENTRIES = {
         needs_log_q=True,
         display="STL",
         paper="Roeder, Wu & Duvenaud (2017), arXiv:1703.09194",
-        also=(
-            "sticking the landing",
-            "path gradient",
-        ),
+        also=("sticking the landing", "path gradient"),
     ),
     "dreg": Entry(
         dreg,
@@ -89,11 +81,7 @@ ENTRIES = {
         differentiates_f=True,
         display="DReG",
         paper="Tucker, Lawson, Gu & Maddison (2018), arXiv:1810.04152",
-        also=(
-            "doubly reparameterized",
-            "TVO-DReG",
-            "DREP",
-        ),
+        also=("doubly reparameterized", "TVO-DReG", "DREP"),
     ),
     "reparam_antithetic": Entry(
         reparam_antithetic,
@@ -129,11 +117,7 @@ ENTRIES = {
         reductions=EVERY_BOUND,
         display="REINFORCE",
         paper="Ranganath, Gerrish & Blei (2014), arXiv:1401.0118",
-        also=(
-            "score function",
-            "likelihood ratio",
-            "BBVI",
-        ),
+        also=("score function", "likelihood ratio", "BBVI"),
     ),
     "reinforce_ema": Entry(
         reinforce_ema,
@@ -148,11 +132,7 @@ ENTRIES = {
         min_samples=2,
         display="RLOO",
         paper="Salimans & Knowles (2014), arXiv:1401.1022",
-        also=(
-            "VarGrad",
-            "log-variance loss",
-            "LOO",
-        ),
+        also=("VarGrad", "log-variance loss", "LOO"),
     ),
     "vimco": Entry(
         vimco, reductions=MULTI_SAMPLE, min_samples=2, display="VIMCO", paper="Mnih & Rezende (2016), arXiv:1602.06725"
@@ -283,10 +263,7 @@ ENTRIES = {
         min_samples=2,
         display="DisARM",
         paper="Dong, Mnih & Tucker (2020), arXiv:2006.10680",
-        also=(
-            "U2G",
-            "local DisARM",
-        ),
+        also=("U2G", "local DisARM"),
     ),
     "arms": Entry(arms, latents=BITS, min_samples=2, display="ARMS", paper="Dimitriev & Zhou (2021), arXiv:2105.14141"),
     "disarm_iw": Entry(
@@ -323,11 +300,7 @@ ENTRIES = {
         latents=DISCRETE,
         display="Local expectation",
         paper="Titsias & Lázaro-Gredilla (2015), arXiv:1503.01494",
-        also=(
-            "IndeCateR",
-            "RAM",
-            "GO for bits",
-        ),
+        also=("IndeCateR", "RAM", "GO for bits"),
     ),
     "bitflip": Entry(
         bitflip,
