@@ -1,4 +1,4 @@
-"""Figures of a trained model: importance-weighted log-likelihood, rate and distortion, active units.
+"""Figures of a trained model: importance-weighted log-likelihood and its weights, rate and distortion, active units.
 
 Each sample has its own key, a function of (key, datum, sample), and sums are accumulated over chunks. The results
 therefore do not depend on the sizes of the chunks or on the memory of the device. Samples are hard: they come from
@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
+from vae import pareto
 from vae.estimators.contract import Samples
 
 Images = Float[Array | np.ndarray, "N ..."]  # [N, H, W, C]
@@ -42,13 +43,50 @@ def log_likelihood(
       first: index of x[0] in the data set, for callers that evaluate the data set part by part.
     """
 
-    def add_chunk(carry, ks, q, x, key):
-        log_weights = sum(_terms(apply, params, q, x, key, ks))  # [chunk]
-        return jnp.logaddexp(carry, jax.nn.logsumexp(jnp.where(ks < num_samples, log_weights, -jnp.inf)))
+    weights = importance_weights(apply, params, x, key, num_samples, batch_size, chunk_size, first)
+    return weights["log_likelihood"]
 
+
+def importance_weights(
+    apply: Callable,
+    params: PyTree,
+    x: Images,
+    key: PRNGKeyArray,
+    num_samples: int,
+    batch_size: int = 100,
+    chunk_size: int = 50,
+    first: int | Int[Array, ""] = 0,
+) -> dict[str, Float[Array, "N"]]:
+    """The bound of `log_likelihood`, and two figures that say how far its K importance weights can be trusted.
+
+    `log_likelihood` is L_K in nats. `ess_share` is the effective sample size (sum w)^2 / sum w^2 as a share of K, from
+    1/K, one weight that dominates, to 1, equal weights. `pareto_k` is the shape of the tail of the weights, above 0.7
+    if the tail is too heavy for K samples (`vae.pareto`). NaN if K is at most 20, or if many weights are equal.
+
+    The arguments are those of `log_likelihood`. The M = 3 sqrt(K) largest weights of each datum are kept.
+    """
+    _check_sizes(num_samples=num_samples)
+    tail = pareto.tail_length(num_samples) + 1
+
+    def add_chunk(carry, ks, q, x, key):
+        log_sum, log_sum_of_squares, largest = carry
+        log_weights = sum(_terms(apply, params, q, x, key, ks))  # [chunk]
+        log_weights = jnp.where(ks < num_samples, log_weights, -jnp.inf)
+        log_sum = jnp.logaddexp(log_sum, jax.nn.logsumexp(log_weights))
+        log_sum_of_squares = jnp.logaddexp(log_sum_of_squares, jax.nn.logsumexp(2 * log_weights))
+        return log_sum, log_sum_of_squares, jax.lax.top_k(jnp.concatenate([largest, log_weights]), tail)[0]
+
+    def finish(carry):
+        log_sum, log_sum_of_squares, largest = carry
+        return {
+            "log_likelihood": log_sum - jnp.log(num_samples),
+            "ess_share": jnp.exp(2 * log_sum - log_sum_of_squares) / num_samples,
+            "pareto_k": pareto.pareto_k(largest),
+        }
+
+    start = (-jnp.inf, -jnp.inf, jnp.full(tail, -jnp.inf))
     encode = _encoder(apply, params)
-    total = _over_chunks(encode, add_chunk, -jnp.inf, x, key, num_samples, batch_size, chunk_size, first)
-    return total - jnp.log(num_samples)
+    return _over_chunks(encode, add_chunk, start, x, key, num_samples, batch_size, chunk_size, first, finish)
 
 
 def rate_distortion(
@@ -160,10 +198,12 @@ def _check_sizes(**sizes: int) -> None:
             raise ValueError(f"{name} must be at least 1, got {size}")
 
 
-def _over_chunks(encode, add_chunk, start, x, key, num_samples, batch_size, chunk_size, first=0):
+def _over_chunks(
+    encode, add_chunk, start, x, key, num_samples, batch_size, chunk_size, first=0, finish=lambda carry: carry
+):
     """Folds `add_chunk(carry, samples, q, datum, key)` over chunks of samples, for one batch of data after the other.
 
-    Each datum is encoded once: q is `encode(datum)`. The result is `[N, ...]`, a carry for each datum.
+    Each datum is encoded once: q is `encode(datum)`. The result is `finish(carry)` of each datum, with a leading `[N]`.
     """
     _check_sizes(num_samples=num_samples, batch_size=batch_size, chunk_size=chunk_size)
     chunk_size = min(chunk_size, num_samples)
@@ -175,7 +215,7 @@ def _over_chunks(encode, add_chunk, start, x, key, num_samples, batch_size, chun
         # q stays inside of `vmap`, so weights that q holds for all data are not copied for each datum.
         q = encode(datum)
         fold = lambda carry, ks: (add_chunk(carry, ks, q, datum, key), None)
-        return jax.lax.scan(fold, jnp.asarray(start), chunks)[0]
+        return finish(jax.lax.scan(fold, jax.tree.map(jnp.asarray, start), chunks)[0])
 
     evaluate_batch = lambda batch: jax.vmap(evaluate_one)(*batch)
 
@@ -183,5 +223,8 @@ def _over_chunks(encode, add_chunk, start, x, key, num_samples, batch_size, chun
     whole = batches * batch_size
     split = lambda a: a[:whole].reshape(batches, batch_size, *a.shape[1:])
     out = jax.lax.map(evaluate_batch, (split(x), split(keys)))
-    out = out.reshape(whole, *out.shape[2:])
-    return out if whole == len(x) else jnp.concatenate([out, evaluate_batch((x[whole:], keys[whole:]))])
+    out = jax.tree.map(lambda leaf: leaf.reshape(whole, *leaf.shape[2:]), out)
+    if whole == len(x):
+        return out
+    rest = evaluate_batch((x[whole:], keys[whole:]))
+    return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), out, rest)

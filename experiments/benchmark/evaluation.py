@@ -42,7 +42,7 @@ def _measure(network: Network, num_images: int, runs: int, rounds: int) -> dict:
 
     def evaluate():
         for _, part in assess.parts(devices, params, x[0].size):
-            assess.nll(network.model, devices, part, x, NUM_SAMPLES)
+            assess.importance_weights(network.model, devices, part, x, NUM_SAMPLES)
 
     product, flop_of_product = matmul_limit()
     times = take_turns({"evaluation": evaluate, "product": product}, rounds, f"{network.name}, {runs} runs")

@@ -38,6 +38,8 @@ CPU_DECODED = 1000
 BUFFERS = 4
 # The number of samples of an image that are decoded at once, for -log p(x).
 CHUNK = 50
+# The largest Pareto k at which averages of importance weights are reliable (arXiv:1507.02646).
+LARGEST_PARETO_K = 0.7
 
 Row = dict[str, Any]
 
@@ -94,11 +96,11 @@ def _make_bound(model: models.VAE, devices: Mesh, mode: str) -> Callable:
 
 
 @functools.lru_cache(maxsize=4)
-def _make_log_likelihood(model: models.VAE, num_samples: int, devices: Mesh, mode: str) -> Callable:
+def _make_importance_weights(model: models.VAE, num_samples: int, devices: Mesh, mode: str) -> Callable:
     batch_size = _decoded(devices, mode) // CHUNK
 
     def compute(params, x, first):
-        return evaluate.log_likelihood(model.apply, params, x, key(), num_samples, batch_size, CHUNK, first)
+        return evaluate.importance_weights(model.apply, params, x, key(), num_samples, batch_size, CHUNK, first)
 
     return jax.jit(train.over_runs(compute, mode, shared=2, over=devices))
 
@@ -163,29 +165,43 @@ def _test_figures(
     placed = mesh.everywhere(devices, x)
     for first, part in parts(devices, params, x[0].size):
         rows = bound(model, devices, part, placed)
-        nlls = nll(model, devices, part, x, eval_samples)
-        yield {first + i: _test_row(rows[i], nlls[i].item(), data, run) for i in range(len(rows))}
+        weights = importance_weights(model, devices, part, x, eval_samples)
+        for i, values in enumerate(zip(*weights.values(), strict=True)):
+            rows[i] |= weight_figures(dict(zip(weights, values, strict=True)))
+        yield {first + i: _test_row(row, data, run) for i, row in enumerate(rows)}
 
 
-def nll(model: models.VAE, devices: Mesh, params: Any, x: np.ndarray, num_samples: int) -> np.ndarray:
-    """-log p(x) of each run, `[runs]`: the mean over the images x `[N, H, W, C]`, in nats.
+def weight_figures(weights: dict[str, np.ndarray]) -> Row:
+    """The figures of one run from the `importance_weights` of its images, `[N]` each.
+
+    The share of the images whose Pareto k is too large is left out if no image has a k, as with few samples.
+    """
+    mean = lambda values: values.mean(dtype=np.float64).item()
+    row = {"nll_nats": -mean(weights["log_likelihood"]), "ess_share": mean(weights["ess_share"])}
+    if np.isnan(weights["pareto_k"]).all():
+        return row
+    return row | {"heavy_tail_share": mean(weights["pareto_k"] > LARGEST_PARETO_K)}
+
+
+def importance_weights(
+    model: models.VAE, devices: Mesh, params: Any, x: np.ndarray, num_samples: int
+) -> dict[str, np.ndarray]:
+    """`vae.evaluate.importance_weights` of each run and image x `[N, H, W, C]`: arrays `[runs, N]`.
 
     Args:
       params: The parameters of the runs, with a leading axis. All runs are evaluated at once.
     """
-    log_likelihood = _make_log_likelihood(model, num_samples, devices, _mode(devices, params))
+    compute = _make_importance_weights(model, num_samples, devices, _mode(devices, params))
     starts = range(0, len(x), SLICE)
     bar = tqdm(starts, f"-log p(x), K={num_samples}", unit="slice", leave=False, disable=not sys.stdout.isatty())
     values = [
-        mesh.fetch(devices, log_likelihood(params, mesh.everywhere(devices, x[i : i + SLICE]), np.int32(i)))
-        for i in bar
+        mesh.fetch(devices, compute(params, mesh.everywhere(devices, x[i : i + SLICE]), np.int32(i))) for i in bar
     ]
-    return -np.concatenate(values, axis=1).mean(axis=1, dtype=np.float64)
+    return {name: np.concatenate([value[name] for value in values], axis=1) for name in values[0]}
 
 
-def _test_row(figures: Row, nll: float, data: datasets.Dataset, run: Settings) -> Row:
-    row = {"test_nll_nats": nll}
-    row |= {f"test_{name}": value for name, value in figures.items() if name.endswith("_nats")}
+def _test_row(figures: Row, data: datasets.Dataset, run: Settings) -> Row:
+    row = {name if name.startswith("active_units") else f"test_{name}": value for name, value in figures.items()}
     if run.binarization == "none":
-        row["test_bits_per_dim"] = bits_per_dim(nll, data, build(run, "likelihood"))
-    return row | {name: value for name, value in figures.items() if name.startswith("active_units")}
+        row["test_bits_per_dim"] = bits_per_dim(row["test_nll_nats"], data, build(run, "likelihood"))
+    return row

@@ -16,6 +16,8 @@ FIGURES = {
     "test_distortion_nats": "distortion",
     "test_bits_per_dim": "bits/dim",
     "active_units": "active units",
+    "test_ess_share": "ESS / K",
+    "test_heavy_tail_share": "Pareto k > 0.7",
     "ema_test_nll_nats": "-log p(x), EMA",
     "ema_test_elbo_nats": "ELBO, EMA",
 }

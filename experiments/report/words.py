@@ -19,6 +19,8 @@ FIGURES = {
     "test_bits_per_dim": "-log p(x) in bits for each pixel and channel. Lower is better.",
     "active_units": "latent variables whose posterior mean varies between images (variance above 0.01). The others are"
     " unused.",
+    "test_ess_share": "the effective sample size of the K importance weights as a share of K. Higher is better.",
+    "test_heavy_tail_share": "the share of images with too heavy a tail of weights for K samples (Pareto k above 0.7).",
     "ema_test_nll_nats": "the same figure of the exponential moving average of the parameters (--ema).",
     "ema_test_elbo_nats": "the same figure of the exponential moving average of the parameters (--ema).",
     "step_evaluations": "evaluations of the integrand f for each image in a training step.",

@@ -10,7 +10,7 @@ import pytest
 
 from tests.helpers import linear_gaussian
 from vae import distributions as dist
-from vae import evaluate, models
+from vae import evaluate, models, pareto
 from vae.hierarchy import Markov
 
 MODEL, PARAMS, _ = linear_gaussian.example()
@@ -31,7 +31,7 @@ def _values(function, x=IMAGES, key=3, batch_size=100, chunk_size=50, **options)
     return _run(function, MLP.apply, MLP_PARAMS, x, jax.random.key(key), **sizes, **options)
 
 
-@pytest.mark.parametrize("function", [evaluate.log_likelihood, evaluate.rate_distortion])
+@pytest.mark.parametrize("function", [evaluate.importance_weights, evaluate.rate_distortion])
 def test_chunks_do_not_show_in_the_result(function):
     whole = _values(function)
     cut = _values(function, batch_size=3, chunk_size=5)  # neither divides 7 images nor 23 samples
@@ -44,7 +44,7 @@ def test_chunks_do_not_show_in_the_result(function):
     assert all(np.abs(a - b).max() > 1e-3 for a, b in zip(*map(jax.tree.leaves, (other, whole)), strict=True))
 
 
-@pytest.mark.parametrize("function", [evaluate.log_likelihood, evaluate.rate_distortion])
+@pytest.mark.parametrize("function", [evaluate.importance_weights, evaluate.rate_distortion])
 def test_no_images_have_no_values(function):
     assert all(leaf.shape == (0,) for leaf in jax.tree.leaves(_values(function, IMAGES[:0])))
 
@@ -70,6 +70,30 @@ def test_the_exact_posterior_gives_the_exact_log_likelihood(num_samples):
         evaluate.log_likelihood, MODEL.apply, EXACT, X, jax.random.key(6), num_samples=num_samples, chunk_size=10
     )
     np.testing.assert_allclose(value, linear_gaussian.log_marginal(EXACT, X), rtol=1e-5, atol=1e-4)
+
+
+def test_the_figures_of_the_weights_are_those_of_all_weights_at_once():
+    """K = 40 weights of each datum in NumPy, where the evaluation has chunks of 7."""
+    K, key = 40, jax.random.key(12)
+    values = _run(evaluate.importance_weights, MODEL.apply, PARAMS, X, key, num_samples=K, batch_size=3, chunk_size=7)
+
+    def log_weight(n, k):
+        q = MODEL.apply(PARAMS, X[n][None], method="encode")
+        z = q.sample(jax.random.fold_in(jax.random.fold_in(key, n), k), 1)
+        return sum(evaluate.posterior_terms(MODEL.apply, PARAMS, X[n][None], q, z))[0, 0]
+
+    each = jax.jit(jax.vmap(jax.vmap(log_weight, (None, 0)), (0, None)))
+    log_weights = np.asarray(each(jnp.arange(len(X)), jnp.arange(K)), np.float64)  # [N, K]
+    weights = np.exp(log_weights)
+    np.testing.assert_allclose(values["log_likelihood"], np.log(weights.mean(axis=1)), rtol=1e-5)
+    np.testing.assert_allclose(values["ess_share"], weights.sum(1) ** 2 / (weights**2).sum(1) / K, rtol=1e-4)
+    largest = np.sort(log_weights, axis=1)[:, ::-1][:, :9]  # the 8 largest, and the threshold
+    ks = jax.jit(jax.vmap(pareto.pareto_k))(jnp.asarray(largest, jnp.float32))
+    np.testing.assert_allclose(values["pareto_k"], ks, atol=1e-4)
+    # Control: other weights have another ESS, and a posterior that is exact has equal weights.
+    assert np.ptp(values["ess_share"]) > 0.05
+    equal = _run(evaluate.importance_weights, MODEL.apply, EXACT, X, key, num_samples=K, batch_size=3, chunk_size=7)
+    np.testing.assert_allclose(equal["ess_share"], 1, atol=1e-4)
 
 
 def test_a_wrong_posterior_converges_from_below():
@@ -202,7 +226,7 @@ def test_active_units_of_every_posterior(family):
     assert int(count(params)) == (3 if family == "dirichlet" else 1)  # whose parts sum to one
 
 
-@pytest.mark.parametrize("function", [evaluate.log_likelihood, evaluate.rate_distortion, evaluate.active_units])
+@pytest.mark.parametrize("function", [evaluate.importance_weights, evaluate.rate_distortion, evaluate.active_units])
 def test_images_without_channels_and_empty_batches_are_refused(function):
     sizes = {} if function is evaluate.active_units else {"num_samples": 2}
     call = lambda x, **options: function(MLP.apply, MLP_PARAMS, x, jax.random.key(0), **sizes | options)

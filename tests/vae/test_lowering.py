@@ -71,7 +71,7 @@ KEY = jax.eval_shape(jax.random.key, 0)
 KEYS = jax.eval_shape(lambda key: jax.random.split(key, 3), KEY)
 MODEL = models.make_vae((2, 2, 1), latent_dim=2, hidden=(3,))
 EVALUATIONS = {
-    "log_likelihood": lambda *where: evaluate.log_likelihood(MODEL.apply, *where, num_samples=8),
+    "importance_weights": lambda *where: evaluate.importance_weights(MODEL.apply, *where, num_samples=30),
     "rate_distortion": lambda *where: evaluate.rate_distortion(MODEL.apply, *where, num_samples=8),
     "active_units": lambda *where: evaluate.active_units(MODEL.apply, *where),
 }
