@@ -13,6 +13,7 @@ from jax import Array
 from jax.lax import stop_gradient
 from scipy import special, stats
 
+from vae import distributions
 from vae.estimators import BY_NAME, Entry, Estimator, Reduction
 from vae.testing import problems
 from vae.testing.problems import FAMILIES as FAMILIES
@@ -103,6 +104,8 @@ def quantile_nodes(q, order: int):
     The rule is Gauss-Legendre quadrature of a standard normal, on each side of the median, because the Laplace density
     has a kink at its median. The quantile function of each coordinate maps the normal nodes to nodes of q.
     """
+    if isinstance(q, distributions.MixtureOfNormals):
+        return _nodes_of_each_component(q, order // 2)
     points, weights = np.polynomial.legendre.leggauss(order)
     reach = 5.2  # a standard normal is larger in absolute value with probability 2e-7
     normal = np.concatenate([(points - 1), (points + 1)]) * reach / 2
@@ -110,6 +113,15 @@ def quantile_nodes(q, order: int):
     grid = np.stack(np.meshgrid(normal, normal, indexing="ij"), -1).reshape(-1, 1, 2)  # [N, 1, 2]
     log_weights = np.add.outer(log_weight, log_weight).reshape(-1, 1)
     return jnp.asarray(_quantiles(q, grid)), jnp.asarray(log_weights)
+
+
+def _nodes_of_each_component(q: distributions.MixtureOfNormals, order: int):
+    parts = [
+        quantile_nodes(distributions.Normal(q.means[:, c], q.log_vars[:, c]), order) for c in range(q.means.shape[1])
+    ]
+    weights = jax.nn.log_softmax(q.logits)
+    log_weights = [log_weight + weights[:, c] for c, (_, log_weight) in enumerate(parts)]
+    return jnp.concatenate([z for z, _ in parts]), jnp.concatenate(log_weights)
 
 
 def _quantiles(q, normal: np.ndarray) -> np.ndarray:
@@ -122,6 +134,10 @@ def _quantiles(q, normal: np.ndarray) -> np.ndarray:
             return p["mean"] + np.einsum(
                 "bij,nbj->nbi", p["cholesky"], np.broadcast_to(normal, (len(u), *p["mean"].shape))
             )
+        case "LowRankNormal":
+            covariance = np.exp(p["log_var"])[..., None] * np.eye(2) + p["factor"] @ np.swapaxes(p["factor"], -1, -2)
+            full = distributions.MultivariateNormal(p["mean"], np.linalg.cholesky(covariance))
+            return _quantiles(full, normal)
         case "Laplace":
             return stats.laplace.ppf(u, p["mean"], np.exp(p["log_scale"]))
         case "StudentT":

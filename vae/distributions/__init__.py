@@ -34,4 +34,6 @@ from vae.distributions.location_scale import Laplace as Laplace
 from vae.distributions.location_scale import MultivariateNormal as MultivariateNormal
 from vae.distributions.location_scale import Normal as Normal
 from vae.distributions.location_scale import StudentT as StudentT
+from vae.distributions.low_rank import LowRankNormal as LowRankNormal
 from vae.distributions.mixture import Mixture as Mixture
+from vae.distributions.mixture_of_normals import MixtureOfNormals as MixtureOfNormals

@@ -99,7 +99,9 @@ def _broadcast(q: Any, axes: dict[str, list[str]]) -> None:
 
 
 def event_shape(q: Any) -> tuple[int, ...]:
-    """The shape of one sample; the first parameter of each family has the shape [*batch, *event]."""
+    """The shape of one sample. The first parameter of a family without `event_shape` has the shape [*batch, *event]."""
+    if hasattr(q, "event_shape"):
+        return q.event_shape
     return jax.tree.leaves(q)[0].shape[len(q.batch_shape) :]
 
 
@@ -145,17 +147,19 @@ class LocationScale(Reparameterizable):
 
     @property
     def noise_shape(self) -> tuple[int, ...]:
-        """The shape of the noise of one sample, `[*batch, D]`."""
+        """The shape of the noise of one sample; `[*batch, D]` unless a family says otherwise."""
         return self.mean.shape
 
     def from_noise(self, eps: Vectors) -> Float[Array, "*#samples D"]:
         """The reparameterization trick: z as a function of the noise, through which gradients reach the parameters."""
         return self.mean + self.scale * eps
 
-    def from_noise_and_log_prob(self, eps: Vectors) -> tuple[Float[Array, "*#samples D"], Float[Array, "*#samples"]]:
+    def from_noise_and_log_prob(
+        self, eps: Float[Array | np.ndarray, "*#samples N"]
+    ) -> tuple[Float[Array, "*#samples D"], Float[Array, "*#samples"]]:
         """z of `from_noise` and log q(z)."""
         z = self.from_noise(eps)
         return z, self.log_prob(z)
 
     def rsample(self, key: PRNGKeyArray, num_samples: int) -> Float[Array, "{num_samples} *batch D"]:
-        return self.from_noise(self.noise(key, (num_samples, *self.mean.shape), self.mean.dtype))
+        return self.from_noise(self.noise(key, (num_samples, *self.noise_shape), self.mean.dtype))

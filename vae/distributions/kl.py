@@ -11,6 +11,7 @@ from vae.distributions.base import event_shape
 from vae.distributions.discrete import Bernoulli, Categorical
 from vae.distributions.implicit import Beta, Dirichlet, Gamma
 from vae.distributions.location_scale import Laplace, MultivariateNormal, Normal, log_det
+from vae.distributions.low_rank import LowRankNormal, log_det_covariance
 from vae.distributions.special import Numbers, deviance, digamma_gap, stirling_error
 
 
@@ -58,6 +59,13 @@ def _kl_multivariate_normal(q: MultivariateNormal, p: Normal) -> Float[Array, "*
     trace = jnp.sum(jnp.square(q.factor * inverse_scale[..., None]), axis=(-2, -1))
     quadratic = jnp.sum(jnp.square((q.mean - p.mean) * inverse_scale) + p.log_var - 1, axis=-1)
     return 0.5 * (trace + quadratic) - log_det(q)
+
+
+def _kl_low_rank_normal(q: LowRankNormal, p: Normal) -> Float[Array, "*batch"]:
+    inverse_var = jnp.exp(-p.log_var)
+    trace = jnp.exp(q.log_var - p.log_var) + jnp.sum(jnp.square(q.factor), axis=-1) * inverse_var
+    quadratic = jnp.square(q.mean - p.mean) * inverse_var + p.log_var - 1
+    return 0.5 * (jnp.sum(trace + quadratic, axis=-1) - log_det_covariance(q))
 
 
 def _kl_laplace(q: Laplace, p: Laplace) -> Float[Array, "*batch"]:
@@ -110,6 +118,7 @@ def _kl_categorical(q: Categorical, p: Categorical) -> Float[Array, "*batch"]:
 _KL: dict[tuple[type, type], Callable[[Any, Any], Array]] = {
     (Normal, Normal): _kl_normal,
     (MultivariateNormal, Normal): _kl_multivariate_normal,
+    (LowRankNormal, Normal): _kl_low_rank_normal,
     (Laplace, Laplace): _kl_laplace,
     (Gamma, Gamma): _kl_gamma,
     (Beta, Beta): _kl_beta,

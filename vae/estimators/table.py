@@ -48,7 +48,7 @@ from vae.estimators.wake_sleep_dreg import wake_sleep_dreg
 
 REPARAMETERIZABLE = ("reparameterizable",)
 GAUSSIAN = ("Normal", "MultivariateNormal")
-FROM_GAUSSIAN_NOISE = (*GAUSSIAN, "Flow")
+FROM_GAUSSIAN_NOISE = (*GAUSSIAN, "LowRankNormal", "Flow")
 BITS = ("Bernoulli",)
 CLASSES = ("Categorical",)
 DISCRETE = BITS + CLASSES

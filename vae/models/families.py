@@ -128,6 +128,62 @@ class FullCovariance(Posterior):
 
 
 @dataclass(frozen=True)
+class LowRank(Posterior):
+    """A Gaussian whose covariance is a diagonal plus a matrix of the given rank R.
+
+    The factor's D x R numbers are scaled by the standard deviations of the diagonal part and divided by D, for the
+    reasons that `FullCovariance` gives. Zeros give the standard normal, which is the prior.
+    """
+
+    rank: int = 1
+    name: ClassVar[str] = "low_rank"
+    has_own_prior: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        if self.rank < 1:
+            raise ValueError(f"posterior={self.name} needs a positive rank, got {self.rank}")
+
+    def num_parameters(self, latent_dim: int) -> int:
+        return (2 + self.rank) * latent_dim
+
+    def distribution(self, parameters: Parameters, latent_dim: int) -> dist.LowRankNormal:
+        mean, log_var, factor = jnp.split(parameters, [latent_dim, 2 * latent_dim], axis=-1)
+        factor = factor.reshape(*mean.shape, self.rank) / latent_dim
+        return dist.LowRankNormal(mean, log_var, jnp.exp(0.5 * log_var)[..., None] * factor)
+
+    def standard_prior(self, latent_dim: int) -> dist.Normal:
+        return standard_normal(latent_dim)
+
+
+@dataclass(frozen=True)
+class MixtureOfNormals(Posterior):
+    """A mixture of factorized Gaussians, whose weights, means and log-variances are all outputs of the encoder.
+
+    Zeros give the standard normal, which is the prior.
+    """
+
+    components: int = 2
+    name: ClassVar[str] = "mixture_of_normals"
+    has_own_prior: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        if self.components < 1:
+            raise ValueError(f"posterior={self.name} needs at least one component, got {self.components}")
+
+    def num_parameters(self, latent_dim: int) -> int:
+        return (2 * latent_dim + 1) * self.components
+
+    def distribution(self, parameters: Parameters, latent_dim: int) -> dist.MixtureOfNormals:
+        size = latent_dim * self.components
+        means, log_vars, logits = jnp.split(parameters, [size, 2 * size], axis=-1)
+        by_component = lambda leaf: leaf.reshape(*leaf.shape[:-1], self.components, latent_dim)
+        return dist.MixtureOfNormals(by_component(means), by_component(log_vars), logits)
+
+    def standard_prior(self, latent_dim: int) -> dist.Normal:
+        return standard_normal(latent_dim)
+
+
+@dataclass(frozen=True)
 class StudentT(Posterior):
     """Student's t, whose prior is the standard normal."""
 
@@ -242,6 +298,8 @@ POSTERIORS = Table(
     {
         "normal": lambda: Factorized("normal", dist.Normal),
         "full_covariance": FullCovariance,
+        "low_rank": LowRank,
+        "mixture_of_normals": MixtureOfNormals,
         "laplace": lambda: Factorized("laplace", dist.Laplace, heavy_tailed=True),
         "student_t": StudentT,
         "gamma": lambda: Factorized("gamma", dist.Gamma, heavy_tailed=True),

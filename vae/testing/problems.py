@@ -5,6 +5,7 @@ different parameters. The problem is small enough to sum or integrate its value 
 q through z and through log q(z), so an estimator that loses the derivative of log q(z) fails.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -14,6 +15,7 @@ import numpy as np
 from jax import Array
 
 from vae import distributions
+from vae.distributions.base import event_shape
 from vae.estimators import Reduction, log_mean_exp, make, mean
 from vae.estimators.exact import MAX_EVALUATIONS
 
@@ -57,6 +59,12 @@ _CONTINUOUS = {"mean": [[0.7, -0.9], [-0.4, 1.2]]}
 _POSTERIORS = {
     "Normal": dict(_CONTINUOUS, log_var=[[-0.5, 0.3], [0.2, -0.8]]),
     "MultivariateNormal": dict(_CONTINUOUS, cholesky=[[[0.8, 0.0], [0.5, 1.1]], [[1.2, 0.0], [-0.4, 0.7]]]),
+    "LowRankNormal": dict(_CONTINUOUS, log_var=[[-0.9, 0.1], [-0.2, -0.8]], factor=[[[0.5], [-0.6]], [[0.7], [0.4]]]),
+    "MixtureOfNormals": dict(
+        means=[[[0.9, -0.6], [-0.8, 0.5]], [[-0.7, 1.1], [0.6, -0.2]]],
+        log_vars=[[[-0.5, 0.1], [-0.2, -0.6]], [[0.2, -0.4], [-0.7, 0.1]]],
+        logits=[[0.4, -0.3], [-0.2, 0.5]],
+    ),
     "Laplace": dict(_CONTINUOUS, log_scale=[[-0.5, 0.1], [-0.2, -0.7]]),
     "StudentT": dict(_CONTINUOUS, log_scale=[[-0.4, 0.1], [0.0, -0.6]], log_df=[[1.8, 2.2], [2.0, 1.6]]),
     "Gamma": dict(log_concentration=[[0.7, 1.2], [1.0, 0.5]], log_rate=[[0.4, 0.9], [0.2, 0.8]]),
@@ -72,10 +80,10 @@ def problem(family: str, shape: str = "sine") -> Problem:
     """Returns the problem with latents of `family`. log p is a squared error of a sine of z ("sine"), for which
     quadrature converges fast, or a cubic in z ("cubic")."""
     phi = FAMILIES[family](**{name: np.asarray(value, np.float32) for name, value in _POSTERIORS[family].items()})
-    first, posterior = jax.tree.leaves(phi)[0], lambda phi: phi
+    posterior = lambda phi: phi
     if family == "MultivariateNormal":  # entries above the diagonal are not parameters
         posterior = lambda phi: distributions.MultivariateNormal(phi.mean, jnp.tril(phi.cholesky))
-    width = first[0].size
+    width = math.prod(event_shape(phi))
     theta = {
         "weight": np.float32([[0.7, -0.2], [0.4, 0.6], [-0.5, 0.3]] * 2)[:width],
         "bias": np.float32([0.3, -0.2]),

@@ -32,7 +32,7 @@ class _Made(nn.Module):
 
 @pytest.mark.parametrize("name", sorted(models.POSTERIORS))
 def test_a_posterior_of_zeros_is_the_prior(name):
-    """Except for Student's t, whose prior is of another family."""
+    """Except for those whose prior is of another family."""
     posterior = _with_four_categories(name)
     parameters = np.zeros((B, posterior.num_parameters(3)), np.float32)
     q, _ = jax.jit(_Made(posterior).init_with_output)(jax.random.key(0), parameters)
@@ -40,9 +40,9 @@ def test_a_posterior_of_zeros_is_the_prior(name):
     assert (q.batch_shape, prior.batch_shape) == ((B,), ())
     if name == "student_t":
         np.testing.assert_allclose(np.exp(q.log_df), np.exp(2.0), rtol=1e-6)
-    elif posterior.hard:  # no closed form of the KL
+    elif posterior.hard or name == "mixture_of_normals":  # no closed form of the KL
         z = q.sample(jax.random.key(1), 5)
-        np.testing.assert_array_equal(q.log_prob(z), np.broadcast_to(prior.log_prob(z), (5, B)))
+        np.testing.assert_allclose(q.log_prob(z), np.broadcast_to(prior.log_prob(z), (5, B)), rtol=1e-6)
     elif isinstance(q, dist.Flow):
         z, log_q = jax.jit(lambda q: q.rsample_and_log_prob(jax.random.key(1), 5))(q)
         np.testing.assert_allclose(log_q, prior.log_prob(z), rtol=1e-5)

@@ -140,6 +140,8 @@ def test_a_relaxation_keeps_its_options_in_what_it_stands_for(name):
         ("posterior", "concrete", {"temperature": 0.0}, "posterior=concrete needs a temperature above 0, got 0.0"),
         ("posterior", "binary_concrete", {"temperature": -1.0}, "needs a temperature above 0, got -1.0"),
         ("posterior", "coupling", {"hidden": 0}, "posterior=coupling needs a positive number of hidden, got 0"),
+        ("posterior", "low_rank", {"rank": 0}, "posterior=low_rank needs a positive rank, got 0"),
+        ("posterior", "mixture_of_normals", {"components": 0}, "needs at least one component, got 0"),
         ("posterior", "planar", {"layers": -1}, "posterior=planar needs a positive number of layers, got -1"),
     ],
 )
