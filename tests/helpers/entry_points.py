@@ -77,7 +77,7 @@ def _server() -> subprocess.Popen:
     command = [sys.executable, "-m", "tests.helpers.entry_points"]
     pipe = subprocess.PIPE
     server = subprocess.Popen(command, cwd=ROOT, env=environment, stdin=pipe, stdout=pipe, text=True)
-    atexit.register(server.kill)
+    atexit.register(server.communicate)  # closes stdin, which ends the server
     return server
 
 
