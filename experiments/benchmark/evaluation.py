@@ -41,7 +41,7 @@ def _measure(network: Network, num_images: int, runs: int, rounds: int) -> dict:
     devices = mesh.make(runs, batch_size=1)
 
     def evaluate():
-        for _, part in assess.parts(devices, params, x[0].size):
+        for _, part in assess.parts(devices, params, assess.image_bytes(devices, x)):
             assess.importance_weights(network.model, devices, part, x, NUM_SAMPLES)
 
     product, flop_of_product = matmul_limit()

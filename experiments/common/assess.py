@@ -59,22 +59,27 @@ def pixels(data: datasets.Dataset, split: str) -> np.ndarray:
     return datasets.pixels(np.asarray(getattr(data, split)), data.levels)
 
 
-def parts(devices: Mesh, params: Any, image_size: int) -> Iterator[tuple[int, Any]]:
+def parts(devices: Mesh, params: Any, run_bytes: float) -> Iterator[tuple[int, Any]]:
     """The parameters of as many runs as can be evaluated at once, each time with the number of the first of them.
 
     All parts but the last are equally large, and one compiled program evaluates them.
 
     Args:
-      image_size: The number of pixels and channels of an image.
+      run_bytes: The bytes that the evaluation of a run needs.
     """
     runs = len(jax.tree.leaves(params)[0])
     stats = devices.local_devices[0].memory_stats() or {}
     memory = (stats["bytes_limit"] - stats["bytes_in_use"]) / 4 if "bytes_limit" in stats else CPU_MEMORY
-    on_each = max(1, int(memory / (_decoded(devices, "vmap") * BUFFERS * 4 * image_size)))
+    on_each = max(1, int(memory / run_bytes))
     count = math.ceil(runs / (on_each * devices.shape["run"]))
     size = math.ceil(runs / count / devices.shape["run"]) * devices.shape["run"]
     for first in range(0, runs, size):
         yield first, params if size == runs else mesh.some_runs(devices, params, first, min(size, runs - first))
+
+
+def image_bytes(devices: Mesh, x: Any) -> float:
+    """The bytes that the decoded images of a run need, for images like those in x."""
+    return _decoded(devices, "vmap") * BUFFERS * 4 * x[0].size
 
 
 def _decoded(devices: Mesh, mode: str) -> int:
@@ -105,7 +110,8 @@ def _make_importance_weights(model: models.VAE, num_samples: int, devices: Mesh,
     return jax.jit(train.over_runs(compute, mode, shared=2, over=devices))
 
 
-def _mode(devices: Mesh, params: Any) -> str:
+def mode_of(devices: Mesh, params: Any) -> str:
+    """The mode of `train.over_runs` for these runs: side by side if a device has several of them."""
     return "vmap" if len(jax.tree.leaves(params)[0]) > devices.shape["run"] else "map"
 
 
@@ -126,8 +132,8 @@ def bound(model: models.VAE, devices: Mesh, params: Any, x: jax.Array) -> list[R
       x: The images, `[N, H, W, C]`, as `mesh.everywhere` places them.
     """
     rows: list[Row] = []
-    for _, part in parts(devices, params, x[0].size):
-        figures, units = mesh.fetch(devices, _make_bound(model, devices, _mode(devices, part))(part, x))
+    for _, part in parts(devices, params, image_bytes(devices, x)):
+        figures, units = mesh.fetch(devices, _make_bound(model, devices, mode_of(devices, part))(part, x))
         for i in range(len(units[0])):
             row = {name: values[i].item() for name, values in figures.items()}
             row["active_units"] = sum(layer[i].item() for layer in units)
@@ -163,7 +169,7 @@ def _test_figures(
 ) -> Iterator[dict[int, Row]]:
     x = pixels(data, "test")
     placed = mesh.everywhere(devices, x)
-    for first, part in parts(devices, params, x[0].size):
+    for first, part in parts(devices, params, image_bytes(devices, x)):
         rows = bound(model, devices, part, placed)
         weights = importance_weights(model, devices, part, x, eval_samples)
         for i, values in enumerate(zip(*weights.values(), strict=True)):
@@ -191,7 +197,7 @@ def importance_weights(
     Args:
       params: The parameters of the runs, with a leading axis. All runs are evaluated at once.
     """
-    compute = _make_importance_weights(model, num_samples, devices, _mode(devices, params))
+    compute = _make_importance_weights(model, num_samples, devices, mode_of(devices, params))
     starts = range(0, len(x), SLICE)
     bar = tqdm(starts, f"-log p(x), K={num_samples}", unit="slice", leave=False, disable=not sys.stdout.isatty())
     values = [

@@ -60,7 +60,7 @@ def functions(run: Settings, data: datasets.Dataset) -> Functions:
     gradient = settings.build(run, "estimator", num_samples=run.num_samples)
     steps_per_epoch = len(data.train) // run.batch_size
     x = jnp.zeros((run.batch_size, *data.train.shape[1:]))
-    _check_estimator(run, vae, x)
+    check_estimator(run, vae, x)
     like = _first_images(run, data) if settings.build(run, "prior").images_at_start else x
 
     def split_seed(values: dict[str, Array]) -> tuple[Array, Array]:
@@ -183,6 +183,19 @@ def _for_counts() -> str:
     return " or ".join(name for name, make in models.LIKELIHOODS.items() if make().pixels == "counts")
 
 
+def first_batch(run: Settings, data: datasets.Dataset, split: str, batch_size: int) -> Array:
+    """The first images of a split, in [0, 1]. Grey pixels of a dynamically binarized run are binarized once.
+
+    Raises:
+      ValueError: If the split has fewer images.
+    """
+    images = getattr(data, split)
+    if batch_size > len(images):
+        raise ValueError(f"--batch_size={batch_size} is larger than the {len(images)} {split} images")
+    x = jnp.asarray(datasets.pixels(images[:batch_size], data.levels))
+    return datasets.binarize(jax.random.key(0), x) if run.binarization == "dynamic" else x
+
+
 def load_trained(run: Settings, data_dir: str | None, cache_dir: str | None = None) -> datasets.Dataset:
     """The data set of a run that was trained before. Images that are binarized once are loaded into memory, as they
     were for the training."""
@@ -291,7 +304,7 @@ def expectations_of(run: Settings, vae: models.VAE, x: Array) -> list[Expectatio
     return [expectation._replace(q=q) for q, expectation in zip(shapes, recorded, strict=True)]
 
 
-def _check_estimator(run: Settings, vae: models.VAE, x: Array) -> None:
+def check_estimator(run: Settings, vae: models.VAE, x: Array) -> None:
     """Refuses an estimator that cannot differentiate the run's bound.
 
     Raises:

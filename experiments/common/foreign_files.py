@@ -44,6 +44,8 @@ TEXT = {
     "git_commit": r"([0-9a-f]{40}\+?)?",
     "versions": r"[\w.+, -]*",
 }
+# The names of figures. Those of --measure_gradient are gradient/ESTIMATOR/GROUP/FIGURE.
+NAME = r"[a-z][a-z0-9_]*|gradient/[\w:=.+-]+/\w+/[a-z_]+"
 # The columns that every row of a file has.
 ROWS = {
     "metrics.jsonl": ("run", "epoch", "step", "examples", "split", "elbo_nats"),
@@ -185,7 +187,7 @@ def _is_table(rows: list[dict[str, Any]], text: set[str], numbers: set[str]) -> 
 def _check_figures(row: dict[str, Any]) -> None:
     for name, value in row.items():
         allowed = isinstance(value, str) and re.fullmatch(TEXT[name], value) if name in TEXT else _is_number(value)
-        if not allowed or not re.fullmatch("[a-z][a-z0-9_]*", name):
+        if not allowed or not re.fullmatch(NAME, name):
             raise ValueError(f"holds a value that is not a figure ({name!r})")
 
 

@@ -3,7 +3,7 @@
 import functools
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,9 @@ from experiments.common.problems import Start
 from experiments.common.task import Task, make_estimator
 from vae import diagnostics
 from vae.diagnostics import Moments, Truth
-from vae.estimators import bind
+from vae.estimators import Estimator, bind
+
+PyTree = Any
 
 # Networks with more parameters draw one gradient after the other, and in fewer chunks.
 LARGE = 20_000
@@ -168,26 +170,37 @@ def learn(task: Task, name: str, num_samples: int, protocol: Protocol) -> Start:
     start = task.start(name, num_samples)
     if not jax.tree.leaves(start) or not protocol.cv_steps:
         return start
+    problem = task.problem
+    run = jax.jit(functools.partial(minimise_cv_loss, task.bound, estimator, steps=protocol.cv_steps))
+    return run(start, protocol.key(TRAINING), problem.params, problem.data, problem.context)
+
+
+def minimise_cv_loss(
+    bound: Callable,
+    estimator: Estimator,
+    start: Start,
+    key: jax.Array,
+    params: PyTree,
+    data: PyTree,
+    context: PyTree,
+    *,
+    steps: int,
+) -> Start:
+    """The estimator's parameters and state after `steps` steps of Adam on its cv_loss, at fixed params and data."""
     tx = optax.adam(LEARNING_RATE)
 
-    @jax.jit
-    def run(start, key, params, data, context):
-        def step(carry, key):
-            (learned, counted), opt_state = carry
+    def step(carry, key):
+        (learned, counted), opt_state = carry
 
-            def loss(learned):
-                estimate = task.bound(params, data, bind(estimator, learned, counted, key, context))
-                return estimate.cv_loss, estimate.state
+        def loss(learned):
+            estimate = bound(params, data, bind(estimator, learned, counted, key, context))
+            return estimate.cv_loss, estimate.state
 
-            grads, counted_next = jax.grad(loss, has_aux=True)(learned)
-            updates, opt_state = tx.update(grads, opt_state)
-            return (Start(optax.apply_updates(learned, updates), counted_next), opt_state), None
+        grads, counted_next = jax.grad(loss, has_aux=True)(learned)
+        updates, opt_state = tx.update(grads, opt_state)
+        return (Start(optax.apply_updates(learned, updates), counted_next), opt_state), None
 
-        keys = jax.random.split(key, protocol.cv_steps)
-        return jax.lax.scan(step, (start, tx.init(start.learned)), keys)[0][0]
-
-    problem = task.problem
-    return run(start, protocol.key(TRAINING), problem.params, problem.data, problem.context)
+    return jax.lax.scan(step, (start, tx.init(start.learned)), jax.random.split(key, steps))[0][0]
 
 
 def number_of_chunks(draws: int, most: int) -> int:

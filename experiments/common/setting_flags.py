@@ -51,6 +51,16 @@ def _make_run(values: dict[str, Any]) -> Settings:
     return Settings(**values)
 
 
+def with_estimator(run: Settings, text: str) -> Settings:
+    """The run with another estimator, which may have a number of samples of its own."""
+    return _make_run({name: getattr(run, name) for name in FIELDS} | {"estimator": text})
+
+
+def define_estimators(name: str, help: str, flag_values: flags.FlagValues) -> None:
+    """Defines a flag that takes a comma-separated list of estimators, as --estimator does. The default is none."""
+    flags.DEFINE(_ListParser(FIELDS["estimator"]), name, (), help, flag_values, _Serializer())
+
+
 def _without_samples(estimator: str) -> tuple[str, str]:
     """The estimator without the option num_samples, and the text of this option; an empty text if it is not given."""
     choice = options.parse(estimator)

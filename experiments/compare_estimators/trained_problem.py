@@ -14,7 +14,6 @@ from experiments.common.problems import Problem, Start, TrainedEstimator
 from experiments.common.program_folder import ProgramFolder
 from experiments.common.settings import Settings
 from vae import checkpoint
-from vae import data as datasets
 
 PyTree = Any
 
@@ -57,7 +56,7 @@ def from_workdir(
     data = build.load_trained(trained, data_dir or folder.data_dir(), cache_dir)
     folder.check_data(data)
     batch_size = batch_size or trained.batch_size
-    x = _images(trained, data, split, batch_size)
+    x = build.first_batch(trained, data, split, batch_size)
     program = build.functions(trained, data)  # built with the trained objective: the estimator may not fit another one
     apply = program.model.apply  # the bound must not refer to `program`, which would keep the whole data set in memory
     build.forget_data()
@@ -95,14 +94,6 @@ def _checkpoints(folder: ProgramFolder, at: str) -> list[str]:
     if not epochs:
         raise ValueError(f"{folder.path} holds no checkpoint; let the run train until its first checkpoint")
     return [str(epoch) for epoch in epochs] if at == "all" else [at]
-
-
-def _images(run: Settings, data: datasets.Dataset, split: str, batch_size: int) -> jax.Array:
-    images = getattr(data, split)
-    if batch_size > len(images):
-        raise ValueError(f"--batch_size={batch_size} is larger than the {len(images)} {split} images")
-    x = jnp.asarray(datasets.pixels(images[:batch_size], data.levels))
-    return datasets.binarize(jax.random.key(0), x) if run.binarization == "dynamic" else x
 
 
 def _identity(run: Settings, groups: PyTree, start: Start, x: jax.Array, epoch: int) -> str:

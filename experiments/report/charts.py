@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from experiments.common import charts
-from experiments.common.charts import gradients, toys, training
+from experiments.common.charts import along_training, gradients, toys, training
 from experiments.common.comparison import Comparison
 from experiments.common.workdirs import Contents, Laboratory, Toy
 from experiments.report import plotly_charts
@@ -43,6 +43,18 @@ def bound(contents: Contents, every: int = 1) -> Figure | None:
     ]
     by_clock = {clock: training.bound(runs, clock) for clock in training.known_clocks(runs)}
     return plotly_charts.draw_choices(by_clock, every, hover="%{y:.2f} nats at %{x:,.4~g}", size=4)
+
+
+@_untrusted
+def gradient(contents: Contents, group: str, figure: str) -> Figure | None:
+    """A figure of the gradient in one group of parameters along training, as --measure_gradient recorded it."""
+    runs = [
+        {"label": label if contents.names else "", "rows": run.rows}
+        for label, group_of_runs in contents.runs_by_label().items()
+        for run in group_of_runs
+    ]
+    chart = along_training.gradient(runs, group, figure)
+    return plotly_charts.draw(chart, hover="%{y:.3~g} at step %{x:,.4~g}", size=4, bars=True)
 
 
 @_untrusted

@@ -5,6 +5,7 @@ from typing import Any
 
 from experiments.common import results
 from experiments.common import verdict as verdicts
+from experiments.common.charts import along_training
 from experiments.common.comparison import Comparison
 from experiments.common.workdirs import Contents, Run
 from experiments.report import charts, words
@@ -22,6 +23,10 @@ from experiments.report.elements import (
 
 # If there are more pairs, only those with the best value are listed.
 MOST_PAIRS = 500
+_GRADIENT = (
+    "At the parameters of the run after each measurement, for one fixed batch of training images. The bias is relative"
+    " to the length of the true gradient, and its bars are two standard errors."
+)
 _PLANE = (
     "Each point is a run. Along a grey line the ELBO is the same, and it is better towards the lower left. At a rate of"
     " 0 the latent variables are not used."
@@ -47,6 +52,8 @@ def sections(contents: Contents, page_charts: Charts, every: int, pictures_place
                 "curves", "Bound along training", page_charts.add(curves, "bound") + _about_curves(contents) + thinned
             )
         )
+    if groups := along_training.groups([row for run in contents.runs for row in run.rows]):
+        made.append(Section("gradient", "Gradient along training", _gradient(contents, page_charts, groups)))
     if plane := charts.rate_distortion(contents):
         made.append(
             Section("plane", "Rate and distortion", page_charts.add(plane, "rate-distortion") + f"<p>{_PLANE}</p>")
@@ -187,6 +194,16 @@ def _evaluation(contents: Contents, run: Run, row: dict[str, Any], figures: list
     commit = row.get("git_commit", "")
     short = commit[:7] + "+" * commit.endswith("+")
     return [*line, Cell(short or "-"), Cell(row.get("versions") or "-")]
+
+
+def _gradient(contents: Contents, page_charts: Charts, groups: list[str]) -> str:
+    """A chart for each group of parameters and each figure of the gradient."""
+    html = ""
+    for group in groups:
+        for figure in along_training.TITLES:
+            if chart := charts.gradient(contents, group, figure):
+                html += page_charts.add(chart, f"{figure} of the gradient, {group}")
+    return html + f"<p>{_GRADIENT}</p>"
 
 
 def _about_curves(contents: Contents) -> str:

@@ -8,7 +8,7 @@ import dataclasses
 
 from absl import flags
 
-from experiments.common import candidates, comparison, results
+from experiments.common import candidates, comparison, results, setting_flags
 from experiments.common.candidates import Budget
 from experiments.train import hook
 from experiments.train.hook import Function
@@ -32,6 +32,9 @@ class Options:
     compare: str | None
     columns: list[str] | None
     tensorboard: bool
+    measure_gradient: int
+    measure_estimators: tuple[str, ...]
+    measure_draws: int
     on_evaluation: Function | None
     profile_steps: str | None
     program: int
@@ -93,6 +96,18 @@ def define_flags(values: flags.FlagValues) -> None:
         flag_values=values,
     )
     flags.DEFINE_bool("tensorboard", False, "Whether to write TensorBoard event files as well.", flag_values=values)
+    measure_gradient = (
+        "Number of evaluations between measurements of the gradient's variance, SNR and bias; 1 for one at every"
+        " evaluation, 0 for none. The last evaluation is always measured. A measurement draws --measure_draws gradients"
+        " of the run's own estimator, and as many of each other estimator and of the reference."
+    )
+    integer("measure_gradient", 0, measure_gradient, 0)
+    measure_estimators = (
+        "Estimators to measure beside the run's own. One with parameters or a state first takes as many steps of"
+        " training as there are draws, which cost as many gradients."
+    )
+    setting_flags.define_estimators("measure_estimators", measure_estimators, values)
+    integer("measure_draws", 100, "Number of gradients of each estimator in a measurement, a multiple of 10.", 20)
     string(
         "on_evaluation",
         "Function of your own, as module:function. It is called after each evaluation, and with each result, with the"
@@ -160,6 +175,8 @@ def from_flags(values: flags.FlagValues) -> Options:
     options = Options(**given | {"budget": candidates.parse_budget(given["budget"])})
     if options.program and options.launcher == "slurm":
         raise ValueError("--program trains one program, but --launcher=slurm submits all of them; leave out one flag")
+    if options.measure_estimators and not options.measure_gradient:
+        raise ValueError("--measure_estimators needs --measure_gradient=1, a measurement at every evaluation")
     results.check_columns(options.columns or [])
     slurm = [name for name in values if name.startswith("slurm_") and values[name].present]
     is_job = bool(options.program)  # a job has the flags of its submission

@@ -14,10 +14,11 @@ from jax import Array
 from jax.sharding import Mesh
 
 from experiments.common import assess, build, canary, cli, interrupt, phases, step_cost
-from experiments.common.progress import Progress, first_progress, update_best
+from experiments.common.progress import Progress, first_progress
 from experiments.common.settings import Settings
 from experiments.common.step_cost import StepCost
 from experiments.train import multihost
+from experiments.train.evaluation import make_evaluation
 from experiments.train.flags import Options
 from experiments.train.hook import Hook
 from experiments.train.recorder import Recorder
@@ -215,7 +216,8 @@ def run_epochs(compiled: Compiled, options: Options, hook: Hook | None) -> Progr
     seconds = max(folder.seconds().values(), default=0.0)
     images = data.train if program.streamed else mesh.everywhere(devices, data.train)
     eval_every = options.eval_every or max(1, settings.epochs // 20)
-    evaluate = make_evaluation(compiled)
+    measure_every = options.measure_gradient
+    evaluate = make_evaluation(program, devices, compiled.values)
 
     def save(epoch: int, progress: Progress) -> None:
         if epoch == settings.epochs:
@@ -255,7 +257,8 @@ def run_epochs(compiled: Compiled, options: Options, hook: Hook | None) -> Progr
             received = multihost.asked_of_any(watch.asked)
             last = epoch == settings.epochs or not len(alive)
             if last or epoch % eval_every == 0:
-                rows, progress = evaluate(epoch, progress, metrics, alive)
+                measured = measure_every and (last or epoch // eval_every % measure_every == 0)
+                rows, progress = evaluate(epoch, progress, metrics, alive, measured)
                 if recorder:
                     recorder.log(epoch, epoch * steps, rows, seconds)
                 if hook:
@@ -272,33 +275,6 @@ def run_epochs(compiled: Compiled, options: Options, hook: Hook | None) -> Progr
     if received := multihost.asked_of_any(watch.asked or received):
         interrupt.stop_after_saving(received, f" after epoch {epoch} of {settings.epochs}; all is saved")
     return progress
-
-
-def make_evaluation(compiled: Compiled) -> Callable:
-    """`evaluation(epoch, progress, metrics, alive) -> (rows, progress)`: the rows of metrics.jsonl of the runs `alive`
-    after the epoch, and the progress with their best states so far."""
-    program, devices = compiled.program, compiled.devices
-    split = assess.curve_split(program.data)
-    x = mesh.everywhere(devices, assess.pixels(program.data, split))
-    better = jax.jit(update_best, donate_argnums=0)
-
-    def evaluation(epoch: int, progress: Progress, metrics: dict[str, np.ndarray], alive: np.ndarray):
-        evaluated, state = program.functions.evaluated, progress.state
-        figures = assess.bound(evaluated, devices, state.params["model"], x)
-        if state.ema:
-            averaged = assess.bound(evaluated, devices, state.ema, x)
-            figures = list(map(assess.with_average, figures, averaged))
-        if progress.best:
-            bounds = np.full(len(figures), -np.inf, np.float32)
-            bounds[alive] = [figures[i]["elbo_nats"] for i in alive]
-            best = better(progress.best, progress.state, mesh.over_runs_of(devices, bounds))
-            progress = progress._replace(best=best)
-        step = epoch * program.functions.steps_per_epoch
-        shared = {"epoch": epoch, "step": step, "examples": step * program.settings.batch_size, "split": split}
-        bound = metrics["bound"]
-        return [{"run": i, **shared, "bound_nats": bound[i].item(), **figures[i]} for i in alive.tolist()], progress
-
-    return evaluation
 
 
 def resume(compiled: Compiled) -> tuple[int, Progress]:

@@ -17,8 +17,9 @@ import numpy as np
 from experiments.common import build, files, foreign_files, locks, progress, provenance, settings
 from experiments.common.program_folder import ProgramFolder, describe_data, plain, programs_of
 from experiments.common.settings import Settings
-from experiments.train import multihost
+from experiments.train import gradients, multihost
 from experiments.train.flags import Options
+from experiments.train.gradients import Measurement
 from experiments.train.profiling import Profile
 from vae import checkpoint
 from vae.data import Dataset
@@ -36,6 +37,7 @@ class Program(NamedTuple):
       streamed: Whether the training images are read while the runs train. Otherwise they lie on the device.
       functions: The functions to compile.
       profile: The trace that --profile_steps asks for.
+      measurement: The measurement of the gradient that --measure_gradient asks for, or None.
     """
 
     number: int
@@ -46,6 +48,7 @@ class Program(NamedTuple):
     streamed: bool
     functions: build.Functions
     profile: Profile
+    measurement: Measurement | None = None
 
     @property
     def settings(self) -> Settings:
@@ -198,6 +201,9 @@ def _make_program(number: int, name: str, runs: list[Settings], folder: ProgramF
     too_large = data.train.nbytes > build.resident_bytes(options.streaming)
     with jax.default_matmul_precision(first.matmul_precision):
         functions = build.functions(first, data)
+        measurement = None
+        if options.measure_gradient:
+            measurement = gradients.plan(first, data, functions, options.measure_estimators, options.measure_draws)
     profile = Profile(
         options.profile_steps,
         folder=folder.path / "profile",
@@ -213,6 +219,7 @@ def _make_program(number: int, name: str, runs: list[Settings], folder: ProgramF
         streamed=bool(multihost.from_first(np.array(too_large))),
         functions=functions,
         profile=profile,
+        measurement=measurement,
     )
 
 

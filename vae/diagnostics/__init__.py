@@ -29,6 +29,7 @@ For a part with coordinates i, a draw g with mean E g, and the true gradient t:
 """
 
 from vae.diagnostics.comparison import Comparison as Comparison
+from vae.diagnostics.comparison import choose_reference as choose_reference
 from vae.diagnostics.comparison import compare as compare
 from vae.diagnostics.cost import HostCalls as HostCalls
 from vae.diagnostics.cost import evaluations as evaluations

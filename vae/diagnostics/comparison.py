@@ -13,6 +13,7 @@ from jax import Array
 
 from vae import objectives
 from vae.diagnostics import cost, expectations, figures, intervals, moments, verdicts
+from vae.diagnostics.expectations import Expectation
 from vae.diagnostics.moments import Moments, PyTree, Truth
 from vae.distributions import Bernoulli, Categorical
 from vae.estimators import BY_NAME, Estimator, make
@@ -226,11 +227,13 @@ class _Task(NamedTuple):
     def fits(self, name: str) -> bool:
         return self.refusal(name) is None
 
+    @property
+    def black_box(self) -> bool:
+        return not expectations.host_calls(self.expectations).are_differentiable
+
     def refusal(self, name: str) -> str | None:
         """Why the estimator does not fit, and which ones do; None if it fits."""
-        black_box = not expectations.host_calls(self.expectations).are_differentiable
-        refusals = (BY_NAME[name].refusal(*expectation[:3], black_box) for expectation in self.expectations)
-        return next((refusal for refusal in refusals if refusal is not None), None)
+        return _refusal(name, self.expectations, self.black_box)
 
     def evaluations(self, case: "_Case") -> int:
         return cost.evaluations(self.bound, case.estimator, jax.random.key(0), *case.arguments)
@@ -313,17 +316,13 @@ def _draw_moments(case: _Case, draws: _Draws) -> Moments:
 
 def _find_truth(task: _Task, num_samples: int, reference: Estimator | None, draws: _Draws) -> _KnownTruth:
     """The sum over all states if there are few, and otherwise the mean of many gradients of the reference."""
-    if reference is None and _has_few_states(task, num_samples):
-        exact = jax.jit(moments.make_gradient(task.bound, make("exact", num_samples=num_samples)))
-        return _KnownTruth("exact (sum over all states)", moments.exactly(exact(None, task.params, task.x)))
     if reference is None:
-        name = "reparam" if task.fits("reparam") else "leave_one_out"
-        least = BY_NAME[name].min_samples
-        if num_samples < least and not task.is_additive:
-            raise ValueError(f"the reference {name} needs K={least}; give the estimators this K, or give a reference")
-        num_samples = max(num_samples, least)
-        source = f"{name}, K={num_samples}"
+        name, num_samples = choose_reference(task.expectations, len(task.x), num_samples, task.black_box)
         reference = make(name, num_samples=num_samples)
+        if name == "exact":
+            exact = jax.jit(moments.make_gradient(task.bound, reference))
+            return _KnownTruth("exact (sum over all states)", moments.exactly(exact(None, task.params, task.x)))
+        source = f"{name}, K={num_samples}"
     else:
         source = "the given reference"
     case = _make_case(task, reference, draws.key, fitted=None)
@@ -331,14 +330,45 @@ def _find_truth(task: _Task, num_samples: int, reference: Estimator | None, draw
     return _KnownTruth(f"mean of {draws.number:,} draws of {source}", truth)
 
 
-def _has_few_states(task: _Task, num_samples: int) -> bool:
-    for q, reduce, *_ in task.expectations:
-        if not isinstance(q, Bernoulli | Categorical) or not task.fits("exact"):
+def choose_reference(
+    recorded: list[Expectation], batch_size: int, num_samples: int, black_box: bool = False
+) -> tuple[str, int]:
+    """The estimator whose mean is the true gradient, and its K.
+
+    It is `exact` for discrete latents with few states. Otherwise it is `reparam`, or `leave_one_out` where that does
+    not fit.
+
+    Args:
+      recorded: the expectations of the bound; see `expectations.record`.
+      batch_size: number of data.
+      num_samples: K of the estimators that are compared with the reference.
+      black_box: whether the integrand has no gradient in z.
+
+    Raises:
+      ValueError: if a bound of K samples has a K that is too small for the reference.
+    """
+    if _has_few_states(recorded, batch_size, num_samples) and _refusal("exact", recorded, black_box) is None:
+        return "exact", num_samples
+    name = "reparam" if _refusal("reparam", recorded, black_box) is None else "leave_one_out"
+    least = BY_NAME[name].min_samples
+    if num_samples < least and not all(expectation.reduce.additive for expectation in recorded):
+        raise ValueError(f"the reference {name} needs K={least}; give the estimators this K, or give a reference")
+    return name, max(num_samples, least)
+
+
+def _refusal(name: str, recorded: list[Expectation], black_box: bool) -> str | None:
+    refusals = (BY_NAME[name].refusal(*expectation[:3], black_box) for expectation in recorded)
+    return next((refusal for refusal in refusals if refusal is not None), None)
+
+
+def _has_few_states(recorded: list[Expectation], batch_size: int, num_samples: int) -> bool:
+    for q, reduce, *_ in recorded:
+        if not isinstance(q, Bernoulli | Categorical):
             return False
         classes = 2 if isinstance(q, Bernoulli) else q.logits.shape[-1]
         dimensions = q.logits.shape[len(q.batch_shape)]
         states = classes**dimensions
-        if states * len(task.x) > MAX_STATES or states ** (1 if reduce.additive else num_samples) > MAX_TUPLES:
+        if states * batch_size > MAX_STATES or states ** (1 if reduce.additive else num_samples) > MAX_TUPLES:
             return False
     return True
 

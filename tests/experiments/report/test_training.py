@@ -206,3 +206,22 @@ def test_later_evaluations_are_shown_with_the_version_of_the_code(tmp_path):
     assert header == ["seed", "epoch", "K", "-log p(x)", "ELBO", "commit", "versions"]
     assert now == ["0", "100", "5000", "21.99", "\N{MINUS SIGN}23.10", "0123456+", code["versions"]]
     assert before[-2:] == ["-", "-"]  # a row without provenance
+
+
+def test_the_gradient_along_training_has_a_line_for_each_estimator(tmp_path):
+    write_sweep(tmp_path, [({"objective": "elbo", "seed": seed}, 0.0) for seed in (0, 1)])
+    path = tmp_path / "programs/0/metrics.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    for row in rows:
+        shift = 10.0 ** row["run"]
+        row |= {"gradient/reparam/encoder/variance": shift, "gradient/stl/encoder/variance": row["step"] * shift}
+        row |= {"gradient/stl/encoder/bias": 0.1 * row["run"], "gradient/stl/encoder/bias_stderr": 0.03}
+    write_rows(path, rows)
+    page = make_page(tmp_path)
+    assert "Gradient along training" in page.text
+    variance, bias = page.charts[1:3]
+    assert [trace["name"] for trace in variance["data"]] == ["Reparameterization", "STL"]
+    assert variance["data"][1]["x"] == [23, 230, 2300]
+    assert variance["data"][1]["y"] == [pytest.approx(5.5 * step) for step in (23, 230, 2300)]
+    assert bias["data"][0]["y"] == [pytest.approx(5.0)] * 3  # the mean of 0 and 10 %
+    assert bias["data"][0]["error_y"]["array"] == [pytest.approx(100 * 2 * 0.03 / 2**0.5, rel=1e-3)] * 3

@@ -18,6 +18,7 @@ from vae import checkpoint
 SECONDS = re.compile(r" \(after \d+ s\)$", re.MULTILINE)
 LONG = ["--epochs=5", "--validation_size=200", "--eval_every=2", "--checkpoint_every=1", "--learning_rate=0.5"]
 LONG += ["--ema=0.9"]
+MEASURED = ["--on_evaluation=tests.helpers.hooks:append", "--measure_gradient=1", "--measure_draws=20"]
 
 
 def program_of(workdir: Path) -> ProgramFolder:
@@ -50,7 +51,7 @@ def runs(tmp_path_factory):
         sweep,
         ["--seed=0,1,2", *sweep[1:], "--figures=sweep"],
         [f"--workdir={folder}/single"],
-        [f"--workdir={folder}/map", "--sweep_mode=map", "--seed=0,1", "--on_evaluation=tests.helpers.hooks:append"],
+        [f"--workdir={folder}/map", "--sweep_mode=map", "--seed=0,1", *MEASURED],
         [f"--workdir={folder}/long", *LONG, "--profile_steps=30:60"],
     )
     return folder, outcomes
@@ -143,7 +144,7 @@ def test_a_run_of_a_sweep_is_the_run_alone(runs):
 
 
 def test_runs_one_after_the_other_are_trained_to_the_bits_of_the_run_alone(runs):
-    """Their evaluations, which are made side by side, agree to rounding."""
+    """Their evaluations, which are made side by side, agree to rounding. Only they have measured gradients."""
     folder, _ = runs
     ours, theirs = program_of(folder / "map").rows_by_run()[0], rows(folder / "single/metrics.jsonl")
     assert [row["bound_nats"] for row in ours] == [row["bound_nats"] for row in theirs]
@@ -153,6 +154,21 @@ def test_runs_one_after_the_other_are_trained_to_the_bits_of_the_run_alone(runs)
         np.testing.assert_array_equal(mapped[name][0], leaf[0])
     for our, their in zip(ours, theirs, strict=True):
         assert our["elbo_nats"] == pytest.approx(their["elbo_nats"], rel=1e-5)
+
+
+def test_every_evaluation_has_the_figures_of_the_gradient_if_it_is_measured(runs):
+    measured = rows(program_of(runs[0] / "map").path / "metrics.jsonl")
+    assert not any(name.startswith("gradient") for name in rows(runs[0] / "single/metrics.jsonl")[0])
+    for row in measured:
+        for group in ("encoder", "decoder"):
+            bias, stderr, variance, snr = (
+                row[f"gradient/reparam/{group}/{name}"] for name in ("bias", "bias_stderr", "variance", "snr")
+            )
+            assert 0 < stderr < 1
+            assert abs(bias) < 5 * stderr
+            assert variance > 0
+            assert snr > 0
+    assert len({row["gradient/reparam/encoder/variance"] for row in measured}) == 4  # each run at each step its own
 
 
 def test_a_sweep_started_again_trains_only_what_is_new(runs):
