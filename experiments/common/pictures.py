@@ -108,7 +108,10 @@ def _model_figures(data: datasets.Dataset, model: models.VAE, params) -> dict[st
     if isinstance(posterior, Markov) or not hasattr(posterior, "rsample"):
         return figures
     if len(x) > 1:
-        figures["interpolations"] = plots.interpolations(_paths(x, z, decode))
+        # On a sphere, the points between two latents are moved out to the sphere.
+        unit = lambda z: z / np.linalg.norm(z, axis=-1, keepdims=True)
+        read = (lambda z: decode(unit(z))) if isinstance(prior, distributions.UniformOnSphere) else decode
+        figures["interpolations"] = plots.interpolations(_paths(x, z, read))
     if isinstance(prior, distributions.Normal) and z.shape[-1] == 2:
         axis = ndtri(np.linspace(*QUANTILES, PLANE_SIZE)).astype(np.float32)
         grid = np.stack(np.meshgrid(axis, axis), axis=-1).reshape(-1, 2)

@@ -106,6 +106,10 @@ def quantile_nodes(q, order: int):
     """
     if isinstance(q, distributions.MixtureOfNormals):
         return _nodes_of_each_component(q, order // 2)
+    if isinstance(q, distributions.PowerSpherical | distributions.VonMisesFisher):
+        angle = np.linspace(0, 2 * np.pi, 64, endpoint=False)[:, None]
+        z = jnp.broadcast_to(np.stack([np.cos(angle), np.sin(angle)], axis=-1), (64, *q.location.shape))
+        return z, q.log_prob(z) + np.log(2 * np.pi / 64)
     points, weights = np.polynomial.legendre.leggauss(order)
     reach = 5.2  # a standard normal is larger in absolute value with probability 2e-7
     normal = np.concatenate([(points - 1), (points + 1)]) * reach / 2

@@ -12,7 +12,10 @@ from vae.distributions.discrete import Bernoulli, Categorical
 from vae.distributions.implicit import Beta, Dirichlet, Gamma
 from vae.distributions.location_scale import Laplace, MultivariateNormal, Normal, log_det
 from vae.distributions.low_rank import LowRankNormal, log_det_covariance
+from vae.distributions.power_spherical import PowerSpherical
 from vae.distributions.special import Numbers, deviance, digamma_gap, stirling_error
+from vae.distributions.sphere import UniformOnSphere
+from vae.distributions.von_mises_fisher import VonMisesFisher, log_normalizer, shortfall
 
 
 def kl(q: Any, p: Any) -> Float[Array, "*batch"]:
@@ -93,6 +96,18 @@ def _kl_beta(q: Beta, p: Beta) -> Float[Array, "*batch"]:
     return jnp.sum(_kl_dirichlet(q.as_dirichlet, p.as_dirichlet), axis=-1)
 
 
+def _kl_power_spherical(q: PowerSpherical, p: UniformOnSphere) -> Float[Array, "*batch"]:
+    """That of the coordinate along the direction: given this coordinate, both are uniform."""
+    along = q.along
+    return _kl_beta(along, Beta(along.log_beta, along.log_beta))
+
+
+def _kl_von_mises_fisher(q: VonMisesFisher, p: UniformOnSphere) -> Float[Array, "*batch"]:
+    concentration = jnp.exp(q.log_concentration)
+    below = concentration * shortfall(concentration, p.dimensions)
+    return -(below + log_normalizer(concentration, p.dimensions))[..., 0]
+
+
 def _of_concentrations(log_a: Numbers, log_b: Numbers) -> Float[Array, "*#shape"]:
     """The divergence of two Gamma distributions with the same mean and the concentrations a and b."""
     log_ratio = log_a - log_b
@@ -123,6 +138,8 @@ _KL: dict[tuple[type, type], Callable[[Any, Any], Array]] = {
     (Gamma, Gamma): _kl_gamma,
     (Beta, Beta): _kl_beta,
     (Dirichlet, Dirichlet): _kl_dirichlet,
+    (PowerSpherical, UniformOnSphere): _kl_power_spherical,
+    (VonMisesFisher, UniformOnSphere): _kl_von_mises_fisher,
     (Bernoulli, Bernoulli): _kl_bernoulli,
     (Categorical, Categorical): _kl_categorical,
 }

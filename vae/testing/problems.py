@@ -70,6 +70,8 @@ _POSTERIORS = {
     "Gamma": dict(log_concentration=[[0.7, 1.2], [1.0, 0.5]], log_rate=[[0.4, 0.9], [0.2, 0.8]]),
     "Beta": dict(log_alpha=[[0.7, 1.2], [1.0, 0.5]], log_beta=[[1.1, 0.4], [0.6, 0.9]]),
     "Dirichlet": dict(log_concentration=[[0.7, 1.2, 0.3], [1.0, 0.5, 0.8]]),
+    "PowerSpherical": dict(location=[[0.7, -0.9], [-0.4, 1.2]], log_concentration=[[0.6], [1.1]]),
+    "VonMisesFisher": dict(location=[[0.7, -0.9], [-0.4, 1.2]], log_concentration=[[0.6], [1.1]]),
     "Bernoulli": dict(logits=[[0.6, -1.1], [-0.3, 0.9]]),
     "Categorical": dict(logits=[[[0.5, -0.7, 0.1], [-0.9, 0.4, 0.8]], [[0.2, 0.6, -1.0], [1.1, -0.3, 0.0]]]),
 }

@@ -40,6 +40,8 @@ def test_a_posterior_of_zeros_is_the_prior(name):
     assert (q.batch_shape, prior.batch_shape) == ((B,), ())
     if name == "student_t":
         np.testing.assert_allclose(np.exp(q.log_df), np.exp(2.0), rtol=1e-6)
+    elif isinstance(prior, dist.UniformOnSphere):
+        np.testing.assert_allclose(q.log_concentration, np.log(3), rtol=1e-6)
     elif posterior.hard or name == "mixture_of_normals":  # no closed form of the KL
         z = q.sample(jax.random.key(1), 5)
         np.testing.assert_allclose(q.log_prob(z), np.broadcast_to(prior.log_prob(z), (5, B)), rtol=1e-6)
@@ -76,7 +78,8 @@ def test_full_covariance_is_built_of_all_its_outputs():
 
 
 # The implicit gradients compile for long; Dirichlet and Student t stay to represent them.
-_slow = lambda family: pytest.param(family, marks=[pytest.mark.slow] if family in ("beta", "gamma") else [])
+SLOW = ("beta", "gamma", "low_rank", "mixture_of_normals", "power_spherical", "von_mises_fisher")
+_slow = lambda family: pytest.param(family, marks=[pytest.mark.slow] if family in SLOW else [])
 
 
 @pytest.mark.parametrize("family", [_slow(each) for each in sorted(models.POSTERIORS)])
