@@ -47,6 +47,10 @@ class Markov:
         return self.first.batch_shape
 
     @property
+    def num_layers(self) -> int:
+        return 1 + len(self.weights)  # the first layer has no weights: it is a distribution
+
+    @property
     def rsample(self):
         """A method like `sample` that carries gradients. It exists only if the first layer has it."""
         if getattr(self.first, "rsample", None) is None:
@@ -97,14 +101,14 @@ class Markov:
         key_first, key_rest = jax.random.split(key)
         z, log_q = self.first.rsample_and_log_prob(key_first, num_samples)
         layers = (z,)
-        for index in range(1, len(self.weights) + 1):
+        for index in range(1, self.num_layers):
             z, term = self.layer(index, layers[-1]).rsample_and_log_prob(jax.random.fold_in(key_rest, index), 1)
             layers = (*layers, z[0])
             log_q = log_q + term[0]
         return self._order(layers), log_q
 
     def _continue(self, method: str, key: PRNGKeyArray, layers: Layers) -> Layers:
-        for index in range(len(layers), len(self.weights) + 1):
+        for index in range(len(layers), self.num_layers):
             conditional = self.layer(index, layers[-1])
             layers = (*layers, getattr(conditional, method)(jax.random.fold_in(key, index), 1)[0])
         return layers

@@ -10,7 +10,7 @@ An entry is a factory. Its keyword arguments are the options of its name: `make_
 import difflib
 import functools
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 # The types that an option may have.
@@ -26,6 +26,7 @@ class Table(dict[str, Any]):
       noun: what a name stands for, as error messages call it: "posterior".
       leading: number of positional arguments that the caller passes to a factory; they are not options.
       reserved: names of other arguments that the caller may pass; they are not options.
+      join: the function that makes one thing of several, if names may be joined by "+", as in "categorical+normal".
     """
 
     def __init__(
@@ -35,6 +36,7 @@ class Table(dict[str, Any]):
         self.noun = noun
         self.leading = leading
         self.reserved = reserved
+        self.join: Callable[[tuple], Any] | None = None
         for name, entry in (entries or {}).items():
             self.add(name, entry)
 
@@ -57,11 +59,13 @@ class Table(dict[str, Any]):
         self[name] = entry
 
     def find(self, name: str) -> Any:
-        """The entry with this name.
+        """The entry with this name, or the entry of several names that are joined by "+".
 
         Raises:
           ValueError: if there is none. The sentence suggests a similar name and lists all.
         """
+        if "+" in name and self.join:
+            return self.joined(name)
         if name not in self:
             close = difflib.get_close_matches(name, self, n=1)
             hint = f" (did you mean {close[0]}?)" if close else ""
@@ -82,6 +86,15 @@ class Table(dict[str, Any]):
         parameters = list(_signature(self.factory(self.find(name))).parameters.values())[self.leading :]
         defaults = {each.name: each.default for each in parameters if each.name not in self.reserved}
         return {option: default for option, default in defaults.items() if isinstance(default, Value)}
+
+    def joined(self, name: str) -> Any:
+        """The entry that stands for several names, joined by "+"; it has no options of its own."""
+        parts = [(part, {}) for part in name.split("+")]
+        return lambda **arguments: self.make_joined(parts, **arguments)
+
+    def make_joined(self, parts: Sequence[tuple[str, Mapping[str, Any]]], **arguments: Any) -> Any:
+        """What `join` makes of several names, each with its options; the further arguments are for all of them."""
+        return self.join(tuple(self.make(name, **dict(options) | arguments) for name, options in parts))
 
     @staticmethod
     def factory(entry: Any) -> Any:

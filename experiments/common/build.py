@@ -237,7 +237,7 @@ def model(run: Settings, data: datasets.Dataset, for_evaluation: bool = False) -
         posterior = posterior.hard
     return models.make_vae(
         data.train.shape[1:],
-        latent_dim=run.latent_dim,
+        latent_dim=run.latent_dim[0] if len(run.latent_dim) == 1 else run.latent_dim,
         hidden=run.hidden,
         layer_hidden=run.layer_hidden,
         architecture=settings.build(run, "architecture"),
@@ -314,7 +314,7 @@ def check_estimator(run: Settings, vae: models.VAE, x: Array) -> None:
     for expectation in expectations_of(run, vae, x):
         refusal = expectations.refusal(choice, expectation)
         if refusal:
-            needs_log_q = estimators.BY_NAME[choice.name].needs_log_q and expectation.log_q_weight == 0
+            needs_log_q = estimators.BY_NAME.find(choice.name).needs_log_q and expectation.log_q_weight == 0
             hint = "; --objective=elbo has log q(z) in the integrand" if needs_log_q else ""
             raise ValueError(
                 f"--estimator={run.estimator} does not suit --posterior={run.posterior} with"

@@ -46,7 +46,8 @@ def choose(task: Task, names: list[str] | None = None, flag: str = "estimators")
         trained = task.problem.trained
         is_own = trained and task.refusal(trained.name) is None
         own = {options.parse(trained.name).name: trained.name} if is_own else {}
-        return [own.get(name, name) for name in fitting if name != ORACLE]
+        joined = [name for name in own.values() if options.parse(name).blocks]  # one estimator for each block
+        return [own.get(name, name) for name in fitting if name != ORACLE] + joined
     names = list(dict.fromkeys(name.strip() for name in names))
     chosen = []
     for name in names:
@@ -57,7 +58,7 @@ def choose(task: Task, names: list[str] | None = None, flag: str = "estimators")
             raise ValueError(f"--{flag}: {error}") from None
         refusal = task.refusal(name)
         if refusal is not None:
-            analytic = task.objective == "elbo_analytic" and BY_NAME[choice.name].needs_log_q
+            analytic = task.objective == "elbo_analytic" and BY_NAME.find(choice.name).needs_log_q
             hint = f"; {choice.name} fits --objective=elbo" if analytic else ""
             raise ValueError(f"--{flag} with --objective={task.objective}: {refusal}{hint}")
         chosen.append(str(choice))

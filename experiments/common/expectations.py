@@ -14,7 +14,9 @@ def refusal(choice: options.Choice, expectation: Expectation, black_box: bool = 
     `black_box` says whether f has no gradient in z.
     """
     q, *others = expectation.q, expectation.reduce, expectation.log_q_weight, black_box
-    entry = estimators.BY_NAME[choice.name]
+    entry = estimators.BY_NAME.find(choice.name)
+    if choice.blocks:
+        return entry.refusal(q, *others)
     layers = isinstance(q, Markov) and expectation.reduce.additive
     if options.values(choice, estimators.BY_NAME)["by_layer"]:
         if layers:

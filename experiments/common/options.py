@@ -1,5 +1,7 @@
 """The grammar `name:option=value:option=value`, by which a command line chooses from a table.
 
+A posterior of several blocks, and an estimator for each block, join choices by "+": `categorical:categories=8+normal`.
+
     choice = options.choose("gumbel_rao:inner_samples=100", estimators.BY_NAME)
     str(choice)                                                             # "gumbel_rao:inner_samples=100"
     estimator = options.build(choice, estimators.BY_NAME, num_samples=4)
@@ -10,6 +12,7 @@ An option that equals its default is left out, so that `renyi` and `renyi:alpha=
 
 import dataclasses
 import math
+import re
 import unicodedata
 from typing import Any
 
@@ -25,12 +28,16 @@ class Choice:
     Attributes:
       name: A name in a table.
       options: Pairs of an option's name and its value. `parse` leaves the values as text; `check` converts them.
+      blocks: The choices that are joined by "+". Their names, joined by "+", are then the name, and it has no options.
     """
 
     name: str
     options: tuple[tuple[str, Value], ...] = ()
+    blocks: tuple["Choice", ...] = ()
 
     def __str__(self) -> str:
+        if self.blocks:
+            return "+".join(map(str, self.blocks))
         return ":".join([self.name, *(f"{option}={_text(value)}" for option, value in self.options)])
 
 
@@ -53,6 +60,10 @@ def parse(text: str, with_functions: bool = False) -> Choice:
     Raises:
       ValueError: If an option is given twice or has no value.
     """
+    parts = re.split(r"\+(?=[A-Za-z_])", text)  # a number such as 1e+3 is not split
+    if len(parts) > 1 and not with_functions:
+        blocks = tuple(map(parse, parts))
+        return Choice("+".join(block.name for block in blocks), blocks=blocks)
     name, *assignments = text.split(":")
     if with_functions and assignments and assignments[0].isidentifier():
         name = f"{name}:{assignments.pop(0)}"
@@ -74,7 +85,18 @@ def check(choice: Choice, table: Table) -> Choice:
       ValueError: If the table has no such name, the name has no such option, or a value has the wrong type. The
         sentence says which names or options exist.
     """
+    if choice.blocks:
+        if table.join is None:
+            raise ValueError(f"{choice} has several names, joined by +; choose one {table.noun}")
+        return dataclasses.replace(choice, blocks=tuple(_check(block, table, of_block=True) for block in choice.blocks))
+    return _check(choice, table, of_block=False)
+
+
+def _check(choice: Choice, table: Table, of_block: bool) -> Choice:
+    """`check` for one name; the estimator of a block may have a number of samples of its own."""
     defaults = table.options(choice.name)
+    if of_block and "num_samples" in table.reserved:
+        defaults = {name: default for name, default in defaults.items() if name != "by_layer"} | {"num_samples": 0}
     for option, _ in choice.options:
         if option not in defaults:
             listed = ", ".join(f"{key}={_text(default)}" for key, default in defaults.items())
@@ -97,6 +119,8 @@ def paper_name(text: str) -> str:
     A name that the table does not have stays as it is.
     """
     choice = parse(text)
+    if choice.blocks:
+        return " + ".join(paper_name(str(block)) for block in choice.blocks)
     entry = estimators.BY_NAME.get(choice.name)
     name = entry.display if entry and entry.display else choice.name
     return ", ".join([name, *(f"{option.replace('_', ' ')} {value}" for option, value in choice.options)])
@@ -109,6 +133,8 @@ def build(choice: Choice, table: Table, **arguments) -> Any:
       ValueError: If the factory refuses the options; the sentence begins with the choice.
     """
     try:
+        if choice.blocks:
+            return table.make_joined([(block.name, dict(block.options)) for block in choice.blocks], **arguments)
         return table.make(choice.name, **dict(choice.options) | arguments)
     except ValueError as error:
         raise ValueError(f"{choice}: {error}") from None

@@ -14,7 +14,6 @@ from experiments.common import assess, plots, results
 from experiments.common.program_folder import ProgramFolder
 from vae import data as datasets
 from vae import distributions, evaluate, models
-from vae.hierarchy import Markov
 
 # Images of the test set that are drawn: ten with their reconstructions, and six pairs with the paths between them.
 DRAWN = 12
@@ -105,7 +104,7 @@ def _model_figures(data: datasets.Dataset, model: models.VAE, params) -> dict[st
         "prior_samples": plots.image_grid(decode(prior_samples)),
     }
     posterior = jax.eval_shape(partial(model.apply, method="encode"), params, x)
-    if isinstance(posterior, Markov) or not hasattr(posterior, "rsample"):
+    if isinstance(z, tuple) or not hasattr(posterior, "rsample"):
         return figures
     if len(x) > 1:
         # On a sphere, the points between two latents are moved out to the sphere.

@@ -262,8 +262,9 @@ def starred(row: Row, key: str, named: Row | None = None) -> str:
 
 def is_biased(estimator: str) -> bool:
     """Whether the paper of an estimator, which may have options, calls it biased; False for unknown estimators."""
-    entry = estimators.BY_NAME.get(options.parse(estimator).name)
-    return entry is not None and entry.biased
+    choice = options.parse(estimator)
+    entries = [estimators.BY_NAME.get(each.name) for each in choice.blocks or (choice,)]
+    return any(entry is not None and entry.biased for entry in entries)
 
 
 def cell(row: Row, key: str) -> str:

@@ -64,6 +64,8 @@ def define_estimators(name: str, help: str, flag_values: flags.FlagValues) -> No
 def _without_samples(estimator: str) -> tuple[str, str]:
     """The estimator without the option num_samples, and the text of this option; an empty text if it is not given."""
     choice = options.parse(estimator)
+    if choice.blocks:  # a block keeps its number
+        return estimator, ""
     others = tuple((name, value) for name, value in choice.options if name != "num_samples")
     return str(options.Choice(choice.name, others)), dict(choice.options).get("num_samples", "")
 

@@ -58,7 +58,11 @@ class Settings:
 
     # Model
     likelihood: str = _setting("bernoulli", "Family of p(x|z) for one pixel.", table=models.LIKELIHOODS)
-    posterior: str = _setting("normal", "Family of q(z|x).", table=models.POSTERIORS)
+    posterior: str = _setting(
+        "normal",
+        "Family of q(z|x). Several families, joined by +, are independent blocks: categorical:categories=10+normal.",
+        table=models.POSTERIORS,
+    )
     prior: str = _setting(
         "standard",
         "Prior p(z): the posterior family's standard prior, a learned member of the family, a learned mixture, a"
@@ -68,7 +72,7 @@ class Settings:
     latent_dim: tuple[int, ...] = _setting(
         (8,),
         "Number of latent variables. Several numbers, joined by dashes, make several stochastic layers, from the image"
-        " upwards.",
+        " upwards. A posterior of several blocks has a number for each, joined by +: 1+8.",
         at_least=1,
     )
     architecture: str = _setting("mlp", "Kind of network in the encoder and the decoder.", table=models.ARCHITECTURES)
@@ -101,7 +105,8 @@ class Settings:
     estimator: str = _setting(
         "reparam",
         "Gradient estimator. num_samples=K gives an estimator its own number of samples. by_layer=true is for several"
-        " stochastic layers: each layer has its own estimate, given the layers below.",
+        " stochastic layers: each layer has its own estimate, given the layers below. Several estimators, joined by +,"
+        " are those of the blocks of --posterior.",
         table=estimators.BY_NAME,
     )
     num_samples: int = _setting(1, "Number K of samples of z for each image and step.", at_least=1)
@@ -223,6 +228,7 @@ def check(run: Settings) -> None:
         raise ValueError(
             "--layer_hidden needs several stochastic layers; leave it out, or choose several as in --latent_dim=8-4"
         )
+    _check_blocks(run)
     if run.ema >= 1:
         raise ValueError(f"--ema={run.ema} is not below 1; choose a decay such as 0.999")
     for name, value in array_values(run).items():
@@ -244,9 +250,25 @@ def check(run: Settings) -> None:
         raise ValueError(f"--prior={run.prior} needs one stochastic layer; give --latent_dim one number")
 
 
+def _check_blocks(run: Settings) -> None:
+    """Refuses numbers of latent variables that are not those of the posterior's blocks."""
+    number = build(run, "posterior").num_blocks
+    given = [len(size) if isinstance(size, tuple) else 1 for size in run.latent_dim]
+    if number == 1 and given != [1] * len(given):
+        raise ValueError(
+            f"--latent_dim={_dashed(run.latent_dim)} is for a posterior of several blocks, such as"
+            f" --posterior=categorical+normal; --posterior={run.posterior} has one"
+        )
+    if number > 1 and given != [number]:
+        raise ValueError(
+            f"--posterior={run.posterior} has {number} blocks in one layer; give --latent_dim a number for each, as in"
+            f" --latent_dim={'+'.join(['8'] * number)}"
+        )
+
+
 def least_samples(run: Settings) -> int:
     """The least number of samples with which the run's estimator works."""
-    return estimators.BY_NAME[run.choice("estimator").name].min_samples
+    return estimators.BY_NAME.find(run.choice("estimator").name).min_samples
 
 
 def epoch_argument(run: Settings, epoch: Any) -> dict[str, Any]:
@@ -316,8 +338,9 @@ def text(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _dashed(numbers: tuple[int, ...]) -> str:
-    return "-".join(map(str, numbers)) or "none"
+def _dashed(numbers: tuple[int | tuple[int, ...], ...]) -> str:
+    spell = lambda number: "+".join(map(str, number)) if isinstance(number, tuple) else str(number)
+    return "-".join(map(spell, numbers)) or "none"
 
 
 def _parse(field: dataclasses.Field, text: str) -> Any:
@@ -351,7 +374,10 @@ def _parse_dashed(field: dataclasses.Field, text: str) -> tuple[int, ...]:
         return ()
     if not all(text.split("-")):
         raise ValueError(f"{text!r} is not a positive integer, nor several joined by single dashes")
-    return tuple(_parse_number(field, part, int) for part in text.split("-"))
+    if field.name != "latent_dim":
+        return tuple(_parse_number(field, part, int) for part in text.split("-"))
+    sizes = [tuple(_parse_number(field, number, int) for number in part.split("+")) for part in text.split("-")]
+    return tuple(size if len(size) > 1 else size[0] for size in sizes)
 
 
 def _parse_number(field: dataclasses.Field, text: str, kind: type) -> int | float:

@@ -144,4 +144,4 @@ def _make_gradient(bound: Callable, estimator: Estimator) -> Callable:
 
 def least_samples(name: str) -> int:
     """The least number of samples that the estimator works with."""
-    return BY_NAME[options.parse(name).name].min_samples
+    return BY_NAME.find(options.parse(name).name).min_samples

@@ -333,7 +333,7 @@ def choose_reference(options: flags.FlagValues, task: Task) -> str:
     Raises:
       ValueError: if --reference does not fit or is biased.
     """
-    is_biased = lambda name: BY_NAME[grammar.parse(name).name].biased
+    is_biased = lambda name: BY_NAME.find(grammar.parse(name).name).biased
     fitting = candidates.choose(task)
     if options.reference is None:
         return "reparam" if "reparam" in fitting else "leave_one_out"

@@ -94,7 +94,7 @@ def _head(result: Result) -> dict[str, Any]:
         "estimator": result.case.estimator,
         "temperature": options.values(choice, BY_NAME).get("temperature", 0.0),
         "num_samples": result.case.num_samples,
-        "declared_biased": BY_NAME[choice.name].biased,
+        "declared_biased": BY_NAME.find(choice.name).biased,
         "truth": result.source,
     }
 

@@ -13,6 +13,7 @@ from vae.distributions.implicit import Beta, Dirichlet, Gamma
 from vae.distributions.location_scale import Laplace, MultivariateNormal, Normal, log_det
 from vae.distributions.low_rank import LowRankNormal, log_det_covariance
 from vae.distributions.power_spherical import PowerSpherical
+from vae.distributions.product import Product
 from vae.distributions.special import Numbers, deviance, digamma_gap, stirling_error
 from vae.distributions.sphere import UniformOnSphere
 from vae.distributions.von_mises_fisher import VonMisesFisher, log_normalizer, shortfall
@@ -130,6 +131,10 @@ def _kl_categorical(q: Categorical, p: Categorical) -> Float[Array, "*batch"]:
     return jnp.sum(q.mean * jnp.where(q.mean > 0, log_ratio, 0.0), axis=(-2, -1))
 
 
+def _kl_product(q: Product, p: Product) -> Float[Array, "*batch"]:
+    return sum(kl(of_q, of_p) for of_q, of_p in zip(q.blocks, p.blocks, strict=True))
+
+
 _KL: dict[tuple[type, type], Callable[[Any, Any], Array]] = {
     (Normal, Normal): _kl_normal,
     (MultivariateNormal, Normal): _kl_multivariate_normal,
@@ -142,4 +147,5 @@ _KL: dict[tuple[type, type], Callable[[Any, Any], Array]] = {
     (VonMisesFisher, UniformOnSphere): _kl_von_mises_fisher,
     (Bernoulli, Bernoulli): _kl_bernoulli,
     (Categorical, Categorical): _kl_categorical,
+    (Product, Product): _kl_product,
 }

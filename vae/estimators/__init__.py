@@ -7,6 +7,7 @@
 `python -m vae.estimators` prints the table.
 """
 
+from vae.estimators.blocks import blocks as blocks
 from vae.estimators.contract import Distribution as Distribution
 from vae.estimators.contract import Estimate as Estimate
 from vae.estimators.contract import Estimator as Estimator

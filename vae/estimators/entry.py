@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from vae.estimators.blocks import blocks
 from vae.estimators.contract import Estimate, Estimator, Reduction, log_mean_exp, mean
 from vae.estimators.layerwise import layerwise
 from vae.table import Table, Value
@@ -72,8 +73,7 @@ class Entry:
     def _reason(self, q: Any, reduce: Reduction, log_q_weight: float | Array, black_box: bool) -> str | None:
         family = q if isinstance(q, type) else type(q)
         if not self._accepts(q):
-            hint = "; for several layers wrap it in layerwise (by_layer=True)" if family.__name__ == "Markov" else ""
-            return f"cannot estimate gradients with {family.__name__} latents{hint}"
+            return f"cannot estimate gradients with {family.__name__} latents{_HINTS.get(family.__name__, '')}"
         # An estimator for any latents has no path, along which z and log q(z) would come together.
         if "any" in self.latents and not getattr(q, "has_density", True):
             return "needs log q(z) of a given z, which a flow without an inverse does not have"
@@ -96,6 +96,45 @@ class Entry:
         return "any" in self.latents or reparameterizable or family.__name__ in self.latents
 
 
+_HINTS = {
+    "Markov": "; for several layers wrap it in layerwise (by_layer=True)",
+    "Product": "; give each block an estimator (vae.estimators.blocks, or exact+reparam on the command line)",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Joined(Entry):
+    """The entry of several estimators, one for each block.
+
+    Attributes:
+      entries: the entries of the blocks' estimators.
+    """
+
+    entries: tuple[Entry, ...] = ()
+
+    def refusal(
+        self, q: Any, reduce: Reduction = mean, log_q_weight: float | Array = 0.0, black_box: bool = False
+    ) -> str | None:
+        if not reduce.additive:
+            return (
+                f"{self.name} cannot estimate the gradient of a bound with the reduction {reduce.name}; choose the "
+                "objective elbo or elbo_analytic"
+            )
+        number = getattr(q, "num_layers", 1)
+        if number != len(self.entries):
+            return (
+                f"{self.name} needs a posterior of {len(self.entries)} blocks, and {type(q).__name__} has {number}; "
+                "name one estimator for each block"
+            )
+        # The estimators check the later layers of a Markov posterior, which depend on samples, when they meet them.
+        known = q.blocks if hasattr(q, "blocks") else (q.first,)
+        refusals = (
+            entry.refusal(block, reduce, log_q_weight, black_box)
+            for entry, block in zip(self.entries, known, strict=False)
+        )
+        return next((refusal for refusal in refusals if refusal), None)
+
+
 class EstimatorTable(Table):
     """The table of estimators. Its entries are `Entry`s."""
 
@@ -114,7 +153,7 @@ class EstimatorTable(Table):
         super().add(name, dataclasses.replace(named, make=_guarded(named)))
 
     def find(self, name: str) -> Entry:
-        """The entry with this name.
+        """The entry with this name, or the entry of several names that are joined by "+".
 
         Raises:
           ValueError: if there is none. The sentence gives the name under which the table has it, or a similar name.
@@ -124,6 +163,27 @@ class EstimatorTable(Table):
                 if _letters(name) in map(_letters, (entry.display, *entry.also)):
                     raise ValueError(f"there is no estimator {name!r}; here it is called {ours}")
         return super().find(name)
+
+    def joined(self, name: str) -> Joined:
+        entries = tuple(self.find(part) for part in name.split("+"))
+        return Joined(
+            lambda num_samples=1: self.make_joined([(entry.name, {}) for entry in entries], num_samples=num_samples),
+            latents=("Product", "Markov"),
+            biased=any(entry.biased for entry in entries),
+            differentiates_f=any(bool(entry.differentiates_f) for entry in entries),
+            needs_log_q=any(entry.needs_log_q for entry in entries),
+            display=" + ".join(entry.display or entry.name for entry in entries),
+            name=name,
+            entries=entries,
+        )
+
+    def make_joined(self, parts: Sequence[tuple[str, Mapping[str, Any]]], *, num_samples: int = 1) -> Estimator:
+        """An estimator for each block, from names and options. An estimator without an option num_samples draws
+        `num_samples` samples, or its least number."""
+        samples = [{"num_samples": max(num_samples, self.find(name).min_samples)} for name, _ in parts]
+        return super().make_joined(
+            [(name, own | dict(options)) for own, (name, options) in zip(samples, parts, strict=True)]
+        )
 
     def search(self, text: str) -> list[str]:
         """The names of the entries whose name, other names or paper contain `text`; case and punctuation do not
@@ -167,6 +227,7 @@ def _letters(text: str) -> str:
 
 
 BY_NAME = EstimatorTable("estimator", reserved=("num_samples",))
+BY_NAME.join = blocks
 add = BY_NAME.add
 make = BY_NAME.make
 

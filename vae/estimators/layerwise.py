@@ -27,7 +27,7 @@ def layerwise(estimator: Estimator) -> Estimator:
 
     def init(key, q, context=None):
         _refuse_single_layer(q)
-        key_draw, *layer_keys = jax.random.split(key, 1 + _num_layers(q))
+        key_draw, *layer_keys = jax.random.split(key, 1 + q.num_layers)
         layers = _layers(q, _draw(q, key_draw))
         initial = [estimator.init(key, layer, context) for key, layer in zip(layer_keys, layers, strict=True)]
         return tuple(params for params, _ in initial), tuple(state for _, state in initial)
@@ -38,7 +38,7 @@ def layerwise(estimator: Estimator) -> Estimator:
             raise ValueError(
                 f"layerwise supports only the reduction mean, got {reduce.name}; use reduce=mean (the objective elbo)"
             )
-        key_draw, *layer_keys = jax.random.split(key, 1 + _num_layers(q))
+        key_draw, *layer_keys = jax.random.split(key, 1 + q.num_layers)
         below = _draw(q, key_draw)
         f = integrand(f, stop_gradient(q), log_q_weight)
         estimates = []
@@ -69,10 +69,6 @@ def _refuse_single_layer(q: Distribution) -> None:
             f"layerwise needs a posterior of several stochastic layers (Markov), got {type(q).__name__}; "
             f"drop layerwise (by_layer=True) for a single layer"
         )
-
-
-def _num_layers(q: Markov) -> int:
-    return 1 + len(q.weights)  # the first layer has no weights: it is a distribution
 
 
 def _draw(q: Markov, key: PRNGKeyArray) -> tuple[Array, ...]:

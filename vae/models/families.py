@@ -34,6 +34,7 @@ class Posterior:
       has_own_prior: whether the standard prior is a member of the family, so that a prior can be learned.
       heavy_tailed: whether the tails are heavier than those of a normal distribution.
       has_density: whether log q(z) can be computed for a given z, and not only for samples as they are drawn.
+      num_blocks: number of blocks of different families; `latent_dim` is a tuple where there are several.
     """
 
     name: ClassVar[str]
@@ -41,6 +42,7 @@ class Posterior:
     has_own_prior: ClassVar[bool] = True
     heavy_tailed: bool = False
     has_density: ClassVar[bool] = True
+    num_blocks: ClassVar[int] = 1
 
     @property
     def read(self) -> Callable[[Array], Array]:

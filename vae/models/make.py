@@ -1,6 +1,7 @@
 """`make_vae`: a VAE from the names of its parts, or from parts with options."""
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import jax.numpy as jnp
@@ -14,6 +15,16 @@ from vae.models.networks import ACTIVATIONS, ARCHITECTURES, MLP, Architecture
 from vae.models.priors import PRIORS, PriorKind
 from vae.models.vae import VAE, Decoder, Encoder, Prior
 from vae.table import Table
+
+
+@dataclass(frozen=True)
+class FirstLayer:
+    """The function of a sample of several stochastic layers whose result the decoder reads."""
+
+    read: Callable[[Array], Array]
+
+    def __call__(self, z: tuple[Array, ...]) -> Array:
+        return self.read(z[0])
 
 
 def make_vae(
@@ -37,7 +48,8 @@ def make_vae(
 
     Args:
       image_shape: (H, W, C).
-      latent_dim: number of latent variables. Several numbers make as many stochastic layers, from the image upwards.
+      latent_dim: number of latent variables. Several numbers make as many stochastic layers, from the image upwards; if
+        the posterior has several blocks, as `categorical+normal`, they are the numbers of the blocks.
       hidden: widths of the layers (mlp) or numbers of channels (conv), from the image to the latents. The decoder
         mirrors them.
       layer_hidden: widths of the layers between two stochastic layers.
@@ -70,6 +82,13 @@ def make_vae(
     dims = _sizes("latent_dim", latent_dim)
     if not dims:
         raise ValueError("latent_dim needs at least one number")
+    if posterior.num_blocks > 1:
+        if len(dims) != posterior.num_blocks:
+            raise ValueError(
+                f"posterior={posterior.name} has {posterior.num_blocks} blocks; give latent_dim a number for each, got "
+                f"{latent_dim}"
+            )
+        dims = (dims,)
     if len(_sizes("image_shape", image_shape)) != 3:
         raise ValueError(f"image_shape must be three numbers (H, W, C), got {image_shape}")
     if len(hidden) < architecture.least_layers:
@@ -84,6 +103,7 @@ def make_vae(
     dtype = None if compute_dtype == "float32" else jnp.dtype(compute_dtype)
 
     network = architecture.encoder(hidden, activation, image_shape, dtype)
+    read = posterior.read
     encoder = Encoder(network, dims[0], posterior, data_mean, dtype, likelihood.read)
     prior_module = Prior(dims[-1], posterior, prior, tuple(image_shape))
     if len(dims) > 1:
@@ -92,13 +112,14 @@ def make_vae(
             network = MLP(layer_hidden, activation, event_ndim=posterior.event_ndim, dtype=dtype)
             return Encoder(network, size, family, dtype=dtype, read=posterior.read_between_layers)
 
+        read = FirstLayer(posterior.read)
         encoder = Chain(encoder, tuple(layer(size, posterior) for size in dims[1:]))
         downwards = tuple(layer(size, posterior.layer_prior) for size in reversed(dims[:-1]))
         prior_module = Chain(prior_module, downwards, descending=True)
     # The numbers of a pixel are channels of the network's image.
     outputs = (*image_shape[:2], image_shape[2] * likelihood.num_outputs(levels))
     network = architecture.decoder(hidden, activation, outputs, dtype)
-    decoder = Decoder(network, likelihood, levels, data_mean, posterior.read)
+    decoder = Decoder(network, likelihood, levels, data_mean, read)
     return VAE(encoder, decoder, prior_module)
 
 

@@ -36,7 +36,7 @@ class PriorKind:
         """The number of training images that the model's `init` should be given."""
         return 0
 
-    def distribution(self, param: Callable[..., Array], posterior: Posterior, latent_dim: int) -> Any:
+    def distribution(self, param: Callable[..., Array], posterior: Posterior, latent_dim: int | tuple[int, ...]) -> Any:
         """p(z), of batch_shape `[]`; `param(name, initializer, shape, dtype)` makes a parameter of the model.
 
         With `reads_encoder`, it has the arguments `encode`, the function from images to q(z|x), and `images`, the
@@ -51,7 +51,7 @@ class StandardPrior(PriorKind):
 
     name: ClassVar[str] = "standard"
 
-    def distribution(self, param: Callable[..., Array], posterior: Posterior, latent_dim: int) -> Any:
+    def distribution(self, param: Callable[..., Array], posterior: Posterior, latent_dim: int | tuple[int, ...]) -> Any:
         return posterior.standard_prior(latent_dim)
 
 
@@ -70,7 +70,7 @@ class LearnedPrior(PriorKind):
             f"family; choose prior=standard, or a posterior of {able}"
         )
 
-    def distribution(self, param: Callable[..., Array], posterior: Posterior, latent_dim: int) -> Any:
+    def distribution(self, param: Callable[..., Array], posterior: Posterior, latent_dim: int | tuple[int, ...]) -> Any:
         size = posterior.num_parameters(latent_dim)
         parameters = param("parameters", nn.initializers.zeros, (size,), jnp.float32)
         return posterior.distribution(parameters, latent_dim)
@@ -146,6 +146,8 @@ class FlowPrior(PriorKind):
         self._flow()
 
     def refusal(self, posterior: Posterior) -> str | None:
+        if posterior.num_blocks > 1:
+            return _refuse_blocks(self, posterior)
         if isinstance(posterior.standard_prior(1), dist.Normal | dist.Laplace):
             return None
         return (
@@ -176,11 +178,19 @@ add_prior = PRIORS.add
 
 
 def _refuse_without_density(prior: MixturePrior | VampPrior, posterior: Posterior) -> str | None:
+    if posterior.num_blocks > 1:
+        return _refuse_blocks(prior, posterior)
     if posterior.has_density:
         return None
     return (
         f"prior={prior.name} needs the density of a given z, which posterior={posterior.name} does not have; choose "
         "prior=standard, or another posterior"
+    )
+
+
+def _refuse_blocks(prior: PriorKind, posterior: Posterior) -> str:
+    return f"prior={prior.name} needs one family, and posterior={posterior.name} has several blocks; choose " + (
+        "prior=standard or learned" if posterior.has_own_prior else "prior=standard"
     )
 
 

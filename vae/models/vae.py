@@ -9,7 +9,7 @@
 
 The modules are deterministic functions of their parameters: the noise of a sample comes from a key that is an argument.
 Images x are `[B, H, W, C]` in [0, 1]; samples z are `[K, B, D]`, and a tuple of such arrays where there are several
-stochastic layers; log-densities are in nats and summed over the event.
+stochastic layers or blocks; log-densities are in nats and summed over the event.
 
 Networks compute in their `dtype` (None: the dtype of their inputs), as Flax's layers do. Parameters are float32, and so
 is everything that follows the networks' outputs: distributions, log-densities and bounds.
@@ -31,7 +31,7 @@ from vae.models.likelihoods import LIKELIHOODS, Likelihood
 from vae.models.priors import PRIORS, PriorKind
 
 Images = Float[Array | np.ndarray, "B ..."]  # [B, H, W, C]
-# [K, B, D], or [K, B, D, C] for one-hot vectors; a tuple of such arrays where there are several stochastic layers.
+# [K, B, D], or [K, B, D, C] for one-hot vectors; a tuple of such arrays where there are several layers or blocks.
 Samples = Float[Array | np.ndarray, "K B ..."] | tuple[Float[Array | np.ndarray, "K B ..."], ...]
 
 
@@ -99,7 +99,7 @@ class Encoder(nn.Module):
 
     Attributes:
       network: module that maps x `[B, H, W, C]` to features `[B, F]`.
-      latent_dim: D, the number of latent variables.
+      latent_dim: D, the number of latent variables; of each block, if the posterior has several.
       posterior: the family of q(z|x), made by a factory of `POSTERIORS`.
       data_mean: the mean image, flat, which is subtracted from x; empty for none.
       dtype: dtype of the linear map.
@@ -107,7 +107,7 @@ class Encoder(nn.Module):
     """
 
     network: nn.Module
-    latent_dim: int
+    latent_dim: int | tuple[int, ...]
     posterior: Posterior = POSTERIORS.make("normal")
     data_mean: tuple[float, ...] = ()
     dtype: DTypeLike | None = None
@@ -125,8 +125,6 @@ class Encoder(nn.Module):
 class Decoder(nn.Module):
     """p(x|z): a network from z to one or several numbers for each pixel, and a likelihood around these numbers.
 
-    Where there are several stochastic layers, the decoder reads the first.
-
     Attributes:
       network: module that maps z `[K, B, D]` to `[K, B, H * W * C]`, or to `[K, B, H * W * C * n]` if the likelihood
         needs n numbers for each pixel, which lie side by side.
@@ -134,18 +132,19 @@ class Decoder(nn.Module):
       levels: number of grey levels of a pixel; likelihoods of grey levels read it.
       data_mean: the mean image, flat and in (0, 1). Its logits are added to the network's outputs, as if the bias of
         the last layer were initialized to them. Empty for none.
-      read: function of z whose result the network reads.
+      read: function of z whose result the network reads: by default z itself, or the first of several stochastic
+        layers.
     """
 
     network: nn.Module
     likelihood: Likelihood = LIKELIHOODS.make("bernoulli")
     levels: int = 256
     data_mean: tuple[float, ...] = ()
-    read: Callable[[Array], Array] = lambda z: z
+    read: Callable[[Samples], Array] = lambda z: z[0] if isinstance(z, tuple) else z
 
     @nn.compact
     def __call__(self, z: Samples):
-        z = self.read(z[0] if isinstance(z, tuple) else z)
+        z = self.read(z)
         outputs = _at_least_float32(self.network(z.reshape(*z.shape[:2], -1)))
         num_outputs = self.likelihood.num_outputs(self.levels)
         if num_outputs > 1:
@@ -159,13 +158,13 @@ class Prior(nn.Module):
     """p(z): a distribution of batch_shape `[]`.
 
     Attributes:
-      latent_dim: D, the number of latent variables.
+      latent_dim: D, the number of latent variables; of each block, if the posterior has several.
       posterior: the family of q(z|x), which determines the prior's family; made by a factory of `POSTERIORS`.
       kind: where the prior's parameters come from, made by a factory of `PRIORS`.
       image_shape: (H, W, C), for a prior that reads the encoder.
     """
 
-    latent_dim: int
+    latent_dim: int | tuple[int, ...]
     posterior: Posterior = POSTERIORS.make("normal")
     kind: PriorKind = PRIORS.make("standard")
     image_shape: tuple[int, ...] = ()

@@ -94,7 +94,7 @@ def _split(label: str) -> tuple[str, str]:
 def _estimator(part: str) -> str | None:
     """The name in a part of a label, if the part is an estimator of the table with or without options."""
     try:
-        name = options.parse(part).name
+        choice = options.parse(part)
     except ValueError:
         return None
-    return name if name in estimators.BY_NAME else None
+    return choice.name if all(each.name in estimators.BY_NAME for each in choice.blocks or (choice,)) else None

@@ -52,6 +52,7 @@ def test_one_choice_has_one_text(text, canonical):
         ("apple:seeds=1", "apple has no option 'seeds'; its options are"),
         ("apple:cut=len", "apple has no option 'cut'; its options are"),
         ("stone:weight=1", "stone has no option 'weight'; it has no options"),
+        ("apple+stone", "apple.stone has several names, joined by .; choose one fruit"),
         ("apple:", "'' is not option=value"),
         ("apple:weight", "'weight' is not option=value"),
         ("apple:weight=", "'weight=' is not option=value"),

@@ -1,0 +1,48 @@
+"""A product of families: samples, densities, divergence and means are those of its blocks."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vae import distributions as dist
+
+Q = dist.Product((dist.Bernoulli(np.float32([[0.3, -1.0]])), dist.Normal(np.float32([[0.5]]), np.float32([[-0.4]]))))
+P = dist.Product((dist.Bernoulli(np.float32([0.0, 0.2])), dist.Normal(np.float32([0.1]), np.float32([0.3]))))
+
+
+def test_a_product_is_the_sum_and_the_tuple_of_its_blocks():
+    @jax.jit
+    def ask(q, p):
+        z = q.sample(jax.random.key(0), 5)
+        of_blocks = [block.log_prob(part) for block, part in zip(q.blocks, z, strict=True)]
+        divergences = dist.kl(q, p), sum(map(dist.kl, q.blocks, p.blocks))
+        return z, q.log_prob(z), sum(of_blocks), *divergences, q.layer_means(jax.random.key(1), 3)
+
+    z, log_q, sum_of_log_q, divergence, sum_of_divergences, means = ask(Q, P)
+    assert [part.shape for part in z] == [(5, 1, 2), (5, 1, 1)]
+    np.testing.assert_allclose(log_q, sum_of_log_q, rtol=1e-6)
+    np.testing.assert_allclose(divergence, sum_of_divergences, rtol=1e-6)
+    np.testing.assert_array_equal(means[1], Q.blocks[1].mean)
+
+
+def test_a_product_has_a_path_if_all_its_blocks_have_one():
+    assert not hasattr(Q, "rsample")
+    assert not hasattr(Q, "rsample_and_log_prob")
+    normal = Q.blocks[1]
+    both = dist.Product((normal, dist.Laplace(normal.mean, normal.log_var)))
+
+    @jax.jit
+    def ask(q):
+        z, log_q = q.rsample_and_log_prob(jax.random.key(0), 4)
+        slopes = jax.grad(lambda q: jnp.sum(q.rsample(jax.random.key(0), 4)[0]))(q)
+        return log_q, q.log_prob(z), slopes.blocks[0].mean
+
+    log_q, log_q_of_z, slope = ask(both)
+    np.testing.assert_allclose(log_q, log_q_of_z, rtol=1e-6)
+    np.testing.assert_allclose(slope, [[4.0]])
+
+
+def test_a_divergence_without_a_closed_form_is_refused_by_the_names_of_the_blocks():
+    with pytest.raises(NotImplementedError, match="KL.Normal .. Laplace. has no closed form"):
+        dist.kl(Q, dist.Product((P.blocks[0], dist.Laplace(np.zeros(1), np.zeros(1)))))
