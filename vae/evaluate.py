@@ -1,4 +1,4 @@
-"""Figures of a trained model: importance-weighted log-likelihood and its weights, rate and distortion, active units.
+"""Figures of a trained model: log-likelihood by importance weights, rate and distortion, active units, used codes.
 
 Each sample has its own key, a function of (key, datum, sample), and sums are accumulated over chunks. The results
 therefore do not depend on the sizes of the chunks or on the memory of the device. Samples are hard: they come from
@@ -143,6 +143,29 @@ def active_units(
     # A categorical dimension is active if the probability of one of its classes varies.
     active = [covariance > threshold for covariance in covariances]
     return tuple(jnp.sum(jnp.any(a, axis=tuple(range(1, a.ndim)))) for a in active)
+
+
+def code_usage(apply: Callable, params: PyTree, x: Images, batch_size: int = 500) -> dict[str, Array]:
+    """How many codes the images x use, for a model whose latents are quantized (`VAE.has_codes`).
+
+    `codes_used` is the number of codes that are expected at least once in all positions of all images, and
+    `code_perplexity` the exponential of the entropy of the codes' frequencies: C if all C codes are equally frequent.
+    """
+    _check_sizes(batch_size=batch_size)
+
+    def count(batch):
+        q = apply(params, batch, method="encode")
+        return q.code_counts() if hasattr(q, "code_counts") else jnp.sum(q.mean, axis=tuple(range(q.mean.ndim - 1)))
+
+    batch_size = max(1, min(batch_size, len(x)))
+    whole = len(x) // batch_size * batch_size
+    counts = jnp.sum(jax.lax.map(count, x[:whole].reshape(-1, batch_size, *x.shape[1:])), axis=0)
+    counts = counts + count(x[whole:]) if whole < len(x) else counts
+    frequencies = counts / jnp.sum(counts)
+    return {
+        "codes_used": jnp.sum(counts >= 1),
+        "code_perplexity": jnp.exp(jnp.sum(jax.scipy.special.entr(frequencies))),
+    }
 
 
 def latent_means(q: Any, key: PRNGKeyArray, num_samples: int) -> tuple[Float[Array, "..."], ...]:

@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Array, PyTree
 
 from vae.estimators.contract import Estimate, Expect, Reduction, log_mean_exp, mean
+from vae.estimators.tools import with_own_loss
 from vae.table import Table
 
 
@@ -72,7 +73,7 @@ def elbo_analytic(
             rates = apply(params, q, per_dimension=True, method="kl_to_prior")  # [B, D]
             paid = jnp.mean(rates, axis=0) > free_bits  # [D]
             rate = jnp.sum(jnp.where(paid, rates, free_bits), axis=-1)
-        return reconstruction._replace(value=reconstruction.value - beta * rate)
+        return with_own_loss(q, reconstruction._replace(value=reconstruction.value - beta * rate))
 
     return objective
 
@@ -172,13 +173,12 @@ def from_log_weights(reduce: Reduction) -> Objective:
 
     def objective(apply: Callable, params: PyTree, x: Array | np.ndarray, expect: Expect) -> Estimate:
         q = apply(params, x, method="encode")
-        return expect(q, lambda z: apply(params, x, z, method="log_joint"), reduce, log_q_weight=1.0)
+        return with_own_loss(q, expect(q, lambda z: apply(params, x, z, method="log_joint"), reduce, log_q_weight=1.0))
 
     return objective
 
 
-# One factory for each objective: make("renyi", alpha=0.3). The argument `epoch` changes at every step, so the training
-# loop passes it.
+# A factory for each objective. The argument `epoch` changes at every step, so the training loop passes it.
 BY_NAME = Table(
     "objective",
     {

@@ -95,6 +95,8 @@ def _make_bound(model: models.VAE, devices: Mesh, mode: str) -> Callable:
     def compute(params, x):
         terms = evaluate.rate_distortion(model.apply, params, x, key(), ELBO_SAMPLES, batch_size)
         figures = {f"{name}_nats": jnp.mean(values) for name, values in terms.items()}
+        if model.has_codes:
+            figures |= evaluate.code_usage(model.apply, params, x)
         return figures, evaluate.active_units(model.apply, params, x, key())
 
     return jax.jit(train.over_runs(compute, mode, shared=1, over=devices))
@@ -125,7 +127,7 @@ def with_average(figures: Row, averaged: Row) -> Row:
 
 
 def bound(model: models.VAE, devices: Mesh, params: Any, x: jax.Array) -> list[Row]:
-    """For each run ELBO, rate and distortion (nats, means over the images x) and active units.
+    """For each run ELBO, rate and distortion (nats, means over the images x), active units, and the use of codes.
 
     Args:
       params: The parameters of all runs, with a leading axis of runs.
@@ -207,7 +209,9 @@ def importance_weights(
 
 
 def _test_row(figures: Row, data: datasets.Dataset, run: Settings) -> Row:
-    row = {name if name.startswith("active_units") else f"test_{name}": value for name, value in figures.items()}
+    row = {
+        name if name.startswith(("active_units", "code")) else f"test_{name}": value for name, value in figures.items()
+    }
     if run.binarization == "none":
         row["test_bits_per_dim"] = bits_per_dim(row["test_nll_nats"], data, build(run, "likelihood"))
     return row

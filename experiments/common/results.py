@@ -18,6 +18,8 @@ FIGURES = {
     "active_units": "active units",
     "test_ess_share": "ESS / K",
     "test_heavy_tail_share": "Pareto k > 0.7",
+    "codes_used": "codes used",
+    "code_perplexity": "code perplexity",
     "ema_test_nll_nats": "-log p(x), EMA",
     "ema_test_elbo_nats": "ELBO, EMA",
 }
@@ -276,7 +278,7 @@ def cell(row: Row, key: str) -> str:
         return tables.number(value) if key == "step_flops" else f"{value:g}"
     if key not in FIGURES and key != "validation_elbo_nats":
         return str(value)
-    digits = {"active_units": 1, "test_bits_per_dim": 3}.get(key, 2)
+    digits = {"active_units": 1, "codes_used": 1, "code_perplexity": 1, "test_bits_per_dim": 3}.get(key, 2)
     error = row.get(f"{key}_se", math.nan)
     text = f"{value:.{digits}f}" + ("" if math.isnan(error) else f" ± {error:.{digits}f}")
     layers = row.get("active_units_by_layer") if key == "active_units" else None

@@ -21,6 +21,9 @@ FIGURES = {
     " unused.",
     "test_ess_share": "the effective sample size of the K importance weights as a share of K. Higher is better.",
     "test_heavy_tail_share": "the share of images with too heavy a tail of weights for K samples (Pareto k above 0.7).",
+    "codes_used": "codes of a quantizer that the images use at least once, in any position.",
+    "code_perplexity": "the exponential of the entropy of the codes' frequencies: the number of codes if all are used"
+    " alike.",
     "ema_test_nll_nats": "the same figure of the exponential moving average of the parameters (--ema).",
     "ema_test_elbo_nats": "the same figure of the exponential moving average of the parameters (--ema).",
     "step_evaluations": "evaluations of the integrand f for each image in a training step.",

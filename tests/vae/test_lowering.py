@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 import pytest
 
-from tests.helpers.golden_runs import family_of
+from tests.helpers.golden_runs import estimator_for, family_of
 from vae import diagnostics, evaluate, models, objectives, train
 from vae.estimators import BY_NAME
 
@@ -41,8 +41,7 @@ def test_the_step_of_every_estimator_lowers_for_accelerators(name):
 
 @pytest.mark.parametrize("posterior", sorted(models.POSTERIORS))
 def test_the_step_of_every_posterior_lowers_for_accelerators(posterior):
-    name = "leave_one_out" if posterior in ("bernoulli", "categorical") else "reparam"
-    assert lower(name, posterior=models.POSTERIORS[posterior]()).platforms == ("cuda", "tpu")
+    assert lower(estimator_for(posterior), posterior=models.POSTERIORS[posterior]()).platforms == ("cuda", "tpu")
 
 
 @pytest.mark.parametrize("objective", sorted(objectives.BY_NAME))

@@ -39,5 +39,8 @@ from vae.distributions.mixture import Mixture as Mixture
 from vae.distributions.mixture_of_normals import MixtureOfNormals as MixtureOfNormals
 from vae.distributions.power_spherical import PowerSpherical as PowerSpherical
 from vae.distributions.product import Product as Product
+from vae.distributions.quantized import Quantized as Quantized
+from vae.distributions.quantized import Rounded as Rounded
+from vae.distributions.quantized import UniformCodes as UniformCodes
 from vae.distributions.sphere import UniformOnSphere as UniformOnSphere
 from vae.distributions.von_mises_fisher import VonMisesFisher as VonMisesFisher

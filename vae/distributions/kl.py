@@ -14,6 +14,7 @@ from vae.distributions.location_scale import Laplace, MultivariateNormal, Normal
 from vae.distributions.low_rank import LowRankNormal, log_det_covariance
 from vae.distributions.power_spherical import PowerSpherical
 from vae.distributions.product import Product
+from vae.distributions.quantized import Quantized, Rounded, UniformCodes
 from vae.distributions.special import Numbers, deviance, digamma_gap, stirling_error
 from vae.distributions.sphere import UniformOnSphere
 from vae.distributions.von_mises_fisher import VonMisesFisher, log_normalizer, shortfall
@@ -135,6 +136,10 @@ def _kl_product(q: Product, p: Product) -> Float[Array, "*batch"]:
     return sum(kl(of_q, of_p) for of_q, of_p in zip(q.blocks, p.blocks, strict=True))
 
 
+def _kl_codes(q: Quantized | Rounded, p: UniformCodes) -> Float[Array, "*batch"]:
+    return jnp.full(q.batch_shape, p.nats, q.encoding.dtype)
+
+
 _KL: dict[tuple[type, type], Callable[[Any, Any], Array]] = {
     (Normal, Normal): _kl_normal,
     (MultivariateNormal, Normal): _kl_multivariate_normal,
@@ -148,4 +153,6 @@ _KL: dict[tuple[type, type], Callable[[Any, Any], Array]] = {
     (Bernoulli, Bernoulli): _kl_bernoulli,
     (Categorical, Categorical): _kl_categorical,
     (Product, Product): _kl_product,
+    (Quantized, UniformCodes): _kl_codes,
+    (Rounded, UniformCodes): _kl_codes,
 }

@@ -74,6 +74,10 @@ class Entry:
         family = q if isinstance(q, type) else type(q)
         if not self._accepts(q):
             return f"cannot estimate gradients with {family.__name__} latents{_HINTS.get(family.__name__, '')}"
+        if "any" in self.latents and getattr(q, "is_deterministic", False):
+            return (
+                f"cannot estimate gradients with {family.__name__} latents, whose codes are certain: there is no score"
+            )
         # An estimator for any latents has no path, along which z and log q(z) would come together.
         if "any" in self.latents and not getattr(q, "has_density", True):
             return "needs log q(z) of a given z, which a flow without an inverse does not have"

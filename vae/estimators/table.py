@@ -11,6 +11,7 @@ from vae.estimators.bitflip import bitflip
 from vae.estimators.carms import carms
 from vae.estimators.disarm import disarm
 from vae.estimators.disarm_iw import disarm_iw
+from vae.estimators.diveq import diveq
 from vae.estimators.double_cv import double_cv
 from vae.estimators.dreg import dreg
 from vae.estimators.entry import EVERY_BOUND, Entry, add
@@ -23,6 +24,7 @@ from vae.estimators.leave_one_out import leave_one_out
 from vae.estimators.local_expectation import local_expectation
 from vae.estimators.measure_valued import measure_valued
 from vae.estimators.muprop import muprop
+from vae.estimators.nsvq import nsvq
 from vae.estimators.nvil import nvil
 from vae.estimators.ovis import ovis
 from vae.estimators.rao_blackwell_top_k import rao_blackwell_top_k
@@ -37,12 +39,14 @@ from vae.estimators.reparam_antithetic import reparam_antithetic
 from vae.estimators.reparam_linear_cv import reparam_linear_cv
 from vae.estimators.reparam_rqmc import reparam_rqmc
 from vae.estimators.rodeo import rodeo
+from vae.estimators.rotation import rotation
 from vae.estimators.st_gumbel_softmax import st_gumbel_softmax
 from vae.estimators.stl import stl
 from vae.estimators.straight_through import straight_through
 from vae.estimators.unordered_set import unordered_set
 from vae.estimators.vimco import vimco
 from vae.estimators.vimco_star import vimco_star
+from vae.estimators.vq_straight_through import vq_straight_through
 from vae.estimators.wake_sleep import wake_sleep
 from vae.estimators.wake_sleep_dreg import wake_sleep_dreg
 
@@ -53,6 +57,7 @@ BITS = ("Bernoulli",)
 CLASSES = ("Categorical",)
 DISCRETE = BITS + CLASSES
 MULTI_SAMPLE = ("log_mean_exp",)
+CODES = ("Quantized",)
 
 ENTRIES = {
     # Continuous latents: pathwise gradients.
@@ -342,6 +347,43 @@ ENTRIES = {
         needs_log_q=True,
         display="RWS-DReG",
         paper="Tucker, Lawson, Gu & Maddison (2018), arXiv:1810.04152",
+    ),
+    # Quantized latents: another derivative in place of that of the nearest code.
+    "vq_straight_through": Entry(
+        vq_straight_through,
+        latents=("Quantized", "Rounded"),
+        reductions=EVERY_BOUND,
+        biased=True,
+        differentiates_f=True,
+        display="VQ straight-through",
+        paper="van den Oord, Vinyals & Kavukcuoglu (2017), arXiv:1711.00937",
+        also=("VQ-VAE", "FSQ"),
+    ),
+    "rotation": Entry(
+        rotation,
+        latents=CODES,
+        reductions=EVERY_BOUND,
+        biased=True,
+        differentiates_f=True,
+        display="Rotation trick",
+        paper="Fifty et al. (2024), arXiv:2410.06424",
+    ),
+    "diveq": Entry(
+        diveq,
+        latents=CODES,
+        reductions=EVERY_BOUND,
+        biased=True,
+        differentiates_f=True,
+        display="DiVeQ",
+        paper="Vali, Bäckström & Solin (2025), arXiv:2509.26469",
+    ),
+    "nsvq": Entry(
+        nsvq,
+        latents=CODES,
+        biased=True,
+        differentiates_f=True,
+        display="NSVQ",
+        paper="Vali & Bäckström (2022), doi:10.1109/ACCESS.2022.3147670",
     ),
     # The exact answer, for small problems.
     "exact": Entry(

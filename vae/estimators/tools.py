@@ -121,6 +121,14 @@ def _attach_jvp(primals, tangents):
     return attach(*primals), tangents[1] * _differentiable_once(primals[1])
 
 
+def with_own_loss(q: Distribution, bound: Estimate) -> Estimate:
+    """Returns the bound, whose derivative also minimises the loss of q itself, if q has one, as `Quantized` does.
+
+    The value stays the bound.
+    """
+    return bound._replace(value=attach(bound.value, bound.value - q.loss())) if hasattr(q, "loss") else bound
+
+
 @jax.custom_jvp
 def _differentiable_once(x: Array) -> Array:
     """Returns 1, as a function of x whose derivative raises. A derivative that it multiplies has no derivative."""

@@ -35,6 +35,8 @@ class Posterior:
       heavy_tailed: whether the tails are heavier than those of a normal distribution.
       has_density: whether log q(z) can be computed for a given z, and not only for samples as they are drawn.
       num_blocks: number of blocks of different families; `latent_dim` is a tuple where there are several.
+      codes: the number of codes of quantized latents; 0 for all other families.
+      reads_codebook: whether samples are one-hot vectors, whose code vectors the decoder reads.
     """
 
     name: ClassVar[str]
@@ -43,6 +45,15 @@ class Posterior:
     heavy_tailed: bool = False
     has_density: ClassVar[bool] = True
     num_blocks: ClassVar[int] = 1
+    codes: int = 0
+    reads_codebook: ClassVar[bool] = False
+
+    def codebook(self) -> nn.Module | None:
+        """The module with the code vectors `codes` `[C, W]`, if there are any to learn.
+
+        `distribution` and `standard_prior` of such a family have `codes` as their last argument.
+        """
+        return None
 
     @property
     def read(self) -> Callable[[Array], Array]:

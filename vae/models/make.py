@@ -13,6 +13,7 @@ from vae.models.families import POSTERIORS, Posterior
 from vae.models.likelihoods import LIKELIHOODS, Likelihood
 from vae.models.networks import ACTIVATIONS, ARCHITECTURES, MLP, Architecture
 from vae.models.priors import PRIORS, PriorKind
+from vae.models.quantized import refuse as refuse_quantized
 from vae.models.vae import VAE, Decoder, Encoder, Prior
 from vae.table import Table
 
@@ -72,6 +73,8 @@ def make_vae(
     likelihood = _choose(likelihood, LIKELIHOODS)
     posterior = _choose(posterior, POSTERIORS)
     prior = _choose(prior, PRIORS)
+    dims = _sizes("latent_dim", latent_dim)
+    refuse_quantized(posterior, prior.name, len(dims))
     refusal = prior.refusal(posterior)
     if refusal:
         raise ValueError(refusal)
@@ -79,7 +82,6 @@ def make_vae(
     hidden = _sizes("hidden", hidden)
     layer_hidden = _sizes("layer_hidden", layer_hidden)
     data_mean = tuple(data_mean)
-    dims = _sizes("latent_dim", latent_dim)
     if not dims:
         raise ValueError("latent_dim needs at least one number")
     if posterior.num_blocks > 1:
@@ -103,9 +105,10 @@ def make_vae(
     dtype = None if compute_dtype == "float32" else jnp.dtype(compute_dtype)
 
     network = architecture.encoder(hidden, activation, image_shape, dtype)
-    read = posterior.read
-    encoder = Encoder(network, dims[0], posterior, data_mean, dtype, likelihood.read)
-    prior_module = Prior(dims[-1], posterior, prior, tuple(image_shape))
+    codebook = posterior.codebook()
+    read = codebook if posterior.reads_codebook else posterior.read
+    encoder = Encoder(network, dims[0], posterior, data_mean, dtype, likelihood.read, codebook)
+    prior_module = Prior(dims[-1], posterior, prior, tuple(image_shape), codebook)
     if len(dims) > 1:
 
         def layer(size: int, family: Posterior) -> Encoder:

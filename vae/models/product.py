@@ -39,7 +39,7 @@ class ProductPosterior(Posterior):
     The prior is a product as well, whose blocks are the blocks' own priors. The decoder reads all blocks.
 
     Raises:
-      ValueError: if there are fewer than two blocks, or if several of them are flows.
+      ValueError: if there are fewer than two blocks, if several of them are flows, or if one has a codebook.
     """
 
     blocks: tuple[Posterior, ...]
@@ -49,6 +49,8 @@ class ProductPosterior(Posterior):
             raise ValueError(f"a product needs two blocks or more, got {len(self.blocks)}")
         if sum(isinstance(block, FlowPosterior) for block in self.blocks) > 1:
             raise ValueError(f"posterior={self.name} has several flows; only one of the blocks can be a flow")
+        if any(block.codebook() for block in self.blocks):
+            raise ValueError(f"posterior={self.name} has a block with a codebook; choose fsq or categorical for codes")
 
     @property
     def name(self) -> str:

@@ -49,6 +49,11 @@ class VAE(nn.Module):
     decoder: nn.Module
     prior: nn.Module
 
+    @property
+    def has_codes(self) -> bool:
+        """Whether the latents are quantized: all positions choose from one set of codes."""
+        return bool(getattr(self.encoder, "posterior", Posterior()).codes)
+
     def __call__(self, x: Images, key: PRNGKeyArray, num_samples: int = 1):
         """Encodes x, draws samples with `key` and decodes them: p(x|z) of batch_shape `[K, B]`."""
         self._prior(x)
@@ -104,6 +109,7 @@ class Encoder(nn.Module):
       data_mean: the mean image, flat, which is subtracted from x; empty for none.
       dtype: dtype of the linear map.
       read: function of x whose result the network reads.
+      codebook: module that the posterior's `codebook` returned; None if the family has none.
     """
 
     network: nn.Module
@@ -112,6 +118,7 @@ class Encoder(nn.Module):
     data_mean: tuple[float, ...] = ()
     dtype: DTypeLike | None = None
     read: Callable[[Array], Array] = lambda x: x
+    codebook: nn.Module | None = None
 
     @nn.compact
     def __call__(self, x: Float[Array | np.ndarray, "*batch_and_event"]):
@@ -119,7 +126,8 @@ class Encoder(nn.Module):
             x = x - jnp.reshape(jnp.asarray(self.data_mean, x.dtype), x.shape[1:])
         size = self.posterior.num_parameters(self.latent_dim)
         parameters = nn.Dense(size, dtype=self.dtype, name="parameters")(self.network(self.read(x)))
-        return self.posterior.distribution(_at_least_float32(parameters), self.latent_dim)
+        codes = () if self.codebook is None else (self.codebook.codes,)
+        return self.posterior.distribution(_at_least_float32(parameters), self.latent_dim, *codes)
 
 
 class Decoder(nn.Module):
@@ -133,7 +141,7 @@ class Decoder(nn.Module):
       data_mean: the mean image, flat and in (0, 1). Its logits are added to the network's outputs, as if the bias of
         the last layer were initialized to them. Empty for none.
       read: function of z whose result the network reads: by default z itself, or the first of several stochastic
-        layers.
+        layers. With one-hot vectors of codes it is the encoder's codebook.
     """
 
     network: nn.Module
@@ -162,12 +170,14 @@ class Prior(nn.Module):
       posterior: the family of q(z|x), which determines the prior's family; made by a factory of `POSTERIORS`.
       kind: where the prior's parameters come from, made by a factory of `PRIORS`.
       image_shape: (H, W, C), for a prior that reads the encoder.
+      codebook: the encoder's module of code vectors, for quantized latents, whose prior is `standard`.
     """
 
     latent_dim: int | tuple[int, ...]
     posterior: Posterior = POSTERIORS.make("normal")
     kind: PriorKind = PRIORS.make("standard")
     image_shape: tuple[int, ...] = ()
+    codebook: nn.Module | None = None
 
     @property
     def reads_encoder(self) -> bool:
@@ -175,6 +185,8 @@ class Prior(nn.Module):
 
     @nn.compact
     def __call__(self, encode: Callable[[Array], Any] | None = None, images: Images | None = None):
+        if self.codebook is not None:
+            return self.posterior.standard_prior(self.latent_dim, self.codebook.codes)
         if not self.reads_encoder:
             return self.kind.distribution(self.param, self.posterior, self.latent_dim)
         images = jnp.zeros((1, *self.image_shape), jnp.float32) if images is None else images

@@ -76,13 +76,22 @@ _POSTERIORS = {
     "Categorical": dict(logits=[[[0.5, -0.7, 0.1], [-0.9, 0.4, 0.8]], [[0.2, 0.6, -1.0], [1.1, -0.3, 0.0]]]),
 }
 FAMILIES = {name: getattr(distributions, name) for name in _POSTERIORS}
+_ENCODING = np.float32([[[0.7, -0.9]], [[-0.4, 1.2]]])
+_CODEBOOK = np.float32([[1.1, -0.4], [0.2, 0.9], [-0.8, -0.3]])
 
 
 def problem(family: str, shape: str = "sine") -> Problem:
     """Returns the problem with latents of `family`. log p is a squared error of a sine of z ("sine"), for which
-    quadrature converges fast, or a cubic in z ("cubic")."""
-    phi = FAMILIES[family](**{name: np.asarray(value, np.float32) for name, value in _POSTERIORS[family].items()})
+    quadrature converges fast, or a cubic in z ("cubic").
+
+    `family` may also be "Quantized", with the encodings as the parameters of q. Their exact gradient is zero.
+    """
     posterior = lambda phi: phi
+    if family == "Quantized":
+        phi = distributions.Quantized(_ENCODING, codebook=None)
+        posterior = lambda phi: distributions.Quantized(phi.encoding, _CODEBOOK)
+    else:
+        phi = FAMILIES[family](**{name: np.asarray(value, np.float32) for name, value in _POSTERIORS[family].items()})
     if family == "MultivariateNormal":  # entries above the diagonal are not parameters
         posterior = lambda phi: distributions.MultivariateNormal(phi.mean, jnp.tril(phi.cholesky))
     width = math.prod(event_shape(phi))

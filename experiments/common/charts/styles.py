@@ -8,7 +8,8 @@ from collections.abc import Iterable
 from experiments.common import options
 from vae import estimators
 
-# The families of estimators. The first family has the first colour; the last colour, black, belongs to no family.
+# The families of estimators. The first family has the first colour. The last colour, black, is
+# also that of estimators in no family.
 FAMILIES = (
     (
         *("reparam", "stl", "dreg", "reparam_antithetic", "reparam_rqmc", "reparam_linear_cv", "measure_valued"),
@@ -22,6 +23,7 @@ FAMILIES = (
     ("relax", "rebar", "muprop", "double_cv", "rodeo"),
     ("disarm", "arms", "arm", "disarm_iw", "carms", "arsm"),
     ("exact", "local_expectation", "bitflip", "rao_blackwell_top_k", "unordered_set"),
+    ("vq_straight_through", "rotation", "diveq", "nsvq"),
 )
 NUMBER_OF_COLOURS = 7
 _STYLES = {

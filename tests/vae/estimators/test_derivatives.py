@@ -7,7 +7,7 @@ import pytest
 
 from tests.helpers.golden_runs import family_of
 from tests.helpers.oracle import REDUCE, make_estimator
-from vae.distributions import Bernoulli, Categorical, Normal
+from vae.distributions import Bernoulli, Categorical, Normal, Quantized
 from vae.estimators import BY_NAME
 
 # All other estimators refuse a second derivative.
@@ -22,6 +22,8 @@ def _posterior(name, scale=1.0):
             return Bernoulli(scale * jnp.array([[0.4, -1.3]]))
         case "categorical":
             return Categorical(scale * jnp.array([[[0.4, -1.3, 0.2], [1.0, 0.1, -0.5]]]))
+        case "vq":
+            return Quantized(scale * jnp.array([[[0.4, -1.3]]]), jnp.array([[0.3, -1.0], [1.0, 0.5]]))
 
 
 def _f(z):

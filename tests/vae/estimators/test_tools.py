@@ -7,7 +7,7 @@ import pytest
 
 from tests.helpers.golden_runs import family_of
 from vae import distributions, estimators
-from vae.distributions import Bernoulli, Categorical, Normal
+from vae.distributions import Bernoulli, Categorical, Normal, Quantized
 from vae.estimators import (
     BY_NAME,
     attach,
@@ -156,6 +156,7 @@ def test_everything_is_in_the_precision_of_q(dtype):
         "normal": lambda: Normal(jnp.array([0.3, -1.0], dtype), jnp.array([-0.2, 0.4], dtype)),
         "bernoulli": lambda: Bernoulli(jnp.array([0.4, -1.3], dtype)),
         "categorical": lambda: Categorical(jnp.array([[0.4, -1.3, 0.2], [1.0, 0.1, -0.5]], dtype)),
+        "vq": lambda: Quantized(jnp.array([[0.4, -1.3]], dtype), jnp.array([[0.3, -1.0], [1.0, 0.5]], dtype)),
     }
     f = lambda z: jnp.sum(jnp.sin(z), axis=tuple(range(1, z.ndim)))
     for name, entry in BY_NAME.items():
@@ -210,6 +211,7 @@ def test_estimators_that_use_differences_of_f_have_no_noise_at_the_posterior(nam
         "normal": Normal(jnp.array([[0.3, -1.0]]), jnp.array([[-0.2, 0.4]])),
         "bernoulli": Bernoulli(jnp.array([[0.4, -1.3]])),
         "categorical": Categorical(jnp.array([[[0.4, -1.3, 0.2], [1.0, 0.1, -0.5]]])),
+        "vq": Quantized(jnp.array([[[0.4, -1.3]]]), jnp.array([[0.3, -1.0], [1.0, 0.5]])),
     }[family_of(entry)]
     estimator = entry.make(num_samples=max(2, entry.min_samples))
     f = lambda z: q.log_prob(z) - 3.0

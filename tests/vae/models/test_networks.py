@@ -98,8 +98,9 @@ def test_layers_compute_in_bfloat16_and_all_else_in_float32(posterior, architect
     assert {leaf.dtype for leaf in jax.tree.leaves((params, results))} == {jnp.dtype("float32")}
     made = re.findall(r":(\w+)\[[\d,]*\] = (\w+)", str(program))
     products = {dtype for dtype, operation in made if operation in ("dot_general", "conv_general_dilated")}
-    # The products of these distributions stay in float32: L eps, and the networks of flows.
-    in_float32 = posterior in ("full_covariance", "low_rank", "coupling", "spline_coupling", "iaf")
+    # The products of these distributions stay in float32: L eps, the networks of flows, distances to codes.
+    with_products = ("full_covariance", "low_rank", "coupling", "spline_coupling", "iaf", "vq", "stochastic_vq")
+    in_float32 = posterior in with_products
     assert products == ({"bf16", "f32"} if in_float32 else {"bf16"})
     assert not {operation for dtype, operation in made if dtype == "bf16"} & {"log", "exp", "log1p", "reduce_sum"}
 

@@ -1,0 +1,159 @@
+"""Quantized latents as families of q(z|x), in the table POSTERIORS.
+
+Each of the `latent_dim` positions has a code. `vq` and `fsq` choose it with certainty, and their decoder reads the code
+itself. `stochastic_vq` draws it: q is a Categorical, to which all estimators for classes apply, and the decoder reads
+the code of the class. The codebook of `vq` and `stochastic_vq` is one module, which the encoder shares with the prior
+and the decoder. Its parameters are in the encoder's part of the model.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import flax.linen as nn
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from vae import distributions as dist
+from vae.distributions import quantized
+from vae.models.families import POSTERIORS, Parameters, Posterior
+
+OneHots = Float[Array | np.ndarray, "*samples D C"]
+
+
+class Codebook(nn.Module):
+    """`size` code vectors of `width` numbers, `codes` `[C, W]`. A call turns one-hot vectors into code vectors."""
+
+    size: int
+    width: int
+
+    def setup(self) -> None:
+        self.codes = self.param("codes", nn.initializers.normal(1.0), (self.size, self.width), jnp.float32)
+
+    def __call__(self, z: OneHots) -> Float[Array, "*samples D W"]:
+        return jnp.matmul(z, self.codes)
+
+
+class Quantizer(Posterior):
+    """A posterior over codes. The prior is uniform; it goes with no other, and has one stochastic layer."""
+
+    event_ndim: ClassVar[int] = 2
+    has_own_prior: ClassVar[bool] = False
+
+
+@dataclass(frozen=True)
+class CodebookPosterior(Quantizer):
+    """A posterior over the codes of a codebook that is learned. The encoder's outputs are D encodings of W numbers."""
+
+    codes: int = 64
+    width: int = 8
+
+    def __post_init__(self) -> None:
+        for option in ("codes", "width"):
+            if getattr(self, option) < 1:
+                raise ValueError(f"posterior={self.name} needs a positive {option}, got {getattr(self, option)}")
+
+    def codebook(self) -> Codebook:
+        return Codebook(self.codes, self.width)
+
+    def num_parameters(self, latent_dim: int) -> int:
+        return latent_dim * self.width
+
+    def encoding(self, parameters: Parameters, latent_dim: int) -> Float[Array, "*batch D W"]:
+        return parameters.reshape(*parameters.shape[:-1], latent_dim, self.width)
+
+
+@dataclass(frozen=True)
+class VectorQuantizer(CodebookPosterior):
+    """The nearest code, with certainty. `Quantized.loss` says what `codebook_loss` and `commitment_loss` weigh.
+
+    Estimators that give the codebook a gradient of f, as `diveq` and `nsvq` do, need neither of the two losses.
+    """
+
+    codebook_loss: float = 1.0
+    commitment_loss: float = 0.25
+    name: ClassVar[str] = "vq"
+
+    def distribution(self, parameters: Parameters, latent_dim: int, codes: quantized.Codebook) -> dist.Quantized:
+        encoding = self.encoding(parameters, latent_dim)
+        return dist.Quantized(encoding, codes, self.codebook_loss, self.commitment_loss)
+
+    def standard_prior(self, latent_dim: int, codes: quantized.Codebook) -> dist.UniformCodes:
+        return dist.UniformCodes(codes, latent_dim)
+
+
+@dataclass(frozen=True)
+class StochasticVectorQuantizer(CodebookPosterior):
+    """A code c with a probability proportional to exp(-|e - c|^2 / temperature)."""
+
+    codes: int = 16
+    width: int = 8
+    temperature: float = 1.0
+    name: ClassVar[str] = "stochastic_vq"
+    reads_codebook: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.temperature > 0:
+            raise ValueError(f"posterior={self.name} needs a temperature above 0, got {self.temperature}")
+
+    def distribution(self, parameters: Parameters, latent_dim: int, codes: quantized.Codebook) -> dist.Categorical:
+        return dist.Categorical(quantized.nearness(self.encoding(parameters, latent_dim), codes) / self.temperature)
+
+    def standard_prior(self, latent_dim: int, codes: quantized.Codebook) -> dist.Categorical:
+        return dist.Categorical(jnp.zeros((latent_dim, self.codes), jnp.float32))
+
+
+@dataclass(frozen=True)
+class ScalarQuantizer(Quantizer):
+    """W numbers at each position, the i-th rounded to L_i levels; `levels` is "L_1-L_2-...-L_W"."""
+
+    levels: str = "8-5-5-5"
+    name: ClassVar[str] = "fsq"
+
+    def __post_init__(self) -> None:
+        parts = self.levels.split("-")
+        if not all(part.isdecimal() and int(part) >= 2 for part in parts):
+            raise ValueError(f"posterior=fsq needs levels such as 8-5-5-5, each 2 or more, got {self.levels}")
+
+    @property
+    def counts(self) -> tuple[int, ...]:
+        return tuple(int(part) for part in self.levels.split("-"))
+
+    @property
+    def codes(self) -> int:
+        return int(np.prod(self.counts))
+
+    def num_parameters(self, latent_dim: int) -> int:
+        return latent_dim * len(self.counts)
+
+    def distribution(self, parameters: Parameters, latent_dim: int) -> dist.Rounded:
+        levels = np.asarray(self.counts, np.float32)
+        # As in the code of the paper: tanh to just inside of the outer levels; half a step lower for even counts, whose
+        # levels are not symmetric, and shifted so that outputs of zero are near the level 0.
+        reach = np.float32(1 - 1e-3) * (levels - 1) / 2
+        offset = np.where(levels % 2 == 0, np.float32(0.5), np.float32(0))
+        raw = parameters.reshape(*parameters.shape[:-1], latent_dim, len(levels))
+        bounded = reach * jnp.tanh(raw + np.tan(offset / reach)) - offset
+        return dist.Rounded(bounded / (levels // 2), self.counts)
+
+    def standard_prior(self, latent_dim: int) -> dist.UniformCodes:
+        return dist.UniformCodes(quantized.grid(self.counts), latent_dim)
+
+
+for _posterior in (VectorQuantizer, ScalarQuantizer, StochasticVectorQuantizer):
+    POSTERIORS.add(_posterior.name, _posterior)
+
+
+def refuse(posterior: Posterior, prior: str, layers: int) -> None:
+    """Refuses a prior other than the uniform one, and several stochastic layers, for posteriors over codes.
+
+    Raises:
+      ValueError: a sentence that says what works.
+    """
+    if not isinstance(posterior, Quantizer):
+        return
+    if prior != "standard":
+        raise ValueError(f"posterior={posterior.name} has the uniform prior over codes; choose prior=standard")
+    if layers > 1:
+        raise ValueError(f"posterior={posterior.name} needs one stochastic layer; give latent_dim one number")
