@@ -30,11 +30,11 @@ from vae.estimators import (
 )
 
 KEY = jax.random.key(5)
-CORE = ("Normal", "Bernoulli", "Categorical")
+CORE = ("Normal", "Bernoulli", "Categorical", "Poisson")
 
 
 # Outside the core families, two cases are fast: one with a full covariance and one with implicit derivatives. All other
-# cases outside the core are marked slow, and so are Categorical cases of estimators that also have a Bernoulli case.
+# cases outside the core are marked slow, and so are cases of classes and counts that also have a Bernoulli case.
 FAST = {("reparam", "MultivariateNormal", "mean"), ("reparam", "Gamma", "mean")}
 
 
@@ -47,7 +47,7 @@ def cases(families=tuple(FAMILIES), biased=False):
     parameters = []
     for (name, entry), family, bound in itertools.product(BY_NAME.items(), families, REDUCE):
         if name != "exact" and entry.biased == biased and fits(entry, FAMILIES[family], bound):
-            twice = family == "Categorical" and fits(entry, Bernoulli, bound)
+            twice = family in ("Categorical", "Poisson") and fits(entry, Bernoulli, bound)
             again = biased and bound == "log_mean_exp" and "mean" in entry.reductions  # the ELBO shows the bias already
             slow = twice or again or (family not in CORE and (name, family, bound) not in FAST)
             parameters.append(pytest.param(name, family, bound, marks=[pytest.mark.slow] if slow else []))

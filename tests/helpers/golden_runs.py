@@ -27,20 +27,20 @@ STEPS = 5
 
 
 def family_of(entry: Entry) -> str:
-    """Returns the first of normal, bernoulli, categorical and vq that fits the estimator."""
+    """Returns the first of normal, vq, bernoulli, categorical and poisson that fits the estimator."""
     latents = entry.latents
     if "any" in latents or "reparameterizable" in latents or "Normal" in latents:
         return "normal"
     if "Quantized" in latents:
         return "vq"
-    return "bernoulli" if "Bernoulli" in latents else "categorical"
+    return next(name.lower() for name in ("Bernoulli", "Categorical", "Poisson") if name in latents)
 
 
 def estimator_for(posterior: str) -> str:
     """Returns the name of an estimator that fits the posterior."""
     if posterior in ("vq", "fsq"):
         return "vq_straight_through"
-    return "leave_one_out" if posterior in ("bernoulli", "categorical", "stochastic_vq") else "reparam"
+    return "leave_one_out" if posterior in ("bernoulli", "categorical", "poisson", "stochastic_vq") else "reparam"
 
 
 def bounds(name: str) -> list[float]:

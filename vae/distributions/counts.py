@@ -7,6 +7,7 @@ are right in float32 for means of any size. Samples are float32 and carry no gra
 import jax
 import jax.numpy as jnp
 from jax.lax import stop_gradient
+from jax.scipy.special import gammaln
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from vae.distributions.base import Vectors, family
@@ -37,7 +38,9 @@ class Poisson(_ByLogMean):
     def log_prob(self, x: Vectors) -> Float[Array, "*#samples"]:
         log_x = _log_at_least_one(x)
         positive = -deviance(log_x, self.log_mean - log_x) - 0.5 * log_x - HALF_LOG_2PI - stirling_error(log_x)
-        return jnp.sum(jnp.where(x > 0, positive, -self.mean), axis=-1)
+        # Only relaxed counts lie between 0 and 1.
+        below_one = x * self.log_mean - self.mean - gammaln(1 + x)
+        return jnp.sum(jnp.where(x >= 1, positive, jnp.where(x > 0, below_one, -self.mean)), axis=-1)
 
 
 @family
@@ -71,7 +74,7 @@ class NegativeBinomial(_ByLogMean):
 
 
 def _log_at_least_one(x: Vectors) -> Numbers:
-    return jnp.log(jnp.maximum(x, 1.0))
+    return jnp.log(jnp.where(x >= 1, x, 1.0))
 
 
 def _poisson(key: PRNGKeyArray, mean: Numbers) -> Float[Array, "*#shape"]:

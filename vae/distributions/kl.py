@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from vae.distributions.base import event_shape
+from vae.distributions.counts import Poisson
 from vae.distributions.discrete import Bernoulli, Categorical
 from vae.distributions.implicit import Beta, Dirichlet, Gamma
 from vae.distributions.location_scale import Laplace, MultivariateNormal, Normal, log_det
@@ -116,6 +117,10 @@ def _of_concentrations(log_a: Numbers, log_b: Numbers) -> Float[Array, "*#shape"
     return jnp.expm1(-log_ratio) * digamma_gap(log_a) + 0.5 * log_ratio - stirling_error(log_a) + stirling_error(log_b)
 
 
+def _kl_poisson(q: Poisson, p: Poisson) -> Float[Array, "*batch"]:
+    return jnp.sum(deviance(q.log_mean, p.log_mean - q.log_mean), axis=-1)
+
+
 def _kl_bernoulli(q: Bernoulli, p: Bernoulli) -> Float[Array, "*batch"]:
     return jnp.sum(_weighted(q, p, 1) + _weighted(q, p, -1), axis=-1)
 
@@ -148,6 +153,7 @@ _KL: dict[tuple[type, type], Callable[[Any, Any], Array]] = {
     (Gamma, Gamma): _kl_gamma,
     (Beta, Beta): _kl_beta,
     (Dirichlet, Dirichlet): _kl_dirichlet,
+    (Poisson, Poisson): _kl_poisson,
     (PowerSpherical, UniformOnSphere): _kl_power_spherical,
     (VonMisesFisher, UniformOnSphere): _kl_von_mises_fisher,
     (Bernoulli, Bernoulli): _kl_bernoulli,

@@ -5,8 +5,8 @@ array that f closes over. An estimator is a pair of pure functions. `init` makes
 and its state (what it counts). `estimate` returns a Monte Carlo value whose derivative is the gradient estimate. One
 `jax.grad` over the parameters of the model and of the estimator then gives all gradients at once.
 
-Second derivatives are right for `reparam`, `reparam_antithetic`, `reparam_rqmc`, `gumbel_softmax` and `exact`; all
-other estimators refuse them. For several independent gradients, use `vmap` over keys.
+Second derivatives are right for `reparam`, `reparam_antithetic`, `reparam_rqmc`, `gumbel_softmax`, `eat` and
+`exact`; all other estimators refuse them. For several independent gradients, use `vmap` over keys.
 """
 
 import dataclasses

@@ -15,11 +15,12 @@ CHUNK = 1024
 
 
 def exact(num_samples: int = 1, order: int = 24) -> Estimator:
-    """Enumerates all states (Bernoulli, Categorical), or uses Gauss-Hermite quadrature (Normal, MultivariateNormal).
+    """Enumerates all states (Bernoulli, Categorical, Poisson), or uses Gauss-Hermite quadrature (Normal,
+    MultivariateNormal).
 
-    The quadrature has `order` nodes for each dimension. For a bound of K = `num_samples` samples, the sum runs over all
-    K-tuples of states or nodes, so K and D must be small. Importance weights can vary fast between nodes: double
-    `order` to check the answer. `estimate` ignores its key.
+    The quadrature has `order` nodes for each dimension, and the sum over Poisson counts has those below `order`. For a
+    bound of K = `num_samples` samples, the sum runs over all K-tuples of states or nodes, so K and D must be small.
+    Importance weights can vary fast between nodes: double `order` to check the answer. `estimate` ignores its key.
 
     Raises:
       ValueError: from `estimate`, if there are more than 2^22 states, nodes or tuples.
@@ -58,9 +59,13 @@ def nodes(q, order: int = 24):
         width, classes = q.logits.shape[-2:]
         _refuse_if_large(classes, width)
         states = np.eye(classes, dtype=q.logits.dtype)[np.indices((classes,) * width).reshape(width, -1).T]
+    elif isinstance(q, distributions.Poisson):
+        width = q.log_mean.shape[-1]
+        _refuse_if_large(order, width)
+        states = np.indices((order,) * width).reshape(width, -1).T.astype(q.log_mean.dtype)
     else:
         return _gauss_hermite(q, order)
-    z = jnp.broadcast_to(_over_batch(states, q.batch_shape), (len(states), *q.logits.shape))
+    z = jnp.broadcast_to(_over_batch(states, q.batch_shape), (len(states), *q.mean.shape))
     return z, q.log_prob(z)
 
 

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from vae.distributions import Bernoulli, Normal
+from vae.distributions import Bernoulli, Normal, Poisson
 from vae.estimators.contract import Estimator, Integrand
 from vae.estimators.tools import held, inject, integrand, stateless
 
@@ -25,12 +25,13 @@ def measure_valued(num_samples: int = 1) -> Estimator:
       log_var of a Normal:   mean + scale M and mean + scale U M, with M double-sided Maxwell and U uniform, so that U M
                              is standard normal
       logits of a Bernoulli: 1 and 0
+      log_mean of a Poisson: z_d + 1 and z_d, the GO gradient (Cong et al. 2019, arXiv:1901.06020)
     """
 
     def estimate(key, q, f, reduce, log_q_weight):
         key_z, key_pair = jax.random.split(key)
         z = q.sample(key_z, num_samples)  # [K, *batch, D]
-        pairs = (_pairs_of_bits if isinstance(q, Bernoulli) else _pairs_of_normals)(q, key_pair, num_samples)
+        pairs = _PAIRS[type(q)](q, key_pair, z)
         differences = _differences(integrand(f, q, log_q_weight), z, pairs)  # [parameters, *batch, D]
         parameters = [pair.parameter for pair in pairs]
         grads = [pair.weight * difference for pair, difference in zip(pairs, differences, strict=True)]
@@ -52,15 +53,20 @@ class _Pair(NamedTuple):
     second: Array
 
 
-def _pairs_of_bits(q: Bernoulli, key: Array, num_samples: int) -> list[_Pair]:
+def _pairs_of_bits(q: Bernoulli, key: Array, z: Array) -> list[_Pair]:
     del key
-    ones = jnp.ones((num_samples, *q.logits.shape), q.logits.dtype)
+    ones = jnp.ones_like(z)
     return [_Pair(q.logits, weight=q.mean * (1 - q.mean), first=ones, second=jnp.zeros_like(ones))]
 
 
-def _pairs_of_normals(q: Normal, key: Array, num_samples: int) -> list[_Pair]:
+def _pairs_of_counts(q: Poisson, key: Array, z: Array) -> list[_Pair]:
+    del key
+    return [_Pair(q.log_mean, weight=q.mean, first=z + 1, second=z)]
+
+
+def _pairs_of_normals(q: Normal, key: Array, z: Array) -> list[_Pair]:
     key_rayleigh, key_maxwell, key_sign, key_uniform = jax.random.split(key, 4)
-    shape, dtype = (num_samples, *q.mean.shape), q.mean.dtype
+    shape, dtype = z.shape, z.dtype
     rayleigh = jnp.sqrt(2 * jax.random.exponential(key_rayleigh, shape, dtype))  # jax.random.rayleigh can return inf
     maxwell = jax.random.maxwell(key_maxwell, shape, dtype) * jax.random.rademacher(key_sign, shape, dtype)
     normal = jax.random.uniform(key_uniform, shape, dtype) * maxwell
@@ -69,6 +75,9 @@ def _pairs_of_normals(q: Normal, key: Array, num_samples: int) -> list[_Pair]:
         _Pair(q.mean, weight_of_mean, first=q.from_noise(rayleigh), second=q.from_noise(-rayleigh)),
         _Pair(q.log_var, jnp.full_like(q.scale, 0.5), first=q.from_noise(maxwell), second=q.from_noise(normal)),
     ]
+
+
+_PAIRS = {Bernoulli: _pairs_of_bits, Normal: _pairs_of_normals, Poisson: _pairs_of_counts}
 
 
 def _differences(f: Integrand, z: Array, pairs: list[_Pair]) -> Array:

@@ -14,6 +14,7 @@ from vae.estimators.disarm_iw import disarm_iw
 from vae.estimators.diveq import diveq
 from vae.estimators.double_cv import double_cv
 from vae.estimators.dreg import dreg
+from vae.estimators.eat import eat
 from vae.estimators.entry import EVERY_BOUND, Entry, add
 from vae.estimators.exact import exact
 from vae.estimators.gapped_st import gapped_st
@@ -56,6 +57,7 @@ FROM_GAUSSIAN_NOISE = (*GAUSSIAN, "LowRankNormal", "Flow")
 BITS = ("Bernoulli",)
 CLASSES = ("Categorical",)
 DISCRETE = BITS + CLASSES
+COUNTS = ("Poisson",)
 MULTI_SAMPLE = ("log_mean_exp",)
 CODES = ("Quantized",)
 
@@ -112,7 +114,7 @@ ENTRIES = {
     ),
     "measure_valued": Entry(
         measure_valued,
-        latents=("Normal", "Bernoulli"),
+        latents=("Normal", "Bernoulli", *COUNTS),
         display="Measure-valued",
         paper="Mohamed et al. (2020), arXiv:1906.10652",
     ),
@@ -241,6 +243,16 @@ ENTRIES = {
         display="Generalized ST",
         paper="Hooper & Shekhovtsov (2026), openreview:5LZQfHUVER",
         also=("minimum-variance ST",),
+    ),
+    "eat": Entry(
+        eat,
+        latents=COUNTS,
+        reductions=EVERY_BOUND,
+        biased=True,
+        differentiates_f=True,
+        display="EAT",
+        paper="Vafaii, Galor & Yates (2024), arXiv:2405.14473",
+        also=("exponential arrival times", "Poisson reparameterization"),
     ),
     # Discrete latents: control variates and coupled samples.
     "rebar": Entry(
@@ -388,7 +400,7 @@ ENTRIES = {
     # The exact answer, for small problems.
     "exact": Entry(
         exact,
-        latents=GAUSSIAN + DISCRETE,
+        latents=GAUSSIAN + DISCRETE + COUNTS,
         reductions=EVERY_BOUND,
         differentiates_f=GAUSSIAN,
         display="Exact",

@@ -320,6 +320,7 @@ POSTERIORS = Table(
         "dirichlet": lambda: Factorized("dirichlet", dist.Dirichlet),
         "bernoulli": Bernoulli,
         "categorical": Categorical,
+        "poisson": lambda: Factorized("poisson", dist.Poisson, heavy_tailed=True),
         "binary_concrete": BinaryConcrete,
         "concrete": Concrete,
     },

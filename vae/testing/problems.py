@@ -72,6 +72,7 @@ _POSTERIORS = {
     "Dirichlet": dict(log_concentration=[[0.7, 1.2, 0.3], [1.0, 0.5, 0.8]]),
     "PowerSpherical": dict(location=[[0.7, -0.9], [-0.4, 1.2]], log_concentration=[[0.6], [1.1]]),
     "VonMisesFisher": dict(location=[[0.7, -0.9], [-0.4, 1.2]], log_concentration=[[0.6], [1.1]]),
+    "Poisson": dict(log_mean=[[0.1, -0.6], [-0.3, 0.4]]),
     "Bernoulli": dict(logits=[[0.6, -1.1], [-0.3, 0.9]]),
     "Categorical": dict(logits=[[[0.5, -0.7, 0.1], [-0.9, 0.4, 0.8]], [[0.2, 0.6, -1.0], [1.1, -0.3, 0.0]]]),
 }

@@ -56,6 +56,13 @@ def test_the_probabilities_of_all_values_sum_to_one_and_give_the_samples(name):
         assert z_score(z, mean)[0].max() < 4.5
 
 
+def test_the_divergence_of_poissons_is_a_sum():
+    q, p = dist.Poisson(np.float32([[1.2, -0.3]])), dist.Poisson(np.float32([[0.0, 0.8]]))
+    counts, means = np.arange(60), [np.exp(float64(each.log_mean[0])) for each in (q, p)]
+    log_q, log_p = (st.poisson.logpmf(counts[:, None], mean) for mean in means)
+    np.testing.assert_allclose(jax.jit(dist.kl)(q, p), np.sum(np.exp(log_q) * (log_q - log_p)), rtol=1e-5)
+
+
 def test_log_probs_are_scipys():
     mean = np.exp(float64([1.2, 3.1]))
     np.testing.assert_allclose(ask("Poisson")[0][:50], st.poisson(mean).logpmf(COUNTS[:50]), rtol=1e-5, atol=1e-5)

@@ -37,7 +37,7 @@ from tests.helpers.oracle import (
     problem,
     trained,
 )
-from vae.distributions import Bernoulli, Categorical, Normal
+from vae.distributions import Bernoulli, Categorical, Normal, Poisson
 from vae.estimators import (
     BY_NAME,
     Reduction,
@@ -231,6 +231,7 @@ def _shards(phi):
 _EXTREME = {
     "Normal": Normal(np.float32([[0.5, -1.0], [1.0, 0.3]]), np.float32([[30.0, -30.0], [-30.0, 30.0]])),
     "Bernoulli": Bernoulli(np.float32([[50.0, -50.0], [-50.0, 0.5]])),
+    "Poisson": Poisson(np.float32([[-30.0, 3.0], [2.0, 0.5]])),
     "Categorical": Categorical(np.float32([[[50.0, -50.0, 0.0]] * 2, [[-50.0, 0.0, 0.5]] * 2])),
 }
 

@@ -7,11 +7,11 @@ import pytest
 
 from tests.helpers.golden_runs import family_of
 from tests.helpers.oracle import REDUCE, make_estimator
-from vae.distributions import Bernoulli, Categorical, Normal, Quantized
+from vae.distributions import Bernoulli, Categorical, Normal, Poisson, Quantized
 from vae.estimators import BY_NAME
 
 # All other estimators refuse a second derivative.
-TWICE_DIFFERENTIABLE = ("reparam", "reparam_antithetic", "reparam_rqmc", "gumbel_softmax", "exact")
+TWICE_DIFFERENTIABLE = ("reparam", "reparam_antithetic", "reparam_rqmc", "gumbel_softmax", "eat", "exact")
 
 
 def _posterior(name, scale=1.0):
@@ -20,6 +20,8 @@ def _posterior(name, scale=1.0):
             return Normal(scale * jnp.array([[0.3, -1.0]]), jnp.array([[-0.2, 0.4]]))
         case "bernoulli":
             return Bernoulli(scale * jnp.array([[0.4, -1.3]]))
+        case "poisson":
+            return Poisson(scale * jnp.array([[0.4, -1.3]]))
         case "categorical":
             return Categorical(scale * jnp.array([[[0.4, -1.3, 0.2], [1.0, 0.1, -0.5]]]))
         case "vq":

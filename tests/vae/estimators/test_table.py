@@ -145,10 +145,10 @@ def test_an_entry_is_well_formed_and_its_defaults_give_a_finite_estimate(name):
 def test_fitting_lists_the_estimators_that_fit(family, bound):
     names = fitting(FAMILIES[family], REDUCE[bound], LOG_Q_WEIGHT)
     assert {"reinforce", "leave_one_out"} <= set(names)
-    assert ("reparam" in names) == (family not in ("Bernoulli", "Categorical"))
+    assert ("reparam" in names) == (family not in ("Bernoulli", "Categorical", "Poisson"))
     assert ("stl" in names) == ("reparam" in names and bound == "mean")
     assert ("dreg" in names) == ("reparam" in names and bound == "log_mean_exp")
-    assert ("exact" in names) == (family in ("Normal", "MultivariateNormal", "Bernoulli", "Categorical"))
+    assert ("exact" in names) == (family in ("Normal", "MultivariateNormal", "Bernoulli", "Categorical", "Poisson"))
 
 
 @pytest.mark.parametrize(

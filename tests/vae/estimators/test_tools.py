@@ -7,7 +7,7 @@ import pytest
 
 from tests.helpers.golden_runs import family_of
 from vae import distributions, estimators
-from vae.distributions import Bernoulli, Categorical, Normal, Quantized
+from vae.distributions import Bernoulli, Categorical, Normal, Poisson, Quantized
 from vae.estimators import (
     BY_NAME,
     attach,
@@ -157,6 +157,7 @@ def test_everything_is_in_the_precision_of_q(dtype):
         "bernoulli": lambda: Bernoulli(jnp.array([0.4, -1.3], dtype)),
         "categorical": lambda: Categorical(jnp.array([[0.4, -1.3, 0.2], [1.0, 0.1, -0.5]], dtype)),
         "vq": lambda: Quantized(jnp.array([[0.4, -1.3]], dtype), jnp.array([[0.3, -1.0], [1.0, 0.5]], dtype)),
+        "poisson": lambda: Poisson(jnp.array([0.4, -1.3], dtype)),
     }
     f = lambda z: jnp.sum(jnp.sin(z), axis=tuple(range(1, z.ndim)))
     for name, entry in BY_NAME.items():
@@ -200,7 +201,7 @@ def test_a_held_density_keeps_its_derivative_in_z():
 # definition (without it they would be `stl`). REBAR and RELAX keep it because it cancels noise of their relaxed f, and
 # Gumbel-softmax keeps it because log q at a relaxed sample is not a density.
 _NOISY_AT_THE_POSTERIOR = {"reparam", "reparam_antithetic", "reparam_rqmc", "reinforce", "reinforce_ema", "nvil"}
-_NOISY_AT_THE_POSTERIOR |= {"rebar", "relax", "gumbel_softmax"}
+_NOISY_AT_THE_POSTERIOR |= {"rebar", "relax", "gumbel_softmax", "eat"}
 
 
 @pytest.mark.parametrize("name", [name for name, entry in BY_NAME.items() if "mean" in entry.reductions])
@@ -212,6 +213,7 @@ def test_estimators_that_use_differences_of_f_have_no_noise_at_the_posterior(nam
         "bernoulli": Bernoulli(jnp.array([[0.4, -1.3]])),
         "categorical": Categorical(jnp.array([[[0.4, -1.3, 0.2], [1.0, 0.1, -0.5]]])),
         "vq": Quantized(jnp.array([[[0.4, -1.3]]]), jnp.array([[0.3, -1.0], [1.0, 0.5]])),
+        "poisson": Poisson(jnp.array([[0.4, -1.3]])),
     }[family_of(entry)]
     estimator = entry.make(num_samples=max(2, entry.min_samples))
     f = lambda z: q.log_prob(z) - 3.0
