@@ -25,7 +25,7 @@ class Case(NamedTuple):
     estimator: str
     num_samples: int
     slot: int
-    evaluations: int
+    evaluations: float
     flops: float
 
     @property

@@ -24,13 +24,13 @@ class StepCost(NamedTuple):
       flops: The FLOP of the gradient for a batch, as XLA counts them on this device.
     """
 
-    evaluations: int
+    evaluations: float
     flops: float
 
 
 def measure(run: Settings, data: Dataset) -> StepCost:
     """The cost of a training step of the run. It does not depend on the values of the parameters."""
-    return StepCost(int(_cost(run, data, "evaluations")), _cost(run, data, "flops"))
+    return StepCost(_cost(run, data, "evaluations"), _cost(run, data, "flops"))
 
 
 def buy_samples(runs: list[Settings], budget: Budget, data_of: dict[Settings, Dataset]) -> list[Settings]:

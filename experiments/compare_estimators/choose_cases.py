@@ -59,7 +59,7 @@ def choose_cases(
                     f"{name} needs K={num_samples}, and --objective={task.objective} is a different bound for"
                     f" K={wanted}"
                 )
-        return Case(name, num_samples, slot, int(cost("evaluations", num_samples)), cost("flops", num_samples))
+        return Case(name, num_samples, slot, cost("evaluations", num_samples), cost("flops", num_samples))
 
     slots = enumerate([None] if budget else samples)
     items = [(name, slot, wanted) for slot, wanted in slots for name in names]

@@ -38,6 +38,10 @@ CORE = ("Normal", "Bernoulli", "Categorical", "Poisson")
 FAST = {("reparam", "MultivariateNormal", "mean"), ("reparam", "Gamma", "mean")}
 
 
+# With two samples these are reparam. test_random_size.py tests them with more.
+RANDOM_SIZE = ("mlmc", "sumo")
+
+
 # Estimators that do not differentiate f.
 SCORE = [name for name, entry in BY_NAME.items() if not entry.differentiates_f]
 
@@ -49,7 +53,8 @@ def cases(families=tuple(FAMILIES), biased=False):
         if name != "exact" and entry.biased == biased and fits(entry, FAMILIES[family], bound):
             twice = family in ("Categorical", "Poisson") and fits(entry, Bernoulli, bound)
             again = biased and bound == "log_mean_exp" and "mean" in entry.reductions  # the ELBO shows the bias already
-            slow = twice or again or (family not in CORE and (name, family, bound) not in FAST)
+            same = name in RANDOM_SIZE
+            slow = twice or again or same or (family not in CORE and (name, family, bound) not in FAST)
             parameters.append(pytest.param(name, family, bound, marks=[pytest.mark.slow] if slow else []))
     return parameters
 

@@ -235,7 +235,7 @@ class _Task(NamedTuple):
         """Why the estimator does not fit, and which ones do; None if it fits."""
         return _refusal(name, self.expectations, self.black_box)
 
-    def evaluations(self, case: "_Case") -> int:
+    def evaluations(self, case: "_Case") -> float:
         return cost.evaluations(self.bound, case.estimator, jax.random.key(0), *case.arguments)
 
     def flops(self, case: "_Case") -> float:

@@ -34,7 +34,7 @@ class Entry:
         A multi-sample bound must then be importance-weighted, with log_q_weight=1 and reduce=log_mean_exp.
       display: the name in papers, for figures and LaTeX tables; if it is left out, the key in the table.
       paper: "Authors (year), arXiv:NNNN.NNNNN".
-      also: other names that people look for.
+      also: other names that people look for. Text in parentheses after a name says how to get that estimator.
       name: the key in the table. `add` fills it in.
     """
 
@@ -164,7 +164,7 @@ class EstimatorTable(Table):
         """
         if name not in self:
             for ours, entry in self.items():
-                if _letters(name) in map(_letters, (entry.display, *entry.also)):
+                if _letters(name) in (_letters(other.partition(" (")[0]) for other in (entry.display, *entry.also)):
                     raise ValueError(f"there is no estimator {name!r}; here it is called {ours}")
         return super().find(name)
 

@@ -24,6 +24,7 @@ from vae.estimators.gumbel_softmax import gumbel_softmax
 from vae.estimators.leave_one_out import leave_one_out
 from vae.estimators.local_expectation import local_expectation
 from vae.estimators.measure_valued import measure_valued
+from vae.estimators.mlmc import mlmc
 from vae.estimators.muprop import muprop
 from vae.estimators.nsvq import nsvq
 from vae.estimators.nvil import nvil
@@ -44,6 +45,7 @@ from vae.estimators.rotation import rotation
 from vae.estimators.st_gumbel_softmax import st_gumbel_softmax
 from vae.estimators.stl import stl
 from vae.estimators.straight_through import straight_through
+from vae.estimators.sumo import sumo
 from vae.estimators.unordered_set import unordered_set
 from vae.estimators.vimco import vimco
 from vae.estimators.vimco_star import vimco_star
@@ -88,7 +90,33 @@ ENTRIES = {
         differentiates_f=True,
         display="DReG",
         paper="Tucker, Lawson, Gu & Maddison (2018), arXiv:1810.04152",
-        also=("doubly reparameterized", "TVO-DReG", "DREP"),
+        also=(
+            "doubly reparameterized",
+            "TVO-DReG (with the objective thermodynamic)",
+            "VR-IWAE-DReG (with the objective renyi)",
+            "DREP",
+        ),
+    ),
+    "mlmc": Entry(
+        mlmc,
+        latents=REPARAMETERIZABLE,
+        reductions=MULTI_SAMPLE,
+        min_samples=2,
+        differentiates_f=True,
+        display="MLMC",
+        paper="Shi & Cornish (2021), PMLR 130:3925",
+        also=("multilevel Monte Carlo",),
+    ),
+    "sumo": Entry(
+        sumo,
+        latents=REPARAMETERIZABLE,
+        reductions=MULTI_SAMPLE,
+        min_samples=2,
+        differentiates_f=True,
+        needs_log_q=True,
+        display="SUMO",
+        paper="Luo et al. (2020), arXiv:2004.00353",
+        also=("Russian roulette",),
     ),
     "reparam_antithetic": Entry(
         reparam_antithetic,

@@ -20,7 +20,7 @@ FAMILIES = (
         *("gumbel_softmax", "reinmax", "straight_through", "st_gumbel_softmax", "gumbel_rao"),
         *("gapped_st", "reinmax_rao", "generalized_st"),
     ),
-    ("relax", "rebar", "muprop", "double_cv", "rodeo", "eat"),
+    ("relax", "rebar", "muprop", "double_cv", "rodeo", "eat", "mlmc", "sumo"),
     ("disarm", "arms", "arm", "disarm_iw", "carms", "arsm"),
     ("exact", "local_expectation", "bitflip", "rao_blackwell_top_k", "unordered_set"),
     ("vq_straight_through", "rotation", "diveq", "nsvq"),

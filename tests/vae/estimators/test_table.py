@@ -124,7 +124,8 @@ def test_an_entry_is_well_formed_and_its_defaults_give_a_finite_estimate(name):
     assert set(entry.latents) <= {"any", "reparameterizable", "Flow", "Quantized", "Rounded", *FAMILIES}
     assert entry.latents
     assert entry.reductions in (("mean",), ("log_mean_exp",), ("mean", "log_mean_exp"))
-    assert name == "exact" or re.fullmatch(r".+ \(\d{4}\), (arXiv:\d{4}\.\d{4,5}|openreview:\w+|doi:\S+)", entry.paper)
+    source = r"(arXiv:\d{4}\.\d{4,5}|openreview:\w+|doi:\S+|PMLR \d+:\d+)"
+    assert name == "exact" or re.fullmatch(rf".+ \(\d{{4}}\), {source}", entry.paper)
     estimator = entry.make()
     toy = problem(first_family(name, entry.reductions[0]))
     q = toy.posterior(toy.phi)
@@ -160,6 +161,8 @@ def test_fitting_lists_the_estimators_that_fit(family, bound):
         ("u2g", ["disarm"]),
         ("1602.06725", ["vimco"]),
         ("Grathwohl", ["relax"]),
+        ("tvo-dreg", ["dreg"]),
+        ("VR-IWAE DReG", ["dreg"]),
         ("nothing like it", []),
     ],
 )
@@ -170,6 +173,8 @@ def test_an_estimator_is_found_by_its_other_names_and_its_paper(text, names):
 def test_another_name_is_refused_with_the_name_in_the_table():
     with pytest.raises(ValueError, match="there is no estimator 'vargrad'; here it is called leave_one_out"):
         BY_NAME.make("vargrad")
+    with pytest.raises(ValueError, match="here it is called dreg"):
+        BY_NAME.make("tvo-dreg")
 
 
 def test_no_two_estimators_share_another_name():
