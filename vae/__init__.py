@@ -45,6 +45,7 @@ def _has_made_an_array_on_cpu() -> bool:
 
 _turn_off_broken_fusion()
 
+from vae import ais as ais
 from vae import checkpoint as checkpoint
 from vae import data as data
 from vae import devices as devices

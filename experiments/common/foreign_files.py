@@ -43,6 +43,7 @@ TEXT = {
     "active_units_by_layer": r"\d+(\+\d+)+",
     "git_commit": r"([0-9a-f]{40}\+?)?",
     "versions": r"[\w.+, -]*",
+    "ais_start": "prior|q",
 }
 # The names of figures. Those of --measure_gradient are gradient/ESTIMATOR/GROUP/FIGURE.
 NAME = r"[a-z][a-z0-9_]*|gradient/[\w:=.+-]+/\w+/[a-z_]+"

@@ -23,6 +23,17 @@ FIGURES = {
     "ema_test_nll_nats": "-log p(x), EMA",
     "ema_test_elbo_nats": "ELBO, EMA",
 }
+# The figures of `experiments.evaluate --ais_steps`, of some test images and as many simulated ones, with their titles.
+ANNEALED = {
+    "ais_test_iw_nats": "test: L_K",
+    "ais_test_lower_nats": "test: AIS",
+    "ais_simulated_iw_nats": "simulated: L_K",
+    "ais_simulated_lower_nats": "simulated: AIS",
+    "ais_simulated_upper_nats": "simulated: upper bound",
+    "ais_gap_nats": "BDMC gap",
+    "ais_ess_share": "ESS / chains",
+    "ais_acceptance": "acceptance",
+}
 # The figures by which rows may be ranked, with the words of the heading.
 RANKINGS = {
     "validation_elbo_nats": "validation bound",
@@ -83,7 +94,7 @@ def _mean_row(members: list[Row], names: list[str]) -> Row:
     finished = [member for member in members if member["status"] == "done"]
     row = {name: members[0][name] for name in names}
     row |= {"runs": len(members), "diverged": len(members) - len(finished)}
-    for key in [*FIGURES, "validation_elbo_nats"]:
+    for key in [*FIGURES, *ANNEALED, "validation_elbo_nats"]:
         values = [member[key] for member in finished if member.get(key) is not None]
         if values:
             row[key], row[f"{key}_se"] = mean_and_error(values)
@@ -253,7 +264,7 @@ def _titles(rows: list[Row], means: list[Row], columns: list[str] | None) -> dic
     if columns is None:
         return titles
     settings = {name: name for name in FIELDS}
-    return {name: (settings | COUNTS | COSTS | figures).get(name, name) for name in columns}
+    return {name: (settings | COUNTS | COSTS | figures | ANNEALED).get(name, name) for name in columns}
 
 
 def starred(row: Row, key: str, named: Row | None = None) -> str:
@@ -276,7 +287,7 @@ def cell(row: Row, key: str) -> str:
         return "-"
     if key in COSTS:
         return tables.number(value) if key == "step_flops" else f"{value:g}"
-    if key not in FIGURES and key != "validation_elbo_nats":
+    if key not in FIGURES | ANNEALED and key != "validation_elbo_nats":
         return str(value)
     digits = {"active_units": 1, "codes_used": 1, "code_perplexity": 1, "test_bits_per_dim": 3}.get(key, 2)
     error = row.get(f"{key}_se", math.nan)

@@ -3,6 +3,7 @@
     python -m experiments.evaluate --workdir=results/quickstart --eval_samples=5000
     python -m experiments.evaluate --workdir=DIR --checkpoint=best     # by the validation bound; or an epoch's number
     python -m experiments.evaluate --workdir=DIR --run=seed=3,estimator=relax     # some runs of a sweep
+    python -m experiments.evaluate --workdir=DIR --ais_steps=1000                 # log p(x) from below and above
 
 Prints -log p(x), ELBO, rate and distortion of the test set. Appends them, with the current commit and versions, to
 evaluations.jsonl in each program's folder, which `experiments.report` shows. Earlier figures with as many samples are
@@ -17,7 +18,10 @@ import dataclasses
 from absl import flags
 
 from experiments.common import cli, foreign_files, phases, results, run_selection
-from experiments.evaluate.evaluation import Options, evaluate
+from experiments.evaluate import annealing
+from experiments.evaluate.evaluation import evaluate
+from experiments.evaluate.options import Options
+from vae import ais
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -39,6 +43,15 @@ def define_flags(values: flags.FlagValues) -> None:
         lower_bound=1,
         flag_values=values,
     )
+    integer = lambda name, default, help, least: flags.DEFINE_integer(
+        name, default, help, lower_bound=least, flag_values=values
+    )
+    integer("ais_steps", 0, "Number of transitions of annealed importance sampling; 0 for none.", 0)
+    integer("ais_chains", 16, "Number of annealed chains of each image.", 1)
+    integer("ais_leapfrog", 10, "Number of leapfrog steps of a transition.", 1)
+    integer("ais_images", 100, "Number of test images to anneal, and of images that are simulated from the model.", 1)
+    start = "Distribution at which the annealed chains start: the prior, or q(z|x)."
+    flags.DEFINE_enum("ais_start", "prior", ais.STARTS, start, flag_values=values)
     again = "Whether to evaluate again what was evaluated before with as many samples."
     flags.DEFINE_bool("again", False, again, flag_values=values)
     flags.DEFINE_bool("figures", False, "Whether to draw the pictures of each run again as well.", flag_values=values)
@@ -68,6 +81,8 @@ def main(values: flags.FlagValues = flags.FLAGS) -> None:
         if not rows:
             raise ValueError(f"--workdir={options.workdir} has no run to evaluate: each of its {number} is left out")
     print(f"{results.heading(rows)}\n{results.to_markdown(rows)}")
+    if options.ais_steps:
+        print(annealing.describe(rows, options))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
 """The evaluation of trained runs of a program, from one of its checkpoints."""
 
 import contextlib
-import dataclasses
 from typing import Any
 
 import jax
@@ -9,25 +8,13 @@ import jax
 from experiments.common import assess, build, cli, progress, provenance, results
 from experiments.common.program_folder import ProgramFolder
 from experiments.common.settings import Settings
+from experiments.evaluate import annealing
+from experiments.evaluate.options import Options
 from vae import checkpoint
 from vae.data import Dataset
 from vae.devices import mesh
 
 Row = dict[str, Any]
-
-
-@dataclasses.dataclass(frozen=True)
-class Options:
-    """The values of the command's flags, whose help texts say what they are."""
-
-    workdir: str
-    run: str | None
-    data_dir: str | None
-    cache_dir: str | None
-    checkpoint: str
-    eval_samples: int
-    again: bool
-    figures: bool
 
 
 def evaluate(folder: ProgramFolder, numbers: list[int], options: Options) -> tuple[list[Row], list[str]]:
@@ -79,7 +66,10 @@ def _evaluate_claimed(
             with cli.drawing(folder.figures(i)):
                 pictures.draw_curves(folder, i, data)
                 pictures.draw_model(folder, i, data, functions.evaluated, progress.select_run(params, i))
-    figures = earlier_figures(folder, restored.epochs, options.eval_samples)
+    if options.ais_steps:
+        annealing.check(functions.evaluated, progress.select_run(params, chosen[0]))
+    made_with = {"eval_samples": options.eval_samples} | annealing.settings(options)
+    figures = earlier_figures(folder, restored.epochs, made_with)
     missing = [i for i in chosen if options.again or i not in figures]
     if known := [i for i in chosen if i not in missing]:
         which = f"{_name(folder, known[0])} was" if len(known) == 1 else f"{len(known)} runs in {folder.path} were"
@@ -89,6 +79,10 @@ def _evaluate_claimed(
         some = mesh.over_runs_of(devices, jax.tree.map(lambda leaf: leaf[missing], restored.state))
         for part in assess.test_figures(functions.evaluated, devices, some, data, runs[0], options.eval_samples):
             new = {missing[i]: row for i, row in part.items()}
+            if options.ais_steps:
+                for i in new:
+                    of_run = progress.select_run(params, i)
+                    new[i] |= annealing.figures(functions.evaluated, of_run, data, options)
             made = lambda i: {"run": i, "epoch": restored.epochs[i], "eval_samples": options.eval_samples}
             folder.append([made(i) | row | _describe_code() for i, row in new.items()], "evaluations.jsonl")
             figures |= new
@@ -111,14 +105,14 @@ def _describe_code() -> dict[str, str]:
     return {"git_commit": provenance.describe_code()["git_commit"], "versions": versions}
 
 
-def earlier_figures(folder: ProgramFolder, epochs: list[int], eval_samples: int) -> dict[int, Row]:
-    """The figures of the last row in evaluations.jsonl of each run at its epoch, with as many samples."""
-    names = (*results.FIGURES, "active_units_by_layer")
+def earlier_figures(folder: ProgramFolder, epochs: list[int], made_with: Row) -> dict[int, Row]:
+    """The figures of the last row in evaluations.jsonl of each run at its epoch that has the values `made_with`."""
+    names = (*results.FIGURES, *results.ANNEALED, "active_units_by_layer")
     return {
         i: {name: value for name, value in row.items() if name in names}
         for i, rows in enumerate(folder.rows_by_run("evaluations.jsonl"))
         for row in rows
-        if row["eval_samples"] == eval_samples and row["epoch"] == epochs[i]
+        if row["epoch"] == epochs[i] and made_with.items() <= row.items()
     }
 
 

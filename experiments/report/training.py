@@ -181,6 +181,7 @@ def _evaluations(contents: Contents) -> str:
     """A table of later evaluations by `experiments.evaluate`, with the commit and the versions of each."""
     evaluated = [(run, row) for run in contents.runs for row in run.evaluations]
     figures = {key: title for key, title in results.FIGURES.items() if key.removeprefix("ema_").startswith("test_")}
+    figures |= results.ANNEALED
     figures = {key: title for key, title in figures.items() if any(key in row for _, row in evaluated)}
     header = [*contents.names, "seed", "epoch", "K", *figures.values(), "commit", "versions"]
     lines = [_evaluation(contents, run, row, list(figures)) for run, row in evaluated]

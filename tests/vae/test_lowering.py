@@ -9,7 +9,7 @@ import optax
 import pytest
 
 from tests.helpers.golden_runs import estimator_for, family_of
-from vae import diagnostics, evaluate, models, objectives, train
+from vae import ais, diagnostics, evaluate, models, objectives, train
 from vae.estimators import BY_NAME
 
 ACCELERATORS = ["cuda", "tpu"]
@@ -72,6 +72,7 @@ MODEL = models.make_vae((2, 2, 1), latent_dim=2, hidden=(3,))
 EVALUATIONS = {
     "importance_weights": lambda *where: evaluate.importance_weights(MODEL.apply, *where, num_samples=30),
     "rate_distortion": lambda *where: evaluate.rate_distortion(MODEL.apply, *where, num_samples=8),
+    "annealing": lambda *where: ais.bounds(MODEL.apply, *where, num_steps=2, num_chains=2, leapfrog_steps=2),
     "active_units": lambda *where: evaluate.active_units(MODEL.apply, *where),
 }
 

@@ -8,14 +8,14 @@ import jax
 import numpy as np
 import pytest
 
-from experiments.common import assess, build, progress
+from experiments.common import assess, build, progress, results
 from experiments.common.program_folder import ProgramFolder
 from experiments.common.settings import Settings
 from experiments.evaluate import __main__ as evaluate_command
-from experiments.evaluate import evaluation
+from experiments.evaluate import annealing, evaluation
 from tests.helpers.report_pages import run_command
 from tests.helpers.written_workdirs import Written, write_checkpoints, write_program, write_rows, write_workdir
-from vae import checkpoint
+from vae import checkpoint, models
 from vae.evaluate import rate_distortion
 
 # Four runs of one program: two are done, one diverged and one is not finished.
@@ -141,10 +141,43 @@ def evaluated(run: int, epoch: int = 2) -> dict:
 def test_earlier_figures_are_those_of_the_same_run_epoch_and_number_of_samples(tmp_path):
     folder = write_program(tmp_path, [Written(Settings(seed=seed)) for seed in (0, 1, 2)])
     rows = [evaluated(0, epoch=1), evaluated(1), evaluated(2) | {"eval_samples": 3}]
+    two = {"eval_samples": 2}
     write_rows(tmp_path / "evaluations.jsonl", [*rows, evaluated(1) | {"test_nll_nats": 7.0, "versions": "jax 1"}])
-    assert evaluation.earlier_figures(folder, [2, 2, 2], 2) == {1: figures(evaluated(1)) | {"test_nll_nats": 7.0}}
-    assert list(evaluation.earlier_figures(folder, [1, 2, 2], 2)) == [0, 1]  # the best epochs of runs may differ
-    assert list(evaluation.earlier_figures(folder, [2, 2, 2], 3)) == [2]
+    assert evaluation.earlier_figures(folder, [2, 2, 2], two) == {1: figures(evaluated(1)) | {"test_nll_nats": 7.0}}
+    assert list(evaluation.earlier_figures(folder, [1, 2, 2], two)) == [0, 1]  # the best epochs of runs may differ
+    assert list(evaluation.earlier_figures(folder, [2, 2, 2], {"eval_samples": 3})) == [2]
+
+
+def test_earlier_bounds_are_those_of_the_same_annealing(tmp_path):
+    folder = write_program(tmp_path, [Written(Settings(seed=seed)) for seed in (0, 1)])
+    annealed = {"ais_steps": 7, "ais_chains": 2}
+    write_rows(tmp_path / "evaluations.jsonl", [evaluated(0), evaluated(1) | annealed | {"ais_gap_nats": 0.5}])
+    earlier = lambda **made_with: evaluation.earlier_figures(folder, [2, 2], {"eval_samples": 2} | made_with)
+    assert earlier(**annealed) == {1: figures(evaluated(1)) | {"ais_gap_nats": 0.5}}
+    assert list(earlier()) == [0, 1]
+    assert earlier(**annealed | {"ais_chains": 3}) == {}
+
+
+def test_annealing_refuses_bits_in_a_sentence():
+    model = models.make_vae((2, 2, 1), latent_dim=2, hidden=(3,), posterior="bernoulli")
+    params = jax.eval_shape(model.init, jax.random.key(0), np.zeros((1, 2, 2, 1)), jax.random.key(1))
+    with pytest.raises(ValueError, match="so they must be able to take all real values; those of Bernoulli cannot"):
+        annealing.check(model, params)
+
+
+@pytest.mark.slow
+def test_annealing_adds_bounds_to_the_row_and_prints_their_table(sweep, capsys):
+    options = ("--run=seed=2", "--ais_steps=3", "--ais_chains=2", "--ais_images=5")
+    [row] = evaluate(sweep, *options)
+    assert set(results.ANNEALED) <= set(row)
+    assert (row["ais_steps"], row["ais_chains"], row["ais_images"], row["ais_start"]) == (3, 2, 5, "prior")
+    assert row["ais_gap_nats"] == row["ais_simulated_upper_nats"] - row["ais_simulated_lower_nats"]
+    said = capsys.readouterr().out
+    assert "AIS of 2 chains with 3 steps from prior; 5 test images at most and 5 simulated ones" in said
+    assert f"{row['ais_gap_nats']:.2f}" in said
+    assert evaluate(sweep, *options) == []  # is read from the file
+    [other] = evaluate(sweep, *options[:-1], "--ais_images=4")
+    assert other["ais_test_lower_nats"] != row["ais_test_lower_nats"]
 
 
 @pytest.mark.parametrize("run", [3, -1])
@@ -152,7 +185,7 @@ def test_an_earlier_figure_of_a_run_that_does_not_exist_is_refused(run, tmp_path
     folder = write_program(tmp_path, [Written(Settings(seed=seed)) for seed in (0, 1, 2)])
     write_rows(tmp_path / "evaluations.jsonl", [evaluated(run)])
     with pytest.raises(ValueError, match=f"evaluations.jsonl has a row of run {run}, and there are 3 runs"):
-        evaluation.earlier_figures(folder, [2, 2, 2], 2)
+        evaluation.earlier_figures(folder, [2, 2, 2], {"eval_samples": 2})
 
 
 @pytest.mark.parametrize(

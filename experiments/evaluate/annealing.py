@@ -1,0 +1,96 @@
+"""Annealed importance sampling of a trained run: log p(x) of test images from below, and of images that are simulated
+from the model also from above."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.common import assess, results
+from experiments.evaluate.options import Options
+from vae import ais, evaluate, models
+from vae.data import Dataset
+
+Row = dict[str, Any]
+
+
+def settings(options: Options) -> Row:
+    """The options of the annealing, as a row records them; empty for none."""
+    if not options.ais_steps:
+        return {}
+    return {name: value for name, value in dataclasses.asdict(options).items() if name.startswith("ais_")}
+
+
+def check(model: models.VAE, params: Any) -> None:
+    """Refuses a model whose latent variables are not real numbers.
+
+    Raises:
+      ValueError: If they are not.
+    """
+    jax.eval_shape(lambda params: ais.require_real(model.apply(params, method="prior_distribution")), params)
+
+
+def figures(model: models.VAE, params: Any, data: Dataset, options: Options) -> Row:
+    """The figures `results.ANNEALED` of a run, means over images in nats, and the options that they belong to."""
+    x = assess.pixels(data, "test")[: options.ais_images]
+    key_simulate, key_test, key_simulated = jax.random.split(assess.key(), 3)
+    simulate = jax.jit(lambda params: ais.simulate(model.apply, params, key_simulate, options.ais_images, x.shape[1:]))
+    simulated, z = simulate(params)
+    bounds = _make_bounds(model, options)
+    test = _means(bounds(params, x, key_test, None))
+    both = _means(bounds(params, simulated, key_simulated, z))
+    return settings(options) | {
+        "ais_test_iw_nats": test["importance"],
+        "ais_test_lower_nats": test["lower"],
+        "ais_simulated_iw_nats": both["importance"],
+        "ais_simulated_lower_nats": both["lower"],
+        "ais_simulated_upper_nats": both["upper"],
+        "ais_gap_nats": both["upper"] - both["lower"],
+        "ais_ess_share": test["ess_share"],
+        "ais_acceptance": test["acceptance"],
+    }
+
+
+def describe(rows: list[Row], options: Options) -> str:
+    """The table of the figures, under a line that says what they are."""
+    heading = (
+        f"bounds on log p(x), nats per image: K={options.eval_samples}; AIS of {options.ais_chains} chains with"
+        f" {options.ais_steps} steps from {options.ais_start}; {options.ais_images} test images at most and"
+        f" {options.ais_images} simulated ones"
+    )
+    return f"{heading}\n{results.to_markdown(rows, [*results.varying(rows), *results.ANNEALED])}"
+
+
+@functools.lru_cache(maxsize=2)
+def _make_bounds(model: models.VAE, options: Options) -> Callable:
+    decoded = assess.CPU_DECODED if jax.default_backend() == "cpu" else assess.DECODED
+
+    @jax.jit
+    def bounds(params, x, key, z):
+        annealed = ais.bounds(
+            model.apply,
+            params,
+            x,
+            key,
+            num_steps=options.ais_steps,
+            num_chains=options.ais_chains,
+            leapfrog_steps=options.ais_leapfrog,
+            start=options.ais_start,
+            z=z,
+            batch_size=max(1, decoded // options.ais_chains),
+        )
+        batch_size = decoded // assess.CHUNK
+        importance = evaluate.log_likelihood(
+            model.apply, params, x, assess.key(), options.eval_samples, batch_size, assess.CHUNK
+        )
+        return annealed | {"importance": importance}
+
+    return bounds
+
+
+def _means(values: dict[str, jnp.ndarray]) -> dict[str, float]:
+    return {name: np.asarray(value).mean(dtype=np.float64).item() for name, value in values.items()}

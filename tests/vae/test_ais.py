@@ -1,0 +1,142 @@
+"""Annealed importance sampling against the linear-Gaussian VAE, whose log p(x) is known.
+
+E[w / p(x)] = 1 forwards and E[p(x) / w] = 1 backwards, for any number of steps and chains.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests.helpers import linear_gaussian
+from vae import ais, models
+
+MODEL, PARAMS, _ = linear_gaussian.example()
+SHAPE = (4, 1, 1)
+SIZES = {"num_steps": 20, "num_chains": 4, "leapfrog_steps": 3}
+
+
+NUM_DATA = 400
+
+
+@functools.partial(jax.jit, static_argnames="start")
+def annealed(x, z, first, start):
+    key = jax.random.key(1)
+    return ais.bounds(MODEL.apply, PARAMS, x, key, z=z, start=start, batch_size=200, first=first, **SIZES)
+
+
+@functools.cache
+def simulated():
+    return jax.jit(lambda params: ais.simulate(MODEL.apply, params, jax.random.key(0), NUM_DATA, SHAPE))(PARAMS)
+
+
+def sandwich(start="prior"):
+    """Bounds of simulated data, and log p(x) of them, as float64."""
+    x, z = simulated()
+    bounds = {name: np.asarray(values, np.float64) for name, values in annealed(x, z, 0, start).items()}
+    return bounds, linear_gaussian.log_marginal(PARAMS, x)
+
+
+def deviation_from_one(log_ratios):
+    """(E[exp(log_ratio)] - 1) in standard errors, which are at most 6 %."""
+    ratios = np.exp(log_ratios)
+    error = ratios.std(ddof=1) / np.sqrt(len(ratios))
+    assert error < 0.06
+    return (ratios.mean() - 1) / error
+
+
+@pytest.mark.parametrize("start", ["prior", pytest.param("q", marks=pytest.mark.slow)])
+def test_the_weights_are_unbiased_in_both_directions(start):
+    bounds, truth = sandwich(start)
+    assert abs(deviation_from_one(bounds["lower"] - truth)) < 4.5
+    assert abs(deviation_from_one(truth - bounds["upper"])) < 4.5
+
+
+def test_the_bounds_are_on_both_sides_of_the_truth_on_average():
+    bounds, truth = sandwich()
+    assert bounds["lower"].mean() < truth.mean() < bounds["upper"].mean()
+    gap = bounds["upper"] - bounds["lower"]
+    assert gap.mean() > 4.5 * gap.std(ddof=1) / np.sqrt(len(gap))
+    assert np.all((bounds["acceptance"] > 0.3) & (bounds["acceptance"] <= 1))
+    assert np.all((bounds["ess_share"] > 0.24) & (bounds["ess_share"] < 1.001))
+
+
+@pytest.mark.slow
+def test_weights_with_a_wrong_temperature_are_not_unbiased(monkeypatch):
+    """The control: a chain that moves at temperatures other than those of its weights."""
+    right = ais.transition
+    monkeypatch.setattr(ais, "transition", lambda path, b, *rest: right(path, 0.5 * b, *rest))
+    annealed.clear_cache()
+    bounds, truth = sandwich()
+    annealed.clear_cache()
+    assert abs(deviation_from_one(bounds["lower"] - truth)) > 4.5
+
+
+@pytest.mark.parametrize("always", [False, True])
+def test_a_transition_leaves_its_distribution_invariant_unless_everything_is_accepted(always, monkeypatch):
+    """Samples of f_b, a normal of precision 1 + b, keep their variance; with large steps many moves are refused."""
+    path = lambda z: (-0.5 * jnp.sum(z**2), -0.5 * jnp.sum(z**2))
+    if always:
+        monkeypatch.setattr(jax.random, "uniform", lambda key, shape=(), minval=0.0, maxval=0.0: jnp.asarray(minval))
+    variance = 1 / 1.6
+    z = np.sqrt(variance) * jax.random.normal(jax.random.key(2), (20_000, 1))
+    move = jax.jit(jax.vmap(lambda z, key: ais.transition(path, 0.6, z, key, 1.1, 2)))
+    moved, acceptance = move(z, jax.random.split(jax.random.key(3), len(z)))
+    assert 0.2 < acceptance.mean() < 0.95
+    squares = np.asarray(moved, np.float64) ** 2
+    z_score = (squares.mean() - variance) / (squares.std() / np.sqrt(len(squares)))
+    assert (abs(z_score) < 4.5) != always
+    assert np.mean(np.asarray(moved) != np.asarray(z)) > 0.2
+
+
+def test_the_temperatures_rise_from_0_to_1_and_are_dense_at_the_ends():
+    b = ais.temperatures(100)
+    assert (b[0], b[-1]) == (0, 1)
+    changes = np.diff(b)
+    assert np.all(changes > 0)
+    assert changes[50] > 5 * max(changes[0], changes[-1])
+
+
+def test_a_datum_has_the_same_bounds_whatever_data_are_beside_it():
+    """One program, whose data have the place `first` + n: the data from 350 on are in the second of its two batches."""
+    x, z = simulated()
+    roll = lambda data: jnp.roll(data, -350, axis=0)
+    whole, moved = annealed(x, z, 0, "prior"), annealed(roll(x), roll(z), 350, "prior")
+    for name in whole:
+        np.testing.assert_allclose(moved[name][:50], whole[name][350:], rtol=1e-4, atol=1e-4)
+    assert np.all(moved["lower"][50:] != whole["lower"][:350])  # the control: other noise
+
+
+FLOW = models.POSTERIORS.make("coupling", layers=1, hidden=2)
+IMAGES = jnp.zeros((2, 2, 2, 1))
+
+
+def bounds_of(sizes=SIZES, start="prior", **options):
+    model = models.make_vae((2, 2, 1), hidden=(3,), **{"latent_dim": 2} | options)
+    params = jax.eval_shape(model.init, jax.random.key(0), IMAGES, jax.random.key(1))
+    compute = lambda params: ais.bounds(model.apply, params, IMAGES, jax.random.key(2), **sizes, start=start)
+    return jax.eval_shape(compute, params)
+
+
+@pytest.mark.parametrize(
+    "options", [{"prior": "vamp"}, {"latent_dim": (2, 1)}, {"posterior": FLOW}], ids=["prior", "layers", "flow"]
+)
+def test_learned_priors_several_layers_and_flows_are_annealed_from_q(options):
+    assert bounds_of(start="q", **options)["lower"].shape == (2,)
+
+
+@pytest.mark.parametrize("posterior", ["bernoulli", "gamma", "dirichlet", "concrete", "poisson", "vq"])
+def test_other_latent_variables_are_refused(posterior):
+    options = {"bernoulli": {"latent_dim": (2, 1)}, "gamma": {"prior": "mixture"}}.get(posterior, {})
+    with pytest.raises(ValueError, match=r"must be able to take all real values; those of \w+ cannot\. Choose"):
+        bounds_of(posterior=posterior, **options)
+
+
+def test_a_wrong_start_and_sizes_below_one_are_refused():
+    with pytest.raises(ValueError, match="start must be prior or q, got 'noise'"):
+        bounds_of(start="noise")
+    for name in SIZES:
+        with pytest.raises(ValueError, match=f"{name} must be at least 1, got 0"):
+            bounds_of(SIZES | {name: 0})
