@@ -32,6 +32,7 @@ from experiments.common.problems.problem import Problem as Problem
 from experiments.common.problems.problem import Start as Start
 from experiments.common.problems.problem import TrainedEstimator as TrainedEstimator
 from experiments.common.problems.problem import from_integrand as from_integrand
+from experiments.common.problems.quantized import quantized as quantized
 from vae.table import Table
 
 BY_NAME = Table(
@@ -47,6 +48,7 @@ BY_NAME = Table(
         "logistic_regression": logistic_regression,
         "linear_gaussian": linear_gaussian,
         "rainforth": rainforth,
+        "quantized": quantized,
     },
 )
 
