@@ -151,6 +151,13 @@ def test_an_option_out_of_its_range_is_refused(argument, name, options, sentence
         CHOICES[argument][name](**options)
 
 
+@pytest.mark.parametrize("posterior", ["power_spherical", "von_mises_fisher"])
+def test_a_sphere_has_two_dimensions_or_more(posterior):
+    model = models.make_vae((4, 4, 1), latent_dim=1, posterior=posterior)
+    with pytest.raises(ValueError, match=f"posterior={posterior} needs a latent_dim of at least 2, got 1"):
+        jax.eval_shape(model.init, jax.random.key(0), np.zeros((1, 4, 4, 1), np.float32), jax.random.key(0))
+
+
 @pytest.mark.parametrize("posterior", ["full_covariance", "student_t"])
 def test_a_learned_prior_needs_a_posterior_that_has_a_prior_of_its_family(posterior):
     with pytest.raises(ValueError, match=f"prior=learned .* posterior={posterior}.*choose prior=standard.* normal, "):
