@@ -56,15 +56,16 @@ def test_a_restored_run_is_the_same_run_bit_for_bit(tmp_path):
 
 @pytest.mark.slow
 def test_a_sweep_is_trained_drawn_and_measured(tmp_path):
-    sweep = [*MODEL, "--epochs=2", "--hidden=8", "--eval_samples=2", f"--workdir={tmp_path}", "--objective=elbo"]
+    workdir = tmp_path / "sweep"
+    sweep = [*MODEL, "--epochs=2", "--hidden=8", "--eval_samples=2", f"--workdir={workdir}", "--objective=elbo"]
     sweep += ["--estimator=exact+reparam,nvil+stl", "--prior=standard,learned", "--seed=0,1"]
     [trained] = entry_points.run("experiments.train", [sweep], tmp_path / "train")
     assert trained.code == 0, trained.err
-    rows = list(csv.DictReader((tmp_path / "results.csv").open()))
+    rows = list(csv.DictReader((workdir / "results.csv").open()))
     assert {(row["estimator"], row["step_evaluations"]) for row in rows} == {("exact+reparam", "4"), ("nvil+stl", "1")}
     assert all("+" in row["active_units_by_layer"] for row in rows)
-    assert len(list(tmp_path.glob("programs/*/figures/*/reconstructions.png"))) == 4
-    measured = [f"--workdir={tmp_path}", "--run=estimator=exact+reparam,prior=learned,seed=1", "--draws=200"]
+    assert len(list(workdir.glob("programs/*/figures/*/reconstructions.png"))) == 4
+    measured = [f"--workdir={workdir}", "--run=estimator=exact+reparam,prior=learned,seed=1", "--draws=200"]
     measured += ["--batch_size=4", f"--output={tmp_path / 'laboratory'}"]
     [compared] = entry_points.run("experiments.compare_estimators", [measured], tmp_path / "compare")
     assert compared.code == 0, compared.err

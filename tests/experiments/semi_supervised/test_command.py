@@ -1,0 +1,23 @@
+"""The command from end to end."""
+
+import csv
+import json
+
+import pytest
+
+from experiments.semi_supervised import __main__ as semi_supervised
+from tests.helpers import pages
+
+
+@pytest.mark.slow
+def test_the_command_writes_the_table_and_the_figure(tmp_path, capsys):
+    arguments = ["--estimators=exact,nvil", "--seeds=2", "--epochs=12", f"--output={tmp_path}"]
+    semi_supervised.main(pages.parse("experiments.semi_supervised", arguments))
+    control, exact, nvil = csv.DictReader((tmp_path / "results.csv").open())
+    assert [row["estimator"] for row in (control, exact, nvil)] == ["labels alone", "exact", "nvil"]
+    assert (exact["evaluations"], nvil["evaluations"]) == ("10", "1")
+    assert float(control["error_percent"]) < 25
+    assert float(exact["error_percent"]) < 25
+    assert (tmp_path / "results.md").read_text() in capsys.readouterr().out
+    assert json.loads((tmp_path / "config.json").read_text())["settings"]["seeds"] == 2
+    assert (tmp_path / "figures" / "styles.png").exists()
