@@ -34,9 +34,9 @@ class PowerSpherical(Spherical):
         return jax.nn.sigmoid(self.log_concentration - math.log(2 * self._beta))
 
     def log_tangent(self, key: PRNGKeyArray, num_samples: int) -> Float[Array, "{num_samples} *batch 1"]:
-        key_alpha, key_beta = jax.random.split(key)
-        log_alpha = log_gamma_draws(key_alpha, self.along.log_alpha, num_samples)
-        return 0.5 * (log_gamma_draws(key_beta, self.along.log_beta, num_samples) - log_alpha)
+        along = self.along
+        both = log_gamma_draws(key, jnp.concatenate([along.log_alpha, along.log_beta], axis=-1), num_samples)
+        return 0.5 * (both[..., 1:] - both[..., :1])
 
     def log_ratio(self, half_square: Numbers) -> Float[Array, "..."]:
         # Next to the direction, 1 - half_square has lost its digits' distance from 1; opposite to it, so has log1p.
