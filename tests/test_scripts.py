@@ -87,11 +87,17 @@ def _parse(module: str, arguments: list[str]) -> flags.FlagValues:
     return values
 
 
-@pytest.mark.parametrize("script", [*SCRIPTS, ROOT / "scripts/quickstart.sh"], ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "script",
+    [*SCRIPTS, *(ROOT / f"scripts/{name}.sh" for name in ("quickstart", "compare_quantizers"))],
+    ids=lambda path: path.stem,
+)
 def test_every_command_that_a_script_runs_is_valid(script, run):
     """Its flags exist, its estimators exist, and its settings go together."""
     for form in _forms(script):
-        commands = [line.split()[2:] for line in run(script, *form).stdout.splitlines() if line.startswith("python ")]
+        commands = [
+            line.split()[2:] for line in run(script, *form).stdout.splitlines() if line.startswith("python -m ")
+        ]
         assert commands
         for module, *arguments in commands:
             values = _parse(module, arguments)

@@ -34,7 +34,7 @@ def find_truth(task: Task, num_samples: int, protocol: Protocol, store: Store) -
     """The true gradient with K = `num_samples`. Gradients that take long to compute are stored.
 
     Raises:
-      Refused: if the reference does not work with this K.
+      Refused: if the reference does not work with this K, or if the latents are quantized with certainty.
     """
     gradient = task.problem.oracle(task.objective, num_samples)
     if gradient is not None:
@@ -43,6 +43,11 @@ def find_truth(task: Task, num_samples: int, protocol: Protocol, store: Store) -
     if exact is not None:
         method, gradient = exact
         return KnownTruth(f"exact ({method})", _exactly(gradient))
+    if getattr(task.posterior, "is_deterministic", False):
+        raise Refused(
+            "the codes of this posterior are certain, so the exact gradient in the encoding is zero almost everywhere;"
+            " --problem=quantized has a gradient to compare with, and posterior=stochastic_vq a sum over all states"
+        )
     name = protocol.reference
     num_samples = _samples_of_reference(task, name, num_samples)
     try:

@@ -13,29 +13,27 @@ from vae import distributions
 from vae.estimators import bind, make
 
 
-def assert_is_the_sum_over_midpoints(gradient):
-    """sum_b (f(code above b) - f(code below b)) density((b - e) / sigma) / sigma, for one number and sigma = 0.4."""
-    problem = problems.make("quantized:width=1:sigma=0.4")
+def assert_is_the_sum_over_midpoints(gradient, problem, sigma):
+    """sum_b (f(code above b) - f(code below b)) density((b - e) / sigma) / sigma, for codes of one number."""
     ticks, e = float64(problem.params["codebook"]["ticks"])[0], float64(problem.params["encoding"]["e"])
     values = float64(f(jnp.asarray(ticks[:, None], jnp.float32)))
     middle = (ticks[1:] + ticks[:-1]) / 2
-    sum_over_midpoints = np.sum((values[1:] - values[:-1]) * norm.pdf((middle - e) / 0.4) / 0.4)
+    sum_over_midpoints = np.sum((values[1:] - values[:-1]) * norm.pdf((middle - e) / sigma) / sigma)
     np.testing.assert_allclose(gradient, sum_over_midpoints, rtol=1e-4)
 
 
 def test_the_gradient_in_the_encoding_is_a_sum_over_midpoints():
-    gradient = problems.make("quantized:width=1:sigma=0.4").oracle("elbo", 1)["encoding"]["e"]
-    assert_is_the_sum_over_midpoints(gradient[0])
-    with pytest.raises(AssertionError):  # as of another noise
-        assert_is_the_sum_over_midpoints(
-            problems.make("quantized:width=1:sigma=0.5").oracle("elbo", 1)["encoding"]["e"][0]
-        )
+    problem = problems.make("quantized:width=1:sigma=0.4")
+    gradient = problem.oracle("elbo", 1)["encoding"]["e"][0]
+    assert_is_the_sum_over_midpoints(gradient, problem, sigma=0.4)
+    with pytest.raises(AssertionError):
+        assert_is_the_sum_over_midpoints(gradient, problem, sigma=0.41)
 
 
 def test_in_two_directions_it_is_the_score_function_of_the_noise():
-    """E f(Q(e + sigma eps)) eps / sigma, by a sum over 1000 x 1000 quantiles of the noise."""
+    """E f(Q(e + sigma eps)) eps / sigma, by a sum over 400 x 400 quantiles of the noise."""
     problem = problems.make("quantized:sigma=0.4")
-    quantiles = norm.ppf((np.arange(1000) + 0.5) / 1000)
+    quantiles = norm.ppf((np.arange(400) + 0.5) / 400)
     eps = np.stack(np.meshgrid(quantiles, quantiles), axis=-1).reshape(-1, 2)
     codebook = product(problem.params["codebook"]["ticks"])
 
@@ -45,7 +43,7 @@ def test_in_two_directions_it_is_the_score_function_of_the_noise():
 
     values = float64(smoothed(jnp.asarray(float64(problem.params["encoding"]["e"]) + 0.4 * eps, jnp.float32)))
     score = np.mean(values[:, None] * eps, axis=0) / 0.4
-    np.testing.assert_allclose(problem.oracle("elbo", 1)["encoding"]["e"], score, rtol=5e-3)
+    np.testing.assert_allclose(problem.oracle("elbo", 1)["encoding"]["e"], score, rtol=1e-2)
 
 
 def test_the_mean_over_the_batch_is_the_smoothed_bound():

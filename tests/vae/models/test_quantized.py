@@ -157,6 +157,7 @@ def test_an_option_out_of_its_range_is_refused():
             models.POSTERIORS.make(name, **options)
 
 
+@pytest.mark.slow
 def test_every_part_of_a_vq_model_learns_and_the_bound_rises():
     model, _ = make("vq", codes=7, width=2)
     estimator, optimizer = estimators.make("rotation"), optax.adam(1e-2)
