@@ -57,6 +57,8 @@ from vae import models as models
 from vae import objectives as objectives
 from vae import testing as testing
 from vae import train as train
+from vae.annealed_bounds import uha as uha
+from vae.annealed_bounds import ula as ula
 from vae.estimators import Estimate as Estimate
 from vae.estimators import Estimator as Estimator
 from vae.estimators import Reduction as Reduction

@@ -99,8 +99,8 @@ class Settings:
     objective: str = _setting(
         "elbo_analytic",
         "Bound to maximise: elbo_analytic (KL in closed form), elbo (all Monte Carlo), or a bound of --num_samples"
-        " importance weights: iwae, renyi (VR-IWAE), thermodynamic (TVO). siwae and selbo"
-        " sample every component of a mixture.",
+        " importance weights: iwae, renyi (VR-IWAE), thermodynamic (TVO). siwae and selbo sample every component of a"
+        " mixture, and ula and uha are annealed bounds.",
         table=objectives.BY_NAME,
     )
     estimator: str = _setting(

@@ -77,11 +77,11 @@ def _problem(name: str, params: dict[str, PyTree], x: np.ndarray, numbers: Calla
         return lambda params, x, expect: objective(apply, params, x, expect)
 
     def oracle(objective, num_samples):
-        if objective not in ("elbo", "elbo_analytic") and num_samples > 1:
+        if objective in ("ula", "uha") or (objective not in ("elbo", "elbo_analytic") and num_samples > 1):
             return None
         return exact_gradient(lambda params: jnp.mean(_elbo(numbers(params), x)), params)
 
-    names = ("elbo", "elbo_analytic", "iwae", "renyi", "thermodynamic")
+    names = ("elbo", "elbo_analytic", "iwae", "renyi", "thermodynamic", "ula", "uha")
     params, data = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), (params, x))
     bounds = {name: bound(objectives.make(name)) for name in names}
     return Problem(name, params, bounds, data, oracle, context=data)
