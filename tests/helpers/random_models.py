@@ -4,6 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vae import models
+
+# Every architecture, as small as it can be.
+ARCHITECTURES = {name: make() for name, make in models.ARCHITECTURES.items()}
+ARCHITECTURES["resnet"] = models.ARCHITECTURES.make("resnet", blocks=1, width=4)
+
 
 def images(shape, batch=2, seed=0):
     """Images `[batch, *shape]` with pixels in [0, 1]."""

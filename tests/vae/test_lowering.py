@@ -9,6 +9,7 @@ import optax
 import pytest
 
 from tests.helpers.golden_runs import estimator_for, family_of
+from tests.helpers.random_models import ARCHITECTURES
 from vae import ais, diagnostics, evaluate, models, objectives, train
 from vae.estimators import BY_NAME
 
@@ -52,7 +53,7 @@ def test_the_step_of_every_objective_lowers_for_accelerators(objective):
 CHOICES = {
     **{name: {"likelihood": name} for name in models.LIKELIHOODS},
     **{f"{name} prior": {"prior": name} for name in models.PRIORS},
-    **{name: {"architecture": name} for name in models.ARCHITECTURES},
+    **{name: {"architecture": architecture} for name, architecture in ARCHITECTURES.items()},
     "two stochastic layers": {"latent_dim": (2, 2)},
     "bfloat16": {"compute_dtype": "bfloat16"},
 }

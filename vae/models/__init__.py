@@ -1,8 +1,8 @@
 """Models as Flax linen modules, and the tables of their parts.
 
-`vae.py` has the modules VAE, Encoder, Decoder and Prior; `networks.py` the networks inside them; `families.py`,
-`flows.py`, `spheres.py`, `quantized.py`, `product.py`, `priors.py` and `likelihoods.py` the distributions; `make.py`
-puts them together.
+`vae.py` has the modules VAE, Encoder, Decoder and Prior; `networks.py` and `resnet.py` the networks inside them;
+`families.py`, `flows.py`, `spheres.py`, `quantized.py`, `product.py`, `priors.py` and `likelihoods.py` the
+distributions; `make.py` puts them together.
 """
 
 from vae.models.families import POSTERIORS as POSTERIORS
@@ -32,6 +32,8 @@ from vae.models.priors import VampPrior as VampPrior
 from vae.models.priors import add_prior as add_prior
 from vae.models.product import ProductPosterior as ProductPosterior
 from vae.models.quantized import Quantizer as Quantizer
+from vae.models.resnet import ResNetDecoder as ResNetDecoder
+from vae.models.resnet import ResNetEncoder as ResNetEncoder
 from vae.models.spheres import OnSphere as OnSphere
 from vae.models.vae import VAE as VAE
 from vae.models.vae import Decoder as Decoder

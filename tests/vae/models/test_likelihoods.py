@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.helpers.random_models import float64, images, parameters
+from tests.helpers.random_models import ARCHITECTURES, float64, images, parameters
 from vae import models, objectives
 from vae.estimators import bind, make
 
@@ -47,10 +47,10 @@ def test_a_step_up_a_gradient_that_reaches_all_parameters_raises_the_bound(name)
     assert float(higher) > float(value)
 
 
-@pytest.mark.parametrize("architecture", models.ARCHITECTURES)
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_the_numbers_of_a_pixel_lie_side_by_side(architecture):
     """A shift of one pixel's bias moves the probabilities of this pixel alone."""
-    options = {"architecture": architecture, "hidden": (6, 5)}
+    options = {"architecture": ARCHITECTURES[architecture], "hidden": (6, 5)}
     model = small_vae(LIKELIHOODS["categorical"], **options)
     z = np.zeros((1, 1, 2), np.float32)
     pixels = model.apply(parameters(model, data(LIKELIHOODS["categorical"])), z, method="decode")

@@ -29,8 +29,8 @@ CHOICES = {
 @pytest.mark.parametrize("argument", CHOICES)
 def test_an_unknown_name_is_refused_with_the_known_names(argument):
     known = ", ".join(CHOICES[argument])
-    with pytest.raises(ValueError, match=f"there is no {argument} 'resnet'; choose one of {known}$"):
-        models.make_vae((4, 4, 1), **{argument: "resnet"})
+    with pytest.raises(ValueError, match=f"there is no {argument} 'transformer'; choose one of {known}$"):
+        models.make_vae((4, 4, 1), **{argument: "transformer"})
 
 
 @pytest.mark.parametrize(("argument", "name"), [(each, name) for each in CHOICES for name in CHOICES[each]])

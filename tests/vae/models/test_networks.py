@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.helpers.random_models import float64, images, parameters
+from tests.helpers.random_models import ARCHITECTURES, float64, images, parameters
 from vae import models
 
 K, B, D = 3, 2, 4
@@ -78,11 +78,14 @@ def test_the_negative_slope_is_that_of_leaky_relu():
 
 
 @pytest.mark.parametrize(
-    ("posterior", "architecture"), [("normal", "conv"), *((name, "mlp") for name in models.POSTERIORS)]
+    ("posterior", "architecture"),
+    [("normal", "conv"), ("normal", "resnet"), *((name, "mlp") for name in models.POSTERIORS)],
 )
 def test_layers_compute_in_bfloat16_and_all_else_in_float32(posterior, architecture):
     layers = (3, 2) if posterior in ("normal", "bernoulli", "categorical", "concrete") else 3
-    sizes = {"latent_dim": layers, "hidden": (6, 5), "layer_hidden": (4,), "architecture": architecture}
+    sizes = {"latent_dim": layers, "hidden": (6, 5), "layer_hidden": (4,)} | {
+        "architecture": ARCHITECTURES[architecture]
+    }
     model = models.make_vae((8, 8, 1), posterior=posterior, compute_dtype="bfloat16", **sizes)
     key, x = jax.random.key(0), images((8, 8, 1))
 
