@@ -107,11 +107,11 @@ class Quantized(PointMass):
 
 @family
 class Rounded(PointMass):
-    """Each number is rounded to one of the levels of its channel, which are evenly spaced from -1 on in steps of
-    1 / (L // 2) (finite scalar quantization, Mentzer et al. 2023, arXiv:2309.15505). No codebook is learned.
+    """Each number is rounded to the nearest of the L levels of its channel, which are evenly spaced from -1 on in steps
+    of 1 / (L // 2) (finite scalar quantization, Mentzer et al. 2023, arXiv:2309.15505). No codebook is learned.
 
     Attributes:
-      encoding: `[*batch, D, W]`, bounded so that rounding gives a level.
+      encoding: `[*batch, D, W]`, the numbers that are rounded.
       levels: the number of levels of each of the W channels.
     """
 
@@ -133,7 +133,9 @@ class Rounded(PointMass):
         return self._steps() / self._half()
 
     def _steps(self) -> Float[Array, "*batch D W"]:
-        return jnp.round(stop_gradient(self.encoding) * self._half())
+        half = self._half()
+        last = np.asarray(self.levels, half.dtype) - 1 - half
+        return jnp.clip(jnp.round(stop_gradient(self.encoding) * half), -half, last)
 
     def _half(self) -> np.ndarray:
         return (np.asarray(self.levels) // 2).astype(self.encoding.dtype)
