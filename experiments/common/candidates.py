@@ -34,7 +34,8 @@ class Case(NamedTuple):
 
 
 def choose(task: Task, names: list[str] | None = None, flag: str = "estimators") -> list[str]:
-    """The estimators that --`flag` names, after checks. Without names: all that fit the task, except the oracle.
+    """The estimators that --`flag` names, after checks. Without names: all that fit the task, except the oracle and
+    those that choose among the others.
 
     A trained run's own estimator keeps its options.
 
@@ -47,7 +48,7 @@ def choose(task: Task, names: list[str] | None = None, flag: str = "estimators")
         is_own = trained and task.refusal(trained.name) is None
         own = {options.parse(trained.name).name: trained.name} if is_own else {}
         joined = [name for name in own.values() if options.parse(name).blocks]  # one estimator for each block
-        return [own.get(name, name) for name in fitting if name != ORACLE] + joined
+        return [own.get(name, name) for name in fitting if name != ORACLE and not BY_NAME[name].chooses] + joined
     names = list(dict.fromkeys(name.strip() for name in names))
     chosen = []
     for name in names:

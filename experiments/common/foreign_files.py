@@ -45,8 +45,9 @@ TEXT = {
     "versions": r"[\w.+, -]*",
     "ais_start": "prior|q",
 }
-# The names of figures. Those of --measure_gradient are gradient/ESTIMATOR/GROUP/FIGURE.
-NAME = r"[a-z][a-z0-9_]*|gradient/[\w:=.+-]+/\w+/[a-z_]+"
+# The names of figures. Those of --measure_gradient are gradient/ESTIMATOR/GROUP/FIGURE, and those of the estimator
+# `auto` are auto/CANDIDATE/FIGURE.
+NAME = r"[a-z][a-z0-9_]*|gradient/[\w:=.+-]+/\w+/[a-z_]+|auto/[\w:=.+-]+/[a-z_]+"
 # The columns that every row of a file has.
 ROWS = {
     "metrics.jsonl": ("run", "epoch", "step", "examples", "split", "elbo_nats"),

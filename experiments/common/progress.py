@@ -5,6 +5,7 @@ optimizer state, which only further training would need.
 """
 
 import functools
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -125,6 +126,11 @@ def shape_of(functions: build.Functions, values: dict[str, Any], runs: int, vali
     state = jax.eval_shape(functions.init, values)
     stacked = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((runs, *leaf.shape), leaf.dtype), state)
     return jax.eval_shape(first_progress, stacked, validation)
+
+
+def finite(figures: dict[str, Any]) -> dict[str, Any]:
+    """The figures that are finite numbers."""
+    return {name: value for name, value in figures.items() if math.isfinite(value)}
 
 
 def select_run(tree: Any, i: int) -> Any:

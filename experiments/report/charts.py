@@ -48,12 +48,27 @@ def bound(contents: Contents, every: int = 1) -> Figure | None:
 @_untrusted
 def gradient(contents: Contents, group: str, figure: str) -> Figure | None:
     """A figure of the gradient in one group of parameters along training, as --measure_gradient recorded it."""
-    runs = [
-        {"label": label if contents.names else "", "rows": run.rows}
-        for label, group_of_runs in contents.runs_by_label().items()
-        for run in group_of_runs
-    ]
-    chart = along_training.gradient(runs, group, figure)
+    return _along_training(along_training.gradient(_labelled(contents), group, figure))
+
+
+@_untrusted
+def auto_schedule(contents: Contents) -> Figure | None:
+    """The share of the steps in which the estimator `auto` used each candidate."""
+    return _along_training(along_training.schedule(_labelled(contents)))
+
+
+@_untrusted
+def auto_errors(contents: Contents) -> Figure | None:
+    """The errors that the estimator `auto` measured."""
+    return _along_training(along_training.errors(_labelled(contents)))
+
+
+def _labelled(contents: Contents) -> list[dict[str, Any]]:
+    groups = contents.runs_by_label().items()
+    return [{"label": label if contents.names else "", "rows": run.rows} for label, runs in groups for run in runs]
+
+
+def _along_training(chart: charts.Chart) -> Figure | None:
     return plotly_charts.draw(chart, hover="%{y:.3~g} at step %{x:,.4~g}", size=4, bars=True)
 
 

@@ -27,6 +27,10 @@ _GRADIENT = (
     "At the parameters of the run after each measurement, for one fixed batch of training images. The bias is relative"
     " to the length of the true gradient, and its bars are two standard errors."
 )
+_AUTO = (
+    "The estimator auto uses one of its candidates, and measures all of them from time to time. The first chart has the"
+    " share of the steps since the evaluation before."
+)
 _PLANE = (
     "Each point is a run. Along a grey line the ELBO is the same, and it is better towards the lower left. At a rate of"
     " 0 the latent variables are not used."
@@ -54,6 +58,11 @@ def sections(contents: Contents, page_charts: Charts, every: int, pictures_place
         )
     if groups := along_training.groups([row for run in contents.runs for row in run.rows]):
         made.append(Section("gradient", "Gradient along training", _gradient(contents, page_charts, groups)))
+    if schedule := charts.auto_schedule(contents):
+        html = page_charts.add(schedule, "candidates in use")
+        if errors := charts.auto_errors(contents):
+            html += page_charts.add(errors, "errors of the candidates")
+        made.append(Section("auto", "Choices of auto", f"{html}<p>{_AUTO}</p>"))
     if plane := charts.rate_distortion(contents):
         made.append(
             Section("plane", "Rate and distortion", page_charts.add(plane, "rate-distortion") + f"<p>{_PLANE}</p>")

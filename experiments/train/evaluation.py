@@ -7,7 +7,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from experiments.common import assess
-from experiments.common.progress import Progress, update_best
+from experiments.common.progress import Progress, finite, update_best
 from experiments.train.sweep import Program
 from vae.devices import mesh
 
@@ -40,6 +40,9 @@ def make_evaluation(program: Program, devices: Mesh, values: dict[str, jax.Array
         shared = {"epoch": epoch, "step": step, "examples": step * program.settings.batch_size, "split": split}
         bound = metrics["bound"]
         rows = [{"run": i, **shared, "bound_nats": bound[i].item(), **figures[i]} for i in alive.tolist()]
+        if hasattr(state.estimator_state, "figures"):  # of an estimator that chooses among others
+            figures = mesh.fetch(devices, state.estimator_state.figures())
+            rows = [row | finite({name: column[row["run"]].item() for name, column in figures.items()}) for row in rows]
         if measured:
             rows = program.measurement.add(rows, state, values, devices)
         return rows, progress

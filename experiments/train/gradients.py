@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import jax
 from jax.sharding import Mesh
 
-from experiments.common import assess, build, expectations, measuring, setting_flags, settings
+from experiments.common import assess, build, expectations, measuring, progress, setting_flags, settings
 from experiments.common.charts.along_training import Column
 from experiments.common.expectations import Expectation
 from experiments.common.problems import Start
@@ -66,8 +66,7 @@ class Measurement(NamedTuple):
             compute = _program(self.figures, devices, assess.mode_of(devices, part))
             columns = mesh.fetch(devices, compute(*part, mesh.everywhere(devices, self.x)))
             figures += [{name: column[i].item() for name, column in columns.items()} for i in range(len(part[0].step))]
-        finite = lambda i: {name: value for name, value in figures[i].items() if math.isfinite(value)}
-        return [row | finite(row["run"]) for row in rows]
+        return [row | progress.finite(figures[row["run"]]) for row in rows]
 
 
 @functools.lru_cache(maxsize=4)

@@ -23,7 +23,7 @@ from experiments.train.flags import Options
 from experiments.train.hook import Hook
 from experiments.train.recorder import Recorder
 from experiments.train.sweep import Program, run_path
-from vae import checkpoint
+from vae import checkpoint, estimators
 from vae import train as training
 from vae.devices import mesh, streaming
 
@@ -162,9 +162,10 @@ def _compile_program(program: Program, sweep_mode: str) -> Compiled:
 def choose_mode(settings: Settings, state: training.TrainState, devices: Mesh) -> str:
     """How runs share a device: "vmap" (side by side) where a single run would leave the device idle, else "map".
 
-    Runs with another generator than threefry are mapped: under vmap they would draw other numbers than alone.
+    Runs with another generator than threefry are mapped: under vmap they would draw other numbers than alone. Runs
+    whose estimator chooses among others are mapped too: under vmap every step would compute all of them.
     """
-    if settings.prng != "threefry2x32":
+    if settings.prng != "threefry2x32" or estimators.BY_NAME[settings.choice("estimator").name].chooses:
         return "map"
     runs = len(state.step)
     parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params)) // runs

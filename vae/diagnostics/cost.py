@@ -1,6 +1,5 @@
 """Cost of a gradient estimate: FLOP, evaluations of f, and wall-clock time."""
 
-import functools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -11,6 +10,7 @@ from jax import Array
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, jaxpr_as_fun, jaxprs_in_params
 
 from vae.estimators.contract import Estimator, bind, mean
+from vae.estimators.parts.counting import count_evaluations, fast_compilation
 
 PyTree = Any
 
@@ -41,14 +41,9 @@ def _flops(program: ClosedJaxpr) -> _Flops:
 
 
 def _counted_by_xla(program: ClosedJaxpr) -> float:
-    compiled = jax.jit(jaxpr_as_fun(program)).lower(*program.in_avals).compile(_fast_compilation())
+    compiled = jax.jit(jaxpr_as_fun(program)).lower(*program.in_avals).compile(fast_compilation())
     # XLA names no FLOP, or -1, for a program that only moves data.
     return max(0.0, float((compiled.cost_analysis() or {}).get("flops", 0.0)))
-
-
-def _fast_compilation() -> dict[str, Any]:
-    """Options for a program that runs seldom. On a CPU the machine code, but not the program, stays unoptimized."""
-    return {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else {}
 
 
 def _outermost(jaxpr: Jaxpr, names: tuple[str, ...]) -> Iterator[JaxprEqn]:
@@ -93,53 +88,15 @@ def evaluations(
 ) -> float:
     """Number of samples z at which an estimator evaluates f for one gradient of one datum.
 
-    The arguments are those of `make_gradient` and of its gradient. The samples of the bound are drawn three times, and
-    each call of its integrand is recorded. A second call at the same z, such as DReG's, is not counted, because XLA
-    removes it. Equal discrete samples within one call are all counted. If two calls happen to draw exactly the same
-    samples, the second is not counted, so the result is the largest count of the three runs.
-
-    If an estimator draws at random which of its calls are run, as `mlmc` does, the result is the mean of 1000 runs.
+    The arguments are those of `make_gradient` and of its gradient. `count_evaluations` has the rules of the count.
     """
-    calls: set[bytes] = set()
-    rows: list[int] = []  # of each call that is run
-    new_rows: list[int] = []
-    traced: list[None] = []
 
-    def record(z):
-        leaves = [np.asarray(leaf) for leaf in z]
-        call = b"".join(leaf.tobytes() for leaf in leaves)
-        rows.append(len(leaves[0]))
-        new_rows.append(0 if call in calls else len(leaves[0]))
-        calls.add(call)
-
-    @functools.partial(jax.jit, compiler_options=_fast_compilation())
-    def run(key, params, data, learned, counted, context):
-        """Returns nothing, so XLA leaves out every value of f that decides no sample."""
+    def estimate(watch, key, params, data, learned, counted, context):
         expect = bind(estimator, learned, counted, key, context)
+        watching = lambda q, f, reduce=mean, log_q_weight=0.0: expect(q, watch(f), reduce, log_q_weight)
+        bound(params, data, watching)
 
-        def recording_expect(q, f, reduce=mean, log_q_weight=0.0):
-            def recorded(z):
-                traced.append(None)
-                jax.debug.callback(record, jax.tree.leaves(jax.lax.stop_gradient(z)))
-                return f(z)
-
-            return expect(q, recorded, reduce, log_q_weight)
-
-        bound(params, data, recording_expect)
-
-    def count(i):
-        """The number of samples of all calls in the i-th run, and the same without calls that repeat another."""
-        for recorded in (calls, rows, new_rows):
-            recorded.clear()
-        run(jax.random.fold_in(key, i), params, data, learned, counted, context)
-        jax.effects_barrier()
-        return sum(rows), sum(new_rows), len(rows)
-
-    counts = [count(i) for i in range(3)]
-    if counts[0][2] < len(traced):
-        counts += [count(i) for i in range(3, 1000)]
-    samples, new_samples, _ = zip(*counts, strict=True)
-    return max(new_samples) if len(set(samples)) == 1 else round(float(np.mean(new_samples)), 1)
+    return count_evaluations(estimate, key, params, data, learned, counted, context)
 
 
 def interleaved_seconds(programs: Sequence[Callable[[], Any]], rounds: int = 7) -> np.ndarray:

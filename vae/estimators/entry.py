@@ -30,6 +30,8 @@ class Entry:
       biased: whether the gradient in the parameters of q is biased, according to the paper.
       min_samples: the smallest num_samples that works.
       differentiates_f: whether the estimator differentiates f in z: True, False, or the families for which it does.
+      chooses: whether the estimator measures others and uses one of them. A program that uses it branches, which is
+        only fast for runs that are computed one after the other.
       needs_log_q: whether log_q_weight must not be 0, because the estimator would then be wrong or be a different one.
         A multi-sample bound must then be importance-weighted, with log_q_weight=1 and reduce=log_mean_exp.
       display: the name in papers, for figures and LaTeX tables; if it is left out, the key in the table.
@@ -45,6 +47,7 @@ class Entry:
     biased: bool = False
     min_samples: int = 1
     differentiates_f: bool | tuple[str, ...] = False
+    chooses: bool = False
     needs_log_q: bool = False
     display: str = ""
     paper: str = ""

@@ -7,6 +7,7 @@ estimator, write a file and add an entry here. entry.py explains the fields.
 from vae.estimators.arm import arm
 from vae.estimators.arms import arms
 from vae.estimators.arsm import arsm
+from vae.estimators.auto import auto
 from vae.estimators.bitflip import bitflip
 from vae.estimators.carms import carms
 from vae.estimators.disarm import disarm
@@ -424,6 +425,16 @@ ENTRIES = {
         differentiates_f=True,
         display="NSVQ",
         paper="Vali & Bäckström (2022), doi:10.1109/ACCESS.2022.3147670",
+    ),
+    # One of several others, which it measures.
+    "auto": Entry(
+        auto,
+        latents=REPARAMETERIZABLE + DISCRETE,
+        reductions=EVERY_BOUND,
+        differentiates_f=True,
+        chooses=True,
+        display="Auto",
+        paper="this project",
     ),
     # The exact answer, for small problems.
     "exact": Entry(

@@ -225,3 +225,18 @@ def test_the_gradient_along_training_has_a_line_for_each_estimator(tmp_path):
     assert variance["data"][1]["y"] == [pytest.approx(5.5 * step) for step in (23, 230, 2300)]
     assert bias["data"][0]["y"] == [pytest.approx(5.0)] * 3  # the mean of 0 and 10 %
     assert bias["data"][0]["error_y"]["array"] == [pytest.approx(100 * 2 * 0.03 / 2**0.5, rel=1e-3)] * 3
+
+
+def test_the_choices_of_auto_are_shares_of_the_steps_between_evaluations(tmp_path):
+    write_run(tmp_path, Settings(objective="elbo", estimator="auto"))
+    path = tmp_path / "metrics.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    for row, steps, error in zip(rows, (23, 92, 92), (0.0, 2.0, 1.0), strict=True):
+        row |= {"auto/reparam/steps": steps, "auto/stl/steps": row["step"] - steps, "auto/stl/error": error}
+    write_rows(path, rows)
+    page = make_page(tmp_path)
+    shares, errors = page.charts[1:3]
+    assert [trace["name"] for trace in shares["data"]] == ["Reparameterization", "STL"]
+    assert shares["data"][0]["y"] == [100, pytest.approx(100 * 69 / 207, rel=1e-4), 0]
+    assert shares["data"][1]["y"] == [0, pytest.approx(100 * 138 / 207, rel=1e-4), 100]
+    assert (errors["data"][0]["x"], errors["data"][0]["y"]) == ([230, 2300], [2, 1])  # 0 before the first measurement

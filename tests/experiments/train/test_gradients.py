@@ -77,14 +77,22 @@ def test_the_columns_are_the_figures_of_the_checkpoint(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_resumed_run_measures_the_same(tmp_path):
-    flags = ["--measure_gradient=2", "--measure_draws=20", "--checkpoint_every=1", "--epochs=4", "--seed=0,1"]
+@pytest.mark.parametrize(
+    ("flags", "measured"),
+    [
+        (["--measure_gradient=2", "--measure_draws=20"], [False, True, False, True]),
+        (["--objective=elbo", "--estimator=auto:every=10"], [True, True, True, True]),
+    ],
+)
+def test_a_resumed_run_measures_the_same(flags, measured, tmp_path):
+    """A measurement at every second evaluation, and an estimator that measures its candidates every ten steps."""
+    flags = [*flags, "--checkpoint_every=1", "--epochs=4", "--seed=0,1"]
     folder = tmp_path / "run"
     train(tmp_path / "first", [*flags, f"--workdir={folder}"])
     [program] = (folder / "programs").iterdir()
     before = (program / "metrics.jsonl").read_bytes()
-    measured = [any(name.startswith("gradient/") for name in row) for row in rows(program)]
-    assert measured == [False, False, True, True, False, False, True, True]  # two runs, every second evaluation
+    prefixes = ("gradient/", "auto/")
+    assert [any(name.startswith(prefixes) for name in row) for row in rows(program)[::2]] == measured
 
     shutil.rmtree(program / "checkpoints/4")
     record = json.loads((program / "runs.json").read_text())

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.helpers.contract_cases import ENTRIES
 from vae import distributions
 from vae.estimators import BY_NAME, bind, fitting, log_mean_exp, mean
 
@@ -39,7 +40,7 @@ def trace(name, family):
 CASES = [
     (name, family)
     for family, (posterior, phi) in FAMILIES.items()
-    for name, entry in BY_NAME.items()
+    for name, entry in ENTRIES.items()
     if entry.refusal(posterior(phi), mean if "mean" in entry.reductions else log_mean_exp, 1.0) is None
 ]
 

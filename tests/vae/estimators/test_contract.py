@@ -13,6 +13,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from tests.helpers.contract_cases import (
     CORE,
+    ENTRIES,
     KEY,
     OF_EACH_KIND,
     SCORE,
@@ -232,7 +233,7 @@ def test_state_passes_through_jit(name):
 
 
 def test_only_the_estimators_above_have_a_state():
-    stateful = [name for name in BY_NAME if jax.tree.leaves(make_case(name, *witness(name)).state)]
+    stateful = [name for name in ENTRIES if jax.tree.leaves(make_case(name, *witness(name)).state)]
     assert stateful == ["reparam_linear_cv", "reinforce_ema", "nvil"]
 
 

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.helpers.contract_cases import ENTRIES
 from tests.helpers.golden_runs import family_of
 from tests.helpers.oracle import REDUCE, make_estimator
 from vae.distributions import Bernoulli, Categorical, Normal, Poisson, Quantized
@@ -107,7 +108,7 @@ def _loss_and_gradient(name, key):
 def test_every_estimator_works_where_jax_refuses_to_promote_ranks():
     """`test_everything_is_in_the_precision_of_q` tests strict promotion of dtypes and float64."""
     with jax.numpy_rank_promotion("raise"):
-        for name in BY_NAME:
+        for name in ENTRIES:
             (loss, _), gradient = jax.eval_shape(lambda key: _loss_and_gradient(name, key), jax.random.key(0))  # noqa: B023
             assert loss.shape == ()
             assert jax.tree.map(jnp.shape, gradient) == jax.tree.map(jnp.shape, _posterior(name))

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.helpers.contract_cases import ENTRIES
 from tests.helpers.oracle import MAX_Z, REDUCE, make_estimator
 from vae.distributions import Bernoulli, Categorical
 from vae.estimators import BY_NAME, Reduction, log_mean_exp
@@ -17,7 +18,7 @@ mean_weight = Reduction(lambda values: jnp.mean(jnp.exp(values), axis=0), name="
 
 
 FOR_CLASSES = [
-    name for name, entry in BY_NAME.items() if not entry.refusal(Categorical, REDUCE[entry.reductions[0]], 1.0)
+    name for name, entry in ENTRIES.items() if not entry.refusal(Categorical, REDUCE[entry.reductions[0]], 1.0)
 ]
 
 
@@ -63,7 +64,7 @@ def _impossible_if_both(z):
 
 def _fit(q):
     others = ("exact", "gumbel_softmax")  # the exact bound is -inf, and a relaxed sample is no state
-    return [name for name, entry in BY_NAME.items() if not entry.refusal(q, log_mean_exp, 1.0) and name not in others]
+    return [name for name, entry in ENTRIES.items() if not entry.refusal(q, log_mean_exp, 1.0) and name not in others]
 
 
 @pytest.mark.parametrize("name", sorted({*_fit(BITS), *_fit(CLASSES)}))

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.helpers.contract_cases import first_family
+from tests.helpers.contract_cases import ENTRIES, first_family
 from tests.helpers.oracle import MAX_Z, REDUCE, make_estimator, problem
 from vae import estimators
 from vae.distributions import Bernoulli
@@ -57,7 +57,7 @@ def test_layerwise_refuses_an_f_of_a_wrong_shape_or_type(got):
         estimator.estimate(((), ()), ((), ()), jax.random.key(0), q, f, log_q_weight=1.0)
 
 
-UNBIASED = [name for name, entry in BY_NAME.items() if not entry.biased and name != "exact"]
+UNBIASED = [name for name, entry in ENTRIES.items() if not entry.biased and name != "exact"]
 # The weight of log q(z) that stands apart, as `log_q_weight`, and the weight that stands inside f. There a function of
 # the parameters of q stands beside it, as a divergence in closed form would.
 WEIGHTS = {"apart": np.float32([0, 0.5, 1, 0, 0.5]), "inside": np.float32([0, 0, 0, 1, 0.5])}

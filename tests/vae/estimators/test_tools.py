@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.helpers.contract_cases import ENTRIES
 from tests.helpers.golden_runs import family_of
 from vae import distributions, estimators
 from vae.distributions import Bernoulli, Categorical, Normal, Poisson, Quantized
@@ -160,7 +161,7 @@ def test_everything_is_in_the_precision_of_q(dtype):
         "poisson": lambda: Poisson(jnp.array([0.4, -1.3], dtype)),
     }
     f = lambda z: jnp.sum(jnp.sin(z), axis=tuple(range(1, z.ndim)))
-    for name, entry in BY_NAME.items():
+    for name, entry in ENTRIES.items():
         estimator = entry.make(num_samples=max(2, entry.min_samples))
         reduce = mean if "mean" in entry.reductions else log_mean_exp
 
@@ -204,7 +205,7 @@ _NOISY_AT_THE_POSTERIOR = {"reparam", "reparam_antithetic", "reparam_rqmc", "rei
 _NOISY_AT_THE_POSTERIOR |= {"rebar", "relax", "gumbel_softmax", "eat"}
 
 
-@pytest.mark.parametrize("name", [name for name, entry in BY_NAME.items() if "mean" in entry.reductions])
+@pytest.mark.parametrize("name", [name for name, entry in ENTRIES.items() if "mean" in entry.reductions])
 def test_estimators_that_use_differences_of_f_have_no_noise_at_the_posterior(name):
     """There, log p(x, z) - log q(z|x) is the constant log p(x), so its differences and derivatives are zero."""
     entry = BY_NAME[name]

@@ -1,0 +1,64 @@
+"""The number of samples at which an estimate evaluates its integrand."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from jax import Array
+
+
+def fast_compilation() -> dict[str, Any]:
+    """Options for a program that runs seldom. On a CPU the machine code, but not the program, stays unoptimized."""
+    return {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else {}
+
+
+def count_evaluations(estimate: Callable, key: Array, *arguments) -> float:
+    """Number of samples z at which `estimate(watch, key, *arguments)` evaluates f for one datum.
+
+    `estimate` passes each integrand f through `watch(f)`, which records its calls. It runs three times. A second call
+    at the same z, such as DReG's, is not counted, because XLA removes it. Equal discrete samples within one call are
+    all counted. If two calls happen to draw exactly the same samples, the second is not counted, so the result is the
+    largest count of the three runs.
+
+    If an estimator draws at random which of its calls are run, as `mlmc` does, the result is the mean of 1000 runs.
+    """
+    calls: set[bytes] = set()
+    rows: list[int] = []  # of each call that is run
+    new_rows: list[int] = []
+    traced: list[None] = []
+
+    def record(z):
+        leaves = [np.asarray(leaf) for leaf in z]
+        call = b"".join(leaf.tobytes() for leaf in leaves)
+        rows.append(len(leaves[0]))
+        new_rows.append(0 if call in calls else len(leaves[0]))
+        calls.add(call)
+
+    def watch(f):
+        def watched(z):
+            traced.append(None)
+            jax.debug.callback(record, jax.tree.leaves(jax.lax.stop_gradient(z)))
+            return f(z)
+
+        return watched
+
+    @functools.partial(jax.jit, compiler_options=fast_compilation())
+    def run(key, *arguments):
+        """Returns nothing, so XLA leaves out every value of f that decides no sample."""
+        estimate(watch, key, *arguments)
+
+    def count(i):
+        """The number of samples of all calls in the i-th run, and the same without calls that repeat another."""
+        for recorded in (calls, rows, new_rows):
+            recorded.clear()
+        run(jax.random.fold_in(key, i), *arguments)
+        jax.effects_barrier()
+        return sum(rows), sum(new_rows), len(rows)
+
+    counts = [count(i) for i in range(3)]
+    if counts[0][2] < len(traced):
+        counts += [count(i) for i in range(3, 1000)]
+    samples, new_samples, _ = zip(*counts, strict=True)
+    return max(new_samples) if len(set(samples)) == 1 else round(float(np.mean(new_samples)), 1)
