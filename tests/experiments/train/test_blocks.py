@@ -61,7 +61,7 @@ def test_a_sweep_is_trained_drawn_and_measured(tmp_path):
     sweep += ["--estimator=exact+reparam,nvil+stl", "--prior=standard,learned", "--seed=0,1"]
     [trained] = entry_points.run("experiments.train", [sweep], tmp_path / "train")
     assert trained.code == 0, trained.err
-    rows = list(csv.DictReader((workdir / "results.csv").open()))
+    rows = list(csv.DictReader((workdir / "results.csv").read_text().splitlines()))
     assert {(row["estimator"], row["step_evaluations"]) for row in rows} == {("exact+reparam", "4"), ("nvil+stl", "1")}
     assert all("+" in row["active_units_by_layer"] for row in rows)
     assert len(list(workdir.glob("programs/*/figures/*/reconstructions.png"))) == 4

@@ -73,9 +73,9 @@ UNBIASED = [
 
 @pytest.mark.parametrize(("names", "name"), UNBIASED)
 def test_the_gradients_of_both_blocks_and_of_f_are_unbiased(names, name):
-    report = deviations(estimators.make(names), name, draws=2**16 if names == "exact+reparam" else 2**19)
+    report = deviations(estimators.make(names), name, draws=2**16 if names == "exact+reparam" else 2**18)
     assert not off(report), report
-    assert max(stderr for _, stderr in report.values()) < 0.012, report
+    assert max(stderr for _, stderr in report.values()) < 0.02, report
 
 
 @pytest.mark.slow
