@@ -61,7 +61,7 @@ UNBIASED = [
             ("disarm+stl", "bits -> Gaussian"),
             ("relax+reparam", "bits -> Gaussian"),
             ("muprop+reparam", "bits, Gaussian"),
-            ("rodeo+reparam", "bits -> Gaussian"),
+            ("double_cv+reparam", "bits -> Gaussian"),
             ("local_expectation+reparam_linear_cv", "bits -> Gaussian"),
             ("reparam+leave_one_out", "Gaussian -> bits"),
             ("stl+disarm", "Gaussian -> bits"),
