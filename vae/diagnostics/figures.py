@@ -32,6 +32,7 @@ def report(moments: Moments, truth: Truth) -> dict[str, dict[str, Float[Array, "
         deviation         |mean g - t| / |standard errors|, about 1 by chance, even where t is 0
         truth_stderr      |standard errors of t| / |t|
         scale_stderr      standard error of `scale`, from the spread of the chunks; see `_scale_along_truth`
+        scale_skewness    skewness of the error of `scale`
         norm              |t|
         mean_norm         |mean g|
         size              number of coordinates
@@ -48,12 +49,14 @@ def report(moments: Moments, truth: Truth) -> dict[str, dict[str, Float[Array, "
     bias = mean - t
     error = variance / (moments.size * len(means))
     truth_error = jnp.square(t_stderr)
-    z = _errors_over_stderr(bias, error + truth_error, _can_be_tested(squares, mean, rows), t, rows)
+    stderr = _stderr_with_floor(error + truth_error, t, rows)
+    skewness = _third_moment_of_mean(means / stderr) - _third_moment_of_mean(truth_means / stderr)
+    z = jnp.where(_can_be_tested(squares, mean, rows) & (bias != 0), _size_without_skewness(bias / stderr, skewness), 0)
 
     total = lambda by_coordinate: rows.over_parts(jnp.sum(by_coordinate, axis=-1), jnp.sum)  # [parts]
     bias_square, draws_error, reference_error = total(jnp.square(bias)), total(error), total(truth_error)
     inner = lambda a, b: rows.over_parts(jnp.einsum("cmw,rmw->crm", a, b), jnp.sum)  # [C, R, parts]
-    square, scale, scale_stderr = jax.vmap(_scale_along_truth, in_axes=-1)(
+    square, scale, scale_stderr, scale_skewness = jax.vmap(_scale_along_truth, in_axes=-1)(
         inner(means, truth_means), inner(truth_means, truth_means)
     )
     norm = jnp.sqrt(square)
@@ -66,6 +69,7 @@ def report(moments: Moments, truth: Truth) -> dict[str, dict[str, Float[Array, "
         "truth_stderr": jnp.where(reference_error > 0, jnp.sqrt(reference_error) / norm, 0.0),
         "scale": scale,
         "scale_stderr": scale_stderr,
+        "scale_skewness": scale_skewness,
         "variance": total(variance),
         "snr": total(jnp.where(varies, jnp.abs(mean) / deviation, 0)) / total(varies),
         "dsnr": jnp.mean(jnp.stack([moments.dsnr[part] for part in members]), axis=1),
@@ -132,22 +136,23 @@ def _can_be_tested(
     return jnp.all(moves, axis=0) | (is_constant & ((mean != 0) | rows.of_leaf(is_lost)))
 
 
-def _errors_over_stderr(
-    bias: Float[Array, "M width"],
-    square: Float[Array, "M width"],
-    tested: Bool[Array, "M width"],
-    truth: Float[Array, "M width"],
-    rows: _Rows,
+def _stderr_with_floor(
+    square: Float[Array, "M width"], truth: Float[Array, "M width"], rows: _Rows
 ) -> Float[Array, "M width"]:
-    """|bias| / standard error of the coordinates that are tested, and 0 elsewhere; `square` is the error's square."""
+    """The standard error of each coordinate, from its square, with the floor that `FLOOR` and rounding give."""
     by_leaf = rows.over_leaves(jnp.sum(square, axis=-1), jnp.sum) / np.array(rows.sizes, np.float32)
     rounding = ROUNDING**2 * jnp.sum(jnp.square(truth))
-    z = jnp.abs(bias) / jnp.sqrt(square + FLOOR**2 * rows.of_leaf(by_leaf) + rounding)
-    return jnp.where(tested & (bias != 0), z, 0)  # without a bias, z may be 0 / 0
+    return jnp.sqrt(square + FLOOR**2 * rows.of_leaf(by_leaf) + rounding)
 
 
-def _scale_along_truth(products: Float[Array, "C R"], gram: Float[Array, "R R"]) -> tuple[Array, Array, Array]:
-    """Returns |t|^2, the length of the mean gradient along t over |t|, and the standard error of that ratio.
+def _size_without_skewness(z: Float[Array, "*any"], skewness: Float[Array, "*any"]) -> Float[Array, "*any"]:
+    """|z|, or less if the skewness makes a large |z| likely (Hall's transformation; see `intervals.with_skewness`)."""
+    transformed = z + skewness * z**2 / 3 + skewness**2 * z**3 / 27 + skewness / 6
+    return jnp.fmin(jnp.abs(z), jnp.abs(transformed))  # where z is infinite, the other one may be NaN
+
+
+def _scale_along_truth(products: Float[Array, "C R"], gram: Float[Array, "R R"]) -> tuple[Array, Array, Array, Array]:
+    """Returns |t|^2, the length of the mean gradient along t over |t|, and that ratio's standard error and skewness.
 
     Args:
       products: inner products of the C chunks of draws with the R chunks of the truth; R = 1 for an exact truth.
@@ -158,11 +163,11 @@ def _scale_along_truth(products: Float[Array, "C R"], gram: Float[Array, "R R"])
     on the ratio. If chance makes the reference m times too long, the ratio is divided by m and the estimated error by
     m^2, so an unbiased estimator would look biased. A ratio below 1 therefore gets the error that a ratio of 1 has.
     """
-    draws_chunks, truth_chunks = products.shape
+    truth_chunks = len(gram)
     if truth_chunks == 1:
         square = gram[0, 0]
         scales = products[:, 0] / square
-        return square, jnp.mean(scales), jnp.std(scales, ddof=1) / math.sqrt(draws_chunks)
+        return square, jnp.mean(scales), *_error_of_means([scales])
     own = jnp.diag(gram)
     square = (jnp.sum(gram) - jnp.sum(own)) / (truth_chunks * (truth_chunks - 1))
     square = jnp.where(square > 0, square, jnp.nan)
@@ -170,9 +175,25 @@ def _scale_along_truth(products: Float[Array, "C R"], gram: Float[Array, "R R"])
     scale = jnp.mean(scales)
     with_others = (jnp.sum(gram, axis=1) - own) / (truth_chunks - 2)  # [R], products of t_r with the other chunks
     influence = jnp.mean(products, axis=0) - (scale + jnp.maximum(1, jnp.abs(scale))) * with_others  # [R]
-    draws_error = jnp.var(scales, ddof=1) / draws_chunks
-    truth_error = jnp.var(influence / square, ddof=1) / truth_chunks
-    return square, scale, jnp.sqrt(draws_error + truth_error)
+    return square, scale, *_error_of_means([scales, influence / square])
+
+
+def _error_of_means(samples: list[Float[Array, "_"]]) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """The standard error and the skewness of a sum of independent means, one for each sample of numbers."""
+    variance = sum(jnp.var(sample, ddof=1) / len(sample) for sample in samples)
+    third = sum(map(_third_moment_of_mean, samples))
+    return jnp.sqrt(variance), third / jnp.maximum(variance**1.5, jnp.finfo(variance.dtype).tiny)
+
+
+def _third_moment_of_mean(sample: Float[Array, "C *leaf"]) -> Float[Array, "*leaf"]:
+    """The third central moment of the mean of C numbers.
+
+    A skewness that C normal numbers have by chance, up to sqrt(6 / C), counts as 0, and a larger one is reduced by it.
+    """
+    deviations = sample - jnp.mean(sample, axis=0)
+    cube = jnp.mean(deviations**3, axis=0)
+    by_chance = math.sqrt(6 / len(sample)) * jnp.mean(jnp.square(deviations), axis=0) ** 1.5
+    return jnp.sign(cube) * jnp.maximum(jnp.abs(cube) - by_chance, 0) / len(sample) ** 2
 
 
 def _deviation(

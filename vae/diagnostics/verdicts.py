@@ -8,7 +8,13 @@ import numpy as np
 from jax import Array
 from jaxtyping import Float
 
-from vae.diagnostics.intervals import Comparisons, compare_all, critical_z, students_t
+from vae.diagnostics.intervals import (
+    Comparisons,
+    compare_all,
+    critical_z,
+    students_t,
+    with_skewness,
+)
 from vae.diagnostics.moments import ROUNDING
 
 # Two estimators are equal if the whole interval of the ratio of their variance x cost lies within this distance of 1.
@@ -19,17 +25,19 @@ SMALLEST_DIFFERENCE = 0.01
 def bias_figures(figures: Mapping[str, float], draws: int, chunks: int, confidence: float = 0.95) -> dict[str, float]:
     """Returns the bias of one part along the true gradient, relative to the true length, with its interval.
 
-    `figures` are the numbers of one part of `report`. The result has the keys bias, bias_stderr, bias_low, bias_high,
-    max_abs_z, critical_z, deviation and biased, the verdict of `is_biased`.
+    `figures` are the numbers of one part of `report`. The result has the keys bias, bias_stderr, bias_skewness,
+    bias_low, bias_high, max_abs_z, critical_z, deviation and biased, the verdict of `is_biased`.
     """
     bias = float(figures["scale"]) - 1
     stderr = float(figures["scale_stderr"])
-    reach = students_t(confidence, chunks) * stderr
+    skewness = float(figures["scale_skewness"])
+    t = students_t(confidence, chunks)
     row = {
         "bias": bias,
         "bias_stderr": stderr,
-        "bias_low": bias - reach,
-        "bias_high": bias + reach,
+        "bias_skewness": skewness,
+        "bias_low": bias - stderr * with_skewness(t, skewness),
+        "bias_high": bias - stderr * with_skewness(-t, skewness),
         "max_abs_z": float(figures["max_abs_z"]),
         # At least 5, because the mean of skewed draws is beyond a smaller limit more often than a normal mean.
         "critical_z": max(5.0, critical_z(figures["size"], draws)),
@@ -46,11 +54,12 @@ def is_biased(row: Mapping[str, Any], chunks: int) -> bool:
     - The worst coordinate is beyond its critical |z|, and the deviation of the whole gradient is more than twice as
       long as chance makes it. One coordinate alone proves nothing: if it depends on rare events, its mean is not
       normal, and its standard error is too small until such events have been drawn.
-    - The bias along the truth has a |z| of 5 or more and is larger than a rounding error. For few chunks the limit is
-      larger: the value that Student's t exceeds with probability 0.01 %.
+    - The bias along the truth has a |z| of 5 or more, after its skewness was removed, and is larger than a rounding
+      error. For few chunks the limit is larger: the value that Student's t exceeds with probability 0.01 %.
     """
     limit = max(5, students_t(1 - 1e-4, chunks))
-    along = abs(row["bias"]) > max(limit * row["bias_stderr"], 10 * ROUNDING)  # False for NaN
+    end = with_skewness(math.copysign(limit, row["bias"]), row["bias_skewness"])
+    along = abs(row["bias"]) > max(abs(end) * row["bias_stderr"], 10 * ROUNDING)  # False for NaN
     whole = row["deviation"] > 2
     return bool(row["max_abs_z"] > row["critical_z"] and whole or along)
 
