@@ -6,6 +6,7 @@
     python -m experiments.compare_estimators --problem=logistic_regression --budget=evaluations:16
     python -m experiments.compare_estimators --workdir=results/quickstart            # a trained run, at its end
     python -m experiments.compare_estimators --problem=mine:problem                  # see experiments/common/problems
+    python -m experiments.compare_estimators --problem=all                           # the matrix of all problems
 
 Parameters and data stay fixed. Every estimator draws --draws gradients from the same keys. Groups of parameters
 (encoder and decoder, or phi and theta) are compared separately. `vae.diagnostics` defines the figures. The truth is the
@@ -53,7 +54,7 @@ from experiments.common.measuring import Protocol
 from experiments.common.settings import Settings
 from experiments.common.store import Store, digest
 from experiments.common.task import Refused, Task
-from experiments.compare_estimators import output, user_problem
+from experiments.compare_estimators import matrix, output, user_problem
 from experiments.compare_estimators.choose_cases import choose_budget, choose_cases, numbers_of_samples
 from experiments.compare_estimators.choose_tasks import choose_tasks
 from experiments.compare_estimators.measure_all import measure_all, time_all
@@ -70,8 +71,8 @@ def define_flags(values: flags.FlagValues) -> None:
         "problem",
         None,
         f"Problem, with options as name:option=value: one of {', '.join(problems.BY_NAME)}; or your own"
-        " module:function. A list of the same problem with different values of one option is a sweep. The default is"
-        " quadratic.",
+        " module:function. A list of the same problem with different values of one option is a sweep. all measures"
+        " every problem and draws the matrix of estimators and problems. The default is quadratic.",
         flag_values=values,
     )
     flags.DEFINE_string(
@@ -201,7 +202,11 @@ def main(options: flags.FlagValues = flags.FLAGS) -> None:
         check_flags(options)
         run = _trained_run(options) if options.workdir else Settings()
     with jax.default_matmul_precision(run.matmul_precision):
-        compare(options, run)
+        if options.problem == [matrix.ALL]:
+            folder = Path(options.output or default_output(options))
+            matrix.measure(options, folder, lambda options: compare(options, run))
+        else:
+            compare(options, run)
 
 
 def _trained_run(options: flags.FlagValues) -> Settings:
@@ -278,6 +283,8 @@ def check_flags(options: flags.FlagValues) -> None:
         if options[flag].value == []:
             raise ValueError(f"--{flag} is empty; leave it out for its default")
     problem = options.problem or []
+    if matrix.ALL in problem:
+        matrix.check_flags(options)
     if len(problem) > 1 and any(map(user_problem.is_users, problem)):
         raise ValueError("--problem takes one module:function; measure your problems one after the other")
     if math.isnan(options.confidence):

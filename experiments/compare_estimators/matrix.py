@@ -1,0 +1,114 @@
+"""The matrix of --problem=all: variance x cost and bias of every estimator on every problem with an exact gradient."""
+
+import csv
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from absl import flags
+
+from experiments.common import cli, files, phases, problems, tables
+from experiments.common.task import Task
+from vae import diagnostics
+from vae.estimators import BY_NAME
+
+Row = dict[str, Any]
+
+ALL = "all"
+# Every problem has an exact gradient of its first bound, but all estimators that fit `quantized` are biased.
+PROBLEMS = tuple(name for name in problems.BY_NAME if name != "quantized")
+
+
+def check_flags(options: flags.FlagValues) -> None:
+    """Refuses flags that --problem=all cannot have.
+
+    Raises:
+      ValueError: if there is one.
+    """
+    if len(options.problem) > 1:
+        raise ValueError(f"--problem={','.join(options.problem)}: all is every problem; leave out the others")
+    if options.objective is not None:
+        raise ValueError("--problem=all measures the first bound of each problem; leave out --objective")
+    if len(options.num_samples or []) > 1:
+        raise ValueError("--problem=all measures one K; give --num_samples one number")
+
+
+def measure(options: flags.FlagValues, folder: Path, compare: Callable[[flags.FlagValues], None]) -> None:
+    """Compares the estimators on every problem, in a folder for each, and writes matrix.csv and figures/matrix.
+
+    `compare(options)` compares them on one problem, and measures nothing that its folder holds already.
+    """
+    named = options.estimators
+    rows = []
+    for number, name in enumerate(PROBLEMS, start=1):
+        problem = problems.make(name)
+        fits = Task(problem, next(iter(problem.bounds))).refusal
+        options.problem = [name]
+        options.output = str(folder / name)
+        with cli.one_sentence():
+            options.estimators = named and [text for text in named if fits(text.strip()) is None]
+        if options.estimators == []:
+            continue
+        phases.say(f"problem {number} of {len(PROBLEMS)}: {name}")
+        compare(options)
+        jax.clear_caches()  # the programs of one problem serve no other
+        [group] = {"phi", "encoder"} & set(problem.params)  # the parameters of q
+        rows += rows_of_problem(read(folder / name / "results.csv"), name, group, options.judge_by or "flops")
+    with cli.one_sentence(OSError):
+        files.write_text(folder / "matrix.csv", tables.to_csv(rows))
+    with cli.drawing(folder / "figures"):
+        from experiments.common import plots  # matplotlib takes memory that the measuring needs
+        from experiments.compare_estimators import picture
+
+        plots.save(picture.draw(rows, options.judge_by or "flops"), folder / "figures" / "matrix")
+    print(f"the matrix: {folder / 'matrix.csv'} and {folder / 'figures' / 'matrix.png'}")
+
+
+def read(path: Path) -> list[Row]:
+    """The rows of a results.csv, as texts."""
+    with open(path, encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def rows_of_problem(results: list[Row], problem: str, group: str, judge_by: str) -> list[Row]:
+    """The rows of matrix.csv for one problem, from the rows of its results.csv.
+
+    The intervals and the verdict belong to the cost that decides.
+    """
+    number = lambda row, key: float(row[f"{group}_{key}"] or "nan")
+    is_unbiased = [row["declared_biased"] == row[f"{group}_biased"] == "False" for row in results]
+    # An estimator whose draws are all zero has no rank.
+    variances = [math.nan if "ALWAYS ZERO" in row[f"{group}_verdict"] else number(row, "variance") for row in results]
+    relative = {}
+    for cost in ("flops", "evaluations"):
+        costs = [float(row[cost]) for row in results]
+        best = diagnostics.choose_best(variances, costs, is_unbiased)
+        relative[cost] = np.multiply(variances, costs) / (variances[best] * costs[best])
+    return [
+        {
+            "estimator": row["estimator"],
+            "problem": problem,
+            "group": group,
+            **{key: row[key] for key in ("num_samples", "evaluations", "flops", "declared_biased")},
+            "variance_x_flops": relative["flops"][i],
+            "variance_x_evaluations": relative["evaluations"][i],
+            **{
+                f"variance_x_{judge_by}_{end}": number(row, f"variance_x_{judge_by}_to_best_{end}")
+                for end in ("low", "high")
+            },
+            **{key: number(row, key) for key in ("bias", "bias_low", "bias_high", "max_abs_z", "relative_bias")},
+            "biased": row[f"{group}_biased"],
+            "verdict": row[f"{group}_verdict"],
+        }
+        for i, row in enumerate(results)
+    ]
+
+
+def order(rows: list[Row]) -> list[str]:
+    """The estimators of the rows, in the order of the table of estimators."""
+    places = {name: place for place, name in enumerate(BY_NAME)}
+    names = dict.fromkeys(row["estimator"] for row in rows)
+    return sorted(names, key=lambda name: places[name.partition(":")[0]])

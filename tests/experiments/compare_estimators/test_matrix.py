@@ -1,0 +1,87 @@
+"""The matrix of --problem=all."""
+
+import pytest
+
+from experiments.compare_estimators import __main__ as compare_estimators
+from experiments.compare_estimators import matrix, picture
+from tests.helpers.laboratory import read, run
+
+SMALL = ["--problem=all", "--estimators=reparam,leave_one_out,straight_through", "--draws=100", "--rounds=3"]
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory):
+    """Two problems, of which the second one was measured after the first command was killed."""
+    folder = tmp_path_factory.mktemp("matrix")
+    compare = compare_estimators.compare
+    begun = []
+
+    def is_killed_on_the_second_problem(options, run):
+        begun.append(options.problem)
+        if len(begun) == 2:
+            raise KeyboardInterrupt
+        compare(options, run)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(matrix, "PROBLEMS", ("cosine", "coins"))
+        patch.setattr(compare_estimators, "compare", is_killed_on_the_second_problem)
+        with pytest.raises(KeyboardInterrupt):
+            run(*SMALL, f"--output={folder}")
+        first = (folder / "cosine" / "config.json").stat().st_mtime_ns
+        assert not (folder / "matrix.csv").exists()
+        run(*SMALL, f"--output={folder}")
+        assert (folder / "cosine" / "config.json").stat().st_mtime_ns == first  # it was not measured again
+    return folder
+
+
+def test_the_matrix_has_a_row_for_each_pair_that_fits(measured):
+    rows = read(measured / "matrix.csv")
+    assert [(row["problem"], row["estimator"]) for row in rows] == [
+        ("cosine", "reparam"),
+        ("cosine", "leave_one_out"),
+        ("coins", "leave_one_out"),
+        ("coins", "straight_through"),
+    ]
+    assert (measured / "figures" / "matrix.png").exists()
+
+
+def test_the_matrix_has_the_figures_of_each_problem(measured):
+    rows = {(row["problem"], row["estimator"]): row for row in read(measured / "matrix.csv")}
+    for name in ("cosine", "coins"):
+        for row in read(measured / name / "results.csv"):
+            cell = rows[name, row["estimator"]]
+            assert cell["verdict"] == row["phi_verdict"]
+            assert float(cell["variance_x_flops"]) == pytest.approx(float(row["phi_variance_x_flops_to_best"]))
+            assert cell["variance_x_flops_low"] == row["phi_variance_x_flops_to_best_low"]
+            assert cell["biased"] == row["phi_biased"]
+    pathwise, score = (rows["cosine", name] for name in ("reparam", "leave_one_out"))
+    ratio = float(score["variance_x_evaluations"]) / float(score["variance_x_flops"])
+    evaluations_per_flop = 2 / float(score["flops"]) * float(pathwise["flops"])
+    assert ratio == pytest.approx(evaluations_per_flop, rel=1e-6)
+
+
+def test_the_estimators_stand_in_the_order_of_the_table():
+    rows = [{"estimator": name} for name in ("disarm", "gumbel_rao:inner_samples=3", "reparam", "disarm")]
+    assert matrix.order(rows) == ["reparam", "gumbel_rao:inner_samples=3", "disarm"]
+
+
+@pytest.mark.parametrize(
+    ("ratio", "text"),
+    [(1.0, "1.0"), (0.362, "0.36"), (9.96, "10"), (431, "431"), (5940, "5.9k"), (2.1e6, "2.1M"), (0.0, "exact")],
+)
+def test_a_cell_has_two_digits(ratio, text):
+    assert picture._number(ratio) == text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--problem=all,coins"], "all is every problem; leave out the others"),
+        (["--problem=all", "--objective=iwae"], "measures the first bound of each problem; leave out --objective"),
+        (["--problem=all", "--num_samples=1,4"], "measures one K; give --num_samples one number"),
+    ],
+)
+def test_flags_that_the_matrix_cannot_have_are_refused(arguments, sentence, capsys):
+    with pytest.raises(SystemExit):
+        run(*arguments)
+    assert sentence in capsys.readouterr().err
