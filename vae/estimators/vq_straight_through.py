@@ -13,7 +13,7 @@ def vq_straight_through(num_samples: int = 1) -> Estimator:
 
     def estimate(key, q, f, reduce, log_q_weight):
         del key, log_q_weight  # the code is certain, and log q of it is 0
-        z = attach(q.code, q.encoding)
+        z = attach(q.code, jnp.asarray(q.encoding))
         return reduce(integrand(f, q, 0.0)(jnp.broadcast_to(z, (num_samples, *z.shape))))
 
     return stateless(estimate)
