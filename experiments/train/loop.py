@@ -165,7 +165,7 @@ def choose_mode(settings: Settings, state: training.TrainState, devices: Mesh) -
     Runs with another generator than threefry are mapped: under vmap they would draw other numbers than alone. Runs
     whose estimator chooses among others are mapped too: under vmap every step would compute all of them.
     """
-    if settings.prng != "threefry2x32" or estimators.BY_NAME[settings.choice("estimator").name].chooses:
+    if settings.prng != "threefry2x32" or estimators.BY_NAME.find(settings.choice("estimator").name).chooses:
         return "map"
     runs = len(state.step)
     parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params)) // runs

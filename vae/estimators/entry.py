@@ -179,6 +179,7 @@ class EstimatorTable(Table):
             biased=any(entry.biased for entry in entries),
             differentiates_f=any(bool(entry.differentiates_f) for entry in entries),
             needs_log_q=any(entry.needs_log_q for entry in entries),
+            chooses=any(entry.chooses for entry in entries),
             display=" + ".join(entry.display or entry.name for entry in entries),
             name=name,
             entries=entries,

@@ -3,12 +3,15 @@
 import csv
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from experiments.common import build, setting_flags
+from experiments.train import loop
 from tests.helpers import entry_points, pages
-from vae import checkpoint
+from vae import TrainState, checkpoint
+from vae.devices import mesh
 
 MODEL = ["--posterior=categorical:categories=4+normal", "--latent_dim=1+2"]
 
@@ -38,6 +41,12 @@ def test_blocks_keep_their_options_and_numbers_of_samples():
 def test_settings_that_do_not_go_with_blocks_are_refused(arguments, sentence):
     with pytest.raises(ValueError, match=sentence):
         settings("--estimator=exact+reparam", *arguments)
+
+
+def test_runs_with_blocks_may_be_side_by_side():
+    [run] = settings("--estimator=exact+reparam")
+    state = TrainState({"model": jnp.zeros((2, 3))}, (), (), jnp.zeros(2))
+    assert loop.choose_mode(run, state, mesh.make(2, batch_size=1)) in ("vmap", "map")
 
 
 @pytest.mark.slow

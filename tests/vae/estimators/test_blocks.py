@@ -148,6 +148,7 @@ def test_the_entry_of_joined_names_says_what_its_parts_say():
     entry = estimators.BY_NAME.find("reinmax+stl")
     assert (entry.biased, entry.needs_log_q, entry.differentiates_f, entry.min_samples) == (True, True, True, 1)
     assert entry.display == "ReinMax + STL"
+    assert not entry.chooses
     q = dist.Product((dist.Bernoulli(np.zeros(2)), dist.Normal(np.zeros(2), np.zeros(2))))
     assert entry.refusal(q, log_q_weight=1.0) is None
     assert "stl needs log q(z)" in entry.refusal(q, log_q_weight=0.0)
