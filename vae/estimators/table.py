@@ -1,8 +1,8 @@
 """The table of all estimators, with one entry each.
 
 The command line, the tests, the READMEs and the figures take their lists of estimators from this table. To add an
-estimator, write a file and add an entry here, or in table_of_discrete.py if it is for bits, classes or counts alone. entry.py
-explains the fields.
+estimator, write a file and add an entry here; the entries of estimators for bits, classes and counts alone are in
+table_of_discrete.py. entry.py explains the fields.
 """
 
 from vae.estimators.auto import auto

@@ -1,4 +1,4 @@
-"""The entries of the estimators for bits, classes and counts alone. table.py puts them into the table of all estimators."""
+"""The entries of estimators for bits, classes and counts alone. table.py puts them into the table."""
 
 from vae.estimators.arm import arm
 from vae.estimators.arms import arms
