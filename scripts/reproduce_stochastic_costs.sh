@@ -6,6 +6,7 @@
 #
 #   bash scripts/reproduce_stochastic_costs.sh            10000 gradients each; about 5 minutes on two CPU cores
 #   bash scripts/reproduce_stochastic_costs.sh --quick    1000 gradients each: TRUNCATED; 2 minutes
+#   bash scripts/reproduce_stochastic_costs.sh control    the negative controls alone; a minute
 #
 # The argument cuda13 installs jax for an NVIDIA GPU.
 #
@@ -18,10 +19,13 @@
 #   the cost, and so with k.
 # - Logistic regression: the variance of the score function is orders of magnitude above both others.
 #
-# Writes results/costs/{quadratic,exponential,cosine,logistic_regression}/ and results/costs/report.html.
+# The negative controls are estimators with a slip (experiments/published/slips.py).
+#
+# Writes results/costs/{quadratic,exponential,cosine,logistic_regression}/, results/costs/report.html, and
+# results/costs_control/{quadratic,exponential,cosine,logistic_regression}/.
 set -euo pipefail
 source "$(dirname "$0")/common.sh"
-read_arguments "[--quick]" "" "$@"
+read_arguments "[control] [--quick]" control "$@"
 bash scripts/setup.sh $device
 output=results/costs draws=10000
 if [ -n "$quick" ]; then
@@ -36,8 +40,19 @@ measure() {
   .venv/bin/python -m experiments.compare_estimators --problem="$(IFS=,; echo "${problems[*]}")" \
     --estimators=reinforce,reparam,measure_valued --draws="$draws" --output="$output/$1"
 }
-measure quadratic -3 -2 -1 0 1 2 3
-measure exponential 0.1 0.3 1 3 10
-measure cosine 0.5 1 2 3 4 5
-measure logistic_regression
-.venv/bin/python -m experiments.report --workdir="$output"
+if [ -z "$choice" ]; then
+  measure quadratic -3 -2 -1 0 1 2 3
+  measure exponential 0.1 0.3 1 3 10
+  measure cosine 0.5 1 2 3 4 5
+  measure logistic_regression
+  .venv/bin/python -m experiments.report --workdir="$output"
+fi
+# control PROBLEM ESTIMATORS [K]: measures estimators with a slip at the point of the claim
+control() {
+  .venv/bin/python -m experiments.compare_estimators --import=experiments.published.slips --problem="$1" \
+    --estimators="reparam,$2" --num_samples="${3:-1}" --draws="$draws" --output="${output}_control/${1%%:*}"
+}
+control quadratic:cost_parameter=-3 reparam_without_scale,reinforce_on_the_path,measure_valued_uncoupled
+control exponential:cost_parameter=10 reinforce_summed 8
+control cosine:cost_parameter=5 reinforce_summed 8
+control logistic_regression reinforce_on_the_path

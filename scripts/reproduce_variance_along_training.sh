@@ -5,6 +5,7 @@
 #
 #   bash scripts/reproduce_variance_along_training.sh            2000 gradients each; half an hour on two busy CPU cores
 #   bash scripts/reproduce_variance_along_training.sh --quick    40 epochs, 200 gradients each: TRUNCATED; 2 minutes
+#   bash scripts/reproduce_variance_along_training.sh control    trains, and measures the negative controls alone
 #
 # The argument cuda13 installs jax for an NVIDIA GPU.
 #
@@ -13,24 +14,34 @@
 # posterior comes no nearer to the true one: the gap between ELBO and log p(x) stays at half a nat. DReG with K = 8 has
 # an eighth of the plain variance at epoch 20 and a sixth at epoch 200.
 #
+# The negative controls are estimators with a slip (experiments/published/slips.py), at the end of training.
+#
 # Writes results/along_training/{elbo,iwae}/: the trained run with report.html, and in variance/ the measurement with
-# results.csv and figures/variance_epoch.png.
+# results.csv and figures/variance_epoch.png; and results/along_training_control/{elbo,iwae}/variance/: results.csv.
 set -euo pipefail
 source "$(dirname "$0")/common.sh"
-read_arguments "[--quick]" "" "$@"
+read_arguments "[control] [--quick]" control "$@"
 bash scripts/setup.sh $device
 output=results/along_training epochs=200 draws=2000
 if [ -n "$quick" ]; then
   echo "TRUNCATED: 40 epochs instead of 200, 200 gradients instead of 2000"
   output=results/along_training_quick epochs=40 draws=200
 fi
-# measure OBJECTIVE K ESTIMATORS: trains a VAE by the objective, and measures the estimators at its checkpoints
+# compare OBJECTIVE K ESTIMATORS OUTPUT: measures the estimators at checkpoints of the VAE that was trained by the objective
+compare() {
+  .venv/bin/python -m experiments.compare_estimators --workdir="$output/$1" --num_samples="$2" --estimators="$3" \
+    --draws="$draws" --reference_draws=$((2 * draws)) --batch_size=32 --output="$4/$1/variance" "${@:5}"
+}
+# measure OBJECTIVE K ESTIMATORS SLIP: trains a VAE by the objective, and measures the estimators at its checkpoints, and
+# the slip at the last one
 measure() {
   .venv/bin/python -m experiments.train --objective="$1" --num_samples="$2" --epochs="$epochs" --keep=10 \
     --eval_every=$((epochs / 10)) --checkpoint_every=$((epochs / 10)) --workdir="$output/$1"
-  .venv/bin/python -m experiments.compare_estimators --workdir="$output/$1" --num_samples="$2" --estimators="$3" \
-    --checkpoint=all --draws="$draws" --reference_draws=$((2 * draws)) --batch_size=32 --output="$output/$1/variance"
-  .venv/bin/python -m experiments.report --workdir="$output/$1"
+  if [ -z "$choice" ]; then
+    compare "$1" "$2" "$3" "$output" --checkpoint=all
+    .venv/bin/python -m experiments.report --workdir="$output/$1"
+  fi
+  compare "$1" "$2" "reparam,$4" "${output}_control" --import=experiments.published.slips
 }
-measure elbo 1 reparam,stl
-measure iwae 8 reparam,dreg
+measure elbo 1 reparam,stl stl_with_frozen_samples
+measure iwae 8 reparam,dreg dreg_with_frozen_samples

@@ -5,6 +5,9 @@
 A claim (claims.py) is a published number or ranking, and names the script that repeats its experiment. The command
 reads the results that the scripts left in --results, writes a row for each claim to published.csv beside this file, and
 updates the tables of scripts/README.md. A claim whose script was not run keeps its row. Nothing is measured here.
+
+A claim may have a negative control (controls.py), which the same script measures. If a control meets its claim, the
+command fails.
 """
 
 import csv
@@ -20,6 +23,8 @@ ROOT = Path(__file__).resolve().parents[2]
 ROWS = ROOT / "experiments/published/published.csv"
 README = ROOT / "scripts/README.md"
 COLUMNS = ("result", "published", "obtained", "K", "data", "precision", "machine", "minutes", "commit", "script")
+CONTROL_COLUMNS = ("control", "control_commit")
+COLUMNS += CONTROL_COLUMNS
 
 Row = dict[str, str]
 
@@ -52,21 +57,30 @@ def collect(folder: Path, before: list[Row]) -> list[Row]:
     Args:
       folder: The folder in which the scripts left their results.
       before: The rows of earlier results. A row stays if its script was not run again or has not finished.
+
+    Raises:
+      ValueError: If the negative control of a claim meets the claim.
     """
     rows = {row["result"]: row for row in before}
     for claim in CLAIMS:
         for form in claim.forms():
-            if (folder / form.folder).exists():
-                try:
-                    rows[form.result] = _read(form, folder)
-                except ValueError as error:  # the script has not finished
-                    print(f"left out: {form.result}: {error}")
+            try:
+                if (folder / form.folder).exists():
+                    control = {name: rows.get(form.result, {}).get(name, "") for name in CONTROL_COLUMNS}
+                    rows[form.result] = _read(form, folder) | control
+                if form.control and form.result in rows and (folder / form.control_folder).exists():
+                    rows[form.result] |= form.control.columns(folder / form.control_folder)
+            except ValueError as error:  # the script has not finished
+                print(f"left out: {form.result}: {error}")
     collected = []
     for claim in CLAIMS:
         tried = [form for form in claim.forms() if form.result in rows]
         if tried:
             longest = tried[0]
-            collected.append(rows[longest.result] | {"published": longest.published, "script": longest.script})
+            row = rows[longest.result] | {"published": longest.published, "script": longest.script}
+            if row["control"]:
+                longest.control.check(row)
+            collected.append(row)
     return collected
 
 
@@ -84,7 +98,7 @@ def _read(claim: Claim, folder: Path) -> Row:
     seeds = row.get("seeds", claim.seeds)
     if seeds < claim.seeds:
         raise ValueError(f"{path} has {seeds} of {claim.seeds} seeds; run the script again to finish it")
-    return {name: row[name] for name in COLUMNS}
+    return {name: row[name] for name in COLUMNS if name not in CONTROL_COLUMNS}
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from experiments.published.controls import Control, above, away_from, below, nearer_to_the_others, out_of_order
 from experiments.published.readers import distance, figure_over_seeds, ranking, slope, toy_ranking, variance
 
 TRUNCATED = ", TRUNCATED"
@@ -40,6 +41,7 @@ class Claim(NamedTuple):
       ranks: Whether "obtained" lists several estimators, the best first.
       truncated: The arguments that make the script shorter, the longest run first. Each is a pair: the argument, and a
         phrase about the length that is added to `result`.
+      control: The negative control of the claim, if it has one.
     """
 
     table: str
@@ -52,6 +54,12 @@ class Claim(NamedTuple):
     seeds: int = 1
     ranks: bool = False
     truncated: tuple[tuple[str, str], ...] = (("--quick", ""),)
+    control: Control | None = None
+
+    @property
+    def control_folder(self) -> str:
+        """The folder in which the script leaves the results of the control."""
+        return _with_suffix(self.folder, "_control")
 
     def forms(self) -> "list[Claim]":
         """The claim for the whole script, followed by the claims for the shorter scripts, the longest run first."""
@@ -59,11 +67,18 @@ class Claim(NamedTuple):
 
     def _shortened_by(self, argument: str, length: str) -> "Claim":
         """The claim for the script with an argument of `truncated`, which writes into a folder of its own."""
-        first, *rest = self.folder.split("/")
-        folder = "/".join([f"{first}_{argument.removeprefix('--')}", *rest])
         return self._replace(
-            result=f"{self.result}{length}{TRUNCATED}", script=f"{self.script} {argument}", folder=folder, seeds=1
+            result=f"{self.result}{length}{TRUNCATED}",
+            script=f"{self.script} {argument}",
+            folder=_with_suffix(self.folder, f"_{argument.removeprefix('--')}"),
+            seeds=1,
         )
+
+
+def _with_suffix(folder: str, suffix: str) -> str:
+    """The folder whose first part ends in the suffix: "snr_quick/phi" for "snr/phi"."""
+    first, *rest = folder.split("/")
+    return "/".join([f"{first}{suffix}", *rest])
 
 
 def _flax_vae() -> list[Claim]:
@@ -145,15 +160,26 @@ def _discrete_vae() -> list[Claim]:
 
 def _snr() -> list[Claim]:
     claims = []
-    for name, published, group, estimator in (
-        ("theta", "+0.5, arXiv:1802.04537", "theta", "reparam"),
-        ("phi", "-0.5, arXiv:1802.04537", "phi", "reparam"),
-        ("phi, DReG", "+0.5 for large K, arXiv:1810.04152", "phi", "dreg"),
-        ("phi, VIMCO", "-0.5, arXiv:2602.01412", "phi", "vimco"),
-        ("phi, VIMCO-star", "+0.5, arXiv:2602.01412", "phi", "vimco_star"),
+    for name, published, group, estimator, slip in (
+        ("theta", "+0.5, arXiv:1802.04537", "theta", "reparam", "reparam_with_4_samples"),
+        ("phi", "-0.5, arXiv:1802.04537", "phi", "reparam", "reparam_of_a_frozen_density"),
+        ("phi, DReG", "+0.5 for large K, arXiv:1810.04152", "phi", "dreg", "dreg_with_4_samples"),
+        ("phi, VIMCO", "-0.5, arXiv:2602.01412", "phi", "vimco", "vimco_without_direct_term"),
+        ("phi, VIMCO-star", "+0.5, arXiv:2602.01412", "phi", "vimco_star", "vimco_star_over_k_minus_1"),
     ):
-        result = f"slope of log SNR over log K: {name}"
-        claims.append(Claim("snr", name, result, published, "reproduce_snr.sh", "snr", slope(group, estimator)))
+        away = away_from(float(published[:4]), tolerance=0.2)
+        claims.append(
+            Claim(
+                table="snr",
+                name=name,
+                result=f"slope of log SNR over log K: {name}",
+                published=published,
+                script="reproduce_snr.sh",
+                folder="snr",
+                read=slope(group, estimator),
+                control=Control(slip, slope(group, slip), away),
+            )
+        )
     return claims
 
 
@@ -171,6 +197,7 @@ def _toys() -> list[Claim]:
                 read=toy_ranking(f"target {target:g}", "final_loss", ("rebar", "relax", "reinforce")),
                 seeds=5,
                 ranks=True,
+                control=_rebar_with_a_slip() if target == 0.45 else None,
             )
         )
     polynomial = ("local_expectation", "reinmax", "st_gumbel_softmax", "straight_through")
@@ -186,6 +213,7 @@ def _toys() -> list[Claim]:
                 read=toy_ranking(f"power {power:g}", "final_loss", polynomial),
                 seeds=5,
                 ranks=True,
+                control=_reinmax_with_a_slip(power),
             )
         )
     claims.append(
@@ -199,46 +227,71 @@ def _toys() -> list[Claim]:
             read=toy_ranking("three_bits", "first_variance", ("unordered_set", "leave_one_out", "reinforce")),
             seeds=5,
             ranks=True,
+            control=_leave_one_out_with_a_slip(),
         )
     )
     return claims
 
 
+def _rebar_with_a_slip() -> Control:
+    slip = "rebar_with_a_wrong_sign"
+    read = toy_ranking("target 0.45", "final_loss", (slip, "reinforce"))
+    return Control(slip, read, out_of_order("rebar", "reinforce"), replaces="rebar")
+
+
+def _reinmax_with_a_slip(power: float) -> Control:
+    slip = "reinmax_without_midpoint"
+    read = toy_ranking(f"power {power:g}", "final_loss", ("local_expectation", slip, "st_gumbel_softmax"))
+    contradicts = nearer_to_the_others("reinmax", "local_expectation", "st_gumbel_softmax")
+    return Control(slip, read, contradicts, replaces="reinmax")
+
+
+def _leave_one_out_with_a_slip() -> Control:
+    slip = "leave_one_out_shrunk"
+    read = toy_ranking("three_bits", "first_variance", ("unordered_set", slip, "reinforce"))
+    contradicts = out_of_order("unordered_set", "leave_one_out", "reinforce")
+    return Control(slip, read, contradicts, replaces="leave_one_out")
+
+
 def _stochastic_costs() -> list[Claim]:
-    ratio = variance("phi", "reinforce", over="reparam")
-    at_minus_3 = lambda estimator, over=None: variance("phi", estimator, over=over, point=-3)
-    below = "below the pathwise one's, arXiv:1906.10652"
+    at_minus_3 = lambda estimator: variance("phi", estimator, point=-3)
+    ratio_at_minus_3 = lambda estimator: variance("phi", estimator, over="reparam", point=-3)
+    ratio = lambda estimator: variance("phi", estimator, over="reparam")
+    lower = "below the pathwise one's, arXiv:1906.10652"
     near = "near the pathwise one's, arXiv:1906.10652"
     far_above = "far above the pathwise one's, arXiv:1906.10652"
-    square = "E (z + 3)^2"
-    return [
-        _cost(square, "pathwise", "76, closed form", "quadratic", at_minus_3("reparam")),
-        _cost(square, "score function", "2041, closed form", "quadratic", at_minus_3("reinforce")),
-        _cost(square, "measure-valued", near, "quadratic", at_minus_3("measure_valued", over="reparam")),
-        _cost("E exp(-10 z^2)", "score function", below, "exponential", ratio),
-        _cost("E cos 5z", "score function", below, "cosine", ratio),
-        _cost("a logistic regression", "score function", far_above, "logistic_regression", ratio),
-    ]
-
-
-def _cost(cost: str, estimator: str, published: str, folder: str, read: Callable) -> Claim:
-    """The variance of an estimator of the gradient of one cost."""
-    return Claim(
-        table="stochastic_costs",
-        name=f"{cost.removeprefix('a ')}: {estimator}",
-        result=f"variance of the gradient of {cost}: {estimator}",
-        published=published,
-        script="reproduce_stochastic_costs.sh",
-        folder=f"costs/{folder}",
-        read=read,
-    )
+    square, score = "E (z + 3)^2", "score function"
+    lost, uncoupled = "reparam_without_scale", "measure_valued_uncoupled"
+    summed, on_the_path = "reinforce_summed", "reinforce_on_the_path"
+    claims = []
+    for cost, folder, name, published, read, estimator, slip, contradicts in (
+        (square, "quadratic", "pathwise", "76, closed form", at_minus_3, "reparam", lost, away_from(76)),
+        (square, "quadratic", score, "2041, closed form", at_minus_3, "reinforce", on_the_path, away_from(2041)),
+        (square, "quadratic", "measure-valued", near, ratio_at_minus_3, "measure_valued", uncoupled, above(2)),
+        ("E exp(-10 z^2)", "exponential", score, lower, ratio, "reinforce", summed, above(1)),
+        ("E cos 5z", "cosine", score, lower, ratio, "reinforce", summed, above(1)),
+        ("a logistic regression", "logistic_regression", score, far_above, ratio, "reinforce", on_the_path, below(10)),
+    ):
+        claims.append(
+            Claim(
+                table="stochastic_costs",
+                name=f"{cost.removeprefix('a ')}: {name}",
+                result=f"variance of the gradient of {cost}: {name}",
+                published=published,
+                script="reproduce_stochastic_costs.sh",
+                folder=f"costs/{folder}",
+                read=read(estimator),
+                control=Control(slip, read(slip), contradicts),
+            )
+        )
+    return claims
 
 
 def _along_training() -> list[Claim]:
     claims = []
-    for name, paper, objective, estimator in (
-        ("sticking the landing", "arXiv:1703.09194", "elbo", "stl"),
-        ("DReG", "arXiv:1810.04152", "iwae", "dreg"),
+    for name, paper, objective, estimator, slip in (
+        ("sticking the landing", "arXiv:1703.09194", "elbo", "stl", "stl_with_frozen_samples"),
+        ("DReG", "arXiv:1810.04152", "iwae", "dreg", "dreg_with_frozen_samples"),
     ):
         claims.append(
             Claim(
@@ -249,6 +302,7 @@ def _along_training() -> list[Claim]:
                 script="reproduce_variance_along_training.sh",
                 folder=f"along_training/{objective}/variance",
                 read=variance("encoder", estimator, over="reparam"),
+                control=Control(slip, variance("encoder", slip, over="reparam"), above(1)),
             )
         )
     return claims

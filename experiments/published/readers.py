@@ -140,7 +140,8 @@ def toy_ranking(point: str, figure: str, estimators: tuple[str, ...]) -> Reader:
         rows.sort(key=lambda row: results.least_first(row[figure]))
         settings = toy.config["settings"]
         listed = ", ".join(f"{row['estimator']} {_precise(row, figure)}" for row in rows)
-        samples = {max(settings["num_samples"], BY_NAME[row["estimator"]].min_samples) for row in rows}
+        known = [BY_NAME[row["estimator"]] for row in rows if row["estimator"] in BY_NAME]  # all but planted slips
+        samples = {max(settings["num_samples"], entry.min_samples) for entry in known}
         length = f", {settings['steps']} steps" if figure == "final_loss" else ""
         return {
             "obtained": f"{listed} ({_in_words(settings['seeds'])})",

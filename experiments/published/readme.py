@@ -4,6 +4,7 @@ import re
 
 from experiments.common import tables
 from experiments.published.claims import CLAIMS, TABLES, TRUNCATED, Claim
+from experiments.published.controls import slip_and_obtained
 
 START = "<!-- published: {name} -->\n"
 END = "<!-- /published -->\n"
@@ -49,6 +50,8 @@ def all_tables(rows: list[Row]) -> dict[str, str]:
         parts = [_ranking_table(rankings)] if rankings else []
         parts += [_number_table(numbers)] if numbers else []
         parts += [_provenance([row for _, row in tried])] if tried else ["Not run yet."]
+        if controls := [(claim, row) for claim, row in tried if row["control"]]:
+            parts.append(_controls(controls))
         made[name] = "\n\n".join(parts)
     return made
 
@@ -64,6 +67,18 @@ def _provenance(rows: list[Row]) -> str:
     return f"Made by {'; '.join(lines)}."
 
 
+def _controls(claims: list[tuple[Claim, Row]]) -> str:
+    """The negative controls, which all fail, with the estimators that were ranked beside them, and their commits."""
+    lines = []
+    for claim, row in claims:
+        slip, obtained = slip_and_obtained(row)
+        ranked = _ranked(obtained) if claim.ranks else [(slip, obtained)]
+        lines += [[claim.name, name, value, "fails" if name == slip else ""] for name, value in ranked]
+    commits = ", ".join(dict.fromkeys(row["control_commit"] for _, row in claims))
+    table = tables.to_markdown([["claim", "estimator", "obtained", "control"], *lines])
+    return f"Negative controls, made at {commits}:\n\n{table}"
+
+
 def _number_table(claims: list[tuple[Claim, Row]]) -> str:
     """A line for each claim. The source is left out, because the heading above the table names it."""
     lines = [[claim.name, SOURCE.sub("", row["published"]), row["obtained"], row["K"]] for claim, row in claims]
@@ -74,10 +89,14 @@ def _ranking_table(claims: list[tuple[Claim, Row]]) -> str:
     """A line for each estimator of each claim, the best first."""
     lines = []
     for claim, row in claims:
-        matched = RANKING.fullmatch(row["obtained"])
-        unit = matched["unit"] or ""
-        for place, item in enumerate(matched["items"].split(", "), start=1):
-            entry = ITEM.fullmatch(item)
-            value = f"{entry['value']}{unit}"
-            lines.append([claim.name, str(place), entry["name"], value, matched["seeds"].split()[0], row["K"]])
+        seeds = RANKING.fullmatch(row["obtained"])["seeds"].split()[0]
+        for place, (name, value) in enumerate(_ranked(row["obtained"]), start=1):
+            lines.append([claim.name, str(place), name, value, seeds, row["K"]])
     return tables.to_markdown([["claim", "place", "estimator", "obtained", "seeds", "K"], *lines])
+
+
+def _ranked(obtained: str) -> list[tuple[str, str]]:
+    """The names of a ranking and their numbers with the unit, the best first."""
+    matched = RANKING.fullmatch(obtained)
+    entries = (ITEM.fullmatch(item) for item in matched["items"].split(", "))
+    return [(entry["name"], f"{entry['value']}{matched['unit'] or ''}") for entry in entries]

@@ -62,7 +62,7 @@ def earlier_rows():
     """The rows of an earlier command with one row, of a truncated script."""
     claim = FORMS[-1]
     row = {"result": claim.result, "published": claim.published, "script": claim.script}
-    return [dict.fromkeys(published.COLUMNS, "x") | row]
+    return [dict.fromkeys(published.COLUMNS, "x") | dict.fromkeys(published.CONTROL_COLUMNS, "") | row]
 
 
 def write_flax_vae(folder, seeds):
