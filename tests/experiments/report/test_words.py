@@ -10,7 +10,7 @@ from tests.helpers.report_pages import make_page
 from tests.helpers.written_workdirs import write_run
 
 ROOT = Path(__file__).parents[3]
-SOURCES = ("README.md", "scripts/README.md", "experiments/train/README.md", "scripts/reproduce_iwae.sh")
+SOURCES = ("README.md", "scripts/README.md", "experiments/train/RESULTS.md", "scripts/reproduce_iwae.sh")
 
 
 def test_every_figure_of_a_table_is_explained_in_one_line():
