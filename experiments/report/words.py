@@ -107,7 +107,7 @@ KNOWN = (
     Known(
         {"posterior": "bernoulli", "prior": "learned", "latent_dim": (32,)},
         "digits, 32 bits: ELBO from -26.98 (reinforce) to -24.52 nats (reinmax) after 60 epochs of twelve estimators"
-        " with K = 4 (experiments/train/README.md).",
+        " with K = 4 (experiments/train/RESULTS.md).",
     ),
     Known(
         {"dataset": "frey_faces", "likelihood": "discretized_logistic", "binarization": "none", "hidden": (200,)}
