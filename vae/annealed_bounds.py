@@ -119,9 +119,11 @@ def _annealed(name: str, steps: int, step: Callable) -> objectives.Objective:
 
 def _refuse_other_than_vectors(name: str, q: Any) -> None:
     if not isinstance(q, LocationScale | Flow | MixtureOfNormals) or not getattr(q, "has_density", True):
+        several = hasattr(q, "num_layers")  # layers or blocks
         raise ValueError(
             f"{name} moves z along the gradient of its density in R^D, which {type(q).__name__} latents do not have; "
-            f"choose the posterior normal, full_covariance, laplace or student_t, or the objective elbo"
+            f"choose the posterior normal, full_covariance, laplace or student_t{' in one layer' if several else ''}, "
+            "or the objective elbo"
         )
 
 

@@ -109,7 +109,8 @@ def _model_figures(data: datasets.Dataset, model: models.VAE, params) -> dict[st
     if len(x) > 1:
         # On a sphere, the points between two latents are moved out to the sphere.
         unit = lambda z: z / np.linalg.norm(z, axis=-1, keepdims=True)
-        read = (lambda z: decode(unit(z))) if isinstance(prior, distributions.UniformOnSphere) else decode
+        on_sphere = isinstance(posterior, distributions.PowerSpherical | distributions.VonMisesFisher)
+        read = (lambda z: decode(unit(z))) if on_sphere else decode
         figures["interpolations"] = plots.interpolations(_paths(x, z, read))
     if isinstance(prior, distributions.Normal) and z.shape[-1] == 2:
         axis = ndtri(np.linspace(*QUANTILES, PLANE_SIZE)).astype(np.float32)

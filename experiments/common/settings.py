@@ -14,6 +14,7 @@ from experiments.common import options
 from experiments.common.optimizers import OPTIMIZERS, SCHEDULES
 from vae import estimators, models, objectives
 from vae.data import BINARIZATIONS, DATASETS
+from vae.models import priors
 
 MATMUL_PRECISIONS = ("default", "bfloat16", "tensorfloat32", "float32")
 COMPUTE_DTYPES = ("float32", "bfloat16")
@@ -244,7 +245,7 @@ def check(run: Settings) -> None:
     for name in ("activation", "optimizer"):
         build(run, name)
     build(run, "objective", **epoch_argument(run, 0.0))
-    refusal = build(run, "prior").refusal(build(run, "posterior"))
+    refusal = priors.refusal(build(run, "prior"), build(run, "posterior"))
     if refusal:
         raise ValueError(refusal.replace("prior=", "--prior=").replace("posterior=", "--posterior="))
     if build(run, "prior").reads_encoder and len(run.latent_dim) > 1:

@@ -85,16 +85,21 @@ def test_other_estimators_have_the_gradient_of_the_path(name, estimator):
     assert np.max(np.abs(draws.mean(axis=0)) / error) < 4.5
 
 
-@pytest.mark.parametrize("posterior", ["bernoulli", "gamma", "planar"])
-def test_latents_without_a_gradient_in_the_whole_space_are_refused(posterior):
-    model = models.make_vae((2, 2, 1), latent_dim=2, hidden=(3,), posterior=posterior)
+@pytest.mark.parametrize(
+    ("posterior", "dims", "choice"),
+    [("bernoulli", 2, ","), ("gamma", 2, ","), ("planar", 2, ","), ("normal", (2, 1), " in one layer,")],
+)
+def test_latents_without_a_gradient_in_the_whole_space_are_refused(posterior, dims, choice):
+    model = models.make_vae((2, 2, 1), latent_dim=dims, hidden=(3,), posterior=posterior)
     x = jnp.ones((1, 2, 2, 1))
 
     def value(key):
         expect = estimators.bind(estimators.make("reparam"), {}, {}, key)
         return annealed_bounds.ula()(model.apply, model.init(key, x, key), x, expect).value
 
-    with pytest.raises(ValueError, match="ula moves z along the gradient of its density .*; choose the posterior norm"):
+    with pytest.raises(
+        ValueError, match=f"ula moves z along the gradient .*; choose the posterior normal, .* or student_t{choice}"
+    ):
         jax.eval_shape(value, jax.random.key(0))
 
 

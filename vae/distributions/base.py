@@ -98,8 +98,11 @@ def _broadcast(q: Any, axes: dict[str, list[str]]) -> None:
             object.__setattr__(q, name, jnp.broadcast_to(getattr(q, name), (*batch, *event)))
 
 
-def event_shape(q: Any) -> tuple[int, ...]:
-    """The shape of one sample. The first parameter of a family without `event_shape` has the shape [*batch, *event]."""
+def event_shape(q: Any) -> tuple:
+    """The shape of one sample; a tuple of shapes for several blocks.
+
+    The first parameter of a family without `event_shape` has the shape [*batch, *event].
+    """
     if hasattr(q, "event_shape"):
         return q.event_shape
     return jax.tree.leaves(q)[0].shape[len(q.batch_shape) :]

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from vae.distributions.base import family
+from vae.distributions.base import event_shape, family
 
 Samples = tuple[Float[Array, "..."], ...]  # one array for each block
 
@@ -28,6 +28,11 @@ class Product:
     @property
     def batch_shape(self) -> tuple[int, ...]:
         return self.blocks[0].batch_shape
+
+    @property
+    def event_shape(self) -> tuple[tuple[int, ...], ...]:
+        """The shapes of the blocks' events."""
+        return tuple(event_shape(block) for block in self.blocks)
 
     @property
     def has_density(self) -> bool:

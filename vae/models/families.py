@@ -157,6 +157,11 @@ class LowRank(Posterior):
             raise ValueError(f"posterior={self.name} needs a positive rank, got {self.rank}")
 
     def num_parameters(self, latent_dim: int) -> int:
+        if self.rank > latent_dim:
+            raise ValueError(
+                f"posterior={self.name} needs a rank of at most latent_dim={latent_dim}, got {self.rank}; choose a "
+                "smaller rank, or posterior=full_covariance"
+            )
         return (2 + self.rank) * latent_dim
 
     def distribution(self, parameters: Parameters, latent_dim: int) -> dist.LowRankNormal:

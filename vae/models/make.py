@@ -13,7 +13,8 @@ from vae.models.families import POSTERIORS, Posterior
 from vae.models.likelihoods import LIKELIHOODS, Likelihood
 from vae.models.networks import ACTIVATIONS, ARCHITECTURES, MLP, Architecture
 from vae.models.priors import PRIORS, PriorKind
-from vae.models.quantized import refuse as refuse_quantized
+from vae.models.priors import refusal as prior_refusal
+from vae.models.quantized import refuse_layers
 from vae.models.vae import VAE, Decoder, Encoder, Prior
 from vae.table import Table
 
@@ -74,8 +75,8 @@ def make_vae(
     posterior = _choose(posterior, POSTERIORS)
     prior = _choose(prior, PRIORS)
     dims = _sizes("latent_dim", latent_dim)
-    refuse_quantized(posterior, prior.name, len(dims))
-    refusal = prior.refusal(posterior)
+    refuse_layers(posterior, len(dims))
+    refusal = prior_refusal(prior, posterior)
     if refusal:
         raise ValueError(refusal)
 

@@ -150,9 +150,10 @@ class FlowPrior(PriorKind):
             return _refuse_blocks(self, posterior)
         if isinstance(posterior.standard_prior(1), dist.Normal | dist.Laplace):
             return None
+        others = "standard, learned or mixture" if posterior.has_own_prior else "standard or mixture"
         return (
-            f"prior=flow is over all real numbers, and posterior={posterior.name} is not; choose prior=standard, "
-            "learned or mixture, or posterior=normal"
+            f"prior=flow is over all real numbers, and posterior={posterior.name} is not; choose prior={others}, or "
+            "posterior=normal"
         )
 
     def distribution(self, param: Callable[..., Array], posterior: Posterior, latent_dim: int) -> dist.Flow:
@@ -175,6 +176,13 @@ PRIORS = Table(
     },
 )
 add_prior = PRIORS.add
+
+
+def refusal(prior: PriorKind, posterior: Posterior) -> str | None:
+    """Why the prior does not go with the posterior, and what does; None where it does."""
+    if posterior.codes and prior.name != "standard":
+        return f"posterior={posterior.name} has the uniform prior over codes; choose prior=standard"
+    return prior.refusal(posterior)
 
 
 def _refuse_without_density(prior: MixturePrior | VampPrior, posterior: Posterior) -> str | None:

@@ -6,6 +6,7 @@ the code of the class. The codebook of `vq` and `stochastic_vq` is one module, w
 and the decoder. Its parameters are in the encoder's part of the model.
 """
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -17,6 +18,9 @@ from jaxtyping import Array, Float
 from vae import distributions as dist
 from vae.distributions import quantized
 from vae.models.families import POSTERIORS, Parameters, Posterior
+
+# The most codes of `fsq`, whose prior holds them all.
+MOST_CODES = 2**20
 
 OneHots = Float[Array | np.ndarray, "*samples D C"]
 
@@ -49,9 +53,11 @@ class CodebookPosterior(Quantizer):
     width: int = 8
 
     def __post_init__(self) -> None:
-        for option in ("codes", "width"):
-            if getattr(self, option) < 1:
-                raise ValueError(f"posterior={self.name} needs a positive {option}, got {getattr(self, option)}")
+        for option, least in (("codes", 2), ("width", 1)):
+            if getattr(self, option) < least:
+                raise ValueError(
+                    f"posterior={self.name} needs {option} of at least {least}, got {getattr(self, option)}"
+                )
 
     def codebook(self) -> Codebook:
         return Codebook(self.codes, self.width)
@@ -73,6 +79,12 @@ class VectorQuantizer(CodebookPosterior):
     codebook_loss: float = 1.0
     commitment_loss: float = 0.25
     name: ClassVar[str] = "vq"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for option in ("codebook_loss", "commitment_loss"):
+            if not getattr(self, option) >= 0:
+                raise ValueError(f"posterior=vq needs {option} of at least 0, got {getattr(self, option)}")
 
     def distribution(self, parameters: Parameters, latent_dim: int, codes: quantized.Codebook) -> dist.Quantized:
         encoding = self.encoding(parameters, latent_dim)
@@ -115,6 +127,10 @@ class ScalarQuantizer(Quantizer):
         parts = self.levels.split("-")
         if not all(part.isdecimal() and int(part) >= 2 for part in parts):
             raise ValueError(f"posterior=fsq needs levels such as 8-5-5-5, each 2 or more, got {self.levels}")
+        if self.codes > MOST_CODES:
+            raise ValueError(
+                f"posterior=fsq has {self.codes} codes with levels={self.levels}, more than {MOST_CODES}; choose fewer"
+            )
 
     @property
     def counts(self) -> tuple[int, ...]:
@@ -122,7 +138,7 @@ class ScalarQuantizer(Quantizer):
 
     @property
     def codes(self) -> int:
-        return int(np.prod(self.counts))
+        return math.prod(self.counts)
 
     def num_parameters(self, latent_dim: int) -> int:
         return latent_dim * len(self.counts)
@@ -145,15 +161,11 @@ for _posterior in (VectorQuantizer, ScalarQuantizer, StochasticVectorQuantizer):
     POSTERIORS.add(_posterior.name, _posterior)
 
 
-def refuse(posterior: Posterior, prior: str, layers: int) -> None:
-    """Refuses a prior other than the uniform one, and several stochastic layers, for posteriors over codes.
+def refuse_layers(posterior: Posterior, layers: int) -> None:
+    """Refuses several stochastic layers for posteriors over codes.
 
     Raises:
       ValueError: a sentence that says what works.
     """
-    if not isinstance(posterior, Quantizer):
-        return
-    if prior != "standard":
-        raise ValueError(f"posterior={posterior.name} has the uniform prior over codes; choose prior=standard")
-    if layers > 1:
+    if isinstance(posterior, Quantizer) and layers > 1:
         raise ValueError(f"posterior={posterior.name} needs one stochastic layer; give latent_dim one number")

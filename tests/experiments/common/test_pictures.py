@@ -14,7 +14,7 @@ from scipy import stats
 from experiments.common import build, pictures
 from experiments.common.settings import Settings
 from vae.data import Dataset
-from vae.distributions import Normal
+from vae.distributions import Mixture, Normal, PowerSpherical
 
 MEAN, LOG_VAR = jnp.array([1.0, -2.0]), jnp.log(jnp.array([0.25, 9.0]))
 TEST = np.random.default_rng(0).random((1203, 1, 2, 1), np.float32)
@@ -86,3 +86,19 @@ def test_runs_of_other_seeds_and_estimators_are_drawn_with_the_same_noise():
 def test_a_test_set_of_one_image_has_no_interpolations(drawn):
     """They would need two images, and the other pictures are drawn all the same."""
     assert set(drawn[2]) == {"reconstructions", "prior_samples", "latent_plane"}
+
+
+def test_interpolations_of_latents_on_a_sphere_stay_on_it_whatever_the_prior(monkeypatch):
+    def apply(params, *inputs, method):
+        if method == "prior_distribution":
+            return Mixture(jnp.zeros(2), PowerSpherical(jnp.eye(2), jnp.zeros((2, 1))))
+        if method == "encode":
+            return PowerSpherical(inputs[0].reshape(-1, 2) - 0.5, jnp.full((len(inputs[0]), 1), 3.0))
+        return Normal(inputs[0], jnp.zeros_like(inputs[0]))
+
+    drawn = []
+    figures = {"reconstructions": None, "image_grid": None, "interpolations": drawn.append}
+    plots = SimpleNamespace(**{name: draw or (lambda *_: None) for name, draw in figures.items()})
+    monkeypatch.setattr(pictures, "plots", plots)
+    pictures._model_figures(SimpleNamespace(train=TEST[:1], test=TEST, levels=256), _Model(apply), {})
+    np.testing.assert_allclose(np.linalg.norm(drawn[0][:, 1:-1, 0, :, 0], axis=-1), 1, rtol=1e-5)

@@ -222,6 +222,7 @@ def test_switches_are_flags_like_others():
         ("--ema=1", "^--ema=1.0 is not below 1; choose a decay such as 0.999"),
         ("--optimizer=adam:epsilon=0", "^--optimizer=adam:epsilon=0.0: epsilon must be above 0"),
         ("--posterior=categorical:categories=1", "^--posterior=categorical:categories=1: "),
+        ("--posterior=vq --prior=flow", "posterior=vq has the uniform prior over codes; choose --prior=standard"),
         ("--posterior=student_t --prior=learned", "^--prior=learned does not go with --posterior=student_t"),
     ],
 )

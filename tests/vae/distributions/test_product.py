@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from vae import distributions as dist
+from vae.distributions import quantized
 
 Q = dist.Product((dist.Bernoulli(np.float32([[0.3, -1.0]])), dist.Normal(np.float32([[0.5]]), np.float32([[-0.4]]))))
 P = dist.Product((dist.Bernoulli(np.float32([0.0, 0.2])), dist.Normal(np.float32([0.1]), np.float32([0.3]))))
@@ -24,6 +25,17 @@ def test_a_product_is_the_sum_and_the_tuple_of_its_blocks():
     np.testing.assert_allclose(log_q, sum_of_log_q, rtol=1e-6)
     np.testing.assert_allclose(divergence, sum_of_divergences, rtol=1e-6)
     np.testing.assert_array_equal(means[1], Q.blocks[1].mean)
+
+
+def test_the_divergence_does_not_need_parameters_in_every_block():
+    sphere = dist.PowerSpherical(np.float32([[0.5, 1.0, -0.2]]), np.float32([[1.0]]))
+    codes = dist.Rounded(np.float32([[[0.2, -0.8]]]), (3, 2))
+    priors = (dist.UniformOnSphere(3), dist.UniformCodes(quantized.grid((3, 2)), 1), P.blocks[1])
+    q, p = dist.Product((sphere, codes, Q.blocks[1])), dist.Product(priors)
+    np.testing.assert_allclose(dist.kl(q, p), sum(map(dist.kl, q.blocks, p.blocks)), rtol=1e-6)
+    other = dist.Product((dist.UniformOnSphere(4), *priors[1:]))
+    with pytest.raises(ValueError, match="the same event, got shapes"):
+        dist.kl(q, other)
 
 
 def test_a_product_has_a_path_if_all_its_blocks_have_one():

@@ -151,10 +151,17 @@ def test_an_option_out_of_its_range_is_refused(argument, name, options, sentence
         CHOICES[argument][name](**options)
 
 
-@pytest.mark.parametrize("posterior", ["power_spherical", "von_mises_fisher"])
-def test_a_sphere_has_two_dimensions_or_more(posterior):
-    model = models.make_vae((4, 4, 1), latent_dim=1, posterior=posterior)
-    with pytest.raises(ValueError, match=f"posterior={posterior} needs a latent_dim of at least 2, got 1"):
+@pytest.mark.parametrize(
+    ("name", "options", "sentence"),
+    [
+        ("power_spherical", {}, "posterior=power_spherical needs a latent_dim of at least 2, got 1"),
+        ("von_mises_fisher", {}, "posterior=von_mises_fisher needs a latent_dim of at least 2, got 1"),
+        ("low_rank", {"rank": 2}, "posterior=low_rank needs a rank of at most latent_dim=1, got 2"),
+    ],
+)
+def test_a_family_that_does_not_fit_the_number_of_dimensions_is_refused(name, options, sentence):
+    model = models.make_vae((4, 4, 1), latent_dim=1, posterior=models.POSTERIORS.make(name, **options))
+    with pytest.raises(ValueError, match=sentence):
         jax.eval_shape(model.init, jax.random.key(0), np.zeros((1, 4, 4, 1), np.float32), jax.random.key(0))
 
 

@@ -161,3 +161,5 @@ def test_a_flow_is_a_density_whose_parameters_all_have_a_gradient():
     assert all(np.any(leaf != 0) for leaf in jax.tree.leaves(gradients))
     with pytest.raises(ValueError, match="prior=flow is over all real numbers, and posterior=gamma is not"):
         models.make_vae(SHAPE, posterior="gamma", prior="flow")
+    with pytest.raises(ValueError, match="posterior=power_spherical is not; choose prior=standard or mixture, or"):
+        models.make_vae(SHAPE, posterior="power_spherical", prior="flow")

@@ -108,7 +108,8 @@ def test_samples_of_the_uniform_prior_are_codes_and_decode(name):
 
 
 @pytest.mark.parametrize(
-    "options", [{"prior": "learned"}, {"prior": "mixture"}, {"prior": "vamp"}, {"latent_dim": (3, 2)}]
+    "options",
+    [{"prior": "learned"}, {"prior": "mixture"}, {"prior": "vamp"}, {"prior": "flow"}, {"latent_dim": (3, 2)}],
 )
 @pytest.mark.parametrize("name", ["vq", "fsq", "stochastic_vq"])
 def test_other_priors_and_several_layers_are_refused(name, options):
@@ -148,10 +149,14 @@ def test_a_block_cannot_have_a_codebook():
 
 def test_an_option_out_of_its_range_is_refused():
     for name, options, sentence in [
-        ("vq", {"codes": 0}, "posterior=vq needs a positive codes, got 0"),
+        ("vq", {"codes": 1}, "posterior=vq needs codes of at least 2, got 1"),
+        ("vq", {"width": 0}, "posterior=vq needs width of at least 1, got 0"),
+        ("vq", {"codebook_loss": -1.0}, "posterior=vq needs codebook_loss of at least 0, got -1.0"),
+        ("vq", {"commitment_loss": -0.1}, "posterior=vq needs commitment_loss of at least 0, got -0.1"),
         ("stochastic_vq", {"temperature": 0.0}, "posterior=stochastic_vq needs a temperature above 0"),
         ("fsq", {"levels": "8-1"}, "posterior=fsq needs levels such as 8-5-5-5, each 2 or more, got 8-1"),
         ("fsq", {"levels": ""}, "posterior=fsq needs levels"),
+        ("fsq", {"levels": "65536-65536-65536-65536"}, f"posterior=fsq has {2**64} codes .*, more than {2**20}"),
     ]:
         with pytest.raises(ValueError, match=sentence):
             models.POSTERIORS.make(name, **options)
