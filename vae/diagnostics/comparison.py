@@ -345,11 +345,15 @@ def choose_reference(
       black_box: whether the integrand has no gradient in z.
 
     Raises:
-      ValueError: if a bound of K samples has a K that is too small for the reference.
+      ValueError: if a bound of K samples has a K that is too small for the reference, or if no reference fits, as for
+        codes that are certain.
     """
     if _has_few_states(recorded, batch_size, num_samples) and _refusal("exact", recorded, black_box) is None:
         return "exact", num_samples
     name = "reparam" if _refusal("reparam", recorded, black_box) is None else "leave_one_out"
+    refusal = _refusal(name, recorded, black_box)
+    if refusal is not None:
+        raise ValueError(f"there is no true gradient to compare with, because {refusal.partition(';')[0]}")
     least = BY_NAME[name].min_samples
     if num_samples < least and not all(expectation.reduce.additive for expectation in recorded):
         raise ValueError(f"the reference {name} needs K={least}; give the estimators this K, or give a reference")

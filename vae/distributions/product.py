@@ -53,6 +53,11 @@ class Product:
 
         return draw
 
+    @property
+    def is_deterministic(self) -> bool:
+        """Whether a block is one certain code, in which log q(z) has no derivative."""
+        return any(getattr(block, "is_deterministic", False) for block in self.blocks)
+
     def sample(self, key: PRNGKeyArray, num_samples: int) -> Samples:
         return _draw([block.sample for block in self.blocks], key, num_samples)
 

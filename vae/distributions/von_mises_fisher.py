@@ -55,11 +55,16 @@ def log_normalizer(concentration: Numbers, dimensions: int) -> Float[Array, "*#s
     grown = lambda x: _debye(x, top) + jnp.square(x) / (_root(x, top) + top)
     _, ratio = jax.jvp(grown, (concentration,), (jnp.ones_like(concentration),))  # I_(N+1)(x) / I_N(x)
     ratio = ratio * 2 * (top + 1) / concentration
-    for n in (top - step for step in range(steps)):
-        term = ratio * jnp.square(concentration / 2) / (n * (n + 1))
-        total = total + jnp.log1p(term)
-        ratio = 1 / (1 + term)
-    return total
+
+    def down(carry, factor):
+        total, ratio = carry
+        term = ratio * jnp.square(concentration / 2) * factor
+        return (total + jnp.log1p(term), 1 / (1 + term)), None
+
+    # A loop of XLA: a long row of steps, with its derivatives, would take XLA a minute to compile.
+    orders = top - np.arange(steps)
+    factors = jnp.asarray(1 / (orders * (orders + 1)), total.dtype)
+    return jax.lax.scan(down, (total, ratio), factors, unroll=6)[0][0]
 
 
 def shortfall(concentration: Numbers, dimensions: int) -> Float[Array, "*#shape"]:

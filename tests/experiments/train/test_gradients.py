@@ -32,6 +32,12 @@ def plan(others: list[str], draws: int = 20, **chosen) -> gradients.Measurement:
         (
             [],
             20,
+            {"posterior": "vq:codes=4", "estimator": "rotation"},
+            "--measure_gradient with --estimator=rotation: there is no true gradient .* codes are certain",
+        ),
+        (
+            [],
+            20,
             {"objective": "iwae", "posterior": "bernoulli", "estimator": "reinforce", "latent_dim": (16,)},
             "--measure_gradient with --estimator=reinforce: the reference leave_one_out needs K=2",
         ),

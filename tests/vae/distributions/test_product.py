@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from vae import distributions as dist
+from vae import estimators
 from vae.distributions import quantized
 
 Q = dist.Product((dist.Bernoulli(np.float32([[0.3, -1.0]])), dist.Normal(np.float32([[0.5]]), np.float32([[-0.4]]))))
@@ -36,6 +37,13 @@ def test_the_divergence_does_not_need_parameters_in_every_block():
     other = dist.Product((dist.UniformOnSphere(4), *priors[1:]))
     with pytest.raises(ValueError, match="the same event, got shapes"):
         dist.kl(q, other)
+
+
+def test_a_product_with_a_certain_code_has_no_score():
+    codes = dist.Rounded(np.float32([[[0.2, -0.8]]]), (3, 2))
+    refusal = estimators.BY_NAME["leave_one_out"].refusal
+    assert "codes are certain: there is no score" in refusal(dist.Product((codes, Q.blocks[1])))
+    assert refusal(Q) is None
 
 
 def test_a_product_has_a_path_if_all_its_blocks_have_one():
