@@ -6,7 +6,7 @@
 #
 #   bash scripts/reproduce_snr.sh            K = 4 to 256, 50000 gradients each; 18 minutes of CPU time
 #   bash scripts/reproduce_snr.sh --quick    K = 4 to 64, 1000 gradients each: TRUNCATED; half a minute of CPU time
-#   bash scripts/reproduce_snr.sh control    the negative controls alone; 3 minutes of CPU time
+#   bash scripts/reproduce_snr.sh control    the negative controls alone; 2 minutes of CPU time
 #
 # The argument cuda13 installs jax for an NVIDIA GPU.
 #

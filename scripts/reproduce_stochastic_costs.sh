@@ -6,7 +6,7 @@
 #
 #   bash scripts/reproduce_stochastic_costs.sh            10000 gradients each; about 5 minutes on two CPU cores
 #   bash scripts/reproduce_stochastic_costs.sh --quick    1000 gradients each: TRUNCATED; 2 minutes
-#   bash scripts/reproduce_stochastic_costs.sh control    the negative controls alone; a minute
+#   bash scripts/reproduce_stochastic_costs.sh control    the negative controls alone; half a minute of CPU time
 #
 # The argument cuda13 installs jax for an NVIDIA GPU.
 #
@@ -19,7 +19,8 @@
 #   the cost, and so with k.
 # - Logistic regression: the variance of the score function is orders of magnitude above both others.
 #
-# The negative controls are estimators with a slip (experiments/published/slips.py).
+# The negative controls are estimators with a slip (experiments/published/slips.py). A sum over samples in place of their
+# mean needs several samples, so it is measured with K = 8.
 #
 # Writes results/costs/{quadratic,exponential,cosine,logistic_regression}/, results/costs/report.html, and
 # results/costs_control/{quadratic,exponential,cosine,logistic_regression}/.

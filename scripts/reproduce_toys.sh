@@ -26,7 +26,7 @@
 # - 128 coins: ReinMax is exact in the mean for power 2.
 #
 # The negative controls are estimators with a slip (experiments/published/slips.py), beside those that they are ranked
-# with. For 128 coins they take 300 steps of two seeds.
+# with. For 128 coins they have two seeds.
 #
 # Writes results/toys/{bernoulli,polynomial,categorical}/: curves.csv, results.csv, figures/toy.png;
 # results/toys/report.html; and the same tables in results/toys_control/{bernoulli,polynomial,categorical}/.
@@ -51,6 +51,6 @@ if [ -z "$choice" ]; then
 fi
 output+=_control slips=--import=experiments.published.slips
 train bernoulli "$slips" --estimators=reinforce,rebar_with_a_wrong_sign
-train polynomial "$slips" --steps=300 --records=2 --seeds=2 \
+train polynomial "$slips" "${coins[@]}" --seeds=2 \
   --estimators=local_expectation,st_gumbel_softmax,reinmax_without_midpoint
 train categorical "$slips" --num_samples=1 --estimators=unordered_set,leave_one_out_shrunk,reinforce

@@ -5,7 +5,8 @@
 #
 #   bash scripts/reproduce_variance_along_training.sh            2000 gradients each; half an hour on two busy CPU cores
 #   bash scripts/reproduce_variance_along_training.sh --quick    40 epochs, 200 gradients each: TRUNCATED; 2 minutes
-#   bash scripts/reproduce_variance_along_training.sh control    trains, and measures the negative controls alone
+#   bash scripts/reproduce_variance_along_training.sh control    trains, and measures the negative controls alone;
+#                                                                  a minute of CPU time
 #
 # The argument cuda13 installs jax for an NVIDIA GPU.
 #

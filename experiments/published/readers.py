@@ -259,9 +259,10 @@ def _without_options(choice: str) -> str:
 
 
 def _precise(row: dict[str, Any], figure: str) -> str:
-    """A figure of a toy problem with its standard error, if it has one."""
+    """A figure of a toy problem with its standard error, if it has one that is more than rounding."""
     error = row.get(f"{figure}_stderr", math.nan)
-    return tables.plus_minus(row[figure], error) if error > 0 else tables.number(row[figure], 5)
+    differs = error > 1e-6 * abs(row[figure])
+    return tables.plus_minus(row[figure], error) if differs else tables.number(row[figure], 5)
 
 
 def _in_words(seeds: int) -> str:

@@ -38,6 +38,7 @@ def test_every_number_of_a_row_is_in_a_narrow_cell_of_a_table():
     for row in rows:
         numbers = re.findall(r"-?\d+\.?\d*", row["obtained"])
         assert numbers
+        numbers += re.findall(r"-?\d+\.\d+", row["control"])
         for number in numbers:
             assert any(number in cell for cell in cells), (row["result"], number)
 

@@ -246,6 +246,17 @@ def test_a_toy_problem_gives_a_ranking_of_the_claimed_estimators_by_their_final_
         assert row["script"] == "reproduce_toys.sh --quick"
 
 
+def test_a_standard_error_that_is_rounding_is_not_shown(tmp_path):
+    errors = {"exact": 1e-9, "arm": 1e-3}
+    rows = [
+        {"point": "power 2", "estimator": name, "final_loss": 0.2, "final_loss_stderr": error}
+        for name, error in errors.items()
+    ]
+    write_toy(tmp_path, "polynomial", rows)
+    row = readers.toy_ranking("power 2", "final_loss", tuple(errors))(tmp_path)
+    assert row["obtained"] == "exact 0.20000, arm 0.2000 ± 0.0010 (2 seeds)"
+
+
 @pytest.mark.parametrize(
     ("variance", "ranking"),
     [
