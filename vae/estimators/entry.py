@@ -80,6 +80,7 @@ class Entry:
         if "any" in self.latents and getattr(q, "is_deterministic", False):
             return (
                 f"cannot estimate gradients with {family.__name__} latents, whose codes are certain: there is no score"
+                f"{_HINTS.get(family.__name__, '')}"
             )
         # An estimator for any latents has no path, along which z and log q(z) would come together.
         if "any" in self.latents and not getattr(q, "has_density", True):

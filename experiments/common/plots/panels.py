@@ -53,8 +53,12 @@ def draw_guides(ax: Axes, chart: Chart) -> None:
 
 
 def draw_line(ax: Axes, series: Series, *, dashed: bool = False, marked: bool = True, **style) -> None:
-    """Draws a line through the points, in the look of the series. Dashes lie above solid lines, which stay visible."""
+    """Draws a line through the points, in the look of the series. Dashes lie above solid lines, which stay visible.
+
+    A single point, which a line would not show, always has a marker.
+    """
     colour, dash, marker = look(series.style)
+    marked = marked or np.count_nonzero(np.isfinite(np.asarray(series.y, float))) == 1
     style = {"linestyle": dash if dashed else "-", "marker": marker if marked else None} | style
     style = {"zorder": 2.1 if dashed and dash != "-" else 2} | style
     ax.plot(series.x, series.y, label=series.label, color=colour, **style)

@@ -86,6 +86,16 @@ def test_compare_runs_averages_seeds():
     assert len(plots.compare_runs(runs[4:]).axes) == 1
 
 
+def test_runs_with_one_evaluation_are_points():
+    rows = [{"step": 23, "split": "test", "elbo_nats": -40.0}]
+    figure = plots.compare_runs([{"label": name, "rows": rows, "seconds": [1.0], "status": "done"} for name in "ab"])
+    for ax in figure.axes:
+        assert all(line.get_marker() not in (None, "None") for line in ax.lines)
+    rows.append({"step": 46, "split": "test", "elbo_nats": -39.0})
+    figure = plots.compare_runs([{"label": "a", "rows": rows, "seconds": [1.0, 2.0], "status": "done"}])
+    assert figure.axes[0].lines[0].get_marker() == "None"
+
+
 def test_compare_runs_averages_only_the_steps_that_all_seeds_have():
     short, long = make_rows(epochs=6, seed=1), make_rows(epochs=12, seed=2)
     long[3]["elbo_nats"] = math.nan
