@@ -40,7 +40,8 @@
     const choice = chart.choices[pressed];
     const small = narrow.matches;
     const data = chart.data.map((trace, i) => (choice ? { ...trace, x: choice.x[i] } : trace));
-    const legend = chart.data.filter((trace) => trace.name && trace.showlegend !== false).length;
+    const names = chart.data.filter((trace) => trace.name && trace.showlegend !== false).map((trace) => trace.name);
+    const legend = names.length;
     const layout = {
       height: small ? 320 : 380,
       ...chart.layout,
@@ -63,7 +64,10 @@
       dragmode: small ? false : "zoom",
       ...(width && { width }),
     };
-    const rows = layout.showlegend ? Math.ceil(legend / (small ? 2 : Math.max(2, Math.floor(place.clientWidth / 190)))) : 0;
+    // The columns of the legend are as wide as its longest name: about 6.5 pixels for a letter, and 40 for the line.
+    const widest = 40 + 6.5 * Math.max(0, ...names.map((name) => name.length));
+    const columns = Math.max(widest > place.clientWidth / 2 ? 1 : 2, Math.floor(place.clientWidth / Math.max(190, widest)));
+    const rows = layout.showlegend ? Math.ceil(legend / (small ? Math.min(2, columns) : columns)) : 0;
     layout.height += 20 * rows;
     layout.margin.b = 44 + 20 * rows;
     const config = { responsive: !width, displaylogo: false, displayModeBar: false };

@@ -56,6 +56,15 @@ def test_a_browser_shows_the_page(swept, measured, tmp_path):
         make_page(tmp_path)
         page.goto((tmp_path / "report.html").as_uri())
         _turns_pages(page)
+        many = [
+            {"posterior": "student_t", "objective": "elbo", "latent_dim": 1 + n, "batch_size": 60 + n} for n in range(9)
+        ]
+        write_sweep(tmp_path / "long", [(point | {"epochs": 100 + n}, 1.0) for n, point in enumerate(many)])
+        make_page(tmp_path / "long")
+        page.goto((tmp_path / "long/report.html").as_uri())
+        page.wait_for_selector(".plot .main-svg")
+        # Long names in the legend leave room for the curves.
+        assert page.evaluate("document.querySelector('.plot')._fullLayout._size.h") > 200
         browser.close()
 
 
