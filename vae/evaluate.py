@@ -112,6 +112,32 @@ def rate_distortion(
     return {"elbo": -(rate + distortion), "rate": rate, "distortion": distortion}
 
 
+def rate_by_layer(
+    apply: Callable,
+    params: PyTree,
+    x: Images,
+    key: PRNGKeyArray,
+    num_samples: int = 1,
+    batch_size: int = 500,
+    chunk_size: int = 10,
+) -> Float[Array, "N L"]:
+    """The part of the rate that each of L stochastic layers pays, E log q(z_l|.) / p(z_l|z_(l+1)) in nats.
+
+    The parts of a datum add up to its rate. With inference from the top, q(z_l|.) is q(z_l|z_(l+1), x), and the part is
+    the mean of a KL divergence. With a chain from the bottom up, it is q(z_l|z_(l-1)), and the part may be negative.
+    """
+    prior = apply(params, method="prior_distribution")
+
+    def add_chunk(carry, ks, q, x, key):
+        z = jax.vmap(lambda k: q.sample(jax.random.fold_in(key, k), 1))(ks)
+        z = jax.tree.map(lambda leaf: leaf[:, 0], z)  # [chunk, B=1, D] of each layer
+        log_ratios = [a - b for a, b in zip(q.log_prob_by_layer(z), prior.log_prob_by_layer(z), strict=True)]
+        return carry + jnp.sum(jnp.where(ks < num_samples, jnp.stack(log_ratios)[..., 0], 0.0), axis=-1)
+
+    encode, start = _encoder(apply, params), jnp.zeros(prior.num_layers)
+    return _over_chunks(encode, add_chunk, start, x, key, num_samples, batch_size, chunk_size) / num_samples
+
+
 def active_units(
     apply: Callable,
     params: PyTree,

@@ -34,7 +34,8 @@ class Markov:
       weights: one pytree for each conditional.
       conditionals: functions `(weights, z_l [K, *batch, D_l]) -> distribution` of batch_shape `[K, *batch]`.
       descending: whether a sample lists the layers in the reverse order, (z_L, ..., z_1). A prior draws from the top
-        down, and is descending so that its samples are ordered like the posterior's.
+        down, and so does a posterior with inference from the top (vae/models/top_down.py). Both are descending, so that
+        all samples are ordered alike.
     """
 
     first: Any
@@ -68,25 +69,33 @@ class Markov:
         return stop_gradient(self._draw("sample", key, num_samples))
 
     def log_prob(self, z: Layers) -> Float[Array, "*samples"]:
-        layers = self._order(z)
-        terms = [q.log_prob(layer) for q, layer in zip(self._layers(layers), layers, strict=True)]
-        return sum(terms)
+        return sum(self.ordered(self.log_prob_by_layer(z)))
+
+    def log_prob_by_layer(self, z: Layers) -> tuple[Float[Array, "*samples"], ...]:
+        """The terms of `log_prob`: log q of each layer given the one drawn before it, in the order of the sample."""
+        layers = self.ordered(z)
+        terms = tuple(q.log_prob(layer) for q, layer in zip(self._layers(layers), layers, strict=True))
+        return self.ordered(terms)
 
     def layer(self, index: int, before: Layer | None) -> Any:
         """The distribution of a layer, in the order of drawing, given a sample `[K, *batch, D]` of the one before."""
         return self.conditionals[index - 1](self.weights[index - 1], before) if index else self.first
 
+    def ordered(self, layers: tuple) -> tuple:
+        """Layers in the order of drawing as a sample, and a sample as layers in the order of drawing."""
+        return layers[::-1] if self.descending else layers
+
     def continued(self, key: PRNGKeyArray, layers: Layers) -> Layers:
         """A sample of all layers, as `log_prob` takes it, that begins with `layers` in the order of drawing."""
-        return self._order(stop_gradient(self._continue("sample", key, layers)))
+        return self.ordered(stop_gradient(self._continue("sample", key, layers)))
 
     def layer_means(self, key: PRNGKeyArray, num_samples: int) -> Layers:
         """E[z_l] of each layer, `[*batch, D_l]`: exact for the first layer if its family has a `mean`, and an average
         over samples for the others."""
-        layers = self._order(self.sample(key, num_samples))
+        layers = self.ordered(self.sample(key, num_samples))
         first, *rest = [getattr(q, "mean", z) for q, z in zip(self._layers(layers), layers, strict=True)]
         first = first if hasattr(self.first, "mean") else jnp.mean(first, axis=0)
-        return self._order((first, *(jnp.mean(means, axis=0) for means in rest)))
+        return self.ordered((first, *(jnp.mean(means, axis=0) for means in rest)))
 
     def _layers(self, layers: Layers) -> list[Any]:
         """The distribution of each layer, given the layers before."""
@@ -95,7 +104,7 @@ class Markov:
     def _draw(self, method: str, key: PRNGKeyArray, num_samples: int) -> Layers:
         key_first, key_rest = jax.random.split(key)
         first = getattr(self.first, method)(key_first, num_samples)
-        return self._order(self._continue(method, key_rest, (first,)))
+        return self.ordered(self._continue(method, key_rest, (first,)))
 
     def _rsample_and_log_prob(self, key: PRNGKeyArray, num_samples: int) -> tuple[Layers, Float[Array, "*samples"]]:
         key_first, key_rest = jax.random.split(key)
@@ -105,16 +114,13 @@ class Markov:
             z, term = self.layer(index, layers[-1]).rsample_and_log_prob(jax.random.fold_in(key_rest, index), 1)
             layers = (*layers, z[0])
             log_q = log_q + term[0]
-        return self._order(layers), log_q
+        return self.ordered(layers), log_q
 
     def _continue(self, method: str, key: PRNGKeyArray, layers: Layers) -> Layers:
         for index in range(len(layers), self.num_layers):
             conditional = self.layer(index, layers[-1])
             layers = (*layers, getattr(conditional, method)(jax.random.fold_in(key, index), 1)[0])
         return layers
-
-    def _order(self, layers: tuple) -> tuple:
-        return layers[::-1] if self.descending else layers
 
 
 class Chain(nn.Module):

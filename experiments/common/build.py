@@ -240,6 +240,7 @@ def model(run: Settings, data: datasets.Dataset, for_evaluation: bool = False) -
         latent_dim=run.latent_dim[0] if len(run.latent_dim) == 1 else run.latent_dim,
         hidden=run.hidden,
         layer_hidden=run.layer_hidden,
+        inference=run.inference,
         architecture=settings.build(run, "architecture"),
         activation=settings.build(run, "activation"),
         likelihood=settings.build(run, "likelihood"),

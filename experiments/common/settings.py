@@ -7,6 +7,7 @@ import dataclasses
 import hashlib
 import inspect
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -89,6 +90,9 @@ class Settings:
         " --latent_dim.",
         at_least=1,
     )
+    inference: str = _setting(
+        "bottom_up", "Order of several layers in q(z|x): upwards, downwards, or a ladder.", choices=models.INFERENCES
+    )
     activation: str = _setting("relu", "Function between the layers of the networks.", table=models.ACTIVATIONS)
     compute_dtype: str = _setting(
         "float32",
@@ -107,7 +111,7 @@ class Settings:
     estimator: str = _setting(
         "reparam",
         "Gradient estimator. num_samples=K gives an estimator its own number of samples. by_layer=true is for several"
-        " stochastic layers: each layer has its own estimate, given the layers below. Several estimators, joined by +,"
+        " stochastic layers: each layer has its own estimate, given the layers before. Several estimators, joined by +,"
         " are those of the blocks of --posterior.",
         table=estimators.BY_NAME,
     )
@@ -215,10 +219,9 @@ def check(run: Settings) -> None:
             f"--likelihood={run.likelihood} needs binary pixels; choose --binarization=dynamic, static or threshold, or"
             f" --likelihood={able} for grey pixels"
         )
-    if pixels == "grey levels" and run.binarization != "none":
-        raise ValueError(f"--likelihood={run.likelihood} needs grey pixels; choose --binarization=none")
-    if pixels == "counts" and run.binarization != "none":
-        raise ValueError(f"--likelihood={run.likelihood} needs counts; choose --binarization=none")
+    needed = {"grey levels": "grey pixels", "counts": "counts"}.get(pixels)
+    if needed and run.binarization != "none":
+        raise ValueError(f"--likelihood={run.likelihood} needs {needed}; choose --binarization=none")
     if pixels == "counts" and run.data_mean:
         raise ValueError(f"--likelihood={run.likelihood} takes no --data_mean, which is for pixels from 0 to 1")
     least_layers = build(run, "architecture").least_layers
@@ -227,9 +230,7 @@ def check(run: Settings) -> None:
             f"--architecture={run.architecture} needs {least_layers} or more layers in --hidden, got {len(run.hidden)}"
         )
     if len(run.latent_dim) == 1 and run.layer_hidden != FIELDS["layer_hidden"].default:
-        raise ValueError(
-            "--layer_hidden needs several stochastic layers; leave it out, or choose several as in --latent_dim=8-4"
-        )
+        raise ValueError("--layer_hidden needs several stochastic layers; choose several as in --latent_dim=8-4")
     _check_blocks(run)
     if run.ema >= 1:
         raise ValueError(f"--ema={run.ema} is not below 1; choose a decay such as 0.999")
@@ -245,9 +246,10 @@ def check(run: Settings) -> None:
     for name in ("activation", "optimizer"):
         build(run, name)
     build(run, "objective", **epoch_argument(run, 0.0))
-    refusal = priors.refusal(build(run, "prior"), build(run, "posterior"))
+    refusal = models.refuse_inference(run.inference, build(run, "posterior"), len(run.latent_dim))
+    refusal = refusal or priors.refusal(build(run, "prior"), build(run, "posterior"))
     if refusal:
-        raise ValueError(refusal.replace("prior=", "--prior=").replace("posterior=", "--posterior="))
+        raise ValueError(re.sub("(inference|latent_dim|posterior|prior)(?==)", r"--\1", refusal))
     if build(run, "prior").reads_encoder and len(run.latent_dim) > 1:
         raise ValueError(f"--prior={run.prior} needs one stochastic layer; give --latent_dim one number")
 

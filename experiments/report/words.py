@@ -46,7 +46,7 @@ LABORATORY = {
 # The settings that make a data set and a network.
 NETWORK = (
     *("dataset", "binarization", "data_mean", "likelihood", "posterior", "prior", "latent_dim"),
-    *("architecture", "hidden", "layer_hidden", "activation"),
+    *("architecture", "hidden", "layer_hidden", "inference", "activation"),
 )
 
 

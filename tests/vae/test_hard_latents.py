@@ -23,6 +23,11 @@ _HARD = {
         "elbo",
         "disarm",
     ),
+    "from the top, one by one": (
+        dict(posterior=models.POSTERIORS["bernoulli"](signed=True), latent_dim=(2, 2), inference="top_down"),
+        "elbo",
+        "disarm",
+    ),
     "classes": (
         dict(posterior=models.POSTERIORS["categorical"](categories=3), latent_dim=2),
         "elbo_analytic",
@@ -31,7 +36,10 @@ _HARD = {
 }
 
 
-@pytest.mark.parametrize("case", _HARD)
+_SLOW = {"from the top, one by one": pytest.mark.slow}
+
+
+@pytest.mark.parametrize("case", [pytest.param(case, marks=_SLOW.get(case, ())) for case in _HARD])
 def test_a_network_of_hard_latents_learns_by_its_exact_gradient(case):
     """Encoder, decoder and learned prior, the inputs centred."""
     options, objective, name = _HARD[case]

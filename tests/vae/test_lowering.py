@@ -55,6 +55,7 @@ CHOICES = {
     **{f"{name} prior": {"prior": name} for name in models.PRIORS},
     **{name: {"architecture": architecture} for name, architecture in ARCHITECTURES.items()},
     "two stochastic layers": {"latent_dim": (2, 2)},
+    **{inference: {"latent_dim": (2, 2), "inference": inference} for inference in ("top_down", "ladder")},
     "bfloat16": {"compute_dtype": "bfloat16"},
 }
 

@@ -2,7 +2,7 @@
 
 `vae.py` has the modules VAE, Encoder, Decoder and Prior; `networks.py` and `resnet.py` the networks inside them;
 `families.py`, `flows.py`, `spheres.py`, `quantized.py`, `product.py`, `priors.py` and `likelihoods.py` the
-distributions; `make.py` puts them together.
+distributions; `top_down.py` the encoders of several layers that begin at the top; `make.py` puts them together.
 """
 
 from vae.models.families import POSTERIORS as POSTERIORS
@@ -35,6 +35,8 @@ from vae.models.quantized import Quantizer as Quantizer
 from vae.models.resnet import ResNetDecoder as ResNetDecoder
 from vae.models.resnet import ResNetEncoder as ResNetEncoder
 from vae.models.spheres import OnSphere as OnSphere
+from vae.models.top_down import INFERENCES as INFERENCES
+from vae.models.top_down import refuse_inference as refuse_inference
 from vae.models.vae import VAE as VAE
 from vae.models.vae import Decoder as Decoder
 from vae.models.vae import Encoder as Encoder

@@ -15,6 +15,7 @@ from vae.models.networks import ACTIVATIONS, ARCHITECTURES, MLP, Architecture
 from vae.models.priors import PRIORS, PriorKind
 from vae.models.priors import refusal as prior_refusal
 from vae.models.quantized import refuse_layers
+from vae.models.top_down import Features, make_encoder, refuse_inference
 from vae.models.vae import VAE, Decoder, Encoder, Prior
 from vae.table import Table
 
@@ -34,6 +35,7 @@ def make_vae(
     latent_dim: int | Sequence[int] = 20,
     hidden: int | Sequence[int] = (500,),
     layer_hidden: int | Sequence[int] = (),
+    inference: str = "bottom_up",
     architecture: str | Architecture = "mlp",
     activation: str | Callable[[Array], Array] = "relu",
     likelihood: str | Likelihood = "bernoulli",
@@ -55,6 +57,7 @@ def make_vae(
       hidden: widths of the layers (mlp) or numbers of channels (conv), from the image to the latents. The decoder
         mirrors them.
       layer_hidden: widths of the layers between two stochastic layers.
+      inference: order in which q(z|x) draws several stochastic layers: bottom_up, top_down or ladder (top_down.py).
       architecture: networks of the first stochastic layer and of the decoder, by `ARCHITECTURES`.
       activation: function between the networks' layers, by `ACTIVATIONS`.
       likelihood: family of p(x|z), by `LIKELIHOODS`.
@@ -76,7 +79,8 @@ def make_vae(
     prior = _choose(prior, PRIORS)
     dims = _sizes("latent_dim", latent_dim)
     refuse_layers(posterior, len(dims))
-    refusal = prior_refusal(prior, posterior)
+    num_layers = 1 if posterior.num_blocks > 1 else len(dims)
+    refusal = refuse_inference(inference, posterior, num_layers) or prior_refusal(prior, posterior)
     if refusal:
         raise ValueError(refusal)
 
@@ -117,7 +121,11 @@ def make_vae(
             return Encoder(network, size, family, dtype=dtype, read=posterior.read_between_layers)
 
         read = FirstLayer(posterior.read)
-        encoder = Chain(encoder, tuple(layer(size, posterior) for size in dims[1:]))
+        if inference == "bottom_up":
+            encoder = Chain(encoder, tuple(layer(size, posterior) for size in dims[1:]))
+        else:
+            images = Features(network, data_mean, likelihood.read)
+            encoder = make_encoder(inference, images, dims, posterior, layer_hidden, activation, dtype)
         downwards = tuple(layer(size, posterior.layer_prior) for size in reversed(dims[:-1]))
         prior_module = Chain(prior_module, downwards, descending=True)
     # The numbers of a pixel are channels of the network's image.

@@ -39,7 +39,8 @@ class VAE(nn.Module):
     """The joint density p(z) p(x|z) and the approximate posterior q(z|x).
 
     Attributes:
-      encoder: module that maps x `[B, H, W, C]` to q(z|x), a distribution of batch_shape `[B]`.
+      encoder: module that maps x `[B, H, W, C]` to q(z|x), a distribution of batch_shape `[B]`. An encoder whose
+        attribute `reads_prior` is true takes p(z) too, as a second argument.
       decoder: module that maps z `[K, B, D]` to p(x|z), a distribution over flat images of batch_shape `[K, B]`.
       prior: module without inputs that gives p(z), a distribution of batch_shape `[]`. A prior whose attribute
         `reads_encoder` is true takes the encoder and the images that `init` is given, or None.
@@ -57,11 +58,11 @@ class VAE(nn.Module):
     def __call__(self, x: Images, key: PRNGKeyArray, num_samples: int = 1):
         """Encodes x, draws samples with `key` and decodes them: p(x|z) of batch_shape `[K, B]`."""
         self._prior(x)
-        return self.decoder(self.encoder(x).sample(key, num_samples))
+        return self.decoder(self.encode(x).sample(key, num_samples))
 
     def encode(self, x: Images):
         """q(z|x), of batch_shape `[B]`."""
-        return self.encoder(x)
+        return self.encoder(x, self._prior()) if getattr(self.encoder, "reads_prior", False) else self.encoder(x)
 
     def decode(self, z: Samples):
         """p(x|z), a distribution over flat images that has the batch_shape of z."""
@@ -122,8 +123,7 @@ class Encoder(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array | np.ndarray, "*batch_and_event"]):
-        if self.data_mean:
-            x = x - jnp.reshape(jnp.asarray(self.data_mean, x.dtype), x.shape[1:])
+        x = centred(x, self.data_mean)
         size = self.posterior.num_parameters(self.latent_dim)
         parameters = nn.Dense(size, dtype=self.dtype, name="parameters")(self.network(self.read(x)))
         codes = () if self.codebook is None else (self.codebook.codes,)
@@ -191,6 +191,11 @@ class Prior(nn.Module):
             return self.kind.distribution(self.param, self.posterior, self.latent_dim)
         images = jnp.zeros((1, *self.image_shape), jnp.float32) if images is None else images
         return self.kind.distribution(self.param, self.posterior, self.latent_dim, encode, images)
+
+
+def centred(x: Float[Array | np.ndarray, "..."], data_mean: tuple[float, ...]) -> Float[Array | np.ndarray, "..."]:
+    """Images `[B, H, W, C]` minus the mean image, flat; unchanged if there is none."""
+    return x - jnp.reshape(jnp.asarray(data_mean, x.dtype), x.shape[1:]) if data_mean else x
 
 
 def _at_least_float32(outputs: Float[Array, "*shape"]) -> Float[Array, "*shape"]:

@@ -66,6 +66,8 @@ CHANGES = [
     ("", "--latent_dim=3"),
     ("--objective=elbo", "--latent_dim=2-2"),
     (SEVERAL, "--layer_hidden=3"),
+    (SEVERAL, "--inference=top_down"),
+    (SEVERAL, "--inference=ladder"),
     ("", "--posterior=full_covariance"),
     ("", "--posterior=laplace"),
     ("--objective=elbo", "--posterior=student_t"),
@@ -211,6 +213,8 @@ def test_switches_are_flags_like_others():
     [
         ("--layer_hidden=3", "choose several as in --latent_dim=8-4"),
         ("--latent_dim=8,8-4 --layer_hidden=3", "choose several as in --latent_dim=8-4"),
+        ("--inference=ladder", "^--inference=ladder needs several stochastic layers, as in --latent_dim=8-4"),
+        ("--latent_dim=8-4 --inference=ladder --posterior=beta", "^--inference=ladder .* choose --inference=top_down"),
         ("--architecture=conv --hidden=none", "needs 1 or more layers in --hidden, got 0"),
         ("--binarization=none", "--likelihood=bernoulli needs binary pixels"),
         ("--likelihood=discretized_logistic", "choose --binarization=none"),

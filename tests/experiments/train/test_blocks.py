@@ -2,15 +2,14 @@
 
 import csv
 
-import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
 
 from experiments.common import build, setting_flags
 from experiments.train import loop
 from tests.helpers import entry_points, pages
-from vae import TrainState, checkpoint
+from tests.helpers.same_run import assert_same_after_restoring
+from vae import TrainState
 from vae.devices import mesh
 
 MODEL = ["--posterior=categorical:categories=4+normal", "--latent_dim=1+2"]
@@ -55,12 +54,7 @@ def test_a_restored_run_is_the_same_run_bit_for_bit(tmp_path):
     data = build.load_data(run, None)
     functions = build.functions(run, data)
     state, _ = functions.epoch(functions.init(build.arrays(run)), build.arrays(run), data.train)
-    with checkpoint.writer(tmp_path) as (save, wait):
-        save(1, state)
-        wait()
-    _, restored = checkpoint.restore(tmp_path, jax.eval_shape(lambda: state))
-    twice = [functions.epoch(each, build.arrays(run), data.train)[0] for each in (restored, state)]
-    jax.tree.map(np.testing.assert_array_equal, *(jax.tree.leaves(each.params) for each in twice))
+    assert_same_after_restoring(run, functions, data, state, tmp_path)
 
 
 @pytest.mark.slow

@@ -9,8 +9,9 @@ import pytest
 
 from experiments.common import build, settings
 from experiments.common.settings import Settings
-from vae import checkpoint, train
+from tests.helpers.same_run import assert_same_after_restoring
 from vae import data as datasets
+from vae import train
 
 RUN = Settings(prior="vamp:components=5", objective="elbo", hidden=(4,), latent_dim=(2,), batch_size=512)
 
@@ -32,14 +33,7 @@ def test_a_run_of_a_sweep_is_the_run_alone_and_starts_at_training_images(functio
     alone, _ = functions.epoch(functions.init(build.arrays(_seed(1))), build.arrays(_seed(1)), data.train)
     for ours, theirs in zip(jax.tree.leaves(alone.params), jax.tree.leaves(together.params), strict=True):
         np.testing.assert_allclose(ours, theirs[1], atol=1e-5)
-
-    # A restored run is the same run, bit for bit.
-    with checkpoint.writer(tmp_path) as (save, wait):
-        save(1, alone)
-        wait()
-    _, restored = checkpoint.restore(tmp_path, jax.eval_shape(lambda: alone))
-    twice = [functions.epoch(state, build.arrays(_seed(1)), data.train)[0] for state in (restored, alone)]
-    jax.tree.map(np.testing.assert_array_equal, *(jax.tree.leaves(state.params) for state in twice))
+    assert_same_after_restoring(_seed(1), functions, data, alone, tmp_path)
 
 
 def _seed(number: int) -> Settings:
