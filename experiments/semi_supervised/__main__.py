@@ -130,12 +130,15 @@ def make_estimator(name: str) -> estimators.Estimator:
     """
     try:
         choice = options.choose(f"{name}+reparam", estimators.BY_NAME)
+        gradient = options.build(choice, estimators.BY_NAME, num_samples=1)
     except ValueError as error:
         raise ValueError(f"--estimators={name}: {error}") from None
+    if len(choice.blocks) > 2:
+        raise ValueError(f"--estimators={name} must be one estimator, that of the class; the style has reparam")
     q = model.distributions.Categorical(jnp.zeros((1, 1, CLASSES)))
     if refusal := estimators.BY_NAME.find(choice.blocks[0].name).refusal(q, log_q_weight=1.0):
         raise ValueError(f"--estimators={name}: {refusal}")
-    return options.build(choice, estimators.BY_NAME, num_samples=1)
+    return gradient
 
 
 def train(vae: M2, gradient: estimators.Estimator | None, digits: Digits, labelled: np.ndarray, values):

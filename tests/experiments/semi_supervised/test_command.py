@@ -29,6 +29,8 @@ def test_the_command_writes_the_table_and_the_figure(tmp_path, capsys):
     [
         ("--estimators=disarm", "--estimators=disarm: disarm cannot .* Categorical latents; .*leave_one_out"),
         ("--estimators=exactly", "--estimators=exactly: there is no estimator 'exactly' .did you mean exact"),
+        ("--estimators=exact+reparam", "--estimators=exact.reparam must be one estimator, that of the class"),
+        ("--estimators=leave_one_out:num_samples=1", "--estimators=.*: leave_one_out needs num_samples of at least 2"),
         ("--labels=15", "--labels=15 must be a multiple of 10 and at most"),
         ("--batch_size=2000", "--batch_size=2000 is larger than the 1500 training images"),
     ],
