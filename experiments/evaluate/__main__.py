@@ -62,6 +62,9 @@ def main(values: flags.FlagValues = flags.FLAGS) -> None:
     options = Options(**{field.name: values[field.name].value for field in dataclasses.fields(Options)})
     rows = []
     with cli.one_sentence():
+        for name in ("ais_chains", "ais_leapfrog", "ais_images", "ais_start"):
+            if values[name].present and not options.ais_steps:
+                raise ValueError(f"--{name} needs --ais_steps, the number of transitions")
         foreign_files.refuse_links(options.workdir)
         chosen = run_selection.choose(options.workdir, options.run)
         number = sum(map(len, chosen.values()))

@@ -175,8 +175,9 @@ def from_flags(values: flags.FlagValues) -> Options:
     options = Options(**given | {"budget": candidates.parse_budget(given["budget"])})
     if options.program and options.launcher == "slurm":
         raise ValueError("--program trains one program, but --launcher=slurm submits all of them; leave out one flag")
-    if options.measure_estimators and not options.measure_gradient:
-        raise ValueError("--measure_estimators needs --measure_gradient=1, a measurement at every evaluation")
+    for name in ("measure_estimators", "measure_draws"):
+        if values[name].present and not options.measure_gradient:
+            raise ValueError(f"--{name} needs --measure_gradient=1, a measurement at every evaluation")
     results.check_columns(options.columns or [])
     slurm = [name for name in values if name.startswith("slurm_") and values[name].present]
     is_job = bool(options.program)  # a job has the flags of its submission

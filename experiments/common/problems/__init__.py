@@ -33,6 +33,7 @@ from experiments.common.problems.problem import Start as Start
 from experiments.common.problems.problem import TrainedEstimator as TrainedEstimator
 from experiments.common.problems.problem import from_integrand as from_integrand
 from experiments.common.problems.quantized import quantized as quantized
+from vae.estimators.tools import check_positive
 from vae.table import Table
 
 BY_NAME = Table(
@@ -57,7 +58,11 @@ def make(text: str) -> Problem:
     """The problem with the name and the options in `text`, which has the form `name:option=value:...`.
 
     Raises:
-      ValueError: if there is no such name or option.
+      ValueError: if there is no such name or option, or if a size is not above 0.
     """
     choice = options.choose(text, BY_NAME)
+    try:
+        check_positive(**{option: value for option, value in choice.options if isinstance(value, int)})
+    except ValueError as error:
+        raise ValueError(f"{choice}: {error}") from None
     return options.build(choice, BY_NAME)._replace(identity=str(choice))

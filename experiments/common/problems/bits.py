@@ -76,6 +76,8 @@ def table(dimensions: int = 6, batch_size: int = 1) -> Problem:
 
     log p(x, z) is a table of 2^D standard normal numbers, extended between the states as a multilinear function.
     """
+    if dimensions > 20:
+        raise ValueError(f"dimensions must be at most 20, because the table has 2^dimensions numbers, got {dimensions}")
     log_joint = np.random.default_rng(0).normal(size=2**dimensions).astype(np.float32)
     data = jnp.broadcast_to(log_joint, (batch_size, 2**dimensions))
     params = {"phi": {"logits": jnp.zeros(dimensions)}}

@@ -8,6 +8,7 @@ from jax.scipy.special import ndtr, ndtri
 from experiments.common.problems.problem import Problem, exact_gradient
 from vae import distributions
 from vae.estimators import mean
+from vae.estimators.tools import check_positive
 
 
 def quantized(width: int = 2, sigma: float = 0.5, batch_size: int = 4096) -> Problem:
@@ -22,6 +23,9 @@ def quantized(width: int = 2, sigma: float = 0.5, batch_size: int = 4096) -> Pro
     over the batch is its mean over the noise, up to less than a percent. Encodings and ticks are positive: the scale
     |c| / |e| of the rotation trick has no mean where e passes through zero.
     """
+    check_positive(sigma=sigma)
+    if width > 8:
+        raise ValueError(f"width must be at most 8, because the truth is a sum over 4^width codes, got {width}")
     direction = np.arange(width)
     ticks = np.array([0.8, 1.3, 2.0, 2.6]) + 0.1 * np.sin(direction)[:, None]  # [W, 4]
     params = {"encoding": {"e": 1.6 + 0.3 * np.cos(2.0 * direction)}, "codebook": {"ticks": ticks}}

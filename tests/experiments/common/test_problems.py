@@ -16,6 +16,22 @@ def test_a_problem_is_made_by_name_and_options():
     assert problems.make("coins:target=0.45").identity == "coins"
 
 
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("quantized:width=0", "^quantized:width=0: width must be above 0, got 0"),
+        ("quantized:width=30", "^quantized:width=30: width must be at most 8"),
+        ("table:dimensions=70", "^table:dimensions=70: dimensions must be at most 20"),
+        ("coins:batch_size=-1", "^coins:batch_size=-1: batch_size must be above 0"),
+        ("quantized:sigma=0", "^quantized:sigma=0.0: sigma must be above 0"),
+        ("classes:categories=1", "^classes:categories=1: categories must be at least 2, got 1"),
+    ],
+)
+def test_an_option_out_of_its_range_is_refused(text, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        problems.make(text)
+
+
 def test_log_q_weight_subtracts_the_density():
     phi = {"logits": jnp.array([0.3, -0.8])}
     f = lambda params, z: jnp.sum(z, axis=-1)

@@ -118,6 +118,12 @@ def test_a_single_run_that_is_left_out_is_an_error(run, sentence, sweep, capsys)
     assert sentence in capsys.readouterr().err
 
 
+def test_options_of_annealing_need_its_steps(sweep, capsys):
+    with pytest.raises(SystemExit):
+        evaluate(sweep, "--ais_chains=3")
+    assert "--ais_chains needs --ais_steps" in capsys.readouterr().err
+
+
 def test_a_command_that_leaves_out_every_run_is_an_error(sweep, capsys):
     record = json.loads((sweep / "programs/0/runs.json").read_text())
     record["runs"] = [run | {"result": {"status": "diverged", "step": 24}} for run in record["runs"]]

@@ -10,7 +10,9 @@ import pytest
 from experiments.common import build, progress, settings
 from experiments.common.program_folder import ProgramFolder
 from experiments.common.settings import Settings
+from experiments.train import flags as train_flags
 from experiments.train import gradients
+from tests.helpers import pages
 from tests.helpers.entry_points import train
 from vae import checkpoint, diagnostics
 
@@ -46,6 +48,12 @@ def plan(others: list[str], draws: int = 20, **chosen) -> gradients.Measurement:
 def test_what_cannot_be_measured_is_refused(others, draws, chosen, sentence):
     with pytest.raises(ValueError, match=sentence):
         plan(others, draws, **chosen)
+
+
+@pytest.mark.parametrize("flag", ["measure_draws=50", "measure_estimators=stl"])
+def test_what_to_measure_needs_a_measurement(flag):
+    with pytest.raises(ValueError, match=f"--{flag.partition('=')[0]} needs --measure_gradient=1"):
+        train_flags.from_flags(pages.parse("experiments.train", [f"--{flag}"]))
 
 
 def rows(folder):
