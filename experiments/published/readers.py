@@ -259,10 +259,10 @@ def _without_options(choice: str) -> str:
 
 
 def _precise(row: dict[str, Any], figure: str) -> str:
-    """A figure of a toy problem with its standard error, if it has one that is more than rounding."""
+    """A figure of a toy problem with its standard error, or with five digits if the error is beyond the fifth."""
     error = row.get(f"{figure}_stderr", math.nan)
-    differs = error > 1e-6 * abs(row[figure])
-    return tables.plus_minus(row[figure], error) if differs else tables.number(row[figure], 5)
+    visible = error > 1e-5 * abs(row[figure])
+    return tables.plus_minus(row[figure], error) if visible else tables.number(row[figure], 5)
 
 
 def _in_words(seeds: int) -> str:

@@ -246,8 +246,8 @@ def test_a_toy_problem_gives_a_ranking_of_the_claimed_estimators_by_their_final_
         assert row["script"] == "reproduce_toys.sh --quick"
 
 
-def test_a_standard_error_that_is_rounding_is_not_shown(tmp_path):
-    errors = {"exact": 1e-9, "arm": 1e-3}
+def test_a_standard_error_beyond_the_fifth_digit_is_not_shown(tmp_path):
+    errors = {"exact": 1e-6, "arm": 1e-3}
     rows = [
         {"point": "power 2", "estimator": name, "final_loss": 0.2, "final_loss_stderr": error}
         for name, error in errors.items()
