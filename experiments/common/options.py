@@ -103,6 +103,8 @@ def _check(choice: Choice, table: Table, of_block: bool) -> Choice:
             hint = f"its options are {listed}" if defaults else "it has no options"
             raise ValueError(f"{choice.name} has no option {option!r}; {hint}")
     given = {option: _convert(option, value, type(defaults[option])) for option, value in choice.options}
+    if given.get("num_samples", 1) < 1:
+        raise ValueError(f"num_samples={given['num_samples']} is below 1")
     return Choice(
         choice.name, tuple((key, given[key]) for key in defaults if given.get(key, defaults[key]) != defaults[key])
     )

@@ -243,6 +243,7 @@ def test_settings_that_contradict_each_other_are_refused(argv, sentence):
         ("--posterior=bernoulli:categories=3", "bernoulli has no option 'categories'; its options are signed=false"),
         ("--activation=relu:negative_slope=0.3", "relu has no option 'negative_slope'; it has no options"),
         ("--objective=elbo_analytic:epoch=3", "elbo_analytic has no option 'epoch'; its options are beta=1.0"),
+        ("--estimator=exact:num_samples=0+reparam", "num_samples=0 is below 1"),
         ("--objective=elbo,", "an element of 'elbo,' is empty"),
         ("--learning_rate=1e-3,1e-50", "1e-50 does not fit into 32 bits"),  # float32 would train at a rate of 0
         ("--clip_norm=1e39", "1e39 does not fit into 32 bits"),
