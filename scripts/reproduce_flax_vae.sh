@@ -4,7 +4,7 @@
 #
 #   bash scripts/reproduce_flax_vae.sh DIR            3 seeds; about 10 minutes on two CPU cores
 #   bash scripts/reproduce_flax_vae.sh DIR --quick    2 epochs of one seed: TRUNCATED; a minute
-#   bash scripts/reproduce_flax_vae.sh DIR control    the negative control alone; 2 minutes
+#   bash scripts/reproduce_flax_vae.sh DIR control    the negative control alone; 4 minutes
 #
 # DIR holds TFDS's mnist (bash scripts/prepare_data.sh mnist DIR). The argument cuda13 installs jax for an NVIDIA GPU.
 #
