@@ -102,5 +102,7 @@ def _read(claim: Claim, folder: Path) -> Row:
 
 
 if __name__ == "__main__":
+    import experiments.published.slips  # noqa: F401  (runs of controls name the slips that trained them)
+
     define_flags(flags.FLAGS)
     cli.run(main)
