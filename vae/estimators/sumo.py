@@ -27,7 +27,7 @@ def sumo(num_samples: int = 2, inner: str = "reparam") -> Estimator:
         uniform = distributions.uniform(key, (), jnp.float32)
         steps = jnp.minimum(jnp.floor(1 / uniform), num_samples - 1).astype(jnp.int32)  # N
         bounds = [roulette_bound(steps)] * len(sizes(num_samples))
-        return jnp.searchsorted(jnp.asarray(sizes(num_samples)), steps + 1), bounds
+        return jnp.searchsorted(jnp.asarray(sizes(num_samples), steps.dtype), steps + 1), bounds
 
     return random_size("sumo", num_samples, inner, choose)
 
@@ -39,7 +39,7 @@ def roulette_bound(steps: int | Int[Array, ""]) -> Bound:
         column = lambda numbers: numbers.reshape(-1, *[1] * (log_weights.ndim - 1))
         k = np.arange(1, len(log_weights) + 1, dtype=log_weights.dtype)
         bounds = jax.lax.cumlogsumexp(log_weights) - column(np.log(k))  # L_1, ..., L_K, [K, *batch]
-        inverse_probabilities = column(jnp.where(k <= steps, k, 0))[:-1]  # 1 / P(N >= k), or 0
+        inverse_probabilities = column(jnp.where(k <= jnp.asarray(steps, k.dtype), k, 0))[:-1]  # 1 / P(N >= k), or 0
         return bounds[0] + jnp.sum(inverse_probabilities * jnp.diff(bounds, axis=0), axis=0)
 
     return bound

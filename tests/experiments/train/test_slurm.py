@@ -94,6 +94,7 @@ def test_each_job_is_this_command_and_has_the_folder_of_its_own_program(monkeypa
         data_dir=None,
         cache_dir=None,
         streaming="auto",
+        measure_gradient=0,
         profile_steps=None,
         slurm_time=60,
         slurm_cpus=1,

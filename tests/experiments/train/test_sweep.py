@@ -14,7 +14,14 @@ from experiments.train.sweep import Program, Sweep
 @pytest.fixture
 def options():
     return SimpleNamespace(
-        program=0, data_dir=None, cache_dir=None, streaming="auto", profile_steps=None, keep=2, launcher="local"
+        program=0,
+        data_dir=None,
+        cache_dir=None,
+        streaming="auto",
+        measure_gradient=0,
+        profile_steps=None,
+        keep=2,
+        launcher="local",
     )
 
 
