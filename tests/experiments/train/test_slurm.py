@@ -18,6 +18,7 @@ from experiments.train import slurm
 from experiments.train.slurm_job import Command
 from experiments.train.sweep import Sweep
 from tests.experiments.train.test_interruptions import ROOT, contents
+from tests.helpers.train_options import make_options
 from vae import checkpoint
 
 SWEEP = ["--hidden=16,8", "--seed=0,1", "--latent_dim=2", "--eval_samples=2", "--figures=none", "--eval_every=20"]
@@ -89,20 +90,7 @@ def test_a_queued_job_is_known_by_what_it_trains(monkeypatch, tmp_path, capsys):
 
 
 def test_each_job_is_this_command_and_has_the_folder_of_its_own_program(monkeypatch, tmp_path):
-    options = SimpleNamespace(
-        program=0,
-        data_dir=None,
-        cache_dir=None,
-        streaming="auto",
-        measure_gradient=0,
-        profile_steps=None,
-        slurm_time=60,
-        slurm_cpus=1,
-        slurm_gpus=0,
-        slurm_mem_gb=1.0,
-        slurm_partition=None,
-        slurm_account=None,
-    )
+    options = make_options("--launcher=slurm")
     monkeypatch.setattr(sys, "orig_argv", ["python", "-m", "mine.train", "--hidden=8,4"])
     jobs = []
     monkeypatch.setattr(slurm, "submit_missing", lambda new, folder, parameters: jobs.extend(new))

@@ -2,27 +2,18 @@
 
 import contextlib
 import json
-from types import SimpleNamespace
 
 import pytest
 
 from experiments.common.program_folder import ProgramFolder, programs_of
 from experiments.common.settings import Settings
 from experiments.train.sweep import Program, Sweep
+from tests.helpers.train_options import make_options
 
 
 @pytest.fixture
 def options():
-    return SimpleNamespace(
-        program=0,
-        data_dir=None,
-        cache_dir=None,
-        streaming="auto",
-        measure_gradient=0,
-        profile_steps=None,
-        keep=2,
-        launcher="local",
-    )
+    return make_options()
 
 
 def test_runs_that_differ_in_numbers_share_a_program_and_others_do_not(options, tmp_path):
@@ -39,10 +30,9 @@ def test_a_single_program_needs_no_name(options, tmp_path):
     assert program.name == ""
 
 
-def test_a_job_has_its_own_program_and_knows_all_runs(options, tmp_path):
-    options.program = 2
+def test_a_job_has_its_own_program_and_knows_all_runs(tmp_path):
     runs = [Settings(hidden=(width,)) for width in (8, 4)]
-    one = Sweep(runs, tmp_path, options)
+    one = Sweep(runs, tmp_path, make_options("--program=2"))
     assert [program.runs for program in one.programs] == [runs[1:]]
     assert one.runs == runs
 
