@@ -1,4 +1,6 @@
-"""Prints the bounds `ula` and `uha` of VAEs that were trained with the ELBO: PYTHONPATH=. python scripts/annealed_bounds.py.
+"""Prints the bounds `ula` and `uha` of VAEs that were trained with the ELBO.
+
+    PYTHONPATH=. python scripts/annealed_bounds.py
 
 The VAEs are those of the script in vae/README.md. The table has the mean bounds of the test digits, in nats, for three
 seeds. It takes a few minutes on two CPU cores.
