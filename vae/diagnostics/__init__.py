@@ -29,7 +29,6 @@ For a part with coordinates i, a draw g with mean E g, and the true gradient t:
 """
 
 from vae.diagnostics.comparison import Comparison as Comparison
-from vae.diagnostics.comparison import choose_reference as choose_reference
 from vae.diagnostics.comparison import compare as compare
 from vae.diagnostics.cost import HostCalls as HostCalls
 from vae.diagnostics.cost import evaluations as evaluations
@@ -59,6 +58,7 @@ from vae.diagnostics.moments import make_gradient as make_gradient
 from vae.diagnostics.moments import no_moments as no_moments
 from vae.diagnostics.moments import parts as parts
 from vae.diagnostics.moments import reference as reference
+from vae.diagnostics.references import choose_reference as choose_reference
 from vae.diagnostics.verdicts import bias_figures as bias_figures
 from vae.diagnostics.verdicts import choose_best as choose_best
 from vae.diagnostics.verdicts import compare_products as compare_products

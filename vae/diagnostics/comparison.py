@@ -13,17 +13,11 @@ from jax import Array
 
 from vae import objectives
 from vae.diagnostics import cost, expectations, figures, intervals, moments, verdicts
-from vae.diagnostics.expectations import Expectation
 from vae.diagnostics.moments import Moments, PyTree, Truth
-from vae.distributions import Bernoulli, Categorical
+from vae.diagnostics.references import choose_reference
 from vae.estimators import BY_NAME, Estimator, make
 
 Fitted = Mapping[str, tuple[PyTree, PyTree]]
-
-# The true gradient is a sum over all states of the latents if the batch has at most so many states, and a bound of K
-# samples at most so many tuples of K states.
-MAX_STATES = 2**14
-MAX_TUPLES = 2**16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -224,16 +218,13 @@ class _Task(NamedTuple):
         """Whether the bound is the same for every number of samples."""
         return all(expectation.reduce.additive for expectation in self.expectations)
 
-    def fits(self, name: str) -> bool:
-        return self.refusal(name) is None
-
     @property
     def black_box(self) -> bool:
         return not expectations.host_calls(self.expectations).are_differentiable
 
     def refusal(self, name: str) -> str | None:
         """Why the estimator does not fit, and which ones do; None if it fits."""
-        return _refusal(name, self.expectations, self.black_box)
+        return expectations.refusal(name, self.expectations, self.black_box)
 
     def evaluations(self, case: "_Case") -> float:
         return cost.evaluations(self.bound, case.estimator, jax.random.key(0), *case.arguments)
@@ -328,53 +319,6 @@ def _find_truth(task: _Task, num_samples: int, reference: Estimator | None, draw
     case = _make_case(task, reference, draws.key, fitted=None)
     truth = _compiled(moments.reference)(_draw_moments(case, draws))
     return _KnownTruth(f"mean of {draws.number:,} draws of {source}", truth)
-
-
-def choose_reference(
-    recorded: list[Expectation], batch_size: int, num_samples: int, black_box: bool = False
-) -> tuple[str, int]:
-    """The estimator whose mean is the true gradient, and its K.
-
-    It is `exact` for discrete latents with few states. Otherwise it is `reparam`, or `leave_one_out` where that does
-    not fit.
-
-    Args:
-      recorded: the expectations of the bound; see `expectations.record`.
-      batch_size: number of data.
-      num_samples: K of the estimators that are compared with the reference.
-      black_box: whether the integrand has no gradient in z.
-
-    Raises:
-      ValueError: if a bound of K samples has a K that is too small for the reference, or if no reference fits, as for
-        codes that are certain.
-    """
-    if _has_few_states(recorded, batch_size, num_samples) and _refusal("exact", recorded, black_box) is None:
-        return "exact", num_samples
-    name = "reparam" if _refusal("reparam", recorded, black_box) is None else "leave_one_out"
-    refusal = _refusal(name, recorded, black_box)
-    if refusal is not None:
-        raise ValueError(f"there is no true gradient to compare with, because {refusal.partition(';')[0]}")
-    least = BY_NAME[name].min_samples
-    if num_samples < least and not all(expectation.reduce.additive for expectation in recorded):
-        raise ValueError(f"the reference {name} needs K={least}; give the estimators this K, or give a reference")
-    return name, max(num_samples, least)
-
-
-def _refusal(name: str, recorded: list[Expectation], black_box: bool) -> str | None:
-    refusals = (BY_NAME[name].refusal(*expectation[:3], black_box) for expectation in recorded)
-    return next((refusal for refusal in refusals if refusal is not None), None)
-
-
-def _has_few_states(recorded: list[Expectation], batch_size: int, num_samples: int) -> bool:
-    for q, reduce, *_ in recorded:
-        if not isinstance(q, Bernoulli | Categorical):
-            return False
-        classes = 2 if isinstance(q, Bernoulli) else q.logits.shape[-1]
-        dimensions = q.logits.shape[len(q.batch_shape)]
-        states = classes**dimensions
-        if states * batch_size > MAX_STATES or states ** (1 if reduce.additive else num_samples) > MAX_TUPLES:
-            return False
-    return True
 
 
 def _rows(

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from vae.diagnostics import cost
 from vae.diagnostics.cost import HostCalls
+from vae.estimators import BY_NAME
 from vae.estimators.contract import Estimate, Expect, Reduction, mean
 
 
@@ -36,3 +37,12 @@ def host_calls(recorded: list[Expectation]) -> HostCalls:
     """The calls of functions on the host, such as a simulator in NumPy, from inside the integrands f."""
     integrands = lambda key: [expectation.f(expectation.q.sample(key, 2)) for expectation in recorded]
     return cost.host_calls(integrands, jax.random.key(0))
+
+
+def refusal(name: str, recorded: list[Expectation], black_box: bool) -> str | None:
+    """Why the estimator does not fit all of these expectations, and which ones do; None if it fits.
+
+    `black_box` says whether the integrands have no gradient in z.
+    """
+    refusals = (BY_NAME[name].refusal(*expectation[:3], black_box) for expectation in recorded)
+    return next((refusal for refusal in refusals if refusal is not None), None)
