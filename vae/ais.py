@@ -78,10 +78,11 @@ def bounds(
     batch_size: int = 20,
     first: int | Int[Array, ""] = 0,
 ) -> dict[str, Float[Array, "N"]]:
-    """`lower`, the log of the mean weight of each datum in nats, which is below log p(x) on average.
+    """Returns `lower`, the log of the mean weight of each datum in nats, which is below log p(x) on average.
 
-    Also `ess_share`, the effective sample size of the chains' weights as a share of their number, and `acceptance`, the
-    mean acceptance rate of their transitions. With z, also `upper`, which is above log p(x) on average.
+    The result also has `ess_share`, the effective sample size of the chains' weights as a share of their number, and
+    `acceptance`, the mean acceptance rate of their transitions. With z, it also has `upper`, which is above log p(x) on
+    average.
 
     Args:
       apply: the model's `apply`.
@@ -178,7 +179,8 @@ def _anneal(path, z, key, num_steps, leapfrog_steps, steps, backwards=False):
 
     Args:
       path: the result of `_path`.
-      steps: the step size of each transition, `[T]`. None to adapt it; `step` then has those that were used.
+      steps: the step size of each transition, `[T]`. None to adapt the sizes. `step` in the result has the sizes in
+        use.
     """
     b = temperatures(num_steps)
     times = {"b": b[1:], "change": np.diff(b), "t": np.arange(num_steps)}

@@ -1,11 +1,11 @@
-"""Bounds whose samples move from q(z|x) towards the posterior before they are weighed: `ula` and `uha`.
+"""Bounds whose samples move from q(z|x) towards the posterior before they are weighted: `ula` and `uha`.
 
-On the way they pass the densities q(z|x)^(1 - t/T) p(x, z)^(t/T), t = 1, ..., T, which need no constants. The mean of
-the exponential of each bound is p(x), so its mean is at most log p(x).
+On the way, the samples pass the densities q(z|x)^(1 - t/T) p(x, z)^(t/T), t = 1, ..., T, which need not be normalized.
+The mean of the exponential of each bound is p(x), so its mean is at most log p(x).
 
 A bound is an expectation over z ~ q(z|x) and standard normal noise for the steps, which are the two blocks of a
 `Product`. The end of the chain is a function of both, and of the parameters of the model and of q. So every estimator
-that takes a product is right here, also those that do not differentiate in z.
+that takes a product is right here, even one that does not differentiate in z.
 """
 
 from collections.abc import Callable
@@ -38,7 +38,7 @@ def ula(steps: int = 4, step_size: float = 0.05) -> objectives.Objective:
       step_size: the size of a step, for latents of size 1.
 
     Raises:
-      ValueError: if an option is not above 0; from the objective, if q(z|x) is no density of one vector in R^D.
+      ValueError: if an option is not above 0; from the objective, if q(z|x) is not a density of one vector in R^D.
     """
     check_positive(steps=steps, step_size=step_size)
 
@@ -63,7 +63,7 @@ def uha(steps: int = 4, step_size: float = 0.1, damping: float = 0.5) -> objecti
       damping: the part of the momentum that a step keeps, at least 0 and below 1.
 
     Raises:
-      ValueError: if an option is out of range; from the objective, if q(z|x) is no density of one vector in R^D.
+      ValueError: if an option is out of range; from the objective, if q(z|x) is not a density of one vector in R^D.
     """
     check_positive(steps=steps, step_size=step_size)
     if not 0 <= damping < 1:
@@ -83,8 +83,8 @@ def uha(steps: int = 4, step_size: float = 0.1, damping: float = 0.5) -> objecti
 def _annealed(name: str, steps: int, step: Callable) -> objectives.Objective:
     """The objective of a chain.
 
-    `step(score, time, z, carried, eps)` returns the next z, what the step after it needs, and the log-density of the
-    step back. That of the step itself, the density of eps, is a part of log q.
+    `step(score, time, z, carried, eps)` returns the next z, the `carried` of the next step, and the log-density of the
+    step back. The log-density of the step itself, which is that of eps, is a part of log q.
     """
 
     def objective(apply: Callable, params: PyTree, x: Array | np.ndarray, expect: Expect) -> Estimate:

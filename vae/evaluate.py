@@ -59,9 +59,10 @@ def importance_weights(
 ) -> dict[str, Float[Array, "N"]]:
     """The bound of `log_likelihood`, and two figures that say how far its K importance weights can be trusted.
 
-    `log_likelihood` is L_K in nats. `ess_share` is the effective sample size (sum w)^2 / sum w^2 as a share of K, from
-    1/K, one weight that dominates, to 1, equal weights. `pareto_k` is the shape of the tail of the weights, above 0.7
-    if the tail is too heavy for K samples (`vae.pareto`). NaN if K is at most 20, or if many weights are equal.
+    `log_likelihood` is L_K in nats. `ess_share` is the effective sample size (sum w)^2 / sum w^2 as a share of K: 1/K
+    if one weight dominates, and 1 if all weights are equal. `pareto_k` is the shape of the tail of the weights. It is
+    above 0.7 if the tail is too heavy for K samples (`vae.pareto`), and NaN if K is at most 20 or if many weights are
+    equal.
 
     The arguments are those of `log_likelihood`. The M = 3 sqrt(K) largest weights of each datum are kept.
     """
@@ -175,7 +176,8 @@ def code_usage(apply: Callable, params: PyTree, x: Images, batch_size: int = 500
     """How many codes the images x use, for a model whose latents are quantized (`VAE.has_codes`).
 
     `codes_used` is the number of codes that are expected at least once in all positions of all images, and
-    `code_perplexity` the exponential of the entropy of the codes' frequencies: C if all C codes are equally frequent.
+    `code_perplexity` is the exponential of the entropy of the codes' frequencies: C if all C codes are equally
+    frequent.
     """
     _check_sizes(batch_size=batch_size)
 

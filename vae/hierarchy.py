@@ -82,7 +82,7 @@ class Markov:
         return self.conditionals[index - 1](self.weights[index - 1], before) if index else self.first
 
     def ordered(self, layers: tuple) -> tuple:
-        """Layers in the order of drawing as a sample, and a sample as layers in the order of drawing."""
+        """Turns layers in the order of drawing into a sample, and a sample into layers in the order of drawing."""
         return layers[::-1] if self.descending else layers
 
     def continued(self, key: PRNGKeyArray, layers: Layers) -> Layers:

@@ -30,9 +30,9 @@ def interval(
 ) -> tuple[float, float]:
     """Returns the studentized bootstrap interval (bootstrap-t) of the mean over chunks.
 
-    It allows for the skewness of the draws, as the normal interval does not (Hall 1988, "Theoretical comparison of
-    bootstrap confidence intervals"). With `log` the interval is computed on the logarithmic scale, which suits a
-    variance, and its upper half gets the factor `widening`.
+    Unlike the normal interval, it allows for the skewness of the draws (Hall 1988, "Theoretical comparison of bootstrap
+    confidence intervals"). With `log` the interval is computed on the logarithmic scale, which suits a variance, and
+    its upper half gets the factor `widening`.
 
     Returns:
       The two ends: the mean itself if no chunk differs, and NaN if a chunk is not finite.
@@ -160,7 +160,7 @@ def students_t(confidence: float, chunks: float) -> float:
 
 
 def with_skewness(z: float, skewness: float) -> float:
-    """Returns the quantile of a studentized skewed mean, where Student's t without skewness has the quantile z.
+    """Returns the quantile of a studentized skewed mean at the level where Student's t has the quantile z.
 
     `skewness` is that of the mean. A mean that is too small because large draws are missing has a standard error that
     is too small too. This is the inverse of Hall's cubic transformation z + g z^2 / 3 + g^2 z^3 / 27 + g / 6 (Hall

@@ -100,7 +100,7 @@ def _kl_beta(q: Beta, p: Beta) -> Float[Array, "*batch"]:
 
 
 def _kl_power_spherical(q: PowerSpherical, p: UniformOnSphere) -> Float[Array, "*batch"]:
-    """That of the coordinate along the direction: given this coordinate, both are uniform."""
+    """The KL of the coordinate along the direction: given this coordinate, both distributions are uniform."""
     along = q.along
     return _kl_beta(along, Beta(along.log_beta, along.log_beta))
 

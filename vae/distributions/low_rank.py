@@ -13,8 +13,8 @@ from vae.distributions.special import HALF_LOG_2PI
 class LowRankNormal(LocationScale):
     """Gaussian with the covariance diag(exp(log_var)) + F F^T, where the `factor` F is `[*batch, D, R]`.
 
-    A sample takes D + R standard normal numbers. The density is that of Woodbury's identity and of the matrix
-    determinant lemma: it factorizes an R x R matrix only.
+    A sample takes D + R standard normal numbers. The density uses Woodbury's identity and the matrix determinant lemma,
+    so it factorizes only an R x R matrix.
     """
 
     mean: Float[Array, "*batch D"]

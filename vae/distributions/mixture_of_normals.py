@@ -14,12 +14,12 @@ from vae.distributions.special import HALF_LOG_2PI
 
 @family
 class MixtureOfNormals(Reparameterizable):
-    """C factorized Gaussians by means and log-variances `[*batch, C, D]`, and by the logits of their weights.
+    """C factorized Gaussians with means and log-variances `[*batch, C, D]`, and with the logits of their weights.
 
-    The gradient of a sample holds the distribution functions of z_1, of z_2 given z_1, and so on (Figurnov, Mohamed &
-    Mnih 2018, arXiv:1805.08498, section 3.3). The gradient is unbiased in all parameters. Its variance grows where the
-    density between two components is small, and is infinite if they are far apart: the objective `siwae` needs no
-    implicit gradient.
+    The gradient of a sample keeps the distribution functions of z_1, of z_2 given z_1, and so on at their values
+    (Figurnov, Mohamed & Mnih 2018, arXiv:1805.08498, section 3.3). The gradient is unbiased in all parameters. Its
+    variance grows where the density between two components is small, and is infinite if they are far apart: the
+    objective `siwae` needs no implicit gradient.
     """
 
     means: Float[Array, "*batch C D"]
@@ -51,9 +51,9 @@ class MixtureOfNormals(Reparameterizable):
         return self.mixture.log_prob(z)
 
     def implicit(self, z: Vectors) -> Float[Array, "*#samples D"]:
-        """z, with the derivative in the parameters at which the conditional distribution functions stay the same."""
+        """z, with the derivative in the parameters that keeps the conditional distribution functions the same."""
 
-        def step(log_weights, coordinate):  # log_weights [K, *batch, C]: those of the components, given the z before
+        def step(log_weights, coordinate):  # log_weights [K, *batch, C]: of the components, given earlier coordinates
             z, mean, log_var = coordinate
             z = _implicit(z, log_weights, mean, log_var)
             return log_weights + _log_density(z, mean, log_var), z

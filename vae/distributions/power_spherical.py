@@ -39,7 +39,7 @@ class PowerSpherical(Spherical):
         return 0.5 * (both[..., 1:] - both[..., :1])
 
     def log_ratio(self, half_square: Numbers) -> Float[Array, "..."]:
-        # Next to the direction, 1 - half_square has lost its digits' distance from 1; opposite to it, so has log1p.
+        # 1 - half_square loses digits near the direction, and log1p loses digits near the opposite direction.
         near = half_square < 0.5
         log_along = jnp.where(
             near, jnp.log1p(-jnp.where(near, half_square, 0.0)), log_positive(jnp.where(near, 1.0, 1 - half_square))

@@ -2,7 +2,8 @@
 
 A sample z `[K, *batch, D, W]` has D positions, each with a code vector of W numbers. q(z|x) is one code at each
 position, so all samples are equal, log q(z) = 0, and the value of a bound is exact. As a function of the encoding the
-bound is piecewise constant: it has no useful derivative, and estimators of quantizers put another in its place.
+bound is piecewise constant: it has no useful derivative, and estimators of quantizers replace the derivative by
+another.
 """
 
 import math
@@ -50,7 +51,7 @@ class PointMass:
         return stop_gradient(jnp.broadcast_to(self.code, (num_samples, *self.encoding.shape)))
 
     def log_prob(self, z: Codes) -> Float[Array, "*#samples"]:
-        """0 at the code, and the log-probability of what cannot happen elsewhere."""
+        """0 at the code, and the log-probability of an impossible event at all other points."""
         is_code = jnp.all(z == self.code, axis=-1)
         return jnp.sum(jnp.where(is_code, 0.0, IMPOSSIBLE).astype(self.encoding.dtype), axis=-1)
 
@@ -95,9 +96,9 @@ class Quantized(PointMass):
         """|sg(e) - c|^2, which moves codes to encodings, and |e - sg(c)|^2, which moves encodings to codes, weighted
         and summed over the positions; sg is `stop_gradient` (arXiv:1711.00937, equation 3).
 
-        This is a loss of q and no part of a bound or an estimator: it needs nothing but encoding and codebook, and it
-        is the same for every bound and every estimator. `vae.objectives` adds its derivative to that of the bound, and
-        leaves the value, which stays the bound.
+        This is a loss of q and not a part of a bound or an estimator: it needs only the encoding and the codebook, and
+        it is the same for every bound and every estimator. `vae.objectives` adds its derivative to that of the bound;
+        the value stays the bound.
         """
         distance = lambda e, c: jnp.sum(jnp.square(e - c), axis=(-2, -1))
         moves_codes = distance(stop_gradient(self.encoding), self.code)
@@ -107,8 +108,8 @@ class Quantized(PointMass):
 
 @family
 class Rounded(PointMass):
-    """Each number is rounded to the nearest of the L levels of its channel, which are evenly spaced from -1 on in steps
-    of 1 / (L // 2) (finite scalar quantization, Mentzer et al. 2023, arXiv:2309.15505). No codebook is learned.
+    """Each number is rounded to the nearest of the L levels of its channel, which start at -1 and go on in steps of
+    1 / (L // 2) (finite scalar quantization, Mentzer et al. 2023, arXiv:2309.15505). No codebook is learned.
 
     Attributes:
       encoding: `[*batch, D, W]`, the numbers that are rounded.

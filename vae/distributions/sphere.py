@@ -1,6 +1,6 @@
 """Distributions on the sphere |z| = 1 of D dimensions: the uniform one, and the base of those around a mean direction.
 
-Densities are those of the sphere's surface, and z has D coordinates, for D of at least 2.
+Densities are per unit of surface area. A sample z has D coordinates, and D is at least 2.
 """
 
 import math
@@ -38,8 +38,8 @@ class UniformOnSphere:
 class Spherical(Reparameterizable):
     """Base of the families around a mean direction, which have the fields `location` and `log_concentration`.
 
-    A subclass has `log_ratio(half_square)`, the log of the density over that of the uniform distribution, for
-    half_square = |z - direction|^2 / 4, and `log_tangent(key, num_samples)`, samples of log tan(angle / 2), for the
+    A subclass has `log_ratio(half_square)`, the log of the ratio of the density to that of the uniform distribution,
+    for half_square = |z - direction|^2 / 4, and `log_tangent(key, num_samples)`, samples of log tan(angle / 2), for the
     angle between z and the direction. Both are `[K, *batch, 1]`.
     """
 

@@ -20,7 +20,7 @@ class VonMisesFisher(Spherical):
     concentration `[*batch, 1]`. Everything is accurate for concentrations from 1e-3 to 1e3 and D from 2 to 50.
 
     The angle to the direction is drawn by rejection (Wood 1994, "Simulation of the von Mises Fisher distribution"), and
-    its derivative is that of its distribution function.
+    its derivative follows from its distribution function.
     """
 
     location: Float[Array, "*batch D"]
@@ -44,8 +44,8 @@ class VonMisesFisher(Spherical):
 def log_normalizer(concentration: Numbers, dimensions: int) -> Float[Array, "*#shape"]:
     """log E exp(concentration (direction . z - 1)), for uniform z.
 
-    It is log[Gamma(n + 1) (2 / x)^n I_n(x)] - x with n = dimensions / 2 - 1. The Bessel function of an order N of at
-    least 24 is that of Debye's expansion, and the recurrence for the ratios of two orders leads down to n. The
+    It is log[Gamma(n + 1) (2 / x)^n I_n(x)] - x with n = dimensions / 2 - 1. Debye's expansion gives the Bessel
+    function of an order N of at least 24, and the recurrence for the ratios of neighbouring orders leads down to n. The
     recurrence adds positive terms only.
     """
     order = dimensions / 2 - 1

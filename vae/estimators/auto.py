@@ -18,7 +18,7 @@ PATHWISE = ("reparam", "stl", "dreg")
 BITS = ("disarm", "leave_one_out", "relax")
 CLASSES = ("leave_one_out", "relax")
 DEFAULT = "default"
-# A candidate takes over if its error is smaller by so many standard errors.
+# A candidate takes over if its error is smaller by this many standard errors.
 CERTAIN = 3.0
 
 
@@ -56,13 +56,13 @@ class _Candidate(NamedTuple):
 def auto(num_samples: int = 1, among: str = DEFAULT, every: int = 200, draws: int = 4) -> Estimator:
     """Uses one of several candidates, and measures all of them after every `every` calls.
 
-    `num_samples` is the budget: each candidate takes the largest number of samples with which it evaluates f at most so
-    many times for one datum, or the smallest number with which it works. For a bound that is not a mean over samples,
-    each candidate takes `num_samples` samples.
+    `num_samples` is the budget: each candidate takes the largest number of samples with which it evaluates f at most
+    `num_samples` times for one datum, or the smallest number with which it works. For a bound that is not a mean over
+    samples, each candidate takes `num_samples` samples.
 
-    A measurement draws the gradient in the parameters of q `draws` times by each candidate. So it costs
-    `draws` x candidates / `every` gradients for each call. It has keys of its own, and decides about later calls alone:
-    a choice by the draws that are used would be biased. The error is the mean squared error of the batch's mean
+    A measurement draws the gradient in the parameters of q `draws` times by each candidate. So it costs `draws` x
+    candidates / `every` gradients for each call. It has keys of its own, and decides about later calls alone: a choice
+    that depended on a call's own draws would bias its gradient. The error is the mean squared error of the batch's mean
     gradient in the parameters of q, times the evaluations. Parameters of q that the data share, such as the weights of
     a flow, do not count. The squared bias of a biased candidate is measured against the first unbiased one.
 
@@ -70,7 +70,8 @@ def auto(num_samples: int = 1, among: str = DEFAULT, every: int = 200, draws: in
     nothing. A biased candidate must be better than an unbiased one in each measurement.
 
     In the first `every` calls all candidates take turns, one after the other, so that their own parameters are trained
-    and their states filled when they are measured. Later these change only while their candidate is in use.
+    and their states are filled before they are measured. Later, the parameters and the state of a candidate change only
+    while it is in use.
 
     Where runs are side by side under vmap, every call computes all candidates and a measurement.
 

@@ -24,9 +24,9 @@ def blocks(estimators: Sequence[Estimator]) -> Estimator:
     differentiates f may stand anywhere. An estimator that needs second derivatives of f refuses a later block whose
     estimate has none.
 
-    f is evaluated as often as the product of the estimators' numbers says: 20 times by `exact` on ten classes and two
-    samples of `reparam`. Every later block whose estimator learns or counts something takes further evaluations,
-    which update its params and its state.
+    The number of evaluations of f is the product of the estimators' numbers: 20 for `exact` on ten classes and two
+    samples of `reparam`. Every later block whose estimator learns or counts something takes further evaluations, which
+    update its params and its state.
 
     Raises:
       ValueError: from `init` and `estimate`, if q does not have as many blocks as there are estimators; from

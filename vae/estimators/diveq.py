@@ -10,12 +10,12 @@ from vae.estimators.tools import attach, check_positive, integrand, stateless
 
 
 def diveq(num_samples: int = 1, sigma: float = 1e-3) -> Estimator:
-    """The code is e + |c - e| u, where the backward pass takes the direction u of c - e + sigma * noise for a constant.
+    """The code is e + |c - e| u. The backward pass treats u, the direction of c - e + sigma * noise, as a constant.
 
-    So both the encoding and the codebook get a gradient from f. Without noise, the encoding gets the part across c - e,
-    and the code the part along it; with codes of one number, the encoding then gets nothing. The published code passes
-    e + |c - e| u to the decoder, and this estimator c, from which it differs by less than sigma times the length of the
-    noise, or by a small multiple of |c - e| if that is less.
+    So both the encoding and the codebook get a gradient from f. Without noise, the encoding gets the part of the
+    gradient across c - e, and the code gets the part along c - e; if codes are single numbers, the encoding then gets
+    nothing. The published program passes e + |c - e| u to the decoder. This estimator passes c, which differs from it
+    by less than sigma times the length of the noise, or by a small multiple of |c - e| if that is less.
     """
     check_positive(sigma=sigma)
 

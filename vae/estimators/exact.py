@@ -18,9 +18,10 @@ def exact(num_samples: int = 1, order: int = 24) -> Estimator:
     """Enumerates all states (Bernoulli, Categorical, Poisson), or uses Gauss-Hermite quadrature (Normal,
     MultivariateNormal).
 
-    The quadrature has `order` nodes for each dimension, and the sum over Poisson counts has those below `order`. For a
-    bound of K = `num_samples` samples, the sum runs over all K-tuples of states or nodes, so K and D must be small.
-    Importance weights can vary fast between nodes: double `order` to check the answer. `estimate` ignores its key.
+    The quadrature has `order` nodes for each dimension, and the sum over Poisson counts has the counts below `order`.
+    For a bound of K = `num_samples` samples, the sum runs over all K-tuples of states or nodes, so K and D must be
+    small. Importance weights can vary fast between nodes: double `order` to check the answer. `estimate` ignores its
+    key.
 
     Raises:
       ValueError: from `estimate`, if there are more than 2^22 states, nodes or tuples.

@@ -8,8 +8,8 @@ from vae.estimators.tools import attach, integrand, stateless
 
 
 def nsvq(num_samples: int = 1) -> Estimator:
-    """The derivative is that of f at e + |c - e| u, where u is a uniformly random direction: noise as large as the
-    quantization error takes its place. Both the encoding and the codebook get a gradient from f.
+    """The derivative is that of f at e + |c - e| u, where u is a uniformly random direction: noise takes the place of
+    the quantization error, and is as large. Both the encoding and the codebook get a gradient from f.
 
     The paper also trains the decoder at these points, and so does this estimator. The value is that of f at the code,
     which costs a second evaluation of f.

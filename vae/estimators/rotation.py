@@ -9,8 +9,8 @@ from vae.estimators.tools import attach, integrand, stateless
 
 
 def rotation(num_samples: int = 1) -> Estimator:
-    """The code c is the encoding e, rotated in the plane of both and rescaled; the backward pass takes rotation and
-    scale for constants. The codebook gets no gradient from f, and learns from the loss of `Quantized` alone.
+    """The code c is the encoding e, rotated in the plane of both and rescaled; the backward pass treats the rotation
+    and the scale as constants. The codebook gets no gradient from f, and learns from the loss of `Quantized` alone.
 
     The scale |c| / |e| is large for short encodings. An encoding of zero has the scale 1.
     """

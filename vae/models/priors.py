@@ -136,7 +136,7 @@ class VampPrior(PriorKind):
 
 @dataclass(frozen=True)
 class FlowPrior(PriorKind):
-    """A normalizing flow of affine coupling layers, whatever the posterior's family; options as of `coupling`."""
+    """A normalizing flow of affine coupling layers over all real numbers; the options are those of `coupling`."""
 
     layers: int = 4
     hidden: int = 64
@@ -179,7 +179,7 @@ add_prior = PRIORS.add
 
 
 def refusal(prior: PriorKind, posterior: Posterior) -> str | None:
-    """Why the prior does not go with the posterior, and what does; None where it does."""
+    """Says why the prior does not go with the posterior, and which prior does; None if this one does."""
     if posterior.codes and prior.name != "standard":
         return f"posterior={posterior.name} has the uniform prior over codes; choose prior=standard"
     return prior.refusal(posterior)

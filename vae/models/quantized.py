@@ -39,7 +39,7 @@ class Codebook(nn.Module):
 
 
 class Quantizer(Posterior):
-    """A posterior over codes. The prior is uniform; it goes with no other, and has one stochastic layer."""
+    """A posterior over codes. It has one stochastic layer, and needs the uniform prior."""
 
     event_ndim: ClassVar[int] = 2
     has_own_prior: ClassVar[bool] = False
@@ -71,7 +71,7 @@ class CodebookPosterior(Quantizer):
 
 @dataclass(frozen=True)
 class VectorQuantizer(CodebookPosterior):
-    """The nearest code, with certainty. `Quantized.loss` says what `codebook_loss` and `commitment_loss` weigh.
+    """The nearest code, with certainty. `Quantized.loss` has the two losses whose weights are the options.
 
     Estimators that give the codebook a gradient of f, as `diveq` and `nsvq` do, need neither of the two losses.
     """
@@ -145,8 +145,8 @@ class ScalarQuantizer(Quantizer):
 
     def distribution(self, parameters: Parameters, latent_dim: int) -> dist.Rounded:
         levels = np.asarray(self.counts, np.float32)
-        # As in the code of the paper: tanh to just inside of the outer levels; half a step lower for even counts, whose
-        # levels are not symmetric, and shifted so that outputs of zero are near the level 0.
+        # As in the code of the paper, tanh ends just inside the outer levels. An even count of levels is not symmetric:
+        # there the tanh is half a step lower, and is shifted so that outputs of zero are near the level 0.
         reach = np.float32(1 - 1e-3) * (levels - 1) / 2
         offset = np.where(levels % 2 == 0, np.float32(0.5), np.float32(0))
         raw = parameters.reshape(*parameters.shape[:-1], latent_dim, len(levels))

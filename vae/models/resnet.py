@@ -98,7 +98,7 @@ class ResNetEncoder(nn.Module):
 class ResNetDecoder(nn.Module):
     """Samples `[K, B, D]` to pixels `[K, B, H * W * C]`: the mirror image of `ResNetEncoder`.
 
-    Features are doubled in size by repeating each, and a convolution.
+    To double the size, each feature is repeated, and a convolution follows.
     """
 
     blocks: int

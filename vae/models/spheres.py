@@ -13,8 +13,8 @@ from vae.models.families import POSTERIORS, Parameters, Posterior
 class OnSphere(Posterior):
     """A family around a mean direction, whose prior is uniform on the sphere.
 
-    The encoder's outputs are a vector in this direction and the log of the concentration over D, so that training
-    begins at a concentration of about D.
+    The encoder's outputs are a vector in this direction and log(concentration / D), so that training begins at a
+    concentration of about D.
     """
 
     name: str

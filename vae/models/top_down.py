@@ -119,7 +119,7 @@ def make_encoder(
 
 
 def refuse_inference(inference: str, posterior: Posterior, layers: int) -> str | None:
-    """Why this order of inference does not go with the posterior and the number of layers, and what does; or None."""
+    """Says why this order of inference does not go with the posterior and the number of layers; None if it does."""
     if inference not in INFERENCES:
         return f"there is no inference {inference!r}; choose one of {', '.join(INFERENCES)}"
     if inference != "bottom_up" and layers == 1:
@@ -143,7 +143,7 @@ def product(q: Any, p: Any) -> Any:
 
 def _product_of_normals(q: dist.Normal, p: dist.Normal) -> dist.Normal:
     log_var = -jnp.logaddexp(-q.log_var, -p.log_var)
-    weight = jax.nn.sigmoid(p.log_var - q.log_var)  # of q's mean: its share of the precision
+    weight = jax.nn.sigmoid(p.log_var - q.log_var)  # the share of q in the precision
     return dist.Normal(weight * q.mean + (1 - weight) * p.mean, log_var)
 
 

@@ -17,10 +17,10 @@ def fast_compilation() -> dict[str, Any]:
 def count_evaluations(estimate: Callable, key: Array, *arguments) -> float:
     """Number of samples z at which `estimate(watch, key, *arguments)` evaluates f for one datum.
 
-    `estimate` passes each integrand f through `watch(f)`, which records its calls. It runs three times. A second call
-    at the same z, such as DReG's, is not counted, because XLA removes it. Equal discrete samples within one call are
-    all counted. If two calls happen to draw exactly the same samples, the second is not counted, so the result is the
-    largest count of the three runs.
+    `estimate` passes each integrand f through `watch(f)`, which records its calls. `estimate` runs three times. A
+    second call at the same z, such as DReG's, is not counted, because XLA removes it. Equal discrete samples within one
+    call are all counted. If two calls happen to draw exactly the same samples, the second is not counted, so the result
+    is the largest count of the three runs.
 
     If an estimator draws at random which of its calls are run, as `mlmc` does, the result is the mean of 1000 runs.
     """
@@ -46,7 +46,7 @@ def count_evaluations(estimate: Callable, key: Array, *arguments) -> float:
 
     @functools.partial(jax.jit, compiler_options=fast_compilation())
     def run(key, *arguments):
-        """Returns nothing, so XLA leaves out every value of f that decides no sample."""
+        """Returns nothing, so XLA leaves out every value of f on which no sample depends."""
         estimate(watch, key, *arguments)
 
     def count(i):

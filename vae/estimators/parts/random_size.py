@@ -22,18 +22,18 @@ def random_size(
 ) -> Estimator:
     """The estimator that evaluates 2, 4, 8, ... or `num_samples` samples, the same number for all data of a batch.
 
-    `lax.switch` runs one number of samples alone. Under `vmap` over keys it runs all of them.
+    `lax.switch` runs only the number of samples that is drawn. Under `vmap` over keys, it runs all numbers.
 
     Args:
       name: the name of the estimator, for error messages.
       num_samples: a power of two.
       inner: the pathwise gradient for a fixed number of samples, reparam or dreg.
-      choose: a function of a key and a reduction. It draws the index of a number of samples, and returns for every
-        number of samples the estimate as a function of their values. An estimate is a combination of values of the
-        reduction whose weights have the sum 1.
+      choose: a function of a key and a reduction. It draws the index of a number of samples. It also returns, for every
+        number of samples, the function that makes the estimate of the samples' values. An estimate is a combination of
+        values of the reduction whose weights sum to 1.
 
     Raises:
-      ValueError: if `num_samples` is no power of two, or if there is no such `inner`.
+      ValueError: if `num_samples` is not a power of two, or if there is no such `inner`.
     """
     if num_samples & (num_samples - 1):
         raise ValueError(f"{name} needs a power of two as num_samples, got {num_samples}")
