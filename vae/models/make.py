@@ -78,15 +78,6 @@ def make_vae(
     posterior = _choose(posterior, POSTERIORS)
     prior = _choose(prior, PRIORS)
     dims = _sizes("latent_dim", latent_dim)
-    refuse_layers(posterior, len(dims))
-    num_layers = 1 if posterior.num_blocks > 1 else len(dims)
-    refusal = refuse_inference(inference, posterior, num_layers) or prior_refusal(prior, posterior)
-    if refusal:
-        raise ValueError(refusal)
-
-    hidden = _sizes("hidden", hidden)
-    layer_hidden = _sizes("layer_hidden", layer_hidden)
-    data_mean = tuple(data_mean)
     if not dims:
         raise ValueError("latent_dim needs at least one number")
     if posterior.num_blocks > 1:
@@ -96,6 +87,17 @@ def make_vae(
                 f"{latent_dim}"
             )
         dims = (dims,)
+    refusal = (
+        refuse_layers(posterior, len(dims))
+        or refuse_inference(inference, posterior, len(dims))
+        or prior_refusal(prior, posterior)
+    )
+    if refusal:
+        raise ValueError(refusal)
+
+    hidden = _sizes("hidden", hidden)
+    layer_hidden = _sizes("layer_hidden", layer_hidden)
+    data_mean = tuple(data_mean)
     if len(_sizes("image_shape", image_shape)) != 3:
         raise ValueError(f"image_shape must be three numbers (H, W, C), got {image_shape}")
     if len(hidden) < architecture.least_layers:

@@ -161,11 +161,8 @@ for _posterior in (VectorQuantizer, ScalarQuantizer, StochasticVectorQuantizer):
     POSTERIORS.add(_posterior.name, _posterior)
 
 
-def refuse_layers(posterior: Posterior, layers: int) -> None:
-    """Refuses several stochastic layers for posteriors over codes.
-
-    Raises:
-      ValueError: a sentence that says what works.
-    """
+def refuse_layers(posterior: Posterior, layers: int) -> str | None:
+    """Why the posterior cannot have so many stochastic layers, and what it can have; None if it can."""
     if isinstance(posterior, Quantizer) and layers > 1:
-        raise ValueError(f"posterior={posterior.name} needs one stochastic layer; give latent_dim one number")
+        return f"posterior={posterior.name} needs one stochastic layer; give latent_dim one number"
+    return None
