@@ -60,7 +60,7 @@ def pixels(data: datasets.Dataset, split: str) -> np.ndarray:
 
 
 def parts(devices: Mesh, params: Any, run_bytes: float) -> Iterator[tuple[int, Any]]:
-    """The parameters of as many runs as can be evaluated at once, each time with the number of the first of them.
+    """Yields the number of the first run of each part, and the parameters of as many runs as can be evaluated at once.
 
     All parts but the last are equally large, and one compiled program evaluates them.
 
@@ -127,7 +127,7 @@ def with_average(figures: Row, averaged: Row) -> Row:
 
 
 def bound(model: models.VAE, devices: Mesh, params: Any, x: jax.Array) -> list[Row]:
-    """For each run ELBO, rate and distortion (nats, means over the images x), active units, and the use of codes.
+    """The ELBO, rate and distortion of each run (nats, means over the images x), its active units and its use of codes.
 
     Args:
       params: The parameters of all runs, with a leading axis of runs.

@@ -24,12 +24,12 @@ from experiments.report.elements import (
 # If there are more pairs, only those with the best value are listed.
 MOST_PAIRS = 500
 _GRADIENT = (
-    "At the parameters of the run after each measurement, for one fixed batch of training images. The bias is relative"
-    " to the length of the true gradient, and its bars are two standard errors."
+    "Each point is measured at the run's parameters of that moment, for one fixed batch of training images. The bias is"
+    " relative to the length of the true gradient, and its bars are two standard errors."
 )
 _AUTO = (
     "The estimator auto uses one of its candidates, and measures all of them from time to time. The first chart has the"
-    " share of the steps since the evaluation before."
+    " share of the steps since the previous evaluation."
 )
 _PLANE = (
     "Each point is a run. Along a grey line the ELBO is the same, and it is better towards the lower left. At a rate of"

@@ -3,11 +3,11 @@
     python -m experiments.semi_supervised                                         # 100 labels, ten seeds
     python -m experiments.semi_supervised --estimators=exact,leave_one_out --labels=50
 
-Every estimator of --estimators is that of the class y of the images without a label, and z is reparameterized:
-`exact` means `exact+reparam`. The row "labels alone" is the control: the same classifier without the other images.
+The estimators in --estimators are for the class y of the images without a label; z is reparameterized, so `exact` means
+`exact+reparam`. The row "labels alone" is the control: the same classifier without the other images.
 
-The command writes results.csv, results.md, config.json and figures/styles.png into --output. The figure is of the first
-estimator: a style in each row, and a class in each column.
+The command writes results.csv, results.md, config.json and figures/styles.png into --output. The figure shows images of
+the first estimator: a style in each row, and a class in each column.
 """
 
 import time
@@ -123,7 +123,7 @@ def check_flags(values: flags.FlagValues, digits: Digits) -> None:
 
 
 def make_estimator(name: str) -> estimators.Estimator:
-    """The estimator of y and z, by the name of that of y.
+    """The estimator of y and z, from the name of the estimator of y.
 
     Raises:
       ValueError: If there is no such estimator, or it is not for classes and the mean.

@@ -103,8 +103,8 @@ def define_flags(values: flags.FlagValues) -> None:
     )
     integer("measure_gradient", 0, measure_gradient, 0)
     measure_estimators = (
-        "Estimators to measure beside the run's own. One with parameters or a state first takes as many steps of"
-        " training as there are draws, which cost as many gradients."
+        "Estimators to measure beside the run's own. An estimator with parameters or a state is first trained for"
+        " --measure_draws steps, which cost as many gradients."
     )
     setting_flags.define_estimators("measure_estimators", measure_estimators, values)
     integer("measure_draws", 100, "Number of gradients of each estimator in a measurement, a multiple of 10.", 20)

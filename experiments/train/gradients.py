@@ -38,7 +38,7 @@ Rows = list[dict[str, Any]]
 
 
 class Measurement(NamedTuple):
-    """What is measured of the runs of a program.
+    """The measurement of the gradients of a program's runs.
 
     Attributes:
       figures: `figures(state, values, x)` of one run: {name of the column: number}.

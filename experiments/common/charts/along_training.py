@@ -67,7 +67,7 @@ def gradient(runs: list[dict[str, Any]], group: str, figure: str) -> Chart:
 
 
 def schedule(runs: list[dict[str, Any]]) -> Chart:
-    """The share of the steps since the evaluation before (%) in which `auto` used each candidate.
+    """The share of the steps since the previous evaluation (%) in which `auto` used each candidate.
 
     Args:
       runs: As in `gradient`.

@@ -14,10 +14,10 @@ from vae.estimators.tools import check_positive
 def quantized(width: int = 2, sigma: float = 0.5, batch_size: int = 4096) -> Problem:
     """The smoothed bound E f(Q(e + sigma eps)) of one code of `width` numbers, with eps standard normal.
 
-    The codebook is the product of 4 ticks in each of the `width` directions. A code is chosen if in each direction the
-    encoding lies between two midpoints of ticks, which has a probability that is a difference of two normal
-    distribution functions, and the bound is a sum over all codes. With one number, the derivative in e is the sum over
-    the midpoints b of (f(code above b) - f(code below b)) times the density of e + sigma eps at b.
+    The codebook is the product of 4 ticks in each of the `width` directions. A code is chosen if the encoding lies
+    between two midpoints of ticks in each direction. In a direction, the probability of this is a difference of two
+    normal distribution functions. The bound is a sum over all codes. With one number, the derivative in e is the sum
+    over the midpoints b of (f(code above b) - f(code below b)) times the density of e + sigma eps at b.
 
     The data are `batch_size` values of sigma eps that fill the normal distribution evenly. So the mean of a gradient
     over the batch is its mean over the noise, up to less than a percent. Encodings and ticks are positive: the scale
