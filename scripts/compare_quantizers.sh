@@ -12,8 +12,8 @@
 # of --problem=quantized, which does not depend on the training. For stochastic_vq it is the sum over all 4096 states,
 # for the encoder of a trained run on 16 test images.
 #
-# Expected: straight-through uses all codes with the losses, DiVeQ and NSVQ without them; with them, all codes but a few
-# are given up. Random codes have a better bound than certain ones.
+# Expected: straight-through uses all codes if it has the losses, and DiVeQ and NSVQ use all if they do not. With the
+# losses, DiVeQ and NSVQ use only a few codes. Random codes have a better bound than certain ones.
 #
 # Writes results/quantizers/ (results/quantizers_mnist/): results.csv of each sweep and of each measurement, table.md.
 set -euo pipefail
