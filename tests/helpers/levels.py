@@ -203,8 +203,12 @@ def compared(
     return entrants
 
 
+def percent(rate: float) -> str:
+    """In percent with two digits, or with one below 0.1 %."""
+    return f"{100 * rate:.0f} %" if rate > 0.095 else f"{100 * rate:.{1 if rate < 1e-3 else 2}g} %"
+
+
 def main() -> None:
-    percent = lambda rate: f"{100 * rate:.2g} %"
     head = ["2 differ", "12 differ", "biased", "(ref.)", "variance", "SNR", "bias", "(ref.)"]
     table = [["problem", "draws", *head]]
     for name in TOYS:

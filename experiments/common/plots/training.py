@@ -124,7 +124,7 @@ def _add_clock(ax: Axes, epochs: np.ndarray, timing: list[float]) -> None:
 
     def name(epoch: float, _) -> str:
         elapsed = np.interp(epoch, [0, *epochs], [0, *seconds])
-        return f"{elapsed:,.0f}" if elapsed >= 100 else f"{elapsed:.3g}"
+        return f"{elapsed:,.0f}" if elapsed >= 10 else f"{elapsed:.2g}"
 
     clock = ax.secondary_xaxis("top")
     clock.xaxis.set_major_locator(MaxNLocator(3, integer=True, min_n_ticks=1))
