@@ -9,7 +9,8 @@ from tests.helpers.oracle import REDUCE, assert_unbiased, oracle, problem
 from vae import estimators
 from vae.distributions import Bernoulli, Categorical, Normal
 from vae.estimators import Estimator, mean
-from vae.estimators.auto import _Candidate, _choose, _fitting
+from vae.estimators.parts import choice as parts_choice
+from vae.estimators.parts.candidates import Candidate, fitting
 
 DRAWS, DATA, SIZE = 4, 64, 8
 TRUTH = 0.1 * np.random.default_rng(0).normal(size=(DATA, SIZE))
@@ -23,8 +24,8 @@ def gradients(rng, deviation, bias=0.0):
 @jax.jit
 def choose(drawn, in_use):
     """The choice among an unbiased, another unbiased and a biased estimator; each evaluates f twice."""
-    candidates = {"a": _Candidate(None, 2, False), "b": _Candidate(None, 2, False), "c": _Candidate(None, 2, True)}
-    return _choose(drawn, candidates, in_use)
+    candidates = {"a": Candidate(None, 2, False), "b": Candidate(None, 2, False), "c": Candidate(None, 2, True)}
+    return parts_choice.choose(drawn, candidates, in_use)
 
 
 def choice(deviations, bias=0.0, in_use=0, seed=0):
@@ -91,7 +92,7 @@ def test_a_named_candidate_that_does_not_fit_is_refused():
     ],
 )
 def test_the_budget_buys_evaluations(q, num_samples, bought):
-    candidates = _fitting((), num_samples, q, mean, 1.0, None)
+    candidates = fitting((), num_samples, q, mean, 1.0, None)
     assert {name: candidate.evaluations for name, candidate in candidates.items()} == bought
 
 
