@@ -10,8 +10,8 @@ import pytest
 
 from experiments.common.program_folder import ProgramFolder, programs_of
 from experiments.train import loop
-from tests.experiments.train.test_train_command import forget_results
 from tests.helpers.entry_points import Outcome, run_all, training
+from tests.helpers.written_workdirs import forget_results
 from vae import checkpoint
 
 LENGTH = ["--epochs=6", "--checkpoint_every=1"]

@@ -2,6 +2,7 @@
 
 import os
 import random
+import shutil
 import signal
 import socket
 import subprocess
@@ -12,6 +13,8 @@ from pathlib import Path
 import pytest
 
 from experiments.common.program_folder import ProgramFolder, programs_of
+from tests.helpers.entry_points import train
+from tests.helpers.written_workdirs import forget_results
 from vae import checkpoint
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -169,3 +172,24 @@ def test_twenty_kills_at_random_moments(arguments, tmp_path):
     finish(start(folder, arguments))
     assert kills == 20
     assert contents(folder) == contents(tmp_path / "undisturbed")
+
+
+@pytest.mark.slow
+def test_a_larger_sweep_takes_nobody_back(tmp_path):
+    """A sweep that was cut off continues from its last epoch although a seed is added, and ends with the same bytes."""
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    length = ["--epochs=4", "--checkpoint_every=1"]
+    train(
+        tmp_path / "first", [*length, "--seed=0,1", f"--workdir={whole}"], [*length, "--seed=0,1", f"--workdir={cut}"]
+    )
+    [begun] = [program.path for program in programs_of(cut)]
+    [finished] = [program.path for program in programs_of(whole)]
+    forget_results(begun)
+    shutil.rmtree(begun / "checkpoints/4")
+    inode = (begun / "checkpoints/3").stat().st_ino
+    [again] = train(tmp_path / "second", [*length, "--seed=0,1,2", f"--workdir={cut}"])
+    assert again.code == 0, again.err
+    assert (begun / "checkpoints/3").stat().st_ino == inode  # not written again
+    for file in ("metrics.jsonl", "runs.json", "checkpoints/4/digest/metadata"):
+        assert (begun / file).read_bytes() == (finished / file).read_bytes()
+    assert sorted(len(program.runs()) for program in programs_of(cut)) == [1, 2]

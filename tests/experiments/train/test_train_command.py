@@ -13,6 +13,7 @@ from experiments.common import provenance, workdirs
 from experiments.common.program_folder import ProgramFolder, programs_of
 from tests.helpers import entry_points
 from tests.helpers.entry_points import train
+from tests.helpers.written_workdirs import forget_results
 from vae import checkpoint
 
 SECONDS = re.compile(r" \(after \d+ s\)$", re.MULTILINE)
@@ -215,13 +216,6 @@ def cut(runs, tmp_path_factory):
     return copy
 
 
-def forget_results(program: Path) -> None:
-    record = json.loads((program / "runs.json").read_text())
-    for run in record["runs"]:
-        del run["result"]
-    (program / "runs.json").write_text(json.dumps(record, indent=2) + "\n")
-
-
 def test_half_a_line_is_no_row_for_any_reader(runs, cut, tmp_path):
     folder, _ = runs
     copy = shutil.copytree(cut, tmp_path / "copy")
@@ -391,23 +385,3 @@ def test_bfloat16_trains_to_the_bound_of_float32(tmp_path):
     bounds = {result["compute_dtype"]: result["test_elbo_nats"] for result in results}
     assert set(bounds) == {"float32", "bfloat16"}
     assert 0 < abs(bounds["float32"] - bounds["bfloat16"]) < 0.5
-
-
-@pytest.mark.slow
-def test_a_larger_sweep_takes_nobody_back(tmp_path):
-    """A sweep that was cut off continues from its last epoch although a seed is added, and ends with the same bytes."""
-    whole, cut = tmp_path / "whole", tmp_path / "cut"
-    length = ["--epochs=4", "--checkpoint_every=1"]
-    train(
-        tmp_path / "first", [*length, "--seed=0,1", f"--workdir={whole}"], [*length, "--seed=0,1", f"--workdir={cut}"]
-    )
-    begun = program_of(cut).path
-    forget_results(begun)
-    shutil.rmtree(begun / "checkpoints/4")
-    inode = (begun / "checkpoints/3").stat().st_ino
-    [again] = train(tmp_path / "second", [*length, "--seed=0,1,2", f"--workdir={cut}"])
-    assert again.code == 0, again.err
-    assert (begun / "checkpoints/3").stat().st_ino == inode  # not written again
-    for file in ("metrics.jsonl", "runs.json", "checkpoints/4/digest/metadata"):
-        assert (begun / file).read_bytes() == (program_of(whole).path / file).read_bytes()
-    assert sorted(len(program.runs()) for program in programs_of(cut)) == [1, 2]
