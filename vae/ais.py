@@ -25,6 +25,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from vae import distributions as dist
 from vae.distributions.base import LocationScale
+from vae.evaluate import check_sizes, keys_of_data
 
 Images = Float[Array | np.ndarray, "N ..."]  # [N, H, W, C]
 Flat = Float[Array, "D"]  # all latent variables of one chain
@@ -100,10 +101,7 @@ def bounds(
     Raises:
       ValueError: for latent variables that are not real numbers, an unknown start, or a size below 1.
     """
-    sizes = {"num_steps": num_steps, "num_chains": num_chains, "leapfrog_steps": leapfrog_steps}
-    for name, size in (sizes | {"batch_size": batch_size}).items():
-        if size < 1:
-            raise ValueError(f"{name} must be at least 1, got {size}")
+    check_sizes(num_steps=num_steps, num_chains=num_chains, leapfrog_steps=leapfrog_steps, batch_size=batch_size)
     if start not in STARTS:
         raise ValueError(f"start must be prior or q, got {start!r}")
     prior = apply(params, method="prior_distribution")
@@ -128,7 +126,7 @@ def bounds(
         down = run(key_down, jnp.broadcast_to(flat, (num_chains, flat.size)), steps, backwards=True)
         return found | {"upper": -mean_log(-down["log_weight"])}
 
-    keys = jax.vmap(lambda n: jax.random.fold_in(key, n))(first + jnp.arange(len(x)))
+    keys = keys_of_data(key, first, len(x))
     return jax.lax.map(bounds_of, (x, keys, z), batch_size=batch_size)
 
 

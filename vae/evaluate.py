@@ -66,7 +66,7 @@ def importance_weights(
 
     The arguments are those of `log_likelihood`. The M = 3 sqrt(K) largest weights of each datum are kept.
     """
-    _check_sizes(num_samples=num_samples)
+    check_sizes(num_samples=num_samples)
     tail = pareto.tail_length(num_samples) + 1
 
     def add_chunk(carry, ks, q, x, key):
@@ -163,7 +163,7 @@ def active_units(
         means = [latent_means(q, k, 25) for k in jax.random.split(key)]
         return jax.tree.map(lambda mean: mean[0], means)  # the batch has one datum
 
-    _check_sizes(batch_size=batch_size)
+    check_sizes(batch_size=batch_size)
     first, second = jax.lax.map(two_means, x, batch_size=batch_size)  # each [N, *event]
     centred = lambda means: means - jnp.mean(means, axis=0)
     covariances = [jnp.mean(centred(a) * centred(b), axis=0) for a, b in zip(first, second, strict=True)]
@@ -179,7 +179,7 @@ def code_usage(apply: Callable, params: PyTree, x: Images, batch_size: int = 500
     `code_perplexity` is the exponential of the entropy of the codes' frequencies: C if all C codes are equally
     frequent.
     """
-    _check_sizes(batch_size=batch_size)
+    check_sizes(batch_size=batch_size)
 
     def count(batch):
         q = apply(params, batch, method="encode")
@@ -223,6 +223,18 @@ def posterior_terms(
     return apply(params, x, z, method="log_likelihood"), log_prior - log_q
 
 
+def keys_of_data(key: PRNGKeyArray, first: int | Int[Array, ""], number: int) -> Array:
+    """A key for each of `number` data; `first` is the index of the first one in the data set."""
+    return jax.vmap(lambda n: jax.random.fold_in(key, n))(first + jnp.arange(number))
+
+
+def check_sizes(**sizes: int) -> None:
+    """Raises ValueError with the name of a size that is below 1."""
+    for name, size in sizes.items():
+        if size < 1:
+            raise ValueError(f"{name} must be at least 1, got {size}")
+
+
 def _encoder(apply, params):
     """The function from one datum to q(z|x), of batch_shape `[1]`."""
     return lambda x: apply(params, x[None], method="encode")
@@ -243,12 +255,6 @@ def _draw(q, key):
     return z, q.log_prob(z)
 
 
-def _check_sizes(**sizes: int) -> None:
-    for name, size in sizes.items():
-        if size < 1:
-            raise ValueError(f"{name} must be at least 1, got {size}")
-
-
 def _over_chunks(
     encode, add_chunk, start, x, key, num_samples, batch_size, chunk_size, first=0, finish=lambda carry: carry
 ):
@@ -256,11 +262,11 @@ def _over_chunks(
 
     Each datum is encoded once: q is `encode(datum)`. The result is `finish(carry)` of each datum, with a leading `[N]`.
     """
-    _check_sizes(num_samples=num_samples, batch_size=batch_size, chunk_size=chunk_size)
+    check_sizes(num_samples=num_samples, batch_size=batch_size, chunk_size=chunk_size)
     chunk_size = min(chunk_size, num_samples)
     batch_size = max(1, min(batch_size, len(x)))
     chunks = jnp.arange(-(-num_samples // chunk_size) * chunk_size).reshape(-1, chunk_size)
-    keys = jax.vmap(lambda n: jax.random.fold_in(key, n))(first + jnp.arange(len(x)))
+    keys = keys_of_data(key, first, len(x))
 
     def evaluate_one(datum, key):
         # q stays inside of `vmap`, so weights that q holds for all data are not copied for each datum.
