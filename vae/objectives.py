@@ -34,6 +34,35 @@ def elbo(apply: Callable, params: PyTree, x: Array | np.ndarray, expect: Expect)
     return from_log_weights(mean)(apply, params, x, expect)
 
 
+def warmed_elbo(
+    kl_warmup: float | np.number | Array = 0.0, epoch: float | np.number | Array | None = None
+) -> Objective:
+    """`elbo` with a warm-up: E_q[log p(x|z) + w (log p(z) - log q(z|x))], where the weight w grows linearly from 0 to 1
+    (Sonderby et al. 2016, arXiv:1602.02282, section 2.3). Every posterior and prior has it, also several layers.
+
+    Args:
+      kl_warmup: number of epochs over which w grows; a Python 0 gives `elbo`.
+      epoch: epoch of the current step, which may be a fraction. Only `kl_warmup` uses it, and needs it.
+
+    Raises:
+      ValueError: if `kl_warmup` is below 0, or is given without `epoch`.
+    """
+    weight = _kl_weight(kl_warmup, epoch)
+    if _is_zero(kl_warmup):
+        return elbo
+
+    def objective(apply: Callable, params: PyTree, x: Array | np.ndarray, expect: Expect) -> Estimate:
+        q = apply(params, x, method="encode")
+
+        def f(z):
+            log_prior = apply(params, method="prior_distribution").log_prob(z)
+            return apply(params, x, z, method="log_likelihood") + weight * log_prior
+
+        return with_own_loss(q, expect(q, f, mean, log_q_weight=weight))
+
+    return objective
+
+
 def elbo_analytic(
     beta: float | np.number | Array = 1.0,
     free_bits: float | np.number | Array = 0.0,
@@ -54,15 +83,8 @@ def elbo_analytic(
     Raises:
       ValueError: if `kl_warmup` is given without `epoch`, or if a number of the others is below 0.
     """
-    for name, option in (("beta", beta), ("free_bits", free_bits), ("kl_warmup", kl_warmup)):
-        if isinstance(option, int | float | np.number) and option < 0:
-            raise ValueError(f"{name}={option} is below 0")
-    if not _is_zero(kl_warmup):
-        if epoch is None:
-            raise ValueError(
-                "kl_warmup needs epoch, the epoch of the present step; make the objective in each step from state.step"
-            )
-        beta = beta * jnp.minimum(1.0, epoch / kl_warmup)
+    _refuse_negative(beta=beta, free_bits=free_bits)
+    weight = _kl_weight(kl_warmup, epoch, beta)
 
     def objective(apply: Callable, params: PyTree, x: Array | np.ndarray, expect: Expect) -> Estimate:
         q = apply(params, x, method="encode")
@@ -73,7 +95,7 @@ def elbo_analytic(
             rates = apply(params, q, per_dimension=True, method="kl_to_prior")  # [B, D]
             paid = jnp.mean(rates, axis=0) > free_bits  # [D]
             rate = jnp.sum(jnp.where(paid, rates, free_bits), axis=-1)
-        return with_own_loss(q, reconstruction._replace(value=reconstruction.value - beta * rate))
+        return with_own_loss(q, reconstruction._replace(value=reconstruction.value - weight * rate))
 
     return objective
 
@@ -183,7 +205,7 @@ BY_NAME = Table(
     "objective",
     {
         "elbo_analytic": elbo_analytic,
-        "elbo": lambda: elbo,
+        "elbo": warmed_elbo,
         "iwae": lambda: iwae,
         "renyi": renyi,
         "thermodynamic": thermodynamic,
@@ -194,6 +216,28 @@ BY_NAME = Table(
 )
 add = BY_NAME.add
 make = BY_NAME.make
+
+
+def _kl_weight(
+    kl_warmup: float | np.number | Array,
+    epoch: float | np.number | Array | None,
+    largest: float | np.number | Array = 1.0,
+) -> float | np.number | Array:
+    """The weight of the KL at this epoch of a warm-up: from 0 to `largest` over `kl_warmup` epochs."""
+    _refuse_negative(kl_warmup=kl_warmup)
+    if _is_zero(kl_warmup):
+        return largest
+    if epoch is None:
+        raise ValueError(
+            "kl_warmup needs epoch, the epoch of the present step; make the objective in each step from state.step"
+        )
+    return largest * jnp.minimum(1.0, epoch / kl_warmup)
+
+
+def _refuse_negative(**options: float | np.number | Array) -> None:
+    for name, option in options.items():
+        if isinstance(option, int | float | np.number) and option < 0:
+            raise ValueError(f"{name}={option} is below 0")
 
 
 def _is_zero(option: float | np.number | Array) -> bool:

@@ -10,6 +10,7 @@ import pytest
 from tests.helpers import linear_gaussian
 from vae import distributions as dist
 from vae import evaluate, models, objectives
+from vae.diagnostics import expectations
 from vae.estimators import BY_NAME, Estimate, bind, integrand, stateless
 
 MODEL, PARAMS, X = linear_gaussian.example()
@@ -57,7 +58,13 @@ def _true_gradient(beta=1.0):
 
 @pytest.mark.parametrize(
     ("objective", "beta"),
-    [(objectives.elbo, 1.0), (objectives.elbo_analytic(), 1.0), (objectives.elbo_analytic(0.3), 0.3)],
+    [
+        (objectives.elbo, 1.0),
+        (objectives.warmed_elbo(kl_warmup=10, epoch=3.0), 0.3),
+        (objectives.warmed_elbo(kl_warmup=10, epoch=11.0), 1.0),
+        (objectives.elbo_analytic(), 1.0),
+        (objectives.elbo_analytic(0.3), 0.3),
+    ],
 )
 def test_the_exact_expectation_is_the_closed_form(objective, beta):
     exact = BY_NAME["exact"].make(order=6)  # exact for polynomials of degree 11; the integrand is quadratic
@@ -332,6 +339,21 @@ def test_a_warm_up_needs_the_epoch(kl_warmup):
     np.testing.assert_allclose(value, half, rtol=1e-6)
     for zero in (0, np.float32(0), np.int32(0)):
         objectives.elbo_analytic(kl_warmup=zero)
+        assert objectives.warmed_elbo(kl_warmup=zero) is objectives.elbo
+    with pytest.raises(ValueError, match="kl_warmup needs epoch, the epoch of the present step"):
+        objectives.warmed_elbo(kl_warmup=kl_warmup)
+
+
+def test_the_weight_of_a_warm_up_is_recorded_as_one():
+    """The recorded expectation is read after the trace in which the weight was computed."""
+    bound = lambda epoch: objectives.warmed_elbo(10, epoch)
+
+    def shapes(epoch):
+        recorded.extend(expectations.record(lambda expect: bound(epoch)(MODEL.apply, PARAMS, X, expect)))
+
+    recorded = []
+    jax.eval_shape(shapes, 3.0)
+    assert [expectation.log_q_weight for expectation in recorded] == [1.0]
 
 
 @pytest.mark.parametrize("option", ["beta", "free_bits", "kl_warmup"])

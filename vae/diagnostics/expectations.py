@@ -22,11 +22,15 @@ class Expectation(NamedTuple):
 
 
 def record(bound: Callable[[Expect], Estimate]) -> list[Expectation]:
-    """The expectations of `bound(expect)`, in order. Nothing is sampled."""
+    """The expectations of `bound(expect)`, in order. Nothing is sampled.
+
+    A `log_q_weight` that is computed, as in a warm-up, is recorded as 1: it lives only as long as the trace.
+    """
     recorded = []
 
     def expect(q, f, reduce=mean, log_q_weight=0.0):
-        recorded.append(Expectation(q, reduce, log_q_weight, f))
+        weight = 1.0 if isinstance(log_q_weight, jax.Array) else log_q_weight
+        recorded.append(Expectation(q, reduce, weight, f))
         return Estimate(jnp.zeros(q.batch_shape), jnp.zeros(()), {})
 
     bound(expect)

@@ -23,6 +23,7 @@ PROGRAMS = {
         "ema": 0.9,
     },
     "warm-up": {"objective": "elbo_analytic:kl_warmup=2:free_bits=0.1"},
+    "warm-up of a ladder": {"objective": "elbo:kl_warmup=2", "latent_dim": (2, 1), "inference": "ladder"},
     "convolutions": {"architecture": "conv", "data_mean": True},
     "a network for the control variate": {"objective": "elbo", "estimator": "relax", "posterior": "bernoulli"},
     "importance samples": {"objective": "iwae", "num_samples": 3, "estimator": "dreg"},
