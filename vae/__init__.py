@@ -71,9 +71,9 @@ from vae.objectives import elbo as elbo
 from vae.objectives import elbo_analytic as elbo_analytic
 from vae.objectives import iwae as iwae
 from vae.objectives import renyi as renyi
-from vae.objectives import selbo as selbo
-from vae.objectives import siwae as siwae
 from vae.objectives import thermodynamic as thermodynamic
+from vae.stratified_bounds import selbo as selbo
+from vae.stratified_bounds import siwae as siwae
 from vae.train import TrainState as TrainState
 from vae.train import make_epoch as make_epoch
 from vae.train import make_init as make_init

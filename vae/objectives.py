@@ -38,26 +38,15 @@ def warmed_elbo(
     kl_warmup: float | np.number | Array = 0.0, epoch: float | np.number | Array | None = None
 ) -> Objective:
     """`elbo` with a warm-up: E_q[log p(x|z) + w (log p(z) - log q(z|x))], where the weight w grows linearly from 0 to 1
-    (Sonderby et al. 2016, arXiv:1602.02282, section 2.3). Every posterior and prior has it, also several layers.
-
-    Args:
-      kl_warmup: number of epochs over which w grows; a Python 0 gives `elbo`.
-      epoch: epoch of the current step, which may be a fraction. Only `kl_warmup` uses it, and needs it.
-
-    Raises:
-      ValueError: if `kl_warmup` is below 0, or is given without `epoch`.
-    """
+    over the first `kl_warmup` epochs (Sonderby et al. 2016, arXiv:1602.02282, section 2.3); see `elbo_analytic`."""
     weight = _kl_weight(kl_warmup, epoch)
     if _is_zero(kl_warmup):
         return elbo
 
     def objective(apply: Callable, params: PyTree, x: Array | np.ndarray, expect: Expect) -> Estimate:
         q = apply(params, x, method="encode")
-
-        def f(z):
-            log_prior = apply(params, method="prior_distribution").log_prob(z)
-            return apply(params, x, z, method="log_likelihood") + weight * log_prior
-
+        log_prior = lambda z: apply(params, method="prior_distribution").log_prob(z)
+        f = lambda z: apply(params, x, z, method="log_likelihood") + weight * log_prior(z)
         return with_own_loss(q, expect(q, f, mean, log_q_weight=weight))
 
     return objective
@@ -163,33 +152,6 @@ def thermodynamic(partitions: int = 5, first: float = 0.025) -> Objective:
     return from_log_weights(Reduction(reduce, name=f"thermodynamic:partitions={partitions}", shift_equivariant=True))
 
 
-def siwae(apply: Callable, params: PyTree, x: Array | np.ndarray, expect: Expect) -> Estimate:
-    """The stratified bound for a mixture q, E[log sum_c pi_c (1/K) sum_k p(x, z_ck) / q(z_ck|x)], with z_ck drawn from
-    component c (Morningstar et al. 2021, arXiv:2003.01687); `iwae` for any other q. Estimators see `q.strata`."""
-    combine = lambda weight, log_weights: jax.nn.logsumexp(log_weights, axis=0, b=weight)
-    return _stratified(combine, log_mean_exp)(apply, params, x, expect)
-
-
-def selbo(apply: Callable, params: PyTree, x: Array | np.ndarray, expect: Expect) -> Estimate:
-    """The ELBO, E[sum_c pi_c log p(x, z_c) / q(z_c|x)], with z_c drawn from component c (arXiv:2003.01687)."""
-    combine = lambda weight, log_weights: jnp.sum(weight * log_weights, axis=0)
-    return _stratified(combine, mean)(apply, params, x, expect)
-
-
-def _stratified(combine: Callable[[Array, Array], Array], reduce: Reduction) -> Objective:
-    """Reduces `combine(weight [C, 1, B], log_weights [C, K, B])` over K."""
-
-    def objective(apply: Callable, params: PyTree, x: Array | np.ndarray, expect: Expect) -> Estimate:
-        q = apply(params, x, method="encode")
-        if not hasattr(q, "strata"):
-            return from_log_weights(reduce)(apply, params, x, expect)
-        log_weight = lambda z: apply(params, x, z, method="log_joint") - q.log_prob(z)
-        weight = jnp.moveaxis(jax.nn.softmax(q.logits, axis=-1), -1, 0)[:, None]
-        return expect(q.strata, lambda z: combine(weight, q.over_strata(log_weight, z)), reduce)
-
-    return objective
-
-
 def from_log_weights(reduce: Reduction) -> Objective:
     """The objective whose bound is `reduce` applied to the K log-weights log p(x, z_k) - log q(z_k|x)."""
 
@@ -209,8 +171,6 @@ BY_NAME = Table(
         "iwae": lambda: iwae,
         "renyi": renyi,
         "thermodynamic": thermodynamic,
-        "siwae": lambda: siwae,
-        "selbo": lambda: selbo,
     },
     reserved=("epoch",),
 )
@@ -218,19 +178,13 @@ add = BY_NAME.add
 make = BY_NAME.make
 
 
-def _kl_weight(
-    kl_warmup: float | np.number | Array,
-    epoch: float | np.number | Array | None,
-    largest: float | np.number | Array = 1.0,
-) -> float | np.number | Array:
-    """The weight of the KL at this epoch of a warm-up: from 0 to `largest` over `kl_warmup` epochs."""
+def _kl_weight(kl_warmup, epoch, largest=1.0):
+    """The weight of the KL at this epoch: it grows from 0 to `largest` over `kl_warmup` epochs."""
     _refuse_negative(kl_warmup=kl_warmup)
     if _is_zero(kl_warmup):
         return largest
     if epoch is None:
-        raise ValueError(
-            "kl_warmup needs epoch, the epoch of the present step; make the objective in each step from state.step"
-        )
+        raise ValueError("kl_warmup needs epoch, the epoch of the present step; make the objective in each step")
     return largest * jnp.minimum(1.0, epoch / kl_warmup)
 
 

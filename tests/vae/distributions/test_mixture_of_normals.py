@@ -9,9 +9,10 @@ import pytest
 import scipy.stats as st
 from jax.lax import stop_gradient
 
+import vae
 from tests.helpers.families import float64
 from vae import distributions as dist
-from vae import estimators, objectives
+from vae import estimators
 from vae.testing.problems import problem
 
 Q = problem("MixtureOfNormals").phi  # two components in two dimensions, for two data
@@ -130,7 +131,7 @@ def _value_and_gradient(bound, h=1e-5):
     return np.array([at(point), *((at(point + e) - at(point - e)) / (2 * h) for e in h * np.eye(6))])
 
 
-BOUNDS = {"siwae": (objectives.siwae, _log_sum), "selbo": (objectives.selbo, _sum)}
+BOUNDS = {"siwae": (vae.siwae, _log_sum), "selbo": (vae.selbo, _sum)}
 
 
 @pytest.mark.parametrize("name", BOUNDS)
@@ -163,7 +164,11 @@ def test_several_samples_of_each_component_are_averaged_inside_the_logarithm():
         log_weights = jnp.stack([_apply(params, X, z) - q.log_prob(z) for z in parts])[..., 0]
         bounds = [
             bound(apply, params, X, expect).value
-            for bound, apply in ((objectives.siwae, _apply), (objectives.siwae, normal), (objectives.iwae, normal))
+            for bound, apply in (
+                (vae.siwae, _apply),
+                (vae.siwae, normal),
+                (vae.iwae, normal),
+            )
         ]
         return log_weights, *bounds
 
