@@ -9,6 +9,8 @@ from typing import Any
 
 # How a text begins that a spreadsheet would read as a formula.
 _FORMULA = re.compile(r"[=@\t\r]|[+-].*[(|!]")
+# The digits of a float64.
+MOST_DIGITS = 16
 
 
 def to_csv(rows: list[dict[str, Any]]) -> str:
@@ -114,10 +116,13 @@ def plus_minus(value: float, error: float) -> str:
     """A value and its error: the error with two digits, the value to the same decimal place."""
     if math.isnan(value) or math.isnan(error):
         return "-"
-    if error == 0 or math.isinf(error) or not 1e-6 <= error < 1e4:
+    if error == 0 or math.isinf(error):
         return f"{number(value)} ± {number(error, 2)}"
-    places = max(0, 1 - math.floor(math.log10(error)))
-    return f"{value:.{places}f} ± {error:.{places}f}"
+    places = 1 - math.floor(math.log10(error))
+    if 1e-6 <= error < 1e5:
+        return f"{value:.{max(0, places)}f} ± {error:.{max(0, places)}f}"
+    before = math.floor(math.log10(abs(value))) + 1 if value and math.isfinite(value) else 0  # digits before the point
+    return f"{number(value, min(max(1, before + places), MOST_DIGITS))} ± {number(error, 2)}"
 
 
 def with_interval(row: dict[str, Any], key: str) -> str:

@@ -32,7 +32,8 @@ def learning_curves(rows: list[dict[str, Any]], split: str, timing: list[float] 
         for series in chart.series:
             panels.draw_line(ax, series, marker=marker, markersize=2.5)
         ax.xaxis.set_major_locator(MaxNLocator(5, integer=True, min_n_ticks=1))
-        ax.text(0.97, 0.05, chart.note, transform=ax.transAxes, ha="right")
+        if chart.note:  # a legend finds the place where it covers least of the lines
+            ax.legend(handles=[], title=chart.note, title_fontsize=8, borderpad=0.1, loc="best")
         if timing is not None:
             _add_clock(ax, epochs, timing)
     legend_outside(figure, [line for line in axes[0].lines if len(line.get_xdata())])

@@ -16,6 +16,11 @@ def test_numbers_have_three_digits(value, text):
 def test_errors_decide_the_digits():
     assert tables.plus_minus(1.23456, 0.0234) == "1.235 ± 0.023"
     assert tables.plus_minus(-123.4, 23.4) == "-123 ± 23"
+    assert tables.plus_minus(22.5123456789, 1.2e-7) == "22.51234568 ± 1.2e-7"
+    assert tables.plus_minus(1.23456e-5, 3.4e-8) == "1.2346e-5 ± 3.4e-8"
+    assert tables.plus_minus(1234567890.0, 123456.0) == "1.23457e9 ± 1.2e5"
+    assert tables.plus_minus(0.0, 1.2e-7) == "0 ± 1.2e-7"
+    assert tables.plus_minus(0.1, 1e-20) == "0.1000000000000000 ± 1.0e-20"
 
 
 def test_a_number_stands_with_its_interval():

@@ -27,7 +27,7 @@ def test_learning_curves_draw_the_rows():
     assert [ax.get_ylabel() for ax in figure.axes] == ["bound (nats)", "test rate (nats)", "test distortion (nats)"]
     assert {ax.get_xlabel() for ax in figure.axes} == {"epoch"}
     assert legend_texts(figure) == ["training objective", "test ELBO"]
-    assert [text.get_text() for text in rate.texts] == ["11 active units"]
+    assert rate.get_legend().get_title().get_text() == "11 active units"
     low, high = bound.get_ylim()
     assert low > rows[0]["elbo_nats"]  # the untrained model does not set the scale
     assert low < min(column(rows[4:], "elbo_nats"))
@@ -45,6 +45,18 @@ def test_learning_curves_of_one_row_and_of_nan():
     diverged = plots.learning_curves([row | {"elbo_nats": math.nan} for row in rows], "test")
     for drawn in (one, figure, diverged):
         drawn.draw_without_rendering()
+
+
+def test_the_number_of_active_units_covers_no_point():
+    rising, falling = [0.2, 1.0], [1.0, 0.2]
+    for rates in (rising, falling):
+        rows = [{"epoch": i + 1, "rate_nats": rate, "active_units": 0} for i, rate in enumerate(rates)]
+        figure = plots.learning_curves(rows, "test")
+        figure.draw_without_rendering()
+        ax = figure.axes[1]
+        box = ax.get_legend().get_window_extent()
+        for place in ax.transData.transform([*enumerate(rates, start=1)]):
+            assert not box.contains(*place)
 
 
 def test_learning_curves_tell_the_time():
