@@ -28,19 +28,30 @@ def section(contents: Contents) -> Section:
 
 
 def commands(runs: list[Run]) -> list[str]:
-    """Command lines that train these runs. Runs that are all combinations of lists of values share one command line."""
+    """Command lines that train these runs. Runs that are all combinations of lists of values share one command line.
+
+    Each of several workdirs has command lines of its own, with --workdir, because two workdirs may hold the same run.
+    If a workdir needs several lines, the names of their folders have numbers: a folder cannot hold two single runs.
+    """
+    workdirs: dict[str | None, list[Run]] = {}
+    for run in runs:
+        workdirs.setdefault(run.row.get("workdir"), []).append(run)
+    return [line for workdir, members in workdirs.items() for line in _commands_of_workdir(workdir, members)]
+
+
+def _commands_of_workdir(workdir: str | None, runs: list[Run]) -> list[str]:
     rows = [{name: (str(value),) for name, value in run.settings.json().items()} for run in runs]
-    rows = [dict(items) for items in dict.fromkeys(tuple(row.items()) for row in rows)]
     for name in rows[0]:  # rows that differ only in this setting become one row with a list
         merged: dict[tuple, dict[str, tuple[str, ...]]] = {}
         for row in rows:
             alike = tuple((key, value) for key, value in row.items() if key != name)
             merged[alike] = row | {name: merged.get(alike, {name: ()})[name] + row[name]}
         rows = list(merged.values())
-    return [_command(row) for row in rows]
+    several = len(rows) > 1
+    return [_command(row, workdir and f"{workdir}-{i}" if several else workdir) for i, row in enumerate(rows, start=1)]
 
 
-def _command(values: dict[str, tuple[str, ...]]) -> str:
+def _command(values: dict[str, tuple[str, ...]], workdir: str | None) -> str:
     default = settings.Settings().json()
     lower = lambda value: value.lower() if value in ("True", "False") else value
     flags = [
@@ -48,6 +59,8 @@ def _command(values: dict[str, tuple[str, ...]]) -> str:
     ]
     if not all(name == "digits" or name.startswith("npz:") for name in values["dataset"]):
         flags.append("--data_dir=DIR")
+    if workdir:
+        flags.append(f"--workdir={workdir}")
     return cli.command("train", *flags)
 
 

@@ -1,6 +1,7 @@
 """The commands in the section "How to repeat it" make the same runs."""
 
 import dataclasses
+import shlex
 
 from absl import flags
 
@@ -18,10 +19,28 @@ def test_the_commands_have_the_settings_of_the_runs(tmp_path):
         write_sweep(folder, [(dataclasses.asdict(one), 0.0) for one in wanted], finished=False)
         lines = reproduce.commands(workdirs.read([folder]).runs)
         assert len(lines) == number
-        repeated = []
-        for line in lines:
-            values = flags.FlagValues()
-            setting_flags.define_flags(values)
-            values(line.split()[2:])
-            repeated += setting_flags.from_flags(values)
+        repeated = [run for line in lines for run in _runs(line.split()[2:])]
         assert set(repeated) == set(wanted)
+
+
+def test_runs_that_two_workdirs_share_are_trained_in_each(tmp_path):
+    swept = {"one": [(1e-3, 0), (3e-4, 0)], "a second": [(1e-3, 0), (1e-2, 0)], "no grid": [(1e-3, 0), (1e-2, 1)]}
+    for name, chosen in swept.items():
+        write_sweep(tmp_path / name, [({"learning_rate": rate, "seed": seed}, 0.0) for rate, seed in chosen])
+    runs = workdirs.read([tmp_path / name for name in swept]).runs
+    trained = {}
+    for line in reproduce.commands(runs):
+        *words, workdir = shlex.split(line)
+        trained[workdir.removeprefix(f"--workdir={tmp_path}/")] = [
+            (run.learning_rate, run.seed) for run in _runs(words[2:])
+        ]
+    no_grid = swept.pop("no grid")
+    assert trained == swept | {"no grid-1": no_grid[:1], "no grid-2": no_grid[1:]}
+
+
+def _runs(words: list[str]) -> list[Settings]:
+    """The runs that `experiments.train` trains with these words of a command line."""
+    values = flags.FlagValues()
+    setting_flags.define_flags(values)
+    values(words)
+    return setting_flags.from_flags(values)
