@@ -7,7 +7,6 @@ side by side, as many at once as fit into the memory.
 
 import functools
 import math
-import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -15,8 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from tqdm import tqdm
 
+from experiments.common import phases
 from experiments.common.build import bits_per_dim
 from experiments.common.settings import Settings, build
 from vae import data as datasets
@@ -27,7 +26,7 @@ from vae.devices import mesh
 SEED = 2013
 # The number of samples of z for each image in the ELBO.
 ELBO_SAMPLES = 10
-# The number of images whose -log p(x) is computed between two steps of the progress bar.
+# The number of images whose -log p(x) is computed between two steps of the progress.
 SLICE = 500
 # The memory that the decoded images of an evaluation may fill on a CPU, in bytes. More would leave the cache.
 CPU_MEMORY = 12.5e6
@@ -150,30 +149,47 @@ def test_figures(
 ) -> Iterator[dict[int, Row]]:
     """The test figures of all runs by their numbers, of as many runs at a time as are evaluated together.
 
-    -log p(x) is the importance-weighted bound with K = eval_samples, in nats, the mean over the test images. A progress
-    bar is shown on a terminal.
+    -log p(x) is the importance-weighted bound with K = eval_samples, in nats, the mean over the test images. The images
+    that are done are shown as `phases.steps` shows steps.
 
     Args:
       state: The states of all runs, with a leading axis of runs.
       run: The settings of any of the runs.
     """
-    figures = _test_figures(model, devices, state.params["model"], data, run, eval_samples)
-    if not state.ema:
-        yield from figures
-        return
-    averaged = _test_figures(model, devices, state.ema, data, run, eval_samples)
-    for rows, averages in zip(figures, averaged, strict=True):
-        yield {i: with_average(row, averages[i]) for i, row in rows.items()}
+    runs = len(jax.tree.leaves(state.params["model"])[0])
+    total = runs * len(data.test) * (2 if state.ema else 1)
+    done = 0
+
+    with phases.steps(total, unit="image") as advance:
+
+        def count(images: int) -> None:
+            nonlocal done
+            done += images
+            advance(images, f"evaluating, K={eval_samples}, image {done:,} of {total:,}")
+
+        figures = _test_figures(model, devices, state.params["model"], data, run, eval_samples, count)
+        if not state.ema:
+            yield from figures
+            return
+        averaged = _test_figures(model, devices, state.ema, data, run, eval_samples, count)
+        for rows, averages in zip(figures, averaged, strict=True):
+            yield {i: with_average(row, averages[i]) for i, row in rows.items()}
 
 
 def _test_figures(
-    model: models.VAE, devices: Mesh, params: Any, data: datasets.Dataset, run: Settings, eval_samples: int
+    model: models.VAE,
+    devices: Mesh,
+    params: Any,
+    data: datasets.Dataset,
+    run: Settings,
+    eval_samples: int,
+    count: Callable[[int], None],
 ) -> Iterator[dict[int, Row]]:
     x = pixels(data, "test")
     placed = mesh.everywhere(devices, x)
     for first, part in parts(devices, params, image_bytes(devices, x)):
         rows = bound(model, devices, part, placed)
-        weights = importance_weights(model, devices, part, x, eval_samples)
+        weights = importance_weights(model, devices, part, x, eval_samples, count)
         for i, values in enumerate(zip(*weights.values(), strict=True)):
             rows[i] |= weight_figures(dict(zip(weights, values, strict=True)))
         yield {first + i: _test_row(row, data, run) for i, row in enumerate(rows)}
@@ -192,19 +208,26 @@ def weight_figures(weights: dict[str, np.ndarray]) -> Row:
 
 
 def importance_weights(
-    model: models.VAE, devices: Mesh, params: Any, x: np.ndarray, num_samples: int
+    model: models.VAE,
+    devices: Mesh,
+    params: Any,
+    x: np.ndarray,
+    num_samples: int,
+    count: Callable[[int], None] = lambda images: None,
 ) -> dict[str, np.ndarray]:
     """`vae.evaluate.importance_weights` of each run and image x `[N, H, W, C]`: arrays `[runs, N]`.
 
     Args:
       params: The parameters of the runs, with a leading axis. All runs are evaluated at once.
+      count: Called after each slice of images with the number of its images, an image of each run being counted.
     """
     compute = _make_importance_weights(model, num_samples, devices, mode_of(devices, params))
-    starts = range(0, len(x), SLICE)
-    bar = tqdm(starts, f"-log p(x), K={num_samples}", unit="slice", leave=False, disable=not sys.stdout.isatty())
-    values = [
-        mesh.fetch(devices, compute(params, mesh.everywhere(devices, x[i : i + SLICE]), np.int32(i))) for i in bar
-    ]
+    runs = len(jax.tree.leaves(params)[0])
+    values = []
+    for i in range(0, len(x), SLICE):
+        images = x[i : i + SLICE]
+        values.append(mesh.fetch(devices, compute(params, mesh.everywhere(devices, images), np.int32(i))))
+        count(runs * len(images))
     return {name: np.concatenate([value[name] for value in values], axis=1) for name in values[0]}
 
 

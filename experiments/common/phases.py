@@ -37,13 +37,13 @@ def each(items: Sequence[Item], title: str, name: Callable[[Item], str] = str) -
 
 
 @contextlib.contextmanager
-def steps(total: int, done: int) -> Iterator[Callable[[int, str], None]]:
-    """A context with a function `advance(number, where)`, which counts further steps.
+def steps(total: int, done: int = 0, unit: str = "step") -> Iterator[Callable[[int, str], None]]:
+    """A context with a function `advance(number, where)`, which counts further steps, or other units.
 
     A terminal shows a progress bar; elsewhere, a line says once a minute where the steps are.
     """
     last = time.monotonic()
-    with tqdm(total=total, initial=done, unit="step", disable=not sys.stdout.isatty()) as bar:
+    with tqdm(total=total, initial=done, unit=unit, disable=not sys.stdout.isatty()) as bar:
 
         def advance(number: int, where: str) -> None:
             nonlocal last
