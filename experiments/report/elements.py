@@ -92,6 +92,23 @@ def table(header: list[str], lines: list[list[Cell]], name: str, sortable: bool 
     )
 
 
+def cell_with_interval(text: str, value: Any) -> Cell:
+    """The cell of a figure and its interval or error, such as "1.5 ± 0.2" or "1.5 [1.3, 1.7]"."""
+    figure, _, interval = text.partition(" ")
+    return Cell(figure, value, interval)
+
+
+def without_shared(header: list[str], lines: list[list[Cell]], shared: Iterable[str]) -> tuple[list, list, str]:
+    """A table without those of the columns `shared` that are the same in all of its lines, and a paragraph that says
+    their values."""
+    places = [i for i, title in enumerate(header) if title in shared and len({line[i].text for line in lines}) == 1]
+    if len(lines) < 2 or not places:
+        return header, lines, ""
+    without = lambda row: [content for i, content in enumerate(row) if i not in places]
+    values = "; ".join(f"{header[i]}: {lines[0][i].text}" for i in places)
+    return without(header), [without(line) for line in lines], f"<p>The same in all lines: {escape(values)}.</p>"
+
+
 def listed(names: Iterable[str], most: int = 10) -> str:
     """The names, joined by commas. Only the first are listed if there are many."""
     names = list(names)

@@ -13,7 +13,7 @@ from experiments.common.charts import gradients
 from experiments.common.tables import number, plus_minus, with_interval
 from experiments.common.workdirs import Laboratory
 from experiments.report import charts, words
-from experiments.report.elements import Cell, Charts, Fact, Section, large_figures, table
+from experiments.report.elements import Cell, Charts, Fact, Section, cell_with_interval, large_figures, table
 
 
 def section(laboratory: Laboratory, page_charts: Charts, place: int) -> Section:
@@ -101,14 +101,9 @@ def _estimators(laboratory: Laboratory, group: str) -> str:
         line.append(Cell(str(row["num_samples"]), row["num_samples"]))
         line.append(Cell(str(value("verdict"))))
         for key in ("variance", "snr", "cosine", *(f"variance_x_{cost}_to_best" for cost in costs)):
-            line.append(_cell_with_interval(with_interval(row, f"{group}_{key}"), value(key)))
-        line.append(_cell_with_interval(plus_minus(100 * value("bias"), 100 * value("bias_stderr")), value("bias")))
+            line.append(cell_with_interval(with_interval(row, f"{group}_{key}"), value(key)))
+        line.append(cell_with_interval(plus_minus(100 * value("bias"), 100 * value("bias_stderr")), value("bias")))
         line.append(Cell(number(value("max_abs_z"), 2), value("max_abs_z")))
         line += [Cell(number(row[key]), row[key]) for key in costs]
         lines.append(line)
     return table(header, lines, f"estimators {group}")
-
-
-def _cell_with_interval(text: str, value: float) -> Cell:
-    figure, _, interval = text.partition(" ")
-    return Cell(figure, value, interval)

@@ -14,11 +14,13 @@ from experiments.report.elements import (
     Charts,
     Fact,
     Section,
+    cell_with_interval,
     folded,
     large_figures,
     listed,
     table,
     with_minus_signs,
+    without_shared,
 )
 
 # If there are more pairs, only those with the best value are listed.
@@ -161,7 +163,7 @@ def _settings(contents: Contents) -> str:
 
 
 def _results(contents: Contents) -> str:
-    """Means and standard errors over seeds, followed by a folded table of every row of results.csv."""
+    """Means and standard errors over seeds, followed by a folded table with a line for every row of results.csv."""
     names = contents.names
     means = results.aggregate(contents.finished, names)
     titles = {key: title for key, title in _titles(contents).items() if any(key in row for row in means)}
@@ -170,8 +172,10 @@ def _results(contents: Contents) -> str:
     lines = []
     for row in means:
         line = [Cell(results.starred(row, name), row[name]) for name in [*names, *counts]]
-        lines.append(line + [Cell(results.cell(row, key), row.get(key)) for key in titles])
-    summary = table([*names, *counts, *titles.values()], lines, "summary")
+        lines.append(line + [cell_with_interval(results.cell(row, key), row.get(key)) for key in titles])
+    costs = list(results.COSTS.values())
+    header, lines, shared = without_shared([*names, *counts, *titles.values()], lines, costs)
+    summary = shared + table(header, lines, "summary")
     summary += words.explained({title: words.FIGURES[key] for key, title in titles.items()})
     if any(cell.text.endswith(" *") for line in lines for cell in line):
         summary += "<p>A star marks estimators whose papers call them biased.</p>"
@@ -180,10 +184,13 @@ def _results(contents: Contents) -> str:
         summary += f"<p>Good values for the same data and network:</p><ul>{values}</ul>"
     if len(contents.finished) == 1:
         return summary
-    columns = [*names, "seed", "status", "step", *titles]
-    lines = [[Cell(_exact(row.get(key)), row.get(key)) for key in columns] for row in contents.finished]
-    every = table(columns, lines, "rows")
-    return summary + folded(f"Each of the {len(lines)} runs, as in results.csv", every)
+    about = ["seed", "status", "step"]
+    lines = [
+        [Cell(results.cell(row, key), row.get(key)) for key in [*names, *about, *titles]] for row in contents.finished
+    ]
+    header, lines, shared = without_shared([*names, *about, *titles.values()], lines, about + costs)
+    every = shared + table(header, lines, "rows")
+    return summary + folded(f"Each of the {len(lines)} runs; results.csv has every digit", every)
 
 
 def _evaluations(contents: Contents) -> str:
@@ -194,7 +201,8 @@ def _evaluations(contents: Contents) -> str:
     figures = {key: title for key, title in figures.items() if any(key in row for _, row in evaluated)}
     header = [*contents.names, "seed", "epoch", "K", *figures.values(), "commit", "versions"]
     lines = [_evaluation(contents, run, row, list(figures)) for run, row in evaluated]
-    return table(header, lines, "evaluations")
+    header, lines, shared = without_shared(header, lines, ["seed", "epoch", "K", "commit", "versions"])
+    return shared + table(header, lines, "evaluations")
 
 
 def _evaluation(contents: Contents, run: Run, row: dict[str, Any], figures: list[str]) -> list[Cell]:
@@ -229,8 +237,3 @@ def _values(values: list[Any]) -> str:
         if values == list(range(values[0], values[-1] + 1)):
             return f"{values[0]} to {values[-1]}"
     return listed(map(str, values), 40)
-
-
-def _exact(value: Any) -> str:
-    """A number with all of its digits, as in results.csv."""
-    return "-" if value is None else str(value)

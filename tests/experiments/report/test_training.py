@@ -26,16 +26,17 @@ def test_the_tables_show_the_results_in_runs_json(swept):
     folder, page = swept
     rows = result_rows(folder)
     header, *lines = page.tables["rows"]
-    names = [text for text, _ in header]
+    keys = {title: key for key, title in results.FIGURES.items()}
+    keys |= {"validation ELBO": "validation_elbo_nats", "-log p(x) (K = 500)": "test_nll_nats"}
+    names = [keys.get(text, text) for text, _ in header]
+    assert names[:4] == ["learning_rate", "seed", "validation_elbo_nats", "test_nll_nats"]
+    assert "The same in all lines: status: done; step: 2300." in page.text
     assert len(lines) == len(rows)
     for row in rows:
         [line] = [line for line in lines if line[0][0] == str(row["learning_rate"]) and line[1][0] == str(row["seed"])]
         for name, (text, value) in zip(names, line, strict=True):
-            if isinstance(row[name], str):
-                assert text == row[name]
-            else:
-                assert float(value) == row[name]
-                assert float(text.replace("\N{MINUS SIGN}", "-")) == row[name]
+            assert float(value) == row[name]
+            assert text.replace("\N{MINUS SIGN}", "-") == results.cell(row, name)
     means = results.aggregate(rows)
     assert [line[0][0] for line in page.tables["summary"][1:]] == ["0.01", "0.001"]  # best first
     for mean, line in zip(means, page.tables["summary"][1:], strict=True):
@@ -202,10 +203,12 @@ def test_later_evaluations_are_shown_with_the_version_of_the_code(tmp_path):
     row = {"run": 0, "epoch": 100, "eval_samples": 5000, "test_nll_nats": 21.987, "test_elbo_nats": -23.1}
     code = {"git_commit": "0123456789" * 4 + "+", "versions": "python 3.11.7, jax 0.10.2"}
     write_rows(tmp_path / "evaluations.jsonl", [row | code, row])
-    header, now, before = [[text for text, _ in line] for line in make_page(tmp_path).tables["evaluations"]]
-    assert header == ["seed", "epoch", "K", "-log p(x)", "ELBO", "commit", "versions"]
-    assert now == ["0", "100", "5000", "21.99", "\N{MINUS SIGN}23.10", "0123456+", code["versions"]]
+    page = make_page(tmp_path)
+    header, now, before = [[text for text, _ in line] for line in page.tables["evaluations"]]
+    assert header == ["-log p(x)", "ELBO", "commit", "versions"]
+    assert now == ["21.99", "\N{MINUS SIGN}23.10", "0123456+", code["versions"]]
     assert before[-2:] == ["-", "-"]  # a row without provenance
+    assert "The same in all lines: seed: 0; epoch: 100; K: 5000." in page.text
 
 
 def test_the_gradient_along_training_has_a_line_for_each_estimator(tmp_path):
