@@ -88,8 +88,9 @@ def rate_distortion(contents: Contents) -> Figure | None:
             rate, distortion = row["test_rate_nats"], row["test_distortion_nats"]
             if math.isfinite(rate + distortion):
                 details = [row["test_elbo_nats"], row["seed"]]
-                points.append({"label": label, "rate_nats": rate, "distortion_nats": distortion, "details": details})
-    hover = "rate %{x:.2f}, distortion %{y:.2f}, ELBO %{customdata[0]:.2f} nats<br>seed %{customdata[1]}"
+                point = {"label": label, "rate_nats": rate, "distortion_nats": distortion, "details": details}
+                points.append(point | {"name": f"seed {row['seed']}"})
+    hover = "rate %{x:.2f}, distortion %{y:.2f}, ELBO %{customdata[0]:.2f} nats<br>seed %{customdata[1]}%{text}"
     chart = training.rate_distortion(points)
     return plotly_charts.draw(chart, hover=hover, mode="markers", size=9, outline=True)
 

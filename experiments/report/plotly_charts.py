@@ -33,6 +33,8 @@ GUIDES = {
 LABEL_PLACE = 0.12
 # The largest number of names in a legend. The names of further series appear beside the pointer.
 NAMED = 24
+# Pixels: how much larger than the marker the first ring at a place is, and each further ring than the one before.
+RING_STEP = 7
 
 
 def draw(chart: Chart, **look) -> Figure | None:
@@ -120,11 +122,18 @@ def _trace(
         marker |= {"symbol": "circle-open", "size": 2.5 * size, "line": {"width": 1.5}}
     if outline:
         marker["line"] = {"color": "@paper", "width": 1}
+    if series.hidden is not None:
+        rings = series.hidden.tolist()
+        marker["size"] = [size + RING_STEP * number for number in rings]
+        marker["symbol"] = [marker["symbol"] + "-open" * (number > 0) for number in rings]
+        marker |= {"line": {"color": "@paper", "width": [1.5 if number else 1 for number in rings]}, "opacity": 1}
     extra = f"<extra>{label}{f' ({_plain(series.remark)})' if series.remark else ''}</extra>"
     trace |= {"name": label, "line": line, "marker": marker, "hovertemplate": hover + extra}
     trace["showlegend"] = place < NAMED or not _is_visible(series, chart.y)
     if series.details:
         trace["customdata"] = list(series.details)
+    if series.remarks:
+        trace["text"] = ["".join(f"<br>{line}" for line in _plain(text).splitlines()) for text in series.remarks]
     if bars and series.low is not None:
         trace["error_x" if chart.y.names else "error_y"] = _bars(series, chart, colour)
     return trace
@@ -182,7 +191,7 @@ def _layout(chart: Chart) -> dict[str, Any]:
     if chart.y.names:
         layout["height"] = 120 + 22 * len(chart.y.names)
     if chart.note:
-        place = {"xref": "paper", "yref": "paper", "x": 1, "y": 1, "xanchor": "right", "yanchor": "bottom"}
+        place = {"xref": "paper", "yref": "paper", "x": 1, "y": 1, "xanchor": "right", "yanchor": "bottom", "yshift": 8}
         style = {"showarrow": False, "font": {"size": 11, "color": "@muted"}}
         layout["annotations"] = [{"text": _plain(chart.note)} | place | style]
     return layout

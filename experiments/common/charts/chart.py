@@ -23,6 +23,9 @@ class Series(NamedTuple):
       group: The name of a group of series that a renderer may draw separately.
       remark: A remark about the whole series, for renderers that show it on demand.
       details: Further numbers about each point, for renderers that show them on demand.
+      hidden: The number of earlier points of the chart that each point would hide, `[points]`, or None. A point that
+        would hide n points is drawn as the ring number n around them.
+      remarks: A remark about each point or "", for renderers that show it on demand; empty for none.
     """
 
     label: str
@@ -37,6 +40,8 @@ class Series(NamedTuple):
     group: str = ""
     remark: str = ""
     details: tuple[Any, ...] = ()
+    hidden: np.ndarray | None = None
+    remarks: tuple[str, ...] = ()
 
 
 class Guide(NamedTuple):

@@ -13,6 +13,12 @@ from experiments.common.comparison import VALIDATION, Comparison
 
 # The look of the ring around chosen points: black, the last colour.
 CHOSEN_STYLE = 6
+# Two points are at the same place if they are nearer than this share of both axes: a third of a marker.
+SAME_PLACE = 0.006
+# Rings around a place; further rings would be as large as the last one.
+MOST_RINGS = 4
+# The largest number of models that the remark about a place names.
+MOST_NAMES = 10
 # Seeds whose curves are drawn; the mean is over all.
 DRAWN_SEEDS = 20
 CLOCK_TITLES = {
@@ -146,24 +152,42 @@ def candidates(comparison: Comparison, name: str) -> Chart:
 def rate_distortion(points: list[dict[str, Any]]) -> Chart:
     """Trained models in the plane of rate and distortion (nats), with lines of equal ELBO = -(rate + distortion).
 
+    A model whose marker would hide markers of other models is drawn as a ring around them.
+
     Args:
-      points: One dict for each model, with "label", "rate_nats" and "distortion_nats", and perhaps "details".
+      points: One dict for each model, with "label", "rate_nats" and "distortion_nats", and perhaps "details" and
+        "name", which distinguishes models with the same label.
     """
-    series = []
     groups = by_label(points)
-    for label, style in styles(groups).items():
-        group = groups[label]
-        details = tuple(point.get("details") for point in group)
-        series.append(
-            Series(
-                paper_label(label), style, column(group, "rate_nats"), column(group, "distortion_nats"), details=details
-            )
-        )
-    x = Axis("rate, KL(q(z|x) || p(z)) (nats)", limits=limits([one.x for one in series]))
-    y = Axis("distortion, \N{MINUS SIGN}E log p(x|z) (nats)", limits=limits([one.y for one in series]))
+    ordered = [point for group in groups.values() for point in group]
+    rate, distortion = column(ordered, "rate_nats"), column(ordered, "distortion_nats")
+    x = Axis("rate, KL(q(z|x) || p(z)) (nats)", limits=limits([rate]))
+    y = Axis("distortion, \N{MINUS SIGN}E log p(x|z) (nats)", limits=limits([distortion]))
     if x.limits is None or y.limits is None:
         return Chart([], x, y)
-    return Chart(series, x, y, tuple(_equal_elbo(x.limits, y.limits)))
+    near = (_distances(rate, x.limits) < SAME_PLACE) & (_distances(distortion, y.limits) < SAME_PLACE)
+    hidden = np.tril(near, -1).sum(axis=1).clip(max=MOST_RINGS)
+    names = [", ".join(filter(None, (paper_label(point["label"]), point.get("name")))) for point in ordered]
+    series = []
+    for label, style in styles(groups).items():
+        mine = [i for i, point in enumerate(ordered) if point["label"] == label]
+        details = tuple(ordered[i].get("details") for i in mine)
+        remarks = tuple(_others([names[j] for j in np.flatnonzero(near[i]) if j != i]) for i in mine)
+        common = {"details": details, "hidden": hidden[mine], "remarks": remarks}
+        series.append(Series(paper_label(label), style, rate[mine], distortion[mine], **common))
+    note = "a ring: one more run at the same place" if hidden.any() else ""
+    return Chart(series, x, y, tuple(_equal_elbo(x.limits, y.limits)), note)
+
+
+def _distances(values: np.ndarray, ends: tuple[float, float]) -> np.ndarray:
+    """The distances of all pairs of values, as shares of an axis between these ends."""
+    return np.abs(values[:, None] - values) / (ends[1] - ends[0])
+
+
+def _others(names: list[str]) -> str:
+    """The names of other models at the place of a model, one on each line."""
+    rest = [f"and {len(names) - MOST_NAMES} more"] if len(names) > MOST_NAMES else []
+    return "\n".join(["at the same place:", *names[:MOST_NAMES], *rest]) if names else ""
 
 
 def _equal_elbo(x_limits: tuple[float, float], y_limits: tuple[float, float]) -> Iterator[Guide]:

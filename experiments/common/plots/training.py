@@ -11,8 +11,10 @@ from experiments.common import charts
 from experiments.common.charts import training
 from experiments.common.comparison import Comparison
 from experiments.common.plots import panels
-from experiments.common.plots.style import WIDTH, legend_key, legend_outside, look, styled
+from experiments.common.plots.style import GREY, WIDTH, legend_key, legend_outside, look, styled
 
+# Points: how much larger than the marker the first ring at a place is, and each further ring than the one before.
+RING_STEP = 4.5
 RING = {"linestyle": "", "marker": "o", "markersize": 10, "fillstyle": "none"}
 
 
@@ -106,14 +108,18 @@ def rate_distortion(points: list[dict[str, Any]]) -> Figure:
     chart = training.rate_distortion(points)
     for series in chart.series:
         colour, _, marker = look(series.style)
-        style = {"s": 28, "edgecolor": "white", "linewidth": 0.5, "zorder": 3}
-        ax.scatter(series.x, series.y, color=colour, marker=marker, label=series.label, **style)
+        is_ring = series.hidden > 0
+        faces, edges = np.where(is_ring, "none", colour), np.where(is_ring, colour, "white")
+        sizes = (5.3 + RING_STEP * series.hidden) ** 2
+        style = {"linewidth": np.where(is_ring, 1.0, 0.5), "zorder": 3, "clip_on": False}
+        ax.scatter(series.x, series.y, sizes, facecolors=faces, edgecolors=edges, marker=marker, **style)
     panels.set_axes(ax, chart)
     panels.draw_guides(ax, chart)
+    ax.set_title(chart.note, loc="right", fontsize=7, color=GREY)
     places = np.array([place for series in chart.series for place in zip(series.x, series.y, strict=True)])
     for guide in chart.guides:
         panels.name_equal_elbo(ax, guide, places)
-    legend_outside(figure, ax.collections)
+    legend_outside(figure, [legend_key(series, linestyle="none", markersize=5) for series in chart.series])
     return figure
 
 

@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 
 from experiments.common import comparison, plots
+from experiments.common.charts import training
+from experiments.report import plotly_charts
 from tests.helpers.figures import column, legend_texts, line_called, make_rows
 from tests.helpers.sweep_levels import row
 
@@ -181,6 +183,25 @@ def test_the_candidates_of_a_verdict_are_drawn_with_whole_intervals_and_papers_n
     assert low < -13.0  # one standard error, 0.5, below the mean of -12.5
     assert high > -10.0
     assert legend_texts(figure) == ["STL", "Reparameterization", "chosen by validation"]
+
+
+def test_a_run_at_the_place_of_others_is_a_ring_around_them():
+    places = [(5.0, 100.0), (20.0, 80.0), (5.0, 100.0), (5.02, 100.05), (5.2, 100.0)]
+    points = [
+        {"label": name, "rate_nats": r, "distortion_nats": d} for name, (r, d) in zip("abcde", places, strict=True)
+    ]
+    chart = training.rate_distortion(points)
+    assert [series.hidden.tolist() for series in chart.series] == [[0], [0], [1], [2], [0]]
+    assert chart.series[0].remarks == ("at the same place:\nc\nd",)
+    assert chart.series[1].remarks == ("",)
+    assert "a ring" in chart.note
+    dots = plots.rate_distortion(points).axes[0].collections
+    sizes = [dot.get_sizes()[0] for dot in dots]
+    assert sizes[0] == sizes[1] == sizes[4] < sizes[2] < sizes[3]
+    assert [bool(dot.get_facecolor()[0, 3]) for dot in dots] == [True, True, False, False, True]
+    trace = plotly_charts.draw(chart, hover="%{text}", mode="markers")["data"][-3]
+    assert (trace["marker"]["symbol"], trace["text"]) == (["triangle-up-open"], ["<br>at the same place:<br>a<br>d"])
+    assert not training.rate_distortion(points[:2]).note
 
 
 def test_rate_distortion_and_its_lines_of_equal_elbo():
