@@ -190,10 +190,15 @@ def _layout(chart: Chart) -> dict[str, Any]:
     layout: dict[str, Any] = {"yaxis": _axis(chart.y)}
     if chart.y.names:
         layout["height"] = 120 + 22 * len(chart.y.names)
+    layout["annotations"] = [
+        {"text": _plain(edge.text), "xref": "paper", "x": int(edge.right), "xanchor": "right" if edge.right else "left"}
+        | {"y": _plain(chart.y.names[int(edge.y)]), "showarrow": False, "bgcolor": "@paper", "font": {"size": 11}}
+        for edge in chart.edges
+    ]
     if chart.note:
         place = {"xref": "paper", "yref": "paper", "x": 1, "y": 1, "xanchor": "right", "yanchor": "bottom", "yshift": 8}
         style = {"showarrow": False, "font": {"size": 11, "color": "@muted"}}
-        layout["annotations"] = [{"text": _plain(chart.note)} | place | style]
+        layout["annotations"].append({"text": _plain(chart.note)} | place | style)
     return layout
 
 

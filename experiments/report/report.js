@@ -58,7 +58,7 @@
       plot_bgcolor: "rgba(0,0,0,0)",
       margin: { l: 8, r: 8, t: 24, b: 8 },
       showlegend: legend > 1,
-      legend: { orientation: "h", yref: "container", y: 0, yanchor: "bottom", x: 0, itemsizing: "constant", font: { size: small ? 10 : 12 } },
+      legend: { orientation: "h", yref: "container", y: 0, yanchor: "bottom", x: 0, font: { size: small ? 10 : 12 } },
       hoverlabel: { bgcolor: "@raised", bordercolor: "@muted", font: { color: "@ink" }, namelength: -1 },
       hovermode: "closest",
       dragmode: small ? false : "zoom",

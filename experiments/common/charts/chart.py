@@ -60,6 +60,20 @@ class Guide(NamedTuple):
     label: str = ""
 
 
+class Edge(NamedTuple):
+    """A text at the left or the right edge of a chart, about values that the axis does not show.
+
+    Attributes:
+      y: The vertical coordinate.
+      text: The values.
+      right: Whether the text is at the right edge.
+    """
+
+    y: float
+    text: str
+    right: bool
+
+
 class Axis(NamedTuple):
     """The horizontal or the vertical axis of a chart.
 
@@ -83,6 +97,7 @@ class Chart(NamedTuple):
 
     Attributes:
       note: A remark in the chart; empty for none.
+      edges: Texts about values outside of the horizontal axis.
     """
 
     series: list[Series]
@@ -90,6 +105,7 @@ class Chart(NamedTuple):
     y: Axis
     guides: tuple[Guide, ...] = ()
     note: str = ""
+    edges: tuple[Edge, ...] = ()
 
 
 def column(rows: Iterable[dict[str, Any]], key: str) -> np.ndarray:

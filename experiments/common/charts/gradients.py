@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from experiments.common.charts.chart import Axis, Chart, Guide, Series, column
+from experiments.common.charts.chart import Axis, Chart, Edge, Guide, Series, column
 from experiments.common.charts.styles import paper_label, styles
+from experiments.common.tables import number
 
 COSTS = {
     "evaluations": "evaluations of f per gradient",
@@ -30,6 +31,9 @@ POINTS = {
     "cost_parameter": "parameter of the cost, k",
     "epoch": "epoch of the checkpoint",
 }
+
+# Intervals that reach so many times farther than the median are outside of the axis of a bias.
+LONG = 3.0
 
 Row = dict[str, Any]
 
@@ -77,7 +81,11 @@ def variance_against_cost(rows: list[Row], group: str, cost: str) -> Chart:
 
 
 def bias(rows: list[Row], group: str) -> Chart:
-    """The bias along the true gradient with its interval, in percent of the true norm. Each row has its own line."""
+    """The bias along the true gradient with its interval, in percent of the true norm. Each row has its own line.
+
+    If a few intervals are much longer than the others, the axis is made for the others, and the few are written at the
+    edge.
+    """
     chance, biased = [], []
     for place, row in zip(_places(rows), rows, strict=True):
         if math.isfinite(row[f"{group}_bias"]):
@@ -92,7 +100,30 @@ def bias(rows: list[Row], group: str) -> Chart:
             series.append(
                 Series(label, style, x, np.array(places), x - reach, x + reach, hollow=not style, details=details)
             )
-    return Chart(series, Axis("bias along truth (%)"), _names(rows))
+    reach = [float(np.max(np.abs([one.low[i], one.high[i]]))) for one in series for i in range(len(one.x))]
+    typical = float(np.median([one for one in reach if 0 < one < math.inf] or [math.inf]))
+    shown = max((one for one in reach if one <= LONG * typical), default=math.inf)
+    limits = (-1.1 * shown, 1.1 * shown) if max(reach, default=0) > shown > 0 else None
+    edges = tuple(_edges(series, limits)) if limits else ()
+    return Chart(series, Axis("bias along truth (%)", limits=limits), _names(rows), edges=edges)
+
+
+def _edges(series: list[Series], limits: tuple[float, float]) -> Iterator[Edge]:
+    """A text for each interval that is not within the limits: its point and its ends, and an arrow if it goes on.
+
+    The text is on the side of a point that the axis does not show, and otherwise on the other side of the point.
+    """
+    low, high = limits
+    for one in series:
+        for x, y, start, end in zip(one.x, one.y, one.low, one.high, strict=True):
+            if not low <= start <= end <= high:
+                right = bool(x > high or low <= x < 0)
+                text = f"{number(x, 2)} [{number(start, 2)}, {number(end, 2)}]".replace("-", "\N{MINUS SIGN}")
+                if right and end > high:
+                    text = f"{text} \N{RIGHTWARDS ARROW}"
+                if not right and start < low:
+                    text = f"\N{LEFTWARDS ARROW} {text}"
+                yield Edge(float(y), text, right)
 
 
 def largest_z(rows: list[Row], group: str) -> Chart:

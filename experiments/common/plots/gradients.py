@@ -8,12 +8,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from experiments.common.charts import Series, gradients, toys
+from experiments.common.charts import Chart, Series, gradients, toys
 from experiments.common.charts.styles import paper_label
-from experiments.common.plots import panels
+from experiments.common.plots import labels, panels
 from experiments.common.plots.style import (
     COLOURS,
     GREY,
@@ -48,6 +49,7 @@ def bias_forest(rows: Rows, groups: list[str]) -> Figure:
         panels.set_axes(left, bias)
         panels.set_axes(right, worst)
         panels.draw_guides(right, worst)
+        panels.draw_edges(left, bias)
         left.axvline(0, color=GREY, linewidth=0.8, zorder=0)
         left.set_title(group, loc="left", fontsize=8.5)
     for ax in axes:
@@ -67,10 +69,11 @@ def bias_forest(rows: Rows, groups: list[str]) -> Figure:
 @styled
 def variance_against_cost(rows: Rows, groups: list[str], costs: Sequence[str] = ("flops", "seconds")) -> Figure:
     """The variance against these costs of a gradient: `charts.gradients.variance_against_cost`."""
-    figure = Figure(figsize=(WIDTH, 0.5 + 2.45 * len(groups)), layout="constrained")
+    number = len({row["estimator"] for row in rows})  # their names need room in the legend and in the panels
+    figure = Figure(figsize=(WIDTH, 0.5 + 2.45 * len(groups) + 0.05 * number), layout="constrained")
     axes = figure.subplots(len(groups), len(costs), squeeze=False, sharex="col", sharey="row")
     names: dict[str, Series] = {}
-    hollow = False
+    drawn: list[tuple[Axes, Chart]] = []
     for line, group in zip(axes, groups, strict=True):
         for ax, cost in zip(line, costs, strict=True):
             chart = gradients.variance_against_cost(rows, group, cost)
@@ -82,16 +85,18 @@ def variance_against_cost(rows: Rows, groups: list[str], costs: Sequence[str] = 
             for series in chart.series:
                 panels.draw_bars(ax, series, markersize=5, linewidth=0.9)
                 names.setdefault(series.label, series)
-                hollow |= series.hollow
-            panels.name_points(ax, chart.series)
+            drawn.append((ax, chart))
             ax.label_outer()
     handles = [legend_key(series, markersize=5) for _, series in sorted(names.items(), key=_by_family)]
     handles += [Line2D([], [], color="black", linewidth=1, linestyle="--", label="Pareto front")]
     handles += [Line2D([], [], color="#BBBBBB", linewidth=0.8, label="equal variance × cost")]
-    if hollow:
+    if any(series.hollow for _, chart in drawn for series in chart.series):
         white = {"marker": "o", "markersize": 5, "markerfacecolor": "white", "linestyle": "none"}
         handles += [Line2D([], [], color=GREY, label="hollow: biased", **white)]
     legend_above(figure, handles)
+    figure.draw_without_rendering()  # finds the layout, and with it the places of the points
+    for ax, chart in drawn:
+        labels.name_points(ax, chart)
     return figure
 
 

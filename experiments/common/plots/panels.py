@@ -1,11 +1,8 @@
 """The matplotlib renderer: draws a chart of `experiments.common.charts` into one panel."""
 
 import math
-from collections.abc import Iterable
-from typing import NamedTuple
 
 import numpy as np
-from matplotlib import patheffects
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis as MatplotlibAxis
 from matplotlib.lines import Line2D
@@ -14,9 +11,8 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocat
 from experiments.common.charts import Axis, Chart, Guide, Series
 from experiments.common.plots.style import GREY, LIGHT_GREY, look
 
-# Points: the size of the labels of points, and half the size of a marker with some room.
-LABEL_SIZE = 6.5
-MARK = 3.5
+# Points: the size of the texts at the edges.
+EDGE_SIZE = 6.5
 GUIDES = {
     "equal elbo": {"color": "#999999", "linewidth": 0.7, "linestyle": "--", "zorder": 1},
     "equal product": {"color": LIGHT_GREY, "linewidth": 0.7, "zorder": 0},
@@ -24,19 +20,6 @@ GUIDES = {
     "slope": {"color": GREY, "linewidth": 1, "linestyle": ":", "zorder": 1},
     "critical": {"color": GREY, "linewidth": 1.2},
 }
-
-
-class Box(NamedTuple):
-    """The place of a marker or a label, in points."""
-
-    left: float
-    bottom: float
-    right: float
-    top: float
-
-    @property
-    def middle(self) -> tuple[float, float]:
-        return (self.left + self.right) / 2, (self.bottom + self.top) / 2
 
 
 def set_axes(ax: Axes, chart: Chart) -> None:
@@ -50,6 +33,14 @@ def draw_guides(ax: Axes, chart: Chart) -> None:
     for guide in chart.guides:
         line = Line2D(guide.x, guide.y, label=guide.label or "_", **GUIDES[guide.kind])
         ax.add_artist(line)
+
+
+def draw_edges(ax: Axes, chart: Chart) -> None:
+    """Writes the texts at the edges of the chart."""
+    for edge in chart.edges:
+        place = {"xy": (float(edge.right), edge.y), "xycoords": ax.get_yaxis_transform(), "zorder": 4}
+        style = {"ha": "right" if edge.right else "left", "va": "center", "fontsize": EDGE_SIZE}
+        ax.annotate(edge.text, **place, **style, bbox={"facecolor": "white", "edgecolor": "none", "pad": 1})
 
 
 def draw_line(ax: Axes, series: Series, *, dashed: bool = False, marked: bool = True, **style) -> None:
@@ -93,61 +84,6 @@ def name_equal_elbo(ax: Axes, guide: Guide, points: np.ndarray) -> None:
     slope = {"rotation": -45, "transform_rotates_text": True, "rotation_mode": "anchor"}
     background = {"facecolor": "white", "edgecolor": "none", "pad": 1}
     ax.text(*place, guide.label, bbox=background, **style, **slope)
-
-
-def name_points(ax: Axes, series: Iterable[Series]) -> None:
-    """Writes the label of each series beside its last point, where it covers neither a point nor another label.
-
-    Series whose last points lie on each other share a label. A label is left out if it finds no place. The limits of
-    the axes must be set.
-    """
-    series = [one for one in series if len(one.x) and np.isfinite([one.x[-1], one.y[-1]]).all()]
-    pixels = lambda one: ax.transData.transform(np.stack([one.x, one.y], axis=-1))
-    to_points = 72 / ax.figure.dpi
-    taken = [_around(to_points * place) for one in series for place in pixels(one)]
-    groups: dict[Box, list[Series]] = {}
-    for one in series:
-        mark = _around(to_points * pixels(one)[-1])
-        groups.setdefault(next((other for other in groups if _overlap(mark, other)), mark), []).append(one)
-    inside = Box(*(to_points * np.array(ax.bbox.extents)))
-    for mark, group in groups.items():
-        for separator in (", ", ",\n")[: len(group)]:
-            text = separator.join(one.label for one in group)
-            if box := _free_place(mark, text, inside, taken):
-                taken.append(box)
-                colour = look(group[0].style).colour if len(group) == 1 else "black"
-                style = {"fontsize": LABEL_SIZE, "color": colour, "ha": "center", "va": "center", "linespacing": 1}
-                offset = np.subtract(box.middle, mark.middle)
-                halo = [patheffects.withStroke(linewidth=2, foreground="white")]
-                place = {"xytext": offset, "textcoords": "offset points", "path_effects": halo, "zorder": 4}
-                ax.annotate(text, (group[0].x[-1], group[0].y[-1]), **place, **style)
-                break
-
-
-def _around(place: np.ndarray) -> Box:
-    """The box of a marker."""
-    x, y = place
-    return Box(x - MARK, y - MARK, x + MARK, y + MARK)
-
-
-def _free_place(mark: Box, text: str, inside: Box, taken: list[Box]) -> Box | None:
-    """A box for the text beside the marker, or None if every place is taken or outside."""
-    lines = text.split("\n")
-    width, height = 0.56 * LABEL_SIZE * max(map(len, lines)), 1.1 * LABEL_SIZE * len(lines)
-    x, y = mark.middle
-    for across, up in ((1, 1), (1, 0), (-1, 1), (-1, 0), (0, 1), (1, -1), (-1, -1), (0, -1)):
-        left = x + across * (width / 2 + MARK + 1) - width / 2
-        bottom = y + up * (height / 2 + (1 if across else MARK + 1)) - height / 2
-        box = Box(left, bottom, left + width, bottom + height)
-        fits = inside.left < box.left and inside.bottom < box.bottom and box.right < inside.right
-        if fits and box.top < inside.top and not any(_overlap(box, other) for other in taken):
-            return box
-    return None
-
-
-def _overlap(box: Box, other: Box) -> bool:
-    across = box.left < other.right and other.left < box.right
-    return across and box.bottom < other.top and other.bottom < box.top
 
 
 def plain_ticks(axis: MatplotlibAxis) -> None:

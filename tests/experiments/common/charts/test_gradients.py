@@ -78,6 +78,28 @@ def test_rows_of_a_bias_stand_in_their_order_from_above():
     assert (chance.hollow, biased.hollow) == (True, False)
 
 
+def test_a_long_interval_is_written_at_the_edge_and_leaves_room_for_the_others():
+    rows = make_rows({"reparam": 3.0, "stl": 1.0, "nvil": 1.0})
+    rows += make_rows({"reinforce": 1.0}, phi_bias=0.28, phi_bias_low=-0.14, phi_bias_high=0.7)
+    rows += make_rows({"muprop": 1.0}, phi_bias=-0.02, phi_bias_low=-0.17, phi_bias_high=0.13)
+    rows += make_rows({"st": 1.0}, phi_bias=-0.6, phi_bias_low=-0.7, phi_bias_high=-0.5, phi_biased=True)
+    rows += make_rows({"rebar": 1.0}, phi_bias=0.01, phi_bias_low=-0.02, phi_bias_high=0.05)
+
+    chart = gradients.bias(rows, "phi")
+
+    np.testing.assert_allclose(chart.x.limits, (-5.5, 5.5))  # around the longest of the intervals that are shown
+    texts = {chart.y.names[int(edge.y)]: (edge.text.replace("\N{MINUS SIGN}", "-"), edge.right) for edge in chart.edges}
+    assert texts == {
+        "REINFORCE": ("28 [-14, 70] \N{RIGHTWARDS ARROW}", True),
+        "MuProp": ("-2.0 [-17, 13] \N{RIGHTWARDS ARROW}", True),
+        "st": ("\N{LEFTWARDS ARROW} -60 [-70, -50]", False),
+    }
+    drawn = {text.get_text() for text in plots.bias_forest(rows, ["phi"]).axes[0].texts}
+    notes = {note["text"] for note in plotly_charts.draw(chart, hover="", bars=True)["layout"]["annotations"]}
+    assert drawn == notes == {edge.text for edge in chart.edges}
+    assert gradients.bias(rows[:3], "phi").x.limits is None
+
+
 def test_both_renderers_draw_the_points_of_the_description():
     rows = make_rows({"reparam": 3.0, "stl": 1.0}, samples=(1, 4, 16))
     chart = gradients.against(rows, "phi", "num_samples", "snr")
