@@ -3,12 +3,12 @@
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from statistics import NormalDist
 from typing import Any
 
 import jax
 import numpy as np
 from matplotlib.figure import Figure
-from scipy.special import ndtri
 
 from experiments.common import assess, plots, results
 from experiments.common.program_folder import ProgramFolder
@@ -113,7 +113,7 @@ def _model_figures(data: datasets.Dataset, model: models.VAE, params) -> dict[st
         read = (lambda z: decode(unit(z))) if on_sphere else decode
         figures["interpolations"] = plots.interpolations(_paths(x, z, read))
     if isinstance(prior, distributions.Normal) and z.shape[-1] == 2:
-        axis = ndtri(np.linspace(*QUANTILES, PLANE_SIZE)).astype(np.float32)
+        axis = np.array([NormalDist().inv_cdf(q) for q in np.linspace(*QUANTILES, PLANE_SIZE)], np.float32)
         grid = np.stack(np.meshgrid(axis, axis), axis=-1).reshape(-1, 2)
         images = decode(prior.from_noise(grid)).reshape(PLANE_SIZE, PLANE_SIZE, *shape)
         means = np.asarray(_means(model, params, assess.pixels(data, "test")))

@@ -13,6 +13,7 @@ import matplotlib.image
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import ScalarFormatter
 
 from experiments.common.charts import Series
 
@@ -32,7 +33,6 @@ RC = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.formatter.limits": (-4, 5),
-    "axes.formatter.use_mathtext": True,
     "grid.color": LIGHT_GREY,
     "grid.linewidth": 0.6,
     "legend.fontsize": 8,
@@ -81,7 +81,9 @@ def save(picture: Figure | np.ndarray, path: str | Path) -> list[Path]:
       The paths of the files.
     """
     metadata = {"png": {"Software": None}, "pdf": {"CreationDate": None}}
-    if not isinstance(picture, Figure):
+    if isinstance(picture, Figure):
+        _typeset_powers_of_ten(picture)
+    else:
         del metadata["pdf"]
     paths = [Path(f"{path}.{kind}") for kind in metadata]
     for target, (kind, undated) in zip(paths, metadata.items(), strict=True):
@@ -99,6 +101,15 @@ def save(picture: Figure | np.ndarray, path: str | Path) -> list[Path]:
         finally:
             partial.unlink(missing_ok=True)
     return paths
+
+
+def _typeset_powers_of_ten(figure: Figure) -> None:
+    """Shows ×10⁶ instead of 1e6 at axes with such a factor. Without it, plain ticks take half the time to draw."""
+    for axis in (axis for ax in figure.axes for axis in (ax.xaxis, ax.yaxis)):
+        formatter = axis.get_major_formatter()
+        if isinstance(formatter, ScalarFormatter):
+            formatter.set_locs(axis.get_majorticklocs())
+            formatter.set_useMathText(bool(formatter.get_offset()))
 
 
 def legend_key(series: Series, **style) -> Line2D:

@@ -3,6 +3,7 @@
 import matplotlib.image
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 from experiments.common import plots
 from experiments.common.plots import style
@@ -41,6 +42,16 @@ def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
         plots.save(plots.image_grid(np.ones((1, 4, 4, 1))), tmp_path / "samples")
     assert png.read_bytes() == before
     assert not list(tmp_path.rglob("*.tmp"))
+
+
+def test_an_axis_of_large_numbers_shows_a_power_of_ten_and_others_have_plain_ticks(tmp_path):
+    figure = Figure()
+    ax = figure.subplots()
+    ax.plot([0, 3e6], [-95, -85])
+    plots.save(figure, tmp_path / "a")
+    assert r"\times" in ax.xaxis.get_offset_text().get_text()
+    assert "$" not in "".join(label.get_text() for label in ax.get_yticklabels())
+    assert not ax.yaxis.get_offset_text().get_text()
 
 
 def test_plots_leave_the_callers_style_alone():
