@@ -76,9 +76,9 @@ def parts(devices: Mesh, params: Any, run_bytes: float) -> Iterator[tuple[int, A
         yield first, params if size == runs else mesh.some_runs(devices, params, first, min(size, runs - first))
 
 
-def image_bytes(devices: Mesh, x: Any) -> float:
+def image_bytes(devices: Mesh, x: jax.Array | np.ndarray) -> float:
     """The bytes that the decoded images of a run need, for images like those in x."""
-    return _decoded(devices, "vmap") * BUFFERS * 4 * x[0].size
+    return _decoded(devices, "vmap") * BUFFERS * 4 * math.prod(x.shape[1:])
 
 
 def _decoded(devices: Mesh, mode: str) -> int:

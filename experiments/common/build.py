@@ -34,6 +34,7 @@ class Functions(NamedTuple):
     Attributes:
       model: the linen VAE that is trained.
       evaluated: the VAE that is evaluated and drawn. It has discrete latents where `model` has their relaxations.
+      state: the shapes of the state of one run.
       init: `init(arrays) -> TrainState`.
       epoch: `epoch(state, arrays, images) -> (state, metrics)` over images `[N, H, W, C]` of any dtype on the device.
       order: `order(arrays, step)`, the order of the images; for `vae.devices.streaming.Epoch`.
@@ -43,6 +44,7 @@ class Functions(NamedTuple):
 
     model: models.VAE
     evaluated: models.VAE
+    state: train.TrainState
     init: Any
     epoch: Any
     order: Any
@@ -59,7 +61,7 @@ def functions(run: Settings, data: datasets.Dataset) -> Functions:
     vae = model(run, data)
     gradient = settings.build(run, "estimator", num_samples=run.num_samples)
     steps_per_epoch = len(data.train) // run.batch_size
-    x = jnp.zeros((run.batch_size, *data.train.shape[1:]))
+    x = np.zeros((run.batch_size, *data.train.shape[1:]), np.float32)
     check_estimator(run, vae, x)
     like = _first_images(run, data) if settings.build(run, "prior").images_at_start else x
 
@@ -101,7 +103,7 @@ def functions(run: Settings, data: datasets.Dataset) -> Functions:
     values = arrays(run)
     state = jax.eval_shape(init, values)
     jax.eval_shape(epoch, state, values, jax.ShapeDtypeStruct(data.train.shape, data.train.dtype))
-    return Functions(vae, model(run, data, for_evaluation=True), init, epoch, order, chunk, steps_per_epoch)
+    return Functions(vae, model(run, data, for_evaluation=True), state, init, epoch, order, chunk, steps_per_epoch)
 
 
 def _first_images(run: Settings, data: datasets.Dataset) -> np.ndarray:
@@ -290,22 +292,22 @@ def _option_arrays(setting: str, values: dict[str, Array]) -> dict[str, Array]:
     return {name.removeprefix(prefix): value for name, value in values.items() if name.startswith(prefix)}
 
 
-def expectations_of(run: Settings, vae: models.VAE, x: Array) -> list[Expectation]:
+def expectations_of(run: Settings, vae: models.VAE, x: Array | np.ndarray) -> list[Expectation]:
     """The expectations in the run's bound. Their distributions have shapes in place of arrays."""
     recorded: list[Expectation] = []
-    key = jax.random.key(0, impl=run.prng)  # nothing is drawn with this key: only shapes are computed
 
-    def posteriors() -> list[Any]:
+    def posteriors(x: Array) -> list[Any]:
+        key = jax.random.key(0, impl=run.prng)  # nothing is drawn with this key: only shapes are computed
         params = vae.init(key, x, key)
         bound = objective(run, arrays(run), jnp.zeros(()))
         recorded.extend(expectations.record(lambda expect: bound(vae.apply, params, x, expect)))
         return [expectation.q for expectation in recorded]
 
-    shapes = jax.eval_shape(posteriors)
+    shapes = jax.eval_shape(posteriors, x)
     return [expectation._replace(q=q) for q, expectation in zip(shapes, recorded, strict=True)]
 
 
-def check_estimator(run: Settings, vae: models.VAE, x: Array) -> None:
+def check_estimator(run: Settings, vae: models.VAE, x: Array | np.ndarray) -> None:
     """Refuses an estimator that cannot differentiate the run's bound.
 
     Raises:

@@ -15,7 +15,6 @@ from jaxtyping import Array, Float, Int
 
 from experiments.common import build
 from experiments.common.program_folder import ProgramFolder
-from experiments.common.settings import Settings
 from vae import checkpoint
 from vae.data import Dataset
 from vae.train import TrainState
@@ -84,13 +83,10 @@ class Restored(NamedTuple):
     state: TrainState
 
 
-def restore(
-    folder: ProgramFolder, run: Settings, data: Dataset, functions: build.Functions, name: str = "latest"
-) -> Restored | None:
+def restore(folder: ProgramFolder, data: Dataset, functions: build.Functions, name: str = "latest") -> Restored | None:
     """The states at the checkpoint that --checkpoint names; None if no such checkpoint can be read.
 
     Args:
-      run: The settings of any run of the program.
       data: The data set of the program.
       functions: The functions of the program.
       name: "latest", "best", or the number of an epoch.
@@ -109,7 +105,7 @@ def restore(
             f"--checkpoint={name} is not in {folder.checkpoints}; choose latest, best or one of "
             f"{', '.join(map(str, epochs)) or '(none)'}"
         )
-    shape = shape_of(functions, build.arrays(run), len(folder.runs()), bool(len(data.validation)))
+    shape = shape_of(functions, len(folder.runs()), bool(len(data.validation)))
     at = [int(name)] if name.isdecimal() else None
     restored = checkpoint.restore(folder.checkpoints, shape.without_optimizer(), at)
     if restored is None:
@@ -121,10 +117,9 @@ def restore(
     return Restored((state.step // functions.steps_per_epoch).tolist(), state)
 
 
-def shape_of(functions: build.Functions, values: dict[str, Any], runs: int, validation: bool) -> Progress:
-    """The shapes of the progress of `runs` runs; `values` is the result of `build.arrays` for one of them."""
-    state = jax.eval_shape(functions.init, values)
-    stacked = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((runs, *leaf.shape), leaf.dtype), state)
+def shape_of(functions: build.Functions, runs: int, validation: bool) -> Progress:
+    """The shapes of the progress of `runs` runs."""
+    stacked = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((runs, *leaf.shape), leaf.dtype), functions.state)
     return jax.eval_shape(first_progress, stacked, validation)
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -12,7 +13,7 @@ from experiments.common import build, candidates, phases, settings
 from experiments.common.candidates import Budget
 from experiments.common.settings import Settings
 from experiments.common.task import Cost, Refused
-from vae import diagnostics, train
+from vae import diagnostics, estimators, train
 from vae.data import Dataset
 
 
@@ -30,7 +31,8 @@ class StepCost(NamedTuple):
 
 def measure(run: Settings, data: Dataset) -> StepCost:
     """The cost of a training step of the run. It does not depend on the values of the parameters."""
-    return StepCost(_cost(run, data, "evaluations"), _cost(run, data, "flops"))
+    gradient = _gradient(run, data)
+    return StepCost(evaluations=_cost(gradient, "evaluations"), flops=_cost(gradient, "flops"))
 
 
 def buy_samples(runs: list[Settings], budget: Budget, data_of: dict[Settings, Dataset]) -> list[Settings]:
@@ -61,25 +63,38 @@ def _affordable(run: Settings, budget: Budget, data: Dataset) -> int:
     @functools.cache
     def cost(num_samples: int) -> float:
         try:
-            return _cost(dataclasses.replace(run, num_samples=num_samples), data, budget.kind)
+            return _cost(_gradient(dataclasses.replace(run, num_samples=num_samples), data), budget.kind)
         except ValueError as error:  # some estimators refuse odd numbers
             raise Refused(str(error)) from None
 
     return candidates.affordable(budget, cost, run.estimator)
 
 
-def _cost(run: Settings, data: Dataset, kind: Cost) -> float:
-    """The cost of a gradient at random parameters and images. Only the count of evaluations draws samples."""
+class _Gradient(NamedTuple):
+    """The gradient of `bound` by the estimator. The arguments are those of `vae.diagnostics.make_gradient`."""
+
+    bound: Callable
+    estimator: estimators.Estimator
+    arguments: tuple[Any, ...]
+
+
+def _gradient(run: Settings, data: Dataset) -> _Gradient:
+    """The gradient of a training step, at random parameters and images."""
     model, x = build.model(run, data), _images(run, data)
     estimator = settings.build(run, "estimator", num_samples=run.num_samples)
     init = train.make_init(model, estimator, optax.identity(), x)
     rng = np.random.default_rng(0)
     fill = lambda leaf: rng.normal(0, 0.1, leaf.shape).astype(leaf.dtype)
     state = jax.tree.map(fill, jax.eval_shape(init, jax.random.key(0)))
-    bound = build.bound(run, model.apply)
     groups = state.params["model"]["params"]
     data_of_bound = {"x": x, "epoch": np.float32(0)}
-    arguments: tuple[Any, ...] = (groups, data_of_bound, state.params["estimator"], state.estimator_state, x)
+    arguments = (groups, data_of_bound, state.params["estimator"], state.estimator_state, x)
+    return _Gradient(build.bound(run, model.apply), estimator, arguments)
+
+
+def _cost(gradient: _Gradient, kind: Cost) -> float:
+    """The cost of the gradient. Only the count of evaluations draws samples."""
+    bound, estimator, arguments = gradient
     if kind == "flops":
         return diagnostics.flops(diagnostics.make_gradient(bound, estimator), jax.random.key(0), *arguments)
     return diagnostics.evaluations(bound, estimator, jax.random.key(0), *arguments)

@@ -63,7 +63,7 @@ def from_workdir(
     bound = build.bound(measured, apply)
     problems = []
     for name in names:
-        restored = progress.restore(folder, trained, data, program, name)
+        restored = progress.restore(folder, data, program, name)
         if restored is None:
             continue
         epoch = restored.epochs[number]

@@ -124,7 +124,7 @@ def restore(
     Raises:
       ValueError: If there is no such checkpoint, or it cannot be read.
     """
-    restored = progress.restore(folder, run, data, functions, name)
+    restored = progress.restore(folder, data, functions, name)
     if restored is None:
         others = [step for step in checkpoint.steps(folder.checkpoints) if name.isdecimal() and step != int(name)]
         if others:

@@ -95,7 +95,7 @@ def _draw_models(program: Program, folder: ProgramFolder, numbers: list[int]) ->
     with cli.drawing(folder.path / "figures"):
         from experiments.common import pictures
 
-        restored = progress.restore(folder, program.settings, program.data, program.functions)
+        restored = progress.restore(folder, program.data, program.functions)
         if restored is None:
             raise ValueError(f"{folder.checkpoints} cannot be read")
         for number in numbers:

@@ -33,9 +33,10 @@ SMALL_NETWORK = 200_000
 
 
 def train_all(programs: list[Program], options: Options) -> list[str]:
-    """Trains programs one after the other. While one trains, a thread compiles the next.
+    """Trains programs one after the other. While one trains, a thread measures the cost of its step and compiles the
+    next.
 
-    Several processes compile each program when its turn comes, because they exchange values while they compile.
+    Several processes do all this when a program's turn comes, because they exchange values while they compile.
 
     Returns:
       A sentence for each run that diverged.
@@ -47,24 +48,34 @@ def train_all(programs: list[Program], options: Options) -> list[str]:
         return [sentence for program in programs for sentence in train(program, options)]
     sentences = []
     with concurrent.futures.ThreadPoolExecutor(max_workers=1) as thread:
-        compile_ahead = lambda some: [thread.submit(compile_program, program, options.sweep_mode) for program in some]
-        compiled = compile_ahead(programs[:1])
+        prepare = lambda program: (
+            thread.submit(compile_program, program, options.sweep_mode),
+            thread.submit(measure_cost, program),
+        )
+        prepared = [prepare(program) for program in programs[:1]]
         if programs:
             phases.say("compiling")
         for number, program in enumerate(programs, 1):
-            ready = compiled.pop().result()
-            compiled = compile_ahead(programs[number : number + 1])
-            sentences += train(program, options, ready)
+            compiled, cost = prepared.pop()
+            ready = compiled.result()
+            prepared = [prepare(following) for following in programs[number : number + 1]]
+            sentences += train(program, options, ready, cost)
     return sentences
 
 
-def train(program: Program, options: Options, compiled: "Compiled | None" = None) -> list[str]:
+def train(
+    program: Program,
+    options: Options,
+    compiled: "Compiled | None" = None,
+    cost: concurrent.futures.Future[StepCost] | None = None,
+) -> list[str]:
     """Trains the runs of a program from their last checkpoint to the end, and writes their results.
 
     If the runs of a new program do not fit into memory together, they become two programs with half of the runs each.
 
     Args:
       compiled: The result of `compile_program`, if it is there already.
+      cost: The future result of `measure_cost`, if another thread measures the cost.
 
     Returns:
       A sentence for each run that diverged.
@@ -93,7 +104,8 @@ def train(program: Program, options: Options, compiled: "Compiled | None" = None
         hook = Hook(options.on_evaluation, program.folder) if options.on_evaluation else None
         with program.profile:
             progress = run_epochs(compiled, options, hook)
-        return write_results(compiled, progress, options, hook)
+        measured = cost.result() if cost else measure_cost(program)
+        return write_results(compiled, progress, measured, options, hook)
 
 
 # --- Compilation
@@ -111,7 +123,6 @@ class Compiled(NamedTuple):
       init: `init(values) -> state`.
       epoch: `epoch(state, values, images) -> (state, metrics)`.
       memory: A function without arguments: the bytes that an epoch takes on each device, and the bytes free there.
-      cost: The cost of a training step of one run.
     """
 
     program: Program
@@ -122,7 +133,6 @@ class Compiled(NamedTuple):
     init: Callable
     epoch: Callable
     memory: Callable[[], tuple[int, float]]
-    cost: StepCost
 
 
 def compile_program(program: Program, sweep_mode: str) -> Compiled:
@@ -155,8 +165,13 @@ def _compile_program(program: Program, sweep_mode: str) -> Compiled:
         epoch = training.over_runs(functions.epoch, mode, shared=1, over=devices)
         epoch = jax.jit(epoch, donate_argnums=0).lower(state, values, image_shape).compile()
         memory = functools.partial(mesh.memory, devices, epoch)
-    cost = step_cost.measure(program.settings, program.data)
-    return Compiled(program, devices, values, state, mode, init, epoch, memory, cost)
+    return Compiled(program, devices, values, state, mode, init, epoch, memory)
+
+
+def measure_cost(program: Program) -> StepCost:
+    """The cost of a training step of one run."""
+    with jax.default_matmul_precision(program.settings.matmul_precision):  # a thread does not inherit the setting
+        return step_cost.measure(program.settings, program.data)
 
 
 def choose_mode(settings: Settings, state: training.TrainState, devices: Mesh) -> str:
@@ -318,7 +333,9 @@ def _finite_mean(bounds: np.ndarray) -> float:
 # --- Results
 
 
-def write_results(compiled: Compiled, progress: Progress, options: Options, hook: Hook | None) -> list[str]:
+def write_results(
+    compiled: Compiled, progress: Progress, cost: StepCost, options: Options, hook: Hook | None
+) -> list[str]:
     """Writes the results of all runs, and removes the older checkpoints unless --checkpoint_every asked for them.
 
     Returns:
@@ -333,7 +350,7 @@ def write_results(compiled: Compiled, progress: Progress, options: Options, hook
         settings, model = program.settings, program.functions.evaluated
         samples = settings.eval_samples
         for rows in assess.test_figures(model, compiled.devices, progress.state, program.data, settings, samples):
-            results = {i: _result(program, i, row, compiled.cost) for i, row in rows.items() if i not in failed}
+            results = {i: _result(program, i, row, cost) for i, row in rows.items() if i not in failed}
             if multihost.is_first():
                 folder.write_results(results)
             if hook:

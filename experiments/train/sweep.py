@@ -246,8 +246,7 @@ def _lists(runs: list[Settings], swept: list[str]) -> dict[str, Any]:
 
 def _checkpoint_bytes(program: Program, keep: int) -> int:
     """The bytes of the checkpoints that the program will add: the number in --keep, and one that is being written."""
-    values = build.arrays(program.settings)
-    shape = progress.shape_of(program.functions, values, len(program.runs), bool(len(program.data.validation)))
+    shape = progress.shape_of(program.functions, len(program.runs), bool(len(program.data.validation)))
     missing = max(0, keep + 1 - len(checkpoint.steps(program.folder.checkpoints)))
     return missing * sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(shape))
 

@@ -100,7 +100,7 @@ def write_checkpoints(folder: ProgramFolder, epochs: tuple[int, ...], best_epoch
     record = folder.record() | {"data": program_folder.describe_data(data, None)}
     (folder.path / "runs.json").write_text(json.dumps(record))
     functions = build.functions(runs[0], data)
-    shape = progress.shape_of(functions, build.arrays(runs[0]), len(runs), bool(best_epochs)).without_optimizer()
+    shape = progress.shape_of(functions, len(runs), bool(best_epochs)).without_optimizer()
     rng = np.random.default_rng(0)
     steps = lambda epochs: np.array(epochs, np.int32) * functions.steps_per_epoch
     with checkpoint.writer(folder.checkpoints, keep=len(epochs)) as (save, _):

@@ -103,7 +103,7 @@ def write_workdirs(folder: Path) -> None:
 
 def _shapes(run: Settings, data):
     """The shapes of the last checkpoint of a program with this one run."""
-    shape = progress.shape_of(build.functions(run, data), build.arrays(run), 1, validation=False)
+    shape = progress.shape_of(build.functions(run, data), 1, validation=False)
     return shape.without_optimizer()
 
 

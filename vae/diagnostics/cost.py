@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 from jax import Array
-from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, jaxpr_as_fun, jaxprs_in_params
+from jax.extend.core import Jaxpr, JaxprEqn, jaxpr_as_fun, jaxprs_in_params
 
 from vae.estimators.contract import Estimator, bind, mean
 from vae.estimators.parts.counting import count_evaluations, fast_compilation
@@ -21,7 +21,7 @@ def flops(function: Callable, *args) -> float:
     XLA counts the body of a loop once. This function counts the body of a scan or map once for each round. The body of
     a `while_loop` counts once, because its number of rounds depends on data.
     """
-    return _flops(jax.make_jaxpr(function)(*args)).in_full
+    return _flops(jax.jit(function).trace(*args)).in_full
 
 
 class _Flops(NamedTuple):
@@ -31,17 +31,18 @@ class _Flops(NamedTuple):
     in_full: float
 
 
-def _flops(program: ClosedJaxpr) -> _Flops:
+def _flops(program: jax.stages.Traced) -> _Flops:
     by_xla = _counted_by_xla(program)
     in_full = by_xla
-    for loop in _outermost(program.jaxpr, ("scan",)):  # `lax.map` is a scan too
-        body = _flops(loop.params["jaxpr"])
+    for loop in _outermost(program.jaxpr.jaxpr, ("scan",)):  # `lax.map` is a scan too
+        body = loop.params["jaxpr"]
+        body = _flops(jax.jit(jaxpr_as_fun(body)).trace(*body.in_avals))
         in_full += loop.params["length"] * body.in_full - body.by_xla
     return _Flops(by_xla, in_full)
 
 
-def _counted_by_xla(program: ClosedJaxpr) -> float:
-    compiled = jax.jit(jaxpr_as_fun(program)).lower(*program.in_avals).compile(fast_compilation())
+def _counted_by_xla(program: jax.stages.Traced) -> float:
+    compiled = program.lower().compile(fast_compilation())
     # XLA names no FLOP, or -1, for a program that only moves data.
     return max(0.0, float((compiled.cost_analysis() or {}).get("flops", 0.0)))
 

@@ -19,13 +19,13 @@ STEPS = 5
 WITH_VALIDATION, WITHOUT = SimpleNamespace(validation=[0]), SimpleNamespace(validation=[])
 
 
-def _init(values) -> TrainState:
+def _start() -> TrainState:
     """The initial state of one run, with two parameters."""
     params = {"model": jnp.zeros(2), "estimator": jnp.zeros(())}
     return TrainState(params, {"momentum": jnp.zeros(2)}, {}, jnp.int32(0))
 
 
-FUNCTIONS = SimpleNamespace(init=_init, steps_per_epoch=STEPS)
+FUNCTIONS = SimpleNamespace(state=_start(), steps_per_epoch=STEPS)
 
 
 def _state(epoch: int) -> TrainState:
@@ -88,7 +88,7 @@ def folder(tmp_path):
     [("latest", [3, 3, 3], [30, 31, 32]), ("2", [2, 2, 2], [20, 21, 22]), ("best", [1, 2, 3], [10, 21, 32])],
 )
 def test_the_states_of_all_runs_are_restored_by_the_name_of_a_checkpoint(name, epochs, model, folder):
-    restored = progress.restore(folder, RUNS[0], WITH_VALIDATION, FUNCTIONS, name)
+    restored = progress.restore(folder, WITH_VALIDATION, FUNCTIONS, name)
     assert restored.epochs == epochs
     np.testing.assert_array_equal(restored.state.params["model"][:, 0], model)
     assert restored.state.opt_state is None
@@ -98,16 +98,16 @@ def test_the_states_of_all_runs_are_restored_by_the_name_of_a_checkpoint(name, e
 @pytest.mark.parametrize("name", ["1", "-2", "newest", "²", ""])
 def test_a_checkpoint_that_does_not_exist_is_one_sentence(name, folder):
     with pytest.raises(ValueError, match=r"is not in .*; choose latest, best or one of 2, 3$"):
-        progress.restore(folder, RUNS[0], WITH_VALIDATION, FUNCTIONS, name)
+        progress.restore(folder, WITH_VALIDATION, FUNCTIONS, name)
 
 
 def test_best_without_a_validation_split_is_one_sentence(folder):
     with pytest.raises(ValueError, match="was trained without a validation split; choose --checkpoint=latest"):
-        progress.restore(folder, RUNS[0], WITHOUT, FUNCTIONS, "best")
+        progress.restore(folder, WITHOUT, FUNCTIONS, "best")
 
 
 def test_a_program_with_another_number_of_runs_is_refused(folder, tmp_path):
     other = write_program(tmp_path / "other", [Written(dataclasses.replace(RUNS[0], seed=seed)) for seed in (0, 1)])
     folder.checkpoints.rename(other.checkpoints)
     with pytest.raises(ValueError, match=r"belongs to another configuration: .* is \S+\[3.*\], not \S+\[2"):
-        progress.restore(other, RUNS[0], WITH_VALIDATION, FUNCTIONS)
+        progress.restore(other, WITH_VALIDATION, FUNCTIONS)

@@ -76,7 +76,7 @@ def test_a_figure_is_that_of_the_parameters_in_the_checkpoint(sweep):
     run = folder.runs()[2]
     data = build.load_trained(run, None)
     functions = build.functions(run, data)
-    shape = progress.shape_of(functions, build.arrays(run), len(SEEDS), validation=True).without_optimizer()
+    shape = progress.shape_of(functions, len(SEEDS), validation=True).without_optimizer()
     _, stacked = checkpoint.restore(folder.checkpoints, shape, at=[1])
     params = jax.tree.map(lambda leaf: leaf[2], stacked.state.params["model"])
     x = assess.pixels(data, "test")

@@ -78,7 +78,7 @@ def test_the_columns_are_the_figures_of_the_checkpoint(tmp_path):
     [run] = folder.runs()
     data = build.load_data(run, None)
     functions = build.functions(run, data)
-    state = progress.select_run(progress.restore(folder, run, data, functions).state, 0)
+    state = progress.select_run(progress.restore(folder, data, functions).state, 0)
     groups, x = state.params["model"]["params"], build.first_batch(run, data, "train", 32)
     estimator = settings.build(run, "estimator", num_samples=2)
     gradient = diagnostics.make_gradient(build.bound(run, functions.model.apply), estimator)

@@ -56,11 +56,15 @@ def calls(monkeypatch):
     def run_epochs(compiled, options, hook):
         done.append(("train", seeds(compiled.program)))
 
-    def write_results(compiled, progress, options, hook):
+    def measure_cost(program):
+        return seeds(program)
+
+    def write_results(compiled, progress, cost, options, hook):
+        assert cost == seeds(compiled.program)
         done.append(("evaluate", seeds(compiled.program)))
         return [f"seed {seed} diverged" for seed in seeds(compiled.program)]
 
-    for step in (compile_program, run_epochs, write_results):
+    for step in (compile_program, run_epochs, measure_cost, write_results):
         monkeypatch.setattr(loop, step.__name__, step)
     return done
 

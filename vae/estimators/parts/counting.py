@@ -45,15 +45,15 @@ def count_evaluations(estimate: Callable, key: Array, *arguments) -> float:
         return watched
 
     @functools.partial(jax.jit, compiler_options=fast_compilation())
-    def run(key, *arguments):
+    def run(i, key, *arguments):
         """Returns nothing, so XLA leaves out every value of f on which no sample depends."""
-        estimate(watch, key, *arguments)
+        estimate(watch, jax.random.fold_in(key, i), *arguments)
 
     def count(i):
         """The number of samples of all calls in the i-th run, and the same without calls that repeat another."""
         for recorded in (calls, rows, new_rows):
             recorded.clear()
-        run(jax.random.fold_in(key, i), *arguments)
+        run(i, key, *arguments)
         jax.effects_barrier()
         return sum(rows), sum(new_rows), len(rows)
 
