@@ -5,7 +5,6 @@ if __name__ == "__main__":
     cli.run(main)
 """
 
-import atexit
 import gc
 import hashlib
 import importlib
@@ -298,7 +297,6 @@ def _collect_less_garbage() -> None:
     """
     gc.freeze()
     gc.set_threshold(20_000)
-    atexit.register(gc.freeze)  # what is left at the end need not be taken apart
 
 
 def _quiet_libraries() -> None:

@@ -47,7 +47,9 @@ def train_all(programs: list[Program], options: Options) -> list[str]:
     if jax.process_count() > 1:
         return [sentence for program in programs for sentence in train(program, options)]
     sentences = []
-    with concurrent.futures.ThreadPoolExecutor(max_workers=1) as thread:
+    with contextlib.ExitStack() as stack:
+        thread = concurrent.futures.ThreadPoolExecutor(max_workers=1)
+        stack.callback(thread.shutdown, cancel_futures=True)  # a command that stops waits for one task at most
         prepare = lambda program: (
             thread.submit(compile_program, program, options.sweep_mode),
             thread.submit(measure_cost, program),
@@ -98,7 +100,7 @@ def train(
             halves = program.halves()
             for half in halves:
                 half.folder.claim(half.runs, half.data, options.data_dir)
-            return [sentence for half in halves for sentence in train(half, options)]
+            return [sentence for half in halves for sentence in train(half, options, cost=cost)]
         if canary.is_due(compiled.mode) and runs_differ_side_by_side(compiled):
             compiled = compile_program(program, options.sweep_mode)
         hook = Hook(options.on_evaluation, program.folder) if options.on_evaluation else None

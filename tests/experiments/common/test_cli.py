@@ -168,6 +168,27 @@ def test_an_error_inside_a_package_keeps_its_traceback(run):
     assert "Traceback" in done.stderr
 
 
+def test_a_file_that_a_function_of_the_user_leaves_open_is_written_at_the_end(tmp_path):
+    """A function of --on_evaluation does not know which call is the last. Its objects may refer to each other."""
+    program = f"""
+from experiments.common import cli
+
+class Log:
+    def __init__(self):
+        self.log = self
+        self.file = open({str(tmp_path / "log")!r}, "w")
+
+def main():
+    global log
+    log = Log()
+    log.file.write("epoch 1")
+
+cli.run(main)
+"""
+    subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True)
+    assert (tmp_path / "log").read_text() == "epoch 1"
+
+
 def test_a_printed_command_repeats_the_imports(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["train", "--seed=1", "--import=paper,other"])
     monkeypatch.setenv("VAE_IMPORT", "other, third")

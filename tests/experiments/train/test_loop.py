@@ -1,5 +1,6 @@
 """How programs are trained: one after the other, compiled ahead, and in halves if memory is short."""
 
+import concurrent.futures
 import re
 import threading
 from contextlib import nullcontext
@@ -120,3 +121,30 @@ def test_the_next_program_is_compiled_while_one_trains(calls, monkeypatch):
     assert calls == [(step, list(range(runs))) for runs in (1, 2, 3) for step in ("train", "evaluate")]
     assert len(sentences) == 6
     assert loop.train_all([], OPTIONS) == []
+
+
+def test_a_command_that_stops_begins_no_further_task(calls, monkeypatch):
+    """The measurements and compilations that wait behind the one in progress are left out."""
+    measuring, stopped = threading.Event(), threading.Event()
+
+    def measure_cost(program):
+        calls.append(("measure", len(program.runs)))
+        measuring.set()
+        stopped.wait(timeout=60)
+
+    def run_epochs(compiled, options, hook):
+        assert measuring.wait(timeout=60)
+        raise SystemExit(143)
+
+    class Pool(concurrent.futures.ThreadPoolExecutor):
+        def shutdown(self, wait=True, **options):
+            super().shutdown(wait=False, **options)
+            stopped.set()
+            super().shutdown(wait)
+
+    monkeypatch.setattr(concurrent.futures, "ThreadPoolExecutor", Pool)
+    monkeypatch.setattr(loop, "measure_cost", measure_cost)
+    monkeypatch.setattr(loop, "run_epochs", run_epochs)
+    with pytest.raises(SystemExit):
+        loop.train_all([program(f"program {i + 1} of 2", runs=i + 1, begun=True) for i in range(2)], OPTIONS)
+    assert calls == [("compile", [0]), ("measure", 1)]
