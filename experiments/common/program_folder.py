@@ -15,6 +15,7 @@ program in programs/. The number of a run is its place in runs.json; rows name t
 """
 
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import IO, Any
@@ -295,4 +296,5 @@ def programs_of(workdir: str | Path) -> list[ProgramFolder]:
 
 def plain(value: Any) -> str:
     """A setting's value as part of a file name: at most 40 characters of ASCII, which every locale can write."""
-    return "".join(c if c.isascii() and c.isalnum() or c in "._-" else "-" for c in str(value))[-40:]
+    text = re.sub(r"(?<=\d)e\+(?=\d)", "e", str(value))  # 1e+25 must not become 1e-25
+    return "".join(c if c.isascii() and c.isalnum() or c in "._-" else "-" for c in text)[-40:]

@@ -168,8 +168,9 @@ def _first_visible(mark: Box, boxes: list[Box], avoided: np.ndarray) -> tuple[Bo
 
 def _overlaps(low: np.ndarray, high: np.ndarray, boxes: np.ndarray) -> np.ndarray:
     """Whether each of the boxes with these corners, `[M, 2]`, overlaps any of the `boxes`, `[N, 4]`."""
-    boxes = boxes.reshape(-1, 4)
-    return ((low[:, None] < boxes[:, 2:]) & (boxes[:, :2] < high[:, None])).all(axis=-1).any(axis=-1)
+    left, bottom, right, top = boxes.reshape(-1, 4).T
+    across = (low[:, :1] < right) & (left < high[:, :1])
+    return (across & (low[:, 1:] < top) & (bottom < high[:, 1:])).any(axis=-1)
 
 
 def _overlap(box: Box, other: Box) -> bool:

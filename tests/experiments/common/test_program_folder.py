@@ -318,3 +318,11 @@ def test_a_value_in_a_name_is_plain(value):
     assert len(name) <= 40
     assert name.isascii()
     assert set("/\\\0 ").isdisjoint(name)
+
+
+def test_a_large_number_in_a_name_is_not_a_small_one():
+    assert [program_folder.plain(value) for value in (1e25, 1e-25, "elbo:kl_warmup=1e+30")] == [
+        "1e25",
+        "1e-25",
+        "elbo-kl_warmup-1e30",
+    ]
