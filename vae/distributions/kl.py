@@ -18,7 +18,7 @@ from vae.distributions.product import Product
 from vae.distributions.quantized import Quantized, Rounded, UniformCodes
 from vae.distributions.special import Numbers, deviance, digamma_gap, stirling_error
 from vae.distributions.sphere import UniformOnSphere
-from vae.distributions.von_mises_fisher import VonMisesFisher, log_normalizer, shortfall
+from vae.distributions.von_mises_fisher import VonMisesFisher, log_normalizer, scaled_shortfall
 
 
 def kl(q: Any, p: Any) -> Float[Array, "*batch"]:
@@ -107,7 +107,7 @@ def _kl_power_spherical(q: PowerSpherical, p: UniformOnSphere) -> Float[Array, "
 
 def _kl_von_mises_fisher(q: VonMisesFisher, p: UniformOnSphere) -> Float[Array, "*batch"]:
     concentration = jnp.exp(q.log_concentration)
-    below = concentration * shortfall(concentration, p.dimensions)
+    below = scaled_shortfall(concentration, p.dimensions)
     return -(below + log_normalizer(concentration, p.dimensions))[..., 0]
 
 

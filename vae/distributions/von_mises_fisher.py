@@ -17,7 +17,8 @@ from vae.distributions.sphere import Spherical
 @family
 class VonMisesFisher(Spherical):
     """The density is proportional to exp(concentration direction . z), with `location` `[*batch, D]` and the log of the
-    concentration `[*batch, 1]`. Everything is accurate for concentrations from 1e-3 to 1e3 and D from 2 to 50.
+    concentration `[*batch, 1]`. Everything is accurate for concentrations from 1e-3 on and D from 2 to 50, but above
+    1e5 log q(z) of a given z is as inexact as the coordinates of z.
 
     The angle to the direction is drawn by rejection (Wood 1994, "Simulation of the von Mises Fisher distribution"), and
     its derivative follows from its distribution function.
@@ -41,8 +42,19 @@ class VonMisesFisher(Spherical):
         return -2 * concentration * half_square - log_normalizer(concentration, self.location.shape[-1])
 
 
+# Beyond this concentration the density is a Normal on the tangent plane: the log of the normalizer falls by
+# (dimensions - 1) / 2 for each e-fold. Here the difference is below rounding, and far beyond it float32 overflows.
+_LARGE = 1e8
+
+
 def log_normalizer(concentration: Numbers, dimensions: int) -> Float[Array, "*#shape"]:
-    """log E exp(concentration (direction . z - 1)), for uniform z.
+    """log E exp(concentration (direction . z - 1)), for uniform z."""
+    bounded = jnp.minimum(concentration, _LARGE)
+    return _log_normalizer(bounded, dimensions) - (dimensions - 1) / 2 * jnp.log(concentration / bounded)
+
+
+def _log_normalizer(concentration: Numbers, dimensions: int) -> Float[Array, "*#shape"]:
+    """`log_normalizer` up to _LARGE.
 
     It is log[Gamma(n + 1) (2 / x)^n I_n(x)] - x with n = dimensions / 2 - 1. Debye's expansion gives the Bessel
     function of an order N of at least 24, and the recurrence for the ratios of neighbouring orders leads down to n. The
@@ -69,8 +81,14 @@ def log_normalizer(concentration: Numbers, dimensions: int) -> Float[Array, "*#s
 
 def shortfall(concentration: Numbers, dimensions: int) -> Float[Array, "*#shape"]:
     """1 - E[direction . z], minus the derivative of `log_normalizer`."""
-    normalizer = functools.partial(log_normalizer, dimensions=dimensions)
-    return -jax.jvp(normalizer, (concentration,), (jnp.ones_like(concentration),))[1]
+    return scaled_shortfall(concentration, dimensions) / concentration
+
+
+def scaled_shortfall(concentration: Numbers, dimensions: int) -> Float[Array, "*#shape"]:
+    """The concentration times `shortfall`, which approaches (dimensions - 1) / 2."""
+    bounded = jnp.minimum(concentration, _LARGE)
+    normalizer = functools.partial(_log_normalizer, dimensions=dimensions)
+    return -bounded * jax.jvp(normalizer, (bounded,), (jnp.ones_like(bounded),))[1]
 
 
 def _root(x: Numbers, order: float) -> Float[Array, "*#shape"]:
@@ -94,7 +112,7 @@ def _debye(x: Numbers, order: float) -> Float[Array, "*#shape"]:
 def _wood(key: PRNGKeyArray, concentration: Float[Array, "*shape"], dimensions: int) -> Float[Array, "*shape"]:
     """Draws of log tan(angle / 2): proposals are accepted with a probability of at least 0.6."""
     width = dimensions - 1
-    b = width / (2 * concentration + jnp.sqrt(4 * jnp.square(concentration) + width**2))
+    b = width / (2 * concentration + jnp.hypot(2 * concentration, width))
     from_one = 2 * b / (1 + b)  # 1 - x0 in Wood's paper
 
     def propose(state):
@@ -103,7 +121,7 @@ def _wood(key: PRNGKeyArray, concentration: Float[Array, "*shape"], dimensions: 
         normal = jax.random.normal(key_normal, (*concentration.shape, dimensions), concentration.dtype)
         # Half the log odds of a Beta(width / 2, width / 2) variable.
         odds = jnp.arcsinh(normal[..., 0] / jnp.linalg.norm(normal[..., 1:], axis=-1))
-        proposal = jnp.clip(0.5 * jnp.log(b) + odds, -30.0, 30.0)
+        proposal = jnp.clip(0.5 * jnp.log(b) + odds, -42.0, 42.0)
         less = 2 * jax.nn.sigmoid(2 * proposal)  # 1 - cos(angle)
         log_ratio = jnp.log((from_one + (1 - from_one) * less) * jnp.square(1 + b) / (4 * b))
         log_accept = concentration * (from_one - less) + width * log_ratio
@@ -131,10 +149,10 @@ def _implicit_jvp(dimensions, primals, tangents):
     log_tangent, log_concentration = _implicit(*primals, dimensions), primals[1]
     x = jnp.exp(log_concentration)
     angle = 2 * jnp.arctan(jnp.exp(log_tangent))
-    mean_less = shortfall(x, dimensions)
+    x_less = scaled_shortfall(x, dimensions)
     # The derivative of the angle is an integral of cos - mean, from the angle to the end on its side of the mean, over
     # the density at the angle. The integrand has one sign there, and vanishes beyond seven widths of the density.
-    above = 2 * jnp.square(jnp.sin(angle / 2)) > mean_less
+    above = 2 * x * jnp.square(jnp.sin(angle / 2)) > x_less
     reach = 7 / jnp.sqrt(x + max(dimensions - 2, 0.01))
     length = jnp.minimum(reach, jnp.where(above, math.pi - angle, angle))
     side = jnp.where(above, 1.0, -1.0).astype(angle.dtype)
@@ -144,6 +162,6 @@ def _implicit_jvp(dimensions, primals, tangents):
     log_density = -2 * x[..., None] * jnp.sin(angle[..., None] + step / 2) * jnp.sin(step / 2)
     sine = lambda angle: jnp.maximum(jnp.sin(angle), 1e-30)
     log_density += (dimensions - 2) * (jnp.log(sine(other)) - jnp.log(sine(angle))[..., None])
-    excess = mean_less[..., None] - 2 * jnp.square(jnp.sin(other / 2))
-    integral = length * jnp.sum(weights * excess * jnp.exp(log_density), axis=-1)
-    return log_tangent, side * integral * x / sine(angle) * tangents[1]
+    excess = x_less[..., None] - 2 * x[..., None] * jnp.square(jnp.sin(other / 2))  # times x, which may be huge
+    integral = length / sine(angle) * jnp.sum(weights * excess * jnp.exp(log_density), axis=-1)
+    return log_tangent, side * integral * tangents[1]

@@ -159,6 +159,21 @@ def test_everything_is_finite_at_the_ends(name):
     assert all(np.all(np.isfinite(leaf)) for leaf in (value, far, *gradients))
 
 
+@pytest.mark.parametrize("dimensions", [2, 20])
+def test_a_large_concentration_is_a_normal_on_the_tangent_plane(dimensions):
+    """The angle is r / sqrt(concentration), where r does not depend on it, so the derivatives in its log are known."""
+    log_concentration = np.float32([12.0, 18.0, 19.0, 35.0, 50.0, 80.0])[:, None]  # float32 overflows at 88.7
+
+    def program(log_concentration):
+        q = dist.VonMisesFisher(jnp.ones((6, dimensions)), log_concentration)
+        kl = jnp.sum(dist.kl(q, dist.UniformOnSphere(dimensions)))
+        return jnp.stack([kl, jnp.mean(jnp.sum(q.log_tangent(jax.random.key(0), 5), axis=(1, 2)))])
+
+    of_kl, of_angle = jax.jit(jax.jacrev(program))(log_concentration)
+    np.testing.assert_allclose(of_kl, np.full((6, 1), (dimensions - 1) / 2), rtol=1e-4)
+    np.testing.assert_allclose(of_angle, np.full((6, 1), -0.5), rtol=1e-4)
+
+
 def test_uniform_samples_cover_the_sphere():
     p = dist.UniformOnSphere(3)
     z = float64(jax.jit(p.sample, static_argnums=1)(jax.random.key(0), 20_000))
