@@ -105,6 +105,7 @@ class Planar(FlowPosterior):
     layers: int = 4
     name: ClassVar[str] = "planar"
     has_density: ClassVar[bool] = False
+    heavy_tailed: ClassVar[bool] = True  # the encoder's outputs u have no bound, and those of a layer depend on samples
 
     def __post_init__(self) -> None:
         _require_positive(self)
