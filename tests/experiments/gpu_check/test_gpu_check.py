@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -109,6 +110,13 @@ def test_an_evaluation_that_is_wrong_side_by_side_is_found(canaries, monkeypatch
 def test_the_script_asks_for_a_folder():
     done = subprocess.run(["bash", ROOT / SCRIPT, "--small"], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (2, "usage: bash scripts/gpu_check.sh OUT [--small]\n")
+
+
+@pytest.mark.parametrize("path", checks.TESTS)
+def test_the_tests_of_the_core_run_without_the_fixtures_of_conftest(path):
+    fixtures = re.findall(r"@pytest.fixture.*\ndef (\w+)", (ROOT / "tests/conftest.py").read_text())
+    assert fixtures
+    assert not [name for name in fixtures if name in (ROOT / path).read_text()]
 
 
 @pytest.mark.slow

@@ -27,6 +27,7 @@ from vae.estimators import (
     log_mean_exp,
     mean,
 )
+from vae.estimators.leave_one_out import leave_one_out
 from vae.estimators.table import ENTRIES
 
 _MISFITS = [
@@ -180,3 +181,17 @@ def test_another_name_is_refused_with_the_name_in_the_table():
 def test_no_two_estimators_share_another_name():
     names = [name.casefold() for entry in BY_NAME.values() for name in (entry.display, *entry.also)]
     assert len(set(names)) == len(names)
+
+
+@pytest.mark.usefixtures("restored_tables")
+def test_an_added_estimator_has_the_same_checks_as_all_others():
+    entry = estimators.Entry(leave_one_out, latents=("Bernoulli",), min_samples=2)
+    estimators.add("mine", entry)
+    with pytest.raises(ValueError, match="mine needs num_samples of at least 2"):
+        estimators.make("mine", num_samples=1)
+    q = Normal(jnp.zeros(2), jnp.zeros(2))
+    with pytest.raises(ValueError, match="mine"):
+        estimators.make("mine", num_samples=2).estimate({}, {}, jax.random.key(0), q, lambda z: z[..., 0])
+    with pytest.raises(ValueError, match="the estimator mine exists already"):
+        estimators.add("mine", entry)
+    assert "mine" in estimators.fitting(Bernoulli)

@@ -7,7 +7,6 @@ import pytest
 
 from tests.helpers.contract_cases import ENTRIES
 from tests.helpers.golden_runs import family_of
-from vae import distributions, estimators
 from vae.distributions import Bernoulli, Categorical, Normal, Poisson, Quantized
 from vae.estimators import (
     BY_NAME,
@@ -20,7 +19,6 @@ from vae.estimators import (
     mean,
     scale_cotangent,
 )
-from vae.estimators.leave_one_out import leave_one_out
 
 A = jnp.array([0.5, -1.0, 2.0])
 
@@ -134,20 +132,6 @@ def test_reductions_of_small_large_and_infinite_values():
     np.testing.assert_allclose(mean(values), [jnp.log(3.0) / 2, 1e4], rtol=1e-6)
     np.testing.assert_allclose(log_mean_exp(values), [jnp.log(2.0), 1e4], rtol=1e-6)
     np.testing.assert_allclose(log_mean_exp(-jnp.inf + jnp.zeros((3, 1))), [-jnp.inf])
-
-
-@pytest.mark.usefixtures("restored_tables")
-def test_an_added_estimator_has_the_same_checks_as_all_others():
-    entry = estimators.Entry(leave_one_out, latents=("Bernoulli",), min_samples=2)
-    estimators.add("mine", entry)
-    with pytest.raises(ValueError, match="mine needs num_samples of at least 2"):
-        estimators.make("mine", num_samples=1)
-    q = distributions.Normal(jnp.zeros(2), jnp.zeros(2))
-    with pytest.raises(ValueError, match="mine"):
-        estimators.make("mine", num_samples=2).estimate({}, {}, jax.random.key(0), q, lambda z: z[..., 0])
-    with pytest.raises(ValueError, match="the estimator mine exists already"):
-        estimators.add("mine", entry)
-    assert "mine" in estimators.fitting(distributions.Bernoulli)
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
