@@ -184,7 +184,9 @@ def _kl_weight(kl_warmup, epoch, largest=1.0):
     if _is_zero(kl_warmup):
         return largest
     if epoch is None:
-        raise ValueError("kl_warmup needs epoch, the epoch of the present step; make the objective in each step")
+        raise ValueError(
+            "kl_warmup needs epoch, the epoch of the present step; make the objective in each step from state.step"
+        )
     return largest * jnp.minimum(1.0, epoch / kl_warmup)
 
 

@@ -26,6 +26,7 @@ class Candidate(NamedTuple):
 
 
 def default_names(q: Any) -> tuple[str, ...]:
+    """The names of the candidates for the family of q, if the user names none."""
     if hasattr(q, "rsample"):
         return PATHWISE
     return BITS if type(q).__name__ == "Bernoulli" else CLASSES
