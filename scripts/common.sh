@@ -8,15 +8,18 @@
 # unknown argument or a missing DIR prints the usage and ends the script with status 2. The function sets
 #   data      the absolute path of DIR, if the usage begins with DIR
 #   quick     yes if --quick is given, else empty
+#   control   yes if the argument control is given, which only a usage with [control] takes, else empty
 #   choice    the last argument that matches the pattern, else empty
 #   device    an extra of jax for scripts/setup.sh, such as cuda13, else empty
 read_arguments() {
   local usage="$1 [cuda13]" choices=$2 argument
   shift 2
-  data= quick= choice= device=
+  data= quick= control= choice= device=
   for argument; do
     if [ "$argument" = --quick ]; then
       quick=yes
+    elif [[ $usage == *"[control]"* && $argument == control ]]; then
+      control=yes
     elif [[ $argument =~ ^(cuda[0-9]+|tpu)$ ]]; then
       device=$argument
     elif [ -n "$choices" ] && [[ $argument =~ ^($choices)$ ]]; then

@@ -15,7 +15,7 @@
 # Writes results/flax_vae/: results.md, figures/, report.html; and results/flax_vae_control/: results.md, figures/.
 set -euo pipefail
 source "$(dirname "$0")/common.sh"
-read_arguments "DIR [control] [--quick]" control "$@"
+read_arguments "DIR [control] [--quick]" "" "$@"
 bash scripts/setup.sh $device
 output=results/flax_vae length=(--seed=0,1,2 --epochs=10)
 if [ -n "$quick" ]; then
@@ -26,7 +26,7 @@ train() {
   keep_going .venv/bin/python -m experiments.train --dataset=mnist --data_dir="$data" --binarization=static \
     --validation_size=10000 --hidden=500 --latent_dim=20 --batch_size=128 --eval_every=1 "${length[@]}" "$@"
 }
-if [ -z "$choice" ]; then
+if [ -z "$control" ]; then
   train --workdir="$output"
   .venv/bin/python -m experiments.report --workdir="$output"
 fi

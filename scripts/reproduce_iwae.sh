@@ -9,6 +9,7 @@
 #   bash scripts/reproduce_iwae.sh DIR short      K = 1, 5 and the first five stages (121 passes): TRUNCATED; about 4
 #                                                 hours of one CPU core
 #   bash scripts/reproduce_iwae.sh DIR --quick    K = 1, 5, three stages (13 passes), L_100: TRUNCATED; 25 minutes
+#   bash scripts/reproduce_iwae.sh DIR control    the negative controls alone; 10 minutes of CPU time
 #
 # DIR holds TFDS's mnist (bash scripts/prepare_data.sh mnist DIR). The argument cuda13 installs jax for an NVIDIA GPU.
 #
@@ -24,15 +25,21 @@
 #   VAE, 2 layers   85.33 (16+5)     85.01 (17+5)     84.78 (17+5)
 #   IWAE, 2 layers  85.33 (16+5)     83.89 (21+5)     82.90 (26+7)
 #
-# Writes results/iwae/, results/iwae_short/ or results/iwae_quick/: results.md, figures/, report.html.
+# The negative controls are estimators with a slip (experiments/published/slips.py), with one layer, after 121 passes and
+# by L_1000.
+#
+# Writes results/iwae/, results/iwae_short/ or results/iwae_quick/: results.md, figures/, report.html; and
+# results/iwae_control/ or results/iwae_quick_control/: results.md, figures/.
 set -euo pipefail
 source "$(dirname "$0")/common.sh"
-read_arguments "DIR [short] [--quick]" short "$@"
+read_arguments "DIR [short] [control] [--quick]" short "$@"
 output=results/iwae length=(--epochs=3280 --checkpoint_every=40 --eval_samples=5000) samples=5,50
+controls=(--epochs=121 --checkpoint_every=10 --eval_samples=1000) control_output=results/iwae_control
 bash scripts/setup.sh $device
 if [ -n "$quick" ]; then
   echo "TRUNCATED: 13 passes instead of 3280, no K = 50, L_100 instead of L_5000"
   output=results/iwae_quick length=(--epochs=13 --eval_samples=100) samples=5
+  controls=("${length[@]}") control_output=results/iwae_quick_control
 elif [ "$choice" = short ]; then
   echo "TRUNCATED: 121 passes instead of 3280, no K = 50"
   output=results/iwae_short length=(--epochs=121 --checkpoint_every=10 --eval_samples=5000) samples=5
@@ -43,9 +50,14 @@ train() {
     --schedule=stages --learning_rate=1e-3 "${length[@]}" --workdir="$output" \
     --hidden=200-200 --objective="$1" --num_samples="$2" "${@:3}"
 }
-for layers in --latent_dim=50 "--latent_dim=100-50 --layer_hidden=100-100"; do
-  train elbo "1,$samples" $layers
-  train iwae "$samples" $layers
-done
-.venv/bin/python -m experiments.report --workdir="$output"
+if [ -z "$control" ]; then
+  for layers in --latent_dim=50 "--latent_dim=100-50 --layer_hidden=100-100"; do
+    train elbo "1,$samples" $layers
+    train iwae "$samples" $layers
+  done
+  .venv/bin/python -m experiments.report --workdir="$output"
+fi
+output=$control_output length=("${controls[@]}")
+train elbo 1 --latent_dim=50 --import=experiments.published.slips --estimator=reparam_without_scale
+train iwae 5 --latent_dim=50 --import=experiments.published.slips --estimator=reparam_with_1_sample
 exit "$failed"

@@ -5,8 +5,10 @@
 #
 #   bash scripts/reproduce_reinmax.sh DIR            3 seeds, 160 epochs; about 23 hours on two CPU cores
 #   bash scripts/reproduce_reinmax.sh DIR --quick    one seed, 20 epochs: TRUNCATED; two hours on one CPU core
+#   bash scripts/reproduce_reinmax.sh DIR control    the negative control alone; 160 epochs, with --quick 20 epochs and
+#                                                    4 minutes of CPU time
 #
-# These times contain 3 hours (with --quick 1 hour) for the gradients at equal FLOP, estimated from their FLOP and not
+# The first two times contain 3 hours (with --quick 1 hour) for the gradients at equal FLOP, estimated from their FLOP and not
 # measured.
 #
 # DIR holds TFDS's mnist (bash scripts/prepare_data.sh mnist DIR). The argument cuda13 installs jax for an NVIDIA GPU.
@@ -18,12 +20,16 @@
 # Expected, by the bound of 10000 held-out training images: ReinMax at its better temperature is ahead of
 # straight-through Gumbel-Softmax at its better one, and ReinMax's gradient is nearer to the exact gradient.
 #
+# The negative control is an estimator with a slip (experiments/published/slips.py), whose gradient is compared with the
+# exact gradient.
+#
 # Writes results/reinmax/: results.md, figures/compare_runs.png, report.html. The gradients, with the parameters that
 # ReinMax has learned, are in gradients_TEMPERATURE/ (32 evaluations of f for each datum) and in
-# gradients_flops_TEMPERATURE/ (the FLOP that 32 evaluations cost leave_one_out and ReinMax).
+# gradients_flops_TEMPERATURE/ (the FLOP that 32 evaluations cost leave_one_out and ReinMax). The gradients of the
+# control are in results/reinmax_control/gradients_1.3/.
 set -euo pipefail
 source "$(dirname "$0")/common.sh"
-read_arguments "DIR [--quick]" "" "$@"
+read_arguments "DIR [control] [--quick]" "" "$@"
 bash scripts/setup.sh $device
 output=results/reinmax draws=2000 length=(--seed=0,1,2 --epochs=160)
 if [ -n "$quick" ]; then
@@ -37,18 +43,31 @@ at() {
   joined=$(printf ",%s:temperature=$1" "${@:2}")
   echo "${joined:1}"
 }
-keep_going .venv/bin/python -m experiments.train --dataset=mnist --data_dir="$data" --validation_size=10000 \
-  --posterior=categorical:categories=8 --latent_dim=4 --hidden=512-256 --objective=elbo_analytic --batch_size=100 \
-  --learning_rate=5e-4 --eval_samples=100 --estimator="$(at 0.5 $trained),$(at 1.3 $trained)" "${length[@]}" --workdir="$output"
-# measure BUDGET FOLDER: compares the gradients at each temperature, where one gradient may cost BUDGET
+# train ESTIMATORS: trains the VAE with each estimator
+train() {
+  keep_going .venv/bin/python -m experiments.train --dataset=mnist --data_dir="$data" --validation_size=10000 \
+    --posterior=categorical:categories=8 --latent_dim=4 --hidden=512-256 --objective=elbo_analytic --batch_size=100 \
+    --learning_rate=5e-4 --eval_samples=100 --estimator="$1" "${length[@]}" --workdir="$output"
+}
+# compare BUDGET ESTIMATORS OUTPUT FLAGS: compares the gradients of the estimators, where one gradient may cost BUDGET
+compare() {
+  keep_going .venv/bin/python -m experiments.compare_estimators --workdir="$output" --run="estimator=reinmax:temperature=1.3,seed=0" --data_dir="$data" --batch_size=8 \
+    --draws="$draws" --budget="$1" --estimators="$2" --output="$3" "${@:4}"
+}
+# measure BUDGET FOLDER: compares the gradients of all estimators at each temperature
 measure() {
   for temperature in 0.5 1.3; do
-    keep_going .venv/bin/python -m experiments.compare_estimators --workdir="$output" --run="estimator=reinmax:temperature=1.3,seed=0" --data_dir="$data" --batch_size=8 \
-      --draws="$draws" --budget="$1" --output="$output/$2_$temperature" \
-      --estimators="$(at "$temperature" $relaxed),straight_through,leave_one_out,disarm_iw,double_cv,rebar,relax,unordered_set,rao_blackwell_top_k,local_expectation"
+    compare "$1" "$(at "$temperature" $relaxed),straight_through,leave_one_out,disarm_iw,double_cv,rebar,relax,unordered_set,rao_blackwell_top_k,local_expectation" \
+      "$output/$2_$temperature"
   done
 }
-measure evaluations:32 gradients
-measure flops:8.6e8 gradients_flops
-.venv/bin/python -m experiments.report --workdir="$output"
+if [ -z "$control" ]; then
+  train "$(at 0.5 $trained),$(at 1.3 $trained)"
+  measure evaluations:32 gradients
+  measure flops:8.6e8 gradients_flops
+  .venv/bin/python -m experiments.report --workdir="$output"
+else
+  train "$(at 1.3 reinmax)"
+fi
+compare evaluations:32 reinmax_without_midpoint "${output}_control/gradients_1.3" --import=experiments.published.slips
 exit "$failed"

@@ -21,7 +21,7 @@
 # Writes results/snr/: results.csv, figures/snr.png, report.html; and results/snr_control/: results.csv.
 set -euo pipefail
 source "$(dirname "$0")/common.sh"
-read_arguments "[control] [--quick]" control "$@"
+read_arguments "[control] [--quick]" "" "$@"
 bash scripts/setup.sh $device
 output=results/snr length=(--num_samples=4,16,64,256 --draws=50000 --reference_draws=20000)
 controls=(--num_samples=4,16,64 --draws=5000)
@@ -32,7 +32,7 @@ fi
 measure() {
   .venv/bin/python -m experiments.compare_estimators --problem=rainforth --objective=iwae "$@"
 }
-if [ -z "$choice" ]; then
+if [ -z "$control" ]; then
   measure --estimators=reparam,dreg,vimco,vimco_star "${length[@]}" --output="$output"
   .venv/bin/python -m experiments.report --workdir="$output"
 fi

@@ -26,7 +26,7 @@
 # results/costs_control/{quadratic,exponential,cosine,logistic_regression}/.
 set -euo pipefail
 source "$(dirname "$0")/common.sh"
-read_arguments "[control] [--quick]" control "$@"
+read_arguments "[control] [--quick]" "" "$@"
 bash scripts/setup.sh $device
 output=results/costs draws=10000
 if [ -n "$quick" ]; then
@@ -41,7 +41,7 @@ measure() {
   .venv/bin/python -m experiments.compare_estimators --problem="$(IFS=,; echo "${problems[*]}")" \
     --estimators=reinforce,reparam,measure_valued --draws="$draws" --output="$output/$1"
 }
-if [ -z "$choice" ]; then
+if [ -z "$control" ]; then
   measure quadratic -3 -2 -1 0 1 2 3
   measure exponential 0.1 0.3 1 3 10
   measure cosine 0.5 1 2 3 4 5

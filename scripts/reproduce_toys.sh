@@ -32,7 +32,7 @@
 # results/toys/report.html; and the same tables in results/toys_control/{bernoulli,polynomial,categorical}/.
 set -euo pipefail
 source "$(dirname "$0")/common.sh"
-read_arguments "[control] [--quick]" control "$@"
+read_arguments "[control] [--quick]" "" "$@"
 bash scripts/setup.sh $device
 output=results/toys coins=(--steps=1000 --records=41) length=()
 if [ -n "$quick" ]; then
@@ -42,7 +42,7 @@ fi
 train() {
   .venv/bin/python -m experiments.toy_bernoulli --toy="$1" --output="$output/$1" "${length[@]}" "${@:2}"
 }
-if [ -z "$choice" ]; then
+if [ -z "$control" ]; then
   train bernoulli
   train polynomial "${coins[@]}" \
     --estimators=local_expectation,leave_one_out,reinforce,straight_through,st_gumbel_softmax,gumbel_softmax,gumbel_rao,reinmax

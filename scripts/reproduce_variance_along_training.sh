@@ -21,7 +21,7 @@
 # results.csv and figures/variance_epoch.png; and results/along_training_control/{elbo,iwae}/variance/: results.csv.
 set -euo pipefail
 source "$(dirname "$0")/common.sh"
-read_arguments "[control] [--quick]" control "$@"
+read_arguments "[control] [--quick]" "" "$@"
 bash scripts/setup.sh $device
 output=results/along_training epochs=200 draws=2000
 if [ -n "$quick" ]; then
@@ -38,7 +38,7 @@ compare() {
 measure() {
   .venv/bin/python -m experiments.train --objective="$1" --num_samples="$2" --epochs="$epochs" --keep=10 \
     --eval_every=$((epochs / 10)) --checkpoint_every=$((epochs / 10)) --workdir="$output/$1"
-  if [ -z "$choice" ]; then
+  if [ -z "$control" ]; then
     compare "$1" "$2" "$3" "$output" --checkpoint=all
     .venv/bin/python -m experiments.report --workdir="$output/$1"
   fi

@@ -72,13 +72,17 @@ def test_the_order_of_arguments_does_not_matter(script, run):
 
 
 def _forms(script: Path) -> list[list[str]]:
-    """Every combination of a script's arguments, except those for setup.sh."""
-    usage = re.search(r'^read_arguments "(DIR)?.*?" "?([\w|]*)', script.read_text(), re.M)
+    """A script's arguments except those for setup.sh: every combination without `control`, and `control` alone.
+
+    Without `control` a script runs its negative controls too.
+    """
+    usage = re.search(r'^read_arguments "(DIR)?.*?(\[control\])?( \[--quick\])?" "?([\w|]*)', script.read_text(), re.M)
     if not usage:
         return [[]]
-    choices = ["", *filter(None, usage[2].split("|"))]
+    choices = ["", *filter(None, usage[4].split("|"))]
+    forms = [*itertools.product(choices, ["", "--quick"]), *([("control",)] if usage[2] else [])]
     data = ["data"] * bool(usage[1])
-    return [[*data, *filter(None, form)] for form in itertools.product(choices, ["", "--quick"])]
+    return [[*data, *filter(None, form)] for form in forms]
 
 
 def _parse(module: str, arguments: list[str]) -> flags.FlagValues:

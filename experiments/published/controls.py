@@ -72,7 +72,7 @@ def slip_and_obtained(row: dict[str, str]) -> tuple[str, str]:
 def figures(obtained: str) -> dict[str, Figure]:
     """The numbers of a column "obtained" by their names."""
     found = {}
-    for match in FIGURE.finditer(obtained.partition(" (")[0]):
+    for match in FIGURE.finditer(obtained.partition(" (")[0].partition(" nats")[0]):
         value = float(match["value"])
         reach = 2 * float(match["error"] or 0)
         found[match["name"] or ""] = Figure(

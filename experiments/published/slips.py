@@ -2,8 +2,9 @@
 
 `--import=experiments.published.slips` adds them to the table of estimators. A control measures a published claim again,
 with a slip in place of the right estimator. The claim must then fail. If the claim were met even so, the experiment
-could not see a slip of this kind. The slips `*_with_4_samples` draw four samples whatever K is, and
-`reparam_of_a_frozen_density` is sticking the landing for a bound of several samples, where the score is needed.
+could not see a slip of this kind. The slips `*_with_4_samples` and `reparam_with_1_sample` draw that many samples
+whatever K is. `reparam_of_a_frozen_density` is sticking the landing for a bound of several samples, where the score is
+needed. `disarm_without_average` is ARM: its weight is not averaged over all u that give the same pair.
 """
 
 import jax
@@ -11,6 +12,7 @@ import jax.numpy as jnp
 from jax.lax import stop_gradient
 
 from vae.estimators import Entry, Estimator, add, attach, held, inject, integrand, stateless
+from vae.estimators.arm import arm
 from vae.estimators.dreg import dreg, path_weight
 from vae.estimators.measure_valued import _differences, _pairs_of_normals
 from vae.estimators.parts.one_hot import accept_bits
@@ -142,6 +144,9 @@ _SLIPS = {
     "reparam_with_4_samples": Entry(
         lambda num_samples=1: reparam(4), latents=REPARAMETERIZABLE, reductions=MULTI_SAMPLE, differentiates_f=True
     ),
+    "reparam_with_1_sample": Entry(
+        lambda num_samples=1: reparam(1), latents=REPARAMETERIZABLE, reductions=MULTI_SAMPLE, differentiates_f=True
+    ),
     "dreg_with_4_samples": Entry(
         lambda num_samples=1: dreg(4), latents=REPARAMETERIZABLE, reductions=MULTI_SAMPLE, differentiates_f=True
     ),
@@ -156,12 +161,13 @@ _SLIPS = {
         known.vimco_without_direct_term, reductions=MULTI_SAMPLE, biased=True, min_samples=2
     ),
     "vimco_star_over_k_minus_1": Entry(vimco_star_over_k_minus_1, reductions=MULTI_SAMPLE, min_samples=2),
+    "disarm_without_average": Entry(arm, latents=("Bernoulli",), min_samples=2),
     "leave_one_out_shrunk": Entry(known.leave_one_out_shrunk, biased=True, min_samples=2),
     "rebar_with_a_wrong_sign": Entry(
         rebar_with_a_wrong_sign, latents=("Bernoulli",), biased=True, differentiates_f=True
     ),
     "reinmax_without_midpoint": Entry(
-        reinmax_without_midpoint, latents=("Bernoulli",), biased=True, differentiates_f=True
+        reinmax_without_midpoint, latents=("Bernoulli", "Categorical"), biased=True, differentiates_f=True
     ),
 }
 for _name, _entry in _SLIPS.items():

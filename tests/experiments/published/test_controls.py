@@ -13,6 +13,7 @@ from experiments.published import controls, readme
 from experiments.published.claims import CLAIMS
 from experiments.published.controls import Control, figures
 from tests.experiments.published.test_readers import write_laboratory, write_toy
+from tests.helpers.written_workdirs import write_sweep
 
 ROOT = Path(__file__).resolve().parents[3]
 COSINE = "variance of the gradient of E cos 5z: score function"
@@ -81,6 +82,11 @@ def test_every_committed_control_contradicts_its_claim_and_every_obtained_number
     [
         (controls.away_from(0.5, tolerance=0.2), ["0.388 ± 0.001", "0.28 ± 0.02"], ["0.20 ± 0.02", "-0.4 ± 0.1"]),
         (controls.away_from(76), ["75.60 [72.24, 79.08]"], ["70.00 [68.00, 75.00]", "2.1e3 [2.0e3, 2.2e3]"]),
+        (
+            controls.away_from(86.76, tolerance=5),
+            ["89.55 nats, 22 units (1 seed)", "87.37 nats, 38+6 units (1 seed)"],
+            ["99.00 nats, 86 units (1 seed)"],
+        ),
         (controls.above(1), ["0.257 [0.248, 0.264] of reparam's", "1.1 [0.9, 1.2] of x's"], ["1.2 [1.1, 1.3] of x's"]),
         (controls.below(10), ["599 [587, 612] of reparam's", "9.9 [9.5, 10.5] of x's"], ["4.0 [3.5, 4.6] of x's"]),
         (
@@ -128,6 +134,16 @@ def test_the_control_of_a_ranking_is_read_beside_the_estimators_that_it_is_ranke
     shown = readme.all_tables([row])["toys_bernoulli"]
     assert re.search(r"\| t = 0.45 \| rebar_with_a_wrong_sign \| 0.2500 ± 0.0010 \| fails +\|", shown)
     assert re.search(r"\| t = 0.45 \| reinforce +\| 0.2100 ± 0.0010 \| +\|", shown)
+
+
+@pytest.mark.parametrize("folder", ["iwae", "iwae_short"])
+def test_the_whole_and_the_short_iwae_have_the_same_control(folder, tmp_path):
+    settings = {"objective": "elbo", "latent_dim": 50, "dataset": "mnist"}
+    write_sweep(tmp_path / folder, [(settings, 65.0)])
+    write_sweep(tmp_path / "iwae_control", [(settings, 80.0)])
+    [row] = published.collect(tmp_path, [])
+    assert row["obtained"].startswith("87.12 nats")
+    assert row["control"] == "reparam_without_scale: 102.12 nats, 8 units (1 seed), fails"
 
 
 def test_the_slips_of_the_claims_are_those_that_the_import_adds():
