@@ -4,7 +4,7 @@
 #   bash scripts/quickstart.sh            on the CPU; 10 to 20 seconds on two cores, after the installation
 #   bash scripts/quickstart.sh cuda13     on an NVIDIA GPU
 #
-# Expected: a test -log p(x) of about 22.6 nats (K = 500) and 8 active units.
+# Expected: a test -log p(x) of about 22.5 nats (K = 500) and 8 active units.
 #
 # Writes results/quickstart/: tables, pictures, checkpoints.
 set -euo pipefail
