@@ -13,7 +13,7 @@
 # for the encoder of a trained run on 16 test images.
 #
 # Expected: straight-through uses all codes if it has the losses, and DiVeQ and NSVQ use all if they do not. With the
-# losses, DiVeQ and NSVQ use only a few codes. Random codes have a better bound than certain ones.
+# losses, DiVeQ and NSVQ use only a few codes. Stochastic codes have a better bound than deterministic ones.
 #
 # Writes results/quantizers/ (results/quantizers_mnist/): results.csv of each sweep and of each measurement, table.md.
 set -euo pipefail

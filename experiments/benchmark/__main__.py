@@ -5,7 +5,7 @@ count, because the ratios are stable on a shared machine.
     python -m experiments.benchmark --sections=flops --output=results/benchmark
 
 epoch       Trains a 784-500-20 VAE over whole epochs of 60000 synthetic binary images with this project (make_epoch,
-            flax, optax, the table of estimators), and with the same training written by hand in plain JAX (one
+            flax, train.adam, the table of estimators), and with the same training written by hand in plain JAX (one
             lax.scan), numpyro (SVI in a fori_loop, without and with its loss) and torch.compile. numpyro and torch are
             left out if they are not installed. The matmul limit is the time of the step's matrix products alone, at
             the speed of a product of two 2048 x 2048 matrices.
@@ -19,7 +19,7 @@ laboratory  Times --draws gradients of each estimator with their moments, figure
             bare gradients, on the network of the section epoch with batch 128. Also reports the largest memory of the
             process.
 toys        Times a million gradients of each estimator in the laboratory, on the problem `quadratic`.
-command     Times whole commands, each with an empty and with a filled compile cache: sweeps of --runs seeds of the
+command     Times whole commands, each with an empty and with a filled compilation cache: sweeps of --runs seeds of the
             digits, a sweep of six estimators, one long run and the laboratory. The ratio is their wall-clock time over
             the time that they train or draw gradients. Also counts the files and bytes that they leave.
 discrete    Times a training step of a 784-200 Bernoulli VAE with each estimator, relative to leave_one_out, at equal

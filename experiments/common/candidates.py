@@ -1,4 +1,4 @@
-"""Which estimators a task admits, and how many samples a budget buys."""
+"""Which estimators fit a task, and how many samples a budget buys."""
 
 import math
 from collections.abc import Callable, Iterable

@@ -1,7 +1,7 @@
 """Checks of files that others may have written. A workdir that this project cannot have written is refused.
 
-So a table, a page or a terminal shows only names and values that a setting can have, and no file outside of the workdir
-is overwritten through a link.
+Therefore a table, a page or a terminal shows only names and values that a setting can have, and no file outside of the
+workdir is overwritten through a link.
 """
 
 import contextlib

@@ -1,8 +1,8 @@
 """The settings of jax that a command fixes, so that the environment changes no number and stops no run.
 
-People export settings of jax for other programs, as JAX_ENABLE_X64=1. Some of these settings would change the numbers
-of a run. Others make jax refuse what Flax, Optax or this project do. A command that finds such a setting takes the
-value below instead, and says so.
+People export settings of jax for other programs, such as JAX_ENABLE_X64=1. Some of these settings would change the
+numbers of a run. Others make jax refuse what Flax, Optax or this project do. A command that finds such a setting takes
+the value below instead, and says so.
 """
 
 import sys

@@ -91,7 +91,9 @@ class Settings:
         at_least=1,
     )
     inference: str = _setting(
-        "bottom_up", "Order of several layers in q(z|x): upwards, downwards, or a ladder.", choices=models.INFERENCES
+        "bottom_up",
+        "Order in which q(z|x) draws several layers: upwards, downwards, or a ladder.",
+        choices=models.INFERENCES,
     )
     activation: str = _setting("relu", "Function between the layers of the networks.", table=models.ACTIVATIONS)
     compute_dtype: str = _setting(
@@ -112,7 +114,7 @@ class Settings:
         "reparam",
         "Gradient estimator. num_samples=K gives an estimator its own number of samples. by_layer=true is for several"
         " stochastic layers: each layer has its own estimate, given the layers before. Several estimators, joined by +,"
-        " are those of the blocks of --posterior.",
+        " apply to the blocks of --posterior, one to each.",
         table=estimators.BY_NAME,
     )
     num_samples: int = _setting(1, "Number K of samples of z for each image and step.", at_least=1)

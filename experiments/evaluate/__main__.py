@@ -32,7 +32,8 @@ def define_flags(values: flags.FlagValues) -> None:
     string(
         "data_dir",
         None,
-        "Folder of prepared TFDS data or of frey_faces.npz; by default the one of the training, if it still exists.",
+        "Folder of prepared TFDS data or of frey_faces.npz; by default the folder that the training read, if it"
+        " still exists.",
     )
     string("cache_dir", None, "Folder of decoded data; by default beside the data or in the user's cache folder.")
     string("checkpoint", "latest", "Checkpoint: latest, best (by the validation bound) or the number of an epoch.")

@@ -1,4 +1,4 @@
-"""Which gradient the losses of people who train language models have: bias, variance and cost, against the exact one.
+"""Measures which gradient each loss of a language model has: its bias, variance and cost, against exact gradients.
 
     python -m experiments.policy_gradients                                       # every loss; two minutes
     python -m experiments.policy_gradients --estimators=k2_sequence,k3_sequence  # some of them

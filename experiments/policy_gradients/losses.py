@@ -1,4 +1,4 @@
-"""The losses of people who train language models, written as they write them.
+"""The losses that train language models, written as in practice.
 
 A loss is a function of a group of K sequences. Its gradient in the parameters of the policy is the estimate. Those that
 estimate the gradient of a reward are written as objectives; a trainer minimises minus the objective.

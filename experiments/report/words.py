@@ -33,7 +33,7 @@ FIGURES = {
 LABORATORY = {
     "verdict": "whether the variance at equal cost is worse than the best one, by more than 1 %; one level for all.",
     "variance": "the trace of the gradient's covariance. Lower is better.",
-    "SNR": "signal-to-noise ratio: the length of the mean gradient over the root of the variance. Higher is better.",
+    "SNR": "signal-to-noise ratio: the mean over the coordinates of |mean| / standard deviation. Higher is better.",
     "cosine": "the mean cosine of the angle between a gradient and the truth. 1 is perfect.",
     "variance × FLOP, to best": "the variance at equal cost, as a multiple of the best estimator's; the same for"
     " evaluations of f and for time.",

@@ -3,8 +3,8 @@
     python -m experiments.semi_supervised                                         # 100 labels, ten seeds
     python -m experiments.semi_supervised --estimators=exact,leave_one_out --labels=50
 
-The estimators in --estimators are for the class y of the images without a label; z is reparameterized, so `exact` means
-`exact+reparam`. The row "labels alone" is the control: the same classifier without the other images.
+The estimators in --estimators are for the class y of the unlabelled images; z is reparameterized, so `exact` means
+`exact+reparam`. The row "labels alone" is the control: the same classifier without the unlabelled images.
 
 The command writes results.csv, results.md, config.json and figures/styles.png into --output. The figure shows images of
 the first estimator: a style in each row, and a class in each column.
@@ -40,16 +40,16 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_list(
         "estimators",
         ["exact", "leave_one_out", "reinmax", "gumbel_softmax"],
-        "Estimators of the class of an image without a label, comma-separated, with options.",
+        "Estimators of the class of an unlabelled image, comma-separated, with options.",
         flag_values=values,
     )
-    whole("labels", 100, "Number of images with a label: as many of each class, so a multiple of 10.")
+    whole("labels", 100, "Number of labelled images: equally many of each class, so a multiple of 10.")
     whole("seeds", 10, "Number of seeds. A seed chooses the labelled images, the parameters and the noise.")
     whole("epochs", 60, "Number of passes over the training images.")
-    whole("batch_size", 100, "Number of images without a label in a step. Every step has all labelled images.")
+    whole("batch_size", 100, "Number of unlabelled images in a step. Every step has all labelled images.")
     whole("latent_dim", 4, "Number of dimensions of the style z.")
     whole("hidden", 64, "Width of the hidden layer of every network.")
-    flags.DEFINE_float("alpha", 10.0, "Weight of log q(y|x) of an image with a label.", 0.0, flag_values=values)
+    flags.DEFINE_float("alpha", 10.0, "Weight of log q(y|x) of a labelled image.", 0.0, flag_values=values)
     flags.DEFINE_float("learning_rate", 3e-3, "Learning rate of Adam.", 1e-12, flag_values=values)
     flags.DEFINE_string("output", "results/semi_supervised", "Folder of the results.", flag_values=values)
 
@@ -218,7 +218,7 @@ def make_row(name: str, figures: dict[str, np.ndarray], control: np.ndarray, eva
 
 
 def count_evaluations(vae: M2, gradient: estimators.Estimator, params, x: Array) -> int:
-    """The evaluations of log p(x, y, z) for one image without a label."""
+    """The evaluations of log p(x, y, z) for one unlabelled image."""
     bound = lambda params, x, expect: model.unlabelled_bound(vae.apply, params, x, expect)
     learned, state = gradient.init(jax.random.key(0), vae.apply(params, x, method="encode"), x)
     return diagnostics.evaluations(bound, gradient, jax.random.key(0), params, x, learned, state, x)

@@ -1,4 +1,4 @@
-"""The flags of `python -m experiments.train` that are no settings: folders, devices, SLURM jobs, the budget.
+"""The flags of `python -m experiments.train` that are not settings: folders, devices, SLURM jobs, the budget.
 
 They change no numbers of a run, except that --budget chooses the setting num_samples. The settings are in
 experiments/common/settings.py.
@@ -70,7 +70,7 @@ def define_flags(values: flags.FlagValues) -> None:
         flag_values=values,
     )
     checkpoint_every = (
-        "Number of epochs between further checkpoints, which stay when the training is finished; 0 for none of them."
+        "Number of epochs between additional checkpoints, which stay when the training is finished; 0 for none."
     )
     integer("checkpoint_every", 0, checkpoint_every, 0)
     # At least two checkpoints, because one may be damaged.

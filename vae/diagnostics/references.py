@@ -26,7 +26,7 @@ def choose_reference(
 
     Raises:
       ValueError: if a bound of K samples has a K that is too small for the reference, or if no reference fits, as for
-        codes that are certain.
+        deterministic codes.
     """
     if _has_few_states(recorded, batch_size, num_samples) and refusal("exact", recorded, black_box) is None:
         return "exact", num_samples

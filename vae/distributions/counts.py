@@ -1,4 +1,4 @@
-"""Distributions of counts 0, 1, 2, ...: Poisson and negative binomial, by logs of their means.
+"""Distributions of counts 0, 1, 2, ...: Poisson and negative binomial, with the logs of their means as parameters.
 
 The densities are written with the small parts that remain when log-gammas cancel on paper (special.py), so that they
 are right in float32 for means of any size. Samples are float32 and carry no gradient.

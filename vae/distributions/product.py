@@ -55,7 +55,7 @@ class Product:
 
     @property
     def is_deterministic(self) -> bool:
-        """Whether a block is one certain code, in which log q(z) has no derivative."""
+        """Whether a block is one deterministic code, in which log q(z) has no derivative."""
         return any(getattr(block, "is_deterministic", False) for block in self.blocks)
 
     def sample(self, key: PRNGKeyArray, num_samples: int) -> Samples:

@@ -33,7 +33,7 @@ def nearness(encoding: Codes, codebook: Codebook) -> Float[Array, "*#samples D C
 
 
 class PointMass:
-    """Base of the families with one certain code: they have `encoding`, `index`, `code` and `num_codes`."""
+    """Base of the families with one deterministic code: they have `encoding`, `index`, `code` and `num_codes`."""
 
     factorized = False
     is_deterministic = True

@@ -1,4 +1,4 @@
-"""Special functions that stay accurate in float32, by the logs of concentrations and degrees of freedom.
+"""Special functions of the logs of concentrations and degrees of freedom, which stay accurate in float32.
 
 Textbook densities subtract log-gammas of size x log x from each other, and float32 keeps nothing of the difference at
 x = e^12. The functions below are the small parts that remain when the large ones cancel on paper (Loader 2000, "Fast

@@ -1,4 +1,4 @@
-"""An estimator that chooses among others: from time to time it measures their errors, and goes on with the best."""
+"""An estimator that chooses among others: from time to time it measures their errors and continues with the best."""
 
 import functools
 from collections.abc import Callable

@@ -16,7 +16,7 @@ def rotation(num_samples: int = 1) -> Estimator:
     """
 
     def estimate(key, q, f, reduce, log_q_weight):
-        del key, log_q_weight  # the code is certain, and log q of it is 0
+        del key, log_q_weight  # the code is deterministic, and log q of it is 0
         from_e, to_c = (stop_gradient(unit(x)) for x in (q.encoding, q.code))
         middle = unit(from_e + to_c)
         along = lambda direction: jnp.sum(q.encoding * direction, axis=-1, keepdims=True)

@@ -12,7 +12,7 @@ def vq_straight_through(num_samples: int = 1) -> Estimator:
     from f, and learns from the loss of `Quantized` alone."""
 
     def estimate(key, q, f, reduce, log_q_weight):
-        del key, log_q_weight  # the code is certain, and log q of it is 0
+        del key, log_q_weight  # the code is deterministic, and log q of it is 0
         z = attach(q.code, jnp.asarray(q.encoding))
         return reduce(integrand(f, q, 0.0)(jnp.broadcast_to(z, (num_samples, *z.shape))))
 

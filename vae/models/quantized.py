@@ -1,9 +1,9 @@
 """Quantized latents as families of q(z|x), in the table POSTERIORS.
 
-Each of the `latent_dim` positions has a code. `vq` and `fsq` choose it with certainty, and their decoder reads the code
-itself. `stochastic_vq` draws it: q is a Categorical, to which all estimators for classes apply, and the decoder reads
-the code of the class. The codebook of `vq` and `stochastic_vq` is one module, which the encoder shares with the prior
-and the decoder. Its parameters are in the encoder's part of the model.
+Each of the `latent_dim` positions has a code. `vq` and `fsq` choose it deterministically, and their decoder reads the
+code itself. `stochastic_vq` draws it: q is a Categorical, to which all estimators for classes apply, and the decoder
+reads the code of the class. The codebook of `vq` and `stochastic_vq` is one module, which the encoder shares with the
+prior and the decoder. Its parameters are in the encoder's part of the model.
 """
 
 import math

@@ -40,8 +40,8 @@ def certify(
 ) -> Certificate:
     """Tests whether a gradient estimator is unbiased on a problem with an exact gradient.
 
-    The gradient is that of the sum over the two data of E[reduce(log p(x, z_k) - log q(z_k))] in the parameters of q,
-    where z_1, ..., z_K are drawn from q. `vae.testing.problem(family)` has the numbers. In NumPy:
+    The gradient is that of the sum over the two data points of E[reduce(log p(x, z_k) - log q(z_k))] in the parameters
+    of q, where z_1, ..., z_K are drawn from q. `vae.testing.problem(family)` has the numbers. In NumPy:
 
         problem = vae.testing.problem("Normal")
         weight, bias, x = (problem.theta[name] for name in ("weight", "bias", "x"))

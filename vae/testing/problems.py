@@ -1,8 +1,8 @@
 """Small expectations with exact gradients.
 
-A problem is the expectation of log p_theta(x, z) - log q(z), with two data and two latent dimensions that all have
-different parameters. The problem is small enough to sum or integrate its value and gradients in float64. It depends on
-q through z and through log q(z), so an estimator that loses the derivative of log q(z) fails.
+A problem is the expectation of log p_theta(x, z) - log q(z), with two data points and two latent dimensions that all
+have different parameters. The problem is small enough to sum or integrate its value and gradients in float64. It
+depends on q through z and through log q(z), so an estimator that loses the derivative of log q(z) fails.
 """
 
 import math

@@ -17,7 +17,8 @@ def classes(dimensions: int = 4, categories: int = 4, spread: float = 1.0) -> Pr
     """The ELBO of D variables of C classes under a small nonlinear decoder.
 
     log p(x, z) is -(x - 2 tanh(W z))^2 / 2, summed over six observed numbers, plus the log of a uniform prior. The
-    logits of q are `spread` times standard normal numbers: q is uniform for spread 0, and nearly certain for spread 5.
+    logits of q are `spread` times standard normal numbers: q is uniform for spread 0, and nearly deterministic for
+    spread 5.
     """
     if categories < 2:
         raise ValueError(f"categories must be at least 2, got {categories}")
