@@ -114,6 +114,15 @@ def test_a_slip_takes_the_place_of_the_right_estimator_in_a_ranking():
         control.check(row | {"control": "a_turned: a_turned 0.1, b 0.2, fails"})
 
 
+@pytest.mark.parametrize("right", [0.1, 0.25, 0.35])
+def test_a_slip_counts_in_place_of_the_right_estimator_where_both_are_ranked(right):
+    control = Control("a_turned", read=None, contradicts=controls.out_of_order("a", "b"), replaces="a")
+    row = {"result": "losses", "obtained": "a 0.1, b 0.2 (1 seed)"}
+    control.check(row | {"control": f"a_turned: a {right}, b 0.2, a_turned 0.3 (1 seed), fails"})
+    with pytest.raises(ValueError, match="meets the claim"):
+        control.check(row | {"control": f"a_turned: a_turned 0.15, b 0.2, a {right} (1 seed), fails"})
+
+
 def write_coin(folder, losses):
     points = [f"target {target}" for target in (0.45, 0.499)]
     rows = [
