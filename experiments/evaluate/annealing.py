@@ -3,14 +3,14 @@ from the model also from above."""
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from experiments.common import assess, results
+from experiments.common import assess, phases, results
 from experiments.evaluate.options import Options
 from vae import ais, evaluate, models
 from vae.data import Dataset
@@ -35,14 +35,25 @@ def check(model: models.VAE, params: Any) -> None:
 
 
 def figures(model: models.VAE, params: Any, data: Dataset, options: Options) -> Row:
-    """The figures `results.ANNEALED` of a run, means over images in nats, and the options that they belong to."""
+    """The figures `results.ANNEALED` of a run, means over images in nats, and the options that they belong to.
+
+    The images that are done are shown as `phases.steps` shows steps.
+    """
     x = assess.pixels(data, "test")[: options.ais_images]
     key_simulate, key_test, key_simulated = jax.random.split(assess.key(), 3)
     simulate = jax.jit(lambda params: ais.simulate(model.apply, params, key_simulate, options.ais_images, x.shape[1:]))
-    simulated, z = simulate(params)
-    bounds = _make_bounds(model, options)
-    test = _means(bounds(params, x, key_test, None))
-    both = _means(bounds(params, simulated, key_simulated, z))
+    simulated, z = jax.device_get(simulate(params))
+    bounds = functools.partial(_make_bounds(model, options), params)
+    total, done = len(x) + len(simulated), 0
+    with phases.steps(total, unit="image") as advance:
+
+        def count(images: int) -> None:
+            nonlocal done
+            done += images
+            advance(images, f"annealing, image {done:,} of {total:,}")
+
+        test = _means(bounds, options, count, x, key_test, None)
+        both = _means(bounds, options, count, simulated, key_simulated, z)
     return settings(options) | {
         "ais_test_iw_nats": test["importance"],
         "ais_test_lower_nats": test["lower"],
@@ -67,10 +78,10 @@ def describe(rows: list[Row], options: Options) -> str:
 
 @functools.lru_cache(maxsize=2)
 def _make_bounds(model: models.VAE, options: Options) -> Callable:
-    decoded = assess.CPU_DECODED if jax.default_backend() == "cpu" else assess.DECODED
+    """The bounds of images x, of which the first has the index `first` in its data set."""
 
     @jax.jit
-    def bounds(params, x, key, z):
+    def bounds(params, x, key, z, first):
         annealed = ais.bounds(
             model.apply,
             params,
@@ -81,16 +92,33 @@ def _make_bounds(model: models.VAE, options: Options) -> Callable:
             leapfrog_steps=options.ais_leapfrog,
             start=options.ais_start,
             z=z,
-            batch_size=max(1, decoded // options.ais_chains),
+            batch_size=_images_at_once(options.ais_chains),
+            first=first,
         )
-        batch_size = decoded // assess.CHUNK
+        batch_size = _images_at_once(assess.CHUNK)
         importance = evaluate.log_likelihood(
-            model.apply, params, x, assess.key(), options.eval_samples, batch_size, assess.CHUNK
+            model.apply, params, x, assess.key(), options.eval_samples, batch_size, assess.CHUNK, first
         )
         return annealed | {"importance": importance}
 
     return bounds
 
 
-def _means(values: dict[str, jnp.ndarray]) -> dict[str, float]:
-    return {name: np.asarray(value).mean(dtype=np.float64).item() for name, value in values.items()}
+def _images_at_once(samples: int) -> int:
+    """The number of images that are evaluated at once, with this number of decoded samples of each."""
+    decoded = assess.CPU_DECODED if jax.default_backend() == "cpu" else assess.DECODED
+    return max(1, decoded // samples)
+
+
+def _means(
+    bounds: Callable, options: Options, count: Callable[[int], None], x: np.ndarray, key: jax.Array, z: Any
+) -> dict[str, float]:
+    """The means of the bounds over the images x; `count` is called with the number of images after each part."""
+    parts = math.ceil(len(x) / _images_at_once(options.ais_chains))
+    values = []
+    for chosen in np.array_split(np.arange(len(x)), parts):
+        some = lambda array: array[chosen]  # noqa: B023
+        values.append(jax.device_get(bounds(some(x), key, jax.tree.map(some, z), chosen[0])))
+        count(len(chosen))
+    joined = {name: np.concatenate([value[name] for value in values]) for name in values[0]}
+    return {name: value.mean(dtype=np.float64).item() for name, value in joined.items()}

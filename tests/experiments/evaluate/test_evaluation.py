@@ -172,7 +172,7 @@ def test_annealing_refuses_bits_in_a_sentence():
 
 
 @pytest.mark.slow
-def test_annealing_adds_bounds_to_the_row_and_prints_their_table(sweep, capsys):
+def test_annealing_adds_bounds_to_the_row_and_prints_their_table(sweep, capsys, monkeypatch):
     options = ("--run=seed=2", "--ais_steps=3", "--ais_chains=2", "--ais_images=5")
     [row] = evaluate(sweep, *options)
     assert set(results.ANNEALED) <= set(row)
@@ -184,6 +184,10 @@ def test_annealing_adds_bounds_to_the_row_and_prints_their_table(sweep, capsys):
     assert evaluate(sweep, *options) == []  # is read from the file
     [other] = evaluate(sweep, *options[:-1], "--ais_images=4")
     assert other["ais_test_lower_nats"] != row["ais_test_lower_nats"]
+    monkeypatch.setattr(assess, "CPU_DECODED", 4)  # two images at once
+    [parts] = evaluate(sweep, *options, "--again")
+    annealed = lambda row: [row[name] for name in results.ANNEALED]
+    assert annealed(parts) == pytest.approx(annealed(row), rel=1e-5)
 
 
 @pytest.mark.parametrize("run", [3, -1])

@@ -196,7 +196,8 @@ def test_gaussian_likelihood_learns_its_scale():
     in_params = jax.jit(jax.grad(lambda params: jnp.sum(log_likelihood(params))))
     slope = lambda params: in_params(params)["params"]["decoder"]["log_scale"]
     np.testing.assert_allclose(pixels.scale, np.exp(-1.0), rtol=1e-6)
-    assert 0 < np.min(pixels.mean) and np.max(pixels.mean) < 1
+    assert 0 < np.min(pixels.mean)
+    assert np.max(pixels.mean) < 1
     squares = (flat - float64(pixels.mean)) ** 2  # [K, B, pixels]
     # d/d log s of sum log N(x; m, s^2) = sum ((x - m)^2 / s^2 - 1), one scale a pixel
     np.testing.assert_allclose(slope(params), np.sum(squares / np.exp(-2.0) - 1, axis=(0, 1)), rtol=1e-4)
