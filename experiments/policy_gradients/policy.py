@@ -86,21 +86,19 @@ def known_gradients(setting: Setting) -> dict[str, PyTree]:
         "KL(ref, pi) by token": lambda pi, ref, older: _sum_of_kl(ref, pi, prefixes=stop_gradient(pi)),
         "KL(pi, ref) by token, older prefixes": lambda pi, ref, older: _sum_of_kl(pi, ref, prefixes=older),
     }
+
+    def values(params):
+        reward = jnp.exp(jnp.sum(token_log_probs(params), axis=-1)) @ setting.reward
+        policies = [conditionals(each) for each in (params, setting.reference, setting.older)]
+        return {"E[R]": reward} | {name: divergence(*policies) for name, divergence in kl.items()}
+
     with jax.enable_x64(True):
-        fixed = (conditionals(setting.reference), conditionals(setting.older))
-        gradients = {
-            name: jax.grad(lambda params, f=f: f(conditionals(params), *fixed))(setting.policy)
-            for name, f in kl.items()
-        }
-        reward = jax.grad(lambda params: jnp.exp(jnp.sum(token_log_probs(params), axis=-1)) @ setting.reward)
-        gradients = {"E[R]": reward(setting.policy)} | gradients
-        plus = lambda first, factor, second: jax.tree.map(
-            lambda a, b: a + factor * b, gradients[first], gradients[second]
-        )
-        for name in [name for name in kl if "older" not in name]:
-            gradients[penalized(name)] = plus("E[R]", -beta, name)
-        gradients["KL(pi, ref) - KL(ref, pi)"] = plus("KL(pi, ref)", -1, "KL(ref, pi)")
-        return jax.tree.map(np.asarray, gradients)
+        gradients = jax.device_get(jax.jit(jax.jacrev(values))(setting.policy))
+    plus = lambda first, factor, second: jax.tree.map(lambda a, b: a + factor * b, gradients[first], gradients[second])
+    for name in [name for name in kl if "older" not in name]:
+        gradients[penalized(name)] = plus("E[R]", -beta, name)
+    gradients["KL(pi, ref) - KL(ref, pi)"] = plus("KL(pi, ref)", -1, "KL(ref, pi)")
+    return dict(sorted(gradients.items()))
 
 
 def penalized(name: str) -> str:
