@@ -129,7 +129,7 @@ class Case(NamedTuple):
     def jacobian_row(self, value=(0, 0), cv_loss=0):
         """Returns the gradients in params, phi and theta, for these weights of value `[2]` and cv_loss."""
         weights = {"value": jnp.float32(value), "cv_loss": jnp.float32(cv_loss)}
-        return self.gradients(weights, self.problem.phi, self.problem.theta, KEY)[1]
+        return jax.device_get(self.gradients(weights, self.problem.phi, self.problem.theta, KEY)[1])
 
 
 @functools.cache
@@ -162,7 +162,7 @@ def assert_same(actual, expected, tolerance=2e-4):
 
 
 def is_zero(tree) -> bool:
-    return all(not np.any(leaf) for leaf in jax.tree.leaves(tree))
+    return all(not np.any(leaf) for leaf in jax.tree.leaves(jax.device_get(tree)))
 
 
 def vr_iwae(alpha):

@@ -303,6 +303,7 @@ def test_what_a_control_variate_learns_by_does_not_scale_the_model():
     params = {"model": {"w": jnp.ones(3)}, "estimator": {"v": jnp.ones(2)}}
     tx = build.optimizer(run, build.arrays(run), 10)
 
+    @jax.jit
     def moments(size):
         grads = {"model": {"w": jnp.full(3, 0.1)}, "estimator": {"v": jnp.full(2, size)}}
         _, state = tx.update(grads, tx.init(params), params)

@@ -205,8 +205,8 @@ def test_a_bias_is_of_the_whole_gradient_and_not_of_a_rare_event():
     truth = diagnostics.exactly({"a": np.ones(800)})
 
     def row(gradient):
-        moments = diagnostics.gradient_moments(gradient, jax.random.key(0), 400, 20, 20, truth)
-        figures = diagnostics.report(moments, truth)["a"]
+        moments = lambda key: diagnostics.gradient_moments(gradient, key, 400, 20, 20, truth)
+        figures = jax.jit(lambda key: diagnostics.report(moments(key), truth)["a"])(jax.random.key(0))
         return diagnostics.bias_figures({name: float(figure) for name, figure in figures.items()}, 400, 20)
 
     rare = row(draw)
@@ -221,12 +221,10 @@ def test_a_bias_is_of_the_whole_gradient_and_not_of_a_rare_event():
 def test_the_interval_of_a_small_snr_covers(snr):
     """1000 draws of 100 coordinates. The mean of pure noise has an SNR of 0.025, not of 0."""
     draws = snr + np.random.default_rng(0).normal(size=(20, 50, 20, 100))  # [repetitions, chunks, draws, coordinates]
-    moments = jax.vmap(levels.moments_of)(jnp.asarray(draws, jnp.float32))
-    by_chunk = jax.vmap(lambda moments: diagnostics.figures_by_chunk(moments)["phi"]["snr"])(moments)
+    snr_by_chunk = lambda draws: diagnostics.figures_by_chunk(levels.moments_of(draws))["phi"]["snr"]
+    by_chunk = jax.device_get(jax.jit(jax.vmap(snr_by_chunk))(np.float32(draws)))
     weights = diagnostics.resampling(50, 500)
-    ends = [
-        diagnostics.figure_interval("snr", np.asarray(row), weights, draws=1000, confidence=0.95) for row in by_chunk
-    ]
+    ends = [diagnostics.figure_interval("snr", row, weights, draws=1000, confidence=0.95) for row in by_chunk]
     assert np.mean([low <= snr <= high for low, high in ends]) >= 0.85  # a binomial of 20 and 0.95 is below in 0.3 %
 
 

@@ -30,7 +30,7 @@ def test_float_pixels_pass_through():
 
 def test_binarize_draws_each_pixel_with_its_own_probability():
     x = np.array([0.0, 0.1, 0.5, 0.9, 1.0], np.float32)
-    draws = np.asarray(jax.vmap(lambda key: binarize(key, x))(jax.random.split(KEY, 20000)))
+    draws = np.asarray(jax.jit(jax.vmap(lambda key: binarize(key, x)))(jax.random.split(KEY, 20000)))
     assert draws.dtype == np.float32
     assert set(np.unique(draws)) == {0, 1}
     stderr = np.sqrt(x * (1 - x) / len(draws))
@@ -68,12 +68,12 @@ def test_a_pixel_is_drawn_with_its_probability_to_sixteen_bits(monkeypatch):
 def test_images_of_every_shape_are_binarized(shape):
     for pixel in (0, 1):
         x = np.full(shape, pixel, np.float32)
-        np.testing.assert_array_equal(binarize(KEY, x), x)
+        np.testing.assert_array_equal(jax.jit(binarize)(KEY, x), x)
 
 
 def test_pixels_and_images_are_drawn_independently():
     """Also the two pixels that share a random number: the correlation with the first pixel is that of chance."""
-    draws = np.asarray(binarize(KEY, jnp.full((40_000, 6), 0.3))) - 0.3
+    draws = np.asarray(jax.jit(binarize)(KEY, np.full((40_000, 6), np.float32(0.3)))) - 0.3
     products = draws[:, :1] * draws[:, 1:]
     assert np.all(np.abs(products.mean(0)) < 4.5 * products.std(0) / np.sqrt(len(products)))
     following = draws[1:] * draws[:-1]

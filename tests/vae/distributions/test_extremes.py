@@ -1,7 +1,5 @@
 """Every family at the ends of its range in float32, against 60-digit arithmetic."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -115,8 +113,7 @@ def test_the_density_and_its_gradient_are_right_at_the_ends(name):
     rows = np.float32(rows)
     columns = np.split(rows, rows.shape[1] // width, axis=1)
     log_prob = lambda *columns: family(*columns[:-1]).log_prob(_event(name, columns[-1]))
-    values, pullback = jax.vjp(jax.jit(log_prob), *columns)
-    gradients = np.concatenate(pullback(jnp.ones(len(rows))), axis=1)
+    values, gradients = _values_and_gradients(log_prob, columns)
     for row, value, gradient in zip(rows, values, gradients, strict=True):
         true_value, true_gradient = exact.value_and_gradient(density, row)
         if name == "Dirichlet":  # only the gradient along the simplex is that of the density
@@ -125,6 +122,17 @@ def test_the_density_and_its_gradient_are_right_at_the_ends(name):
             gradient[-width:] = true_gradient[-width:] = 0
         _assert_near(value, true_value, row, true_gradient)
         np.testing.assert_allclose(gradient, true_gradient, rtol=3e-4, atol=5e-6)
+
+
+def _values_and_gradients(function, columns):
+    """The values of each row `[N]`, and the gradients in all of its numbers `[N, numbers]`."""
+
+    @jax.jit
+    def run(*columns):
+        values, pullback = jax.vjp(function, *columns)
+        return values, jnp.concatenate(pullback(jnp.ones_like(values)), axis=1)
+
+    return map(np.array, run(*columns))  # arrays that can be written to
 
 
 def _event(name, z):
@@ -201,8 +209,7 @@ def test_the_divergence_and_its_gradient_are_right_at_the_ends(name):
     rows = np.float32(rows)
     columns = np.split(rows, rows.shape[1] // width, axis=1)
     of_columns = lambda *columns: dist.kl(family(*columns[: len(columns) // 2]), family(*columns[len(columns) // 2 :]))
-    values, pullback = jax.vjp(jax.jit(of_columns), *columns)
-    gradients = np.concatenate(pullback(jnp.ones(len(rows))), axis=1)
+    values, gradients = _values_and_gradients(of_columns, columns)
     for row, value, gradient in zip(rows, values, gradients, strict=True):
         true_value, true_gradient = exact.value_and_gradient(divergence, row)
         _assert_near(value, true_value, row, true_gradient)
@@ -228,11 +235,11 @@ def _naive(x, l):
     return x * jnp.log(p) + (1 - x) * jnp.log(1 - p)
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _derivatives(log_prob, x, l):
-    """The value, both first and all four second derivatives, a row each."""
+def _derivatives_of_each(log_prob, x, l):
+    """The value, both first and all four second derivatives `[N, 7]`, for N pairs of x and l."""
     every = lambda x, l: [transform(log_prob, (0, 1))(x, l) for transform in (jax.grad, jax.hessian)]
-    return jnp.stack(jax.tree.leaves((log_prob(x, l), every(x, l))))
+    row = lambda x, l: jnp.stack(jax.tree.leaves((log_prob(x, l), every(x, l))))
+    return np.asarray(jax.jit(jax.vmap(row))(x, l))
 
 
 _grid = lambda x, l: [axis.ravel() for axis in np.meshgrid(np.float32(x), np.float32(l))]
@@ -240,21 +247,22 @@ _grid = lambda x, l: [axis.ravel() for axis in np.meshgrid(np.float32(x), np.flo
 
 def test_bernoulli_is_finite_for_large_logits():
     x, l = _grid([0, 0.3, 1], [-1e4, -300, 300, 1e4])
-    got = np.asarray(jax.vmap(lambda x, l: _derivatives(_bernoulli, x, l))(x, l)).T
+    got = _derivatives_of_each(_bernoulli, x, l).T
     zero, one = np.zeros_like(x), np.ones_like(x)
     expected = [x * l - np.maximum(l, 0), l, x - (l > 0), zero, one, one, zero]
     np.testing.assert_allclose(got, expected, rtol=1e-6)
     # Control: the naive formula is not finite here.
-    naive = np.asarray(jax.vmap(lambda x, l: _derivatives(_naive, x, l))(x, l))
+    naive = _derivatives_of_each(_naive, x, l)
     assert not np.isfinite(naive[:, 0]).all()
 
 
 def test_bernoulli_derivatives_are_those_of_the_naive_formula():
     x, l = _grid([0, 0.25, 1], [-3, -0.5, 0, 0.7, 3])
-    got, expected = (jax.vmap(lambda x, l, f=f: _derivatives(f, x, l))(x, l) for f in (_bernoulli, _naive))
+    got, expected = (_derivatives_of_each(f, x, l) for f in (_bernoulli, _naive))
     np.testing.assert_allclose(got, expected, rtol=1e-5, atol=2e-6)
     # Forward mode, with a tangent in one argument alone.
-    _, tangent = jax.jvp(lambda l: _bernoulli(x[3], l), (l[3],), (np.float32(2.0),))
+    along = lambda l, tangent: jax.jvp(lambda l: _bernoulli(x[3], l), (l,), (tangent,))[1]
+    tangent = jax.jit(along)(l[3], np.float32(2.0))
     np.testing.assert_allclose(tangent, 2 * (x[3] - expit(float64(l[3]))), rtol=1e-6)
 
 
@@ -265,28 +273,30 @@ def test_softplus_keeps_all_digits():
     assert ulps(softplus) < 4
     assert ulps(lambda x: jnp.log(1 + jnp.exp(x))) > 1000  # the control
     with jax.enable_x64(True):
-        np.testing.assert_allclose(softplus(float64(x)), truth, rtol=1e-14)
-    np.testing.assert_array_equal(softplus(np.float32([-INF, INF, np.nan])), [0, INF, np.nan])
+        np.testing.assert_allclose(jax.jit(softplus)(float64(x)), truth, rtol=1e-14)
+    np.testing.assert_array_equal(jax.jit(softplus)(np.float32([-INF, INF, np.nan])), [0, INF, np.nan])
 
 
 def test_bernoulli_threshold_and_hard_samples():
-    q = dist.Bernoulli(jnp.array([-1e4, -1.0, 0.0, 2.0, 1e4]))
-    u = jax.random.uniform(jax.random.key(11), (1000, 5))
-    np.testing.assert_array_equal(q.threshold(u), (float64(u) < float64(q.mean)).astype(np.float32))
+    q = dist.Bernoulli(np.float32([-1e4, -1.0, 0.0, 2.0, 1e4]))
+    threshold = jax.jit(q.threshold)
+    u = np.float32(np.random.default_rng(11).uniform(size=(1000, 5)))
+    np.testing.assert_array_equal(threshold(u), (float64(u) < float64(q.mean)).astype(np.float32))
     # Strict, so that a coin that never falls on 1 does not, and one that always does does.
-    np.testing.assert_array_equal(q.threshold(jnp.zeros((1, 5)))[0], [0, 1, 1, 1, 1])
-    np.testing.assert_array_equal(q.threshold(jnp.full((1, 5), np.nextafter(np.float32(1), 0)))[0], [0, 0, 0, 0, 1])
-    assert set(np.unique(q.sample(jax.random.key(12), 100))) == {0.0, 1.0}
+    ends = np.float32([[0] * 5, [np.nextafter(np.float32(1), 0)] * 5])
+    np.testing.assert_array_equal(threshold(ends), [[0, 1, 1, 1, 1], [0, 0, 0, 0, 1]])
+    z = jax.jit(q.sample, static_argnums=1)(jax.random.key(12), 100)
+    assert set(np.unique(z)) == {0.0, 1.0}
     np.testing.assert_allclose(q.mean, expit(float64(q.logits)), rtol=1e-6)
 
 
 @pytest.mark.parametrize("levels", [2, 17, 256])
 def test_discretized_logistic_sums_to_one(levels):
-    mean = jnp.array([-0.5, 0.0, 0.11, 0.5, 0.98, 1.0, 1.7])
-    log_scale = jnp.array([-7.0, -4.0, -1.0, 0.0, -3.0, -6.0, 3.0])
-    grid = (jnp.arange(levels, dtype=jnp.float32) / (levels - 1))[:, None, None]
+    mean = np.float32([-0.5, 0.0, 0.11, 0.5, 0.98, 1.0, 1.7])
+    log_scale = np.float32([-7.0, -4.0, -1.0, 0.0, -3.0, -6.0, 3.0])
+    grid = (np.arange(levels, dtype=np.float32) / np.float32(levels - 1))[:, None, None]
     q = dist.DiscretizedLogistic(mean[:, None], log_scale[:, None], levels)
-    log_prob = float64(q.log_prob(jnp.broadcast_to(grid, (levels, 7, 1))))
+    log_prob = float64(jax.jit(q.log_prob)(np.broadcast_to(grid, (levels, 7, 1))))
     np.testing.assert_allclose(np.exp(log_prob).sum(axis=0), 1, rtol=2e-5)
     # The static field is no leaf, and survives what is done to the leaves.
     assert len(jax.tree.leaves(q)) == 2
@@ -298,13 +308,13 @@ def test_discretized_logistic_is_finite_in_the_far_tails():
     mean, log_scale = _grid([-30, 0.5, 30], [-12, -3, 12])
     log_prob = jax.vmap(lambda m, s, x: dist.DiscretizedLogistic(m, s).log_prob(x), in_axes=(0, 0, None))
     total = lambda m, s: jnp.sum(log_prob(m[:, None], s[:, None], x))
-    assert np.all(np.isfinite(log_prob(mean[:, None], log_scale[:, None], x)))
+    assert np.all(np.isfinite(jax.jit(log_prob)(mean[:, None], log_scale[:, None], x)))
     assert np.all(np.isfinite(jax.jit(jax.grad(total, argnums=(0, 1)))(mean, log_scale)))
     # Far out the mass is that of an exponential tail: log p = -|x - m| / s + log(exp(half / s) - exp(-half / s)).
     q = dist.DiscretizedLogistic(np.float32([30.0]), np.float32([-3.0]))
     inverse, half = np.exp(3.0), 0.5 / 255
     truth = -29.8 * inverse + np.log(2 * np.sinh(half * inverse))
-    np.testing.assert_allclose(q.log_prob(np.float32([0.2])), truth, rtol=1e-5)
+    np.testing.assert_allclose(jax.jit(q.log_prob)(np.float32([0.2])), truth, rtol=1e-5)
 
 
 def test_discretized_logistic_samples_are_levels():
@@ -317,14 +327,13 @@ def test_discretized_logistic_samples_are_levels():
 @pytest.mark.parametrize("log_var", [-80.0, 0.0, 80.0])
 def test_normal_at_the_ends_of_float32(log_var):
     scale = np.exp(0.5 * log_var)
-    mean = jnp.array([0.0])
-    z = jnp.array([1.5 * scale], jnp.float32)
+    arguments = np.float32([[1.5 * scale], [0.0], [log_var]])
     log_prob = lambda z, mean, log_var: dist.Normal(mean, log_var).log_prob(z)
-    value, grads = jax.value_and_grad(log_prob, argnums=(0, 1, 2))(z, mean, jnp.array([log_var]))
+    value, grads = jax.jit(jax.value_and_grad(log_prob, argnums=(0, 1, 2)))(*arguments)
     np.testing.assert_allclose(value, st.norm(0, scale).logpdf(1.5 * scale), rtol=1e-5)
     expected = [-1.5 / scale, 1.5 / scale, 0.5 * (1.5**2 - 1)]
     np.testing.assert_allclose(np.ravel(grads), expected, rtol=1e-5)
-    np.testing.assert_allclose(dist.Normal(mean, jnp.array([log_var])).scale, scale, rtol=1e-5)
+    np.testing.assert_allclose(dist.Normal(*arguments[1:]).scale, scale, rtol=1e-5)
 
 
 def test_normal_scale_is_half_of_log_var():

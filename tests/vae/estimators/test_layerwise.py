@@ -59,7 +59,7 @@ def _exact_bits(deep=False):
         q, z = _hard_posterior(params), tuple(np.split(states, [2, 4] if deep else [2], axis=1))
         return jnp.sum(jnp.exp(q.log_prob(z)) * (_hard_cost(params)(z) - q.log_prob(z)))
 
-    return jax.value_and_grad(value)(tree)
+    return jax.jit(jax.value_and_grad(value))(tree)
 
 
 # Estimators that accept all layers at once, and estimators that layerwise can wrap: they accept bits and do not
@@ -134,7 +134,7 @@ def test_layerwise_gradients_of_three_layers_are_unbiased_at_linear_cost(name):
     assert np.max(z) < 4.5
 
     q = _hard_posterior(DEEP)
-    params, state = estimator.init(jax.random.key(0), q, None)
+    params, state = jax.jit(estimator.init)(jax.random.key(0), q, None)
     bound = lambda weights, data, expect: expect(q, _hard_cost(DEEP), log_q_weight=1.0)
     evaluations_per_layer = 4 if name == "bitflip" else 2
     found = diagnostics.evaluations(bound, estimator, jax.random.key(1), {}, learned=params, counted=state)
@@ -146,14 +146,14 @@ def test_samples_of_a_layer_share_the_noise_of_the_layers_below():
 
     def spread(by_layer):
         estimator = estimators.make("leave_one_out", num_samples=2, by_layer=by_layer)
-        params, state = estimator.init(jax.random.key(0), _hard_posterior(BITS), None)
+        params, state = jax.jit(estimator.init)(jax.random.key(0), _hard_posterior(BITS), None)
 
         def value(tree, key):
             f = lambda z: steep(tree, z)
             return estimator.estimate(params, state, key, _hard_posterior(tree), f, log_q_weight=1.0).value
 
         draws = jax.jit(jax.vmap(jax.grad(value), in_axes=(None, 0)))(BITS, jax.random.split(jax.random.key(2), 4000))
-        return sum(np.sum(np.var(leaf, axis=0)) for leaf in jax.tree.leaves(draws["w"]))
+        return sum(np.sum(np.var(leaf, axis=0)) for leaf in jax.tree.leaves(jax.device_get(draws["w"])))
 
     assert spread(by_layer=True) < 0.5 * spread(by_layer=False)
 
@@ -181,7 +181,7 @@ def test_estimators_that_differentiate_f_are_refused(name):
 def test_a_layer_above_that_is_not_drawn_anew_gives_a_bias():
     """The mistake is a fixed draw of the layers above, which then does not depend on the samples of the layer."""
     q = _hard_posterior(BITS)
-    _, fixed = q.sample(jax.random.key(3), 1)
+    _, fixed = jax.jit(q.sample, static_argnums=1)(jax.random.key(3), 1)
 
     @dist.family
     class _Frozen(Markov):

@@ -1,5 +1,6 @@
 """Quantized latents in a model: codes, priors, the loss of the codebook, and the use of codes."""
 
+import functools
 import math
 
 import jax
@@ -22,6 +23,17 @@ def make(name, **options):
     return model, parameters(model, X)
 
 
+def run(model, params, method, *args):
+    """The compiled method of the model, on these arguments."""
+    return jax.device_get(jax.jit(functools.partial(model.apply, method=method))(params, *args))
+
+
+@jax.jit
+def codes_and_indices(q):
+    """The code `[*batch, D, W]` of each position, and its index `[*batch, D]`."""
+    return q.code, q.index
+
+
 def bound(model, params, objective, name="vq_straight_through"):
     """The bound `[B]`, and the gradient of its sum in the parameters."""
     expect = estimators.bind(estimators.make(name), {}, {}, jax.random.key(0))
@@ -37,10 +49,12 @@ def bound(model, params, objective, name="vq_straight_through"):
 @pytest.mark.parametrize("objective", [objectives.elbo, objectives.elbo_analytic()])
 def test_the_bound_is_the_likelihood_of_the_code_less_the_log_of_the_number_of_codes(objective):
     model, params = make("vq", codes=7, width=2)
-    q = model.apply(params, X, method="encode")
+    q = run(model, params, "encode", X)
     distance = np.sum((float64(q.encoding)[..., None, :] - float64(q.codebook)) ** 2, axis=-1)
-    np.testing.assert_array_equal(q.index, np.argmin(distance, axis=-1))
-    log_likelihood = model.apply(params, X, q.sample(jax.random.key(1), 1), method="log_likelihood")[0]
+    _, index = codes_and_indices(q)
+    np.testing.assert_array_equal(index, np.argmin(distance, axis=-1))
+    z = jax.jit(q.sample, static_argnums=1)(jax.random.key(1), 1)
+    [log_likelihood] = run(model, params, "log_likelihood", X, z)
     value, _ = bound(model, params, objective)
     np.testing.assert_allclose(value, log_likelihood - D * math.log(7), rtol=1e-5)
 
@@ -51,14 +65,15 @@ def test_the_losses_of_the_codebook_change_the_gradient_and_not_the_value():
     (value, with_loss), (expected, without) = (bound(each, params, objectives.elbo) for each in (model, plain))
     np.testing.assert_array_equal(value, expected)
     assert not np.any(without["encoder"]["codebook"]["codes"])
-    q = model.apply(params, X, method="encode")
+    q = run(model, params, "encode", X)
+    code, index = map(np.asarray, codes_and_indices(q))
     # minus the derivative of 0.7 |e - c|^2 in the code c of each position, by hand
     steps = np.zeros(q.codebook.shape)
-    np.add.at(steps, np.asarray(q.index), 2 * 0.7 * (float64(q.encoding) - float64(q.code)))
+    np.add.at(steps, index, 2 * 0.7 * (float64(q.encoding) - float64(code)))
     np.testing.assert_allclose(with_loss["encoder"]["codebook"]["codes"], steps, rtol=1e-4, atol=1e-5)
     # minus the derivative of 0.3 |e - c|^2 in e, summed over the batch: the gradient of the last layer's bias
     bias = lambda grads: float64(grads["encoder"]["parameters"]["bias"])
-    pulls = 2 * 0.3 * (float64(q.code) - float64(q.encoding)).sum(axis=0).ravel()
+    pulls = 2 * 0.3 * (float64(code) - float64(q.encoding)).sum(axis=0).ravel()
     np.testing.assert_allclose(bias(with_loss) - bias(without), pulls, rtol=1e-3, atol=1e-4)
 
 
@@ -66,45 +81,46 @@ def test_fsq_rounds_to_every_level_and_numbers_the_codes():
     levels = (8, 5, 2)
     posterior = models.POSTERIORS.make("fsq", levels="8-5-2")
     raw = np.stack(np.meshgrid(*[[-9.0, *np.linspace(-3, 3, 41), 9.0]] * 3, indexing="ij"), axis=-1).reshape(1, -1)
-    q = posterior.distribution(np.float32(raw), raw.size // 3)
-    code, index = np.asarray(q.code)[0], np.asarray(q.index)[0]
+    distribution = jax.jit(lambda raw: posterior.distribution(raw, raw.size // 3))
+    q = distribution(np.float32(raw))
+    [code], [index] = jax.device_get(codes_and_indices(q))
     assert [len(np.unique(code[:, channel])) for channel in range(3)] == list(levels)
     np.testing.assert_array_equal(posterior.standard_prior(D).codebook[index], code)
     assert set(index) == set(range(80))
     assert posterior.codes == 80
     assert np.all(np.abs(np.asarray(q.encoding) - code) < 0.5001 / (np.asarray(levels) // 2))
-    zero = posterior.distribution(np.zeros((1, 3), np.float32), 1)
-    np.testing.assert_array_equal(zero.code[0, 0, :2], 0)
+    zero, _ = jax.device_get(codes_and_indices(distribution(np.zeros((1, 3), np.float32))))
+    np.testing.assert_array_equal(zero[0, 0, :2], 0)
 
 
 def test_stochastic_codes_are_a_softmax_of_distances_and_the_decoder_reads_code_vectors():
     model, params = make("stochastic_vq", codes=5, width=2, temperature=0.7)
     encoder, decoder = params["params"]["encoder"], params["params"]["decoder"]
     certain, _ = make("vq", codes=5, width=2)
-    encoding = float64(certain.apply(params, X, method="encode").encoding)
+    encoding = float64(run(certain, params, "encode", X).encoding)
     codes = float64(encoder["codebook"]["codes"])
-    q = model.apply(params, X, method="encode")
+    q = run(model, params, "encode", X)
     assert type(q) is dist.Categorical
     distance = np.sum((encoding[..., None, :] - codes) ** 2, axis=-1)
     np.testing.assert_allclose(q.mean, softmax(-distance / 0.7, axis=-1), rtol=1e-4)
-    z = q.sample(jax.random.key(1), 2)
-    as_vectors = np.asarray(z) @ np.float32(codes)
-    decoded = certain.apply({"params": {"decoder": decoder}}, as_vectors, method="decode")
-    np.testing.assert_allclose(model.apply(params, z, method="decode").logits, decoded.logits, rtol=1e-5)
+    z = np.asarray(jax.jit(q.sample, static_argnums=1)(jax.random.key(1), 2))
+    decoded = run(certain, {"params": {"decoder": decoder}}, "decode", z @ np.float32(codes))
+    np.testing.assert_allclose(run(model, params, "decode", z).logits, decoded.logits, rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["vq", "fsq", "stochastic_vq"])
 def test_samples_of_the_uniform_prior_are_codes_and_decode(name):
     model, params = make(name)
     prior = model.apply(params, method="prior_distribution")
-    z = prior.sample(jax.random.key(2), 2000)
+    draw = jax.jit(lambda key: (z := prior.sample(key, 2000), prior.log_prob(z)))
+    z, log_prob = jax.device_get(draw(jax.random.key(2)))
     assert prior.batch_shape == ()
     count = models.POSTERIORS.make(name).codes
-    np.testing.assert_allclose(prior.log_prob(z), np.full(2000, -D * math.log(count)), rtol=1e-5)
-    frequency = np.unique(np.asarray(z).reshape(2000 * D, -1), axis=0, return_counts=True)[1] / (2000 * D)
+    np.testing.assert_allclose(log_prob, np.full(2000, -D * math.log(count)), rtol=1e-5)
+    frequency = np.unique(z.reshape(2000 * D, -1), axis=0, return_counts=True)[1] / (2000 * D)
     assert len(frequency) > 0.9 * count
     assert np.max(np.abs(frequency - 1 / count)) < 5 * np.sqrt(1 / count / (2000 * D))
-    assert model.apply(params, z[:3, None], method="decode").logits.shape == (3, 1, 16)
+    assert run(model, params, "decode", z[:3, None]).logits.shape == (3, 1, 16)
 
 
 @pytest.mark.parametrize(
@@ -118,17 +134,18 @@ def test_other_priors_and_several_layers_are_refused(name, options):
 
 
 def test_the_use_of_codes_counts_positions_of_all_images():
+    code_usage = jax.jit(evaluate.code_usage, static_argnums=(0, 3))
     model, params = make("vq", codes=7, width=2)
-    index = np.asarray(model.apply(params, X, method="encode").index).ravel()
+    index = np.ravel(codes_and_indices(run(model, params, "encode", X))[1])
     frequency = np.bincount(index, minlength=7) / index.size
     entropy = -np.sum(frequency[frequency > 0] * np.log(frequency[frequency > 0]))
     for batch_size in (2, 500):
-        usage = evaluate.code_usage(model.apply, params, X, batch_size)
+        usage = code_usage(model.apply, params, X, batch_size)
         assert int(usage["codes_used"]) == len(set(index))
         np.testing.assert_allclose(usage["code_perplexity"], np.exp(entropy), rtol=1e-5)
     stochastic, params = make("stochastic_vq", codes=5, width=2)
-    probabilities = float64(stochastic.apply(params, X, method="encode").mean).reshape(-1, 5).mean(axis=0)
-    usage = evaluate.code_usage(stochastic.apply, params, X)
+    probabilities = float64(run(stochastic, params, "encode", X).mean).reshape(-1, 5).mean(axis=0)
+    usage = code_usage(stochastic.apply, params, X)
     np.testing.assert_allclose(
         usage["code_perplexity"], np.exp(-np.sum(probabilities * np.log(probabilities))), rtol=1e-4
     )
@@ -168,12 +185,12 @@ def test_every_part_of_a_vq_model_learns_and_the_bound_rises():
     estimator, optimizer = estimators.make("rotation"), optax.adam(1e-2)
     state = train.make_init(model, estimator, optimizer, X)(jax.random.key(0))
     step = train.make_step(model.apply, objectives.elbo_analytic(), estimator, optimizer)
-    run = jax.jit(
+    steps = jax.jit(
         lambda state: jax.lax.scan(
             lambda state, key: step(state, key, X), state, jax.random.split(jax.random.key(1), 60)
         )
     )
-    after, metrics = run(state)
+    after, metrics = steps(state)
     moved = jax.tree.map(lambda a, b: bool(np.any(a != b)), state.params["model"], after.params["model"])
     assert all(jax.tree.leaves(moved))
     assert metrics["bound"][-1] > metrics["bound"][0] + 1
