@@ -29,7 +29,7 @@
 # by L_1000.
 #
 # Writes results/iwae/, results/iwae_short/ or results/iwae_quick/: results.md, figures/, report.html; and
-# results/iwae_control/ or results/iwae_quick_control/: results.md, figures/.
+# results/iwae_control/{elbo,iwae}/ or results/iwae_quick_control/{elbo,iwae}/: results.md, figures/.
 set -euo pipefail
 source "$(dirname "$0")/common.sh"
 read_arguments "DIR [short] [control] [--quick]" short "$@"
@@ -57,7 +57,11 @@ if [ -z "$control" ]; then
   done
   .venv/bin/python -m experiments.report --workdir="$output"
 fi
-output=$control_output length=("${controls[@]}")
-train elbo 1 --latent_dim=50 --import=experiments.published.slips --estimator=reparam_without_scale
-train iwae 5 --latent_dim=50 --import=experiments.published.slips --estimator=reparam_with_1_sample
+# slip OBJECTIVE K NAME: trains the model of one layer with the slip
+slip() {
+  local output=$control_output/$1 length=("${controls[@]}")
+  train "$1" "$2" --latent_dim=50 --import=experiments.published.slips --estimator="$3"
+}
+slip elbo 1 reparam_without_scale
+slip iwae 5 reparam_with_1_sample
 exit "$failed"

@@ -36,6 +36,7 @@ if [ -n "$quick" ]; then
   echo "TRUNCATED: 20 epochs of one seed instead of 160 of three"
   output=results/reinmax_quick draws=400 length=(--epochs=20 --eval_every=2)
 fi
+controls=${output}_control
 trained="reinmax st_gumbel_softmax gumbel_softmax" relaxed="$trained gumbel_rao"
 # at TEMPERATURE NAME ...: prints the names of the estimators with this temperature, joined by commas
 at() {
@@ -67,7 +68,8 @@ if [ -z "$control" ]; then
   measure flops:8.6e8 gradients_flops
   .venv/bin/python -m experiments.report --workdir="$output"
 else
+  output=$controls
   train "$(at 1.3 reinmax)"
 fi
-compare evaluations:32 reinmax_without_midpoint "${output}_control/gradients_1.3" --import=experiments.published.slips
+compare evaluations:32 reinmax_without_midpoint "$controls/gradients_1.3" --import=experiments.published.slips
 exit "$failed"

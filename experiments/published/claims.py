@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from experiments.published.controls import Control, above, away_from, below, nearer_to_the_others, out_of_order
-from experiments.published.readers import distance, figure_over_seeds, ranking, slope, toy_ranking, variance
+from experiments.published.readers import distance, figure_over_seeds, inside, ranking, slope, toy_ranking, variance
 
 TRUNCATED = ", TRUNCATED"
 
@@ -137,7 +137,7 @@ def _iwae() -> list[Claim]:
                 folder="iwae",
                 read=read,
                 truncated=() if samples == 50 else (("short", " after 121 passes"), ("--quick", "")),
-                control=Control(slip, read, contradicts) if slip else None,
+                control=Control(slip, inside(objective, read), contradicts) if slip else None,
             )
         )
     return claims

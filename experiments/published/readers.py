@@ -40,6 +40,11 @@ def figure_over_seeds(figure: str, unit: str = "nats", sign: int = 1, units: boo
     return read
 
 
+def inside(folder: str, read: Reader) -> Reader:
+    """Reads a folder inside the one that the script left."""
+    return lambda path: read(path / folder)
+
+
 def ranking(name: str, figure: str, required: tuple[str, ...]) -> Reader:
     """The values of the setting `name`, ordered by a figure, the largest first.
 

@@ -149,7 +149,7 @@ def test_the_control_of_a_ranking_is_read_beside_the_estimators_that_it_is_ranke
 def test_the_whole_and_the_short_iwae_have_the_same_control(folder, tmp_path):
     settings = {"objective": "elbo", "latent_dim": 50, "dataset": "mnist"}
     write_sweep(tmp_path / folder, [(settings, 65.0)])
-    write_sweep(tmp_path / "iwae_control", [(settings, 80.0)])
+    write_sweep(tmp_path / "iwae_control/elbo", [(settings, 80.0)])
     [row] = published.collect(tmp_path, [])
     assert row["obtained"].startswith("87.12 nats")
     assert row["control"] == "reparam_without_scale: 102.12 nats, 8 units (1 seed), fails"
