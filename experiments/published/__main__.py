@@ -66,8 +66,7 @@ def collect(folder: Path, before: list[Row]) -> list[Row]:
         for form in claim.forms():
             try:
                 if (folder / form.folder).exists():
-                    control = {name: rows.get(form.result, {}).get(name, "") for name in CONTROL_COLUMNS}
-                    rows[form.result] = _read(form, folder) | control
+                    rows[form.result] = _read(form, folder) | _earlier_control(form, claim, rows)
                 if form.control and form.result in rows and (folder / form.control_folder).exists():
                     rows[form.result] |= form.control.columns(folder / form.control_folder)
             except ValueError as error:  # the script has not finished
@@ -82,6 +81,13 @@ def collect(folder: Path, before: list[Row]) -> list[Row]:
                 longest.control.check(row)
             collected.append(row)
     return collected
+
+
+def _earlier_control(form: Claim, claim: Claim, rows: dict[str, Row]) -> Row:
+    """The columns about the control in the earlier row of this form, or of another form that has the same control."""
+    alike = [other.result for other in claim.forms() if other.control_folder == form.control_folder]
+    earlier = next((rows[result] for result in alike if result in rows), {})
+    return {name: earlier.get(name, "") for name in CONTROL_COLUMNS}
 
 
 def read_rows() -> list[Row]:
