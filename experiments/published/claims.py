@@ -376,7 +376,8 @@ def _reinmax() -> list[Claim]:
 
 def _reinmax_gradient_with_a_slip() -> Control:
     slip = "reinmax_without_midpoint"
-    return Control(slip, distance("encoder", slip), above(1.02))  # st_gumbel_softmax's distance
+    # A gradient of zero has distance 1, and the distances depend on the parameters more than their order does.
+    return Control(slip, distance("encoder", slip), above(1))
 
 
 CLAIMS = [
