@@ -65,6 +65,14 @@ class Markov:
             raise AttributeError(f"{type(self.first).__name__} layers are not reparameterizable")
         return self._rsample_and_log_prob
 
+    @property
+    def with_path(self) -> Callable[[Layers], Layers]:
+        """A method that gives a sample the derivative of `rsample`, through all layers. It exists only if the first
+        layer has it."""
+        if not hasattr(self.first, "with_path"):
+            raise AttributeError(f"{type(self.first).__name__} layers cannot be inverted")
+        return self._with_path
+
     def sample(self, key: PRNGKeyArray, num_samples: int) -> Layers:
         return stop_gradient(self._draw("sample", key, num_samples))
 
@@ -115,6 +123,12 @@ class Markov:
             layers = (*layers, z[0])
             log_q = log_q + term[0]
         return self.ordered(layers), log_q
+
+    def _with_path(self, z: Layers) -> Layers:
+        layers = ()
+        for index, layer in enumerate(self.ordered(z)):
+            layers = (*layers, self.layer(index, layers[-1] if layers else None).with_path(layer))
+        return self.ordered(layers)
 
     def _continue(self, method: str, key: PRNGKeyArray, layers: Layers) -> Layers:
         for index in range(len(layers), self.num_layers):

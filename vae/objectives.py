@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
-from vae.estimators.contract import Estimate, Expect, Reduction, log_mean_exp, mean
+from vae.estimators.contract import Estimate, Expect, LogJoint, Reduction, log_mean_exp, mean
 from vae.estimators.tools import with_own_loss
 from vae.table import Table
 
@@ -40,16 +40,7 @@ def warmed_elbo(
     """`elbo` with a warm-up: E_q[log p(x|z) + w (log p(z) - log q(z|x))], where the weight w grows linearly from 0 to 1
     over the first `kl_warmup` epochs (Sonderby et al. 2016, arXiv:1602.02282, section 2.3); see `elbo_analytic`."""
     weight = _kl_weight(kl_warmup, epoch)
-    if _is_zero(kl_warmup):
-        return elbo
-
-    def objective(apply: Callable, params: PyTree, x: Array | np.ndarray, expect: Expect) -> Estimate:
-        q = apply(params, x, method="encode")
-        log_prior = lambda z: apply(params, method="prior_distribution").log_prob(z)
-        f = lambda z: apply(params, x, z, method="log_likelihood") + weight * log_prior(z)
-        return with_own_loss(q, expect(q, f, mean, log_q_weight=weight))
-
-    return objective
+    return elbo if _is_zero(kl_warmup) else from_log_weights(mean, weight)
 
 
 def elbo_analytic(
@@ -152,12 +143,17 @@ def thermodynamic(partitions: int = 5, first: float = 0.025) -> Objective:
     return from_log_weights(Reduction(reduce, name=f"thermodynamic:partitions={partitions}", shift_equivariant=True))
 
 
-def from_log_weights(reduce: Reduction) -> Objective:
-    """The objective whose bound is `reduce` applied to the K log-weights log p(x, z_k) - log q(z_k|x)."""
+def from_log_weights(reduce: Reduction, kl_weight: float | Array = 1.0) -> Objective:
+    """The objective whose bound is `reduce` applied to the K log-weights log p(x, z_k) - log q(z_k|x).
+
+    In a warm-up, `kl_weight` multiplies log p(z_k) - log q(z_k|x).
+    """
 
     def objective(apply: Callable, params: PyTree, x: Array | np.ndarray, expect: Expect) -> Estimate:
         q = apply(params, x, method="encode")
-        return with_own_loss(q, expect(q, lambda z: apply(params, x, z, method="log_joint"), reduce, log_q_weight=1.0))
+        log_likelihood = lambda z: apply(params, x, z, method="log_likelihood")
+        f = LogJoint(log_likelihood, apply(params, method="prior_distribution"), kl_weight)
+        return with_own_loss(q, expect(q, f, reduce, log_q_weight=kl_weight))
 
     return objective
 

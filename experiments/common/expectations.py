@@ -13,7 +13,7 @@ def refusal(choice: options.Choice, expectation: Expectation, black_box: bool = 
 
     `black_box` says whether f has no gradient in z.
     """
-    q, *others = expectation.q, expectation.reduce, expectation.log_q_weight, black_box
+    q, *others = expectation.q, expectation.reduce, expectation.log_q_weight, black_box, expectation.f
     entry = estimators.BY_NAME.find(choice.name)
     if choice.blocks:
         return entry.refusal(q, *others)

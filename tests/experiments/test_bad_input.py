@@ -84,6 +84,11 @@ CASES = {
     "train --estimator=reinfroce": ("estimator", "reinforce"),
     "train --estimator=dreg": ("--estimator=dreg", "reparam"),
     "train --objective=iwae --estimator=stl": ("--estimator=stl", "dreg"),
+    "train --estimator=gdreg": ("--estimator=gdreg", "needs p(z) apart from p(x|z)", "elbo, iwae"),
+    "train --objective=iwae --num_samples=2 --estimator=gdreg --prior=mixture": (
+        "--estimator=gdreg",
+        "Mixture has no with_path; choose --prior=learned or flow",
+    ),
     "train --estimator=leave_one_out": ("--num_samples",),
     "train --estimator=reparam_antithetic --num_samples=3": ("even",),
     "train --estimator=reparam,dreg": ("--estimator=dreg",),

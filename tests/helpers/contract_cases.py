@@ -39,8 +39,8 @@ CORE = ("Normal", "Bernoulli", "Categorical", "Poisson")
 FAST = {("reparam", "MultivariateNormal", "mean"), ("reparam", "Gamma", "mean")}
 
 
-# With two samples these are reparam. test_random_size.py tests them with more.
-RANDOM_SIZE = ("mlmc", "sumo")
+# On these problems `mlmc` and `sumo` are reparam, and `gdreg` is dreg. Other tests show that they are unbiased.
+SAME_AS_OTHERS = ("mlmc", "sumo", "gdreg")
 
 
 # All entries but those that choose among others, which have tests of their own.
@@ -58,7 +58,7 @@ def cases(families=tuple(FAMILIES), biased=False):
         if name != "exact" and entry.biased == biased and fits(entry, FAMILIES[family], bound):
             twice = family == "Poisson" or (family == "Categorical" and fits(entry, Bernoulli, bound))
             again = biased and bound == "log_mean_exp" and "mean" in entry.reductions  # the ELBO shows the bias already
-            same = name in RANDOM_SIZE
+            same = name in SAME_AS_OTHERS
             slow = twice or again or same or (family not in CORE and (name, family, bound) not in FAST)
             parameters.append(pytest.param(name, family, bound, marks=[pytest.mark.slow] if slow else []))
     return parameters

@@ -11,7 +11,7 @@ from tests.helpers import linear_gaussian
 from vae import distributions as dist
 from vae import evaluate, models, objectives
 from vae.diagnostics import expectations
-from vae.estimators import BY_NAME, Estimate, bind, integrand, stateless
+from vae.estimators import BY_NAME, Estimate, bind, integrand, mean, stateless
 
 MODEL, PARAMS, X = linear_gaussian.example()
 f64 = lambda array: np.asarray(array, np.float64)
@@ -341,6 +341,18 @@ def test_a_warm_up_needs_the_epoch(kl_warmup):
         assert objectives.warmed_elbo(kl_warmup=zero) is objectives.elbo
     with pytest.raises(ValueError, match="kl_warmup needs epoch, the epoch of the present step"):
         objectives.warmed_elbo(kl_warmup=kl_warmup)
+
+
+@pytest.mark.parametrize("weight", [1.0, 0.3])
+def test_the_integrand_is_log_p_of_x_and_z_and_shows_the_prior(weight):
+    objective = objectives.from_log_weights(mean, kl_weight=weight)
+    [recorded] = expectations.record(lambda expect: objective(MODEL.apply, PARAMS, X, expect))
+    z = recorded.q.sample(jax.random.key(0), 3)
+    log_prior = MODEL.apply(PARAMS, method="prior_distribution").log_prob(z)
+    np.testing.assert_array_equal(recorded.f.prior.log_prob(z), log_prior)
+    assert recorded.f.prior_weight == recorded.log_q_weight == weight
+    log_joint = MODEL.apply(PARAMS, X, z, method="log_joint")
+    np.testing.assert_allclose(recorded.f(z), log_joint + (weight - 1) * log_prior, rtol=1e-5)
 
 
 def test_the_weight_of_a_warm_up_is_recorded_as_one():

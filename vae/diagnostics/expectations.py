@@ -48,5 +48,5 @@ def refusal(name: str, recorded: list[Expectation], black_box: bool) -> str | No
 
     `black_box` says whether the integrands have no gradient in z.
     """
-    refusals = (BY_NAME[name].refusal(*expectation[:3], black_box) for expectation in recorded)
+    refusals = (BY_NAME[name].refusal(q, reduce, weight, black_box, f) for q, reduce, weight, f in recorded)
     return next((refusal for refusal in refusals if refusal is not None), None)

@@ -10,6 +10,7 @@ shapes are broadcast where a distribution is built.
 
 `sample` never carries a gradient. `rsample` always does; only reparameterizable families have it. Families whose noise
 has a fixed distribution also have `from_noise`, the map from that noise to the sample: the reparameterization trick.
+Where this map has an inverse, `with_path(z)` gives a value z the derivative that `rsample` gives its samples.
 """
 
 from vae.distributions.base import family as family

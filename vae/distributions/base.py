@@ -145,6 +145,15 @@ class Reparameterizable:
         return z, self.log_prob(z)
 
 
+class Invertible:
+    """Base of the families whose `from_noise` has an inverse `to_noise`, and whose noise has no parameters."""
+
+    def with_path(self, z: Float[Array | np.ndarray, "*samples D"]) -> Float[Array, "*samples D"]:
+        """z as a constant, with the derivative in the parameters that `rsample` gives a sample that it draws there."""
+        path = self.from_noise(stop_gradient(self.to_noise(z)))
+        return stop_gradient(z) + (path - stop_gradient(path))
+
+
 class LocationScale(Reparameterizable):
     """z = mean + scale * eps, where eps comes from `noise`, whose distribution does not depend on the parameters."""
 

@@ -7,12 +7,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from vae.distributions.base import LocationScale, OneHots, Reparameterizable, Vectors, family, logistic
+from vae.distributions.base import Invertible, LocationScale, OneHots, Reparameterizable, Vectors, family, logistic
 from vae.distributions.discrete import ByClassLogits
 
 
 @family
-class BinaryConcrete(LocationScale):
+class BinaryConcrete(Invertible, LocationScale):
     """The binary Concrete distribution of a relaxed bit, by the bit's logits `[*batch, D]` and a temperature (Maddison,
     Mnih & Teh 2016, arXiv:1611.00712).
 
@@ -33,14 +33,17 @@ class BinaryConcrete(LocationScale):
         """z = (logits + eps) / temperature, for standard logistic eps `[K, *batch, D]`."""
         return (self.logits + eps) / self.temperature
 
+    def to_noise(self, z: Vectors) -> Float[Array, "*#samples D"]:
+        return self.temperature * z - self.logits
+
     def log_prob(self, z: Vectors) -> Float[Array, "*#samples"]:
-        x = self.temperature * z - self.logits
+        x = self.to_noise(z)
         log_density = jax.nn.log_sigmoid(x) + jax.nn.log_sigmoid(-x) + math.log(self.temperature)
         return jnp.sum(log_density, axis=-1)
 
 
 @family
-class ExpConcrete(ByClassLogits, Reparameterizable):
+class ExpConcrete(Invertible, ByClassLogits, Reparameterizable):
     """The Concrete distribution of D relaxed one-hot variables of C classes, by logits `[*batch, D, C]` and a
     temperature (Maddison, Mnih & Teh 2016, arXiv:1611.00712, appendix C.3).
 
@@ -55,6 +58,10 @@ class ExpConcrete(ByClassLogits, Reparameterizable):
     def from_noise(self, eps: OneHots) -> Float[Array, "*#samples D C"]:
         """z = log softmax((logits + eps) / temperature), for standard Gumbel eps `[K, *batch, D, C]`."""
         return jax.nn.log_softmax((self.logits + eps) / self.temperature, axis=-1)
+
+    def to_noise(self, z: OneHots) -> Float[Array, "*#samples D C"]:
+        """The noise of z, up to a constant of each variable, which `from_noise` removes."""
+        return self.temperature * z - self.logits
 
     def rsample(self, key: PRNGKeyArray, num_samples: int) -> Float[Array, "{num_samples} *batch D C"]:
         # The lowest value of jax.random.gumbel is -4.5, with probability 2^-23. That makes the tail e^4.5 times as

@@ -25,7 +25,7 @@ import numpy as np
 from jax.lax import stop_gradient
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from vae.distributions.base import Reparameterizable, Vectors, family
+from vae.distributions.base import Invertible, Reparameterizable, Vectors, family
 from vae.distributions.monotone import Affine as Affine
 from vae.distributions.monotone import Spline as Spline
 from vae.distributions.special import HALF_LOG_2PI
@@ -39,7 +39,7 @@ _HIGHEST = jax.lax.Precision.HIGHEST
 
 
 @family
-class Flow(Reparameterizable):
+class Flow(Invertible, Reparameterizable):
     """z = location + scale * T(eps), by the location and log-scale and context of each datum, and by shared weights.
 
     The encoder computes location, log-scale and context for each datum, so they have the axes of the batch. The weights
@@ -112,8 +112,19 @@ class Flow(Reparameterizable):
         Raises:
           NotImplementedError: if T has no inverse.
         """
+        return self._log_prob(*self._inverse(z))
+
+    def to_noise(self, z: Vectors) -> Float[Array, "*#samples D"]:
+        """The noise of z.
+
+        Raises:
+          NotImplementedError: if T has no inverse.
+        """
+        return self._inverse(z)[0]
+
+    def _inverse(self, z: Vectors) -> tuple[Float[Array, "*#samples D"], LogDet]:
         y = (z - self.location) * jnp.exp(-self.log_scale)
-        return self._log_prob(*self.transform.apply(self.weights, y, self.context, method="inverse"))
+        return self.transform.apply(self.weights, y, self.context, method="inverse")
 
     def _log_prob(self, eps: Vectors, log_det: LogDet) -> Float[Array, "*#samples"]:
         return -jnp.sum(0.5 * jnp.square(eps) + HALF_LOG_2PI + self.log_scale, axis=-1) - log_det

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from vae.distributions.base import LocationScale, Vectors, family
+from vae.distributions.base import Invertible, LocationScale, Vectors, family
 from vae.distributions.special import (
     HALF_LOG_2PI,
     Numbers,
@@ -23,7 +23,7 @@ _LOG_2PI = 2 * HALF_LOG_2PI
 
 
 @family
-class Normal(LocationScale):
+class Normal(Invertible, LocationScale):
     """Diagonal Gaussian by mean and log-variance, both `[*batch, D]`: the two outputs of a VAE's encoder."""
 
     mean: Float[Array, "*batch D"]
@@ -34,14 +34,16 @@ class Normal(LocationScale):
     def scale(self) -> Float[Array, "*batch D"]:
         return jnp.exp(0.5 * self.log_var)
 
+    def to_noise(self, z: Vectors) -> Float[Array, "*#samples D"]:
+        return (z - self.mean) * jnp.exp(-0.5 * self.log_var)
+
     def log_prob(self, z: Vectors) -> Float[Array, "*#samples"]:
         # exp(-log_var / 2) is multiplied before squaring, because the variance would overflow at half the exponent.
-        standardized = (z - self.mean) * jnp.exp(-0.5 * self.log_var)
-        return -0.5 * jnp.sum(jnp.square(standardized) + self.log_var + _LOG_2PI, axis=-1)
+        return -0.5 * jnp.sum(jnp.square(self.to_noise(z)) + self.log_var + _LOG_2PI, axis=-1)
 
 
 @family
-class Laplace(LocationScale):
+class Laplace(Invertible, LocationScale):
     """Factorized Laplace by location and log of the scale b (variance 2 b^2), both `[*batch, D]`."""
 
     mean: Float[Array, "*batch D"]
@@ -51,6 +53,9 @@ class Laplace(LocationScale):
     @property
     def scale(self) -> Float[Array, "*batch D"]:
         return jnp.exp(self.log_scale)
+
+    def to_noise(self, z: Vectors) -> Float[Array, "*#samples D"]:
+        return (z - self.mean) * jnp.exp(-self.log_scale)
 
     def log_prob(self, z: Vectors) -> Float[Array, "*#samples"]:
         distance = jnp.abs(z - self.mean) * jnp.exp(-self.log_scale)
@@ -96,7 +101,7 @@ def _log_peak(log_df: Numbers) -> Float[Array, "*#shape"]:
 
 
 @family
-class MultivariateNormal(LocationScale):
+class MultivariateNormal(Invertible, LocationScale):
     """Full-covariance Gaussian: mean `[*batch, D]` and lower Cholesky factor `cholesky [*batch, D, D]`.
 
     Numbers above the diagonal are ignored. Numbers on the diagonal may be negative, but not zero.
@@ -118,11 +123,13 @@ class MultivariateNormal(LocationScale):
         precision = jax.lax.Precision.HIGHEST
         return self.mean + jnp.einsum("...ij,...j->...i", self.factor, eps, precision=precision)
 
-    def log_prob(self, z: Vectors) -> Float[Array, "*#samples"]:
+    def to_noise(self, z: Vectors) -> Float[Array, "*#samples D"]:
         centred = (z - self.mean)[..., None]
         factor = jnp.broadcast_to(self.cholesky, (*centred.shape[:-2], *self.cholesky.shape[-2:]))
-        standardized = jax.lax.linalg.triangular_solve(factor, centred, left_side=True, lower=True)[..., 0]
-        return -0.5 * jnp.sum(jnp.square(standardized) + _LOG_2PI, axis=-1) - log_det(self)
+        return jax.lax.linalg.triangular_solve(factor, centred, left_side=True, lower=True)[..., 0]
+
+    def log_prob(self, z: Vectors) -> Float[Array, "*#samples"]:
+        return -0.5 * jnp.sum(jnp.square(self.to_noise(z)) + _LOG_2PI, axis=-1) - log_det(self)
 
 
 def log_det(q: MultivariateNormal) -> Float[Array, "*batch"]:

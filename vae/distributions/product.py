@@ -54,6 +54,12 @@ class Product:
         return draw
 
     @property
+    def with_path(self) -> Callable[[Samples], Samples]:
+        """A method that exists only if every block has it; see `base.Invertible`."""
+        methods = [block.with_path for block in self.blocks]
+        return lambda z: tuple(method(part) for method, part in zip(methods, z, strict=True))
+
+    @property
     def is_deterministic(self) -> bool:
         """Whether a block is one deterministic code, in which log q(z) has no derivative."""
         return any(getattr(block, "is_deterministic", False) for block in self.blocks)

@@ -13,6 +13,7 @@ from vae.estimators.contract import Estimate as Estimate
 from vae.estimators.contract import Estimator as Estimator
 from vae.estimators.contract import Expect as Expect
 from vae.estimators.contract import Integrand as Integrand
+from vae.estimators.contract import LogJoint as LogJoint
 from vae.estimators.contract import Reduction as Reduction
 from vae.estimators.contract import bind as bind
 from vae.estimators.contract import log_mean_exp as log_mean_exp

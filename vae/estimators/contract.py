@@ -41,6 +41,24 @@ class Integrand(Protocol):
 
 
 @dataclasses.dataclass(frozen=True)
+class LogJoint:
+    """The integrand log p(x|z) + w log p(z). Most estimators only call it; `gdreg` also reads the prior p(z).
+
+    Attributes:
+      log_likelihood: the function z -> log p(x|z) `[K, *batch]`.
+      prior: the distribution p(z).
+      prior_weight: the weight w of log p(z): 1, or less in a warm-up.
+    """
+
+    log_likelihood: Integrand
+    prior: Any
+    prior_weight: float | Array = 1.0
+
+    def __call__(self, z: Samples) -> Float[Array, "K *batch"]:
+        return self.log_likelihood(z) + self.prior_weight * self.prior.log_prob(z)
+
+
+@dataclasses.dataclass(frozen=True)
 class Reduction:
     """A function that turns the values of K samples into one bound: `reduce(values)` maps `[K, *batch]` to `[*batch]`.
 

@@ -40,12 +40,23 @@ def path_weight(
     reduce: Reduction, values: Float[Array, "K *batch"], log_q_weight: float | Array = 1.0
 ) -> Float[Array, "K *batch"]:
     """Returns (r_k - c r_kk) / r_k, or 0 where r_k has underflowed to 0. See the top of this file."""
+    r, r_kk = derivatives(reduce, values)
+    return relative(r - log_q_weight * r_kk, r)
+
+
+def derivatives(
+    reduce: Reduction, values: Float[Array, "K *batch"]
+) -> tuple[Float[Array, "K *batch"], Float[Array, "K *batch"]]:
+    """Returns r_k and r_kk, the first and second derivatives of `reduce` in the value of each sample."""
     slope = jax.grad(lambda v: jnp.sum(reduce(v)))
     axes = jnp.eye(values.shape[0], dtype=values.dtype).reshape(len(values), len(values), *[1] * (values.ndim - 1))
 
     def curvature(axis):
         return jnp.sum(axis * jax.jvp(slope, (values,), (jnp.broadcast_to(axis, values.shape),))[1], axis=0)
 
-    r = slope(values)
-    r_kk = jax.vmap(curvature)(axes)
-    return jnp.where(r == 0, 0.0, (r - log_q_weight * r_kk) / jnp.where(r == 0, 1.0, r))
+    return slope(values), jax.vmap(curvature)(axes)
+
+
+def relative(weight: Float[Array, "K *batch"], r: Float[Array, "K *batch"]) -> Float[Array, "K *batch"]:
+    """Returns weight / r_k, or 0 where r_k has underflowed to 0."""
+    return jnp.where(r == 0, 0.0, weight / jnp.where(r == 0, 1.0, r))

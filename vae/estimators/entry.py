@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Array
 
 from vae.estimators.blocks import blocks
-from vae.estimators.contract import Estimate, Estimator, Reduction, log_mean_exp, mean
+from vae.estimators.contract import Estimate, Estimator, Integrand, LogJoint, Reduction, log_mean_exp, mean
 from vae.estimators.layerwise import layerwise
 from vae.table import Table, Value
 
@@ -34,6 +34,8 @@ class Entry:
         only fast for runs that are computed one after the other.
       needs_log_q: whether log_q_weight must not be 0, because the estimator would then be wrong or be a different one.
         A multi-sample bound must then be importance-weighted, with log_q_weight=1 and reduce=log_mean_exp.
+      needs_prior: whether f must be a `LogJoint`, because the estimator would otherwise be a different one. The prior
+        must then have the method `with_path`.
       display: the name in papers, for figures and LaTeX tables; if it is left out, the key in the table.
       paper: "Authors (year), arXiv:NNNN.NNNNN".
       also: other names that people look for. Text in parentheses after a name says how to get that estimator.
@@ -49,13 +51,19 @@ class Entry:
     differentiates_f: bool | tuple[str, ...] = False
     chooses: bool = False
     needs_log_q: bool = False
+    needs_prior: bool = False
     display: str = ""
     paper: str = ""
     also: tuple[str, ...] = ()
     name: str = ""
 
     def refusal(
-        self, q: Any, reduce: Reduction = mean, log_q_weight: float | Array = 0.0, black_box: bool = False
+        self,
+        q: Any,
+        reduce: Reduction = mean,
+        log_q_weight: float | Array = 0.0,
+        black_box: bool = False,
+        f: Integrand | None = None,
     ) -> str | None:
         """Returns None if this estimator can differentiate E[reduce(f(z_k) - log_q_weight log q(z_k))], z_k ~ q.
 
@@ -66,14 +74,17 @@ class Entry:
           reduce: the reduction over samples.
           log_q_weight: the weight of log q(z).
           black_box: whether f has no gradient in z, because a function on the host computes it, such as a simulator.
+          f: the integrand, if it is known.
         """
-        reason = self._reason(q, reduce, log_q_weight, black_box)
+        reason = self._reason(q, reduce, log_q_weight, black_box, f)
         if reason is None:
             return None
-        able = ", ".join(fitting(q, reduce, log_q_weight, black_box)) or "none in the table"
+        able = ", ".join(fitting(q, reduce, log_q_weight, black_box, f)) or "none in the table"
         return f"{self.name} {reason}; these estimators can: {able}"
 
-    def _reason(self, q: Any, reduce: Reduction, log_q_weight: float | Array, black_box: bool) -> str | None:
+    def _reason(
+        self, q: Any, reduce: Reduction, log_q_weight: float | Array, black_box: bool, f: Integrand | None
+    ) -> str | None:
         family = q if isinstance(q, type) else type(q)
         if not self._accepts(q):
             return f"cannot estimate gradients with {family.__name__} latents{_HINTS.get(family.__name__, '')}"
@@ -96,6 +107,14 @@ class Entry:
                 return "needs log q(z) in the integrand (log_q_weight=1)"
             if not reduce.additive and not (reduce.importance_weighted and log_q_weight == 1):
                 return "needs importance weights (log_q_weight=1 and reduce=log_mean_exp, the objective iwae)"
+        if self.needs_prior and f is not None:
+            if not isinstance(f, LogJoint):
+                return "needs p(z) apart from p(x|z) (a LogJoint, as in the objectives elbo, iwae and renyi)"
+            if not hasattr(f.prior, "with_path"):
+                return (
+                    f"reparameterizes the prior, and {type(f.prior).__name__} has no with_path; choose prior=learned or"
+                    " flow, with posterior=normal or laplace"
+                )
         return None
 
     def _accepts(self, q: Any) -> bool:
@@ -121,7 +140,12 @@ class Joined(Entry):
     entries: tuple[Entry, ...] = ()
 
     def refusal(
-        self, q: Any, reduce: Reduction = mean, log_q_weight: float | Array = 0.0, black_box: bool = False
+        self,
+        q: Any,
+        reduce: Reduction = mean,
+        log_q_weight: float | Array = 0.0,
+        black_box: bool = False,
+        f: Integrand | None = None,
     ) -> str | None:
         if not reduce.additive:
             return (
@@ -137,7 +161,7 @@ class Joined(Entry):
         # The estimators check the later layers of a Markov posterior, which depend on samples, when they meet them.
         known = q.blocks if hasattr(q, "blocks") else (q.first,)
         refusals = (
-            entry.refusal(block, reduce, log_q_weight, black_box)
+            entry.refusal(block, reduce, log_q_weight, black_box)  # the f of a block is a plain function
             for entry, block in zip(self.entries, known, strict=False)
         )
         return next((refusal for refusal in refusals if refusal), None)
@@ -241,9 +265,15 @@ add = BY_NAME.add
 make = BY_NAME.make
 
 
-def fitting(q: Any, reduce: Reduction = mean, log_q_weight: float | Array = 0.0, black_box: bool = False) -> list[str]:
+def fitting(
+    q: Any,
+    reduce: Reduction = mean,
+    log_q_weight: float | Array = 0.0,
+    black_box: bool = False,
+    f: Integrand | None = None,
+) -> list[str]:
     """The names of the estimators that can differentiate this expectation; the arguments are those of `refusal`."""
-    expectation = (q, reduce, log_q_weight, black_box)
+    expectation = (q, reduce, log_q_weight, black_box, f)
     return [name for name, entry in BY_NAME.items() if entry._reason(*expectation) is None]
 
 
@@ -273,7 +303,8 @@ def _guarded(entry: Entry) -> Callable[..., Estimator]:
                 return estimator.init(key, q, context)
 
         def estimate(params, state, key, q, f, reduce=mean, log_q_weight=0.0, context=None) -> Estimate:
-            _raise(entry.refusal(q, reduce, log_q_weight))
+            # With a plain f, an estimator that needs the prior is a different one, which is right too.
+            _raise(entry.refusal(q, reduce, log_q_weight, f=f if isinstance(f, LogJoint) else None))
             if jnp.ndim(log_q_weight) != 0:
                 raise ValueError(f"log_q_weight must be one number, got shape {list(jnp.shape(log_q_weight))}")
             with _broadcasting:

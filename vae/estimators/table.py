@@ -10,6 +10,7 @@ from vae.estimators.diveq import diveq
 from vae.estimators.dreg import dreg
 from vae.estimators.entry import EVERY_BOUND, Entry, add
 from vae.estimators.exact import exact
+from vae.estimators.gdreg import gdreg
 from vae.estimators.leave_one_out import leave_one_out
 from vae.estimators.measure_valued import measure_valued
 from vae.estimators.mlmc import mlmc
@@ -73,6 +74,16 @@ ENTRIES = {
             "VR-IWAE-DReG (with the objective renyi)",
             "DREP",
         ),
+    ),
+    "gdreg": Entry(
+        gdreg,
+        latents=REPARAMETERIZABLE,
+        reductions=EVERY_BOUND,
+        differentiates_f=True,
+        needs_prior=True,
+        display="GDReG",
+        paper="Bauer & Mnih (2021), arXiv:2101.11046",
+        also=("generalized DReG",),
     ),
     "mlmc": Entry(
         mlmc,

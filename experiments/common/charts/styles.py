@@ -22,7 +22,7 @@ FAMILIES = (
     ),
     ("relax", "rebar", "muprop", "double_cv", "rodeo", "eat", "mlmc", "sumo"),
     ("disarm", "arms", "arm", "disarm_iw", "carms", "arsm"),
-    ("exact", "local_expectation", "bitflip", "rao_blackwell_top_k", "unordered_set", "auto"),
+    ("exact", "local_expectation", "bitflip", "rao_blackwell_top_k", "unordered_set", "auto", "gdreg"),
     ("vq_straight_through", "rotation", "diveq", "nsvq"),
 )
 NUMBER_OF_COLOURS = 7

@@ -153,9 +153,12 @@ def test_several_samples_of_each_component_are_averaged_inside_the_logarithm():
     params = {key: np.float32(value) for key, value in PARAMS.items()}
     key = jax.random.key(0)
     expect = estimators.bind(estimators.make("reparam", num_samples=3), {}, {}, key)
-    normal = lambda params, x, z=None, method=None: (
-        dist.Normal(params["means"][None], params["log_vars"][None]) if method == "encode" else _apply({}, x, z)
-    )
+    prior = dist.Normal(jnp.zeros(1), jnp.zeros(1))
+    normal = lambda params, x=None, z=None, method=None: {
+        "encode": lambda: dist.Normal(params["means"][None], params["log_vars"][None]),
+        "prior_distribution": lambda: prior,
+        "log_likelihood": lambda: _apply({}, x, z) - prior.log_prob(z),
+    }[method]()
 
     @jax.jit
     def program(params):

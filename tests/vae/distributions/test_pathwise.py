@@ -16,7 +16,9 @@ from tests.helpers.families import (
     frozen,
     z_score,
 )
+from tests.helpers.flows import make_flow
 from vae import distributions as dist
+from vae.hierarchy import Markov
 
 
 def _sine(z):
@@ -137,3 +139,43 @@ def test_from_noise_is_the_reparameterization_trick(name):
     )
     np.testing.assert_array_equal(z, rsample)
     np.testing.assert_array_equal(z, sample)
+
+
+def _given(weights, above):
+    return dist.Normal(jnp.sin(weights[0] * above), jnp.broadcast_to(weights[1], above.shape))
+
+
+_FIRST, _WEIGHTS = MEMBERS["Normal"][0], (np.float32([0.7, -0.4, 0.2]), np.float32([0.3, -0.8, 0.1]))
+WITH_PATH = {
+    **{name: MEMBERS[name][0] for name in ("Normal", "Laplace", "MultivariateNormal", "BinaryConcrete", "ExpConcrete")},
+    "coupling": make_flow("coupling"),
+    "product": dist.Product((MEMBERS["Normal"][0], MEMBERS["Laplace"][0])),
+    "layers": Markov(_FIRST, (_WEIGHTS, _WEIGHTS), (_given, _given), descending=True),
+}
+
+
+@jax.jit
+def _with_path(q):
+    """A sample, the sample with its path, and the gradients by `rsample` and by `with_path`."""
+    z = q.sample(jax.random.key(0), 3)
+    total = lambda z: sum(jnp.sum(jnp.sin(2 * leaf)) for leaf in jax.tree.leaves(z))
+    by_rsample = jax.grad(lambda q: total(q.rsample(jax.random.key(0), 3)))(q)
+    by_value = jax.grad(lambda q, z: total(q.with_path(z)), argnums=(0, 1))(q, z)
+    return z, q.with_path(z), by_rsample, by_value
+
+
+@pytest.mark.parametrize("name", WITH_PATH)
+def test_with_path_gives_a_value_the_derivative_of_the_sample_that_rsample_draws_there(name):
+    z, value, by_rsample, (by_value, in_z) = _with_path(WITH_PATH[name])
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-6), value, z)
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=2e-4, atol=2e-4), by_value, by_rsample)
+    assert any(np.any(leaf) for leaf in jax.tree.leaves(by_rsample))
+    assert not any(np.any(leaf) for leaf in jax.tree.leaves(in_z))
+
+
+def test_families_whose_noise_cannot_be_held_have_no_with_path():
+    for name in ("StudentT", "Gamma", "Beta", "Dirichlet", "Bernoulli", "Categorical"):
+        q = MEMBERS[name][0]
+        assert not hasattr(q, "with_path")
+        assert not hasattr(dist.Product((_FIRST, q)), "with_path")
+        assert not hasattr(Markov(q, (), ()), "with_path")
