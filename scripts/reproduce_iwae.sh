@@ -4,8 +4,8 @@
 # Adam, 3280 passes in eight stages.
 #
 #   bash scripts/reproduce_iwae.sh DIR            K = 1, 5, 50. This form is meant for a GPU, where its time was not
-#                                                 measured. On two CPU cores K = 1 takes 7 hours, K = 5 a day and K = 50
-#                                                 weeks.
+#                                                 measured. On a CPU core K = 1 takes 1.5 hours with one layer and about
+#                                                 7 with two, K = 5 a day and K = 50 weeks.
 #   bash scripts/reproduce_iwae.sh DIR short      K = 1, 5 and the first five stages (121 passes): TRUNCATED; about 4
 #                                                 hours of one CPU core
 #   bash scripts/reproduce_iwae.sh DIR --quick    K = 1, 5, three stages (13 passes), L_100: TRUNCATED; 25 minutes

@@ -44,7 +44,8 @@ def all_tables(rows: list[Row]) -> dict[str, str]:
         for claim in (claim for claim in CLAIMS if claim.table == name):
             row = next((by_result[form.result] for form in claim.forms() if form.result in by_result), None)
             if row:
-                tried.append((claim, row))
+                length = row["result"].removeprefix(claim.result).removesuffix(TRUNCATED)
+                tried.append((claim._replace(name=f"{claim.name}{length}"), row))
         numbers = [(claim, row) for claim, row in tried if not claim.ranks]
         rankings = [(claim, row) for claim, row in tried if claim.ranks]
         parts = [_ranking_table(rankings)] if rankings else []
