@@ -8,6 +8,7 @@ from jax.experimental import io_callback
 
 from vae import diagnostics, distributions
 from vae.estimators import BY_NAME, Estimator, log_mean_exp, mean, stateless
+from vae.estimators.parts import counting
 
 
 def test_evaluations_count_samples_not_calls():
@@ -34,6 +35,34 @@ def test_coinciding_discrete_samples_count():
     estimator = BY_NAME["leave_one_out"].make(num_samples=6)
     bound = lambda params, data, expect: expect(q, f)
     assert diagnostics.evaluations(bound, estimator, jax.random.key(0), params={}) == 6
+
+
+def test_no_sample_leaves_the_program_that_counts(monkeypatch):
+    """On one CPU core, jax waits forever for a large argument of a callback while another program runs
+    (github.com/jax-ml/jax/issues/24255)."""
+    sizes = []
+    callback = jax.debug.callback
+
+    def recording(function, *args):
+        sizes.extend(leaf.size for leaf in jax.tree.leaves(args))
+        callback(function, *args)
+
+    monkeypatch.setattr(jax.debug, "callback", recording)
+    q = distributions.Bernoulli(jnp.zeros((50, 200)))
+    bound = lambda params, data, expect: expect(q, lambda z: jnp.sum(z, axis=-1))
+    assert diagnostics.evaluations(bound, BY_NAME["bitflip"].make(), jax.random.key(0), params={}) == 2
+    assert sizes
+    assert max(sizes) <= 2
+
+
+@pytest.mark.parametrize("dtype", [np.float32, jnp.bfloat16, np.int8, bool])
+def test_samples_with_one_fingerprint_are_equal(dtype):
+    bits = np.random.default_rng(0).integers(0, 2, (3, 40)).astype(dtype)
+    other, moved = bits.copy(), np.roll(bits, 1, axis=1)
+    other[1, 7] = 1 - other[1, 7].astype(int)
+    first, again, *others = jax.jit(jax.vmap(counting._fingerprint))(np.stack([bits, bits, other, moved, 0 * bits]))
+    np.testing.assert_array_equal(first, again)
+    assert len({tuple(each.tolist()) for each in (first, *others)}) == 4
 
 
 def test_flops_of_a_loop_count_all_its_rounds():
