@@ -89,6 +89,10 @@ CASES = {
         "--estimator=gdreg",
         "Mixture has no with_path; choose --prior=learned or flow",
     ),
+    "train --objective=elbo --posterior=normal+bernoulli --latent_dim=3+3 --estimator=gdreg+exact": (
+        "gdreg+exact: gdreg needs the prior of all blocks at once",
+        "choose reparam or stl",
+    ),
     "train --estimator=leave_one_out": ("--num_samples",),
     "train --estimator=reparam_antithetic --num_samples=3": ("even",),
     "train --estimator=reparam,dreg": ("--estimator=dreg",),

@@ -109,7 +109,7 @@ class Entry:
                 return "needs importance weights (log_q_weight=1 and reduce=log_mean_exp, the objective iwae)"
         if self.needs_prior and f is not None:
             if not isinstance(f, LogJoint):
-                return "needs p(z) apart from p(x|z) (a LogJoint, as in the objectives elbo, iwae and renyi)"
+                return "needs p(z) apart from p(x|z) (a LogJoint, as a model has with elbo, iwae and renyi)"
             if not hasattr(f.prior, "with_path"):
                 return (
                     f"reparameterizes the prior, and {type(f.prior).__name__} has no with_path; choose prior=learned or"
@@ -152,6 +152,9 @@ class Joined(Entry):
                 f"{self.name} cannot estimate the gradient of a bound with the reduction {reduce.name}; choose the "
                 "objective elbo or elbo_analytic"
             )
+        for entry in self.entries:
+            if entry.needs_prior:
+                return f"{self.name}: {entry.name} needs the prior of all blocks at once; choose reparam or stl there"
         number = getattr(q, "num_layers", 1)
         if number != len(self.entries):
             return (
@@ -304,7 +307,8 @@ def _guarded(entry: Entry) -> Callable[..., Estimator]:
 
         def estimate(params, state, key, q, f, reduce=mean, log_q_weight=0.0, context=None) -> Estimate:
             # With a plain f, an estimator that needs the prior is a different one, which is right too.
-            _raise(entry.refusal(q, reduce, log_q_weight, f=f if isinstance(f, LogJoint) else None))
+            unknown = entry.needs_prior and not isinstance(f, LogJoint)
+            _raise(entry.refusal(q, reduce, log_q_weight, f=None if unknown else f))
             if jnp.ndim(log_q_weight) != 0:
                 raise ValueError(f"log_q_weight must be one number, got shape {list(jnp.shape(log_q_weight))}")
             with _broadcasting:
