@@ -120,11 +120,17 @@ def test_estimators_of_an_importance_weighted_bound_are_compared_at_one_k():
 def test_an_estimator_is_measured_with_its_params_after_training():
     model, variables = small_model()
     estimator = vae.estimators.make("reinforce_ema", num_samples=1)
-    q = model.apply(variables, X, method="encode")
-    learned, counted = estimator.init(KEY, q, X)
-    f = lambda z: model.apply(variables, X, z, method="log_joint")
-    for key in jax.random.split(KEY, 50):
-        counted = estimator.estimate(learned, counted, key, q, f, log_q_weight=1.0, context=X).state
+
+    @jax.jit
+    def after_50_calls(variables):
+        q = model.apply(variables, X, method="encode")
+        f = lambda z: model.apply(variables, X, z, method="log_joint")
+        learned, counted = estimator.init(KEY, q, X)
+        call = lambda counted, key: estimator.estimate(learned, counted, key, q, f, log_q_weight=1.0, context=X).state
+        counted, _ = jax.lax.scan(lambda *args: (call(*args), None), counted, jax.random.split(KEY, 50))
+        return learned, counted
+
+    learned, counted = after_50_calls(variables)
     compare = functools.partial(diagnostics.compare, model, variables, X, {"reinforce_ema": 1}, draws=200, key=KEY)
     fresh, trained = compare(), compare(fitted={"reinforce_ema": (learned, counted)})
     assert column(trained, "variance")[0] < 0.3 * column(fresh, "variance")[0]
