@@ -91,9 +91,7 @@ class Settings:
         at_least=1,
     )
     inference: str = _setting(
-        "bottom_up",
-        "Order in which q(z|x) draws several layers: upwards, downwards, or a ladder.",
-        choices=models.INFERENCES,
+        "bottom_up", "Order in which q(z|x) draws layers: upwards, downwards, or a ladder.", choices=models.INFERENCES
     )
     activation: str = _setting("relu", "Function between the layers of the networks.", table=models.ACTIVATIONS)
     compute_dtype: str = _setting(
