@@ -25,8 +25,7 @@
 #   VAE, 2 layers   85.33 (16+5)     85.01 (17+5)     84.78 (17+5)
 #   IWAE, 2 layers  85.33 (16+5)     83.89 (21+5)     82.90 (26+7)
 #
-# The negative controls are estimators with a slip (experiments/published/slips.py), with one layer, after 121 passes and
-# by L_1000.
+# The negative controls are estimators with a slip (experiments/published/slips.py), after 121 passes and by L_1000.
 #
 # Writes results/iwae/, results/iwae_short/ or results/iwae_quick/: results.md, figures/, report.html; and
 # results/iwae_control/{elbo,iwae}/ or results/iwae_quick_control/{elbo,iwae}/: results.md, figures/.
@@ -44,6 +43,7 @@ elif [ "$choice" = short ]; then
   echo "TRUNCATED: 121 passes instead of 3280, no K = 50"
   output=results/iwae_short length=(--epochs=121 --checkpoint_every=10 --eval_samples=5000) samples=5
 fi
+one_layer="--latent_dim=50" two_layers="--latent_dim=100-50 --layer_hidden=100-100"
 # train OBJECTIVE K FLAGS: trains the model with the flags that make its stochastic layers
 train() {
   keep_going .venv/bin/python -m experiments.train --dataset=mnist --data_dir="$data" --activation=tanh --data_mean --batch_size=20 \
@@ -51,17 +51,19 @@ train() {
     --hidden=200-200 --objective="$1" --num_samples="$2" "${@:3}"
 }
 if [ -z "$control" ]; then
-  for layers in --latent_dim=50 "--latent_dim=100-50 --layer_hidden=100-100"; do
+  for layers in "$one_layer" "$two_layers"; do
     train elbo "1,$samples" $layers
     train iwae "$samples" $layers
   done
   .venv/bin/python -m experiments.report --workdir="$output"
 fi
-# slip OBJECTIVE K NAME: trains the model of one layer with the slip
+# slip OBJECTIVE K NAME LAYERS: trains the model with the slip; OBJECTIVE also names the folder
 slip() {
   local output=$control_output/$1 length=("${controls[@]}")
-  train "$1" "$2" --latent_dim=50 --import=experiments.published.slips --estimator="$3"
+  train "$1" "$2" --import=experiments.published.slips --estimator="$3" "${@:4}"
 }
-slip elbo 1 reparam_without_scale
-slip iwae 5 reparam_with_1_sample
+slip elbo 1,5 reparam_without_scale $one_layer
+slip elbo 1,5 reparam_without_scale $two_layers
+slip iwae 5 reparam_with_1_sample $one_layer
+slip iwae 5 reparam_without_scale $two_layers
 exit "$failed"

@@ -37,7 +37,7 @@ if [ -n "$quick" ]; then
   output=results/reinmax_quick draws=400 length=(--epochs=20 --eval_every=2)
 fi
 controls=${output}_control
-trained="reinmax st_gumbel_softmax gumbel_softmax" relaxed="$trained gumbel_rao"
+trained="reinmax st_gumbel_softmax gumbel_softmax" relaxed="$trained gumbel_rao gapped_st reinmax_rao"
 # at TEMPERATURE NAME ...: prints the names of the estimators with this temperature, joined by commas
 at() {
   local joined
@@ -58,7 +58,7 @@ compare() {
 # measure BUDGET FOLDER: compares the gradients of all estimators at each temperature
 measure() {
   for temperature in 0.5 1.3; do
-    compare "$1" "$(at "$temperature" $relaxed),straight_through,leave_one_out,disarm_iw,double_cv,rebar,relax,unordered_set,rao_blackwell_top_k,local_expectation" \
+    compare "$1" "$(at "$temperature" $relaxed),straight_through,generalized_st,leave_one_out,disarm_iw,carms,double_cv,rebar,relax,unordered_set,rao_blackwell_top_k,local_expectation" \
       "$output/$2_$temperature"
   done
 }
