@@ -28,7 +28,8 @@
 # The negative controls are estimators with a slip (experiments/published/slips.py), after 121 passes and by L_1000.
 #
 # Writes results/iwae/, results/iwae_short/ or results/iwae_quick/: results.md, figures/, report.html; and
-# results/iwae_control/{elbo,iwae}/ or results/iwae_quick_control/{elbo,iwae}/: results.md, figures/.
+# a folder for each control, such as results/iwae_control/elbo_k1_one_layer/ (with --quick in results/iwae_quick_control/):
+# results.md, figures/.
 set -euo pipefail
 source "$(dirname "$0")/common.sh"
 read_arguments "DIR [short] [control] [--quick]" short "$@"
@@ -57,13 +58,15 @@ if [ -z "$control" ]; then
   done
   .venv/bin/python -m experiments.report --workdir="$output"
 fi
-# slip OBJECTIVE K NAME LAYERS: trains the model with the slip; OBJECTIVE also names the folder
+# slip OBJECTIVE K LAYERS NAME: trains the model with the slip NAME; LAYERS is one_layer or two_layers
 slip() {
-  local output=$control_output/$1 length=("${controls[@]}")
-  train "$1" "$2" --import=experiments.published.slips --estimator="$3" "${@:4}"
+  local output=$control_output/$1_k$2_$3 length=("${controls[@]}")
+  train "$1" "$2" ${!3} --import=experiments.published.slips --estimator="$4"
 }
-slip elbo 1,5 reparam_without_scale $one_layer
-slip elbo 1,5 reparam_without_scale $two_layers
-slip iwae 5 reparam_with_1_sample $one_layer
-slip iwae 5 reparam_without_scale $two_layers
+slip elbo 1 one_layer reparam_without_scale
+slip elbo 5 one_layer reparam_without_scale
+slip iwae 5 one_layer reparam_with_1_sample
+slip elbo 1 two_layers reparam_without_scale
+slip elbo 5 two_layers reparam_without_scale
+slip iwae 5 two_layers reparam_without_scale
 exit "$failed"

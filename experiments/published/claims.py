@@ -129,6 +129,7 @@ def _iwae() -> list[Claim]:
         name = f"{model}, {layers} layer{'s' * (layers > 1)}, K = {samples}"
         latent_dim = "50" if layers == 1 else "100-50"
         settings = {"objective": objective, "num_samples": samples, "latent_dim": latent_dim}
+        control_folder = f"{objective}_k{samples}_{'one_layer' if layers == 1 else 'two_layers'}"
         read = figure_over_seeds("test_nll_nats", units=True, **settings)
         slip, contradicts = controls.get((objective, layers, samples), ("", None))
         claims.append(
@@ -141,7 +142,7 @@ def _iwae() -> list[Claim]:
                 folder="iwae",
                 read=read,
                 truncated=() if samples == 50 else (("short", " after 121 passes"), ("--quick", "")),
-                control=Control(slip, inside(objective, read), contradicts) if slip else None,
+                control=Control(slip, inside(control_folder, read), contradicts) if slip else None,
             )
         )
     return claims
