@@ -27,9 +27,8 @@
 #
 # The negative controls are estimators with a slip (experiments/published/slips.py), after 121 passes and by L_1000.
 #
-# Writes results/iwae/, results/iwae_short/ or results/iwae_quick/: results.md, figures/, report.html; and
-# a folder for each control, such as results/iwae_control/elbo_k1_one_layer/ (with --quick in results/iwae_quick_control/):
-# results.md, figures/.
+# Writes results/iwae/, results/iwae_short/ or results/iwae_quick/: results.md, figures/, report.html; and for each control
+# a folder in results/iwae_control/ or results/iwae_quick_control/, such as elbo_k1_one_layer/: results.md, figures/.
 set -euo pipefail
 source "$(dirname "$0")/common.sh"
 read_arguments "DIR [short] [control] [--quick]" short "$@"

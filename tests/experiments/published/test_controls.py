@@ -149,7 +149,7 @@ def test_the_control_of_a_ranking_is_read_beside_the_estimators_that_it_is_ranke
 def test_the_whole_and_the_short_iwae_have_the_same_control(first, tmp_path):
     settings = {"objective": "elbo", "latent_dim": 50, "dataset": "mnist"}
     write_sweep(tmp_path / first, [(settings, 65.0)])
-    write_sweep(tmp_path / "iwae_control/elbo", [(settings, 80.0)])
+    write_sweep(tmp_path / "iwae_control/elbo_k1_one_layer", [(settings, 80.0)])
     earlier = published.collect(tmp_path, [])
     assert earlier[0]["control"] == "reparam_without_scale: 102.12 nats, 8 units (1 seed), fails"
     (tmp_path / "iwae_control").rename(tmp_path / "moved")
