@@ -4,6 +4,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from experiments.common import problems
@@ -11,14 +12,26 @@ from vae import diagnostics, distributions
 from vae.estimators import BY_NAME, scale_cotangent, stateless
 from vae.estimators.stl import stl
 
+REPARAM, REINFORCE = (BY_NAME[name].make(num_samples=1) for name in ("reparam", "reinforce"))
+
+
+@functools.partial(jax.jit, static_argnames=("bound", "estimator", "draws"))
+def moments(key, params, data, bound, estimator, draws):
+    gradient = functools.partial(diagnostics.make_gradient(bound, estimator), params=params, data=data)
+    return diagnostics.gradient_moments(gradient, key, draws, 50, draws // 50)
+
+
+@jax.jit
+def report(moments, truth):
+    return diagnostics.report(moments, diagnostics.exactly(truth))
+
 
 def examine(problem, objective, estimator, num_samples=1, draws=20_000, truth=None):
-    gradient = diagnostics.make_gradient(problem.bounds[objective], estimator)
+    """The figures of the estimator against the exact gradient, which is the problem's oracle by default."""
     if truth is None:
-        truth = diagnostics.exactly(problem.oracle(objective, num_samples))
-    run = functools.partial(gradient, params=problem.params, data=problem.data)
-    moments = jax.jit(lambda key: diagnostics.gradient_moments(run, key, draws, 50, draws // 50, truth))
-    return jax.jit(diagnostics.report)(moments(jax.random.key(0)), truth)
+        truth = problem.oracle(objective, num_samples)
+    bound = problem.bounds[objective]
+    return report(moments(jax.random.key(0), problem.params, problem.data, bound, estimator, draws), truth)
 
 
 def biased(figures):
@@ -50,13 +63,13 @@ def test_sticking_the_landing_of_an_importance_weighted_bound_is_caught():
     """The truth is a quadrature for K = 2 samples of a two-dimensional Gaussian. DReG is the control without a bias."""
     problem = problems.from_integrand(
         "toy",
-        {"phi": {"mean": jnp.array([0.3, -0.2]), "log_var": jnp.array([-0.4, 0.2])}},
+        {"phi": {"mean": np.float32([0.3, -0.2]), "log_var": np.float32([-0.4, 0.2])}},
         posterior=lambda params: distributions.Normal(**params["phi"]),
         f=lambda params, z: -jnp.sum(jnp.square(1.5 * jnp.sin(z) - 1), axis=-1),
         log_q_weight=1.0,
     )
     gradient = diagnostics.make_gradient(problem.bounds["iwae"], BY_NAME["exact"].make(num_samples=2, order=40))
-    truth = diagnostics.exactly(jax.jit(gradient)(None, problem.params))
+    truth = jax.jit(gradient)(None, problem.params)
     unguarded_stl = stl(2)  # the entry of the table would refuse this bound
     for estimator, caught in ((unguarded_stl, True), (BY_NAME["dreg"].make(num_samples=2), False)):
         found = examine(problem, "iwae", estimator, 2, 50_000, truth)
@@ -67,10 +80,10 @@ def test_sticking_the_landing_of_an_importance_weighted_bound_is_caught():
 def test_variances_of_the_quadratic_cost(m):
     """The closed forms for f = (z - k)^2, with m = mu - k and sigma = 1, of the gradients in the mean and the scale."""
     problem = problems.quadratic(1 - m)
-    pathwise = examine(problem, "elbo", BY_NAME["reparam"].make(num_samples=1), draws=400_000)
+    pathwise = examine(problem, "elbo", REPARAM, draws=400_000)
     assert pathwise["phi.mean"]["variance"] == pytest.approx(4, rel=0.02)
     assert pathwise["phi.scale"]["variance"] == pytest.approx(4 * m**2 + 8, rel=0.03)
-    score = examine(problem, "elbo", BY_NAME["reinforce"].make(num_samples=1), draws=400_000)
+    score = examine(problem, "elbo", REINFORCE, draws=400_000)
     assert score["phi.mean"]["variance"] == pytest.approx(m**4 + 14 * m**2 + 15, rel=0.05)
     assert score["phi.scale"]["variance"] == pytest.approx(2 * m**4 + 60 * m**2 + 74, rel=0.08)
 
@@ -79,6 +92,6 @@ def test_variances_of_the_quadratic_cost(m):
 def test_oracles_agree_with_the_pathwise_gradient(name):
     problem = getattr(problems, name)()
     for objective in set(problem.bounds) & {"elbo", "elbo_analytic"}:
-        found = examine(problem, objective, BY_NAME["reparam"].make(num_samples=1))
+        found = examine(problem, objective, REPARAM)
         for part, figures in found.items():
             assert not biased(figures), (objective, part, figures)
