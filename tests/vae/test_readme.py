@@ -50,30 +50,41 @@ def test_the_first_script_has_25_lines():
     assert "import vae\n" in script
 
 
+def _run(blocks, namespace):
+    """Runs the blocks in the namespace, which is returned."""
+    for block in blocks:
+        exec(compile(block, "README.md", "exec"), namespace)
+    return namespace
+
+
 def test_the_code_runs():
-    """Every block that adds nothing, in order, in one namespace."""
+    """Every block that adds nothing, in order, in one namespace. What only computes arrays is run as one program."""
     text = PAGE
     for section in SECTIONS.values():
         text = text.replace(section, "")
-    blocks = pages.blocks(text)
-    assert len(blocks) == 3
-    namespace = {}
-    for block in blocks:
-        exec(compile(block, "vae/README.md", "exec"), namespace)
-    assert namespace["gradient"].shape == (2, 3)
-    assert namespace["jacobians"]["mean"].shape == (1000, 2)
+    script, *parts = pages.blocks(text)
+    assert len(parts) == 2
+    namespace = _run([script], {})
     assert 20 < -namespace["log_p"].mean() < 30  # of 44 without training
     assert namespace["images"].shape == (64, 8, 8)
+    arrays = ("gradient", "jacobians")
+    gradient, jacobians = jax.jit(lambda: [_run(parts, namespace)[name] for name in arrays])()
+    assert gradient.shape == (2, 3)
+    assert jacobians["mean"].shape == (1000, 2)
 
 
 @pytest.mark.usefixtures("restored_tables")
-@pytest.mark.parametrize("folder", ["estimators", "diagnostics"])
-def test_the_code_of_a_folders_page_runs(folder):
-    namespace = {}
-    for block in pages.blocks((ROOT / "vae" / folder / "README.md").read_text()):
-        exec(compile(block, f"vae/{folder}/README.md", "exec"), namespace)
-    if folder == "diagnostics":
-        assert abs(namespace["figures"]["scale"] - 1) < 0.1
+def test_the_code_of_the_page_of_estimators_runs():
+    """As one program."""
+    blocks = pages.blocks((ROOT / "vae/estimators/README.md").read_text())
+    value = jax.jit(lambda: _run(blocks, {})["estimate"].value)()
+    assert value.shape == (2,)
+
+
+@pytest.mark.usefixtures("restored_tables")
+def test_the_code_of_the_page_of_diagnostics_runs():
+    namespace = _run(pages.blocks((ROOT / "vae/diagnostics/README.md").read_text()), {})
+    assert abs(namespace["figures"]["scale"] - 1) < 0.1
 
 
 @pytest.mark.usefixtures("restored_tables")
@@ -88,9 +99,7 @@ def test_the_code_of_a_folders_page_runs(folder):
 )
 def test_the_estimators_to_add_are_unbiased(page, name, family):
     [block] = [block for block in pages.blocks((ROOT / page / "README.md").read_text()) if f"def {name}" in block]
-    namespace = {}
-    exec(compile(block, f"{page}/README.md", "exec"), namespace)
-    estimator = namespace[name](num_samples=2)
+    estimator = _run([block], {})[name](num_samples=2)
     exact = oracle.oracle(family, "mean", 2)
     oracle.assert_unbiased(estimator, oracle.problem(family), vae.mean, exact)
 
@@ -100,7 +109,8 @@ def test_samples_and_parameters_have_the_shapes_on_the_page():
     [(logits, z)] = re.findall(r"^\| `Categorical` +\| `logits \[(.*?)\]` +\| `\[(.*?)\]`, one-hot", page, re.MULTILINE)
     sizes = {"K": 5, "*batch": 2, "D": 3, "C": 4}
     shape = lambda text: tuple(sizes[name] for name in text.split(", "))
-    samples = vae.distributions.Categorical(np.zeros(shape(logits), np.float32)).sample(jax.random.key(0), 5)
+    q = vae.distributions.Categorical(np.zeros(shape(logits), np.float32))
+    samples = np.asarray(jax.jit(q.sample, static_argnums=1)(jax.random.key(0), 5))
     assert samples.shape == shape(z)
     np.testing.assert_array_equal(samples.sum(axis=-1), 1)
 
@@ -181,8 +191,7 @@ def test_the_data_sets_are_those_of_the_code():
 @pytest.mark.usefixtures("restored_tables")
 def test_what_the_page_adds_is_known_by_its_name():
     for text in SECTIONS.values():
-        [block] = pages.blocks(text)
-        exec(compile(block, "vae/README.md", "exec"), {})
+        _run(pages.blocks(text), {})
     x = np.zeros((2, *vae.data.load("bars", size=4).train.shape[1:]), np.float32)
     model = vae.make_vae(x.shape[1:], 2, hidden=(3, 3), posterior="logistic", architecture="residual")
     gradient = vae.estimators.make("reparam", num_samples=2)
