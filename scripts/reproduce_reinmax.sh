@@ -24,9 +24,8 @@
 # exact gradient.
 #
 # Writes results/reinmax/: results.md, figures/compare_runs.png, report.html. The gradients, with the parameters that
-# ReinMax has learned, are in gradients_TEMPERATURE/ (32 evaluations of f for each datum) and in
-# gradients_flops_TEMPERATURE/ (the FLOP that 32 evaluations cost leave_one_out and ReinMax). The gradients of the
-# control are in results/reinmax_control/gradients_1.3/.
+# ReinMax has learned, are in gradients/ (32 evaluations of f for each datum) and in gradients_flops/ (the FLOP that 32
+# evaluations cost leave_one_out and ReinMax). The gradients of the control are in results/reinmax_control/gradients/.
 set -euo pipefail
 source "$(dirname "$0")/common.sh"
 read_arguments "DIR [control] [--quick]" "" "$@"
@@ -55,12 +54,10 @@ compare() {
   keep_going .venv/bin/python -m experiments.compare_estimators --workdir="$output" --run="estimator=reinmax:temperature=1.3,seed=0" --data_dir="$data" --batch_size=8 \
     --draws="$draws" --budget="$1" --estimators="$2" --output="$3" "${@:4}"
 }
-# measure BUDGET FOLDER: compares the gradients of all estimators at each temperature
+# measure BUDGET FOLDER: compares the gradients of all estimators, those with a temperature at both
 measure() {
-  for temperature in 0.5 1.3; do
-    compare "$1" "$(at "$temperature" $relaxed),straight_through,generalized_st,leave_one_out,disarm_iw,carms,double_cv,rebar,relax,unordered_set,rao_blackwell_top_k,local_expectation" \
-      "$output/$2_$temperature"
-  done
+  compare "$1" "$(at 0.5 $relaxed),$(at 1.3 $relaxed),straight_through,generalized_st,leave_one_out,disarm_iw,carms,double_cv,rebar,relax,unordered_set,rao_blackwell_top_k,local_expectation" \
+    "$output/$2"
 }
 if [ -z "$control" ]; then
   train "$(at 0.5 $trained),$(at 1.3 $trained)"
@@ -71,5 +68,6 @@ else
   output=$controls
   train "$(at 1.3 reinmax)"
 fi
-compare evaluations:32 reinmax_without_midpoint "$controls/gradients_1.3" --import=experiments.published.slips
+compare evaluations:32 "$(at 1.3 reinmax st_gumbel_softmax),$(at 0.5 st_gumbel_softmax),reinmax_without_midpoint" \
+  "$controls/gradients" --import=experiments.published.slips
 exit "$failed"

@@ -121,15 +121,25 @@ def variance(group: str, estimator: str, over: str | None = None, point: float |
     return read
 
 
-def distance(group: str, estimator: str) -> Reader:
-    """The distance of the mean gradient from the exact gradient, as a fraction of the length of the exact gradient."""
+def distances(group: str, estimators: tuple[str, ...]) -> Reader:
+    """The distances of mean gradients from the exact gradient, as fractions of its length, the smallest first.
+
+    An estimator that was measured with several options is listed once, at its smallest distance. A ± is the distance
+    that the noise of the draws gives an unbiased estimator; the standard error of a longer distance is smaller.
+    """
 
     def read(path: Path) -> dict[str, Any]:
-        laboratory, rows = _laboratory(path, estimator)
-        row = rows[-1]
-        off, chance = row[f"{group}_relative_bias"], row[f"{group}_relative_stderr"]
-        obtained = f"{off:.2f} (about {chance:.2f} by chance)"
-        return {"obtained": obtained, **_laboratory_columns(laboratory, [row])}
+        nearest = []
+        for estimator in estimators:
+            laboratory, rows = _laboratory(path, estimator)
+            nearest.append((estimator, min(rows, key=lambda row: results.least_first(row[f"{group}_relative_bias"]))))
+        nearest.sort(key=lambda pair: results.least_first(pair[1][f"{group}_relative_bias"]))
+        listed = ", ".join(
+            f"{name} {row[f'{group}_relative_bias']:.2f} ± {row[f'{group}_relative_stderr']:.2f}"
+            for name, row in nearest
+        )
+        columns = _laboratory_columns(laboratory, [row for _, row in nearest])
+        return {"obtained": f"{listed} ({_in_words(1)})", **columns}
 
     return read
 

@@ -215,11 +215,22 @@ def test_a_slope_has_the_standard_error_that_follows_from_the_intervals(tmp_path
         assert row["K"] == "1 to 16"
 
 
-def test_a_distance_says_how_much_of_it_is_chance(tmp_path):
-    row = {"problem": "mnist", "estimator": "reinmax", "num_samples": 32}
-    row |= {"encoder_relative_bias": 0.8933, "encoder_relative_stderr": 0.0383}
-    write_laboratory(tmp_path, "encoder", [row])
-    assert readers.distance("encoder", "reinmax")(tmp_path)["obtained"] == "0.89 (about 0.04 by chance)"
+def test_distances_rank_each_estimator_at_its_nearest_temperature(tmp_path):
+    measured = {
+        "reinmax:temperature=1.3": (0.8933, 0.0383),
+        "st_gumbel_softmax:temperature=0.5": (1.021, 0.04),
+        "st_gumbel_softmax:temperature=1.3": (1.7, 0.03),
+        "leave_one_out": (0.03, 0.04),
+    }
+    rows = [
+        {"problem": "mnist", "estimator": name, "num_samples": 32}
+        | {"encoder_relative_bias": bias, "encoder_relative_stderr": chance}
+        for name, (bias, chance) in measured.items()
+    ]
+    write_laboratory(tmp_path, "encoder", rows)
+    row = readers.distances("encoder", ("st_gumbel_softmax", "reinmax"))(tmp_path)
+    assert row["obtained"] == "reinmax 0.89 ± 0.04, st_gumbel_softmax 1.02 ± 0.04 (1 seed)"
+    assert row["K"] == "32"
 
 
 # Toy problems
