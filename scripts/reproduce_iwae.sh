@@ -65,7 +65,7 @@ slip() {
 slip elbo 1 one_layer reparam_without_scale
 slip elbo 5 one_layer reparam_without_scale
 slip iwae 5 one_layer reparam_with_1_sample
-slip elbo 1 two_layers reparam_without_scale
-slip elbo 5 two_layers reparam_without_scale
-slip iwae 5 two_layers reparam_without_scale
+slip elbo 1 two_layers stl_with_frozen_samples
+slip elbo 5 two_layers stl_with_frozen_samples
+slip iwae 5 two_layers dreg_with_frozen_samples
 exit "$failed"
