@@ -90,10 +90,10 @@ def _annealed(name: str, steps: int, step: Callable) -> objectives.Objective:
     def objective(apply: Callable, params: PyTree, x: Array | np.ndarray, expect: Expect) -> Estimate:
         q = apply(params, x, method="encode")
         _refuse_other_than_vectors(name, q)
+        log_joint = objectives.log_joint(apply, params, x)
 
         def score(time: Array, z: Vectors) -> Vectors:
             """The gradient in z of (1 - time) log q(z|x) + time log p(x, z)."""
-            log_joint = lambda z: apply(params, x, z, method="log_joint")
             return jax.grad(lambda z: jnp.sum((1 - time) * q.log_prob(z) + time * log_joint(z)))(z)
 
         def weigh(samples: tuple[Vectors, Array]) -> Float[Array, "K B"]:
@@ -109,7 +109,7 @@ def _annealed(name: str, steps: int, step: Callable) -> objectives.Objective:
 
             start = (z, jnp.zeros_like(z), jnp.zeros_like(z[..., 0]))
             z, _, log_back = jax.lax.scan(body, start, (times, noise))[0]
-            return apply(params, x, z, method="log_joint") + log_back
+            return log_joint(z) + log_back
 
         width = jax.eval_shape(lambda key: q.sample(key, 1), jax.random.key(0)).shape[-1]
         return expect(Product((q, _standard_normal((*q.batch_shape, steps * width)))), weigh, mean, log_q_weight=1.0)

@@ -151,11 +151,16 @@ def from_log_weights(reduce: Reduction, kl_weight: float | Array = 1.0) -> Objec
 
     def objective(apply: Callable, params: PyTree, x: Array | np.ndarray, expect: Expect) -> Estimate:
         q = apply(params, x, method="encode")
-        log_likelihood = lambda z: apply(params, x, z, method="log_likelihood")
-        f = LogJoint(log_likelihood, apply(params, method="prior_distribution"), kl_weight)
+        f = log_joint(apply, params, x, prior_weight=kl_weight)
         return with_own_loss(q, expect(q, f, reduce, log_q_weight=kl_weight))
 
     return objective
+
+
+def log_joint(apply: Callable, params: PyTree, x: Array | np.ndarray, prior_weight: float | Array = 1.0) -> LogJoint:
+    """log p(x|z) + prior_weight log p(z) of a model, as a function of z."""
+    log_likelihood = lambda z: apply(params, x, z, method="log_likelihood")
+    return LogJoint(log_likelihood, apply(params, method="prior_distribution"), prior_weight)
 
 
 # A factory for each objective. The argument `epoch` changes at every step, so the training loop passes it.

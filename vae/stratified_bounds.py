@@ -31,7 +31,8 @@ def _stratified(combine: Callable[[Array, Array], Array], reduce: Reduction) -> 
         q = apply(params, x, method="encode")
         if not hasattr(q, "strata"):
             return objectives.from_log_weights(reduce)(apply, params, x, expect)
-        log_weight = lambda z: apply(params, x, z, method="log_joint") - q.log_prob(z)
+        log_joint = objectives.log_joint(apply, params, x)
+        log_weight = lambda z: log_joint(z) - q.log_prob(z)
         weight = jnp.moveaxis(jax.nn.softmax(q.logits, axis=-1), -1, 0)[:, None]
         return expect(q.strata, lambda z: combine(weight, q.over_strata(log_weight, z)), reduce)
 

@@ -12,7 +12,7 @@ from jax.lax import stop_gradient
 import vae
 from tests.helpers.families import float64
 from vae import distributions as dist
-from vae import estimators
+from vae import estimators, objectives
 from vae.testing.problems import problem
 
 Q = problem("MixtureOfNormals").phi  # two components in two dimensions, for two data
@@ -88,13 +88,21 @@ PARAMS = {"means": [0.9, -0.6], "log_vars": [-0.5, -1.2], "logits": [0.3, -0.4]}
 X = np.float32([0.7])
 
 
-def _apply(params, x, z=None, method=None):
+def _apply(params, x=None, z=None, method=None):
     if method == "encode":
         return dist.MixtureOfNormals(
             params["means"][None, :, None], params["log_vars"][None, :, None], params["logits"][None]
         )
-    log_normal = lambda x, mean, var: -0.5 * (jnp.square(x - mean) / var + np.log(2 * np.pi * var))
-    return log_normal(z[..., 0], 0.0, 1.0) + log_normal(x, jnp.sin(2 * z[..., 0]), 0.5)
+    if method == "prior_distribution":
+        return dist.Normal(jnp.zeros(1), jnp.zeros(1))
+    return -jnp.square(x - jnp.sin(2 * z[..., 0])) - 0.5 * np.log(np.pi)  # log_likelihood
+
+
+def _apply_to_normal(params, x=None, z=None, method=None):
+    """The same model with a Normal posterior."""
+    if method == "encode":
+        return dist.Normal(params["means"][None], params["log_vars"][None])
+    return _apply(params, x, z, method)
 
 
 def _bound(combine, density="mixture", weights="mixture"):
@@ -153,24 +161,19 @@ def test_several_samples_of_each_component_are_averaged_inside_the_logarithm():
     params = {key: np.float32(value) for key, value in PARAMS.items()}
     key = jax.random.key(0)
     expect = estimators.bind(estimators.make("reparam", num_samples=3), {}, {}, key)
-    prior = dist.Normal(jnp.zeros(1), jnp.zeros(1))
-    normal = lambda params, x=None, z=None, method=None: {
-        "encode": lambda: dist.Normal(params["means"][None], params["log_vars"][None]),
-        "prior_distribution": lambda: prior,
-        "log_likelihood": lambda: _apply({}, x, z) - prior.log_prob(z),
-    }[method]()
+    log_joint = objectives.log_joint(_apply, params, X)
 
     @jax.jit
     def program(params):
         q = _apply(params, X, method="encode")
         parts = jnp.moveaxis(q.strata.rsample(key, 3), -1, 0)[..., None]  # [C, K, B, D]
-        log_weights = jnp.stack([_apply(params, X, z) - q.log_prob(z) for z in parts])[..., 0]
+        log_weights = jnp.stack([log_joint(z) - q.log_prob(z) for z in parts])[..., 0]
         bounds = [
             bound(apply, params, X, expect).value
             for bound, apply in (
                 (vae.siwae, _apply),
-                (vae.siwae, normal),
-                (vae.iwae, normal),
+                (vae.siwae, _apply_to_normal),
+                (vae.iwae, _apply_to_normal),
             )
         ]
         return log_weights, *bounds
