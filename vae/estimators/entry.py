@@ -103,9 +103,10 @@ class Entry:
         if differentiates and black_box:
             return "differentiates f in z, and f is a black box on the host, which has no gradient"
         if self.needs_log_q and not isinstance(log_q_weight, jax.core.Tracer):
-            if log_q_weight == 0:
+            weight = float(log_q_weight)  # under jit, == would trace an array that is not a tracer
+            if weight == 0:
                 return "needs log q(z) in the integrand (log_q_weight=1)"
-            if not reduce.additive and not (reduce.importance_weighted and log_q_weight == 1):
+            if not reduce.additive and not (reduce.importance_weighted and weight == 1):
                 return "needs importance weights (log_q_weight=1 and reduce=log_mean_exp, the objective iwae)"
         if self.needs_prior and f is not None:
             if not isinstance(f, LogJoint):

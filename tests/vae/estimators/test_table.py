@@ -65,6 +65,18 @@ def test_an_estimator_that_needs_log_q_refuses_a_plain_cost():
         BY_NAME["wake_sleep"].make().estimate({}, {}, jax.random.key(0), q, f, vr_iwae(0.5), log_q_weight=1.0)
 
 
+def test_a_weight_of_log_q_may_be_an_array_in_a_compiled_function():
+    stl, weight = BY_NAME["stl"].make(), jnp.float32(0.5)
+
+    @jax.jit
+    def value(mean_of_q, log_q_weight=weight):
+        q = Normal(mean_of_q, jnp.zeros((1, 2)))
+        f = lambda z: jnp.sum(z, axis=-1)
+        return stl.estimate({}, {}, jax.random.key(0), q, f, mean, log_q_weight).value
+
+    np.testing.assert_allclose(value(jnp.zeros((1, 2))), value(jnp.zeros((1, 2)), log_q_weight=weight), rtol=1e-6)
+
+
 def test_a_factory_is_importable_and_guarded_under_its_own_name():
     for name, entry in BY_NAME.items():
         assert getattr(estimators, name) is entry.make
