@@ -307,11 +307,11 @@ def _guarded(entry: Entry) -> Callable[..., Estimator]:
                 return estimator.init(key, q, context)
 
         def estimate(params, state, key, q, f, reduce=mean, log_q_weight=0.0, context=None) -> Estimate:
+            if jnp.ndim(log_q_weight) != 0:
+                raise ValueError(f"log_q_weight must be one number, got shape {list(jnp.shape(log_q_weight))}")
             # With a plain f, an estimator that needs the prior is a different one, which is right too.
             unknown = entry.needs_prior and not isinstance(f, LogJoint)
             _raise(entry.refusal(q, reduce, log_q_weight, f=None if unknown else f))
-            if jnp.ndim(log_q_weight) != 0:
-                raise ValueError(f"log_q_weight must be one number, got shape {list(jnp.shape(log_q_weight))}")
             with _broadcasting:
                 return estimator.estimate(params, state, key, q, f, reduce, log_q_weight, context)
 
