@@ -3,13 +3,11 @@
 # three estimators at two temperatures. Then compares the gradients of many estimators with the exact gradient, which is
 # known because z has only 4096 states.
 #
-#   bash scripts/reproduce_reinmax.sh DIR            3 seeds, 160 epochs; about 23 hours on two CPU cores
-#   bash scripts/reproduce_reinmax.sh DIR --quick    one seed, 20 epochs: TRUNCATED; two hours on one CPU core
+#   bash scripts/reproduce_reinmax.sh DIR            3 seeds, 160 epochs; about four hours on one CPU core, estimated
+#                                                    from the short run
+#   bash scripts/reproduce_reinmax.sh DIR --quick    one seed, 20 epochs: TRUNCATED; 20 minutes on one CPU core
 #   bash scripts/reproduce_reinmax.sh DIR control    the negative control alone; 160 epochs, with --quick 20 epochs and
-#                                                    4 minutes of CPU time
-#
-# The first two times contain 3 hours (with --quick 1 hour) for the gradients at equal FLOP, estimated from their FLOP and not
-# measured.
+#                                                    2 minutes of CPU time
 #
 # DIR holds TFDS's mnist (bash scripts/prepare_data.sh mnist DIR). The argument cuda13 installs jax for an NVIDIA GPU.
 #
