@@ -74,7 +74,7 @@ def _gradients(model, params, number, probability, names, mistakes=()):
       names: the estimators.
       mistakes: names in `MISTAKES`.
     """
-    x = jnp.tile(jnp.array([1.0, 0.0]).reshape(1, 2, 1, 1), (number, 1, 1, 1))
+    x = np.tile(np.float32([1.0, 0.0]).reshape(1, 2, 1, 1), (number, 1, 1, 1))
 
     def expected(params, name, reduce, change):
         q = change(model.apply(params, x, method="encode"))
@@ -100,7 +100,7 @@ def _gradients(model, params, number, probability, names, mistakes=()):
             gradients[mistake] = gradient(name, REDUCTIONS[name], change)
         return gradients
 
-    return compute()
+    return jax.device_get(compute())
 
 
 def _error(gradients, name):
@@ -178,21 +178,27 @@ def test_a_product_is_proportional_to_both_densities_and_has_the_mass_one(family
     q, p = PAIRS[family]
     step = 0.01 if family == "Normal" else 1.0
     z = {"Normal": np.arange(-8, 8, step)[:, None], "Bernoulli": np.eye(2)[:, :1], "Categorical": np.eye(3)[:, None]}
-    log_prob = lambda d: np.asarray(d.log_prob(jnp.asarray(z[family], jnp.float32)), np.float64)
-    density = np.exp(log_prob(q) + log_prob(p))
-    np.testing.assert_allclose(np.exp(log_prob(product(q, p))), density / density.sum() / step, atol=1e-5)
+    densities = jax.jit(lambda z: [jnp.exp(d.log_prob(z)) for d in (q, p, product(q, p))])
+    of_q, of_p, of_product = np.asarray(densities(np.float32(z[family])), np.float64)
+    density = of_q * of_p
+    np.testing.assert_allclose(of_product, density / density.sum() / step, atol=1e-5)
 
 
 def test_a_layer_of_a_ladder_is_the_product_with_the_prior_of_the_layer():
     model, params = _tiny_model("ladder", "normal")
     x = np.array([[1.0, 0.0], [1.0, 1.0]], np.float32).reshape(2, 2, 1, 1)
-    q, p = model.apply(params, x, method="encode"), model.apply(params, method="prior_distribution")
     above = np.array([[[-1.0], [0.5]]], np.float32)  # [K, B, 1]
-    generative, ours = p.layer(1, above), q.layer(1, above)
+
+    @jax.jit
+    def layers():
+        q, p = model.apply(params, x, method="encode"), model.apply(params, method="prior_distribution")
+        return p.layer(1, above), q.layer(1, above), q.weights[0][0].mean
+
+    generative, ours, mean_of_q = jax.device_get(layers())
     precision = np.exp(-ours.log_var) - np.exp(-generative.log_var)  # of the density that depends on x
     assert np.all(precision > 0)
     mean_given_x = (ours.mean * np.exp(-ours.log_var) - generative.mean * np.exp(-generative.log_var)) / precision
-    np.testing.assert_allclose(mean_given_x[0], q.weights[0][0].mean, rtol=1e-4)
+    np.testing.assert_allclose(mean_given_x[0], mean_of_q, rtol=1e-4)
 
 
 @pytest.mark.parametrize("inference", ["top_down", "ladder"])
