@@ -195,7 +195,7 @@ def first_batch(run: Settings, data: datasets.Dataset, split: str, batch_size: i
     if batch_size > len(images):
         raise ValueError(f"--batch_size={batch_size} is larger than the {len(images)} {split} images")
     x = jnp.asarray(datasets.pixels(images[:batch_size], data.levels))
-    return datasets.binarize(jax.random.key(0), x) if run.binarization == "dynamic" else x
+    return jax.jit(datasets.binarize)(jax.random.key(0), x) if run.binarization == "dynamic" else x
 
 
 def load_trained(run: Settings, data_dir: str | None, cache_dir: str | None = None) -> datasets.Dataset:

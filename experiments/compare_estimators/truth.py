@@ -2,6 +2,7 @@
 
 import functools
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -134,13 +135,18 @@ def _exact_gradient(task: Task, num_samples: int, order: int) -> PyTree:
     If f calls the host, float32 remains: a function on the host need not return what float64 would ask for.
     """
     problem = task.problem
-    estimator = BY_NAME[ORACLE].make(num_samples=num_samples, order=order)
-    gradient = diagnostics.make_gradient(task.bound, estimator)
+    gradient = _exact_program(task.bound, num_samples, order)
     with jax.enable_x64(not task.host_calls.names):
         double = lambda leaf: np.asarray(leaf, np.float64 if jnp.issubdtype(leaf.dtype, jnp.floating) else None)
         params, data, context = jax.tree.map(double, (problem.params, problem.data, problem.context))
-        exact = jax.jit(gradient)(jax.random.key(0), params, data, context=context)
+        exact = gradient(jax.random.key(0), params, data, context=context)
         return jax.tree.map(np.asarray, exact)
+
+
+@functools.cache  # so that the points of a sweep share one compiled program
+def _exact_program(bound: Callable, num_samples: int, order: int) -> Callable:
+    estimator = BY_NAME[ORACLE].make(num_samples=num_samples, order=order)
+    return jax.jit(diagnostics.make_gradient(bound, estimator))
 
 
 class _Method(NamedTuple):

@@ -53,7 +53,7 @@ def main(options: flags.FlagValues = flags.FLAGS) -> None:
     x = jnp.asarray(data.pixels(digits.test[:1], digits.levels))
     model = models.make_vae(x.shape[1:], latent_dim=1, hidden=(16,), activation="tanh")
     key_params, key_z = jax.random.split(jax.random.key(options.seed))
-    params = model.init(key_params, x, key_z)
+    params = jax.jit(model.init)(key_params, x, key_z)
 
     graphs = {name: measure(model, params, x, key_z, sampler) for name, sampler in SAMPLERS.items()}
 

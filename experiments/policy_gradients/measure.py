@@ -42,6 +42,12 @@ def _drawn_by(setting: Setting, entry: Entry) -> PyTree:
     return setting.older if entry.off_policy else setting.policy
 
 
+@jax.jit
+def _log_probs(params: PyTree) -> jax.Array:
+    """The log-probability of each sequence, `[64]`."""
+    return jnp.sum(token_log_probs(params), axis=-1)
+
+
 # --- The exact mean
 
 
@@ -57,7 +63,7 @@ def exact_mean(setting: Setting, entry: Entry, num_samples: int) -> PyTree | Non
     groups = itertools.combinations_with_replacement(range(states), num_samples)
     index = np.fromiter(itertools.chain.from_iterable(groups), np.int32).reshape(number, num_samples)
     with jax.enable_x64(True):
-        log_probs = np.asarray(jnp.sum(token_log_probs(_drawn_by(setting, entry)), axis=-1))
+        log_probs = np.asarray(_log_probs(_drawn_by(setting, entry)))
         weight = _orders(index) * np.exp(np.sum(log_probs[index], axis=-1))
         rows = min(number, SIDE_BY_SIDE)
         missing = -number % rows
@@ -110,7 +116,7 @@ class Measurement(NamedTuple):
 
 def draw(setting: Setting, entry: Entry, num_samples: int, truth: PyTree, draws: int, seed: int) -> Measurement:
     """The moments of many gradients, each of a new group of sequences, against the exact gradient."""
-    log_probs = jnp.sum(token_log_probs(_drawn_by(setting, entry)), axis=-1)
+    log_probs = _log_probs(_drawn_by(setting, entry))
 
     def gradient(key):
         index = jax.random.categorical(key, log_probs, shape=(num_samples,))

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from jax import Array
 from jaxtyping import Float
+from scipy import special
 
 from vae.diagnostics.moments import ROUNDING
 
@@ -154,9 +155,7 @@ def compare_all(
 @functools.cache
 def students_t(confidence: float, chunks: float) -> float:
     """Returns half the width of a mean's confidence interval, in standard errors estimated from `chunks` chunks."""
-    from scipy import stats
-
-    return float(stats.t.ppf(0.5 + confidence / 2, chunks - 1))
+    return float(special.stdtrit(chunks - 1, 0.5 + confidence / 2))
 
 
 def with_skewness(z: float, skewness: float) -> float:
@@ -176,6 +175,4 @@ def critical_z(size: float | Float[Array, ""], draws: float = np.inf, level: flo
 
     `draws` is the number of draws from which each standard error was estimated. Student's t allows for this number.
     """
-    from scipy import stats
-
-    return float(stats.t.isf(level / (2 * float(size)), draws - 1))
+    return -float(special.stdtrit(draws - 1, level / (2 * float(size))))

@@ -116,7 +116,7 @@ def _problem(name, params, data, bound: Callable, expected: Callable, point: dic
         params,
         bounds={"elbo": bound},
         data=data,
-        oracle=lambda objective, num_samples: exact_gradient(lambda params: expected(params, data), params),
+        oracle=lambda objective, num_samples: exact_gradient(expected, params, data),
         context=data,
         point=point or {},
         expected=expected,

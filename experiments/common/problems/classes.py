@@ -1,7 +1,5 @@
 """A problem with several variables of classes, which is small enough to sum over all states."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -33,7 +31,7 @@ def classes(dimensions: int = 4, categories: int = 4, spread: float = 1.0) -> Pr
         params,
         bounds={"elbo": _elbo},
         data=data,
-        oracle=lambda objective, num_samples: exact_gradient(functools.partial(_expected, data=data), params),
+        oracle=lambda objective, num_samples: exact_gradient(_expected, params, data),
         context=data["x"],
         point={"spread": spread},
         exact_by="sum over all states",

@@ -41,20 +41,26 @@ _EXPECTED_COSTS = {
 def _problem(name: str, k: float) -> Problem:
     params = {"phi": {"mean": jnp.ones(1), "scale": jnp.ones(1)}}
 
-    def expected(params):
-        return jnp.sum(_EXPECTED_COSTS[name](params["phi"]["mean"], params["phi"]["scale"], k))
-
     return Problem(
         name,
         params,
         bounds={"elbo": _bound(name)},
         data=jnp.asarray(k),
-        oracle=lambda objective, num_samples: exact_gradient(expected, params),
+        oracle=lambda objective, num_samples: exact_gradient(_expected(name), params, k),
         point={"cost_parameter": k},
     )
 
 
-@functools.cache  # one function for each cost, so that the points of a sweep share compiled programs
+# One function for each cost, so that the points of a sweep share compiled programs.
+@functools.cache
+def _expected(name: str) -> Callable:
+    def expected(params, k):
+        return jnp.sum(_EXPECTED_COSTS[name](params["phi"]["mean"], params["phi"]["scale"], k))
+
+    return expected
+
+
+@functools.cache
 def _bound(name: str) -> Callable:
     def bound(params, k, expect):
         q = distributions.Normal(params["phi"]["mean"], 2 * jnp.log(params["phi"]["scale"]))

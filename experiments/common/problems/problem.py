@@ -5,7 +5,6 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from vae.estimators import log_mean_exp, mean
@@ -93,8 +92,13 @@ def from_integrand(
     return Problem(name, params, {"elbo": bound(mean), "iwae": bound(log_mean_exp)})
 
 
-def exact_gradient(expected: Callable, params: PyTree) -> PyTree:
-    """The gradient of `expected(params)` in float64."""
+def exact_gradient(expected: Callable, params: PyTree, *data: PyTree) -> PyTree:
+    """The gradient of `expected(params, *data)` in the parameters, in float64."""
     with jax.enable_x64(True):
-        params = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), params)
-        return jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), jax.grad(expected)(params))
+        gradient = _gradient(expected)(jax.tree.map(np.float64, params), *data)
+        return jax.tree.map(np.asarray, gradient)
+
+
+@functools.cache  # so that the points of a sweep share one compiled program
+def _gradient(expected: Callable) -> Callable:
+    return jax.jit(jax.grad(expected))

@@ -35,7 +35,7 @@ def quantized(width: int = 2, sigma: float = 0.5, batch_size: int = 4096) -> Pro
         params,
         {"elbo": _bound},
         data={"noise": sigma * _evenly_normal(batch_size, width)},
-        oracle=lambda objective, num_samples: exact_gradient(lambda params: expected(params, sigma), params),
+        oracle=lambda objective, num_samples: exact_gradient(expected, params, sigma),
         exact_by="sum over all codes",
         point={"sigma": sigma},
     )

@@ -47,20 +47,31 @@ EXPECTED = {
 
 def sums_over_all(entries: dict[str, losses.Entry]) -> dict:
     """The mean gradient of each loss: a sum over the 64 sequences, or over the 4096 pairs for losses in groups."""
-    groups = {name: PAIRS if entry.in_groups else np.arange(64)[:, None] for name, entry in entries.items()}
+    kinds = {}
+    for name, entry in entries.items():
+        kinds.setdefault((entry.off_policy, entry.in_groups), []).append(name)
 
-    def expected(params):
+    @jax.jit
+    def sums(params):
         means = {}
-        for name, entry in entries.items():
-            drawn_by = SETTING.older if entry.off_policy else SETTING.policy
-            log_probs = jnp.sum(policy.token_log_probs(drawn_by), axis=-1)
-            weight = jnp.exp(jnp.sum(log_probs[groups[name]], axis=-1))
-            loss = lambda index, entry=entry: entry.loss(measure.look_up(SETTING, params, index, entry.off_policy))
-            means[name] = weight @ jax.vmap(loss)(groups[name])
+        for (off_policy, in_groups), names in kinds.items():
+            gradients = _sum_gradients([entries[name].loss for name in names], params, off_policy, in_groups)
+            means |= {name: jax.tree.map(lambda leaf, i=i: leaf[i], gradients) for i, name in enumerate(names)}
         return means
 
     with jax.enable_x64(True):
-        return jax.tree.map(np.asarray, jax.jit(jax.jacrev(expected))(jax.tree.map(jnp.asarray, SETTING.policy)))
+        return jax.tree.map(np.asarray, sums(SETTING.policy))
+
+
+def _sum_gradients(functions: list[losses.Loss], params, off_policy: bool, in_groups: bool):
+    """The mean gradients of losses of the same groups, whose arrays are differentiated in the parameters once."""
+    index = PAIRS if in_groups else np.arange(64)[:, None]
+    log_probs = jnp.sum(policy.token_log_probs(SETTING.older if off_policy else SETTING.policy), axis=-1)
+    weight = jnp.exp(jnp.sum(log_probs[index], axis=-1))
+    look_up = lambda params: jax.vmap(lambda i: measure.look_up(SETTING, params, i, off_policy))(index)
+    groups, pull_back = jax.vjp(look_up, params)
+    by_loss = [jax.grad(lambda groups, loss=loss: weight @ jax.vmap(loss)(groups))(groups) for loss in functions]
+    return jax.vmap(pull_back)(jax.tree.map(lambda *leaves: jnp.stack(leaves), *by_loss))[0]
 
 
 @pytest.fixture(scope="module")
