@@ -21,7 +21,12 @@ def state():
     tx = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(1e-3))
     shapes = jax.eval_shape(train.make_init(model, estimator, tx, jnp.zeros((3, 4, 4, 1))), jax.random.key(0))
     rng = np.random.default_rng(0)
-    return jax.tree.map(lambda leaf: jnp.asarray(rng.normal(size=leaf.shape) * 9, leaf.dtype), shapes)
+    return jax.tree.map(lambda leaf: jnp.asarray(np.asarray(rng.normal(size=leaf.shape) * 9, leaf.dtype)), shapes)
+
+
+def _at(state, step):
+    """Other contents for each step."""
+    return jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf) + np.asarray(step, leaf.dtype)), state)
 
 
 @pytest.fixture
@@ -30,12 +35,12 @@ def folder(state, tmp_path) -> Path:
     path = tmp_path / "a folder, ünd mehr: 100%25 {x}*?#&'"
     with checkpoint.writer(path, keep=2) as (save, _):
         for step in (1, 2, 3):
-            save(step, jax.tree.map(lambda leaf, step=step: leaf + jnp.asarray(step, leaf.dtype), state))
+            save(step, _at(state, step))
     return path
 
 
 def _assert_is(found, state, step):
-    expected = jax.tree.map(lambda leaf: leaf + jnp.asarray(step, leaf.dtype), state)
+    expected = _at(state, step)
     assert found[0] == step
     assert jax.tree.structure(found[1]) == jax.tree.structure(expected)
     for ours, theirs in zip(jax.tree.leaves(found[1]), jax.tree.leaves(expected), strict=True):

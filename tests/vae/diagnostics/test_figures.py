@@ -25,10 +25,10 @@ def without_skewness(z, g):
 
 def test_report_agrees_with_numpy_on_stored_draws():
     key, truth = jax.random.key(1), some_truth()
-    moments = diagnostics.gradient_moments(noisy_gradient, key, 300, 10, truth=truth)
-    report = jax.jit(diagnostics.report)(moments, truth)
+    moments = lambda key: diagnostics.gradient_moments(noisy_gradient, key, 300, 10, truth=truth)
+    report = jax.device_get(jax.jit(lambda key: diagnostics.report(moments(key), truth))(key))
     assert set(report) == {"encoder", "encoder.first", "encoder.last", "decoder"}
-    draws = stored(300, key)
+    draws = jax.jit(stored, static_argnums=0)(300, key)
     for name, pick in {
         "encoder": lambda tree: tree["encoder"],
         "encoder.first": lambda tree: tree["encoder"]["first"],
@@ -66,9 +66,13 @@ def test_report_agrees_with_numpy_on_stored_draws():
 
 def test_the_mean_over_chunks_is_the_figure():
     key, truth = jax.random.key(1), some_truth()
-    moments = diagnostics.gradient_moments(noisy_gradient, key, 4000, 10, 40, truth)
-    report = jax.jit(diagnostics.report)(moments, truth)
-    by_chunk = jax.jit(diagnostics.figures_by_chunk)(moments)
+
+    @jax.jit
+    def program(key):
+        moments = diagnostics.gradient_moments(noisy_gradient, key, 4000, 10, 40, truth)
+        return diagnostics.report(moments, truth), diagnostics.figures_by_chunk(moments)
+
+    report, by_chunk = jax.device_get(program(key))
     for part in report:
         for figure in diagnostics.FIGURES:
             assert by_chunk[part][figure].shape == (10,)
@@ -78,11 +82,11 @@ def test_the_mean_over_chunks_is_the_figure():
 def test_the_snr_of_a_chunk_is_what_is_missing_without_it():
     """The jackknife: C chunks times their snr, less C - 1 times the snr of the other chunks."""
     key = jax.random.key(1)
-    moments = diagnostics.gradient_moments(noisy_gradient, key, 400, 10, 40)
-    draws = flat(stored(400, key)["encoder"]).reshape(10, 40, -1)
+    moments = lambda key: diagnostics.gradient_moments(noisy_gradient, key, 400, 10, 40)
+    draws = flat(jax.jit(stored, static_argnums=0)(400, key)["encoder"]).reshape(10, 40, -1)
     snr = lambda chunks: np.mean(chunks.mean((0, 1)) / chunks.reshape(-1, draws.shape[-1]).std(0, ddof=1))
     pseudo = np.array([10 * snr(draws) - 9 * snr(np.delete(draws, c, axis=0)) for c in range(10)])
-    found = np.array(jax.jit(diagnostics.figures_by_chunk)(moments)["encoder"]["snr"])
+    found = np.array(jax.jit(lambda key: diagnostics.figures_by_chunk(moments(key)))(key)["encoder"]["snr"])
     np.testing.assert_allclose(found - found.mean(), pseudo - pseudo.mean(), rtol=2e-2, atol=2e-3)
 
 
@@ -90,8 +94,13 @@ def test_scale_is_unbiased_against_a_noisy_reference():
     """The reference is as noisy as the estimator. Without the correction of |t|^2, scale would be well below 1."""
     truth_of = lambda key: {"a": jnp.full(400, 0.1) + jax.random.normal(key, (400,))}
     moments = functools.partial(diagnostics.gradient_moments, truth_of, draws=400, chunks=20, block=20)
-    reference = jax.jit(diagnostics.reference)(moments(jax.random.key(0)))
-    report = jax.jit(diagnostics.report)(moments(jax.random.key(1), truth=reference), reference)["a"]
+
+    @jax.jit
+    def program(key, other):
+        reference = diagnostics.reference(moments(key))
+        return diagnostics.report(moments(other, truth=reference), reference)["a"]
+
+    report = jax.device_get(program(jax.random.key(0), jax.random.key(1)))
     assert float(report["norm"]) == pytest.approx(2.0, rel=0.15)
     assert abs(report["scale"] - 1) < 4 * report["scale_stderr"] < 0.6
     assert report["max_abs_z"] < diagnostics.critical_z(400)
@@ -127,9 +136,8 @@ def test_rare_events_are_not_reported_as_bias_but_wrong_constants_are():
         }
 
     truth = diagnostics.exactly({"a": {"rare": np.ones(400), "steady": np.ones(10), "constant": np.ones(1)}})
-    measure = lambda gradient: jax.jit(diagnostics.report)(
-        diagnostics.gradient_moments(gradient, jax.random.key(0), 1000, 10, 100, truth), truth
-    )["a"]
+    moments = lambda gradient: diagnostics.gradient_moments(gradient, jax.random.key(0), 1000, 10, 100, truth)
+    measure = lambda gradient: jax.jit(lambda: diagnostics.report(moments(gradient), truth)["a"])()
     assert measure(draw)["max_abs_z"] < diagnostics.critical_z(411)
     assert measure(functools.partial(draw, constant=1.01))["max_abs_z"] > diagnostics.critical_z(411)
     lost = lambda key: {"a": {name: leaf * (name != "steady") for name, leaf in draw(key)["a"].items()}}

@@ -18,15 +18,19 @@ from vae import distributions as dist
 @pytest.mark.parametrize("name", FAMILIES)
 def test_is_a_pytree(name):
     q, z = MEMBERS[name][0], ask(name)["z"][:4]
-    log_prob = jax.jit(lambda q, z: q.log_prob(z))
+    log_prob = lambda q, z: q.log_prob(z)
+    freeze = lambda q, z, frozen: jnp.sum((jax.lax.stop_gradient(q) if frozen else q).log_prob(z))
+
+    @jax.jit
+    def program(q, z):
+        mapped = jax.vmap(log_prob, in_axes=(0, 1), out_axes=1)(q, z)
+        loop = [log_prob(jax.tree.map(lambda leaf, b=b: leaf[b], q), z[:, b]) for b in range(BATCH)]
+        return mapped, loop, [jax.grad(freeze, argnums=(0, 1))(q, z, frozen) for frozen in (True, False)]
+
+    mapped, loop, ((frozen, in_z), (free, _)) = jax.device_get(program(q, z))
     # vmap over the batch is a loop over it.
-    mapped = jax.jit(jax.vmap(lambda q, z: q.log_prob(z), in_axes=(0, 1), out_axes=1))(q, z)
-    loop = [log_prob(jax.tree.map(lambda leaf, b=b: leaf[b], q), z[:, b]) for b in range(BATCH)]
     np.testing.assert_allclose(mapped, np.stack(loop, axis=1), rtol=1e-6, atol=1e-6)
     # stop_gradient freezes q and leaves z.
-    freeze = lambda q, z, frozen: jnp.sum((jax.lax.stop_gradient(q) if frozen else q).log_prob(z))
-    gradient = jax.jit(jax.grad(freeze, argnums=(0, 1)), static_argnums=2)
-    (frozen, in_z), (free, _) = gradient(q, z, True), gradient(q, z, False)
     assert type(frozen) is type(free) is type(q)
     assert all(np.all(leaf == 0) for leaf in jax.tree.leaves(frozen))
     assert all(np.any(leaf != 0) for leaf in jax.tree.leaves(free))

@@ -23,27 +23,39 @@ PRIORS = {"Quantized": dist.UniformCodes(CODEBOOK, 3), "Rounded": dist.UniformCo
 @pytest.mark.parametrize("name", MEMBERS)
 def test_a_point_mass_has_the_density_of_one_state(name):
     q, prior = MEMBERS[name], PRIORS[name]
-    z = q.sample(jax.random.key(0), 2)
-    np.testing.assert_array_equal(z, np.broadcast_to(q.code, (2, 4, 3, 2)))
-    np.testing.assert_array_equal(prior.codebook[np.asarray(q.index)], q.code)
-    np.testing.assert_array_equal(q.log_prob(z), 0)
-    np.testing.assert_allclose(q.log_prob(z.at[0, 1, 2].add(1.0))[0], [0, IMPOSSIBLE, 0, 0])
-    np.testing.assert_allclose(dist.kl(q, prior), np.full(4, 3 * math.log(len(prior.codebook))), rtol=1e-6)
-    np.testing.assert_array_equal(q.code_counts(), np.bincount(np.ravel(q.index), minlength=len(prior.codebook)))
+
+    @jax.jit
+    def ask(q):
+        z = q.sample(jax.random.key(0), 2)
+        densities = q.log_prob(z), q.log_prob(z.at[0, 1, 2].add(1.0))
+        return z, q.code, q.index, densities, dist.kl(q, prior), q.code_counts()
+
+    z, code, index, (log_q, log_q_of_another), divergence, counts = jax.device_get(ask(q))
+    np.testing.assert_array_equal(z, np.broadcast_to(code, (2, 4, 3, 2)))
+    np.testing.assert_array_equal(np.asarray(prior.codebook)[index], code)
+    np.testing.assert_array_equal(log_q, 0)
+    np.testing.assert_allclose(log_q_of_another[0], [0, IMPOSSIBLE, 0, 0])
+    np.testing.assert_allclose(divergence, np.full(4, 3 * math.log(len(prior.codebook))), rtol=1e-6)
+    np.testing.assert_array_equal(counts, np.bincount(np.ravel(index), minlength=len(prior.codebook)))
 
 
 def test_a_code_is_the_nearest_one_and_passes_its_gradient_to_the_codebook():
     distance = np.sum((float64(ENCODING)[..., None, :] - float64(CODEBOOK)) ** 2, axis=-1)
     index = np.argmin(distance, axis=-1)
-    np.testing.assert_array_equal(MEMBERS["Quantized"].index, index)
     weight = RNG.normal(size=ENCODING.shape)
     total = lambda q: jnp.sum(q.code * weight)
-    grads = jax.grad(total)(MEMBERS["Quantized"])
+
+    @jax.jit
+    def ask(q):
+        return q.index, jax.grad(total)(q), jax.grad(lambda q: total(stop_gradient(q)))(q)
+
+    found, grads, of_frozen = jax.device_get(ask(MEMBERS["Quantized"]))
+    np.testing.assert_array_equal(found, index)
     expected = np.zeros(CODEBOOK.shape)
     np.add.at(expected, index, weight)
     np.testing.assert_allclose(grads.codebook, expected, rtol=1e-5, atol=1e-6)
     assert not np.any(grads.encoding)
-    assert not np.any(jax.grad(lambda q: total(stop_gradient(q)))(MEMBERS["Quantized"]).codebook)
+    assert not np.any(of_frozen.codebook)
 
 
 def test_a_divergence_needs_as_many_positions():

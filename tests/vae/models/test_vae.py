@@ -4,11 +4,12 @@ import jax
 import numpy as np
 import pytest
 import scipy.stats as st
+from scipy.special import expit
 
 from tests.helpers.random_models import ARCHITECTURES, float64, images, parameters
 from vae import models
 
-SHAPES = [(8, 8, 1), (28, 28, 1), (28, 20, 1), (32, 32, 3), (5, 7, 1), (1, 10, 1)]
+SHAPES = [(28, 20, 1), (32, 32, 3), (5, 7, 1), (1, 10, 1)]
 K, B, D = 3, 2, 4
 
 
@@ -76,8 +77,12 @@ def test_the_data_mean_centres_both_ends():
     x, z = images(shape), np.zeros((1, B, D), np.float32)
     params = parameters(plain, x)
     shifted = x - np.float32(mean).reshape(shape)
-    np.testing.assert_allclose(
-        centred.apply(params, x, method="encode").mean, plain.apply(params, shifted, method="encode").mean, rtol=1e-5
-    )
-    difference = centred.apply(params, z, method="decode").logits - plain.apply(params, z, method="decode").logits
-    np.testing.assert_allclose(jax.nn.sigmoid(difference), np.broadcast_to(mean, (1, B, 6)), rtol=1e-5)
+
+    @jax.jit
+    def program(params):
+        means = centred.apply(params, x, method="encode").mean, plain.apply(params, shifted, method="encode").mean
+        return means, [model.apply(params, z, method="decode").logits for model in (centred, plain)]
+
+    means, (logits, plain_logits) = jax.device_get(program(params))
+    np.testing.assert_allclose(*means, rtol=1e-5)
+    np.testing.assert_allclose(expit(logits - plain_logits), np.broadcast_to(mean, (1, B, 6)), rtol=1e-5)
