@@ -13,7 +13,6 @@ from absl import flags
 from experiments.common import cli, files, phases, problems, tables
 from experiments.common.task import Task
 from vae import diagnostics
-from vae.estimators import BY_NAME
 
 Row = dict[str, Any]
 
@@ -105,10 +104,3 @@ def rows_of_problem(results: list[Row], problem: str, group: str, judge_by: str)
         }
         for i, row in enumerate(results)
     ]
-
-
-def order(rows: list[Row]) -> list[str]:
-    """The estimators of the rows, in the order of the table of estimators."""
-    places = {name: place for place, name in enumerate(BY_NAME)}
-    names = dict.fromkeys(row["estimator"] for row in rows)
-    return sorted(names, key=lambda name: places[name.partition(":")[0]])

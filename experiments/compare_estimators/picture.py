@@ -1,6 +1,7 @@
 """The picture of the matrix: a heat map of variance x cost, with a mark for each bias."""
 
 import math
+from typing import Any
 
 import numpy as np
 from matplotlib.colors import LogNorm
@@ -9,7 +10,7 @@ from matplotlib.lines import Line2D
 
 from experiments.common.charts import gradients
 from experiments.common.plots.style import GREY, LIGHT_GREY, VERMILLION, WIDTH, styled
-from experiments.compare_estimators.matrix import Row, order
+from vae.estimators import BY_NAME
 
 # The colours end here: an estimator that needs a thousand times the draws of the best one is as useless as a worse one.
 WORST = 1000.0
@@ -17,7 +18,7 @@ DARK = 12.0  # text is white on cells of a smaller ratio
 
 
 @styled
-def draw(rows: list[Row], judge_by: str) -> Figure:
+def draw(rows: list[dict[str, Any]], judge_by: str) -> Figure:
     """A row for each estimator, a column for each problem. A pair that does not fit is white."""
     names = order(rows)
     problems = list(dict.fromkeys(row["problem"] for row in rows))
@@ -52,6 +53,13 @@ def draw(rows: list[Row], judge_by: str) -> Figure:
     star = Line2D([], [], color=GREY, marker="$*$", markersize=5, linestyle="none", label="biased by its paper")
     figure.legend(handles=[mark, star], loc="outside lower center", ncols=2, edgecolor=LIGHT_GREY)
     return figure
+
+
+def order(rows: list[dict[str, Any]]) -> list[str]:
+    """The estimators of the rows, in the order of the table of estimators."""
+    places = {name: place for place, name in enumerate(BY_NAME)}
+    names = dict.fromkeys(row["estimator"] for row in rows)
+    return sorted(names, key=lambda name: places[name.partition(":")[0]])
 
 
 def _number(ratio: float) -> str:

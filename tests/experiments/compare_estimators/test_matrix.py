@@ -63,7 +63,7 @@ def test_the_matrix_has_the_figures_of_each_problem(measured):
 
 def test_the_estimators_stand_in_the_order_of_the_table():
     rows = [{"estimator": name} for name in ("disarm", "gumbel_rao:inner_samples=3", "reparam", "disarm")]
-    assert matrix.order(rows) == ["reparam", "gumbel_rao:inner_samples=3", "disarm"]
+    assert picture.order(rows) == ["reparam", "gumbel_rao:inner_samples=3", "disarm"]
 
 
 @pytest.mark.parametrize(
