@@ -12,8 +12,8 @@ from absl import flags
 from experiments.common import build, cli, setting_flags, settings
 from experiments.common.settings import Settings
 
-PARAMS = {"model": {"w": jnp.float32([1.0, -2.0])}, "estimator": {"v": jnp.float32([3.0])}}
-GRADS = jax.tree.map(lambda leaf: 0.1 * leaf, PARAMS)
+PARAMS = {"model": {"w": np.float32([1.0, -2.0])}, "estimator": {"v": np.float32([3.0])}}
+GRADS = jax.tree.map(lambda leaf: np.float32(0.1) * leaf, PARAMS)
 
 
 def parse(*argv: str) -> list[Settings]:
@@ -25,11 +25,16 @@ def parse(*argv: str) -> list[Settings]:
 
 def updated(tx: optax.GradientTransformation) -> dict:
     """The parameters after two steps with the same gradient."""
-    params, state = PARAMS, tx.init(PARAMS)
-    for _ in range(2):
-        updates, state = tx.update(GRADS, state, params)
-        params = optax.apply_updates(params, updates)
-    return params
+
+    @jax.jit
+    def two_steps(params):
+        state = tx.init(params)
+        for _ in range(2):
+            updates, state = tx.update(GRADS, state, params)
+            params = optax.apply_updates(params, updates)
+        return params
+
+    return two_steps(PARAMS)
 
 
 def of_command(*argv: str) -> dict:
@@ -44,6 +49,39 @@ def test_adamw_decays_the_model_and_not_what_the_estimator_learns():
     )
     np.testing.assert_allclose(params["estimator"]["v"], updated(optax.adam(0.1))["estimator"]["v"], rtol=1e-6)
     assert np.abs(params["model"]["w"] - of_command()["model"]["w"]).max() > 0.01
+
+
+def test_cv_learning_rate_is_the_rate_of_what_the_estimator_learns():
+    def bounds(estimator):
+        bits = ["--posterior=bernoulli", "--objective=elbo", "--num_samples=2", "--hidden=4", "--latent_dim=2"]
+        bits += ["--batch_size=256", "--epochs=2", f"--estimator={estimator}"]
+        runs = parse(*bits, "--optimizer=adam:cv_learning_rate=1e-3,adam:cv_learning_rate=10")
+        data = build.load_data(runs[0], None)
+        program = build.functions(runs[0], data)
+        bound = jax.jit(lambda values, images: program.epoch(program.init(values), values, images)[1]["bound"])
+        return [bound(build.arrays(run), data.train).item() for run in runs]
+
+    slow, fast = bounds("double_cv")
+    assert slow != fast
+    slow, fast = bounds("leave_one_out")
+    assert slow == fast
+
+
+def test_what_a_control_variate_learns_by_does_not_scale_the_model():
+    run = parse("--clip_norm=1")[0]
+    params = {"model": {"w": jnp.ones(3)}, "estimator": {"v": jnp.ones(2)}}
+    tx = build.optimizer(run, build.arrays(run), 10)
+
+    @jax.jit
+    def moments(size):
+        grads = {"model": {"w": jnp.full(3, 0.1)}, "estimator": {"v": jnp.full(2, size)}}
+        _, state = tx.update(grads, tx.init(params), params)
+        [adam] = [part for part in jax.tree.leaves(state, is_leaf=lambda x: hasattr(x, "mu")) if hasattr(part, "mu")]
+        return adam.mu
+
+    small, large = moments(1e-3), moments(1e3)
+    np.testing.assert_array_equal(large["model"]["w"], small["model"]["w"])
+    np.testing.assert_allclose(np.linalg.norm(large["estimator"]["v"]), 0.1, rtol=1e-5)  # (1 - 0.9) of a norm of 1
 
 
 def test_an_optimizer_of_the_user_has_the_options_and_the_schedule_of_the_command_line():
