@@ -76,13 +76,19 @@ def test_the_numbers_of_a_pixel_lie_side_by_side(architecture):
 
 
 def test_the_scales_of_a_gaussian():
+    x, z = data(LIKELIHOODS["global"]), np.float32([[[0.0, 0.0], [3.0, -3.0]]])
     decode = {}
     for scale in ("global", "fixed", "decoder"):
         model = small_vae(models.LIKELIHOODS.make("gaussian", scale=scale, log_scale=-1.5))
-        params = jax.jit(model.init)(jax.random.key(0), data(LIKELIHOODS["global"]), jax.random.key(0))
-        shape = params["params"]["decoder"].get("log_scale", np.zeros(())).shape
-        z = np.float32([[[0.0, 0.0], [3.0, -3.0]]])
-        decode[scale] = shape, float64(jax.jit(functools.partial(model.apply, method="decode"))(params, z).scale)
+
+        @jax.jit
+        def program(key, model=model):
+            params = model.init(key, x, key)
+            log_scale = params["params"]["decoder"].get("log_scale", np.zeros(()))
+            return log_scale, model.apply(params, z, method="decode").scale
+
+        log_scale, scales = program(jax.random.key(0))
+        decode[scale] = log_scale.shape, float64(scales)
     assert {scale: shape for scale, (shape, _) in decode.items()} == {"global": (1,), "fixed": (), "decoder": ()}
     for scale in ("global", "fixed"):
         np.testing.assert_allclose(decode[scale][1], np.exp(-1.5), rtol=1e-6)

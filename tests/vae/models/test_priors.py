@@ -1,5 +1,7 @@
 """Mixtures and VampPriors as p(z): their densities, where they start, and their gradients against quadrature."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -72,27 +74,34 @@ def test_a_mixture_starts_near_the_standard_prior_with_different_components():
     assert np.ptp(params["parameters"], axis=0).min() > 0.1
 
 
+@functools.cache
+def _small_model(prior):
+    """A model, its parameters, its bound and the gradient by quadrature, and the gradient if p(z) is constant."""
+    model = small_vae(prior)
+    params = parameters(model, X)
+
+    @jax.jit
+    def program(params):
+        exact = jax.value_and_grad(lambda params: exact_bound(model, params, X))(params)
+        return exact, jax.grad(lambda params: exact_bound(model, params, X, detached=True))(params)
+
+    return model, params, *jax.device_get(program(params))
+
+
 @pytest.mark.parametrize(
     ("prior", "estimator"), [("vamp", "reparam"), ("vamp", "stl"), ("vamp", "leave_one_out"), ("mixture", "reparam")]
 )
 def test_the_gradient_of_the_bound_reaches_the_encoder_on_both_ways(prior, estimator):
     """Through q(z|x), and through p(z), which the VampPrior makes of the encoder."""
-    model = small_vae(prior)
-    params = parameters(model, X)
+    model, params, exact, detached = _small_model(prior)
     gradient_estimator = estimators.make(estimator, num_samples=200)
 
     def bound(params, key):
         expect = bind(gradient_estimator, {}, {}, key)
         return jnp.mean(objectives.elbo(model.apply, params, X, expect).value)
 
-    @jax.jit
-    def program(params):
-        exact = jax.value_and_grad(lambda params: exact_bound(model, params, X))(params)
-        detached = jax.grad(lambda params: exact_bound(model, params, X, detached=True))(params)
-        draws = jax.vmap(jax.value_and_grad(bound), in_axes=(None, 0))(params, jax.random.split(jax.random.key(1), 200))
-        return exact, detached, draws
-
-    exact, detached, draws = jax.device_get(program(params))
+    draw = jax.jit(jax.vmap(jax.value_and_grad(bound), in_axes=(None, 0)))
+    draws = jax.device_get(draw(params, jax.random.split(jax.random.key(1), 200)))
     worst = lambda truth, draws: max(jax.tree.leaves(jax.tree.map(_largest_z, truth, draws)))
     assert worst(exact, draws) < 4.5
     parts = ["encoder", "prior"] if prior == "vamp" else ["prior"]

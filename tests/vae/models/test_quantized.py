@@ -23,9 +23,14 @@ def make(name, **options):
     return model, parameters(model, X)
 
 
+@functools.cache
+def compiled(model, method):
+    return jax.jit(functools.partial(model.apply, method=method))
+
+
 def run(model, params, method, *args):
     """The compiled method of the model, on these arguments."""
-    return jax.device_get(jax.jit(functools.partial(model.apply, method=method))(params, *args))
+    return jax.device_get(compiled(model, method)(params, *args))
 
 
 @jax.jit
@@ -111,10 +116,14 @@ def test_stochastic_codes_are_a_softmax_of_distances_and_the_decoder_reads_code_
 @pytest.mark.parametrize("name", ["vq", "fsq", "stochastic_vq"])
 def test_samples_of_the_uniform_prior_are_codes_and_decode(name):
     model, params = make(name)
-    prior = model.apply(params, method="prior_distribution")
-    draw = jax.jit(lambda key: (z := prior.sample(key, 2000), prior.log_prob(z)))
-    z, log_prob = jax.device_get(draw(jax.random.key(2)))
-    assert prior.batch_shape == ()
+
+    @jax.jit
+    def draw(params, key):
+        prior = model.apply(params, method="prior_distribution")
+        assert prior.batch_shape == ()
+        return (z := prior.sample(key, 2000)), prior.log_prob(z)
+
+    z, log_prob = jax.device_get(draw(params, jax.random.key(2)))
     count = models.POSTERIORS.make(name).codes
     np.testing.assert_allclose(log_prob, np.full(2000, -D * math.log(count)), rtol=1e-5)
     frequency = np.unique(z.reshape(2000 * D, -1), axis=0, return_counts=True)[1] / (2000 * D)
