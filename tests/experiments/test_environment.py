@@ -19,6 +19,7 @@ from experiments.common.program_folder import ProgramFolder
 from experiments.common.settings import Settings
 from experiments.train import __main__ as train_command
 from experiments.train import sweep
+from tests.helpers import entry_points
 from tests.helpers.entry_points import ROOT
 from vae.data import Dataset
 
@@ -42,33 +43,31 @@ def sweeps(tmp_path_factory):
     np.savez(folder / "data.npz", images=rng.integers(0, 256, (40, 3, 2, 2), dtype=np.uint8))
     flags_of_both = [f"--dataset=npz:{folder}/data.npz", "--seed=0,1", "--epochs=2", "--batch_size=8", "--hidden=4"]
     flags_of_both += ["--latent_dim=2", "--eval_samples=2", "--sweep_mode=map"]
-    done = {}
-    for name, more in (("plain", {}), ("hostile", HOSTILE)):
-        command = [sys.executable, "-m", "experiments.train", f"--workdir={folder}/{name}", *flags_of_both]
-        environment = os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"} | more
-        environment["XLA_FLAGS"] = environment["XLA_FLAGS"].replace("device_count=8", "device_count=1")
-        done[name] = subprocess.run(command, cwd=folder, env=environment, capture_output=True, check=False)
-    return folder, done
+    [plain] = entry_points.run("experiments.train", [[f"--workdir={folder}/plain", *flags_of_both]], folder / "log")
+    command = [sys.executable, "-m", "experiments.train", f"--workdir={folder}/hostile", *flags_of_both]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"} | HOSTILE
+    environment["XLA_FLAGS"] = environment["XLA_FLAGS"].replace("device_count=8", "device_count=1")
+    hostile = subprocess.run(command, cwd=folder, env=environment, capture_output=True, check=False)
+    return folder, plain, hostile
 
 
 def test_a_hostile_environment_changes_no_byte_of_a_result(sweeps):
-    folder, done = sweeps
-    assert [one.returncode for one in done.values()] == [0, 0], done
+    folder, plain, hostile = sweeps
+    assert (plain.code, hostile.returncode) == (0, 0), sweeps
     [program] = (folder / "plain/programs").iterdir()
     assert {path.name for path in program.glob("*.json*")} == {"runs.json", "metrics.jsonl", "timing.jsonl"}
     for path in [program / "metrics.jsonl", folder / "plain/results.csv", folder / "plain/results.md"]:
         assert (folder / "hostile" / path.relative_to(folder / "plain")).read_bytes() == path.read_bytes()
-    plain, hostile = (
-        ProgramFolder(folder / name / program.relative_to(folder / "plain")) for name in ("plain", "hostile")
-    )
-    assert hostile.runs() == plain.runs()
-    assert hostile.results() == plain.results()
-    assert all(plain.results())
+    expected = ProgramFolder(program)
+    same = ProgramFolder(folder / "hostile" / program.relative_to(folder / "plain"))
+    assert same.runs() == expected.runs()
+    assert same.results() == expected.results()
+    assert all(expected.results())
     assert "±" in (folder / "hostile/results.md").read_text(encoding="utf-8")
 
 
 def test_a_hostile_environment_changes_no_byte_of_a_picture(sweeps):
-    folder, _ = sweeps
+    folder, *_ = sweeps
     pictures = [folder / f"plain/figures/rate_distortion.{kind}" for kind in ("png", "pdf")]
     pictures += (folder / "plain").glob("programs/*/figures/*/prior_samples.png")
     assert len(pictures) == 3  # one of them of the better run
@@ -77,13 +76,13 @@ def test_a_hostile_environment_changes_no_byte_of_a_picture(sweeps):
 
 
 def test_a_hostile_environment_is_named_and_nothing_else_is_said(sweeps):
-    _, done = sweeps
-    lines = done["hostile"].stderr.decode("ascii").splitlines()
+    _, plain, hostile = sweeps
+    lines = hostile.stderr.decode("ascii").splitlines()
     ignored = [name for name in HOSTILE if name.startswith("JAX_")]
     assert sorted(line.split("=")[0] for line in lines) == sorted(ignored)
     assert all("has no effect: commands take" in line for line in lines)
-    assert b"? " in done["hostile"].stdout  # where others see ±
-    assert done["plain"].stderr == b""
+    assert b"? " in hostile.stdout  # where others see ±
+    assert plain.err == ""
 
 
 def test_text_files_are_opened_as_utf_8_everywhere():

@@ -5,6 +5,7 @@ import re
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from experiments.common import build, step_cost
@@ -35,8 +36,8 @@ def test_the_flop_of_a_step_are_those_of_the_gradient_of_the_batch():
     run = run_with("leave_one_out")
     data = build.load_data(run, None)
     model = build.model(run, data)
-    x = jnp.zeros((run.batch_size, *data.train.shape[1:]))
-    params = model.init(jax.random.key(0), x, jax.random.key(0))
+    x = np.zeros((run.batch_size, *data.train.shape[1:]), np.float32)
+    params = jax.jit(model.init)(jax.random.key(0), x, jax.random.key(0))
     estimator = estimators.make("leave_one_out", num_samples=2)
 
     def loss(params, key, x):

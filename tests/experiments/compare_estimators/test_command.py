@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from absl import flags
 
-from experiments.common import problems
+from experiments.common import plots, problems
 from experiments.common.store import Store
 from experiments.common.task import Task
 from experiments.compare_estimators import __main__ as compare_estimators
 from experiments.compare_estimators import measure_all
 from experiments.compare_estimators.choose_cases import choose_cases
-from tests.helpers.laboratory import read, run, run_in_shell
+from tests.helpers.laboratory import read, run
 from vae import diagnostics
 
 USERS = """
@@ -190,26 +190,26 @@ def test_a_list_of_one_problem_is_a_sweep_over_its_option(tmp_path):
     assert (tmp_path / "figures" / "variance_cost_parameter.png").exists()
 
 
-def test_a_users_problem_with_a_budget_from_the_shell(tmp_path):
+def test_a_users_problem_with_a_budget(tmp_path, monkeypatch, capsys):
     """A discrete problem, whose truth is a sum over all states."""
-    (tmp_path / "mine.py").write_text(USERS)
+    (tmp_path / "with_a_budget.py").write_text(USERS)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(plots, "save", lambda figure, path: None)
     arguments = ["--estimators=reinforce,leave_one_out", "--budget=evaluations:5", "--draws=2000", "--rounds=3"]
-    done = run_in_shell(
-        "experiments.compare_estimators", "--problem=mine:problem", *arguments, "--output=out", folder=tmp_path
-    )
-    assert done.returncode == 0, done.stderr
-    assert "the budget buys leave_one_out K=5" in done.stdout
+    run("--problem=with_a_budget:problem", *arguments, "--output=out")
+    said = capsys.readouterr()
+    assert "the budget buys leave_one_out K=5" in said.out
     rows = read(tmp_path / "out" / "results.csv")
     assert {row["num_samples"] for row in rows} == {"5"}
     assert {row["truth"] for row in rows} == {"exact (sum over all states)"}
     assert {row["phi_biased"] for row in rows} == {"False"}
-    assert "it/s" not in done.stderr  # no progress bar without a terminal
-    assert re.findall("choosing K . of .: \\S+", done.stdout) == [
+    assert "it/s" not in said.err  # no progress bar without a terminal
+    assert re.findall("choosing K . of .: \\S+", said.out) == [
         "choosing K 1 of 2: reinforce",
         "choosing K 2 of 2: leave_one_out",
     ]
-    assert re.search(r"measuring 2 of 2: leave_one_out K=5 \(after \d+ s\)\n", done.stdout)
-    assert re.search(r"^comparing \(after \d+ s\)\ndrawing \(after \d+ s\)\n", done.stdout, re.MULTILINE)
+    assert re.search(r"measuring 2 of 2: leave_one_out K=5 \(after \d+ s\)\n", said.out)
+    assert re.search(r"^comparing \(after \d+ s\)\ndrawing \(after \d+ s\)\n", said.out, re.MULTILINE)
 
 
 @pytest.mark.parametrize(
