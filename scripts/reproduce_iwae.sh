@@ -9,7 +9,7 @@
 #   bash scripts/reproduce_iwae.sh DIR short      K = 1, 5 and the first five stages (121 passes): TRUNCATED; about 4
 #                                                 hours of one CPU core
 #   bash scripts/reproduce_iwae.sh DIR --quick    K = 1, 5, three stages (13 passes), L_100: TRUNCATED; 25 minutes
-#   bash scripts/reproduce_iwae.sh DIR control    the negative controls alone; 16 minutes of CPU time
+#   bash scripts/reproduce_iwae.sh DIR control    the negative controls alone; an hour of CPU time
 #
 # DIR holds TFDS's mnist (bash scripts/prepare_data.sh mnist DIR). The argument cuda13 installs jax for an NVIDIA GPU.
 #
