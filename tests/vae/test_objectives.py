@@ -306,7 +306,7 @@ def test_posterior_terms_sum_to_the_log_importance_weight():
     def program(params):
         q = MODEL.apply(params, X, method="encode")
         z = q.sample(jax.random.key(5), 6)
-        log_weight = MODEL.apply(params, X, z, method="log_joint") - q.log_prob(z)
+        log_weight = objectives.log_joint(MODEL.apply, params, X)(z) - q.log_prob(z)
         return evaluate.posterior_terms(MODEL.apply, params, X, q, z), log_weight, z
 
     (likelihood, ratio), log_weight, z = program(PARAMS)
@@ -363,12 +363,12 @@ def test_the_integrand_is_log_p_of_x_and_z_and_shows_the_prior(weight):
         assert recorded.f.prior_weight == recorded.log_q_weight == weight
         z = recorded.q.sample(jax.random.key(0), 3)
         log_prior = MODEL.apply(params, method="prior_distribution").log_prob(z)
-        log_joint = MODEL.apply(params, X, z, method="log_joint")
-        return recorded.f(z), recorded.f.prior.log_prob(z), log_prior, log_joint
+        log_likelihood = MODEL.apply(params, X, z, method="log_likelihood")
+        return recorded.f(z), recorded.f.prior.log_prob(z), log_prior, log_likelihood
 
-    integrand, shown, log_prior, log_joint = program(PARAMS)
+    integrand, shown, log_prior, log_likelihood = program(PARAMS)
     np.testing.assert_array_equal(shown, log_prior)
-    np.testing.assert_allclose(integrand, log_joint + (weight - 1) * log_prior, rtol=1e-5)
+    np.testing.assert_allclose(integrand, log_likelihood + weight * log_prior, rtol=1e-5)
 
 
 def test_the_weight_of_a_warm_up_is_recorded_as_one():

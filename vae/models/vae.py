@@ -76,10 +76,6 @@ class VAE(nn.Module):
         """log p(x|z)."""
         return self.decoder(z).log_prob(x.reshape(x.shape[0], -1))
 
-    def log_joint(self, x: Images, z: Samples) -> Float[Array, "K B"]:
-        """log p(x, z)."""
-        return self.log_likelihood(x, z) + self._prior().log_prob(z)
-
     def kl_to_prior(self, q: Any, per_dimension: bool = False) -> Float[Array, "B"] | Float[Array, "B D"]:
         """KL(q(z|x) || p(z)) in closed form, `[B]`, or of each latent dimension, `[B, D]`.
 

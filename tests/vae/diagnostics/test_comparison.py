@@ -10,7 +10,7 @@ import pytest
 import vae
 from experiments.common import plots
 from tests.helpers.random_models import parameters
-from vae import diagnostics
+from vae import diagnostics, objectives
 from vae.estimators import scale_cotangent, stateless
 
 KEY = jax.random.key(5)
@@ -120,7 +120,7 @@ def test_an_estimator_is_measured_with_its_params_after_training():
     @jax.jit
     def after_50_calls(variables):
         q = model.apply(variables, X, method="encode")
-        f = lambda z: model.apply(variables, X, z, method="log_joint")
+        f = lambda z: objectives.log_joint(model.apply, variables, X)(z)
         learned, counted = estimator.init(KEY, q, X)
         call = lambda counted, key: estimator.estimate(learned, counted, key, q, f, log_q_weight=1.0, context=X).state
         counted, _ = jax.lax.scan(lambda *args: (call(*args), None), counted, jax.random.split(KEY, 50))

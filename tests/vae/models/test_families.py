@@ -150,7 +150,7 @@ def test_signed_bits_are_seen_as_minus_one_and_one(family):
         def program(params, z=None):
             q = model.apply(params, x, method="encode")
             z = q.sample(key, 2) if z is None else z
-            return z, model.apply(params, x, z, method="log_joint"), q.log_prob(z)
+            return z, objectives.log_joint(model.apply, params, x)(z), q.log_prob(z)
 
         return jax.jit(program)
 
@@ -176,7 +176,7 @@ def test_relaxed_bits_have_a_bound_on_log_p_and_harden():
 
     @jax.jit
     def log_p_and_weights(z):
-        log_joint = lambda z: relaxed.apply(params, x, z, method="log_joint")
+        log_joint = lambda z: objectives.log_joint(relaxed.apply, params, x)(z)
         log_p = jax.nn.logsumexp(log_joint(jnp.broadcast_to(z, (len(z), 3, 1))), axis=0) + np.log(160 / 40_000)
         z = q.sample(jax.random.key(0), 200_000)
         return log_p, log_joint(z) - q.log_prob(z)

@@ -38,7 +38,7 @@ def test_the_bound_of_many_samples_is_that_of_weights_by_the_inverse():
         keys = jax.vmap(lambda n: jax.vmap(lambda k: jax.random.fold_in(jax.random.fold_in(KEY, n), k))(jnp.arange(6)))
         noise = jax.vmap(jax.vmap(lambda key: jax.random.normal(key, (3,))))(keys(jnp.arange(len(X))))
         z = q.from_noise(jnp.swapaxes(noise, 0, 1))  # [K, B, D]
-        weights = model.apply(params, X, z, method="log_joint") - q.log_prob(z)
+        weights = objectives.log_joint(model.apply, params, X)(z) - q.log_prob(z)
         return bound, jax.nn.logsumexp(weights, axis=0) - jnp.log(6)
 
     np.testing.assert_allclose(*program(params), rtol=1e-4)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tests.helpers.random_models import ARCHITECTURES, float64, images, parameters
-from vae import models
+from vae import models, objectives
 
 K, B, D = 3, 2, 4
 
@@ -94,7 +94,7 @@ def test_layers_compute_in_bfloat16_and_all_else_in_float32(posterior, architect
         q = model.apply(params, x, method="encode")
         z = q.sample(key, K)
         density = () if posterior == "planar" else q.log_prob(z)  # which has no inverse
-        return q, z, density, model.apply(params, x, z, method="log_joint")
+        return q, z, density, objectives.log_joint(model.apply, params, x)(z)
 
     params = jax.eval_shape(lambda: model.init(key, x, key))
     with jax.numpy_dtype_promotion("strict"):

@@ -8,7 +8,7 @@ import pytest
 from experiments.common import build
 from experiments.common.settings import Settings
 from tests.helpers.random_models import ARCHITECTURES, images, parameters
-from vae import models
+from vae import models, objectives
 from vae.models import resnet
 
 MODEL = models.make_vae((9, 10, 3), latent_dim=2, hidden=(5,), architecture=ARCHITECTURES["resnet"], activation="tanh")
@@ -26,7 +26,7 @@ def test_an_image_is_halved_down_to_eight_pixels():
 def test_the_gradient_reaches_every_parameter_and_every_image_is_treated_alone():
     def bound(params, x):
         z = MODEL.apply(params, x, method="encode").mean[None]
-        return MODEL.apply(params, x, z, method="log_joint")[0]
+        return objectives.log_joint(MODEL.apply, params, x)(z)[0]
 
     compute = jax.jit(lambda params, x: (bound(params, x), jax.grad(lambda params: bound(params, x).sum())(params)))
     values, gradients = jax.device_get(compute(PARAMS, X))

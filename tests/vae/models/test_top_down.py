@@ -9,7 +9,7 @@ import pytest
 from jax.lax import stop_gradient
 
 from vae import distributions as dist
-from vae import estimators, evaluate, models
+from vae import estimators, evaluate, models, objectives
 from vae.estimators import log_mean_exp, mean
 from vae.hierarchy import Markov
 from vae.models.top_down import product
@@ -78,7 +78,7 @@ def _gradients(model, params, number, probability, names, mistakes=()):
 
     def expected(params, name, reduce, change):
         q = change(model.apply(params, x, method="encode"))
-        f = lambda z: model.apply(params, x, z, method="log_joint")
+        f = lambda z: objectives.log_joint(model.apply, params, x)(z)
         z = q.sample(KEY, K)
         log_q = q.log_prob(z)
         if name == "density":
@@ -209,7 +209,7 @@ def test_the_layers_of_a_sample_are_ordered_from_the_image_upwards(inference):
         x = jnp.zeros((3, 4, 4, 1))
         params = model.init(KEY, x, KEY)
         z = model.apply(params, x, method="encode").sample(KEY, 7)
-        return z, model.apply(params, x, z, method="log_joint")
+        return z, objectives.log_joint(model.apply, params, x)(z)
 
     z, log_joint = jax.eval_shape(shapes)
     assert [layer.shape for layer in z] == [(7, 3, 4), (7, 3, 3), (7, 3, 2)]

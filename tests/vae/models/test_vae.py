@@ -1,13 +1,14 @@
 """The model as a whole: its densities for every image shape, its noise, and the centring of the data."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.stats as st
 from scipy.special import expit
 
 from tests.helpers.random_models import ARCHITECTURES, float64, images, parameters
-from vae import models
+from vae import models, objectives
 
 SHAPES = [(28, 20, 1), (32, 32, 3), (5, 7, 1), (1, 10, 1)]
 K, B, D = 3, 2, 4
@@ -32,7 +33,8 @@ def test_every_image_shape(shape, architecture):
     @jax.jit
     def program(params):
         q = model.apply(params, x, method="encode")  # no rngs: no module calls make_rng
-        terms = (model.apply(params, x, z, method=name) for name in ("log_likelihood", "log_joint"))
+        joint = objectives.log_joint(model.apply, params, x)(jnp.asarray(z))
+        terms = model.apply(params, x, z, method="log_likelihood"), joint
         prior = model.apply(params, method="prior_distribution")
         return q, model.apply(params, z, method="decode").logits, *terms, prior.log_prob(z)
 
