@@ -9,8 +9,8 @@
 #                                                            seeds; half a day
 #   bash scripts/reproduce_discrete_vae.sh DIR ... --quick   either network, 5e3 steps of one seed at ten times the
 #                                                            learning rate: TRUNCATED; half an hour
-#   bash scripts/reproduce_discrete_vae.sh DIR ... control   either network, the negative control alone; for the
-#                                                            linear one 5 minutes of CPU time
+#   bash scripts/reproduce_discrete_vae.sh DIR ... control   either network, the negative control alone: 5 to 10
+#                                                            minutes of CPU time
 #
 # DIR holds TFDS's mnist (bash scripts/prepare_data.sh mnist DIR). The argument cuda13 installs jax for an NVIDIA GPU.
 #
