@@ -14,7 +14,7 @@
 #
 # DIR holds TFDS's mnist (bash scripts/prepare_data.sh mnist DIR). The argument cuda13 installs jax for an NVIDIA GPU.
 #
-# Differences from the papers: the papers train ten times as long. The set-up is that of DisARM and ARMS, except that
+# Differences from the papers: the papers train for 1e6 steps. The set-up is that of DisARM and ARMS, except that
 # the prior learns like everything else, by Adam at 1e-4, and the first weights are LeCun's. The papers of Double CV and
 # RODEO have a fixed uniform prior, batches of 100 and a rate of 1e-3. RELAX's paper has static binarization, batches of
 # 24, rates from a grid, and layers of 200 ReLUs as its surrogate; here the surrogate has 100 tanh units and starts at

@@ -5,7 +5,7 @@
 #
 #   bash scripts/reproduce_iwae.sh DIR            K = 1, 5, 50. This form is meant for a GPU, where its time was not
 #                                                 measured. On a CPU core K = 1 takes 1.5 hours with one layer and about
-#                                                 7 with two, K = 5 a day and K = 50 weeks.
+#                                                 4 with two, K = 5 a day and K = 50 weeks.
 #   bash scripts/reproduce_iwae.sh DIR short      K = 1, 5 and the first five stages (121 passes): TRUNCATED; about 4
 #                                                 hours of one CPU core
 #   bash scripts/reproduce_iwae.sh DIR --quick    K = 1, 5, three stages (13 passes), L_100: TRUNCATED; 25 minutes
@@ -27,8 +27,9 @@
 #
 # The negative controls are estimators with a slip (experiments/published/slips.py), after 121 passes and by L_1000.
 #
-# Writes results/iwae/, results/iwae_short/ or results/iwae_quick/: results.md, figures/, report.html; and for each control
-# a folder in results/iwae_control/ or results/iwae_quick_control/, such as elbo_k1_one_layer/: results.md, figures/.
+# Writes results/iwae/, results/iwae_short/ or results/iwae_quick/: results.md, figures/, report.html; and for each
+# control a folder in results/iwae_control/ or results/iwae_quick_control/, such as elbo_k1_one_layer/: results.md,
+# figures/.
 set -euo pipefail
 source "$(dirname "$0")/common.sh"
 read_arguments "DIR [short] [control] [--quick]" short "$@"

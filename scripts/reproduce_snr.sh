@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Measures the signal-to-noise ratio of the gradient against K, near the optimum of a linear-Gaussian model with 20
 # dimensions: "Tighter variational bounds are not necessarily better" (Rainforth et al. 2018, arXiv:1802.04537), and the
-# repair by DReG (Tucker et al. 2018, arXiv:1810.04152). The same for score functions: VIMCO, and the repair by
-# VIMCO-star (Daudel et al. 2026, arXiv:2602.01412).
+# repair by DReG (Tucker et al. 2018, arXiv:1810.04152). Also measures two score-function estimators: VIMCO, and
+# VIMCO-star, which repairs VIMCO (Daudel et al. 2026, arXiv:2602.01412).
 #
 #   bash scripts/reproduce_snr.sh            K = 4 to 256, 50000 gradients each; 18 minutes of CPU time
 #   bash scripts/reproduce_snr.sh --quick    K = 4 to 64, 1000 gradients each: TRUNCATED; half a minute of CPU time

@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # Measures the variance of the score-function, the pathwise and the measure-valued gradient of E f(z), z ~ N(1, 1),
 # against the parameter k of the cost f, as in figures 2 to 4 of "Monte Carlo gradient estimation in machine learning"
-# (Mohamed et al. 2020, arXiv:1906.10652). Measures the same for Bayesian logistic regression on the paper's data and
-# prior, at one point near the start and on all patients at once.
+# (Mohamed et al. 2020, arXiv:1906.10652). Measures the same for Bayesian logistic regression on the paper's data, which
+# are of breast cancer, and with its prior: at parameters near the start of training, with the whole data set in each
+# gradient.
 #
 #   bash scripts/reproduce_stochastic_costs.sh            10000 gradients each; about 5 minutes on two CPU cores
 #   bash scripts/reproduce_stochastic_costs.sh --quick    1000 gradients each: TRUNCATED; 2 minutes
@@ -15,8 +16,8 @@
 #   3 m^4 + 74 m^2 + 89 (score function), in closed form. The measure-valued variance is below or near the pathwise
 #   variance.
 # - cos(k z) and exp(-k z^2): the variance of the score function is far above the pathwise variance for small k, and
-#   below it from k = 1 or 2 on. The former is bounded because the cost is bounded; the latter grows with the slope of
-#   the cost, and so with k.
+#   below it from k = 1 or 2 on. The variance of the score function is bounded because the cost is bounded. The
+#   pathwise variance grows with the slope of the cost, and so with k.
 # - Logistic regression: the variance of the score function is orders of magnitude above both others.
 #
 # The negative controls are estimators with a slip (experiments/published/slips.py). A sum over samples in place of their

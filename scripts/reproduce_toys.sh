@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Trains the toy problems of the papers on discrete latents with every estimator:
+# Trains the toy problems of the papers on discrete latents with many estimators:
 # - one coin and E (b - t)^2 (REBAR, Tucker et al. 2017, arXiv:1703.07370; RELAX, Grathwohl et al. 2017,
 #   arXiv:1711.00123)
 # - 128 coins and the powers 1.5, 2, 3 (ReinMax, Liu et al. 2023, arXiv:2304.08612)
@@ -20,9 +20,9 @@
 # Expected:
 # - One coin: estimators that use both values of f (local_expectation, arm, disarm) are at the optimum at once, for
 #   t = 0.45 at a loss of 0.2025. In the papers REBAR and RELAX reach the optimum before REINFORCE. Here RELAX is ahead
-#   of REINFORCE at every t, but REBAR only at 0.45 and 0.49. REBAR's control is the relaxed f alone, and for a fair
-#   coin and t = 0.499 no scale and no temperature of this control give less variance than REINFORCE, because f at the
-#   mean is nearly 0. The relaxations stay above the optimum.
+#   of REINFORCE at every t, but REBAR only at 0.45 and 0.49. REBAR's control variate is the relaxed f alone, and
+#   for a fair coin and t = 0.499 no choice of its scale and temperature makes REBAR's variance smaller than REINFORCE's,
+#   because f at the mean is nearly 0. The relaxations stay above the optimum.
 # - 128 coins: ReinMax is exact in the mean for power 2.
 #
 # The negative controls are estimators with a slip (experiments/published/slips.py), beside those that they are ranked

@@ -163,7 +163,7 @@ def _discrete_vae() -> list[Claim]:
                 result=f"ELBO of the validation split, {network} Bernoulli VAE, MNIST, K = 4",
                 published=(
                     f"arms before disarm before leave_one_out, arXiv:2105.14141, arXiv:2006.10680; {more}rodeo before"
-                    " double_cv, arXiv:2202.09497"
+                    " double_cv, arXiv:2202.09497; reinmax before st_gumbel_softmax, arXiv:2304.08612"
                 ),
                 script=f"reproduce_discrete_vae.sh{argument}",
                 folder=f"discrete_vae_{network}",
