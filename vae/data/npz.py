@@ -61,9 +61,10 @@ def _read(dataset: str, path: Path) -> dict[str, np.ndarray]:
             f"{dataset}: the file cannot be read as .npz ({reason(error)}); write it with "
             "np.savez(PATH, train=..., test=...) from arrays of uint8, bool, float or counts"
         ) from error
+    held = ", ".join(map(repr, names[:8])) or "nothing"  # a name in a damaged file may have any characters
     raise ValueError(
-        f"{dataset}: the file holds {', '.join(names[:8]) or 'nothing'}; it must hold train and test (and perhaps "
-        "validation), or x_train and x_test, or images"
+        f"{dataset}: the file holds {held}; it must hold train and test (and perhaps validation), or x_train and x_test, "
+        "or images"
     )
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -94,8 +94,8 @@ BAD = {
     ),
     "grey, channels first": (dict(images=np.zeros((9, 1, 9, 7), np.uint8)), "with images.transpose(0, 2, 3, 1)"),
     "beyond float32": (dict(train=np.full((4, 2, 2), 1e39), test=np.zeros((4, 2, 2))), "values from inf to inf"),
-    "no test": (dict(train=GOOD), "the file holds train; it must hold train and test"),
-    "no known key": (dict(data=GOOD, target=GOOD), "the file holds data, target"),
+    "no test": (dict(train=GOOD), "the file holds 'train'; it must hold train and test"),
+    "no known key": (dict(data=GOOD, target=GOOD), "the file holds 'data', 'target'"),
     "nothing": ({}, "the file holds nothing"),
 }
 
@@ -157,6 +157,7 @@ def test_any_bytes_load_or_are_refused(tmp_path_factory, content):
 
 
 @settings(max_examples=100, deadline=None)
+@example(where=33683, value=10)  # an array's name begins with a new line
 @given(where=st.integers(0, 10**6), value=st.integers(0, 255))
 def test_any_changed_byte_loads_or_is_refused(tmp_path_factory, where, value):
     stream = io.BytesIO()
