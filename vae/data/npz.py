@@ -63,8 +63,8 @@ def _read(dataset: str, path: Path) -> dict[str, np.ndarray]:
         ) from error
     held = ", ".join(map(repr, names[:8])) or "nothing"  # a name in a damaged file may have any characters
     raise ValueError(
-        f"{dataset}: the file holds {held}; it must hold train and test (and perhaps validation), or x_train and x_test, "
-        "or images"
+        f"{dataset}: the file holds {held}; it must hold train and test (and perhaps validation), or x_train and "
+        "x_test, or images"
     )
 
 

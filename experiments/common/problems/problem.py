@@ -95,7 +95,7 @@ def from_integrand(
 def exact_gradient(expected: Callable, params: PyTree, *data: PyTree) -> PyTree:
     """The gradient of `expected(params, *data)` in the parameters, in float64."""
     with jax.enable_x64(True):
-        gradient = _gradient(expected)(jax.tree.map(np.float64, params), *data)
+        gradient = _gradient(expected)(jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params), *data)
         return jax.tree.map(np.asarray, gradient)
 
 

@@ -14,7 +14,7 @@ from experiments.common.task import Task
 from experiments.compare_estimators import __main__ as compare_estimators
 from experiments.compare_estimators import measure_all
 from experiments.compare_estimators.choose_cases import choose_cases
-from tests.helpers.laboratory import read, run
+from tests.helpers.laboratory import read, run, run_in_shell
 from vae import diagnostics
 
 USERS = """
@@ -210,6 +210,17 @@ def test_a_users_problem_with_a_budget(tmp_path, monkeypatch, capsys):
     ]
     assert re.search(r"measuring 2 of 2: leave_one_out K=5 \(after \d+ s\)\n", said.out)
     assert re.search(r"^comparing \(after \d+ s\)\ndrawing \(after \d+ s\)\n", said.out, re.MULTILINE)
+
+
+@pytest.mark.slow
+def test_a_users_problem_from_the_shell(tmp_path):
+    (tmp_path / "from_the_shell.py").write_text(USERS)
+    arguments = ["--estimators=reinforce", "--draws=100", "--rounds=3", "--output=out"]
+    done = run_in_shell(
+        "experiments.compare_estimators", "--problem=from_the_shell:problem", *arguments, folder=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    assert read(tmp_path / "out" / "results.csv")
 
 
 @pytest.mark.parametrize(

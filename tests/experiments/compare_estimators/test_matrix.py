@@ -2,8 +2,9 @@
 
 import pytest
 
+from experiments.common import plots
 from experiments.compare_estimators import __main__ as compare_estimators
-from experiments.compare_estimators import matrix, output, picture
+from experiments.compare_estimators import matrix, picture
 from tests.helpers.laboratory import read, run
 
 SMALL = ["--problem=all", "--estimators=reparam,leave_one_out,straight_through", "--draws=100", "--rounds=3"]
@@ -13,7 +14,7 @@ SMALL = ["--problem=all", "--estimators=reparam,leave_one_out,straight_through",
 def measured(tmp_path_factory):
     """Two problems, of which the second one was measured after the first command was killed."""
     folder = tmp_path_factory.mktemp("matrix")
-    compare = compare_estimators.compare
+    compare, save = compare_estimators.compare, plots.save
     begun = []
 
     def is_killed_on_the_second_problem(options, run):
@@ -25,7 +26,8 @@ def measured(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(matrix, "PROBLEMS", ("cosine", "coins"))
         patch.setattr(compare_estimators, "compare", is_killed_on_the_second_problem)
-        patch.setattr(output, "_draw", lambda *arguments: None)  # test_command.py has the pictures of a problem
+        # test_command.py looks at pictures of a problem; here they are only drawn.
+        patch.setattr(plots, "save", lambda figure, path: save(figure, path) if path.name == "matrix" else None)
         with pytest.raises(KeyboardInterrupt):
             run(*SMALL, f"--output={folder}")
         first = (folder / "cosine" / "config.json").stat().st_mtime_ns

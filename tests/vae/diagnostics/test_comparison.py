@@ -19,7 +19,7 @@ X = np.float32(np.random.default_rng(0).uniform(size=(6, 4, 4, 1)) < 0.4)
 
 @functools.cache
 def small_model(**choices):
-    model = vae.make_vae(image_shape=(4, 4, 1), latent_dim=3, hidden=(5,), **choices)
+    model = vae.make_vae(image_shape=(4, 4, 1), latent_dim=3, **{"hidden": (5,), **choices})
     return model, parameters(model, X)
 
 
@@ -37,8 +37,8 @@ def column(result, name, group="encoder"):
     return columns[name][columns["group"] == group].tolist()
 
 
-def test_figures_equal_those_of_gradient_moments():
-    model, variables = small_model()
+def test_figures_equal_those_of_gradient_moments_on_a_convolutional_model():
+    model, variables = small_model(architecture="conv", hidden=(2,))
     reparam = vae.estimators.make("reparam", num_samples=2)
     result = diagnostics.compare(
         model.apply, variables, X, {"stl": 1}, draws=80, reference=reparam, reference_draws=160, key=KEY

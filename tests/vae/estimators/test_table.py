@@ -74,7 +74,9 @@ def test_a_weight_of_log_q_may_be_an_array_in_a_compiled_function():
         f = lambda z: jnp.sum(z, axis=-1)
         return stl.estimate({}, {}, jax.random.key(0), q, f, mean, log_q_weight).value
 
-    np.testing.assert_allclose(value(jnp.zeros((1, 2))), value(jnp.zeros((1, 2)), log_q_weight=weight), rtol=1e-6)
+    closed_over, given, other = (value(jnp.zeros((1, 2)), *one) for one in ((), (weight,), (2 * weight,)))
+    np.testing.assert_allclose(closed_over, given, rtol=1e-6)
+    assert np.abs(closed_over - other) > 0.1  # the control: log q is about -3
 
 
 def test_a_factory_is_importable_and_guarded_under_its_own_name():

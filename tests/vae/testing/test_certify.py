@@ -158,7 +158,14 @@ def test_draws_of_another_shape_are_refused():
         )
 
 
-@pytest.mark.parametrize(("num_samples", "message"), [(1, "at least 2"), (7, "too large for an exact gradient")])
+@pytest.mark.parametrize(
+    ("num_samples", "message"),
+    [
+        (1, "at least 2"),
+        (7, "too large for an exact gradient"),
+        pytest.param(4, "too large for an exact gradient", marks=pytest.mark.slow),  # the first of these
+    ],
+)
 def test_a_bound_without_an_exact_gradient_is_refused(num_samples, message):
     with pytest.raises(ValueError, match=message):
         certify(vae.estimators.make("dreg", num_samples=2), "Normal", "log_mean_exp", num_samples)
