@@ -69,6 +69,8 @@ class Table(dict[str, Any]):
         if name not in self:
             close = difflib.get_close_matches(name, self, n=1)
             hint = f" (did you mean {close[0]}?)" if close else ""
+            if name.partition(":")[0] in self:
+                hint = " (in Python, the options of a name are keyword arguments of `make`)"
             raise ValueError(f"there is no {self.noun} {name!r}{hint}; choose one of {', '.join(self)}")
         return self[name]
 

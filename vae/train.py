@@ -24,7 +24,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Int, PRNGKeyArray, PyTree
 
 from vae.devices import mesh
-from vae.estimators.contract import Estimator, bind
+from vae.estimators.contract import Estimate, Estimator, bind
 from vae.objectives import Objective
 
 
@@ -85,7 +85,8 @@ def make_step(
     falls by the factor `ema` with each later step, and the weights of all steps have the sum 1.
 
     Raises:
-      ValueError: if `ema` is below 0, or is not below 1.
+      ValueError: if `ema` is below 0, or is not below 1; from the step, if the objective's value is not `[B]`.
+      TypeError: from the step, if the objective returns something other than an `Estimate`.
     """
     if not 0 <= ema < 1:
         raise ValueError(f"ema must be at least 0 and below 1, got {ema}")
@@ -93,6 +94,12 @@ def make_step(
     def loss_fn(params, estimator_state, key, x):
         expect = bind(estimator, params["estimator"], estimator_state, key, context=x)
         estimate = objective(apply, params["model"], x, expect)
+        if not isinstance(estimate, Estimate):
+            raise TypeError(f"an objective must return a vae.estimators.Estimate, got {type(estimate).__name__}")
+        if jnp.ndim(estimate.value) != 1:
+            raise ValueError(
+                f"the value of an objective must have the shape [B], got {list(jnp.shape(estimate.value))}"
+            )
         bound = jnp.mean(estimate.value)
         return estimate.cv_loss - bound, (estimate.state, {"bound": bound, "cv_loss": estimate.cv_loss})
 

@@ -35,6 +35,8 @@ def test_a_name_that_does_not_exist_is_refused_with_a_similar_one_and_all_others
             ValueError, match=r"there is no boat 'slop' \(did you mean sloop\?\); choose one of sloop, raft"
         ):
             call("slop")
+    with pytest.raises(ValueError, match=r"no boat 'sloop:sails=3' \(in Python, the options of a name are keyword"):
+        boats.make("sloop:sails=3")
 
 
 def test_a_name_that_is_taken_is_refused(boats):

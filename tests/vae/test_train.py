@@ -327,6 +327,22 @@ def test_adam_is_that_of_optax(learning_rate):
         jax.tree.map(compare, ours, control)
 
 
+def test_an_objective_that_returns_no_estimate_of_each_datum_is_refused():
+    model, tx = linear_gaussian.make(5, 2), optax.adam(1e-3)
+    x, estimator = np.zeros((3, 1, 5, 1), np.float32), BY_NAME["reparam"].make()
+    state = train.make_init(model, estimator, tx, x)(jax.random.key(0))
+
+    def step(change):
+        objective = lambda *arguments: change(objectives.elbo(*arguments))
+        return train.make_step(model.apply, objective, estimator, tx)(state, jax.random.key(1), x)
+
+    with pytest.raises(TypeError, match=r"must return a vae.estimators.Estimate, got \w*Tracer"):
+        step(lambda estimate: estimate.value)
+    for change, shape in ((lambda v: v[:, None] + v, r"\[3, 3\]"), (jnp.mean, r"\[\]")):
+        with pytest.raises(ValueError, match=rf"must have the shape \[B\], got {shape}"):
+            step(lambda estimate, change=change: estimate._replace(value=change(estimate.value)))
+
+
 def test_an_unknown_mode_and_an_empty_batch_are_refused():
     with pytest.raises(ValueError, match="there is no mode 'pmap'; choose vmap or map"):
         train.over_runs(STEP, "pmap")

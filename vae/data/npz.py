@@ -1,6 +1,8 @@
 """The user's own arrays, from an .npz file."""
 
+import zipfile
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
@@ -49,7 +51,7 @@ def members(file: np.lib.npyio.NpzFile, names: dict[str, str]) -> dict[str, np.n
 def _read(dataset: str, path: Path) -> dict[str, np.ndarray]:
     """The arrays of the file by split, unchanged."""
     try:
-        with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
+        with open(path, "rb") as stream, np.load(_archive(stream), allow_pickle=False) as file:
             names = file.files
             if "images" in names:
                 return members(file, {"train": "images"})
@@ -91,3 +93,11 @@ def _images(where: str, array: np.ndarray) -> np.ndarray:
     array = array if array.ndim == 4 else array[..., None]
     with np.errstate(over="ignore"):  # a pixel beyond the range of float32 becomes inf, which `make_dataset` refuses
         return np.ascontiguousarray(array, np.int32 if counts else np.float32 if array.dtype.kind == "f" else np.uint8)
+
+
+def _archive(stream: BinaryIO) -> BinaryIO:
+    """The stream. For any other file than an archive, NumPy's error would advise to load pickled objects."""
+    if not zipfile.is_zipfile(stream):
+        raise zipfile.BadZipFile("it is no archive")
+    stream.seek(0)
+    return stream

@@ -307,6 +307,10 @@ def _guarded(entry: Entry) -> Callable[..., Estimator]:
                 return estimator.init(key, q, context)
 
         def estimate(params, state, key, q, f, reduce=mean, log_q_weight=0.0, context=None) -> Estimate:
+            if not isinstance(reduce, Reduction):
+                raise TypeError(
+                    f"reduce must be a Reduction, such as mean or log_mean_exp, got {type(reduce).__name__}"
+                )
             if jnp.ndim(log_q_weight) != 0:
                 raise ValueError(f"log_q_weight must be one number, got shape {list(jnp.shape(log_q_weight))}")
             # With a plain f, an estimator that needs the prior is a different one, which is right too.

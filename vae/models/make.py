@@ -1,5 +1,6 @@
 """`make_vae`: a VAE from the names of its parts, or from parts with options."""
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -133,7 +134,7 @@ def make_vae(
     # The numbers of a pixel are channels of the network's image.
     outputs = (*image_shape[:2], image_shape[2] * likelihood.num_outputs(levels))
     network = architecture.decoder(hidden, activation, outputs, dtype)
-    decoder = Decoder(network, likelihood, levels, data_mean, read)
+    decoder = Decoder(network, likelihood, levels, data_mean, read, pixels=math.prod(image_shape))
     return VAE(encoder, decoder, prior_module)
 
 

@@ -15,6 +15,7 @@ Networks compute in their `dtype` (None: the dtype of their inputs), as Flax's l
 is everything that follows the networks' outputs: distributions, log-densities and bounds.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -74,6 +75,9 @@ class VAE(nn.Module):
 
     def log_likelihood(self, x: Images, z: Samples) -> Float[Array, "K B"]:
         """log p(x|z)."""
+        pixels = getattr(self.decoder, "pixels", 0)
+        if pixels and math.prod(x.shape[1:]) != pixels:
+            raise ValueError(f"the model is for images of {pixels} numbers, and x has the shape {list(x.shape)}")
         return self.decoder(z).log_prob(x.reshape(x.shape[0], -1))
 
     def kl_to_prior(self, q: Any, per_dimension: bool = False) -> Float[Array, "B"] | Float[Array, "B D"]:
@@ -138,6 +142,7 @@ class Decoder(nn.Module):
         the last layer were initialized to them. Empty for none.
       read: function of z whose result the network reads: by default z itself, or the first of several stochastic
         layers. With one-hot vectors of codes it is the encoder's codebook.
+      pixels: H * W * C, which the network's outputs and the images are checked against; 0 for no check.
     """
 
     network: nn.Module
@@ -145,12 +150,16 @@ class Decoder(nn.Module):
     levels: int = 256
     data_mean: tuple[float, ...] = ()
     read: Callable[[Samples], Array] = lambda z: z[0] if isinstance(z, tuple) else z
+    pixels: int = 0
 
     @nn.compact
     def __call__(self, z: Samples):
         z = self.read(z)
         outputs = _at_least_float32(self.network(z.reshape(*z.shape[:2], -1)))
         num_outputs = self.likelihood.num_outputs(self.levels)
+        wanted = [*z.shape[:2], self.pixels * num_outputs]
+        if self.pixels and list(outputs.shape) != wanted:
+            raise ValueError(f"the network of the decoder must return the shape {wanted}, got {list(outputs.shape)}")
         if num_outputs > 1:
             outputs = outputs.reshape(*outputs.shape[:2], -1, num_outputs)
         if self.data_mean:

@@ -118,7 +118,7 @@ def test_npz_never_unpickles(tmp_path):
     np.savez(path, train=np.array([Bomb()], object), test=np.array([Bomb()], object))
     assert "Object arrays cannot be loaded" in refusal(f"npz:{path}")
     path.write_bytes(pickle.dumps(Bomb()))
-    assert "cannot be read as .npz" in refusal(f"npz:{path}")
+    assert "cannot be read as .npz (it is no archive)" in refusal(f"npz:{path}")
     assert not (tmp_path / "exploded").exists()
 
 

@@ -79,6 +79,12 @@ def test_a_weight_of_log_q_may_be_an_array_in_a_compiled_function():
     assert np.abs(closed_over - other) > 0.1  # the control: log q is about -3
 
 
+def test_a_plain_function_is_no_reduction():
+    q = Normal(jnp.zeros((1, 2)), jnp.zeros((1, 2)))
+    with pytest.raises(TypeError, match="reduce must be a Reduction, such as mean or log_mean_exp, got function"):
+        estimators.reparam().estimate({}, {}, jax.random.key(0), q, lambda z: z[..., 0], lambda values: values[0])
+
+
 def test_a_factory_is_importable_and_guarded_under_its_own_name():
     for name, entry in BY_NAME.items():
         assert getattr(estimators, name) is entry.make

@@ -88,3 +88,16 @@ def test_the_data_mean_centres_both_ends():
     means, (logits, plain_logits) = jax.device_get(program(params))
     np.testing.assert_allclose(*means, rtol=1e-5)
     np.testing.assert_allclose(expit(logits - plain_logits), np.broadcast_to(mean, (1, B, 6)), rtol=1e-5)
+
+
+def test_outputs_and_images_of_another_size_are_refused():
+    class OnePixel(type(models.ARCHITECTURES.make("mlp"))):
+        def decoder(self, hidden, activation, image_shape, dtype):
+            return models.MLP(hidden, outputs=1)
+
+    x = images((4, 4, 1))
+    with pytest.raises(ValueError, match=r"decoder must return the shape \[1, 2, 16\], got \[1, 2, 1\]"):
+        parameters(models.make_vae((4, 4, 1), latent_dim=3, architecture=OnePixel()), x)
+    model = models.make_vae((4, 4, 1), latent_dim=3, hidden=(4,))
+    with pytest.raises(ValueError, match=r"for images of 16 numbers, and x has the shape \[2, 1, 1, 1\]"):
+        model.apply(parameters(model, x), x[:, :1, :1], np.zeros((1, 2, 3), np.float32), method="log_likelihood")
