@@ -20,13 +20,14 @@ def draw(sweep: Sweep, figures: str) -> None:
     The pictures that compare the runs are drawn once all runs of the command are finished. Jobs that end at the same
     time take turns, so the last job sees all results.
     """
+    if figures == "none":
+        return
     with locks.taking_turns(sweep.workdir, at="figures"):
         finished = finished_runs(sweep.workdir)
-        if figures != "none":
-            phases.say("drawing")
-            _draw_sweep(sweep, finished)
-            for program in sweep.programs:
-                _draw_program(program, finished, figures)
+        phases.say("drawing")
+        _draw_sweep(sweep, finished)
+        for program in sweep.programs:
+            _draw_program(program, finished, figures)
     _print_places(sweep.workdir, finished)
 
 

@@ -79,6 +79,8 @@ def test_every_phase_has_a_line(runs):
     _, outcomes = runs
     assert lines(outcomes[0].out) == ["compiling", "training, epochs 1 to 2", "evaluating, K=4", "drawing"]
     assert lines(outcomes[4].out) == []  # finished before, and --figures=none
+    assert "figures/" in outcomes[0].out
+    assert "figures/" not in outcomes[4].out  # it drew nothing
 
 
 def test_config_says_what_was_run(runs):
