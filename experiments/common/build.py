@@ -16,7 +16,7 @@ from experiments.common.expectations import Expectation
 from experiments.common.options import Choice
 from experiments.common.settings import Settings
 from vae import data as datasets
-from vae import models, objectives, train
+from vae import estimators, models, objectives, train
 from vae.devices import host_memory
 
 # The fraction of a memory that training images may fill. The rest is for states and activations, and for other
@@ -317,8 +317,9 @@ def check_estimator(run: Settings, vae: models.VAE, x: Array | np.ndarray) -> No
     for expectation in expectations_of(run, vae, x):
         refusal = expectations.refusal(choice, expectation)
         if refusal:
-            needs_log_q = "needs log q(z) in the integrand" in refusal
-            hint = "; --objective=elbo has log q(z) in the integrand" if needs_log_q else ""
+            needs_log_q = estimators.BY_NAME.find(choice.name).needs_log_q and expectation.log_q_weight == 0
+            would_suit = needs_log_q and expectation.reduce.additive  # as that of elbo is
+            hint = "; --objective=elbo has log q(z) in the integrand" if would_suit else ""
             raise ValueError(
                 f"--estimator={run.estimator} does not suit --posterior={run.posterior} with"
                 f" --objective={run.objective}: {refusal}{hint}"

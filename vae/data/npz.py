@@ -96,7 +96,11 @@ def _images(where: str, array: np.ndarray) -> np.ndarray:
 
 
 def _archive(stream: BinaryIO) -> BinaryIO:
-    """The stream. For any other file than an archive, NumPy's error would advise to load pickled objects."""
+    """Returns the stream. For a file that is no archive, NumPy would raise an error that advises to unpickle it.
+
+    Raises:
+      zipfile.BadZipFile: if the file is no archive.
+    """
     if not zipfile.is_zipfile(stream):
         raise zipfile.BadZipFile("it is no archive")
     stream.seek(0)

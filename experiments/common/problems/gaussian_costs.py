@@ -40,7 +40,6 @@ _EXPECTED_COSTS = {
 
 def _problem(name: str, k: float) -> Problem:
     params = {"phi": {"mean": jnp.ones(1), "scale": jnp.ones(1)}}
-
     return Problem(
         name,
         params,
@@ -51,7 +50,7 @@ def _problem(name: str, k: float) -> Problem:
     )
 
 
-# One function for each cost, so that the points of a sweep share compiled programs.
+# Each cost has one function here and one below, so that the points of a sweep share compiled programs.
 @functools.cache
 def _expected(name: str) -> Callable:
     def expected(params, k):
