@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis as MatplotlibAxis
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from experiments.common.charts import Axis, Chart, Guide, Series
 from experiments.common.plots.style import GREY, LIGHT_GREY, look
@@ -96,6 +96,8 @@ def plain_ticks(axis: MatplotlibAxis) -> None:
         places = [d * 10.0**n for n in decades for d in digits if low <= d * 10.0**n <= high]
         if len(places) >= 3:
             break
+    else:  # the axis is so short that it is nearly linear
+        places = MaxNLocator(5, steps=[1, 2, 5, 10]).tick_values(low, high)
     axis.set_major_locator(FixedLocator(places))
     axis.set_minor_locator(NullLocator())
     if 1e-3 <= low and high < 1e5:
@@ -105,7 +107,7 @@ def plain_ticks(axis: MatplotlibAxis) -> None:
 
 
 def _as_power(value: float, _) -> str:
-    digits, exponent = f"{value:.1e}".split("e")
+    digits, exponent = f"{value:.3e}".split("e")
     digits = f"{float(digits):g}"
     power = f"10^{{{int(exponent)}}}"
     return f"${power}$" if digits == "1" else rf"${digits}\times{power}$"

@@ -6,7 +6,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from experiments.common import plots
-from experiments.common.plots import style
+from experiments.common.plots import panels, style
 from tests.helpers.figures import make_rows
 
 
@@ -52,6 +52,16 @@ def test_an_axis_of_large_numbers_shows_a_power_of_ten_and_others_have_plain_tic
     assert r"\times" in ax.xaxis.get_offset_text().get_text()
     assert "$" not in "".join(label.get_text() for label in ax.get_yticklabels())
     assert not ax.yaxis.get_offset_text().get_text()
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.0123, 0.0124), (2.3e-5, 2.31e-5), (1.9, 2.1), (0.9, 60)])
+def test_a_logarithmic_axis_has_three_different_numbers_however_short_it_is(low, high):
+    ax = Figure().subplots()
+    ax.set(yscale="log", ylim=(low, high))
+    panels.plain_ticks(ax.yaxis)
+    names = [label.get_text() for label in ax.get_yticklabels() if low <= label.get_position()[1] <= high]
+    assert len(names) >= 3
+    assert len(set(names)) == len(names)
 
 
 def test_plots_leave_the_callers_style_alone():
