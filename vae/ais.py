@@ -25,7 +25,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from vae import distributions as dist
 from vae.distributions.base import LocationScale
-from vae.evaluate import check_sizes, keys_of_data
+from vae.evaluate import check_sizes, in_batches, keys_of_data
 
 Images = Float[Array | np.ndarray, "N ..."]  # [N, H, W, C]
 Flat = Float[Array, "D"]  # all latent variables of one chain
@@ -127,7 +127,7 @@ def bounds(
         return found | {"upper": -mean_log(-down["log_weight"])}
 
     keys = keys_of_data(key, first, len(x))
-    return jax.lax.map(bounds_of, (x, keys, z), batch_size=batch_size)
+    return in_batches(bounds_of, (x, keys, z), batch_size)
 
 
 def require_real(prior: Any) -> None:

@@ -164,7 +164,7 @@ def active_units(
         return jax.tree.map(lambda mean: mean[0], means)  # the batch has one datum
 
     check_sizes(batch_size=batch_size)
-    first, second = jax.lax.map(two_means, x, batch_size=batch_size)  # each [N, *event]
+    first, second = in_batches(two_means, x, batch_size)  # each [N, *event]
     centred = lambda means: means - jnp.mean(means, axis=0)
     covariances = [jnp.mean(centred(a) * centred(b), axis=0) for a, b in zip(first, second, strict=True)]
     # A categorical dimension is active if the probability of one of its classes varies.
@@ -228,6 +228,23 @@ def keys_of_data(key: PRNGKeyArray, first: int | Int[Array, ""], number: int) ->
     return jax.vmap(lambda n: jax.random.fold_in(key, n))(first + jnp.arange(number))
 
 
+def in_batches(function: Callable, data: PyTree, batch_size: int) -> PyTree:
+    """`function` of each datum of `data`, a pytree of arrays `[N, ...]`, for one batch of data after the other.
+
+    All batches have the same size, so one batch is traced and compiled. There are as few batches of at most
+    `batch_size` data as possible. The last one may be filled up with other data, whose results are left out.
+    """
+    number = len(jax.tree.leaves(data)[0])
+    batches = max(1, -(-number // batch_size))
+    size = -(-number // batches)
+
+    def split(a):
+        return jnp.concatenate([a, a[: batches * size - number]]).reshape(batches, size, *a.shape[1:])
+
+    out = jax.lax.map(jax.vmap(function), jax.tree.map(split, data))
+    return jax.tree.map(lambda leaf: leaf.reshape(batches * size, *leaf.shape[2:])[:number], out)
+
+
 def check_sizes(**sizes: int) -> None:
     """Raises ValueError with the name of a size that is below 1."""
     for name, size in sizes.items():
@@ -264,7 +281,6 @@ def _over_chunks(
     """
     check_sizes(num_samples=num_samples, batch_size=batch_size, chunk_size=chunk_size)
     chunk_size = min(chunk_size, num_samples)
-    batch_size = max(1, min(batch_size, len(x)))
     chunks = jnp.arange(-(-num_samples // chunk_size) * chunk_size).reshape(-1, chunk_size)
     keys = keys_of_data(key, first, len(x))
 
@@ -274,14 +290,4 @@ def _over_chunks(
         fold = lambda carry, ks: (add_chunk(carry, ks, q, datum, key), None)
         return finish(jax.lax.scan(fold, jax.tree.map(jnp.asarray, start), chunks)[0])
 
-    evaluate_batch = lambda batch: jax.vmap(evaluate_one)(*batch)
-
-    batches = len(x) // batch_size
-    whole = batches * batch_size
-    split = lambda a: a[:whole].reshape(batches, batch_size, *a.shape[1:])
-    out = jax.lax.map(evaluate_batch, (split(x), split(keys)))
-    out = jax.tree.map(lambda leaf: leaf.reshape(whole, *leaf.shape[2:]), out)
-    if whole == len(x):
-        return out
-    rest = evaluate_batch((x[whole:], keys[whole:]))
-    return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), out, rest)
+    return in_batches(lambda datum: evaluate_one(*datum), (x, keys), batch_size)

@@ -88,7 +88,7 @@ def _latents(model: models.VAE, params, x):
 def _means(model: models.VAE, params, x):
     """The posterior means of x, `[N, D]`, encoded in batches to save memory."""
     mean = lambda x: evaluate.latent_means(model.apply(params, x[None], method="encode"), assess.key(), 25)[0][0]
-    return jax.lax.map(mean, x, batch_size=500)
+    return evaluate.in_batches(mean, x, 500)
 
 
 def _model_figures(data: datasets.Dataset, model: models.VAE, params) -> dict[str, Figure | np.ndarray]:

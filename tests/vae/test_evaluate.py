@@ -238,3 +238,16 @@ def test_images_without_channels_and_empty_batches_are_refused(function):
         for size in (0, -3):
             with pytest.raises(ValueError, match=f"{name} must be at least 1, got {size}"):
                 call(IMAGES, **{name: size})
+
+
+@pytest.mark.parametrize("number", [0, 1, 3, 6, 7, 8])
+def test_all_batches_are_one_program_whatever_the_number_of_data(number):
+    traces = []
+
+    def double(x):
+        traces.append(x)
+        return 2 * x
+
+    data = np.arange(number, dtype=np.float32)
+    np.testing.assert_array_equal(evaluate.in_batches(double, data, batch_size=3), 2 * data)
+    assert len(traces) == 1
