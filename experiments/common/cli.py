@@ -42,8 +42,8 @@ define_import(flags.FLAGS)
 flags.DEFINE_string(
     "compilation_cache",
     "auto",
-    "Folder of compiled programs, so that the same command starts at once the next time. auto: a folder in the user's"
-    " cache; none: no folder. The environment variable JAX_COMPILATION_CACHE_DIR takes precedence.",
+    "Folder of compiled programs, so that the same command starts at once the next time. auto: the folder in"
+    " JAX_COMPILATION_CACHE_DIR, or else a folder in the user's cache; none: no folder.",
 )
 
 
@@ -318,14 +318,20 @@ def _ignore_closed_event_loop(unraisable) -> None:
 
 
 def _use_compilation_cache(choice: str) -> None:
-    """Lets jax read and write compiled programs in the folder that --compilation_cache names."""
-    if choice == "none" or "JAX_COMPILATION_CACHE_DIR" in os.environ:
+    """Lets jax read and write compiled programs in the folder that --compilation_cache names, or in none.
+
+    jax would store only programs that take a second to compile. The environment may say which are stored.
+    """
+    if choice == "none":
+        jax.config.update("jax_enable_compilation_cache", False)
         return
-    folder = _users_cache() if choice == "auto" else choice
+    folder = choice if choice != "auto" else os.environ.get("JAX_COMPILATION_CACHE_DIR") or _users_cache()
     if folder:
         jax.config.update("jax_compilation_cache_dir", str(folder))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
-        jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+        least = {"jax_persistent_cache_min_compile_time_secs": 0.1, "jax_persistent_cache_min_entry_size_bytes": -1}
+        for name, value in least.items():
+            if name.upper() not in os.environ:
+                jax.config.update(name, value)
 
 
 def _users_cache() -> Path | None:

@@ -12,7 +12,10 @@ from experiments.common import cli, settings
 
 ROOT = Path(__file__).resolve().parents[3]
 COMMANDS = sorted(file.parent.name for file in (ROOT / "experiments").glob("*/__main__.py"))
-SETTINGS = ("compilation_cache_dir", "persistent_cache_min_compile_time_secs", "persistent_cache_min_entry_size_bytes")
+SETTINGS = (
+    *("enable_compilation_cache", "compilation_cache_dir"),
+    *("persistent_cache_min_compile_time_secs", "persistent_cache_min_entry_size_bytes"),
+)
 
 
 @pytest.fixture
@@ -59,17 +62,29 @@ def test_compiled_programs_are_kept_in_the_users_cache(folder_in_use, monkeypatc
     assert folder_in_use().startswith(str(tmp_path / "vae" / "compiled-"))
 
 
-def test_compiled_programs_are_kept_in_the_folder_that_is_named(folder_in_use, tmp_path):
-    cli._use_compilation_cache(str(tmp_path))
-    assert folder_in_use() == str(tmp_path)
+def test_the_flag_names_the_folder_of_compiled_programs_before_the_environment(folder_in_use, monkeypatch):
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "/elsewhere")
+    cli._use_compilation_cache("auto")
+    assert folder_in_use() == "/elsewhere"
+    cli._use_compilation_cache("/here")
+    assert folder_in_use() == "/here"
+
+
+def test_programs_that_compile_in_less_than_a_second_are_kept_too(folder_in_use, monkeypatch):
+    least = "persistent_cache_min_compile_time_secs"
+    monkeypatch.delenv(f"JAX_{least.upper()}", raising=False)
+    cli._use_compilation_cache("/here")
+    assert getattr(jax.config, f"jax_{least}") == 0.1
+    jax.config.update(f"jax_{least}", 0.5)
+    monkeypatch.setenv(f"JAX_{least.upper()}", "0.5")
+    cli._use_compilation_cache("/here")
+    assert getattr(jax.config, f"jax_{least}") == 0.5
 
 
 def test_compiled_programs_are_not_kept(folder_in_use, monkeypatch):
-    cli._use_compilation_cache("none")
-    assert folder_in_use() is None
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "/elsewhere")
-    cli._use_compilation_cache("auto")
-    assert folder_in_use() is None
+    cli._use_compilation_cache("none")
+    assert not jax.config.jax_enable_compilation_cache
 
 
 @pytest.fixture(scope="module")
