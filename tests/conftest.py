@@ -1,4 +1,4 @@
-"""Set-up of all tests: flags of the compiler, its cache, and the check of annotations.
+"""Set-up of all tests: the cores of a worker, flags of the compiler, its cache, and the check of annotations.
 
 The CPU appears as eight devices, so that sharding is tested on every machine. The compiler hardly optimizes, because
 most of the time of these tests is compile time: without the flags the tests take twice as long.
@@ -11,6 +11,12 @@ from pathlib import Path
 
 import jaxtyping
 import pytest
+
+# Each worker has cores of its own, so that the threads of one do not interrupt those of another.
+worker = os.environ.get("PYTEST_XDIST_WORKER", "")
+if worker and hasattr(os, "sched_setaffinity"):
+    cores, workers = sorted(os.sched_getaffinity(0)), int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
+    os.sched_setaffinity(0, cores[int(worker.removeprefix("gw")) :: workers] or cores)
 
 # jax reads these flags when it first looks for devices, so set them before any import of jax.
 FLAGS = [

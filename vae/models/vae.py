@@ -24,7 +24,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray, Shaped
 
 from vae import distributions as dist
 from vae.models.families import POSTERIORS, Posterior
@@ -61,8 +61,14 @@ class VAE(nn.Module):
         self._prior(x)
         return self.decoder(self.encode(x).sample(key, num_samples))
 
-    def encode(self, x: Images):
-        """q(z|x), of batch_shape `[B]`."""
+    def encode(self, x: Shaped[Array | np.ndarray, "B ..."]):
+        """q(z|x), of batch_shape `[B]`.
+
+        Raises:
+          ValueError: if x has integers, such as the grey levels of a file.
+        """
+        if not jnp.issubdtype(x.dtype, jnp.floating):
+            raise ValueError(f"images must be floats in [0, 1], got {x.dtype}; divide grey levels by 255, say")
         return self.encoder(x, self._prior()) if getattr(self.encoder, "reads_prior", False) else self.encoder(x)
 
     def decode(self, z: Samples):

@@ -3,12 +3,13 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 import scipy.stats as st
 from scipy.special import expit
 
 from tests.helpers.random_models import ARCHITECTURES, float64, images, parameters
-from vae import models, objectives
+from vae import estimators, models, objectives, train
 
 SHAPES = [(28, 28, 1), (32, 32, 3), (5, 7, 1), (1, 10, 1)]
 K, B, D = 3, 2, 4
@@ -101,3 +102,13 @@ def test_outputs_and_images_of_another_size_are_refused():
     model = models.make_vae((4, 4, 1), latent_dim=3, hidden=(4,))
     with pytest.raises(ValueError, match=r"for images of 16 numbers, and x has the shape \[2, 1, 1, 1\]"):
         model.apply(parameters(model, x), x[:, :1, :1], np.zeros((1, 2, 3), np.float32), method="log_likelihood")
+
+
+def test_images_of_whole_numbers_are_refused_also_in_an_epoch():
+    model = models.make_vae((4, 4, 1), latent_dim=D, hidden=())
+    reparam, tx = estimators.reparam(), optax.sgd(0.1)
+    grey = np.zeros((B, 4, 4, 1), np.uint8)
+    state = jax.eval_shape(train.make_init(model, reparam, tx, grey), jax.random.key(0))
+    epoch = train.make_epoch(train.make_step(model.apply, objectives.elbo, reparam, tx), batch_size=B)
+    with pytest.raises(ValueError, match=r"images must be floats in \[0, 1\], got uint8; divide grey levels by 255"):
+        jax.eval_shape(epoch, state, jax.random.key(0), grey)
