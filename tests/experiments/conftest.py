@@ -2,7 +2,7 @@
 
 import pytest
 
-from experiments.common import cli, optimizers
+from experiments.common import cli, optimizers, plots
 
 
 @pytest.fixture(autouse=True)
@@ -12,3 +12,9 @@ def _forgets_functions_of_flags(monkeypatch):
     yield
     for name in [name for name in optimizers.OPTIMIZERS if ":" in name]:
         del optimizers.OPTIMIZERS[name]
+
+
+@pytest.fixture
+def undrawn(monkeypatch):
+    """No picture is written: other tests of the command look at its pictures."""
+    monkeypatch.setattr(plots, "save", lambda figure, path: None)

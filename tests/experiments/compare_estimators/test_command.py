@@ -139,6 +139,7 @@ def test_the_same_command_prints_its_results_again(quadratic, measures_nothing, 
     assert "holds the results of this command already" in said
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_command_that_was_stopped_before_it_wrote_its_files_measures_nothing_again(
     quadratic, measures_nothing, tmp_path
 ):
@@ -147,6 +148,7 @@ def test_a_command_that_was_stopped_before_it_wrote_its_files_measures_nothing_a
     assert read(tmp_path / "results.csv") == read(quadratic / "results.csv")
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_columns_chooses_the_columns_of_the_tables(quadratic, measures_nothing, tmp_path):
     shutil.copytree(quadratic / "store", tmp_path / "store")
     columns = "--columns=estimator,num_samples,variance,variance_x_flops,verdict"

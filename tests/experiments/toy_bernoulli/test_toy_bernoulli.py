@@ -136,6 +136,7 @@ def test_the_picture_has_a_column_for_each_family():
     assert axes[4].get_ylabel() == "expected loss\nhard"
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_estimators_that_do_not_fit_are_left_out_unless_they_were_asked_for(tmp_path, capsys, monkeypatch):
     entries = {name: candidates.BY_NAME[name] for name in ("arm", "reinforce", "disarm")}
     monkeypatch.setattr(candidates, "BY_NAME", entries)
