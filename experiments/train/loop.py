@@ -3,7 +3,6 @@
 import concurrent.futures
 import contextlib
 import functools
-import importlib
 import signal
 import time
 from collections.abc import Callable
@@ -58,8 +57,6 @@ def train_all(programs: list[Program], options: Options) -> list[str]:
         prepared = [prepare(program) for program in programs[:1]]
         if programs:
             phases.say("compiling")
-        if programs and options.figures != "none":
-            thread.submit(importlib.import_module, "experiments.common.pictures")  # matplotlib is slow to import
         for number, program in enumerate(programs, 1):
             compiled, cost = prepared.pop()
             ready = compiled.result()
