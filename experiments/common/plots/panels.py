@@ -92,7 +92,7 @@ def plain_ticks(axis: MatplotlibAxis) -> None:
     if high >= 100 * low or low <= 0:
         return
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    for digits in ((1,), (1, 2, 5), (1, 1.5, 2, 3, 5, 7), np.arange(1, 10, 0.5), np.arange(1, 10, 0.1)):
+    for digits in ((1,), (1, 2, 5), (1, 1.5, 2, 3, 5, 7)):
         places = [d * 10.0**n for n in decades for d in digits if low <= d * 10.0**n <= high]
         if len(places) >= 3:
             break

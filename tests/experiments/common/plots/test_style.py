@@ -54,13 +54,13 @@ def test_an_axis_of_large_numbers_shows_a_power_of_ten_and_others_have_plain_tic
     assert not ax.yaxis.get_offset_text().get_text()
 
 
-@pytest.mark.parametrize(("low", "high"), [(0.0123, 0.0124), (2.3e-5, 2.31e-5), (1.9, 2.1), (0.9, 60)])
-def test_a_logarithmic_axis_has_three_different_numbers_however_short_it_is(low, high):
+@pytest.mark.parametrize(("low", "high"), [(0.0123, 0.0124), (2.3e-5, 2.31e-5), (0.925, 1.045), (1.9, 2.1), (0.9, 60)])
+def test_a_logarithmic_axis_has_a_few_different_numbers_however_short_it_is(low, high):
     ax = Figure().subplots()
     ax.set(yscale="log", ylim=(low, high))
     panels.plain_ticks(ax.yaxis)
     names = [label.get_text() for label in ax.get_yticklabels() if low <= label.get_position()[1] <= high]
-    assert len(names) >= 3
+    assert 2 <= len(names) <= 6
     assert len(set(names)) == len(names)
 
 
