@@ -23,6 +23,7 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Int, PRNGKeyArray, PyTree
 
+from vae import objectives
 from vae.devices import mesh
 from vae.estimators.contract import Estimate, Estimator, bind
 from vae.objectives import Objective
@@ -86,8 +87,12 @@ def make_step(
 
     Raises:
       ValueError: if `ema` is below 0, or is not below 1; from the step, if the objective's value is not `[B]`.
-      TypeError: from the step, if the objective returns something other than an `Estimate`.
+      TypeError: if `objective` is a factory of objectives; from the step, if the objective returns something other than
+        an `Estimate`.
     """
+    if objective in objectives.BY_NAME.values():
+        name = getattr(objective, "__name__", "this")
+        raise TypeError(f"{name} is a factory of objectives; pass what it returns, such as {name}()")
     if not 0 <= ema < 1:
         raise ValueError(f"ema must be at least 0 and below 1, got {ema}")
 

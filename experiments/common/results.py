@@ -195,7 +195,8 @@ def heading(rows: list[Row]) -> str:
     """The title of the table of these rows, in one line."""
     means = aggregate(rows)
     values_of = lambda name: ", ".join(sorted({row[name] for row in rows}))
-    data = f"{values_of('dataset')}, {values_of('binarization')} binarization, test set, nats per image"
+    binarization = values_of("binarization").replace("none", "no")
+    data = f"{values_of('dataset')}, {binarization} binarization, test set, nats per image"
     count = f"{len(rows)} run{'s' * (len(rows) > 1)}"
     order = f", best first by the {RANKINGS[ranked_by(means)]}" if len(means) > 1 else ""
     spread = "; mean ± standard error over seeds" if any(row["runs"] > 1 for row in means) else ""

@@ -1,5 +1,6 @@
 """The flag --run, which chooses runs of a workdir by their settings: --run=seed=3,estimator=relax."""
 
+import difflib
 from pathlib import Path
 
 from experiments.common import settings
@@ -56,8 +57,10 @@ def _parse(text: str) -> dict[str, object]:
     for part in text.split(","):
         name, equals, value = part.strip().partition("=")
         if name not in settings.FIELDS or not equals:
+            close = difflib.get_close_matches(name, settings.FIELDS, n=1)
+            hint = f" (did you mean {close[0]}?)" if close and equals else ""
             raise ValueError(
-                f"--run={text}: {part!r} is not SETTING=VALUE; the settings are {', '.join(settings.FIELDS)}"
+                f"--run={text}: {part!r} is not SETTING=VALUE{hint}; the settings are {', '.join(settings.FIELDS)}"
             )
         try:
             wanted[name] = settings.parse(name, value)

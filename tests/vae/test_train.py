@@ -1,6 +1,7 @@
 """Training as a pure function: the same run bit for bit, however it is cut or mapped, and it reaches what it should."""
 
 import functools
+import re
 from typing import NamedTuple
 
 import jax
@@ -341,6 +342,13 @@ def test_an_objective_that_returns_no_estimate_of_each_datum_is_refused():
     for change, shape in ((lambda v: v[:, None] + v, r"\[3, 3\]"), (jnp.mean, r"\[\]")):
         with pytest.raises(ValueError, match=rf"must have the shape \[B\], got {shape}"):
             step(lambda estimate, change=change: estimate._replace(value=change(estimate.value)))
+
+
+@pytest.mark.parametrize("factory", [objectives.elbo_analytic, objectives.renyi])
+def test_a_factory_of_objectives_is_no_objective(factory):
+    sentence = f"{factory.__name__} is a factory of objectives; pass what it returns, such as {factory.__name__}()"
+    with pytest.raises(TypeError, match=re.escape(sentence)):
+        train.make_step(None, factory, BY_NAME["reparam"].make(), optax.adam(1e-3))
 
 
 def test_an_unknown_mode_and_an_empty_batch_are_refused():

@@ -22,10 +22,10 @@ def load(path: str) -> Splits:
     file = Path(path).expanduser()
     if not file.is_file():
         raise FileNotFoundError(f"{dataset}: there is no such file; give the path of an .npz file after npz:")
-    arrays = _read(dataset, file)
-    images = {split: _images(f"{dataset}: {split}", array) for split, array in arrays.items()}
+    names, arrays = _read(dataset, file)
+    images = {split: _images(f"{dataset}: {names[split]}", array) for split, array in arrays.items()}
     if len({array.dtype.kind for array in arrays.values()}) > 1:  # `images` holds uint8 for both bool and uint8
-        differences = ", ".join(f"{split} {array.dtype} {list(array.shape)}" for split, array in arrays.items())
+        differences = ", ".join(f"{names[split]} {each.dtype} {list(each.shape)}" for split, each in arrays.items())
         raise ValueError(f"{dataset}: the splits differ in dtype ({differences}); save them alike")
     return Splits(**images)
 
@@ -48,22 +48,24 @@ def members(file: np.lib.npyio.NpzFile, names: dict[str, str]) -> dict[str, np.n
     return arrays
 
 
-def _read(dataset: str, path: Path) -> dict[str, np.ndarray]:
-    """The arrays of the file by split, unchanged."""
+def _read(dataset: str, path: Path) -> tuple[dict[str, str], dict[str, np.ndarray]]:
+    """The names of the arrays in the file, by split, and the arrays, unchanged."""
     try:
         with open(path, "rb") as stream, np.load(_archive(stream), allow_pickle=False) as file:
-            names = file.files
-            if "images" in names:
-                return members(file, {"train": "images"})
+            present = file.files
+            if "images" in present:
+                names = {"train": "images"}
+                return names, members(file, names)
             for prefix in ("", "x_"):
-                if {f"{prefix}train", f"{prefix}test"} <= set(names):
-                    return members(file, {split: prefix + split for split in SPLITS if prefix + split in names})
+                names = {split: prefix + split for split in SPLITS if prefix + split in present}
+                if {"train", "test"} <= set(names):
+                    return names, members(file, names)
     except Exception as error:  # NumPy and zipfile document no list of what they raise on a damaged file
         raise ValueError(
             f"{dataset}: the file cannot be read as .npz ({reason(error)}); write it with "
             "np.savez(PATH, train=..., test=...) from arrays of uint8, bool, float or counts"
         ) from error
-    held = ", ".join(map(repr, names[:8])) or "nothing"  # a name in a damaged file may have any characters
+    held = ", ".join(map(repr, present[:8])) or "nothing"  # a name in a damaged file may have any characters
     raise ValueError(
         f"{dataset}: the file holds {held}; it must hold train and test (and perhaps validation), or x_train and "
         "x_test, or images"

@@ -98,7 +98,7 @@ def auto(num_samples: int = 1, among: str = DEFAULT, every: int = 200, draws: in
         return params, State(zero, zero, steps, dict.fromkeys(made, jnp.zeros(())), states)
 
     def estimate(params, state, key, q, f, reduce, log_q_weight, context) -> Estimate:
-        candidates = fitting(named, num_samples, q, reduce, log_q_weight, context)
+        candidates = fitting(named, num_samples, q, f, reduce, log_q_weight, context)
         names = tuple(candidates)
         key_use, key_measure = jax.random.split(key)
         turn = jnp.minimum(state.calls * len(names) // every, len(names) - 1)

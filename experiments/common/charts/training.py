@@ -21,6 +21,8 @@ MOST_RINGS = 4
 MOST_NAMES = 10
 # Seeds whose curves are drawn; the mean is over all.
 DRAWN_SEEDS = 20
+# Learning curves with at most so many points are shown whole.
+FEW_ROWS = 10
 CLOCK_TITLES = {
     "step": "training step",
     "examples": "training examples",
@@ -49,7 +51,9 @@ def learning(rows: list[dict[str, Any]], split: str) -> list[Chart]:
     for axis, series in lines.items():
         series = [Series(label, style, epochs, column(rows, key)) for label, style, key in series]
         finite = [one._replace(x=one.x[np.isfinite(one.y)], y=one.y[np.isfinite(one.y)]) for one in series]
-        charts.append(Chart(finite, x, Axis(axis, limits=limits([one.y for one in finite], robust=True))))
+        charts.append(
+            Chart(finite, x, Axis(axis, limits=limits([one.y for one in finite], robust=len(rows) > FEW_ROWS)))
+        )
     active = column(rows, "active_units")
     if np.isfinite(active).any():
         charts[1] = charts[1]._replace(note=f"{active[np.isfinite(active)][-1]:.0f} active units")

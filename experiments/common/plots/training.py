@@ -129,11 +129,17 @@ def _add_clock(ax: Axes, epochs: np.ndarray, timing: list[float]) -> None:
     if seconds.shape != epochs.shape:
         raise ValueError(f"timing has shape {seconds.shape} for {len(epochs)} rows; it needs one number for each row")
 
-    def name(epoch: float, _) -> str:
-        elapsed = np.interp(epoch, [0, *epochs], [0, *seconds])
-        return f"{elapsed:,.0f}" if elapsed >= 10 else f"{elapsed:.2g}"
-
-    clock = ax.secondary_xaxis("top")
-    clock.xaxis.set_major_locator(MaxNLocator(3, integer=True, min_n_ticks=1))
-    clock.xaxis.set_major_formatter(name)
+    start = [] if epochs[0] == 0 else [0]
+    if len(epochs) + len(start) < 2:  # an untrained model alone
+        return
+    x, y = map(_extended, ([*start, *epochs], [*start, *seconds]))
+    clock = ax.secondary_xaxis("top", functions=(lambda epoch: np.interp(epoch, x, y), lambda s: np.interp(s, y, x)))
+    clock.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
+    clock.xaxis.set_major_formatter("{x:,g}")
     clock.set_xlabel("training time (s)")
+
+
+def _extended(points: list[float]) -> np.ndarray:
+    """The points of a line, and points far before and behind them on its first and its last stretch. An axis is longer
+    than the curves that it shows."""
+    return np.array([points[0] - 100 * (points[1] - points[0]), *points, points[-1] + 100 * (points[-1] - points[-2])])

@@ -63,6 +63,12 @@ def _finished(estimator, nll, seed=0, **settings):
     return Settings(estimator=estimator, seed=seed, **settings).json() | figures
 
 
+def test_the_heading_names_the_data():
+    row = _finished("reparam", 100.0)
+    assert results.heading([row]) == "digits, dynamic binarization, test set, nats per image: 1 run"
+    assert results.heading([row | {"binarization": "none"}]).startswith("digits, no binarization, test set")
+
+
 def test_a_table_has_the_chosen_columns_and_a_star_for_biased_estimators():
     rows = [_finished("reinmax", 10.0), _finished("relax", 12.0)]
     table = results.to_markdown(rows, ["test_nll_nats", "estimator", "batch_size"])

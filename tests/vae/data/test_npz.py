@@ -82,7 +82,7 @@ BAD = {
     "grey levels and counts": (dict(train=GOOD, test=GOOD.astype(int)), "train uint8 [4, 2, 2], test int64 [4, 2, 2]"),
     "complex": (dict(images=np.zeros((4, 2, 2), complex)), "is complex128; it must be"),
     "text": (dict(images=np.full((4, 2), "a")), "must be uint8"),
-    "one axis": (dict(images=np.zeros(4, np.uint8)), "has shape [4]"),
+    "one axis": (dict(images=np.zeros(4, np.uint8)), ": images has shape [4]"),
     "five axes": (dict(images=np.zeros((1, 1, 1, 1, 1), np.uint8)), "has shape [1, 1, 1, 1, 1]"),
     "empty": (dict(train=GOOD, test=GOOD[:0]), "test has shape [0, 2, 2]"),
     "two shapes": (dict(train=GOOD, test=GOOD[:, :1]), "differ in dtype or image shape"),

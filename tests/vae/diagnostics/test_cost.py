@@ -7,7 +7,7 @@ import pytest
 from jax.experimental import io_callback
 
 from vae import diagnostics, distributions
-from vae.estimators import BY_NAME, Estimator, log_mean_exp, mean, stateless
+from vae.estimators import BY_NAME, Estimator, LogJoint, log_mean_exp, mean, stateless
 from vae.estimators.parts import counting
 
 
@@ -27,6 +27,20 @@ def test_evaluations_count_samples_not_calls():
         return reduce(f(q.sample(first, 2))) - reduce(f(q.sample(second, 3)))
 
     assert count(stateless(twice), mean) == 5
+
+
+def test_the_prior_stays_apart_while_evaluations_are_counted():
+    """gdreg is another estimator where it cannot see the prior."""
+    q = distributions.Normal(jnp.zeros((2, 3)), jnp.zeros((2, 3)))
+    f = LogJoint(lambda z: -jnp.sum(z**2, axis=-1), q)
+    seen = []
+
+    def estimate(watch, key):
+        seen.append(watch(f))
+        return seen[-1](q.sample(key, 5))
+
+    assert counting.count_evaluations(estimate, jax.random.key(0)) == 5
+    assert all(isinstance(one, LogJoint) and one.prior is q for one in seen)
 
 
 def test_coinciding_discrete_samples_count():

@@ -8,7 +8,7 @@ import pytest
 from tests.helpers.oracle import REDUCE, assert_unbiased, oracle, problem
 from vae import estimators
 from vae.distributions import Bernoulli, Categorical, Normal
-from vae.estimators import Estimator, mean
+from vae.estimators import Estimator, LogJoint, mean
 from vae.estimators.parts import choice as parts_choice
 from vae.estimators.parts.candidates import Candidate, fitting
 
@@ -81,6 +81,13 @@ def test_a_named_candidate_that_does_not_fit_is_refused():
         estimator.init(jax.random.key(0), q)
 
 
+def test_a_named_candidate_is_judged_by_the_integrand():
+    f = LogJoint(lambda z: -jnp.sum(z**2, axis=-1), Q)
+    assert set(fitting(("gdreg", "stl"), 2, Q, f, mean, 1.0, None)) == {"gdreg", "stl"}
+    with pytest.raises(ValueError, match="gdreg needs .* these estimators can: reparam, stl, reparam_antithetic"):
+        fitting(("gdreg", "stl"), 2, Q, f.log_likelihood, mean, 1.0, None)
+
+
 @pytest.mark.parametrize(
     ("q", "num_samples", "bought"),
     [
@@ -92,7 +99,7 @@ def test_a_named_candidate_that_does_not_fit_is_refused():
     ],
 )
 def test_the_budget_buys_evaluations(q, num_samples, bought):
-    candidates = fitting((), num_samples, q, mean, 1.0, None)
+    candidates = fitting((), num_samples, q, None, mean, 1.0, None)
     assert {name: candidate.evaluations for name, candidate in candidates.items()} == bought
 
 

@@ -32,7 +32,7 @@ def default_names(q: Any) -> tuple[str, ...]:
     return BITS if type(q).__name__ == "Bernoulli" else CLASSES
 
 
-def fitting(named: tuple[str, ...], budget: int, q, reduce, log_q_weight, context) -> dict[str, Candidate]:
+def fitting(named: tuple[str, ...], budget: int, q, f, reduce, log_q_weight, context) -> dict[str, Candidate]:
     """The candidates for an expectation, with the numbers of samples that the budget buys.
 
     Raises:
@@ -40,7 +40,7 @@ def fitting(named: tuple[str, ...], budget: int, q, reduce, log_q_weight, contex
     """
     candidates = {}
     for name in named or default_names(q):
-        refusal = BY_NAME[name].refusal(q, reduce, log_q_weight)
+        refusal = BY_NAME[name].refusal(q, reduce, log_q_weight, f=f)
         if refusal is None:
             candidates[name] = _buy(name, budget, q, reduce, log_q_weight, context)
         elif named:

@@ -1,5 +1,6 @@
 """The number of samples at which an estimate evaluates its integrand."""
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -8,6 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+
+from vae.estimators.contract import LogJoint
 
 
 def fast_compilation() -> dict[str, Any]:
@@ -37,6 +40,9 @@ def count_evaluations(estimate: Callable, key: Array, *arguments) -> float:
         calls.add(call)
 
     def watch(f):
+        if isinstance(f, LogJoint):
+            return dataclasses.replace(f, log_likelihood=watch(f.log_likelihood))
+
         def watched(z):
             traced.append(None)
             leaves = jax.tree.leaves(jax.lax.stop_gradient(z))
