@@ -13,10 +13,10 @@ import jaxtyping
 import pytest
 
 # Each worker has cores of its own, so that the threads of one do not interrupt those of another.
-worker = os.environ.get("PYTEST_XDIST_WORKER", "")
-if worker and hasattr(os, "sched_setaffinity"):
+worker = os.environ.get("PYTEST_XDIST_WORKER", "").removeprefix("gw")
+if worker.isdecimal() and hasattr(os, "sched_setaffinity"):
     cores, workers = sorted(os.sched_getaffinity(0)), int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
-    os.sched_setaffinity(0, cores[int(worker.removeprefix("gw")) :: workers] or cores)
+    os.sched_setaffinity(0, cores[int(worker) % len(cores) :: workers])
 
 # jax reads these flags when it first looks for devices, so set them before any import of jax.
 FLAGS = [

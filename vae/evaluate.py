@@ -181,14 +181,13 @@ def code_usage(apply: Callable, params: PyTree, x: Images, batch_size: int = 500
     """
     check_sizes(batch_size=batch_size)
 
-    def count(batch):
-        q = apply(params, batch, method="encode")
+    encode = _encoder(apply, params)
+
+    def count(datum):
+        q = encode(datum)
         return q.code_counts() if hasattr(q, "code_counts") else jnp.sum(q.mean, axis=tuple(range(q.mean.ndim - 1)))
 
-    batch_size = max(1, min(batch_size, len(x)))
-    whole = len(x) // batch_size * batch_size
-    counts = jnp.sum(jax.lax.map(count, x[:whole].reshape(-1, batch_size, *x.shape[1:])), axis=0)
-    counts = counts + count(x[whole:]) if whole < len(x) else counts
+    counts = jnp.sum(in_batches(count, x, batch_size), axis=0)
     frequencies = counts / jnp.sum(counts)
     return {
         "codes_used": jnp.sum(counts >= 1),

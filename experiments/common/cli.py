@@ -21,6 +21,7 @@ from typing import Any, NoReturn
 
 import jax
 from absl import app, flags, logging
+from jax.experimental.compilation_cache import compilation_cache
 
 from experiments.common import interrupt, jax_settings
 
@@ -73,6 +74,7 @@ def run(
 
     _replace_characters_that_cannot_be_shown()
     _collect_less_garbage()
+    sys.setswitchinterval(5e-4)  # a thread that traces the next program holds up the one that trains for 0.5 ms, not 5
     app.run(guarded, flags_parser=_parse)
 
 
@@ -322,8 +324,12 @@ def _use_compilation_cache(choice: str) -> None:
 
     jax would store only programs that take a second to compile. The environment may say which are stored.
     """
+    if not choice:
+        stop("--compilation_cache is empty; give a folder, auto or none")
+    compilation_cache.reset_cache()  # a package of --import may have compiled already
+    if choice != "auto":
+        jax.config.update("jax_enable_compilation_cache", choice != "none")
     if choice == "none":
-        jax.config.update("jax_enable_compilation_cache", False)
         return
     folder = choice if choice != "auto" else os.environ.get("JAX_COMPILATION_CACHE_DIR") or _users_cache()
     if folder:

@@ -65,10 +65,9 @@ class VAE(nn.Module):
         """q(z|x), of batch_shape `[B]`.
 
         Raises:
-          ValueError: if x has integers, such as the grey levels of a file.
+          ValueError: if x has no floats, but the grey levels of a file, say.
         """
-        if not jnp.issubdtype(x.dtype, jnp.floating):
-            raise ValueError(f"images must be floats in [0, 1], got {x.dtype}; divide grey levels by 255, say")
+        _check_floats(x)
         return self.encoder(x, self._prior()) if getattr(self.encoder, "reads_prior", False) else self.encoder(x)
 
     def decode(self, z: Samples):
@@ -79,8 +78,13 @@ class VAE(nn.Module):
         """p(z), of batch_shape `[]`."""
         return self._prior()
 
-    def log_likelihood(self, x: Images, z: Samples) -> Float[Array, "K B"]:
-        """log p(x|z)."""
+    def log_likelihood(self, x: Shaped[Array | np.ndarray, "B ..."], z: Samples) -> Float[Array, "K B"]:
+        """log p(x|z).
+
+        Raises:
+          ValueError: if x has no floats, or another number of pixels than the model.
+        """
+        _check_floats(x)
         pixels = getattr(self.decoder, "pixels", 0)
         if pixels and math.prod(x.shape[1:]) != pixels:
             raise ValueError(f"the model is for images of {pixels} numbers, and x has the shape {list(x.shape)}")
@@ -104,6 +108,14 @@ class VAE(nn.Module):
 
     def _prior(self, images: Images | None = None) -> Any:
         return self.prior(self.encoder, images) if getattr(self.prior, "reads_encoder", False) else self.prior()
+
+
+def _check_floats(x: Array | np.ndarray) -> None:
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        raise ValueError(
+            f"images must be floats, got {x.dtype}; vae.data.pixels(x, levels) turns grey levels into floats from 0 to"
+            " 1, and int32 counts into floats"
+        )
 
 
 class Encoder(nn.Module):

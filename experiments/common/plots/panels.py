@@ -88,7 +88,7 @@ def name_equal_elbo(ax: Axes, guide: Guide, points: np.ndarray) -> None:
 
 def plain_ticks(axis: MatplotlibAxis) -> None:
     """Puts plain numbers on a logarithmic axis if it is shorter than two decades."""
-    low, high = axis.get_view_interval()
+    low, high = sorted(axis.get_view_interval())
     if high >= 100 * low or low <= 0:
         return
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
@@ -100,17 +100,18 @@ def plain_ticks(axis: MatplotlibAxis) -> None:
         places = MaxNLocator(5, steps=[1, 2, 5, 10]).tick_values(low, high)
     axis.set_major_locator(FixedLocator(places))
     axis.set_minor_locator(NullLocator())
+    digits = max(6, 2 + math.ceil(math.log10(high / np.diff(places).min())))  # neighbours have different names
     if 1e-3 <= low and high < 1e5:
-        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.{digits}g}"))
     else:
-        axis.set_major_formatter(FuncFormatter(_as_power))
+        axis.set_major_formatter(FuncFormatter(lambda value, _: _as_power(value, digits)))
 
 
-def _as_power(value: float, _) -> str:
-    digits, exponent = f"{value:.3e}".split("e")
-    digits = f"{float(digits):g}"
+def _as_power(value: float, digits: int) -> str:
+    number, exponent = f"{value:.{digits - 1}e}".split("e")
+    number = f"{float(number):.{digits}g}"
     power = f"10^{{{int(exponent)}}}"
-    return f"${power}$" if digits == "1" else rf"${digits}\times{power}$"
+    return f"${power}$" if number == "1" else rf"${number}\times{power}$"
 
 
 def _set_axis(ax: Axes, axis: MatplotlibAxis, wanted: Axis) -> None:

@@ -6,7 +6,9 @@ import sys
 from pathlib import Path
 
 import jax
+import numpy as np
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 
 from experiments.common import cli, settings
 
@@ -27,6 +29,7 @@ def folder_in_use(monkeypatch):
     yield lambda: jax.config.jax_compilation_cache_dir
     for name, value in before.items():
         jax.config.update(name, value)
+    compilation_cache.reset_cache()
 
 
 @pytest.fixture
@@ -79,6 +82,29 @@ def test_programs_that_compile_in_less_than_a_second_are_kept_too(folder_in_use,
     monkeypatch.setenv(f"JAX_{least.upper()}", "0.5")
     cli._use_compilation_cache("/here")
     assert getattr(jax.config, f"jax_{least}") == 0.5
+
+
+def test_programs_go_to_the_named_folder_although_a_package_has_compiled_before(folder_in_use, monkeypatch, tmp_path):
+    monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    number = lambda folder: len([*(tmp_path / folder).glob("*")])
+    compile_one = lambda n: jax.jit(lambda x: x * n + 0.123).lower(np.float32(1)).compile()
+    for n, folder in enumerate("ab"):
+        cli._use_compilation_cache(str(tmp_path / folder))
+        compile_one(n)
+    assert number("a") == number("b") > 0
+    cli._use_compilation_cache("none")
+    compile_one(2)
+    assert number("a") == number("b")
+    cli._use_compilation_cache(str(tmp_path / "b"))
+    compile_one(3)
+    assert number("b") == 2 * number("a")
+
+
+def test_an_empty_folder_of_compiled_programs_is_refused(folder_in_use, capsys):
+    with pytest.raises(SystemExit):
+        cli._use_compilation_cache("")
+    assert "--compilation_cache is empty; give a folder, auto or none" in capsys.readouterr().err
 
 
 def test_compiled_programs_are_not_kept(folder_in_use, monkeypatch):

@@ -1,5 +1,7 @@
 """The model as a whole: its densities for every image shape, its noise, and the centring of the data."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -110,5 +112,10 @@ def test_images_of_whole_numbers_are_refused_also_in_an_epoch():
     grey = np.zeros((B, 4, 4, 1), np.uint8)
     state = jax.eval_shape(train.make_init(model, reparam, tx, grey), jax.random.key(0))
     epoch = train.make_epoch(train.make_step(model.apply, objectives.elbo, reparam, tx), batch_size=B)
-    with pytest.raises(ValueError, match=r"images must be floats in \[0, 1\], got uint8; divide grey levels by 255"):
+    sentence = r"images must be floats, got uint8; vae.data.pixels\(x, levels\) turns grey levels into floats"
+    with pytest.raises(ValueError, match=sentence):
         jax.eval_shape(epoch, state, jax.random.key(0), grey)
+    for method in ("encode", "log_likelihood"):
+        arguments = (grey, np.zeros((1, B, D), np.float32))[: 1 + (method == "log_likelihood")]
+        with pytest.raises(ValueError, match=sentence):
+            jax.eval_shape(functools.partial(model.apply, method=method), state.params["model"], *arguments)

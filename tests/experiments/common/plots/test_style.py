@@ -54,14 +54,21 @@ def test_an_axis_of_large_numbers_shows_a_power_of_ten_and_others_have_plain_tic
     assert not ax.yaxis.get_offset_text().get_text()
 
 
-@pytest.mark.parametrize(("low", "high"), [(0.0123, 0.0124), (2.3e-5, 2.31e-5), (0.925, 1.045), (1.9, 2.1), (0.9, 60)])
+@pytest.mark.parametrize(
+    ("low", "high"),
+    [
+        *((0.0123, 0.0124), (2.3e-5, 2.31e-5), (0.925, 1.045), (1.9, 2.1), (0.9, 60)),
+        *((2.3e-5, 2.30001e-5), (99999, 100001), (1, 1 + 1e-7)),
+    ],
+)
 def test_a_logarithmic_axis_has_a_few_different_numbers_however_short_it_is(low, high):
-    ax = Figure().subplots()
-    ax.set(yscale="log", ylim=(low, high))
-    panels.plain_ticks(ax.yaxis)
-    names = [label.get_text() for label in ax.get_yticklabels() if low <= label.get_position()[1] <= high]
-    assert 2 <= len(names) <= 6
-    assert len(set(names)) == len(names)
+    for ends in ((low, high), (high, low)):
+        ax = Figure().subplots()
+        ax.set(yscale="log", ylim=ends)
+        panels.plain_ticks(ax.yaxis)
+        names = [label.get_text() for label in ax.get_yticklabels() if low <= label.get_position()[1] <= high]
+        assert 2 <= len(names) <= 6
+        assert len(set(names)) == len(names)
 
 
 def test_plots_leave_the_callers_style_alone():
