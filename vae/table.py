@@ -81,7 +81,14 @@ class Table(dict[str, Any]):
           ValueError: if there is no such name, or if the value of an option is invalid.
           TypeError: if the name has no such option.
         """
-        return self.factory(self.find(name))(*leading, **options)
+        factory = self.factory(self.find(name))
+        accepted = _signature(factory).parameters
+        if not any(each.kind is inspect.Parameter.VAR_KEYWORD for each in accepted.values()):
+            for option in options:
+                if option not in accepted:
+                    known = ", ".join(list(accepted)[self.leading :]) or "none"
+                    raise TypeError(f"the {self.noun} {name} has no option {option!r}; its options are: {known}")
+        return factory(*leading, **options)
 
     def options(self, name: str) -> dict[str, Value]:
         """The options of a name with their defaults: the factory's arguments with a number, truth value or word."""

@@ -74,7 +74,6 @@ def run(
 
     _replace_characters_that_cannot_be_shown()
     _collect_less_garbage()
-    sys.setswitchinterval(5e-4)  # a thread that traces the next program holds up the one that trains for 0.5 ms, not 5
     app.run(guarded, flags_parser=_parse)
 
 

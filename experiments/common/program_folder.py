@@ -118,7 +118,7 @@ class ProgramFolder:
         """
         path = self.path / "runs.json"
         if not path.exists():
-            raise ValueError(f"--workdir={self.path} holds no run (no runs.json); give the folder of a trained run")
+            raise no_run(self.path)
         record = files.read_json(path)
         if not foreign_files.is_program_record(record):
             raise ValueError(f"{path} does not describe runs; restore the file, or choose another --workdir")
@@ -292,6 +292,12 @@ def programs_of(workdir: str | Path) -> list[ProgramFolder]:
     if (workdir / "runs.json").exists():
         return [ProgramFolder(workdir)]
     return [ProgramFolder(path.parent) for path in sorted(workdir.glob("programs/*/runs.json"))]
+
+
+def no_run(workdir: str | Path) -> ValueError:
+    """The error about a workdir without runs."""
+    reason = "holds no run (no runs.json)" if Path(workdir).exists() else "does not exist"
+    return ValueError(f"--workdir={workdir} {reason}; give the folder of a trained run")
 
 
 def plain(value: Any) -> str:

@@ -39,15 +39,20 @@ def code_digest() -> str:
     return sources.hexdigest()[:16]
 
 
-def git_commit(folder: Path) -> str:
-    """The commit of the checkout around `folder`, with a + if tracked files were changed; empty outside a checkout."""
+def git_commit(source: Path) -> str:
+    """The commit of the checkout around a package or module; empty outside a checkout.
+
+    A + follows if the code differs from the commit: tracked files were changed, or `source` has other files of code.
+    """
     # A git hook exports GIT_DIR, which would name another checkout.
     environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    folder, files = (source, "*.py") if source.is_dir() else (source.parent, source.name)
     git = lambda *args: subprocess.run(
         ["git", *args], cwd=folder, env=environment, capture_output=True, encoding="utf-8", errors="replace", check=True
     ).stdout.strip()
     try:
-        return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "--untracked-files=no") else "")
+        differs = git("status", "--porcelain", "--untracked-files=no") or git("ls-files", "--others", "--", files)
+        return git("rev-parse", "HEAD") + ("+" if differs else "")
     except (OSError, subprocess.CalledProcessError):
         return ""
 
@@ -56,13 +61,16 @@ def describe_code() -> dict[str, Any]:
     """The commit of this project and of each package of --import (if any), the versions of packages, and the digest."""
     description: dict[str, Any] = {"git_commit": git_commit(Path(__file__).parents[1]), "versions": versions()}
     if sources := _imported_sources():
-        description["imports"] = {name: git_commit(path.parent) for name, path in sources.items()}
+        description["imports"] = {name: git_commit(path) for name, path in sources.items()}
     return description | {"code": code_digest()}
 
 
 def changed_code(recorded: dict[str, Any]) -> list[str]:
-    """What has changed since `describe_code` gave `recorded`: "the project", and packages with both versions."""
-    changed = ["the project"] if recorded.get("code", code_digest()) != code_digest() else []
+    """What has changed since `describe_code` gave `recorded`: "the project" or a package of --import, and packages with
+    both versions."""
+    changed = []
+    if recorded.get("code", code_digest()) != code_digest():
+        changed = [" or ".join(["the project", *recorded.get("imports", {})])]
     before = recorded.get("versions", {})
     now = versions().items()
     return changed + [

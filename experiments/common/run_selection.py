@@ -4,7 +4,7 @@ import difflib
 from pathlib import Path
 
 from experiments.common import settings
-from experiments.common.program_folder import ProgramFolder, programs_of
+from experiments.common.program_folder import ProgramFolder, no_run, programs_of
 from experiments.common.settings import Settings
 
 HELP = (
@@ -24,7 +24,7 @@ def choose(workdir: str | Path, text: str | None) -> dict[ProgramFolder, list[in
     """
     programs = {folder: folder.runs() for folder in programs_of(workdir)}
     if not programs:
-        raise ValueError(f"--workdir={workdir} holds no run (no runs.json); give the folder of a trained run")
+        raise no_run(workdir)
     wanted = _parse(text) if text else {}
     chosen = {
         folder: [i for i, run in enumerate(runs) if all(getattr(run, name) == value for name, value in wanted.items())]

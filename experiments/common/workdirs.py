@@ -130,8 +130,9 @@ def read(paths: list[Path], run: str | None = None) -> Contents:
         trained_here = _read_runs(path, run, name_workdir=len(paths) > 1)
         measured_here = _read_measurements(path)
         if not trained_here and not measured_here:
+            nothing = "holds no run and no result of compare_estimators or toy_bernoulli (no config.json)"
             raise ValueError(
-                f"--workdir={path} holds no run and no result of compare_estimators or toy_bernoulli (no config.json);"
+                f"--workdir={path} {nothing if Path(path).exists() else 'does not exist'};"
                 " give the folder of a trained run, of a sweep, of the laboratory or of a toy problem"
             )
         runs += trained_here

@@ -80,8 +80,10 @@ def main(values: flags.FlagValues = flags.FLAGS) -> None:
 
 
 def conclude(sweep: Sweep, options: train_flags.Options) -> None:
-    """Writes the tables, the verdict and the pictures."""
+    """Writes the tables, the verdict and the pictures, and says what other code trained."""
     results_table.write(sweep.workdir, options.columns)
+    if sweep.other_code:
+        print(sweep.other_code)
     if options.compare:
         sweep_verdict.write(sweep, options.compare)
     draw.draw(sweep, options.figures)

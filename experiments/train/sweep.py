@@ -75,6 +75,8 @@ class Sweep:
 
     Attributes:
       runs: All runs of the command, also those of programs that --program leaves out.
+      other_code: A sentence about finished runs that another version of the code trained; empty if there are none. It
+        is known once the programs are claimed.
 
     Raises:
       ValueError, NotImplementedError: If settings or options do not go together.
@@ -90,6 +92,7 @@ class Sweep:
         self.runs = runs
         self.swept = [name for name in settings.FIELDS if len({getattr(run, name) for run in runs}) > 1]
         self.programs: list[Program] = []
+        self.other_code = ""
         foreign_files.refuse_links(workdir)
         _read_config(workdir)
         alone = len(runs) == 1 and not (workdir / "programs").exists()
@@ -119,7 +122,7 @@ class Sweep:
     def claim(self) -> list[Program]:
         """Makes the folders of all programs and keeps other processes from training them.
 
-        Prints which programs were trained by another version of the code.
+        Prints which programs another version of the code began, and sets `other_code`.
 
         Returns:
           The programs that are not finished, to be trained one after the other.
@@ -131,7 +134,7 @@ class Sweep:
             program.folder.claim(program.runs, program.data, self.options.data_dir)
         finished = multihost.from_first(np.array([program.folder.is_finished() for program in self.programs]))
         unfinished = [program for program, done in zip(self.programs, finished, strict=True) if not done]
-        _report_other_code(self.programs, unfinished)
+        self.other_code = _report_other_code(self.programs, unfinished)
         if multihost.is_first():
             needed = sum(_checkpoint_bytes(program, self.options.keep) for program in unfinished)
             files.check_space(self.workdir, needed)
@@ -251,19 +254,19 @@ def _checkpoint_bytes(program: Program, keep: int) -> int:
     return missing * sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(shape))
 
 
-def _report_other_code(programs: list[Program], unfinished: list[Program]) -> None:
-    """Prints which programs were trained or begun by another version of the code, and records the change in those that
-    continue. A folder belongs to settings, not to a version of the code."""
+def _report_other_code(programs: list[Program], unfinished: list[Program]) -> str:
+    """Prints which programs were begun by another version of the code, and records the change in them.
+
+    A folder belongs to settings, not to a version of the code.
+
+    Returns:
+      The sentence about finished programs that another version of the code trained.
+    """
     changed = [(program, parts) for program in programs if (parts := program.folder.changed_code())]
     continued = {program.folder for program in unfinished}
     parts = ", ".join(dict.fromkeys(part for _, found in changed for part in found))
     total = sum(len(program.runs) for program in programs)
     count = lambda chosen: f"{sum(len(program.runs) for program in chosen)} of {total} runs"
-    if trained := [program for program, _ in changed if program.folder not in continued]:
-        print(
-            f"{count(trained)} were trained by code that has changed since ({parts}), and stay as they are; choose"
-            " another --workdir to train them again"
-        )
     if begun := [program for program, _ in changed if program.folder in continued and program.folder.has_begun()]:
         print(
             f"{count(begun)} were begun by code that has changed since ({parts}); the present code continues them"
@@ -271,6 +274,12 @@ def _report_other_code(programs: list[Program], unfinished: list[Program]) -> No
         )
         for program in begun:
             program.folder.record_change_of_code()
+    if trained := [program for program, _ in changed if program.folder not in continued]:
+        return (
+            f"{count(trained)} were trained by code that has changed since ({parts}), and stay as they are; choose"
+            " another --workdir, or delete this one, to train them again"
+        )
+    return ""
 
 
 def run_path(program: Program, i: int) -> str:

@@ -146,7 +146,7 @@ CASES = {
     "train --workdir={}/named_code": ("runs.json", "'os:system' is not of the form"),
     "evaluate": ("--workdir",),
     "evaluate --workdir=": ("workdir",),
-    "evaluate --workdir={}/nowhere": ("no runs.json",),
+    "evaluate --workdir={}/nowhere": ("{}/nowhere does not exist",),
     "evaluate --workdir={}/file": ("no runs.json",),
     "evaluate --workdir={}": ("no runs.json",),
     "evaluate --workdir={}/run --run=seed=3": ("--run=seed=3 matches none of the 1 runs",),

@@ -39,6 +39,15 @@ def test_a_name_that_does_not_exist_is_refused_with_a_similar_one_and_all_others
         boats.make("sloop:sails=3")
 
 
+def test_an_option_that_does_not_exist_is_refused_with_those_that_do(boats):
+    boats.add("canoe", lambda length, seats=1, colour="red": (length, seats))
+    with pytest.raises(TypeError, match="the boat canoe has no option 'seat'; its options are: seats, colour"):
+        boats.make("canoe", 5, seat=3)
+    with pytest.raises(TypeError, match="the boat raft has no option 'seat'; its options are: none"):
+        boats.make("raft", 5, seat=3)
+    assert boats.make("sloop", 5, mast=3)[-1] == {"mast": 3}
+
+
 def test_a_name_that_is_taken_is_refused(boats):
     with pytest.raises(ValueError, match="the boat raft exists already; choose another name"):
         boats.add("raft", boat)
@@ -79,9 +88,15 @@ def test_an_entry_is_a_factory_that_works_without_options(entry, reason, boats):
             estimators.Entry(lambda samples=1: None),
             "estimator mine needs a factory with the argument num_samples",
         ),
+        (estimators.add, estimators.reparam, "estimator mine needs an Entry, such as Entry\\(factory\\), got function"),
+        (
+            estimators.add,
+            estimators.Entry(estimators.reparam, latents=("normal",)),
+            r"classes of vae.distributions such as Bernoulli, got \('normal',\)",
+        ),
     ],
 )
 @pytest.mark.usefixtures("restored_tables")
 def test_what_is_easily_confused_with_a_factory_is_refused(add, entry, sentence):
-    with pytest.raises(ValueError, match=sentence):
+    with pytest.raises((TypeError, ValueError), match=sentence):
         add("mine", entry)

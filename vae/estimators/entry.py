@@ -174,15 +174,25 @@ class Joined(Entry):
 class EstimatorTable(Table):
     """The table of estimators. Its entries are `Entry`s."""
 
-    def add(self, name: str, entry: Entry) -> None:
-        """Adds an estimator, so that the command line, the laboratory and the tests know it.
+    def add(self, name: str, entry: Any) -> None:
+        """Adds the estimator of an `Entry`, so that the command line, the laboratory and the tests know it.
 
         Raises:
-          ValueError: if the name is taken, if the entry has an unknown reduction, or if its factory has no argument
-            num_samples.
+          TypeError: if `entry` is no `Entry`.
+          ValueError: if the name is taken, if the entry has an unknown reduction or latents that are no
+            classes, or if its factory has no argument num_samples.
         """
+        if not isinstance(entry, Entry):
+            raise TypeError(f"the estimator {name} needs an Entry, such as Entry(factory), got {type(entry).__name__}")
         if not entry.reductions or not set(entry.reductions) <= set(EVERY_BOUND):
             raise ValueError(f"reductions of {name} must be some of {EVERY_BOUND}, got {entry.reductions}")
+        general = ("any", "reparameterizable")
+        is_family = lambda family: family in general or family[:1].isupper()
+        if not isinstance(entry.latents, tuple) or not all(map(is_family, entry.latents)):
+            raise ValueError(
+                f"latents of {name} must be a tuple of any, reparameterizable, or classes of vae.distributions such as "
+                f"Bernoulli, got {entry.latents!r}"
+            )
         if not callable(entry.make) or "num_samples" not in inspect.signature(entry.make).parameters:
             raise ValueError(f"the estimator {name} needs a factory with the argument num_samples")
         named = dataclasses.replace(entry, name=name)

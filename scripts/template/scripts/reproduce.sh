@@ -3,9 +3,10 @@
 # exact gradient is known, and compares the results with the expected numbers in scripts/expected.py.
 #
 #   bash scripts/reproduce.sh            3 seeds of 50 epochs, 10000 gradients; 15 minutes on two busy CPU cores
-#   bash scripts/reproduce.sh --quick    one seed of 5 epochs, 500 gradients: TRUNCATED; two minutes
+#   bash scripts/reproduce.sh --quick    one seed of 5 epochs, 500 gradients: TRUNCATED; half a minute
 #
-# With --quick the numbers are not compared with the expected ones.
+# With --quick the numbers are not compared with the expected ones. Packages of the checkout that are missing are
+# installed first.
 #
 # Writes results/digits/ and results/gradients/: tables, figures and report.html; with --quick in results/quick/.
 set -euo pipefail

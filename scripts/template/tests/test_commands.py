@@ -50,6 +50,8 @@ def test_the_laboratory_takes_the_estimators(tmp_path):
     rows = read_rows(tmp_path / "results.csv")
     assert [row["estimator"] for row in rows] == names.split(",")
     for row in rows[: len(CHOICES["estimators"].split(","))]:
+        verdicts = [value for name, value in row.items() if name.endswith("_verdict")]
+        assert "NOT FINITE" not in verdicts, f"{row['estimator']} with K={row['num_samples']} samples; see min_samples"
         variances = [float(value) for name, value in row.items() if re.fullmatch(r"\w+_variance", name)]
         assert variances
         assert min(variances) > 0

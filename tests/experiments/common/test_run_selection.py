@@ -92,8 +92,8 @@ def test_what_does_not_choose_one_run_is_one_sentence(text, sentence, sweep):
 
 
 def test_a_workdir_without_runs_is_one_sentence(tmp_path):
-    for workdir in (tmp_path, tmp_path / "nowhere"):
-        with pytest.raises(ValueError, match=r"holds no run \(no runs.json\); give the folder of a trained run"):
+    for workdir, reason in ((tmp_path, r"holds no run \(no runs.json\)"), (tmp_path / "nowhere", "does not exist")):
+        with pytest.raises(ValueError, match=f"{reason}; give the folder of a trained run"):
             run_selection.choose(workdir, None)
 
 

@@ -239,7 +239,7 @@ def test_a_users_problem_from_the_shell(tmp_path):
         (["--problem=coins,coins:dimensions=2"], "cannot sweep dimensions, which changes the size"),
         (["--problem=quadratic:cost_parameter=x"], "cost_parameter=x is not a number"),
         (["--problem=rainforth:cost_parameter=1"], "rainforth has no option 'cost_parameter'"),
-        (["--workdir=/nonexistent/run"], "holds no run"),
+        (["--workdir=/nonexistent/run"], "/nonexistent/run does not exist"),
         (["--estimators=nonsense"], "there is no estimator 'nonsense'; choose one of reparam"),
         (["--estimators=dreg"], "dreg cannot estimate the gradient of a bound with the reduction mean; these"),
         (["--objective=iwae"], "--objective=iwae is not an objective of quadratic; choose one of elbo"),

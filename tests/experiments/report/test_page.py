@@ -143,7 +143,7 @@ def test_the_page_shows_the_runs_that_run_chooses(swept, tmp_path):
     [
         ([], "give --workdir"),
         (["--workdir="], "give --workdir"),
-        (["--workdir=nowhere"], "--workdir=nowhere holds no run"),
+        (["--workdir=nowhere"], "--workdir=nowhere does not exist"),
         (["--workdir=swept", "--output=swept"], "is a folder"),
         (["--workdir=empty"], "holds no run"),
         (["--workdir=broken"], "not valid JSON"),
