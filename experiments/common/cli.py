@@ -100,12 +100,17 @@ def _import_packages() -> None:
         try:
             importlib.import_module(name)
         except ModuleNotFoundError as error:
-            if not error.name or not f"{name}.".startswith(f"{error.name}."):  # an import inside the package failed
+            if not _is_missing(error, name):  # an import inside the package failed
                 raise
             stop(
                 f"--import={name}: there is no package {error.name!r}; start the command in the folder that holds the"
                 " package, or add this folder to PYTHONPATH"
             )
+
+
+def _is_missing(error: Exception, module: str) -> bool:
+    """Whether an import failed because there is no such module, or because a package that should hold it is missing."""
+    return isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(f"{error.name or ''}.")
 
 
 def load_function(text: str, in_files: bool = False) -> Callable:
@@ -121,11 +126,18 @@ def load_function(text: str, in_files: bool = False) -> Callable:
     module, _, function = text.partition(":")
     sys.path.insert(0, str(Path.cwd()))
     try:
-        loaded = getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError) as error:
+        imported = importlib.import_module(module)
+    except (ImportError, ValueError) as error:
+        if module and not _is_missing(error, module):  # an import inside the module failed
+            raise
         raise ValueError(f"{text} cannot be imported: {error}; give module:function") from None
     finally:
         sys.path.pop(0)
+    if not hasattr(imported, function):
+        raise ValueError(
+            f"{text} cannot be imported: module {module!r} has no attribute {function!r}; give module:function"
+        )
+    loaded = getattr(imported, function)
     if in_files:
         _modules_of_flags[module] = None
     return loaded

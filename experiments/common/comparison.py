@@ -150,6 +150,12 @@ def check(rows: Iterable[Row], setting: str, has_validation: bool) -> None:
         raise ValueError(
             f"--compare={setting} needs runs on the same data, but {words(different)} differs; choose runs of one value"
         )
+    same = lambda row: tuple(str(row.get(name)) for name in FIELDS)
+    if setting != "workdir" and len({same(row) for row in rows}) < len(rows):
+        raise ValueError(
+            f"--compare={setting}: several runs have the same settings and seed; give one workdir, or choose"
+            " --compare=workdir"
+        )
     if (others := chosen_settings(rows, setting)) and not has_validation:
         raise ValueError(
             f"--compare={setting} cannot choose {words(others)} for each {setting}: the runs have no validation split,"

@@ -23,6 +23,8 @@ NAMES = (
     "evaluations.jsonl",
     "results.csv",
     "results.md",
+    "pairs.csv",
+    "curves.csv",
     "checkpoints",
     "checkpoints.unreadable",
     "figures",

@@ -25,21 +25,18 @@ QUANTILES = (0.02, 0.98)
 Curve = tuple[dict[str, Any], list[dict[str, Any]], dict[int, float]]
 
 
-def draw_curves(folder: ProgramFolder, number: int, data: datasets.Dataset) -> None:
-    """Writes the learning curves of run `number` of a program, as PNG and PDF."""
-    rows = folder.rows_by_run()[number]
-    figure = plots.learning_curves(rows, assess.curve_split(data), results.seconds_at(rows, folder.seconds()))
-    plots.save(figure, folder.figures(number) / "learning_curves")
+def draw_curves(folder: ProgramFolder, numbers: list[int], data: datasets.Dataset) -> None:
+    """Writes the learning curves of runs of a program, by their numbers, as PNG and PDF."""
+    rows, seconds, figures = folder.rows_by_run(), folder.seconds(), folder.figures()
+    for i in numbers:
+        figure = plots.learning_curves(rows[i], assess.curve_split(data), results.seconds_at(rows[i], seconds))
+        plots.save(figure, figures[i] / "learning_curves")
 
 
-def draw_model(folder: ProgramFolder, number: int, data: datasets.Dataset, model: models.VAE, params) -> None:
-    """Writes the pictures of the model of run `number` of a program. Grids of images are PNG alone.
-
-    Args:
-      params: The parameters of the run's model.
-    """
+def draw_model(path: Path, data: datasets.Dataset, model: models.VAE, params) -> None:
+    """Writes the pictures of a model with these parameters into the folder `path`. Grids of images are PNG alone."""
     for name, figure in _model_figures(data, model, params).items():
-        plots.save(figure, folder.figures(number) / name)
+        plots.save(figure, path / name)
 
 
 def draw_sweep(path: Path, runs: list[Curve], names: list[str]) -> None:

@@ -73,7 +73,7 @@ class ProgramFolder:
 
     def has_begun(self) -> bool:
         """Whether there is a row or a checkpoint, so that the program's runs must stay together."""
-        return (self.path / "metrics.jsonl").exists() or bool(checkpoint.steps(self.checkpoints))
+        return bool(files.read_lines(self.path / "metrics.jsonl") or checkpoint.steps(self.checkpoints))
 
     def check_runs(self, runs: list[Settings]) -> None:
         """Refuses a folder whose runs have other settings.
@@ -147,10 +147,10 @@ class ProgramFolder:
             for i, items in enumerate(values)
         ]
 
-    def figures(self, run: int) -> Path:
-        """The folder of the pictures of a run: of one run among several, a folder with its name."""
+    def figures(self) -> list[Path]:
+        """For each run the folder of its pictures: figures/ for a run alone, and a folder with its name for others."""
         names = self.run_names()
-        return self.path / "figures" / (names[run] if len(names) > 1 else "")
+        return [self.path / "figures" / (name if len(names) > 1 else "") for name in names]
 
     # --- the code that trained the program
 

@@ -77,10 +77,12 @@ class Restored(NamedTuple):
     Attributes:
       epochs: The epoch of each run; the best epoch may be another one for each run.
       state: The states without optimizer states, with a leading axis of runs, as NumPy arrays.
+      faults: For each run why its state is not that of the epoch, as in "diverged at step 3"; empty if it is.
     """
 
     epochs: list[int]
     state: TrainState
+    faults: list[str]
 
 
 def restore(folder: ProgramFolder, data: Dataset, functions: build.Functions, name: str = "latest") -> Restored | None:
@@ -112,9 +114,11 @@ def restore(folder: ProgramFolder, data: Dataset, functions: build.Functions, na
         return None
     epoch, progress = restored
     if name != "best":
-        return Restored([epoch] * len(progress.failed_step), progress.state)
-    state = progress.best.state
-    return Restored((state.step // functions.steps_per_epoch).tolist(), state)
+        faults = [f"diverged at step {step}" if step else "" for step in progress.failed_step.tolist()]
+        return Restored([epoch] * len(faults), progress.state, faults)
+    state, bounds = progress.best
+    faults = ["" if math.isfinite(bound) else "had no finite validation bound yet" for bound in bounds.tolist()]
+    return Restored((state.step // functions.steps_per_epoch).tolist(), state, faults)
 
 
 def shape_of(functions: build.Functions, runs: int, validation: bool) -> Progress:

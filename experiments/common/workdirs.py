@@ -150,13 +150,13 @@ def _read_runs(path: Path, chosen: str | None, name_workdir: bool) -> list[Run]:
     for folder, numbers in run_selection.choose(path, chosen).items() if programs_of(path) else ():
         record, all_settings, all_results = folder.record(), folder.runs(), folder.results()
         rows, evaluations = folder.rows_by_run(), folder.rows_by_run("evaluations.jsonl")
-        seconds = folder.seconds()
+        seconds, figures = folder.seconds(), folder.figures()
         for i in numbers:
             row = all_results[i] or all_settings[i].json()
             if name_workdir:
                 row = row | {"workdir": str(path)}
             times = results.seconds_at(rows[i], seconds)
-            one = (all_settings[i], record, row, rows[i], times, folder.figures(i), evaluations[i])
+            one = (all_settings[i], record, row, rows[i], times, figures[i], evaluations[i])
             runs.append(Run(folder, i, *one))
     return runs
 
@@ -170,6 +170,7 @@ def _read_measurements(path: Path) -> list[Laboratory | Toy]:
     for config in [path / "config.json", *sorted(path.glob("*/config.json"))]:
         if config.exists() and "command" in read_json(config) and not programs_of(config.parent):
             try:
+                foreign_files.refuse_links(config.parent)
                 measured.append(_read_measurement(config.parent))
             except ValueError as error:
                 if config.parent == path:

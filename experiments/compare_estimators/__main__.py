@@ -278,8 +278,9 @@ def check_flags(options: flags.FlagValues) -> None:
     """
     if options.workdir and options.problem:
         raise ValueError("--workdir and --problem name two problems; give one of them")
-    if options.run and not options.workdir:
-        raise ValueError("--run chooses a run of --workdir; add --workdir, or leave out --run")
+    for flag in ("run", "checkpoint", "split", "data_dir", "cache_dir"):
+        if options[flag].present and not options.workdir:
+            raise ValueError(f"--{flag} is about a run of --workdir; add --workdir, or leave out --{flag}")
     for flag in ("problem", "num_samples", "estimators"):
         if options[flag].value == []:
             raise ValueError(f"--{flag} is empty; leave it out for its default")

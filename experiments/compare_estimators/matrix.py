@@ -82,7 +82,7 @@ def rows_of_problem(results: list[Row], problem: str, group: str, judge_by: str)
     # An estimator whose draws are all zero has no rank.
     variances = [math.nan if "ALWAYS ZERO" in row[f"{group}_verdict"] else number(row, "variance") for row in results]
     relative = {}
-    for cost in ("flops", "evaluations"):
+    for cost in dict.fromkeys(("flops", "evaluations", judge_by)):
         costs = [float(row[cost]) for row in results]
         best = diagnostics.choose_best(variances, costs, is_unbiased)
         relative[cost] = np.multiply(variances, costs) / (variances[best] * costs[best])
@@ -92,8 +92,7 @@ def rows_of_problem(results: list[Row], problem: str, group: str, judge_by: str)
             "problem": problem,
             "group": group,
             **{key: row[key] for key in ("num_samples", "evaluations", "flops", "declared_biased")},
-            "variance_x_flops": relative["flops"][i],
-            "variance_x_evaluations": relative["evaluations"][i],
+            **{f"variance_x_{cost}": ratios[i] for cost, ratios in relative.items()},
             **{
                 f"variance_x_{judge_by}_{end}": number(row, f"variance_x_{judge_by}_to_best_{end}")
                 for end in ("low", "high")

@@ -66,6 +66,8 @@ def from_workdir(
         restored = progress.restore(folder, data, program, name)
         if restored is None:
             continue
+        if restored.faults[number]:
+            raise ValueError(f"--workdir={path}: the run {restored.faults[number]}; choose another --checkpoint")
         epoch = restored.epochs[number]
         state = jax.device_put(progress.select_run(restored.state, number))
         groups = state.params["model"]["params"]

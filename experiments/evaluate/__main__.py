@@ -91,4 +91,4 @@ def main(values: flags.FlagValues = flags.FLAGS) -> None:
 
 if __name__ == "__main__":
     define_flags(flags.FLAGS)
-    cli.run(main)
+    cli.run(main, resumes=True)

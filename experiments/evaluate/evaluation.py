@@ -49,23 +49,33 @@ def evaluate(folder: ProgramFolder, numbers: list[int], options: Options) -> tup
     data = build.load_trained(runs[0], options.data_dir or folder.data_dir(), options.cache_dir)
     folder.claim(runs, data)
     with contextlib.closing(folder), jax.default_matmul_precision(runs[0].matmul_precision):
-        return _evaluate_claimed(folder, chosen, runs, data, options), left_out
+        functions = build.functions(runs[0], data)
+        restored = restore(folder, data, functions, options.checkpoint)
+        left_out += [f"{_name(folder, i)} {restored.faults[i]}" for i in chosen if restored.faults[i]]
+        chosen = [i for i in chosen if not restored.faults[i]]
+        return _evaluate_restored(folder, chosen, runs, data, functions, restored, options) if chosen else [], left_out
 
 
-def _evaluate_claimed(
-    folder: ProgramFolder, chosen: list[int], runs: list[Settings], data: Dataset, options: Options
+def _evaluate_restored(
+    folder: ProgramFolder,
+    chosen: list[int],
+    runs: list[Settings],
+    data: Dataset,
+    functions: build.Functions,
+    restored: progress.Restored,
+    options: Options,
 ) -> list[Row]:
-    """The rest of `evaluate`, while no other process can change the folder."""
-    functions = build.functions(runs[0], data)
-    restored = restore(folder, runs[0], data, functions, options.checkpoint)
+    """The rows of the chosen runs at a checkpoint."""
     params = restored.state.params["model"]
     if options.figures:
         from experiments.common import pictures  # matplotlib is slow to import
 
+        figure_folders = folder.figures()
+        with cli.drawing(folder.path / "figures"):
+            pictures.draw_curves(folder, chosen, data)
         for i in chosen:
-            with cli.drawing(folder.figures(i)):
-                pictures.draw_curves(folder, i, data)
-                pictures.draw_model(folder, i, data, functions.evaluated, progress.select_run(params, i))
+            with cli.drawing(figure_folders[i]):
+                pictures.draw_model(figure_folders[i], data, functions.evaluated, progress.select_run(params, i))
     if options.ais_steps:
         annealing.check(functions.evaluated, progress.select_run(params, chosen[0]))
     made_with = {"eval_samples": options.eval_samples} | annealing.settings(options)
@@ -78,14 +88,13 @@ def _evaluate_claimed(
         devices = mesh.make(len(missing), batch_size=1)
         some = mesh.over_runs_of(devices, jax.tree.map(lambda leaf: leaf[missing], restored.state))
         for part in assess.test_figures(functions.evaluated, devices, some, data, runs[0], options.eval_samples):
-            new = {missing[i]: row for i, row in part.items()}
-            if options.ais_steps:
-                for i in new:
+            for i, row in ((missing[place], row) for place, row in part.items()):
+                if options.ais_steps:
                     of_run = progress.select_run(params, i)
-                    new[i] |= annealing.figures(functions.evaluated, of_run, data, options)
-            made = lambda i: {"run": i, "epoch": restored.epochs[i], "eval_samples": options.eval_samples}
-            folder.append([made(i) | row | _describe_code() for i, row in new.items()], "evaluations.jsonl")
-            figures |= new
+                    row |= annealing.figures(functions.evaluated, of_run, data, options)
+                made = {"run": i, "epoch": restored.epochs[i], "eval_samples": options.eval_samples}
+                folder.append([made | row | _describe_code()], "evaluations.jsonl")
+                figures[i] = row
     return [
         runs[i].json()
         | {"status": "done", "epoch": restored.epochs[i], "eval_samples": options.eval_samples}
@@ -116,9 +125,7 @@ def earlier_figures(folder: ProgramFolder, epochs: list[int], made_with: Row) ->
     }
 
 
-def restore(
-    folder: ProgramFolder, run: Settings, data: Dataset, functions: build.Functions, name: str
-) -> progress.Restored:
+def restore(folder: ProgramFolder, data: Dataset, functions: build.Functions, name: str) -> progress.Restored:
     """The states of all runs of a program at the checkpoint `name`.
 
     Raises:

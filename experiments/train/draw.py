@@ -59,8 +59,8 @@ def _draw_program(program: Program, finished: list[Finished], figures: str) -> N
         chosen = runs if figures == "all" else _best_of_each_setting(runs)
         numbers = [run.number for run in chosen]
         if figures == "all" or len(finished) == 1:
-            _draw_curves(program, folder, [i for i in numbers if not _has_picture(folder, i, "learning_curves")])
-        _draw_models(program, folder, [i for i in numbers if not _has_picture(folder, i, "reconstructions")])
+            _draw_curves(program, folder, _without(folder, numbers, "learning_curves"))
+        _draw_models(program, folder, _without(folder, numbers, "reconstructions"))
 
 
 def _best_of_each_setting(runs: list[Finished]) -> list[Finished]:
@@ -74,8 +74,10 @@ def _best_of_each_setting(runs: list[Finished]) -> list[Finished]:
     return [group[results.best([run.row for run in group])] for group in best_first[:MOST_SETTINGS]]
 
 
-def _has_picture(folder: ProgramFolder, number: int, name: str) -> bool:
-    return (folder.figures(number) / f"{name}.png").exists()
+def _without(folder: ProgramFolder, numbers: list[int], picture: str) -> list[int]:
+    """The numbers of the runs that do not have this picture."""
+    figures = folder.figures()
+    return [i for i in numbers if not (figures[i] / f"{picture}.png").exists()]
 
 
 def _draw_curves(program: Program, folder: ProgramFolder, numbers: list[int]) -> None:
@@ -85,8 +87,7 @@ def _draw_curves(program: Program, folder: ProgramFolder, numbers: list[int]) ->
     with cli.drawing(folder.path / "figures"):
         from experiments.common import pictures
 
-        for number in numbers:
-            pictures.draw_curves(folder, number, program.data)
+        pictures.draw_curves(folder, numbers, program.data)
 
 
 def _draw_models(program: Program, folder: ProgramFolder, numbers: list[int]) -> None:
@@ -99,16 +100,18 @@ def _draw_models(program: Program, folder: ProgramFolder, numbers: list[int]) ->
         restored = progress.restore(folder, program.data, program.functions)
         if restored is None:
             raise ValueError(f"{folder.checkpoints} cannot be read")
+        figures = folder.figures()
         for number in numbers:
             params = progress.select_run(restored.state.params["model"], number)
-            pictures.draw_model(folder, number, program.data, program.functions.evaluated, params)
+            pictures.draw_model(figures[number], program.data, program.functions.evaluated, params)
 
 
 def _print_places(workdir: Path, finished: list[Finished]) -> None:
     """Prints the names of the pictures."""
     if drawn := sorted((workdir / "figures").glob("*.png")):
         print(f"pictures: {', '.join(map(str, drawn))}")
-    folders = [run.folder.figures(run.number) for run in finished]
+    figures = {folder: folder.figures() for folder in {run.folder for run in finished}}
+    folders = [figures[run.folder][run.number] for run in finished]
     drawn = [path for path in folders if path != workdir / "figures" and any(path.glob("*.png"))]
     if drawn:
         more = f" and {len(drawn) - 1} more" if len(drawn) > 1 else ""

@@ -70,7 +70,8 @@ def define_flags(values: flags.FlagValues) -> None:
         flag_values=values,
     )
     checkpoint_every = (
-        "Number of epochs between additional checkpoints, which stay when the training is finished; 0 for none."
+        "Number of epochs between additional checkpoints; 0 for none. When the training is finished, the newest --keep"
+        " checkpoints stay."
     )
     integer("checkpoint_every", 0, checkpoint_every, 0)
     # At least two checkpoints, because one may be damaged.
@@ -178,6 +179,11 @@ def from_flags(values: flags.FlagValues) -> Options:
     for name in ("measure_estimators", "measure_draws"):
         if values[name].present and not options.measure_gradient:
             raise ValueError(f"--{name} needs --measure_gradient=1, a measurement at every evaluation")
+    if options.budget and options.budget.kind == "flops" and options.launcher == "slurm":
+        raise ValueError(
+            "--budget=flops:N counts FLOP on this machine, and the devices of the jobs may count others; give"
+            " --num_samples or --budget=evaluations:N with --launcher=slurm"
+        )
     results.check_columns(options.columns or [])
     slurm = [name for name in values if name.startswith("slurm_") and values[name].present]
     is_job = bool(options.program)  # a job has the flags of its submission

@@ -95,7 +95,6 @@ def train(
         if multihost.from_first(np.array(may_be_halved and needed > free)):
             sizes = f"{needed / 1e9:.1f} GB, and {free / 1e9:.1f} are free"
             print(f"{len(program.runs)} runs at once need {sizes}; they train in two halves, one after the other")
-            del compiled
             program.folder.remove()
             halves = program.halves()
             for half in halves:
@@ -344,35 +343,33 @@ def write_results(
       A sentence for each run that diverged.
     """
     program, folder = compiled.program, compiled.program.folder
+    state = mesh.fetch(compiled.devices, progress.state) if hook else None
+
+    def write(results: dict[int, dict[str, Any]]) -> None:
+        if multihost.is_first():
+            folder.write_results(results)
+        if hook:
+            hook([{"run": i, **result} for i, result in results.items()], state)
+
     failed = {i: int(step) for i, step in enumerate(progress.failed_step) if step}
-    if multihost.is_first():
-        folder.write_results({i: {"status": "diverged", "step": step} for i, step in failed.items()})
+    write({i: {"status": "diverged", "step": step} for i, step in failed.items()})
     if len(failed) < len(program.runs):
         phases.say(f"evaluating, K={program.settings.eval_samples}")
         settings, model = program.settings, program.functions.evaluated
         samples = settings.eval_samples
+        last = {}
+        if len(program.data.validation) and multihost.is_first():
+            last = {i: {"validation_elbo_nats": rows[-1]["elbo_nats"]} for i, rows in enumerate(folder.rows_by_run())}
+        steps = settings.epochs * program.functions.steps_per_epoch
+        costs = {"step_evaluations": cost.evaluations, "step_flops": cost.flops}
         for rows in assess.test_figures(model, compiled.devices, progress.state, program.data, settings, samples):
-            results = {i: _result(program, i, row, cost) for i, row in rows.items() if i not in failed}
-            if multihost.is_first():
-                folder.write_results(results)
-            if hook:
-                state = mesh.fetch(compiled.devices, progress.state)
-                hook([{"run": i, **result} for i, result in results.items()], state)
+            done = {i: row for i, row in rows.items() if i not in failed}
+            write({i: {"status": "done", "step": steps} | row | costs | last.get(i, {}) for i, row in done.items()})
     if not multihost.is_first():
         return []
     if not options.checkpoint_every:
         checkpoint.drop_before(folder.checkpoints, checkpoint.steps(folder.checkpoints)[-1])
     return [_divergence(program, i, step) for i, step in failed.items()]
-
-
-def _result(program: Program, i: int, figures: dict[str, Any], cost: StepCost) -> dict[str, Any]:
-    """The result of run i, which did not diverge."""
-    steps = program.settings.epochs * program.functions.steps_per_epoch
-    result = {"status": "done", "step": steps} | figures
-    result |= {"step_evaluations": cost.evaluations, "step_flops": cost.flops}
-    if len(program.data.validation):
-        result["validation_elbo_nats"] = program.folder.rows_by_run()[i][-1]["elbo_nats"]
-    return result
 
 
 def _divergence(program: Program, i: int, failed_step: int) -> str:

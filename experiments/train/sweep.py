@@ -152,6 +152,7 @@ class Sweep:
             f"{run_path(program, i)}: the training was not finite at step {row['step']} in an earlier command; delete"
             " the folder to train this run again with other code"
             for program in self.programs
+            if program.folder.is_finished()  # of the others, the end of the training says it
             for i, row in enumerate(program.folder.results())
             if row and row["status"] == "diverged"
         ]
@@ -248,9 +249,10 @@ def _lists(runs: list[Settings], swept: list[str]) -> dict[str, Any]:
 
 
 def _checkpoint_bytes(program: Program, keep: int) -> int:
-    """The bytes of the checkpoints that the program will add: the number in --keep, and one that is being written."""
+    """The bytes of the checkpoints that the program will add: the number in --keep, and one that is being written, but
+    at most one for each epoch."""
     shape = progress.shape_of(program.functions, len(program.runs), bool(len(program.data.validation)))
-    missing = max(0, keep + 1 - len(checkpoint.steps(program.folder.checkpoints)))
+    missing = max(0, min(keep + 1, program.settings.epochs) - len(checkpoint.steps(program.folder.checkpoints)))
     return missing * sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(shape))
 
 

@@ -121,6 +121,7 @@ CASES = {
     "train --profile_steps=0:5": ("--profile_steps", "1:46"),
     "train --slurm_cpus=2": ("--slurm_cpus", "--launcher=slurm"),
     "train --program=2": ("--program=2", "1"),
+    "train --launcher=slurm --budget=flops:1e9": ("--budget=flops:N", "--num_samples"),
     "train --launcher=slurm --multihost": ("--launcher=slurm", "--multihost"),
     # workdirs
     "train --workdir={}/file": ("{}/file",),
@@ -182,7 +183,8 @@ CASES = {
     "compare_estimators --problem=quadratic --workdir={}/run": ("two problems",),
     "compare_estimators --workdir={}": ("no runs.json",),
     "compare_estimators --workdir={}/run --run=seed=3": ("--run=seed=3 matches none of the 1 runs",),
-    "compare_estimators --run=seed=3": ("--run chooses a run of --workdir",),
+    "compare_estimators --run=seed=3": ("--run is about a run of --workdir",),
+    "compare_estimators --split=train": ("--split is about a run of --workdir",),
     "compare_estimators --workdir={}/sweep": ("holds 2 runs; choose one by --run=NAME=VALUE", "seed is 0, 1"),
     "compare_estimators --workdir={}/sweep --run=hidden=16": ("matches 2 runs", "seed is 0, 1"),
     "compare_estimators --workdir={}/no_checkpoint": ("no checkpoint",),

@@ -127,7 +127,8 @@ def test_lines_and_cells_are_short(page):
 
 
 def test_the_first_page_has_every_file_of_a_workdir():
-    text = section(PAGE, "What a workdir holds") + page_of("train")
+    pages = map(page_of, ("train", "compare_estimators", "toy_bernoulli"))
+    text = "".join([section(PAGE, "What a workdir holds"), *pages])
     visible = [name for name in foreign_files.NAMES if not name.startswith(".") and name != "store"]
     assert not [name for name in visible if name not in text]
 

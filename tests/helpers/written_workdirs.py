@@ -83,8 +83,8 @@ def write_program(path: Path, runs: list[Written], picture: bytes = PNG) -> Prog
     folder = ProgramFolder(path)
     for i, run in enumerate(runs):
         if run.status == "done":
-            folder.figures(i).mkdir(parents=True, exist_ok=True)
-            (folder.figures(i) / "reconstructions.png").write_bytes(picture)
+            folder.figures()[i].mkdir(parents=True, exist_ok=True)
+            (folder.figures()[i] / "reconstructions.png").write_bytes(picture)
     return folder
 
 

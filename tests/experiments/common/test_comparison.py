@@ -95,11 +95,22 @@ def test_the_needed_seeds_tell_a_difference_apart_four_times_out_of_five():
         ("seed", [row("a", 0, 1.0), row("a", 1, 1.0)], "no bounds that could be compared"),
         ("estimator", [row("a", 0, 1.0), row("b", 0, 1.0, dataset="mnist")], "needs runs on the same data"),
         ("estimator", [row("a", 0, 1.0), diverged("b", 0)], "whose runs did not diverge"),
+        (
+            "estimator",
+            [row(name, 0, 1.0, workdir=workdir) for name in "ab" for workdir in "xy"],
+            "several runs have the same settings and seed; give one workdir, or choose --compare=workdir",
+        ),
     ],
 )
 def test_runs_that_cannot_be_compared_are_refused(setting, rows, sentence):
     with pytest.raises(ValueError, match=sentence):
         comparison.compare(rows, setting)
+
+
+def test_workdirs_with_the_same_runs_can_be_compared():
+    rows = [row("a", seed, 10.0 + seed + (workdir == "y"), workdir=workdir) for seed in range(2) for workdir in "xy"]
+    [pair] = comparison.compare(rows, "workdir").pairs
+    assert (pair.better, pair.worse, pair.difference, pair.seeds) == ("x", "y", 1.0, 2)
 
 
 def test_a_choice_without_a_validation_split_is_refused():

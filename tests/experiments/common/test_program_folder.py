@@ -51,9 +51,9 @@ def test_a_setting_that_was_added_later_has_its_default(folder):
 
 def test_a_run_has_a_name_and_a_folder_of_pictures_with_its_differing_settings(folder, tmp_path):
     assert folder.run_names()[3] == "run3_learning_rate=0.01_seed=1"
-    assert folder.figures(3) == folder.path / "figures/run3_learning_rate=0.01_seed=1"
+    assert folder.figures()[3] == folder.path / "figures/run3_learning_rate=0.01_seed=1"
     alone = write_program(tmp_path / "alone", [Written(Settings())])
-    assert alone.figures(0) == tmp_path / "alone/figures"
+    assert alone.figures()[0] == tmp_path / "alone/figures"
 
 
 @pytest.mark.parametrize(
@@ -102,6 +102,7 @@ def test_a_program_has_begun_when_there_is_a_row_or_a_checkpoint(folder):
     (folder.checkpoints / "1").mkdir(parents=True)
     assert folder.has_begun()
     checkpoint.drop_after(folder.checkpoints, 0)
+    folder.forget_after(0)  # as a program does that starts from nothing
     assert not folder.has_begun()
     folder.append([{"run": 0} | ROW])
     assert folder.has_begun()

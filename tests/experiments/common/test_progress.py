@@ -92,7 +92,20 @@ def test_the_states_of_all_runs_are_restored_by_the_name_of_a_checkpoint(name, e
     assert restored.epochs == epochs
     np.testing.assert_array_equal(restored.state.params["model"][:, 0], model)
     assert restored.state.opt_state is None
+    assert restored.faults == ["", "", ""]
     assert progress.select_run(restored.state, 1).params["model"].tolist() == [model[1]] * 2
+
+
+def test_a_run_without_a_state_of_the_epoch_has_a_fault(tmp_path):
+    folder = write_program(tmp_path, [Written(run, status=None) for run in RUNS])
+    with checkpoint.writer(folder.checkpoints) as (save, _):
+        begun = first_progress(_state(2), validation=True)
+        best = begun.best._replace(bound=jnp.array([-jnp.inf, -1.0, -jnp.inf]))
+        save(2, begun._replace(failed_step=jnp.array([0, 7, 0]), best=best))
+    faults = lambda name: progress.restore(folder, WITH_VALIDATION, FUNCTIONS, name).faults
+    assert faults("latest") == faults("2") == ["", "diverged at step 7", ""]
+    none_yet = "had no finite validation bound yet"
+    assert faults("best") == [none_yet, "", none_yet]
 
 
 @pytest.mark.parametrize("name", ["1", "-2", "newest", "²", ""])

@@ -63,6 +63,17 @@ def test_the_matrix_has_the_figures_of_each_problem(measured):
     assert ratio == pytest.approx(evaluations_per_flop, rel=1e-6)
 
 
+@pytest.mark.parametrize("judge_by", ["flops", "evaluations", "seconds"])
+def test_the_picture_shows_the_cost_that_decides(judge_by, measured):
+    results = read(measured / "coins" / "results.csv")
+    for row in results:  # those of the other costs are written where they decide
+        row |= {f"phi_variance_x_{judge_by}_to_best_{end}": "1.0" for end in ("low", "high")}
+    rows = matrix.rows_of_problem(results, "coins", "phi", judge_by)
+    costs = [float(row["phi_variance"]) * float(row[judge_by]) for row in results]
+    assert rows[1][f"variance_x_{judge_by}"] == pytest.approx(costs[1] / costs[0])  # the first is unbiased
+    picture.draw(rows, judge_by)
+
+
 def test_the_estimators_stand_in_the_order_of_the_table():
     rows = [{"estimator": name} for name in ("disarm", "gumbel_rao:inner_samples=3", "reparam", "disarm")]
     assert picture.order(rows) == ["reparam", "gumbel_rao:inner_samples=3", "disarm"]

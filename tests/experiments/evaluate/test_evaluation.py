@@ -214,7 +214,7 @@ def test_what_is_left_is_named(steps, name, sentence, tmp_path, monkeypatch):
     for step in steps:
         (folder.checkpoints / str(step)).mkdir(parents=True)
     with pytest.raises(ValueError, match=sentence):
-        evaluation.restore(folder, Settings(), SimpleNamespace(validation=[0]), None, name)
+        evaluation.restore(folder, SimpleNamespace(validation=[0]), None, name)
 
 
 @pytest.mark.parametrize(("given", "read"), [(None, "recorded"), ("given", "given")])

@@ -53,7 +53,7 @@ def test_names_of_folders_are_made_of_plain_parts(dataset, tmp_path):
     # The runs of a program have one data set, unless somebody has changed the file.
     folder = write_program(tmp_path, [Written(Settings(dataset=name), status=None) for name in (dataset, "digits")])
     for i, run in enumerate(folder.run_names()):
-        assert folder.figures(i).relative_to(folder.path).parts == ("figures", run)
+        assert folder.figures()[i].relative_to(folder.path).parts == ("figures", run)
         assert "\0" not in run
 
 
