@@ -3,12 +3,12 @@
 import math
 
 import jax
-import jax.numpy as jnp
 from jax.lax import stop_gradient
 
 from vae.estimators.contract import Estimator
-from vae.estimators.parts.score_function import learning_signal, weigh_scores
-from vae.estimators.tools import integrand, stateless
+from vae.estimators.parts.left_out import values_and_signal
+from vae.estimators.parts.score_function import weigh_scores
+from vae.estimators.tools import stateless
 
 
 def ovis(num_samples: int = 2, gamma: float = 1.0) -> Estimator:
@@ -30,9 +30,8 @@ def ovis(num_samples: int = 2, gamma: float = 1.0) -> Estimator:
 
     def estimate(key, q, f, reduce, log_q_weight):
         z = q.sample(key, num_samples)
-        values = integrand(f, q, log_q_weight)(z)  # [K, *batch]
-        without = learning_signal(values, jnp.full_like(values, -jnp.inf), reduce)
+        values, signal = values_and_signal(q, f, reduce, log_q_weight, z)  # [K, *batch]
         weights = jax.nn.softmax(stop_gradient(values), axis=0)
-        return weigh_scores(q, z, reduce(values), without + gamma * (weights + math.log1p(-1 / num_samples)))
+        return weigh_scores(q, z, reduce(values), signal + gamma * (weights + math.log1p(-1 / num_samples)))
 
     return stateless(estimate)

@@ -53,24 +53,31 @@ def set_weights(log_probs: Array, chosen: Float[Array, "k *rest C"]) -> tuple[Ar
     other class s' is 1 - p(s) times the probability that s' was drawn first, given that the rest of S was drawn from
     the classes without s. The weights of each control sum to 1.
 
-    Let v(part) be the probability that, after `part` has been drawn, the rest of S is drawn next, divided by the
-    product of the probabilities of the rest. Then v(S) = 1, and v(part) is the sum over the classes s in the rest of
-    v(part + s), divided by the probability of all classes outside `part`. S has 2^k parts, each a set of positions.
+    Let u(part) be the probability that, after `part` has been drawn, the rest of S is drawn next. Then u(S) = 1, and
+    u(part) is the sum over the classes s in the rest of u(part + s) times the probability of s among the classes
+    outside `part`. S has 2^k parts, each a set of positions. Impossible classes are drawn last: all have one tiny
+    probability, which cancels.
     """
+    log_probs = jnp.maximum(log_probs, jnp.finfo(log_probs.dtype).min)
+    log_p = jnp.sum(jnp.where(chosen == 1, log_probs, 0.0), axis=-1)  # [k, ...]
     positions = range(len(chosen))
-    parts = [frozenset(part) for size in range(len(chosen) + 1) for part in itertools.combinations(positions, size)]
-    whole, *smaller = reversed(parts)
-    log_v = {whole: jnp.zeros(chosen.shape[1:-1], log_probs.dtype)}
-    for part in smaller:  # from the largest to the empty part
+    parts = [frozenset(part) for size in positions for part in itertools.combinations(positions, size)]
+    log_u = {frozenset(positions): jnp.zeros_like(log_p[0])}
+    log_left = {}  # of a part: the log-probability of all classes outside
+    log_next = {}  # of a part: the logs of the terms of u(part), one for each class in the rest
+    for part in reversed(parts):  # from the largest to the empty part
         drawn = sum((chosen[s] for s in part), start=jnp.zeros_like(chosen[0]))
-        log_left = jax.nn.logsumexp(jnp.where(drawn == 1, -jnp.inf, log_probs), axis=-1)
-        log_v[part] = jax.nn.logsumexp(jnp.stack([log_v[part | {s}] for s in whole - part]), axis=0) - log_left
-    first = [log_v[frozenset({s})] for s in positions]
-    weight = jnp.stack([jnp.exp(first[s] - log_v[frozenset()]) for s in positions])
+        outside = jnp.where(drawn == 1, -jnp.inf, log_probs)
+        top = jnp.max(outside, axis=-1)
+        log_sum = jnp.log(jnp.sum(jnp.exp(outside - top[..., None]), axis=-1))
+        log_left[part] = top + log_sum
+        # The difference of two large logs comes first, because a small summand would be lost in either.
+        rest = [s for s in positions if s not in part]
+        log_next[part] = jnp.stack([log_p[s] - top - log_sum + log_u[part | {s}] for s in rest])
+        log_u[part] = jax.nn.logsumexp(log_next[part], axis=0)
 
     def control(s):
-        own = jnp.exp(jnp.sum(jnp.where(chosen[s] == 1, log_probs, 0.0), axis=-1))
-        both = [own if other == s else jnp.exp(log_v[frozenset({s, other})] - first[s]) for other in positions]
-        return jnp.stack(both)
+        others = jnp.exp(log_left[frozenset({s})]) * jax.nn.softmax(log_next[frozenset({s})], axis=0)
+        return jnp.concatenate([others[:s], jnp.exp(log_p[s])[None], others[s:]])
 
-    return weight, jnp.stack([control(s) for s in positions])
+    return jax.nn.softmax(log_next[frozenset()], axis=0), jnp.stack([control(s) for s in positions])

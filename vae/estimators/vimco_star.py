@@ -5,8 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from vae.estimators.contract import Estimator, Reduction
-from vae.estimators.parts.score_function import score_surrogate
-from vae.estimators.tools import held, integrand, stateless
+from vae.estimators.parts.left_out import values_and_signal
+from vae.estimators.parts.score_function import weigh_scores
+from vae.estimators.tools import stateless
 
 
 def vimco_star(num_samples: int = 2) -> Estimator:
@@ -16,6 +17,10 @@ def vimco_star(num_samples: int = 2) -> Estimator:
     z_k. A sample of small weight has the coefficient w_k^2 / 2, where VIMCO has one of order 1/K. So the
     signal-to-noise ratio grows with the root of K, where that of VIMCO falls with it.
 
+    For the importance-weighted bound, the coefficients are right to rounding at every K. For other bounds, they are
+    small differences of bounds, whose rounding errors grow with K: in float32, the gradient may be wrong by 4 % at
+    K = 1000 and by 12 % at K = 2000.
+
     Raises:
       ValueError: for a bound that is not finite when one of its values is -inf, such as the thermodynamic objective.
     """
@@ -23,8 +28,8 @@ def vimco_star(num_samples: int = 2) -> Estimator:
     def estimate(key, q, f, reduce, log_q_weight):
         _require_finite_bound_without_a_sample(reduce)
         z = q.sample(key, num_samples)
-        values = integrand(f, held(q, reduce), log_q_weight)(z)  # [K, *batch]
-        return score_surrogate(q, z, values, jnp.full_like(values, -jnp.inf), reduce)
+        values, signal = values_and_signal(q, f, reduce, log_q_weight, z)  # [K, *batch]
+        return weigh_scores(q, z, reduce(values), signal)
 
     return stateless(estimate)
 

@@ -62,6 +62,29 @@ def test_an_unordered_set_of_all_classes_is_exact_in_one_dimension():
     )
 
 
+@pytest.mark.parametrize("impossible", [-np.inf, -1e30, -1e4])
+@pytest.mark.parametrize("k", [2, 3, 4])
+def test_an_unordered_set_of_all_possible_classes_is_exact(k, impossible):
+    """Two classes of the first dimension are possible, and one of the second, so a set has impossible classes too."""
+    q = Categorical(jnp.array([[0.0, 1.0, impossible, impossible], [0.5, impossible, impossible, impossible]]))
+    f = lambda z: jnp.sum(jnp.sin(3 * z @ jnp.arange(4.0)), axis=-1)
+    exact = jax.grad(lambda q: BY_NAME["exact"].make().estimate({}, {}, None, q, f, mean, 1.0).value)(q).logits
+    grads = draw_gradients(unordered_set(k=k), q, f, 64, log_q_weight=1.0).logits
+    assert np.max(np.abs(exact)) > 0.1
+    np.testing.assert_allclose(grads, np.broadcast_to(exact, grads.shape), atol=1e-6)
+
+
+def test_the_gradient_of_unordered_sets_is_unbiased_if_a_class_is_impossible():
+    q = Categorical(jnp.array([[0.3, -0.7, -jnp.inf, 1.0, -1.5]]))
+    f = lambda z: jnp.sum(jnp.sin(3 * z @ jnp.arange(5.0)), axis=-1)
+    exact = jax.grad(lambda q: BY_NAME["exact"].make().estimate({}, {}, None, q, f, mean, 1.0).value)(q).logits
+    grads = draw_gradients(unordered_set(k=2), q, f, 2**12, log_q_weight=1.0).logits
+    stderr = np.std(grads, axis=0) / np.sqrt(len(grads))
+    assert not np.any(grads[:, 0, 2])
+    assert np.max(stderr) < 0.02 * np.linalg.norm(exact)
+    assert np.max(np.abs(np.mean(grads, axis=0) - exact) / (stderr + 1e-7)) < MAX_Z
+
+
 @pytest.mark.parametrize("make", [rao_blackwell_top_k, unordered_set])
 def test_a_k_above_the_number_of_classes_is_refused(make):
     q = Categorical(jnp.zeros((2, 3)))

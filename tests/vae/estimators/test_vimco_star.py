@@ -1,5 +1,7 @@
 """VIMCO-star and OVIS against their published formulas, and how their signal-to-noise ratios depend on K."""
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -61,6 +63,38 @@ def test_ovis_is_vimco_star_only_at_gamma_zero():
     assert_same(gradients(make("ovis", gamma=0.0), toy, key), expected)
     with pytest.raises(AssertionError):
         assert_same(gradients(make("ovis", gamma=0.1), toy, key), expected)
+
+
+class Listed(NamedTuple):
+    """A q whose parameters are the log-densities of its samples, so a gradient is the list of the coefficients."""
+
+    log_densities: jax.Array
+    batch_shape = ()
+
+    def sample(self, key, num_samples):
+        return jnp.zeros((num_samples, 1))
+
+    def log_prob(self, z):
+        return self.log_densities
+
+
+@pytest.mark.parametrize(("name", "options"), [("vimco_star", {}), ("ovis", {"gamma": 0.0})])
+@pytest.mark.parametrize("largest", [0.0, 8.0, 200.0])
+@pytest.mark.parametrize("num_samples", [2, 1024])
+def test_coefficients_keep_their_digits_in_float32(name, options, num_samples, largest):
+    """The weights are of order 1/K, so the coefficients are of order 1/K^2; or one weight is near 1."""
+    log_w = np.float32(np.random.default_rng(0).normal(size=num_samples) - 3000)
+    log_w[-1] += np.float32(largest)
+    w = np.exp(np.float64(log_w) - np.max(log_w))
+    others = np.array([np.sum(np.delete(w, k)) for k in range(num_samples)])
+    expected = -np.log(others / np.sum(w)) - w / np.sum(w)
+
+    def value(log_densities):
+        q, estimator = Listed(log_densities), make(name, num_samples=num_samples, **options)
+        return estimator.estimate({}, {}, jax.random.key(0), q, lambda z: jnp.asarray(log_w), log_mean_exp, 1.0).value
+
+    coefficients = jax.jit(jax.grad(value))(jnp.zeros(num_samples))
+    np.testing.assert_allclose(coefficients, expected, rtol=1e-5, atol=1e-15)
 
 
 def test_the_signal_to_noise_ratio_of_vimco_star_grows_with_the_samples_and_that_of_vimco_falls():
