@@ -142,6 +142,15 @@ def from_first(tree: Any) -> Any:
     return jax.tree.map(broadcast, tree)
 
 
+def text_from_first(text: str) -> str:
+    """The text of process 0, in every process. The other processes may pass any text."""
+    if jax.process_count() == 1:
+        return text
+    data = np.frombuffer(text.encode(), np.uint8)
+    size = int(from_first(np.int32(len(data))))  # every process must know the shape of what follows
+    return from_first(data if is_first() else np.zeros(size, np.uint8)).tobytes().decode()
+
+
 def asked_of_any(asked: signal.Signals | None) -> signal.Signals | None:
     """A signal that some process received, the same in every process; None if no process received one.
 

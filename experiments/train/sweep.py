@@ -6,6 +6,7 @@ program  runs that share one compiled function, because they differ only in numb
 sweep    all programs of one command
 """
 
+import json
 import shlex
 import sys
 from pathlib import Path
@@ -65,11 +66,27 @@ class Program(NamedTuple):
         )
 
 
+class Part(NamedTuple):
+    """The runs of a program, and their place.
+
+    Attributes:
+      number: As in `Program`.
+      folder: The path of the program's folder, relative to the workdir.
+      runs: The settings of the runs.
+    """
+
+    number: int
+    folder: str
+    runs: list[Settings]
+
+
 class Sweep:
     """The programs of a sweep, or those of the only group of runs that --program names.
 
     Runs that an earlier command has begun stay in their program, which is continued as a whole. New runs make a new
     program. So a larger sweep takes no run back to an earlier epoch.
+
+    Of several processes, process 0 alone reads the workdir and decides which runs form a program.
 
     The constructor loads the data and traces every program, so bad input is refused before any work is done.
 
@@ -93,30 +110,12 @@ class Sweep:
         self.swept = [name for name in settings.FIELDS if len({getattr(run, name) for run in runs}) > 1]
         self.programs: list[Program] = []
         self.other_code = ""
-        foreign_files.refuse_links(workdir)
-        _read_config(workdir)
-        alone = len(runs) == 1 and not (workdir / "programs").exists()
-        if not alone and (workdir / "runs.json").exists():
-            raise ValueError(f"--workdir={workdir} holds a single run; choose another folder for a sweep")
-        if alone and (workdir / "runs.json").exists():
-            ProgramFolder(workdir).check_runs(runs)
-        present = {run: folder for folder in programs_of(workdir) for run in _readable_runs(folder)}
-        for number, group in enumerate(groups, 1):
-            if options.program not in (0, number):
-                continue
-            distinction = _distinction(group[0], self.swept)
-            words = ", ".join(f"{name}={value}" for name, value in distinction.items()) or "all settings alike"
-            name = f"program {number} of {len(groups)}, {words}" if len(groups) > 1 else ""
-            if alone:
-                parts = {ProgramFolder(workdir): group}
-            else:
-                parts = {
-                    folder: folder.runs() for folder in dict.fromkeys(present[run] for run in group if run in present)
-                }
-                if new := [run for run in group if run not in present]:
-                    parts[ProgramFolder(workdir / "programs" / _folder_name(new, distinction))] = new
-            for folder, members in parts.items():
-                self.programs.append(_make_program(number, name, members, folder, options))
+        parts = _read_partition(workdir, groups, self.swept) if multihost.is_first() else []
+        for part in _from_first(parts):
+            if options.program in (0, part.number):
+                folder = ProgramFolder(workdir / part.folder)
+                name = _program_name(part.number, groups, self.swept)
+                self.programs.append(_make_program(part.number, name, part.runs, folder, options))
         files.check_writable(workdir)
 
     def claim(self) -> list[Program]:
@@ -175,6 +174,54 @@ class Sweep:
             files.write_json(path, config)
 
 
+def partition(groups: list[list[Settings]], present: dict[str, list[Settings]], swept: list[str]) -> list[Part]:
+    """Divides groups of runs into programs.
+
+    Args:
+      groups: The runs that could share a program, for each program.
+      present: The runs of each folder that an earlier command made. These runs stay together.
+      swept: The settings in which the groups may differ.
+    """
+    folder_of = {run: folder for folder, runs in present.items() for run in runs}
+    parts = []
+    for number, group in enumerate(groups, 1):
+        begun = dict.fromkeys(folder_of[run] for run in group if run in folder_of)
+        parts += [Part(number, folder, present[folder]) for folder in begun]
+        if new := [run for run in group if run not in folder_of]:
+            parts.append(Part(number, f"programs/{_folder_name(new, _distinction(group[0], swept))}", new))
+    return parts
+
+
+def _read_partition(workdir: Path, groups: list[list[Settings]], swept: list[str]) -> list[Part]:
+    """Divides groups of runs into programs, given the programs that lie in the workdir.
+
+    Raises:
+      ValueError: If the workdir cannot take the runs.
+    """
+    runs = [run for group in groups for run in group]
+    foreign_files.refuse_links(workdir)
+    _read_config(workdir)
+    holds_a_run = (workdir / "runs.json").exists()
+    if len(runs) == 1 and not (workdir / "programs").exists():
+        if holds_a_run:
+            ProgramFolder(workdir).check_runs(runs)
+        return [Part(1, ".", runs)]
+    if holds_a_run:
+        raise ValueError(f"--workdir={workdir} holds a single run; choose another folder for a sweep")
+    present = {f"programs/{folder.path.name}": _readable_runs(folder) for folder in programs_of(workdir)}
+    return partition(groups, present, swept)
+
+
+def _from_first(parts: list[Part]) -> list[Part]:
+    """The parts that process 0 has, in every process."""
+    sent = [part._replace(runs=[run.json() for run in part.runs]) for part in parts]
+    text = multihost.text_from_first(json.dumps(sent))
+    if multihost.is_first():
+        return parts
+    received = [Part(*values) for values in json.loads(text)]
+    return [part._replace(runs=[settings.from_json(run) for run in part.runs]) for part in received]
+
+
 def _read_config(workdir: Path) -> dict[str, Any] | None:
     """The content of config.json; None if there is none.
 
@@ -225,6 +272,15 @@ def _make_program(number: int, name: str, runs: list[Settings], folder: ProgramF
         profile=profile,
         measurement=measurement,
     )
+
+
+def _program_name(number: int, groups: list[list[Settings]], swept: list[str]) -> str:
+    """The number of a program and the settings that distinguish it; empty if there is one group of runs."""
+    if len(groups) == 1:
+        return ""
+    distinction = _distinction(groups[number - 1][0], swept)
+    words = ", ".join(f"{name}={value}" for name, value in distinction.items()) or "all settings alike"
+    return f"program {number} of {len(groups)}, {words}"
 
 
 def _distinction(first: Settings, swept: list[str]) -> dict[str, Any]:

@@ -11,14 +11,15 @@ from pathlib import Path
 import jax
 import pytest
 
-from experiments.common.program_folder import ProgramFolder
+from experiments.common.program_folder import ProgramFolder, programs_of
 from experiments.common.settings import Settings
 from experiments.train import multihost
 from tests.helpers import written_workdirs
 from vae import checkpoint
 
 ROOT = Path(__file__).resolve().parents[3]
-RUN = ["--epochs=40", "--eval_every=2", "--hidden=16", "--latent_dim=2", "--batch_size=128", "--eval_samples=4"]
+SMALL = ["--eval_every=2", "--hidden=16", "--latent_dim=2", "--batch_size=128", "--eval_samples=4"]
+RUN = ["--epochs=40", "--validation_size=256", *SMALL]
 
 
 def start(folder: Path, arguments: list[str] = RUN, number: int = 2) -> list[subprocess.Popen]:
@@ -84,6 +85,7 @@ def test_two_processes_train_to_the_bound_of_one(undisturbed, tmp_path):
         assert ours[0][name] == pytest.approx(theirs[0][name], rel=1e-5)
         assert ours[-1][name] == pytest.approx(theirs[-1][name], abs=0.05)
     assert checkpoint.steps(folder / "checkpoints")[-1] == 40
+    assert ProgramFolder(folder).results()[0]["validation_elbo_nats"] == ours[-1]["elbo_nats"]
 
 
 @pytest.mark.slow
@@ -114,6 +116,21 @@ def test_when_one_is_asked_to_stop_both_save_and_a_restart_goes_on(undisturbed, 
     assert all("stopped by SIGTERM after epoch" in err for _, _, err in outcomes), outcomes
     assert [end(process)[0] for process in start(tmp_path)] == [0, 0]
     assert contents(tmp_path) == contents(undisturbed[0])
+
+
+@pytest.mark.slow
+def test_a_larger_sweep_continues_in_two_processes(tmp_path):
+    arguments = ["--epochs=4", *SMALL]
+    small = [end(process) for process in start(tmp_path, [*arguments, "--seed=0,1"])]
+    assert [code for code, _, _ in small] == [0, 0], small
+    [first] = programs_of(tmp_path)
+    before = (first.rows(), first.results())
+    larger = [end(process) for process in start(tmp_path, [*arguments, "--seed=0,1,2"])]
+    assert [code for code, _, _ in larger] == [0, 0], larger
+    assert (first.rows(), first.results()) == before
+    [second] = [folder for folder in programs_of(tmp_path) if folder.path != first.path]
+    assert [run.seed for run in second.runs()] == [2]
+    assert second.is_finished()
 
 
 @pytest.mark.slow

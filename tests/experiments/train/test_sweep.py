@@ -7,7 +7,8 @@ import pytest
 
 from experiments.common.program_folder import ProgramFolder, programs_of
 from experiments.common.settings import Settings
-from experiments.train.sweep import Program, Sweep
+from experiments.train import multihost
+from experiments.train.sweep import Program, Sweep, partition
 from tests.helpers.train_options import make_options
 
 
@@ -59,6 +60,32 @@ def test_a_larger_sweep_continues_the_program_that_is_there_and_makes_one_of_the
     assert len(programs_of(tmp_path)) == 2
     # A part of the sweep continues its whole program.
     assert [program.runs for program in Sweep(small[1:], tmp_path, options).programs] == [small]
+
+
+def test_runs_that_were_trained_in_halves_stay_in_their_halves():
+    runs = [Settings(seed=seed) for seed in range(5)]
+    present = {"programs/name-1": runs[:2], "programs/name-2": runs[2:4]}
+    first, second, new = partition([runs], present, swept=["seed"])
+    assert (first, second) == ((1, "programs/name-1", runs[:2]), (1, "programs/name-2", runs[2:4]))
+    assert (new.number, new.runs) == (1, runs[4:])
+
+
+@pytest.mark.parametrize("number", [1, 3])
+def test_a_process_with_an_empty_folder_has_the_programs_of_process_0(number, options, tmp_path, monkeypatch):
+    """Both processes are this one: the second reads the text that the first sent."""
+    sent = []
+    runs = [Settings(latent_dim=(4, 2), objective="elbo", seed=seed) for seed in range(number)]
+    if number > 1:
+        with contextlib.closing(Sweep(runs[:2], tmp_path / "first", options)) as smaller:
+            smaller.claim()
+    monkeypatch.setattr(multihost, "text_from_first", lambda text: sent.append(text) or text)
+    first = Sweep(runs, tmp_path / "first", options)
+    monkeypatch.setattr(multihost, "is_first", lambda: False)
+    monkeypatch.setattr(multihost, "text_from_first", lambda _: sent[-1])
+    second = Sweep(runs, tmp_path / "second", options)
+    assert [program.runs for program in second.programs] == [program.runs for program in first.programs]
+    names = lambda sweep: [program.folder.path.relative_to(sweep.workdir) for program in sweep.programs]
+    assert names(second) == names(first)
 
 
 def test_finished_programs_are_not_trained_again(options, tmp_path):
