@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from vae.distributions.base import Reparameterizable, Vectors, family
 from vae.distributions.location_scale import Normal
 from vae.distributions.mixture import Mixture
-from vae.distributions.special import HALF_LOG_2PI
+from vae.distributions.special import HALF_LOG_2PI, first_derivative_only
 
 
 @family
@@ -58,8 +58,10 @@ class MixtureOfNormals(Reparameterizable):
             z = _implicit(z, log_weights, mean, log_var)
             return log_weights + _log_density(z, mean, log_var), z
 
-        coordinates = [jnp.moveaxis(each, -1, 0) for each in (stop_gradient(z), self.means, self.log_vars)]
-        log_weights = jnp.broadcast_to(self.logits, (*z.shape[:-1], self.logits.shape[-1]))
+        # In a second derivative, jax would lose the rule of `_implicit` inside of the scan.
+        means, log_vars, logits = map(first_derivative_only, (self.means, self.log_vars, self.logits))
+        coordinates = [jnp.moveaxis(each, -1, 0) for each in (stop_gradient(z), means, log_vars)]
+        log_weights = jnp.broadcast_to(logits, (*z.shape[:-1], logits.shape[-1]))
         return jnp.moveaxis(jax.lax.scan(step, log_weights, tuple(coordinates))[1], 0, -1)
 
     @property

@@ -142,6 +142,35 @@ def log_gamma_draws(
 
 
 @jax.custom_jvp
+def differentiable_once(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """1, as a function of x whose derivative raises. A derivative that it multiplies has no derivative of its own."""
+    return jnp.ones_like(x)
+
+
+@differentiable_once.defjvp
+def _refuse_second_derivative(primals, tangents):
+    raise NotImplementedError(
+        "only the first derivative of this estimate is right; for second derivatives use the estimator reparam, "
+        "reparam_antithetic, reparam_rqmc, gumbel_softmax, eat or exact, and with the first three no family whose "
+        "samples have an implicit gradient, such as Gamma"
+    )
+
+
+@jax.custom_jvp
+def first_derivative_only(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """x, whose first derivative is that of x and whose second derivative raises NotImplementedError.
+
+    The table of estimators applies the function to the value of every estimator that is not `twice_differentiable`.
+    """
+    return x
+
+
+@first_derivative_only.defjvp
+def _first_derivative_jvp(primals, tangents):
+    return first_derivative_only(*primals), tangents[0] * differentiable_once(*primals)
+
+
+@jax.custom_jvp
 def _with_implicit_gradient(log_z, log_a):
     return log_z
 
@@ -149,6 +178,8 @@ def _with_implicit_gradient(log_z, log_a):
 @_with_implicit_gradient.defjvp
 def _implicit_jvp(primals, tangents):
     """d log z / d log a where the quantile stays the same; three ranges of z and a have formulas of their own.
+
+    A derivative of this would be wrong, because it would hold log z, so it is refused.
 
     The function lax.random_gamma_grad is wrong where z underflows, and loses its digits as a grows beyond 1000.
     """
@@ -163,7 +194,7 @@ def _implicit_jvp(primals, tangents):
     inverse_root = jnp.exp((log_a - log_z) / 3)
     large = 1 + 1.5 * jnp.expm1((log_a - log_z) / 3) + inverse_root * jnp.exp(-log_a) / 6
     slope = jnp.where(log_a > _NEARLY_NORMAL, large, jnp.where(log_z < underflow, near_zero, general))
-    return log_z, slope * tangents[1]
+    return log_z, slope * tangents[1] * differentiable_once(log_a)
 
 
 def _polynomial(coefficients: tuple[float, ...], x: Numbers) -> Float[Array, "*#shape"]:

@@ -10,7 +10,7 @@ from jax.lax import stop_gradient
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from vae.distributions.base import family, uniform
-from vae.distributions.special import Numbers
+from vae.distributions.special import Numbers, differentiable_once
 from vae.distributions.sphere import Spherical
 
 
@@ -164,4 +164,4 @@ def _implicit_jvp(dimensions, primals, tangents):
     log_density += (dimensions - 2) * (jnp.log(sine(other)) - jnp.log(sine(angle))[..., None])
     excess = x_less[..., None] - 2 * x[..., None] * jnp.square(jnp.sin(other / 2))  # times x, which may be huge
     integral = length / sine(angle) * jnp.sum(weights * excess * jnp.exp(log_density), axis=-1)
-    return log_tangent, side * integral * tangents[1]
+    return log_tangent, side * integral * tangents[1] * differentiable_once(log_concentration)

@@ -14,6 +14,7 @@ from jaxtyping import Array
 from vae.estimators.blocks import blocks
 from vae.estimators.contract import Estimate, Estimator, Integrand, LogJoint, Reduction, log_mean_exp, mean
 from vae.estimators.layerwise import layerwise
+from vae.estimators.tools import first_derivative_only
 from vae.table import Table, Value
 
 EVERY_BOUND = ("mean", "log_mean_exp")
@@ -34,6 +35,7 @@ class Entry:
         only fast for runs that are computed one after the other.
       needs_log_q: whether log_q_weight must not be 0, because the estimator would then be wrong or be a different one.
         A multi-sample bound must then be importance-weighted, with log_q_weight=1 and reduce=log_mean_exp.
+      twice_differentiable: whether second derivatives of an estimate are right too; otherwise they are refused.
       needs_prior: whether f must be a `LogJoint`, because the estimator would otherwise be a different one. The prior
         must then have the method `with_path`.
       display: the name in papers, for figures and LaTeX tables; if it is left out, the key in the table.
@@ -52,6 +54,7 @@ class Entry:
     chooses: bool = False
     needs_log_q: bool = False
     needs_prior: bool = False
+    twice_differentiable: bool = False
     display: str = ""
     paper: str = ""
     also: tuple[str, ...] = ()
@@ -296,7 +299,8 @@ _broadcasting = jax.numpy_rank_promotion("allow")
 
 
 def _guarded(entry: Entry) -> Callable[..., Estimator]:
-    """The factory of `entry`, changed so that its estimators check q, `reduce` and `log_q_weight`."""
+    """The factory of `entry`, changed so that its estimators check q, `reduce` and `log_q_weight`, and refuse a second
+    derivative that would be wrong."""
     signature = inspect.signature(entry.make)
 
     @functools.wraps(entry.make)
@@ -327,7 +331,10 @@ def _guarded(entry: Entry) -> Callable[..., Estimator]:
             unknown = entry.needs_prior and not isinstance(f, LogJoint)
             _raise(entry.refusal(q, reduce, log_q_weight, f=None if unknown else f))
             with _broadcasting:
-                return estimator.estimate(params, state, key, q, f, reduce, log_q_weight, context)
+                result = estimator.estimate(params, state, key, q, f, reduce, log_q_weight, context)
+            if entry.twice_differentiable or not isinstance(result, Estimate):
+                return result
+            return result._replace(value=first_derivative_only(result.value))
 
         return Estimator(init, estimate)
 

@@ -1,7 +1,7 @@
 """Sticking the landing (Roeder, Wu & Duvenaud 2017, arXiv:1703.09194): the pathwise gradient without the score."""
 
 from vae.estimators.contract import Estimator
-from vae.estimators.tools import first_derivative_only, pathwise_values, rsample_and_density, stateless
+from vae.estimators.tools import pathwise_values, rsample_and_density, stateless
 
 
 def stl(num_samples: int = 1) -> Estimator:
@@ -16,6 +16,6 @@ def stl(num_samples: int = 1) -> Estimator:
 
     def estimate(key, q, f, reduce, log_q_weight):
         z, density = rsample_and_density(q, key, num_samples)  # [K, *batch, D]
-        return first_derivative_only(reduce(pathwise_values(f, q, log_q_weight, z, density(z))))
+        return reduce(pathwise_values(f, q, log_q_weight, z, density(z)))
 
     return stateless(estimate)

@@ -8,6 +8,8 @@ import jax.numpy as jnp
 from jax.lax import stop_gradient
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
+from vae.distributions.special import differentiable_once
+from vae.distributions.special import first_derivative_only as first_derivative_only
 from vae.estimators.contract import Distribution, Estimate, Estimator, Integrand, Reduction, Samples, mean
 
 
@@ -118,7 +120,7 @@ def attach(value: Array, surrogate: Array | int) -> Array:
 
 @attach.defjvp
 def _attach_jvp(primals, tangents):
-    return attach(*primals), tangents[1] * _differentiable_once(primals[1])
+    return attach(*primals), tangents[1] * differentiable_once(primals[1])
 
 
 def with_own_loss(q: Distribution, bound: Estimate) -> Estimate:
@@ -127,28 +129,6 @@ def with_own_loss(q: Distribution, bound: Estimate) -> Estimate:
     The value stays the bound.
     """
     return bound._replace(value=attach(bound.value, bound.value - q.loss())) if hasattr(q, "loss") else bound
-
-
-@jax.custom_jvp
-def _differentiable_once(x: Array) -> Array:
-    """Returns 1, as a function of x whose derivative raises. A derivative that it multiplies has no derivative."""
-    return jnp.ones_like(x)
-
-
-@_differentiable_once.defjvp
-def _refuse_second_derivative(primals, tangents):
-    raise NotImplementedError(
-        "only the first derivative of this estimate is right; for second derivatives use the estimator reparam, "
-        "reparam_antithetic, reparam_rqmc, gumbel_softmax or exact"
-    )
-
-
-def first_derivative_only(x: Array) -> Array:
-    """Returns x, whose first derivative is that of x and whose second derivative raises NotImplementedError.
-
-    Estimators use the function where `stop_gradient` makes the second derivative wrong.
-    """
-    return attach(x, x)
 
 
 def inject(tree: PyTree, grads: PyTree, batch_ndim: int = 0) -> Array:
@@ -181,7 +161,7 @@ def _scale(x: Array, weight: Array) -> Array:
 def _scale_jvp(primals, tangents):
     (x, weight), (x_dot, _) = primals, tangents
     weight = weight.reshape(weight.shape + (1,) * (x.ndim - weight.ndim))
-    return _scale(x, primals[1]), x_dot * weight * _differentiable_once(x)
+    return _scale(x, primals[1]), x_dot * weight * differentiable_once(x)
 
 
 def isolated_loss(loss_fn: Callable[[PyTree], Array], params: PyTree) -> Float[Array, ""]:

@@ -160,7 +160,7 @@ def test_a_run_by_layer_is_measured_by_layer(tmp_path):
     train(tmp_path / "run", *model, "--estimator=leave_one_out:by_layer=true", "--num_samples=2")
     evaluations = {}
     for objective in ("elbo", "iwae"):
-        [problem] = from_workdir(str(tmp_path / "run"), objective, batch_size=4)
+        [problem] = from_workdir(str(tmp_path / "run"), objective=objective, batch_size=4)
         task = Task(problem, objective)
         own = problem.trained.name if objective == "elbo" else "leave_one_out"
         evaluations[objective] = task.cost("evaluations", own, 2)
@@ -181,7 +181,7 @@ def test_a_runs_own_estimator_continues_from_what_it_had_learned(tmp_path):
     assert scale(new) == 1
     assert abs(scale(problem) - 1) > 1e-3
     assert scale(problem, "relax") == 1  # another estimator starts anew
-    [other] = from_workdir(str(tmp_path / "run"), "elbo_analytic", batch_size=4)
+    [other] = from_workdir(str(tmp_path / "run"), objective="elbo_analytic", batch_size=4)
     assert other.trained.start is None
     protocol = Protocol(20, 20, "leave_one_out", 10, 100, 0, 0, 0.95, 3)
     assert measuring.learn(Task(problem, "elbo"), "rebar", 1, protocol).learned["scale"] == scale(problem)

@@ -8,11 +8,11 @@ import pytest
 from tests.helpers.contract_cases import ENTRIES
 from tests.helpers.golden_runs import family_of
 from tests.helpers.oracle import REDUCE, make_estimator
+from vae import distributions
 from vae.distributions import Bernoulli, Categorical, Normal, Poisson, Quantized
 from vae.estimators import BY_NAME
 
-# All other estimators refuse a second derivative.
-TWICE_DIFFERENTIABLE = ("reparam", "reparam_antithetic", "reparam_rqmc", "gumbel_softmax", "eat", "exact")
+TWICE_DIFFERENTIABLE = [name for name, entry in BY_NAME.items() if entry.twice_differentiable]
 
 
 def _posterior(name, scale=1.0):
@@ -29,20 +29,20 @@ def _posterior(name, scale=1.0):
             return Quantized(scale * jnp.array([[[0.4, -1.3]]]), jnp.array([[0.3, -1.0], [1.0, 0.5]]))
 
 
-def _f(z):
-    return jnp.sum(jnp.sin(z), axis=tuple(range(2, z.ndim)))
+def _f(z, theta=1.0):
+    return jnp.sum(jnp.sin(theta * z), axis=tuple(range(2, z.ndim)))
 
 
-def _estimate(name, q, key):
+def _estimate(name, q, key, f=_f):
     bound = BY_NAME[name].reductions[0]
     estimator, _ = make_estimator(name, bound)
     context = jnp.ones((1, 3))
     params, state = estimator.init(key, q, context)
-    return estimator.estimate(params, state, key, q, _f, REDUCE[bound], 1.0, context)
+    return estimator.estimate(params, state, key, q, f, REDUCE[bound], 1.0, context)
 
 
-def _value(name, scale, key):
-    return _estimate(name, _posterior(name, scale), key).value[0]
+def _value(name, scale, key, theta=1.0):
+    return _estimate(name, _posterior(name, scale), key, lambda z: _f(z, theta)).value[0]
 
 
 @pytest.mark.parametrize("name", BY_NAME)
@@ -53,6 +53,45 @@ def test_a_second_derivative_is_refused_unless_it_is_right(name):
     else:
         with pytest.raises(NotImplementedError, match="only the first derivative .*; for second derivatives use"):
             jax.eval_shape(second, 1.0)
+
+
+@pytest.mark.parametrize("name", BY_NAME)
+def test_the_derivative_in_f_of_the_gradient_in_q_is_refused_unless_it_is_right(name):
+    """Bilevel problems and influence functions need it."""
+
+    def mixed(theta):
+        return jax.grad(lambda scale: _value(name, scale, jax.random.key(1), theta))(1.0)
+
+    if name in TWICE_DIFFERENTIABLE:
+        assert jax.eval_shape(jax.grad(mixed), 1.0).shape == ()
+    else:
+        for derivative in (jax.grad, jax.jacfwd):
+            with pytest.raises(NotImplementedError, match="only the first derivative "):
+                jax.eval_shape(derivative(mixed), 1.0)
+
+
+IMPLICIT = {
+    "Gamma": lambda x: distributions.Gamma(jnp.full((1, 2), x), jnp.zeros((1, 2))),
+    "Beta": lambda x: distributions.Beta(jnp.full((1, 2), x), jnp.zeros((1, 2))),
+    "Dirichlet": lambda x: distributions.Dirichlet(jnp.array([[x, 0.3, 1.0]])),
+    "StudentT": lambda x: distributions.StudentT(jnp.zeros((1, 2)), jnp.zeros((1, 2)), jnp.full((1, 2), x)),
+    "PowerSpherical": lambda x: distributions.PowerSpherical(jnp.array([[0.6, 0.8]]), jnp.array([[x]])),
+    "VonMisesFisher": lambda x: distributions.VonMisesFisher(jnp.array([[0.6, 0.8]]), jnp.array([[x]])),
+    "MixtureOfNormals": lambda x: distributions.MixtureOfNormals(
+        jnp.array([[[0.0], [x]]]), jnp.zeros((1, 2, 1)), jnp.zeros((1, 2))
+    ),
+}
+
+
+@pytest.mark.parametrize("family", IMPLICIT)
+def test_a_second_derivative_of_samples_with_an_implicit_gradient_is_refused(family):
+    value = lambda x: jnp.sum(IMPLICIT[family](x).rsample(jax.random.key(0), 3) ** 2)
+    assert jax.eval_shape(jax.grad(value), 0.7).shape == ()
+    for second in (jax.hessian(value), jax.grad(jax.grad(value)), jax.jacfwd(jax.jacfwd(value))):
+        with pytest.raises(
+            NotImplementedError, match="no family whose samples have an implicit gradient, such as Gamma"
+        ):
+            jax.eval_shape(second, 0.7)
 
 
 def test_second_derivatives_of_pathwise_estimators_are_unbiased():

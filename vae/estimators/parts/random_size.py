@@ -8,7 +8,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 from vae.estimators.contract import Estimator, Reduction
 from vae.estimators.dreg import dreg
 from vae.estimators.reparam import reparam
-from vae.estimators.tools import first_derivative_only, stateless
+from vae.estimators.tools import stateless
 
 Bound = Callable[[Float[Array, "K *batch"]], Float[Array, "*batch"]]
 _PATHWISE = {"reparam": reparam, "dreg": dreg}
@@ -50,7 +50,7 @@ def random_size(
             return lambda: estimator.estimate({}, {}, key_z, q, f, combined, log_q_weight).value
 
         branches = [branch(*pair) for pair in zip(estimators, bounds, strict=True)]
-        return first_derivative_only(jax.lax.switch(index, branches))
+        return jax.lax.switch(index, branches)
 
     return stateless(estimate)
 
