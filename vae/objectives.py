@@ -188,7 +188,7 @@ def _kl_weight(kl_warmup, epoch, largest=1.0):
         raise ValueError(
             "kl_warmup needs epoch, the epoch of the present step; make the objective in each step from state.step"
         )
-    return largest * jnp.minimum(1.0, epoch / kl_warmup)
+    return largest * jnp.where(kl_warmup == 0, 1.0, jnp.minimum(1.0, epoch / jnp.maximum(kl_warmup, 1e-9)))
 
 
 def _refuse_negative(**options: float | np.number | Array) -> None:

@@ -353,6 +353,12 @@ def test_a_warm_up_needs_the_epoch(kl_warmup):
         objectives.warmed_elbo(kl_warmup=kl_warmup)
 
 
+def test_a_traced_warm_up_of_zero_epochs_is_none():
+    """So a sweep may have warm-ups of 0 and of 10 epochs."""
+    weights = jax.jit(jax.vmap(lambda kl_warmup: objectives._kl_weight(kl_warmup, jnp.float32(0), 0.7)))
+    np.testing.assert_allclose(weights(jnp.float32([0, 10])), [0.7, 0])
+
+
 @pytest.mark.parametrize("weight", [1.0, 0.3])
 def test_the_integrand_is_log_p_of_x_and_z_and_shows_the_prior(weight):
     objective = objectives.from_log_weights(mean, kl_weight=weight)

@@ -108,7 +108,7 @@ def compare(
     model: nn.Module | Callable,
     params: PyTree,
     x: Array | np.ndarray,
-    estimators: Mapping[str, int | Estimator],
+    estimators: Mapping[str, int | np.integer | Estimator],
     objective: objectives.Objective = objectives.elbo,
     *,
     key: Array,
@@ -159,6 +159,7 @@ def compare(
     for name, number in {"draws": draws, "reference_draws": reference_draws}.items():
         if number % chunks or number < 2 * chunks:
             raise ValueError(f"{name}={number} must be a multiple of chunks={chunks}, and at least {2 * chunks}")
+    estimators = {name: int(given) if isinstance(given, np.integer) else given for name, given in estimators.items()}
     task = _Task(getattr(model, "apply", model), params, jnp.asarray(x), objective)
     key_draws, key_reference, key_init = jax.random.split(key, 3)
     host_calls = expectations.host_calls(task.expectations).names

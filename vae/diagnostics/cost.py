@@ -19,7 +19,8 @@ def flops(function: Callable, *args) -> float:
     """FLOP of the compiled function as XLA counts them, except that loops are counted in full.
 
     XLA counts the body of a loop once. This function counts the body of a scan or map once for each round. The body of
-    a `while_loop` counts once, because its number of rounds depends on data.
+    a `while_loop` counts once, because its number of rounds depends on data. Of the branches of a `cond` or `switch`,
+    the most expensive counts, so an estimator that draws its number of samples is charged for the largest.
     """
     return _flops(jax.jit(function).trace(*args)).in_full
 

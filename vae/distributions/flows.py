@@ -285,8 +285,8 @@ class Planar(nn.Module):
     def inverse(self, y: Coordinates, context: Context):
         raise NotImplementedError(
             "planar flows cannot evaluate log q(z) at a given z, because their inverse has no closed form; choose an "
-            "estimator that draws z and log q(z) together (estimator=reparam, stl, dreg, reparam_antithetic or "
-            "reparam_rqmc), or posterior=coupling, spline_coupling or iaf"
+            "estimator that draws z and log q(z) together (estimator=reparam, or for one layer also stl, dreg, "
+            "reparam_antithetic or reparam_rqmc), or posterior=coupling, spline_coupling or iaf"
         )
 
 

@@ -53,6 +53,13 @@ class Product:
 
         return draw
 
+    def rsample_and_density(self, key: PRNGKeyArray, num_samples: int) -> tuple[Samples, Callable[[tuple], Array]]:
+        """A sample, and log q as a function that holds q; see `vae.estimators.tools.rsample_and_density`."""
+        by_log_prob = lambda block: lambda key, num: (block.rsample(key, num), jax.lax.stop_gradient(block).log_prob)
+        methods = [getattr(block, "rsample_and_density", by_log_prob(block)) for block in self.blocks]
+        z, densities = zip(*_draw(methods, key, num_samples), strict=True)
+        return z, lambda z: sum(density(part) for density, part in zip(densities, z, strict=True))
+
     @property
     def with_path(self) -> Callable[[Samples], Samples]:
         """A method that exists only if every block has it; see `base.Invertible`."""

@@ -106,7 +106,7 @@ def test_a_bias_is_seen_against_a_reference():
 def test_estimators_of_an_importance_weighted_bound_are_compared_at_one_k():
     model, variables = small_model()
     compare = functools.partial(diagnostics.compare, model, variables, X, objective=vae.iwae, draws=200, key=KEY)
-    result = compare({"dreg": 4, "reparam": 4})
+    result = compare({"dreg": 4, "reparam": np.int64(4)})
     assert result.reference == "mean of 800 draws of reparam, K=4"
     assert column(result, "biased") == [False, False]
     with pytest.raises(ValueError, match=r"a different one for each K.*K=\[2, 4\]"):

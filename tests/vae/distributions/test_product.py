@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from vae import distributions as dist
-from vae import estimators
+from vae import estimators, models, objectives
 from vae.distributions import quantized
 
 Q = dist.Product((dist.Bernoulli(np.float32([[0.3, -1.0]])), dist.Normal(np.float32([[0.5]]), np.float32([[-0.4]]))))
@@ -67,3 +67,26 @@ def test_a_product_has_a_path_if_all_its_blocks_have_one():
 def test_a_divergence_without_a_closed_form_is_refused_by_the_names_of_the_blocks():
     with pytest.raises(NotImplementedError, match="KL.Normal .. Laplace. has no closed form"):
         dist.kl(Q, dist.Product((P.blocks[0], dist.Laplace(np.zeros(1), np.zeros(1)))))
+
+
+def test_a_product_draws_with_the_densities_of_its_blocks():
+    q = dist.Product(
+        (dist.Normal(jnp.array([[0.3, -1.0]]), jnp.zeros((1, 2))), dist.Laplace(jnp.ones((1, 3)), jnp.zeros((1, 3))))
+    )
+    key = jax.random.key(0)
+    z, density = q.rsample_and_density(key, 4)
+    jax.tree.map(np.testing.assert_array_equal, z, q.rsample(key, 4))
+    np.testing.assert_allclose(density(z), q.log_prob(z), rtol=1e-6)
+    score = lambda q: jax.grad(lambda q: jnp.sum(q.rsample_and_density(key, 4)[1](z)))(q)
+    jax.tree.map(lambda leaf: np.testing.assert_array_equal(leaf, 0), score(q))  # it holds q
+
+
+@pytest.mark.parametrize("name", ["stl", "dreg"])
+def test_a_block_without_an_inverse_has_the_score_of_its_noise(name):
+    model = models.make_vae((2, 2, 1), latent_dim=(2, 3), hidden=(), posterior="planar+normal")
+    x = jnp.ones((3, 2, 2, 1))
+    params = model.init(jax.random.key(0), x, jax.random.key(1))
+    expect = estimators.bind(estimators.make(name, num_samples=2), {}, {}, jax.random.key(2), x)
+    bound = objectives.elbo if name == "stl" else objectives.iwae
+    gradient = jax.grad(lambda params: jnp.sum(bound(model.apply, params, x, expect).value))
+    assert jax.tree.structure(jax.eval_shape(gradient, params)) == jax.tree.structure(params)
