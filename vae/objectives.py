@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Array, PyTree
 
 from vae.estimators.contract import Estimate, Expect, LogJoint, Reduction, log_mean_exp, mean
-from vae.estimators.tools import with_own_loss
+from vae.estimators.tools import is_zero, with_own_loss
 from vae.table import Table
 
 
@@ -40,7 +40,7 @@ def warmed_elbo(
     """`elbo` with a warm-up: E_q[log p(x|z) + w (log p(z) - log q(z|x))], where the weight w grows linearly from 0 to 1
     over the first `kl_warmup` epochs (Sonderby et al. 2016, arXiv:1602.02282, section 2.3); see `elbo_analytic`."""
     weight = _kl_weight(kl_warmup, epoch)
-    return elbo if _is_zero(kl_warmup) else from_log_weights(mean, weight)
+    return elbo if is_zero(kl_warmup) else from_log_weights(mean, weight)
 
 
 def elbo_analytic(
@@ -69,7 +69,7 @@ def elbo_analytic(
     def objective(apply: Callable, params: PyTree, x: Array | np.ndarray, expect: Expect) -> Estimate:
         q = apply(params, x, method="encode")
         reconstruction = expect(q, lambda z: apply(params, x, z, method="log_likelihood"), mean)
-        if _is_zero(free_bits):
+        if is_zero(free_bits):
             rate = apply(params, q, method="kl_to_prior")  # [B]
         else:
             rates = apply(params, q, per_dimension=True, method="kl_to_prior")  # [B, D]
@@ -182,7 +182,7 @@ make = BY_NAME.make
 def _kl_weight(kl_warmup, epoch, largest=1.0):
     """The weight of the KL at this epoch: it grows from 0 to `largest` over `kl_warmup` epochs."""
     _refuse_negative(kl_warmup=kl_warmup)
-    if _is_zero(kl_warmup):
+    if is_zero(kl_warmup):
         return largest
     if epoch is None:
         raise ValueError(
@@ -195,7 +195,3 @@ def _refuse_negative(**options: float | np.number | Array) -> None:
     for name, option in options.items():
         if isinstance(option, int | float | np.number) and option < 0:
             raise ValueError(f"{name}={option} is below 0")
-
-
-def _is_zero(option: float | np.number | Array) -> bool:
-    return isinstance(option, int | float | np.number) and bool(option == 0)

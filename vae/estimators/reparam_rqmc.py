@@ -56,7 +56,10 @@ def _normal(bits: Array) -> Array:
 
 
 def _owen_scramble(bits: Array, seed: Array) -> Array:
-    """Nested uniform scrambling by a hash of the higher bits (Burley 2020, "Practical Hash-based Owen Scrambling")."""
+    """Nested uniform scrambling by a hash of the higher bits (Burley 2020, "Practical Hash-based Owen Scrambling").
+
+    The constants are those of Vegdahl (2021, "Building a Better LK Hash").
+    """
     x = _reverse_bits(bits)
     x = x ^ (x * jnp.uint32(0x3D20ADEA))
     x = x + seed

@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.lax import stop_gradient
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
@@ -26,7 +27,7 @@ def integrand(f: Integrand, q: Distribution, log_q_weight: float | Array) -> Int
     def values_of(z: Samples) -> Float[Array, "K *batch"]:
         values = f(z)
         _check_values(values, shape=(jax.tree.leaves(z)[0].shape[0], *q.batch_shape))
-        return values if _is_zero(log_q_weight) else values - log_q_weight * q.log_prob(z)
+        return values if is_zero(log_q_weight) else values - log_q_weight * q.log_prob(z)
 
     return values_of
 
@@ -43,7 +44,7 @@ def pathwise_values(
       ValueError: if f does not return floats `[K, *batch]`.
     """
     values = integrand(f, q, 0.0)(z)
-    return values if _is_zero(log_q_weight) else values - log_q_weight * log_q
+    return values if is_zero(log_q_weight) else values - log_q_weight * log_q
 
 
 def rsample_and_log_prob(
@@ -68,8 +69,9 @@ def rsample_and_density(
     return q.rsample(key, num_samples), stop_gradient(q).log_prob
 
 
-def _is_zero(log_q_weight: float | Array) -> bool:
-    return isinstance(log_q_weight, int | float) and log_q_weight == 0
+def is_zero(number: float | np.number | Array) -> bool:
+    """Whether the number is known to be zero. An array may be traced, so it is never known."""
+    return isinstance(number, int | float | np.number) and bool(number == 0)
 
 
 def _check_values(values: Any, shape: tuple[int, ...]) -> None:

@@ -18,8 +18,9 @@ def wake_sleep(num_samples: int = 2) -> Estimator:
 
     def estimate(key, q, f, reduce, log_q_weight):
         z = q.sample(key, num_samples)
-        bound = reduce(integrand(f, stop_gradient(q), log_q_weight)(z))  # [*batch]
-        weights = jax.nn.softmax(stop_gradient(integrand(f, q, log_q_weight)(z)), axis=0)  # [K, *batch]
+        values = integrand(f, stop_gradient(q), log_q_weight)(z)  # [K, *batch]
+        bound = reduce(values)  # [*batch]
+        weights = jax.nn.softmax(stop_gradient(values), axis=0)  # [K, *batch]
         return attach(bound, bound + jnp.sum(weights * q.log_prob(z), axis=0))
 
     return stateless(estimate)
