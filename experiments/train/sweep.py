@@ -320,24 +320,23 @@ def _report_other_code(programs: list[Program], unfinished: list[Program]) -> st
     Returns:
       The sentence about finished programs that another version of the code trained.
     """
-    changed = [(program, parts) for program in programs if (parts := program.folder.changed_code())]
     continued = {program.folder for program in unfinished}
-    parts = ", ".join(dict.fromkeys(part for _, found in changed for part in found))
+    changes = {program.folder: program.folder.changed_code() for program in programs}
     total = sum(len(program.runs) for program in programs)
-    count = lambda chosen: f"{sum(len(program.runs) for program in chosen)} of {total} runs"
-    if begun := [program for program, _ in changed if program.folder in continued and program.folder.has_begun()]:
-        print(
-            f"{count(begun)} were begun by code that has changed since ({parts}); the present code continues them"
-            f" (see runs.json)"
-        )
+
+    def describe(chosen: list[Program], what: str) -> str:
+        count = sum(len(program.runs) for program in chosen)
+        parts = dict.fromkeys(part for program in chosen for part in changes[program.folder])
+        return f"{count} of {total} runs were {what} by code that has changed since ({', '.join(parts)})"
+
+    changed = [program for program in programs if changes[program.folder]]
+    if begun := [program for program in changed if program.folder in continued and program.folder.has_begun()]:
+        print(f"{describe(begun, 'begun')}; the present code continues them (see runs.json)")
         for program in begun:
             program.folder.record_change_of_code()
-    if trained := [program for program, _ in changed if program.folder not in continued]:
-        return (
-            f"{count(trained)} were trained by code that has changed since ({parts}), and stay as they are; choose"
-            " another --workdir, or delete this one, to train them again"
-        )
-    return ""
+    trained = [program for program in changed if program.folder not in continued]
+    rest = ", and stay as they are; choose another --workdir, or delete this one, to train them again"
+    return describe(trained, "trained") + rest if trained else ""
 
 
 def run_path(program: Program, i: int) -> str:
