@@ -63,11 +63,10 @@ def test_the_derivative_in_f_of_the_gradient_in_q_is_refused_unless_it_is_right(
         return jax.grad(lambda scale: _value(name, scale, jax.random.key(1), theta))(1.0)
 
     if name in TWICE_DIFFERENTIABLE:
-        assert jax.eval_shape(jax.grad(mixed), 1.0).shape == ()
+        assert jax.eval_shape(jax.jacfwd(mixed), 1.0).shape == ()
     else:
-        for derivative in (jax.grad, jax.jacfwd):
-            with pytest.raises(NotImplementedError, match="only the first derivative "):
-                jax.eval_shape(derivative(mixed), 1.0)
+        with pytest.raises(NotImplementedError, match="only the first derivative "):
+            jax.eval_shape(jax.jacfwd(mixed), 1.0)
 
 
 IMPLICIT = {
