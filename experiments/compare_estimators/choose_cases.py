@@ -2,15 +2,14 @@
 
 import functools
 
-from absl import flags
-
 from experiments.common import candidates, measuring, phases
 from experiments.common.candidates import Budget, Case
 from experiments.common.store import Store
 from experiments.common.task import Cost, Refused, Task, least_samples
+from experiments.compare_estimators.flags import Options
 
 
-def numbers_of_samples(options: flags.FlagValues, task: Task) -> list[int]:
+def numbers_of_samples(options: Options, task: Task) -> list[int]:
     """Every K of --num_samples, in order.
 
     Raises:
@@ -23,7 +22,7 @@ def numbers_of_samples(options: flags.FlagValues, task: Task) -> list[int]:
     return samples
 
 
-def choose_budget(options: flags.FlagValues, task: Task) -> Budget | None:
+def choose_budget(options: Options, task: Task) -> Budget | None:
     """The budget that --budget gives; None without --budget.
 
     Raises:

@@ -1,18 +1,17 @@
 """The tasks that the flags name: one problem, or one problem at several values of an option or several checkpoints."""
 
 import jax
-from absl import flags
 
 from experiments.common import options as grammar
 from experiments.common import problems
 from experiments.common.problems import Problem
 from experiments.common.task import Task
-from experiments.compare_estimators import user_problem
+from experiments.compare_estimators.flags import Options
 from experiments.compare_estimators.trained_problem import from_workdir
 from vae import objectives
 
 
-def choose_tasks(options: flags.FlagValues, users: Problem | None = None) -> list[Task]:
+def choose_tasks(options: Options, users: Problem | None = None) -> list[Task]:
     """The tasks to measure. They differ only in parameters and data, so they share compiled programs.
 
     Args:
@@ -31,7 +30,7 @@ def choose_tasks(options: flags.FlagValues, users: Problem | None = None) -> lis
     return [Task(problem, objective) for problem in points]
 
 
-def _trained(options: flags.FlagValues) -> list[Problem]:
+def _trained(options: Options) -> list[Problem]:
     objective = None
     if options.objective is not None:
         try:
@@ -50,16 +49,10 @@ def _trained(options: flags.FlagValues) -> list[Problem]:
     )
 
 
-def _named(options: flags.FlagValues, users: Problem | None) -> list[Problem]:
-    if options.batch_size is not None:
-        raise ValueError(
-            "--batch_size needs --workdir; give a problem its batch size as an option, such as"
-            f" --problem=coins:batch_size={options.batch_size}"
-        )
-    texts = options.problem or ["quadratic"]
-    if user_problem.is_users(texts[0]):
+def _named(options: Options, users: Problem | None) -> list[Problem]:
+    if options.users_problem:
         return [users]
-    return _sweep([_choose(text) for text in texts])
+    return _sweep([_choose(text) for text in options.problem or ["quadratic"]])
 
 
 def _choose(text: str) -> grammar.Choice:

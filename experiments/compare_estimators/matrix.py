@@ -1,6 +1,7 @@
 """The matrix of --problem=all: variance x cost and bias of every estimator on every problem with an exact gradient."""
 
 import csv
+import dataclasses
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -8,61 +9,45 @@ from typing import Any
 
 import jax
 import numpy as np
-from absl import flags
 
 from experiments.common import cli, files, phases, problems, tables
 from experiments.common.task import Task
+from experiments.compare_estimators.flags import Options
 from vae import diagnostics
 
 Row = dict[str, Any]
 
-ALL = "all"
 # Every problem has an exact gradient of its first bound, but all estimators that fit `quantized` are biased.
 PROBLEMS = tuple(name for name in problems.BY_NAME if name != "quantized")
 
 
-def check_flags(options: flags.FlagValues) -> None:
-    """Refuses flags that --problem=all cannot have.
-
-    Raises:
-      ValueError: if there is one.
-    """
-    if len(options.problem) > 1:
-        raise ValueError(f"--problem={','.join(options.problem)}: all is every problem; leave out the others")
-    if options.objective is not None:
-        raise ValueError("--problem=all measures the first bound of each problem; leave out --objective")
-    if len(options.num_samples or []) > 1:
-        raise ValueError("--problem=all measures one K; give --num_samples one number")
-
-
-def measure(options: flags.FlagValues, folder: Path, compare: Callable[[flags.FlagValues], None]) -> None:
+def measure(options: Options, compare: Callable[[Options], None]) -> None:
     """Compares the estimators on every problem, in a folder for each, and writes matrix.csv and figures/matrix.
 
     `compare(options)` compares them on one problem, and measures nothing that its folder holds already.
     """
-    named = options.estimators
+    folder, judge_by = options.folder, options.judge_by or "flops"
     rows = []
     for number, name in enumerate(PROBLEMS, start=1):
         problem = problems.make(name)
         fits = Task(problem, next(iter(problem.bounds))).refusal
-        options.problem = [name]
-        options.output = str(folder / name)
+        estimators = options.estimators
         with cli.one_sentence():
-            options.estimators = named and [text for text in named if fits(text.strip()) is None]
-        if options.estimators == []:
+            estimators = estimators and [text for text in estimators if fits(text.strip()) is None]
+        if estimators == []:
             continue
         phases.say(f"problem {number} of {len(PROBLEMS)}: {name}")
-        compare(options)
+        compare(dataclasses.replace(options, problem=[name], output=str(folder / name), estimators=estimators))
         jax.clear_caches()  # the programs of one problem serve no other
         [group] = {"phi", "encoder"} & set(problem.params)  # the parameters of q
-        rows += rows_of_problem(read(folder / name / "results.csv"), name, group, options.judge_by or "flops")
+        rows += rows_of_problem(read(folder / name / "results.csv"), name, group, judge_by)
     with cli.one_sentence(OSError):
         files.write_text(folder / "matrix.csv", tables.to_csv(rows))
     with cli.drawing(folder / "figures"):
         from experiments.common import plots  # matplotlib takes memory that the measuring needs
         from experiments.compare_estimators import picture
 
-        plots.save(picture.draw(rows, options.judge_by or "flops"), folder / "figures" / "matrix")
+        plots.save(picture.draw(rows, judge_by), folder / "figures" / "matrix")
     print(f"the matrix: {folder / 'matrix.csv'} and {folder / 'figures' / 'matrix.png'}")
 
 
