@@ -190,7 +190,7 @@ def _draw(folder: Path, tasks: list[Task], results: list[Result], rows: Rows, pr
         task_rows = _rows_of(task, results, rows)
         point = task.problem.point.items() if len(tasks) > 1 else ()
         place = "".join(f"_{key}={value:g}" for key, value in point)
-        plots.save(plots.bias_forest(task_rows, groups), folder / f"bias{place}")
+        plots.save(plots.bias_forest(task_rows, groups, protocol.confidence), folder / f"bias{place}")
         against_cost = plots.variance_against_cost(task_rows, groups, gradients.costs(protocol.judge_by))
         plots.save(against_cost, folder / f"variance_cost{place}")
         if len({result.case.slot for result in results}) > 1:

@@ -32,7 +32,7 @@ Rows = list[dict[str, Any]]
 
 
 @styled
-def bias_forest(rows: Rows, groups: list[str]) -> Figure:
+def bias_forest(rows: Rows, groups: list[str], confidence: float) -> Figure:
     """The bias along the true gradient with its interval, and beside it the largest |z|.
 
     A filled vermillion square marks an estimator that either figure shows to be biased. An open circle marks an
@@ -57,6 +57,7 @@ def bias_forest(rows: Rows, groups: list[str]) -> Figure:
         ax.grid(axis="y", visible=False)
     truths = list(dict.fromkeys(row["truth"] for row in rows))
     title = f"truth: {truths[0]}" + (" (and for each other K)" if len(truths) > 1 else "")
+    title += f"; bars: {100 * confidence:g} % intervals"
     chance = {"color": COLOURS[0], "marker": "o", "markerfacecolor": "white", "label": "as chance allows"}
     biased = {"color": VERMILLION, "marker": "s", "label": "biased"}
     handles = [Line2D([], [], markersize=4, **style) for style in (chance, biased)]

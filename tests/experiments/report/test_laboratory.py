@@ -48,7 +48,7 @@ def test_a_bias_is_drawn_with_the_interval_that_was_written():
     row |= {"phi_biased": False, "phi_max_abs_z": 1.0, "phi_critical_z": 4.0}
 
     [trace] = charts.bias([row], "phi")["data"]
-    axis = plots.bias_forest([row], ["phi"]).axes[0]
+    axis = plots.bias_forest([row], ["phi"], confidence=0.95).axes[0]
 
     assert trace["error_x"]["array"] == pytest.approx([3.0], abs=1e-3)
     [segments] = [line.get_segments() for line in axis.collections]

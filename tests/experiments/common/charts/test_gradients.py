@@ -94,9 +94,11 @@ def test_a_long_interval_is_written_at_the_edge_and_leaves_room_for_the_others()
         "MuProp": ("-2.0 [-17, 13] \N{RIGHTWARDS ARROW}", True),
         "st": ("\N{LEFTWARDS ARROW} -60 [-70, -50]", False),
     }
-    drawn = {text.get_text() for text in plots.bias_forest(rows, ["phi"]).axes[0].texts}
+    figure = plots.bias_forest(rows, ["phi"], confidence=0.9)
+    drawn = {text.get_text() for text in figure.axes[0].texts}
     notes = {note["text"] for note in plotly_charts.draw(chart, hover="", bars=True)["layout"]["annotations"]}
     assert drawn == notes == {edge.text for edge in chart.edges}
+    assert figure.legends[0].get_title().get_text() == "truth: exact; bars: 90 % intervals"
     assert gradients.bias(rows[:3], "phi").x.limits is None
 
 
