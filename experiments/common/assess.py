@@ -53,6 +53,11 @@ def curve_split(data: datasets.Dataset) -> str:
     return "validation" if len(data.validation) else "test"
 
 
+def curve_spacing(epochs: int) -> int:
+    """The number of epochs between two points of the learning curve of a run, unless --eval_every chooses another."""
+    return max(1, epochs // 20)
+
+
 def pixels(data: datasets.Dataset, split: str) -> np.ndarray:
     """The images of a split as the model sees them, float32 in [0, 1]."""
     return datasets.pixels(np.asarray(getattr(data, split)), data.levels)

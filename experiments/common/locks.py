@@ -29,9 +29,7 @@ def claim(folder: Path) -> IO[str]:
         file.seek(0)
         owner = file.read().strip() or "another process"
         file.close()
-        raise ValueError(
-            f"--workdir={folder} is being trained by {owner}; let it finish, or choose another folder"
-        ) from None
+        raise ValueError(f"--workdir={folder} is in use by {owner}; let it finish, or choose another folder") from None
     except OSError as error:
         if error.errno not in WITHOUT_LOCKS:
             raise

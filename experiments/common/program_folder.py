@@ -252,12 +252,13 @@ class ProgramFolder:
         for name in ("metrics.jsonl", "timing.jsonl"):
             files.write_rows(self.path / name, [row for row in self.rows(name) if row["epoch"] <= last_epoch])
 
-    def set_checkpoints_aside(self) -> None:
+    def set_checkpoints_aside(self, epochs: list[int]) -> None:
         """Moves checkpoints that cannot be read to checkpoints.unreadable/, because the disk's fault may pass."""
-        aside = self.path / "checkpoints.unreadable"
-        shutil.rmtree(aside, ignore_errors=True)
-        if self.checkpoints.exists():
-            self.checkpoints.rename(aside)
+        for epoch in epochs:
+            aside = self.path / "checkpoints.unreadable" / str(epoch)
+            shutil.rmtree(aside, ignore_errors=True)
+            aside.parent.mkdir(exist_ok=True)
+            (self.checkpoints / str(epoch)).rename(aside)
 
 
 def describe(runs: list[Settings], data: Dataset, data_dir: str | None = None) -> dict[str, Any]:

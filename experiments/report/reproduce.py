@@ -5,11 +5,13 @@ import shlex
 from html import escape
 from typing import Any
 
-from experiments.common import cli, settings
+from experiments.common import assess, cli, settings
+from experiments.common.charts import along_training
 from experiments.common.workdirs import Contents, Laboratory, Run, Toy
 from experiments.report.elements import Cell, Section, table
 
 UNKNOWN = "not recorded"
+EVALUATIONS = "evaluations"  # beside the settings of a run: the flags that decide what its rows hold
 
 
 def section(contents: Contents) -> Section:
@@ -40,8 +42,11 @@ def commands(runs: list[Run]) -> list[str]:
 
 
 def _commands_of_workdir(workdir: str | None, runs: list[Run]) -> list[str]:
-    rows = [{name: (str(value),) for name, value in run.settings.json().items()} for run in runs]
-    for name in rows[0]:  # rows that differ only in this setting become one row with a list
+    rows = [
+        {name: (str(value),) for name, value in run.settings.json().items()} | {EVALUATIONS: _evaluation_flags(run)}
+        for run in runs
+    ]
+    for name in runs[0].settings.json():  # rows that differ only in this setting become one row with a list
         merged: dict[tuple, dict[str, tuple[str, ...]]] = {}
         for row in rows:
             alike = tuple((key, value) for key, value in row.items() if key != name)
@@ -52,16 +57,33 @@ def _commands_of_workdir(workdir: str | None, runs: list[Run]) -> list[str]:
 
 
 def _command(values: dict[str, tuple[str, ...]], workdir: str | None) -> str:
-    default = settings.Settings().json()
     lower = lambda value: value.lower() if value in ("True", "False") else value
     flags = [
-        f"--{name}={','.join(map(lower, chosen))}" for name, chosen in values.items() if chosen != (str(default[name]),)
+        f"--{name}={','.join(map(lower, values[name]))}"
+        for name, default in settings.Settings().json().items()
+        if values[name] != (str(default),)
     ]
+    flags += values[EVALUATIONS]
     if not all(name == "digits" or name.startswith("npz:") for name in values["dataset"]):
         flags.append("--data_dir=DIR")
     if workdir:
         flags.append(f"--workdir={workdir}")
     return cli.command("train", *flags)
+
+
+def _evaluation_flags(run: Run) -> tuple[str, ...]:
+    """The flags that are not settings and that decide what the rows of metrics.jsonl hold."""
+    flags = []
+    if run.rows and run.rows[0]["epoch"] != assess.curve_spacing(run.settings.epochs):
+        flags.append(f"--eval_every={run.rows[0]['epoch']}")
+    measured = [number for number, row in enumerate(run.rows, 1) if "measure_draws" in row]
+    if measured:
+        last = run.rows[measured[-1] - 1]
+        flags += [f"--measure_gradient={measured[0]}", f"--measure_draws={last['measure_draws']}"]
+        estimators = dict.fromkeys(column.estimator for column in along_training.columns([last]))
+        if others := [name for name in estimators if name != run.settings.estimator]:
+            flags.append(f"--measure_estimators={','.join(others)}")
+    return tuple(flags)
 
 
 def _command_lines(contents: Contents) -> str:

@@ -1,6 +1,7 @@
 """The flags of `python -m experiments.train` that are not settings: folders, devices, SLURM jobs, the budget.
 
-They change no numbers of a run, except that --budget chooses the setting num_samples. The settings are in
+They do not change how a run trains, except that --budget chooses the setting num_samples. But --eval_every chooses at
+which epochs a run is evaluated, and so which of its states can be the best. The settings are in
 experiments/common/settings.py.
 """
 

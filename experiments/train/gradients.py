@@ -43,13 +43,16 @@ class Measurement(NamedTuple):
     Attributes:
       figures: `figures(state, values, x)` of one run: {name of the column: number}.
       x: The images, `[B, H, W, C]`.
+      draws: The number of gradients of each estimator.
     """
 
     figures: Callable[[TrainState, dict[str, jax.Array], jax.Array], dict[str, jax.Array]]
     x: jax.Array
+    draws: int
 
     def add(self, rows: Rows, state: TrainState, values: dict[str, jax.Array], devices: Mesh) -> Rows:
-        """The rows of an evaluation with the figures of the gradient. Figures that are not finite are left out.
+        """The rows of an evaluation with the figures of the gradient and the number of draws, which may be another one
+        when a run is continued. Figures that are not finite are left out.
 
         Args:
           rows: Rows of metrics.jsonl, each with its "run".
@@ -66,7 +69,7 @@ class Measurement(NamedTuple):
             compute = _program(self.figures, devices, assess.mode_of(devices, part))
             columns = mesh.fetch(devices, compute(*part, mesh.everywhere(devices, self.x)))
             figures += [{name: column[i].item() for name, column in columns.items()} for i in range(len(part[0].step))]
-        return [row | progress.finite(figures[row["run"]]) for row in rows]
+        return [row | {"measure_draws": self.draws} | progress.finite(figures[row["run"]]) for row in rows]
 
 
 @functools.lru_cache(maxsize=4)
@@ -127,7 +130,7 @@ def plan(run: Settings, data: Dataset, functions: build.Functions, others: Seque
                 columns |= {Column(label, group, figure).name: part[figure] for figure in FIGURES}
         return columns
 
-    return Measurement(figures, x)
+    return Measurement(figures, x, draws)
 
 
 def _start(bound: Callable, estimator: Estimator, key: jax.Array, groups: Any, x: jax.Array, steps: int) -> Start:

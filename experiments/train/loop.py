@@ -73,7 +73,8 @@ def train(
 ) -> list[str]:
     """Trains the runs of a program from their last checkpoint to the end, and writes their results.
 
-    If the runs of a new program do not fit into memory together, they become two programs with half of the runs each.
+    After that, other processes can claim the folder. If the runs of a new program do not fit into memory together, they
+    become two programs with half of the runs each.
 
     Args:
       compiled: The result of `compile_program`, if it is there already.
@@ -106,7 +107,9 @@ def train(
         with program.profile:
             progress = run_epochs(compiled, options, hook)
         measured = cost.result() if cost else measure_cost(program)
-        return write_results(compiled, progress, measured, options, hook)
+        diverged = write_results(compiled, progress, measured, options, hook)
+    program.folder.close()
+    return diverged
 
 
 # --- Compilation
@@ -232,7 +235,7 @@ def run_epochs(compiled: Compiled, options: Options, hook: Hook | None) -> Progr
         start, progress = resume(compiled)
     seconds = max(folder.seconds().values(), default=0.0)
     images = data.train if program.streamed else mesh.everywhere(devices, data.train)
-    eval_every = options.eval_every or max(1, settings.epochs // 20)
+    eval_every = options.eval_every or assess.curve_spacing(settings.epochs)
     measure_every = options.measure_gradient
     evaluate = make_evaluation(program, devices, compiled.values)
 
@@ -252,7 +255,8 @@ def run_epochs(compiled: Compiled, options: Options, hook: Hook | None) -> Progr
     with interrupt.Watch() as watch, contextlib.ExitStack() as stack:
         recorder = None
         if multihost.is_first():
-            recorder = stack.enter_context(Recorder(folder, keep=options.keep, tensorboard=options.tensorboard))
+            recorder = Recorder(folder, options.keep, options.tensorboard, first_step=start * steps + 1)
+            stack.enter_context(recorder)
         advance = stack.enter_context(phases.steps(settings.epochs * steps, start * steps))
         for epoch in range(start + 1, settings.epochs + 1):
             started = time.perf_counter()
@@ -312,8 +316,7 @@ def resume(compiled: Compiled) -> tuple[int, Progress]:
             epoch, progress = restored
             break
     epoch = int(multihost.from_first(np.int32(epoch)))
-    if present and not epoch:
-        folder.set_checkpoints_aside()
+    folder.set_checkpoints_aside([step for step in present if step > epoch])
     folder.forget_after(epoch)
     if not epoch:
         progress = first_progress(compiled.init(compiled.values), validation)
@@ -359,7 +362,9 @@ def write_results(
         samples = settings.eval_samples
         last = {}
         if len(program.data.validation) and multihost.is_first():
-            last = {i: {"validation_elbo_nats": rows[-1]["elbo_nats"]} for i, rows in enumerate(folder.rows_by_run())}
+            by_run = enumerate(folder.rows_by_run())
+            # A run that diverged before its first evaluation has no rows.
+            last = {i: {"validation_elbo_nats": rows[-1]["elbo_nats"]} for i, rows in by_run if rows}
         steps = settings.epochs * program.functions.steps_per_epoch
         costs = {"step_evaluations": cost.evaluations, "step_flops": cost.flops}
         for rows in assess.test_figures(model, compiled.devices, progress.state, program.data, settings, samples):

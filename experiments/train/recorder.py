@@ -15,12 +15,15 @@ class Recorder:
       folder: The folder of the program.
       keep: The number of newest checkpoints to keep.
       tensorboard: Whether to write TensorBoard event files too.
+      first_step: The first step that is trained now. TensorBoard hides events of this and later steps that were written
+        before.
     """
 
-    def __init__(self, folder: ProgramFolder, *, keep: int, tensorboard: bool):
+    def __init__(self, folder: ProgramFolder, keep: int, tensorboard: bool, first_step: int):
         self.folder = folder
         self._keep = keep
         self._tensorboard = tensorboard
+        self._first_step = first_step
         self._last_epoch = 0
 
     def __enter__(self):
@@ -33,7 +36,8 @@ class Recorder:
             names = self.folder.run_names()
             events = self.folder.path / "tensorboard"
             folders = [events / name for name in names] if len(names) > 1 else [events]
-            self._events = [self._stack.enter_context(SummaryWriter(str(path))) for path in folders]
+            events = [SummaryWriter(str(path), purge_step=self._first_step) for path in folders]
+            self._events = [self._stack.enter_context(one) for one in events]
         return self
 
     def __exit__(self, *exception):

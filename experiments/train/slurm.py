@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from experiments.common import files, settings
+from experiments.common import files
 from experiments.train.flags import Options
 from experiments.train.slurm_job import Command
 from experiments.train.sweep import Program, Sweep
@@ -28,12 +28,12 @@ class Job(NamedTuple):
 
     Attributes:
       name: The name of the job's first program, for the output.
-      digest: A digest of the settings of the job's runs, which identifies the job whatever the other flags are.
+      programs: The folders of its unfinished programs in the workdir.
       command: The command line.
     """
 
     name: str
-    digest: str
+    programs: list[str]
     command: Command
 
 
@@ -50,10 +50,10 @@ def submit_unfinished(sweep: Sweep, options: Options) -> bool:
         if not program.folder.is_finished():
             by_number.setdefault(program.number, []).append(program)
     for number, programs in by_number.items():
-        folders = [str(program.folder.path.resolve()) for program in programs]
-        digest = settings.digest_of([run for program in programs for run in program.runs])
+        folders = [program.folder.path for program in programs]
+        line = Command([*command, f"--program={number}"], [str(path.resolve()) for path in folders])
         name = programs[0].name or "the only program"
-        jobs.append(Job(name, digest, Command([*command, f"--program={number}"], folders)))
+        jobs.append(Job(name, [str(path.relative_to(sweep.workdir)) for path in folders], line))
     parameters = {
         "timeout_min": options.slurm_time,
         "cpus_per_task": options.slurm_cpus,
@@ -67,10 +67,10 @@ def submit_unfinished(sweep: Sweep, options: Options) -> bool:
 
 
 def submit_missing(jobs: list[Job], folder: Path, parameters: dict[str, Any]) -> None:
-    """Submits the jobs that are neither queued nor running, and prints the id of each job.
+    """Submits the jobs none of whose programs has a job that is queued or running, and prints the id of each job.
 
     Args:
-      folder: The folder of the jobs' output and of jobs.json, the record of earlier submissions.
+      folder: The folder of the jobs' output and of jobs.json, which has the last job of each program.
       parameters: As in `submit`.
 
     Raises:
@@ -81,16 +81,18 @@ def submit_missing(jobs: list[Job], folder: Path, parameters: dict[str, Any]) ->
     alive = _queued() if submitted_before else set()
     missing = []
     for job in jobs:
-        job_id = submitted_before.get(job.digest)
-        if job_id in alive:
-            print(f"{job.name}: job {job_id} is queued or running, with the flags of its submission")
+        earlier = [submitted_before.get(program) for program in job.programs]
+        if running := alive.intersection(earlier):
+            print(f"{job.name}: job {min(running)} is queued or running, with the flags of its submission")
+            if None in earlier:
+                print(f"{job.name}: other runs have no job; give this command again when {min(running)} has ended")
         else:
             missing.append(job)
     if not missing:
         return
     submitted = submit([job.command for job in missing], folder, parameters)
     for job, slurm_job in zip(missing, submitted, strict=True):
-        submitted_before[job.digest] = slurm_job.job_id
+        submitted_before |= dict.fromkeys(job.programs, slurm_job.job_id)
         print(f"{job.name}: job {slurm_job.job_id}")
     files.write_json(record, submitted_before)
     print(f"output of the jobs: {folder}/*_log.out and *_log.err; the same command again says what is not finished")

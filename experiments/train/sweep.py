@@ -133,6 +133,9 @@ class Sweep:
             program.folder.claim(program.runs, program.data, self.options.data_dir)
         finished = multihost.from_first(np.array([program.folder.is_finished() for program in self.programs]))
         unfinished = [program for program, done in zip(self.programs, finished, strict=True) if not done]
+        for program, done in zip(self.programs, finished, strict=True):
+            if done:
+                program.folder.close()
         self.other_code = _report_other_code(self.programs, unfinished)
         if multihost.is_first():
             needed = sum(_checkpoint_bytes(program, self.options.keep) for program in unfinished)

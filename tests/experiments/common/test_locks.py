@@ -11,7 +11,7 @@ from experiments.common import locks
 
 def test_a_claimed_folder_can_be_claimed_again_when_the_first_claim_ends(tmp_path):
     first = locks.claim(tmp_path)
-    with pytest.raises(ValueError, match="is being trained by process"):
+    with pytest.raises(ValueError, match="is in use by process"):
         locks.claim(tmp_path)
     first.close()
     locks.claim(tmp_path).close()

@@ -301,13 +301,14 @@ def test_what_comes_after_an_epoch_is_forgotten_for_all_runs(folder):
 
 
 def test_checkpoints_that_are_set_aside_are_kept_once(folder):
-    folder.set_checkpoints_aside()  # there are none
     for content in ("first", "second"):
-        (folder.checkpoints / "1").mkdir(parents=True)
-        (folder.checkpoints / "1/file").write_text(content)
-        folder.set_checkpoints_aside()
-        assert not folder.checkpoints.exists()
-        assert (folder.path / "checkpoints.unreadable/1/file").read_text() == content
+        for epoch in "123":
+            (folder.checkpoints / epoch).mkdir(parents=True, exist_ok=True)
+            (folder.checkpoints / epoch / "file").write_text(content)
+        folder.set_checkpoints_aside([2, 3])
+        assert checkpoint.steps(folder.checkpoints) == [1]
+        for epoch in "23":
+            assert (folder.path / "checkpoints.unreadable" / epoch / "file").read_text() == content
 
 
 # --- Names

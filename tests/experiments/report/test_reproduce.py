@@ -6,8 +6,10 @@ import shlex
 from absl import flags
 
 from experiments.common import setting_flags, workdirs
+from experiments.common.charts.along_training import Column
 from experiments.common.settings import Settings
 from experiments.report import reproduce
+from experiments.train import flags as train_flags
 from tests.helpers.written_workdirs import write_sweep
 
 
@@ -21,6 +23,23 @@ def test_the_commands_have_the_settings_of_the_runs(tmp_path):
         assert len(lines) == number
         repeated = [run for line in lines for run in _runs(line.split()[2:])]
         assert set(repeated) == set(wanted)
+
+
+def test_the_command_repeats_the_evaluations_and_measurements(tmp_path):
+    """--eval_every=5 and --measure_gradient=2: every second of the rows has figures of the gradient."""
+    run = Settings(epochs=20, estimator="stl")
+    write_sweep(tmp_path, [(dataclasses.asdict(run), 0.0)])
+    [read] = workdirs.read([tmp_path]).runs
+    rows = [{"epoch": epoch} for epoch in (5, 10, 15, 20)]
+    for row in rows[1::2]:
+        names = [Column(estimator, "encoder", "bias").name for estimator in ("stl", "reparam", "relax:scale=2")]
+        row |= dict.fromkeys(names, 0.1) | {"measure_draws": 50}
+    [line] = reproduce.commands([read._replace(rows=rows)])
+    others = "--measure_estimators=reparam,relax:scale=2"
+    measured = ["--eval_every=5", "--measure_gradient=2", "--measure_draws=50", others]
+    assert line.split()[3:] == ["--estimator=stl", "--epochs=20", *measured]
+    [line] = reproduce.commands([read._replace(rows=[{"epoch": epoch} for epoch in range(1, 21)])])
+    assert line.split()[3:] == ["--estimator=stl", "--epochs=20"]
 
 
 def test_runs_that_two_workdirs_share_are_trained_in_each(tmp_path):
@@ -42,5 +61,6 @@ def _runs(words: list[str]) -> list[Settings]:
     """The runs that `experiments.train` trains with these words of a command line."""
     values = flags.FlagValues()
     setting_flags.define_flags(values)
+    train_flags.define_flags(values)
     values(words)
     return setting_flags.from_flags(values)

@@ -85,7 +85,7 @@ def test_a_run_asked_to_stop_saves_and_no_other_disturbs_it(tmp_path):
     other = start(tmp_path, RUN)
     _, refusal = other.communicate(timeout=120)
     assert other.returncode == 1
-    assert f"is being trained by process {process.pid}" in refusal
+    assert f"is in use by process {process.pid}" in refusal
     process.send_signal(signal.SIGTERM)
     process.send_signal(signal.SIGCONT)
     _, err = process.communicate(timeout=60)

@@ -28,6 +28,9 @@ class Folder:
     def claim(self, runs, data, data_dir):
         self.done.append([run.seed for run in runs])
 
+    def close(self):
+        self.done.append("closed")
+
 
 def program(name: str, runs: int, begun: bool = False) -> Program:
     return Program(
@@ -91,7 +94,8 @@ def test_new_runs_that_do_not_fit_are_halved_and_each_half_is_finished_in_order(
     assert capsys.readouterr().out.count("they train in two halves") == 2
     assert whole.folder.done == ["removed"]
     done = {path: folder.done for path, folder in folders.items()}
-    assert done == {"W-1": [[0, 1]], "W-2": [[2, 3, 4], "removed"], "W-2-1": [[2]], "W-2-2": [[3, 4]]}
+    whole, halves = {"W-2": [[2, 3, 4], "removed"]}, {"W-1": [0, 1], "W-2-1": [2], "W-2-2": [3, 4]}
+    assert done == whole | {path: [seeds, "closed"] for path, seeds in halves.items()}
 
 
 def test_runs_that_have_begun_together_stay_together(calls):

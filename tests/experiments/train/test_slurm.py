@@ -84,9 +84,24 @@ def test_a_queued_job_is_known_by_what_it_trains(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(slurm, "_queued", lambda: {"7_0"})
     for minutes in (5, 10):
         job = Command(["train", f"--slurm_time={minutes}"], [])
-        slurm.submit_missing([slurm.Job(name, name, job) for name in ("first", "second")], tmp_path, {})
+        slurm.submit_missing([slurm.Job(name, [name], job) for name in ("first", "second")], tmp_path, {})
     assert submitted == [[["train", "--slurm_time=5"]] * 2, [["train", "--slurm_time=10"]]]
     assert "first: job 7_0 is queued or running" in capsys.readouterr().out
+
+
+def test_no_second_job_trains_the_programs_of_a_job_that_runs(monkeypatch, tmp_path, capsys):
+    """The job of two halves runs. One half is finished, or the sweep has become larger."""
+    submit = lambda commands, folder, parameters: [SimpleNamespace(job_id="7_0") for _ in commands]
+    monkeypatch.setattr(slurm, "submit", submit)
+    monkeypatch.setattr(slurm, "_queued", lambda: {"7_0"})
+    printed = []
+    for programs in (["first-1", "first-2"], ["first-2"], ["first-2", "new"]):
+        slurm.submit_missing([slurm.Job("first", programs, Command(["train"], []))], tmp_path, {})
+        printed.append(capsys.readouterr().out.splitlines())
+    runs = "first: job 7_0 is queued or running, with the flags of its submission"
+    assert printed[0][0] == "first: job 7_0"
+    more = "first: other runs have no job; give this command again when 7_0 has ended"
+    assert printed[1:] == [[runs], [runs, more]]
 
 
 def test_each_job_is_this_command_and_has_the_folder_of_its_own_program(monkeypatch, tmp_path):

@@ -5,6 +5,7 @@ import json
 
 import pytest
 
+from experiments.common import locks
 from experiments.common.program_folder import ProgramFolder, programs_of
 from experiments.common.settings import Settings
 from experiments.train import multihost
@@ -42,7 +43,7 @@ def test_a_program_that_is_claimed_cannot_be_claimed_again(options, tmp_path):
     [program] = Sweep([Settings(hidden=(4,))], tmp_path, options).claim()
     with contextlib.closing(program.folder):
         assert len(program.runs) == 1
-        with pytest.raises(ValueError, match="is being trained by process"):
+        with pytest.raises(ValueError, match="is in use by process"):
             Sweep([Settings(hidden=(4,))], tmp_path, options).claim()
 
 
@@ -98,6 +99,9 @@ def test_finished_programs_are_not_trained_again(options, tmp_path):
     with contextlib.closing(again):
         assert [program.runs for program in again.claim()] == [second.runs]
         [sentence] = again.diverged()
+        locks.claim(first.folder.path).close()  # others may use a finished program
+        with pytest.raises(ValueError, match="is in use"):
+            locks.claim(second.folder.path)
     assert sentence.startswith(f"{first.folder.path}: the training was not finite at step 3 in an earlier command")
 
 
