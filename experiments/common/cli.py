@@ -98,13 +98,18 @@ def _import_packages() -> None:
         if not all(part.isidentifier() for part in name.split(".")):
             stop(f"--import={name}: a package has a name such as my_estimator or my_paper.estimators")
         try:
-            importlib.import_module(name)
+            module = importlib.import_module(name)
         except ModuleNotFoundError as error:
             if not _is_missing(error, name):  # an import inside the package failed
                 raise
             stop(
                 f"--import={name}: there is no package {error.name!r}; start the command in the folder that holds the"
                 " package, or add this folder to PYTHONPATH"
+            )
+        if module.__file__ is None:  # Python takes any folder for a package
+            stop(
+                f"--import={name}: {next(iter(module.__path__))} has no __init__.py, so nothing was imported; start the"
+                " command in the folder that holds the package, or add this folder to PYTHONPATH"
             )
 
 
@@ -158,6 +163,13 @@ def command(name: str, *arguments: str) -> str:
     packages = dict.fromkeys([*imported_packages(), *_modules_of_flags])
     imports = [f"--import={','.join(packages)}"] if packages else []
     return shlex.join(["python", "-m", f"experiments.{name}", *imports, *arguments])
+
+
+def this_command() -> str:
+    """The line that starts this process, with the packages of the environment variable."""
+    here = sys.orig_argv[1:]
+    added = [f"--import={','.join(imported_packages())}"] if os.environ.get(IMPORT_VARIABLE) else []
+    return shlex.join(["python", *here, *added])
 
 
 # --- Flags
@@ -232,7 +244,7 @@ def with_flags(sentence: str, names: Iterable[str]) -> str:
     The library names arguments, `validation_size=3`; the user of a command knows them as `--validation_size=3`.
     """
     known = "|".join(re.escape(name) for name in names)
-    return re.sub(rf"(?<![\w.:/=-])({known})=", r"--\1=", sentence)
+    return re.sub(rf"(?<![\w.:/=,-])({known})=", r"--\1=", sentence)
 
 
 @contextmanager

@@ -16,7 +16,7 @@ import statistics
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-from experiments.common import results
+from experiments.common import provenance, results
 from experiments.common.settings import FIELDS
 
 Row = dict[str, Any]
@@ -26,8 +26,9 @@ HELP = (
     " the test figures are compared over seeds."
 )
 VALIDATION = "validation_elbo_nats"
-# The rise of the ELBO at the end of training, which `with_late_gain` adds to a row.
+# What `with_context` adds to a row: the rise of the ELBO at the end of training, and the version of the code.
 LATE_GAIN = "late_gain_nats"
+CODE = "code"
 # The part of the epochs that is the end of training.
 LATE = 0.2
 # Two values are told apart at this familywise level.
@@ -48,7 +49,7 @@ class Candidate(NamedTuple):
     Attributes:
       settings: The values of the other swept settings, also of those that are the same for all candidates of a value.
       rows: The finished run of each seed.
-      diverged: The number of runs that diverged.
+      diverged: The number of runs that diverged, or whose figures are not finite.
     """
 
     settings: dict[str, Any]
@@ -115,7 +116,8 @@ class Comparison(NamedTuple):
       setting: The name of the compared setting.
       others: The names of the swept settings that validation chose.
       figure: The test figure that is compared: "test_nll_nats", or "test_elbo_nats" if the K of -log p(x) differ.
-      choices: A choice for each value, the best mean first.
+      choices: A choice for each value, the best mean first. If values have different seeds, and a pair shows over its
+        common seeds that the first is worse than another value, the first that no pair shows to be worse comes first.
       pairs: All pairs of values that have a chosen candidate.
     """
 
@@ -190,12 +192,16 @@ def compare(rows: list[Row], setting: str) -> Comparison:
     groups: dict[str, list[Row]] = {}
     for row in rows:
         groups.setdefault(str(row[setting]), []).append(row)
-    choices = [_choose(value, members, names) for value, members in groups.items()]
+    choices = [_choose(value, members, names, figure) for value, members in groups.items()]
     choices.sort(key=lambda choice: results.least_first(-_gain(choice.chosen, figure) if choice.chosen else math.nan))
     chosen = [choice for choice in choices if choice.chosen]
     if len(chosen) < 2:
         raise ValueError(f"--compare={setting} needs two values of {setting} whose runs did not diverge")
-    return Comparison(setting, chosen_settings(rows, setting), figure, choices, _compare_pairs(chosen, figure))
+    pairs = _compare_pairs(chosen, figure)
+    beaten = {pair.worse for pair in pairs if pair.is_told_apart}
+    if first := [choice for choice in chosen if choice.value not in beaten][:1]:
+        choices = [*first, *(choice for choice in choices if choice is not first[0])]
+    return Comparison(setting, chosen_settings(rows, setting), figure, choices, pairs)
 
 
 # --- Choice by validation
@@ -215,7 +221,7 @@ def chosen_settings(rows: list[Row], setting: str) -> list[str]:
     return [name for name in swept(rows) if name in varying and name != setting]
 
 
-def _choose(value: str, rows: list[Row], names: list[str]) -> Choice:
+def _choose(value: str, rows: list[Row], names: list[str], figure: str) -> Choice:
     """The candidate with the best mean validation bound, among those with the most seeds and no diverged run."""
     groups: dict[tuple, list[Row]] = {}
     for row in rows:
@@ -223,8 +229,8 @@ def _choose(value: str, rows: list[Row], names: list[str]) -> Choice:
     candidates = [
         Candidate(
             dict(zip(names, values, strict=True)),
-            rows={row["seed"]: row for row in members if row["status"] == "done"},
-            diverged=sum(row["status"] != "done" for row in members),
+            rows={row["seed"]: row for row in members if _is_sound(row, figure)},
+            diverged=sum(not _is_sound(row, figure) for row in members),
         )
         for values, members in groups.items()
     ]
@@ -235,6 +241,11 @@ def _choose(value: str, rows: list[Row], names: list[str]) -> Choice:
         return Choice(value, None, candidates, [])
     chosen = max(complete, key=lambda one: one.mean(VALIDATION)[0]) if len(complete) > 1 else complete[0]
     return Choice(value, chosen, candidates, [name for name in names if _is_at_edge(chosen, candidates, name)])
+
+
+def _is_sound(row: Row, figure: str) -> bool:
+    """Whether a run did not diverge, and the figures by which it is chosen and compared are finite."""
+    return row["status"] == "done" and math.isfinite(row[figure]) and math.isfinite(row.get(VALIDATION, 0.0))
 
 
 def _is_at_edge(chosen: Candidate, candidates: list[Candidate], name: str) -> bool:
@@ -325,12 +336,15 @@ def _seeds_needed(pair: Pair, level: float) -> int | None:
     return None
 
 
-def with_late_gain(row: Row, evaluations: Iterable[Row]) -> Row:
-    """The row of a run and, if it is known, the rise of its ELBO over the last fifth of the epochs, in nats.
+def with_context(row: Row, evaluations: Iterable[Row], record: dict[str, Any]) -> Row:
+    """The row of a run, the code that trained it and, if it is known, the rise of its ELBO over the last fifth of the
+    epochs, in nats.
 
     Args:
       evaluations: The rows of metrics.jsonl of the run.
+      record: The content of runs.json.
     """
+    row = row | {CODE: provenance.code_versions(record)}
     elbo = {one["epoch"]: one["elbo_nats"] for one in evaluations if math.isfinite(one["elbo_nats"])}
     last = max(elbo, default=0)
     before = [epoch for epoch in elbo if epoch <= (1 - LATE) * last + 1e-9]

@@ -20,7 +20,7 @@ import shutil
 from pathlib import Path
 from typing import IO, Any
 
-from experiments.common import files, foreign_files, locks, provenance
+from experiments.common import cli, files, foreign_files, locks, provenance
 from experiments.common.settings import Settings, from_json
 from vae import checkpoint
 from vae.data import Dataset
@@ -135,6 +135,12 @@ class ProgramFolder:
             shared = from_json(record["settings"])
             return [from_json(run["settings"], shared) for run in record["runs"]]
         except ValueError as error:
+            named = record.get("imports")
+            lacking = [name for name in named if name not in cli.imported_packages()] if isinstance(named, dict) else []
+            if lacking:
+                raise ValueError(
+                    f"--workdir={self.path} was trained with --import={','.join(lacking)}; add it"
+                ) from None
             raise ValueError(
                 f"{self.path / 'runs.json'} was written with another --import or version, or changed by hand: {error}"
             ) from None

@@ -6,9 +6,10 @@ import hashlib
 import importlib.metadata
 import os
 import platform
-import shlex
 import subprocess
 import sys
+from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,24 @@ def changed_code(recorded: dict[str, Any]) -> list[str]:
     ]
 
 
+def code_versions(recorded: dict[str, Any]) -> str:
+    """The digests of the code that trained a program, in the order of use, from the content of its runs.json."""
+    used = [str(one.get("code", "not recorded"))[:8] for one in (recorded, *recorded.get("continued", []))]
+    return ", then ".join(dict.fromkeys(used))
+
+
+def about_versions(versions: Iterable[str]) -> str:
+    """The warning about runs that were trained by these `code_versions`; empty if one version trained all of them."""
+    counts = Counter(versions)
+    if len(counts) < 2 and not any(", then " in version for version in counts):
+        return ""
+    by = ", ".join(f"{number} by {version}" for version, number in counts.items())
+    return (
+        f"different versions of the code trained these runs ({by}; runs.json has the commits); train all of them in"
+        " another --workdir to compare runs of one version"
+    )
+
+
 def describe_environment() -> dict[str, Any]:
     """The part of config.json about versions, device, compiler flags and code."""
     return {
@@ -91,7 +110,7 @@ def describe_environment() -> dict[str, Any]:
 def describe_measurement(settings: dict[str, Any], seconds: float) -> dict[str, Any]:
     """The content of config.json for a command whose measurements took `seconds`."""
     return {
-        "command": shlex.join(["python", *sys.orig_argv[1:]]),
+        "command": cli.this_command(),
         "settings": settings | {"matmul_precision": jax.config.jax_default_matmul_precision or "default"},
         **describe_environment(),
         "seconds": round(seconds, 1),

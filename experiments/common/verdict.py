@@ -9,8 +9,8 @@ import math
 from pathlib import Path
 
 from experiments.common import comparison as comparisons
-from experiments.common import files, options, results, tables
-from experiments.common.comparison import LATE_GAIN, VALIDATION, Candidate, Choice, Comparison, Pair, words
+from experiments.common import files, options, provenance, results, tables
+from experiments.common.comparison import CODE, LATE_GAIN, VALIDATION, Candidate, Choice, Comparison, Pair, words
 
 ERROR = "± after a mean is one standard error over seeds."
 LEVEL = (
@@ -50,8 +50,9 @@ def write(workdir: Path, comparison: Comparison) -> str:
 def to_latex(comparison: Comparison) -> str:
     """The chosen settings and the pairs as two LaTeX tables, whose captions say everything that a reader needs."""
     chosen = table(comparison, paper=True)
-    best = {(1, len(chosen[0]) - 1)}  # the lines are sorted by the last column
     figure, _, _ = FIGURES[comparison.figure]
+    values = [choice.value for choice in comparison.choices if choice.chosen]
+    best = {(1 + values.index(_best_mean(comparison)), len(chosen[0]) - 1)}
     bias = _about_bias(comparison)
     titles = [
         f"{answer(comparison, paper=True)}. {ERROR}{bias}",
@@ -102,6 +103,8 @@ def answer(comparison: Comparison, paper: bool = False) -> str:
         parts.append(f"{at(best)} has {words(leads)}")
     if level:
         subject = "it" if apart else f"{at(best)} has the {superlative} mean {figure}, and"
+        if not apart and best != _best_mean(comparison):  # possible if values have different seeds
+            subject = f"no value is shown to be better than {at(best)}, which"
         parts.append(f"{subject} is not told apart from {words(level)}")
     rest = [pair for pair in comparison.pairs if pair not in with_best]
     unclear = [f"{name(pair.better)} and {name(pair.worse)}" for pair in rest if not pair.is_told_apart]
@@ -145,10 +148,16 @@ def warnings(comparison: Comparison) -> list[str]:
     for choice in comparison.choices:
         diverged = [candidate for candidate in choice.candidates if candidate.diverged]
         if choice.chosen is None:
-            lines.append(f"{name(choice.value)} is not compared, because runs diverged with every other setting")
+            reason = "runs diverged, or have no finite figures, at all its settings"
+            lines.append(f"{name(choice.value)} is not compared, because {reason}")
         elif diverged:
             named = words(_described(candidate) or "this setting" for candidate in diverged)
-            lines.append(f"{name(choice.value)}: runs diverged at {named}, which cannot be chosen")
+            lines.append(
+                f"{name(choice.value)}: runs diverged, or have no finite figures, at {named}, which cannot be chosen"
+            )
+    runs = [row for choice in chosen for row in choice.chosen.rows.values()]
+    if versions := provenance.about_versions(row[CODE] for row in runs if CODE in row):
+        lines.append(versions)
     edges: dict[str, list[str]] = {}
     for choice in chosen:
         for setting in choice.at_edge:
@@ -175,6 +184,12 @@ def warnings(comparison: Comparison) -> list[str]:
 def _about_seeds(comparison: Comparison) -> list[str]:
     """Pairs with too few seeds, equal pairs, and the seeds that would tell other pairs apart."""
     lines = []
+    seeds = {choice.value: set(choice.chosen.rows) for choice in comparison.choices if choice.chosen}
+    if lacking := [value for value, own in seeds.items() if own != set().union(*seeds.values())]:
+        named = words(_name(comparison, value) for value in lacking)
+        lines.append(
+            f"seeds are missing with {named}: a mean is over a value's own seeds, and a difference over common seeds"
+        )
     if single := [pair for pair in comparison.pairs if pair.seeds < 2]:
         lines.append(
             f"{len(single)} of {len(comparison.pairs)} pairs have fewer than two common seeds and no interval;"
@@ -231,6 +246,13 @@ def pairs(comparison: Comparison, paper: bool = False) -> list[list[str]]:
         values = [_cell(comparison, value, paper) for value in (pair.better, pair.worse)]
         lines.append([*values, f"{pair.difference:.2f}", interval, str(pair.seeds), p, told])
     return lines
+
+
+def _best_mean(comparison: Comparison) -> str:
+    """The value with the best mean over its own seeds."""
+    sign = 1 if FIGURES[comparison.figure][1] == "lower" else -1
+    means = {choice.value: choice.chosen.mean(comparison.figure)[0] for choice in comparison.choices if choice.chosen}
+    return min(means, key=lambda value: sign * means[value])
 
 
 def _name(comparison: Comparison, value: str, paper: bool = False) -> str:

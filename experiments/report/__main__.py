@@ -66,7 +66,7 @@ def compare(contents: workdirs.Contents, setting: str | None) -> comparison.Comp
     Raises:
       ValueError: If the runs cannot be compared by the given setting.
     """
-    rows = [comparison.with_late_gain(run.row, run.rows) for run in contents.runs if "status" in run.row]
+    rows = [comparison.with_context(run.row, run.rows, run.record) for run in contents.runs if "status" in run.row]
     if setting:
         return comparison.compare(rows, setting)
     try:

@@ -5,7 +5,7 @@ import shlex
 from html import escape
 from typing import Any
 
-from experiments.common import assess, cli, settings
+from experiments.common import assess, cli, provenance, settings
 from experiments.common.charts import along_training
 from experiments.common.workdirs import Contents, Laboratory, Run, Toy
 from experiments.report.elements import Cell, Section, table
@@ -21,8 +21,8 @@ def section(contents: Contents) -> Section:
     groups: dict[str, list[Run | Laboratory | Toy]] = {}
     for one in all_results:
         groups.setdefault(json.dumps(_provenance(_config(one))), []).append(one)
-    for provenance, members in groups.items():
-        lines = [[Cell(name), Cell(value)] for name, value in json.loads(provenance).items()]
+    for facts, members in groups.items():
+        lines = [[Cell(name), Cell(value)] for name, value in json.loads(facts).items()]
         if len(groups) > 1:
             parts.append(f"<h3>{len(members)} of {len(all_results)} results</h3>")
         parts.append(table(["made with", ""], lines, "provenance", sortable=False))
@@ -108,6 +108,7 @@ def _config(one: Run | Laboratory | Toy) -> dict[str, Any]:
 def _provenance(config: dict[str, Any]) -> dict[str, str]:
     """The commit, the device, the versions and the data of a result."""
     facts = {key: str(config.get(key) or UNKNOWN) for key in ("git_commit", "device", "platform")}
+    facts["code"] = provenance.code_versions(config)
     if later := [str(one.get("git_commit") or UNKNOWN) for one in config.get("continued", [])]:
         facts["git_commit"] += f", then {', '.join(later)}"
     if imports := config.get("imports"):

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from experiments.common import cli, files, locks, results, tables
+from experiments.common import cli, files, locks, provenance, results, tables
 from experiments.common.program_folder import ProgramFolder, programs_of
 from experiments.common.settings import Settings
 
@@ -31,8 +31,12 @@ def write(workdir: Path, columns: list[str] | None) -> None:
       columns: The columns of results.md and results.tex; None for all.
     """
     with locks.taking_turns(workdir):
-        rows = [run.row for run in finished_runs(workdir)]
+        finished = finished_runs(workdir)
+        rows = [run.row for run in finished]
         table = results.to_markdown(rows, columns)
+        records = {folder: folder.record() for folder in {run.folder for run in finished}}
+        if versions := provenance.about_versions(provenance.code_versions(records[run.folder]) for run in finished):
+            table += f"\n\n{versions}"
         files.write_text(workdir / "results.csv", tables.to_csv(rows))
         files.write_text(workdir / "results.md", table + "\n")
         files.write_text(workdir / "results.tex", results.to_latex(rows, columns) + "\n")

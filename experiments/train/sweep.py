@@ -7,15 +7,13 @@ sweep    all programs of one command
 """
 
 import json
-import shlex
-import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from experiments.common import build, files, foreign_files, locks, progress, provenance, settings
+from experiments.common import build, cli, files, foreign_files, locks, progress, provenance, settings
 from experiments.common.program_folder import ProgramFolder, describe_data, plain, programs_of
 from experiments.common.settings import Settings
 from experiments.train import gradients, multihost
@@ -164,7 +162,7 @@ class Sweep:
         path = self.workdir / "config.json"
         data = {program.data.name: describe_data(program.data, self.options.data_dir) for program in self.programs}
         described = {
-            "command": shlex.join(["python", *sys.orig_argv[1:]]),
+            "command": cli.this_command(),
             "settings": _lists(self.runs, self.swept),
             "data": list(data.values()) if len(data) > 1 else next(iter(data.values())),
             **provenance.describe_environment(),

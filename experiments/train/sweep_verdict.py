@@ -23,8 +23,9 @@ def write(sweep: Sweep, setting: str) -> None:
         if not set(sweep.runs) <= set(finished):
             return
         runs = [finished[settings] for settings in sweep.runs]
-        evaluations = {folder: folder.rows_by_run() for folder in {run.folder for run in runs}}
-        rows = [comparison.with_late_gain(run.row, evaluations[run.folder][run.number]) for run in runs]
+        programs = {folder: (folder.rows_by_run(), folder.record()) for folder in {run.folder for run in runs}}
+        context = lambda run: (programs[run.folder][0][run.number], programs[run.folder][1])
+        rows = [comparison.with_context(run.row, *context(run)) for run in runs]
         try:
             result = comparison.compare(rows, setting)
         except ValueError as error:  # all runs of a value diverged, say

@@ -50,6 +50,7 @@ def run(tmp_path):
     ]
     (tmp_path / "paper/__init__.py").write_text("\n".join(lines))
     (tmp_path / "broken.py").write_text("import no_such_package\n")
+    (tmp_path / "empty").mkdir()
 
     def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess:
         everything = os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"} | environment
@@ -194,12 +195,13 @@ def test_the_environment_variable_imports_as_the_flag_does(run):
         ("papre", "error: --import=papre: there is no package 'papre'; start the command in the folder"),
         ("paper.nowhere", "error: --import=paper.nowhere: there is no package 'paper.nowhere'"),
         ("../paper", "error: --import=../paper: a package has a name such as"),
+        ("empty", "error: --import=empty: {}/empty has no __init__.py, so nothing was imported; start the command in"),
     ],
 )
-def test_a_package_that_does_not_exist_is_refused_in_one_sentence(package, sentence, run):
+def test_a_package_that_does_not_exist_is_refused_in_one_sentence(package, sentence, run, tmp_path):
     done = run(f"--import={package}")
     assert done.returncode == 1
-    assert done.stderr.startswith(sentence)
+    assert done.stderr.startswith(sentence.format(tmp_path))
     assert done.stderr.count("\n") == 1
 
 
@@ -237,8 +239,12 @@ def test_a_printed_command_repeats_the_imports(monkeypatch):
     assert cli.command("report", "--workdir=a b") == (
         "python -m experiments.report --import=paper,other,third '--workdir=a b'"
     )
-    monkeypatch.setattr(sys, "argv", ["train", "--seed=1"])
+    monkeypatch.setattr(sys, "orig_argv", ["/bin/python3", "-m", "experiments.train", *sys.argv[1:]])
+    typed = "python -m experiments.train --seed=1 --import=paper,other"
+    assert cli.this_command() == f"{typed} --import=paper,other,third"
     monkeypatch.delenv("VAE_IMPORT")
+    assert cli.this_command() == typed
+    monkeypatch.setattr(sys, "argv", ["train", "--seed=1"])
     assert cli.command("report") == "python -m experiments.report"
 
 
@@ -251,6 +257,7 @@ def test_a_printed_command_repeats_the_imports(monkeypatch):
         ("dataset=npz:/tmp/dataset=x.npz", "--dataset=npz:/tmp/dataset=x.npz"),
         ("gumbel_rao:dataset=3", "gumbel_rao:dataset=3"),
         ("my_dataset=3 and levels=2", "my_dataset=3 and levels=2"),
+        ("--run=seed=1,dataset=mine matches 2 runs", "--run=seed=1,dataset=mine matches 2 runs"),
     ],
 )
 def test_an_argument_in_the_librarys_sentence_becomes_a_flag(sentence, expected):

@@ -231,6 +231,10 @@ def test_the_sentences_about_runs_json_say_what_to_do(tmp_path):
             good | {"settings": {"newer": 1}},
             f"{path} was written with another --import or version, or changed by hand: there is no setting newer",
         ),
+        (
+            good | {"settings": {"estimator": "mine"}, "imports": {"mypaper": "12ab"}},
+            f"--workdir={tmp_path} was trained with --import=mypaper; add it",
+        ),
     ):
         path.write_text(json.dumps(changed))
         with pytest.raises(ValueError, match=f"^{re.escape(sentence)}$"):

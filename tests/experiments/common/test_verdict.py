@@ -67,7 +67,7 @@ def test_the_warnings_name_the_edge_of_the_grid_diverged_values_and_the_seeds_th
     choices = [choice("stl", at_edge=["learning_rate"]), choice("reparam", rates=(1e-3, 1e-2)), choice("b", diverged=1)]
     result = compared(choices, ("stl", "reparam", 0.3))
     assert verdict.warnings(result) == [
-        "b is not compared, because runs diverged with every other setting",
+        "b is not compared, because runs diverged, or have no finite figures, at all its settings",
         "stl is best at learning_rate=0.001, the edge of the grid; try values beyond it",
         "unequal numbers of candidates favour the value with more of them: stl 1 and reparam 2",
         "stl and reparam: to tell a difference of 0.42 nats apart would take about 12 seeds",
@@ -95,7 +95,8 @@ def test_curves_that_still_rise_by_more_than_a_standard_error_are_named():
     rising = choice("stl", late_gain_nats=(0.2, 0.3), **noisy)
     flat = choice("reparam", late_gain_nats=(0.1, 0.2), **noisy)
     single = Candidate({}, {0: SHARED | {"late_gain_nats": 5.0}}, 0)
-    [line] = verdict.warnings(compared([rising, flat, Choice("nvil", single, [single], [])]))
+    line, seeds = verdict.warnings(compared([rising, flat, Choice("nvil", single, [single], [])]))
+    assert seeds.startswith("seeds are missing with nvil:")
     assert line.startswith(
         "training is not finished: in the last fifth of the epochs the ELBO rose by 0.25 nats with stl,"
     )
@@ -110,11 +111,22 @@ def test_values_that_hardly_use_their_latent_variables_are_named(figures):
 
 def test_the_late_gain_is_the_rise_of_the_elbo_over_the_last_fifth_of_the_epochs():
     evaluations = [{"epoch": epoch, "elbo_nats": -30.0 + 0.5 * epoch} for epoch in (1, 3, 7, 8, 9, 10)]
-    assert comparison.with_late_gain({"seed": 0}, evaluations) == {"seed": 0, "late_gain_nats": 1.0}
-    assert comparison.with_late_gain({}, [*evaluations, {"epoch": 11, "elbo_nats": math.nan}]) == {
-        "late_gain_nats": 1.0
-    }
-    assert comparison.with_late_gain({}, evaluations[-1:]) == {}
+    gain = lambda evaluations: comparison.with_context({}, evaluations, {}).get("late_gain_nats")
+    assert gain(evaluations) == gain([*evaluations, {"epoch": 11, "elbo_nats": math.nan}]) == 1.0
+    assert gain(evaluations[-1:]) is None
+
+
+def test_runs_of_different_versions_of_the_code_are_named():
+    """One version trained seed 0; another version trained seed 1, or continued it."""
+    first, second = {"code": "4f112808b18d5754"}, {"code": "b18d57544f112808"}
+    for later, version in ((second, "b18d5754"), (first | {"continued": [second]}, "4f112808, then b18d5754")):
+        named = choice("stl")
+        for seed, record in enumerate((first, later)):
+            named.chosen.rows[seed] = comparison.with_context(named.chosen.rows[seed], [], record)
+        [line] = verdict.warnings(compared([named]))
+        assert line.startswith(f"different versions of the code trained these runs (1 by 4f112808, 1 by {version};")
+    named.chosen.rows[1] = named.chosen.rows[0]
+    assert not verdict.warnings(compared([named]))
 
 
 def test_the_files_hold_the_sentences_and_every_pair(tmp_path):
