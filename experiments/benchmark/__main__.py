@@ -29,7 +29,6 @@ The command writes benchmark.json and benchmark.md. Times are wall-clock times. 
 times, and each ratio is the median over rounds of the ratio in each round.
 """
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -106,8 +105,8 @@ def main(options: flags.FlagValues = flags.FLAGS) -> None:
         print(table, flush=True)
         text += f"\n{table}\n"
         with cli.one_sentence(OSError):  # writes after each section, because the next section may take minutes
-            (folder / "benchmark.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-            (folder / "benchmark.md").write_text(text, encoding="utf-8")
+            files.write_json(folder / "benchmark.json", report)
+            files.write_text(folder / "benchmark.md", text)
 
 
 def check_flags(options: flags.FlagValues) -> None:

@@ -10,14 +10,19 @@ from typing import Any
 from experiments.common.options import is_printable
 
 
-def write_text(path: Path, text: str) -> None:
-    """Replaces the file in one step: whoever reads the file sees the old text or the new text, never a part of it."""
+def write_bytes(path: Path, content: bytes) -> None:
+    """Replaces the file in one step: whoever reads it sees the old content or the new content, never a part of it."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_bytes(content)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replaces the file in one step by a text."""
+    write_bytes(path, text.encode())
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 import jax
 from flax import serialization
 
+from experiments.common import files
 from experiments.common.provenance import code_digest, versions
 
 CHECKSUM = 32  # bytes
@@ -48,12 +49,7 @@ class Store:
         result = jax.device_get(measure())
         payload = serialization.msgpack_serialize({"result": result, "seconds": time.perf_counter() - started})
         self.folder.mkdir(exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        try:
-            temporary.write_bytes(hashlib.sha256(payload).digest() + payload)
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        files.write_bytes(path, hashlib.sha256(payload).digest() + payload)
         return result
 
 

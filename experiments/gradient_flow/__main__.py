@@ -10,7 +10,6 @@ The command writes gradient_flow.png, .pdf and .json into --output. The JSON fil
 gradients along the edges.
 """
 
-import json
 from pathlib import Path
 
 import jax
@@ -77,9 +76,7 @@ def _write(path: Path, graphs: dict[str, Graph], seed: int) -> Path:
     for name, graph in graphs.items():
         values = {node: value.item() for node, value in graph.values.items() if value.size == 1}
         panels[name] = {"values": values, "edges": [edge._asdict() for edge in edge_norms(graph)]}
-    path.with_suffix(".json").write_text(
-        json.dumps({"seed": seed, "panels": panels}, indent=2) + "\n", encoding="utf-8"
-    )
+    files.write_json(path.with_suffix(".json"), {"seed": seed, "panels": panels})
     return png
 
 

@@ -2,7 +2,6 @@
 
 import io
 import math
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import ScalarFormatter
 
+from experiments.common import files
 from experiments.common.charts import Series
 
 WIDTH = 6.75  # inches of a page with two columns
@@ -94,12 +94,7 @@ def save(picture: Figure | np.ndarray, path: str | Path) -> list[Path]:
         else:
             matplotlib.image.imsave(drawing, picture, format=kind, metadata=undated)
         target.parent.mkdir(parents=True, exist_ok=True)
-        partial = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-        try:
-            partial.write_bytes(drawing.getvalue())
-            os.replace(partial, target)
-        finally:
-            partial.unlink(missing_ok=True)
+        files.write_bytes(target, drawing.getvalue())
     return paths
 
 

@@ -1,10 +1,14 @@
 """Files are the old or the new, and rows are whole lines."""
 
+import re
 from pathlib import Path
 
 import pytest
 
+import experiments
 from experiments.common import files
+
+SOURCES = sorted(Path(experiments.__file__).parent.rglob("*.py"))
 
 
 @pytest.fixture
@@ -15,7 +19,7 @@ def fail():
     return fail
 
 
-@pytest.mark.parametrize(("owner", "name"), [(Path, "write_text"), (files.os, "replace")])
+@pytest.mark.parametrize(("owner", "name"), [(Path, "write_bytes"), (files.os, "replace")])
 def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(owner, name, fail, tmp_path, monkeypatch):
     files.write_json(tmp_path / "result.json", {"old": 1})
     monkeypatch.setattr(owner, name, fail)
@@ -24,6 +28,12 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(owner, name, fa
     monkeypatch.undo()
     assert files.read_json(tmp_path / "result.json") == {"old": 1}
     assert [path.name for path in tmp_path.iterdir()] == ["result.json"]
+
+
+def test_no_command_writes_a_file_that_readers_see_half_written():
+    writes = re.compile(r"os\.replace\(|(?<!\bfiles)\.write_(?:text|bytes)\(")
+    writers = [path.name for path in SOURCES if writes.search(path.read_text(encoding="utf-8"))]
+    assert writers == ["files.py"]
 
 
 @pytest.mark.parametrize(

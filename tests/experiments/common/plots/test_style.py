@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from experiments.common import plots
-from experiments.common.plots import panels, style
+from experiments.common import files, plots
+from experiments.common.plots import panels
 from tests.helpers.figures import make_rows
 
 
@@ -37,7 +37,7 @@ def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
     def refuse(*paths):
         raise OSError("disk full")
 
-    monkeypatch.setattr(style.os, "replace", refuse)
+    monkeypatch.setattr(files.os, "replace", refuse)
     with pytest.raises(OSError, match="disk full"):
         plots.save(plots.image_grid(np.ones((1, 4, 4, 1))), tmp_path / "samples")
     assert png.read_bytes() == before
