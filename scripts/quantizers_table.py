@@ -1,6 +1,5 @@
 """Prints the table of compare_quantizers.sh: PYTHONPATH=. python scripts/quantizers_table.py OUTPUT."""
 
-import csv
 import sys
 from collections import defaultdict
 from pathlib import Path
@@ -16,19 +15,14 @@ COLUMNS = {
 }
 
 
-def read(path: Path) -> list[dict[str, str]]:
-    with path.open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
-
-
 def gradient_errors(path: Path, group: str) -> dict[str, list[str]]:
     """The errors of each estimator's gradient in `group`, relative to the length of the true gradient.
 
     The first is that of the mean of all draws, the second the standard deviation of one draw.
     """
-    deviation = lambda row: float(row[f"{group}_variance"]) ** 0.5 / float(row[f"{group}_truth_norm"])
-    errors = lambda row: (float(row[f"{group}_relative_bias"]), deviation(row))
-    return {row["estimator"]: [f"{100 * error:.0f} %" for error in errors(row)] for row in read(path)}
+    deviation = lambda row: row[f"{group}_variance"] ** 0.5 / row[f"{group}_truth_norm"]
+    errors = lambda row: (row[f"{group}_relative_bias"], deviation(row))
+    return {row["estimator"]: [f"{100 * error:.0f} %" for error in errors(row)] for row in tables.read_csv(path)}
 
 
 def main(output: Path) -> None:
@@ -37,13 +31,13 @@ def main(output: Path) -> None:
     lines = []
     for sweep, errors in (("vq", smoothed), ("fsq", smoothed), ("stochastic_vq", enumerated)):
         settings = defaultdict(list)
-        for row in read(output / sweep / "results.csv"):
+        for row in tables.read_csv(output / sweep / "results.csv"):
             settings[row["posterior"], row["estimator"]].append(row)
         for (posterior, estimator), rows in settings.items():
             label = "vq, no losses" if "codebook_loss" in posterior else posterior.removesuffix(":codes=16")
             figures = []
             for name, (_, digits) in COLUMNS.items():
-                mean, error = results.mean_and_error([float(row[name]) for row in rows])
+                mean, error = results.mean_and_error([row[name] for row in rows])
                 figures.append(f"{mean:.{digits}f} ± {error:.{digits}f}")
             lines.append((mean, [label, estimator, *figures, *errors[estimator]]))  # the last figure is the ELBO
     header = ["posterior", "estimator", *(title for title, _ in COLUMNS.values()), "bias", "noise"]

@@ -1,10 +1,11 @@
-"""Tables as text: rows to CSV, and cells to LaTeX and to Markdown, which also reads well on a terminal."""
+"""Tables as text: rows to CSV and back, and cells to LaTeX and to Markdown, which also reads well on a terminal."""
 
 import csv
 import io
 import math
 import re
 from collections.abc import Collection, Iterable
+from pathlib import Path
 from typing import Any
 
 # How a text begins that a spreadsheet would read as a formula.
@@ -30,6 +31,41 @@ def to_csv(rows: list[dict[str, Any]]) -> str:
     writer.writeheader()
     writer.writerows({key: cell(value) for key, value in row.items()} for row in rows)
     return out.getvalue()
+
+
+def read_csv(path: Path, texts: Collection[str] = ()) -> list[dict[str, Any]]:
+    """The rows that `to_csv` wrote into a file, with True, False and numbers as such. An empty cell is NaN.
+
+    Args:
+      texts: Columns whose cells stay texts, even those that look like numbers. An empty cell is then an empty text.
+
+    Raises:
+      ValueError: If the file is not a table.
+    """
+    with open(path, newline="", encoding="utf-8") as file:
+        try:
+            return [
+                {key: _text(cell) if key in texts else _value(cell) for key, cell in row.items()}
+                for row in csv.DictReader(file, restval="")
+            ]
+        except (csv.Error, ValueError, TypeError):  # bytes that are not text, or a line that is longer than the header
+            raise ValueError(f"{path} is not a table") from None
+
+
+def _value(cell: str) -> Any:
+    if cell in ("True", "False"):
+        return cell == "True"
+    for kind in (int, float):
+        try:
+            return kind(cell or "nan")
+        except ValueError:
+            continue
+    return _text(cell)
+
+
+def _text(cell: str) -> str:
+    """The text without the apostrophe that `to_csv` put in front."""
+    return cell[1:] if cell.startswith("'") and _FORMULA.match(cell, 1) else cell
 
 
 def to_markdown(table: list[list[str]]) -> str:
@@ -113,9 +149,12 @@ def number(value: float, digits: int = 3) -> str:
 
 
 def plus_minus(value: float, error: float) -> str:
-    """A value and its error: the error with two digits, the value to the same decimal place."""
+    """A value and its error: the error with two digits, the value to the same decimal place.
+
+    If the error is NaN, as that of a single number, the value stands alone.
+    """
     if math.isnan(value) or math.isnan(error):
-        return "-"
+        return number(value)
     if error == 0 or math.isinf(error):
         return f"{number(value)} ± {number(error, 2)}"
     places = 1 - math.floor(math.log10(error))

@@ -4,11 +4,10 @@
 This module computes labels only; every number comes from a row of a file.
 """
 
-import csv
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from experiments.common import foreign_files, results, run_selection
+from experiments.common import foreign_files, results, run_selection, tables
 from experiments.common.files import read_json
 from experiments.common.program_folder import ProgramFolder, programs_of
 from experiments.common.settings import Settings
@@ -200,24 +199,11 @@ def _read_csv(path: Path) -> list[dict[str, Any]]:
     rows = []
     if path.exists():
         try:
-            with open(path, newline="", encoding="utf-8") as file:
-                rows = [{key: _parse_cell(text) for key, text in row.items()} for row in csv.DictReader(file)]
-        except (csv.Error, ValueError, TypeError):  # bytes that are not text, or a line that is longer than the header
-            raise ValueError(f"{path} is not a table; restore it, or leave the folder out of --workdir") from None
+            rows = tables.read_csv(path)
+        except ValueError as error:
+            raise ValueError(f"{error}; restore it, or leave the folder out of --workdir") from None
     if not rows:
         raise ValueError(
             f"{path.parent} has no rows in {path.name}; measure again, or leave the folder out of --workdir"
         )
     return rows
-
-
-def _parse_cell(text: str) -> Any:
-    """The value that was written into a cell of a CSV file; an empty cell is NaN."""
-    if text in ("True", "False"):
-        return text == "True"
-    for kind in (int, float):
-        try:
-            return kind(text or "nan")
-        except ValueError:
-            continue
-    return text

@@ -1,10 +1,8 @@
 """The matrix of --problem=all: variance x cost and bias of every estimator on every problem with an exact gradient."""
 
-import csv
 import dataclasses
 import math
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -40,7 +38,7 @@ def measure(options: Options, compare: Callable[[Options], None]) -> None:
         compare(dataclasses.replace(options, problem=[name], output=str(folder / name), estimators=estimators))
         jax.clear_caches()  # the programs of one problem serve no other
         [group] = {"phi", "encoder"} & set(problem.params)  # the parameters of q
-        rows += rows_of_problem(read(folder / name / "results.csv"), name, group, judge_by)
+        rows += rows_of_problem(tables.read_csv(folder / name / "results.csv"), name, group, judge_by)
     with cli.one_sentence(OSError):
         files.write_text(folder / "matrix.csv", tables.to_csv(rows))
     with cli.drawing(folder / "figures"):
@@ -51,24 +49,18 @@ def measure(options: Options, compare: Callable[[Options], None]) -> None:
     print(f"the matrix: {folder / 'matrix.csv'} and {folder / 'figures' / 'matrix.png'}")
 
 
-def read(path: Path) -> list[Row]:
-    """The rows of a results.csv, as texts."""
-    with open(path, encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
-
-
 def rows_of_problem(results: list[Row], problem: str, group: str, judge_by: str) -> list[Row]:
     """The rows of matrix.csv for one problem, from the rows of its results.csv.
 
     The intervals and the verdict belong to the cost that decides.
     """
-    number = lambda row, key: float(row[f"{group}_{key}"] or "nan")
-    is_unbiased = [row["declared_biased"] == row[f"{group}_biased"] == "False" for row in results]
+    figure = lambda row, key: row[f"{group}_{key}"]
+    is_unbiased = [not row["declared_biased"] and not row[f"{group}_biased"] for row in results]
     # An estimator whose draws are all zero has no rank.
-    variances = [math.nan if "ALWAYS ZERO" in row[f"{group}_verdict"] else number(row, "variance") for row in results]
+    variances = [math.nan if "ALWAYS ZERO" in row[f"{group}_verdict"] else figure(row, "variance") for row in results]
     relative = {}
     for cost in dict.fromkeys(("flops", "evaluations", judge_by)):
-        costs = [float(row[cost]) for row in results]
+        costs = [row[cost] for row in results]
         best = diagnostics.choose_best(variances, costs, is_unbiased)
         relative[cost] = np.multiply(variances, costs) / (variances[best] * costs[best])
     return [
@@ -79,10 +71,10 @@ def rows_of_problem(results: list[Row], problem: str, group: str, judge_by: str)
             **{key: row[key] for key in ("num_samples", "evaluations", "flops", "declared_biased")},
             **{f"variance_x_{cost}": ratios[i] for cost, ratios in relative.items()},
             **{
-                f"variance_x_{judge_by}_{end}": number(row, f"variance_x_{judge_by}_to_best_{end}")
+                f"variance_x_{judge_by}_{end}": figure(row, f"variance_x_{judge_by}_to_best_{end}")
                 for end in ("low", "high")
             },
-            **{key: number(row, key) for key in ("bias", "bias_low", "bias_high", "max_abs_z", "relative_bias")},
+            **{key: figure(row, key) for key in ("bias", "bias_low", "bias_high", "max_abs_z", "relative_bias")},
             "biased": row[f"{group}_biased"],
             "verdict": row[f"{group}_verdict"],
         }

@@ -31,12 +31,12 @@ def draw(rows: list[dict[str, Any]], judge_by: str) -> Figure:
         is_dark = ratios[place] < DARK
         colour = "white" if is_dark else "black"
         ax.text(*place[::-1], _number(ratios[place]), color=colour, ha="center", va="center", fontsize=7)
-        if row["biased"] == "True":
+        if row["biased"]:
             ax.plot(place[1] + 0.41, place[0], "<", color=VERMILLION, markersize=5, markeredgecolor="white", mew=0.5)
     shown = np.clip(np.ma.masked_invalid(ratios), 0.1, WORST)
     image = ax.imshow(shown, norm=LogNorm(1, WORST), cmap="viridis", aspect="auto")
     ax.set_xticks(range(len(problems)), [name.replace("_", "\n") for name in problems], fontsize=7)
-    declared = {row["estimator"] for row in rows if row["declared_biased"] == "True"}
+    declared = {row["estimator"] for row in rows if row["declared_biased"]}
     ax.set_yticks(range(len(names)), [name + " *" * (name in declared) for name in names], fontsize=7.5)
     ax.tick_params(length=0, top=True, labeltop=True, bottom=False, labelbottom=False)
     ax.grid(visible=False)

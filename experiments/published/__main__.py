@@ -10,12 +10,11 @@ A claim may have a negative control (controls.py), which the same script measure
 command fails.
 """
 
-import csv
 from pathlib import Path
 
 from absl import flags
 
-from experiments.common import cli, tables
+from experiments.common import cli, files, tables
 from experiments.published import readme
 from experiments.published.claims import CLAIMS, Claim
 
@@ -44,8 +43,8 @@ def main(options: flags.FlagValues = flags.FLAGS) -> None:
         if options.results and not folder.is_dir():
             raise ValueError(f"--results={folder} is not a folder; run one of scripts/reproduce_*.sh first")
         rows = collect(folder, read_rows())
-        README.write_text(readme.with_tables(README.read_text(encoding="utf-8"), rows), encoding="utf-8")
-        ROWS.write_text(tables.to_csv(rows), encoding="utf-8")
+        files.write_text(README, readme.with_tables(README.read_text(encoding="utf-8"), rows))
+        files.write_text(ROWS, tables.to_csv(rows))
     print("\n\n".join(f"{name}\n\n{table}" for name, table in readme.all_tables(rows).items()))
 
 
@@ -92,10 +91,7 @@ def _earlier_control(form: Claim, claim: Claim, rows: dict[str, Row]) -> Row:
 
 def read_rows() -> list[Row]:
     """The rows of published.csv."""
-    if not ROWS.exists():
-        return []
-    with open(ROWS, newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
+    return tables.read_csv(ROWS, texts=COLUMNS) if ROWS.exists() else []
 
 
 def _read(claim: Claim, folder: Path) -> Row:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from experiments.common import plots
+from experiments.common import plots, tables
 from experiments.compare_estimators import __main__ as compare_estimators
 from experiments.compare_estimators import matrix, picture
 from tests.helpers.laboratory import read, run
@@ -65,11 +65,11 @@ def test_the_matrix_has_the_figures_of_each_problem(measured):
 
 @pytest.mark.parametrize("judge_by", ["flops", "evaluations", "seconds"])
 def test_the_picture_shows_the_cost_that_decides(judge_by, measured):
-    results = read(measured / "coins" / "results.csv")
+    results = tables.read_csv(measured / "coins" / "results.csv")
     for row in results:  # those of the other costs are written where they decide
-        row |= {f"phi_variance_x_{judge_by}_to_best_{end}": "1.0" for end in ("low", "high")}
+        row |= {f"phi_variance_x_{judge_by}_to_best_{end}": 1.0 for end in ("low", "high")}
     rows = matrix.rows_of_problem(results, "coins", "phi", judge_by)
-    costs = [float(row["phi_variance"]) * float(row[judge_by]) for row in results]
+    costs = [row["phi_variance"] * row[judge_by] for row in results]
     assert rows[1][f"variance_x_{judge_by}"] == pytest.approx(costs[1] / costs[0])  # the first is unbiased
     picture.draw(rows, judge_by)
 
