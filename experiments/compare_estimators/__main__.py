@@ -29,7 +29,6 @@ their papers call biased.
 """
 
 import dataclasses
-import json
 import time
 from pathlib import Path
 from typing import Any
@@ -111,12 +110,14 @@ def compare(options: Options, run: Settings) -> None:
     with cli.one_sentence(OSError):
         phases.say("comparing")
         rows = make_rows(results, cases, seconds, protocol)
-        output.write(folder, tasks, results, rows, protocol, options.columns)
+        drawn = output.write(folder, tasks, results, rows, protocol, options.columns)
         decided = {"objective": task.objective, **protocol._asdict(), "compute_dtype": run.compute_dtype}
         decided |= {"num_samples": None if budget else [str(k) for k in samples]}
         took = time.perf_counter() - started + store.earlier_seconds
         config = provenance.describe_measurement(dataclasses.asdict(options) | decided, took)
-        files.write_json(folder / "config.json", config | {"measurement": measurement})
+        figures = None if drawn is None else [path.relative_to(folder).as_posix() for path in drawn]
+        config |= {"measurement": measurement, "figures": figures}
+        files.write_json(folder / "config.json", config)
 
 
 def make_tasks(options: Options) -> list[Task]:
@@ -152,14 +153,16 @@ def digest_measurement(tasks: list[Task], settings: dict[str, Any]) -> str | Non
 
 
 def is_written(folder: Path, measurement: str | None) -> bool:
-    """Whether the folder holds the files of this measurement. config.json is written after all others."""
-    config = folder / "config.json"
-    if measurement is None or not config.exists() or not (folder / "results.md").exists():
+    """Whether the folder holds every table and picture of this measurement. config.json is written after all others."""
+    if measurement is None or not (folder / "config.json").exists():
         return False
     try:
-        return json.loads(config.read_text(encoding="utf-8")).get("measurement") == measurement
+        config = files.read_json(folder / "config.json")
     except ValueError:  # another program wrote this file
         return False
+    if config.get("measurement") != measurement or config.get("figures") is None:
+        return False
+    return all((folder / name).exists() for name in (*output.TABLES, *config["figures"]))
 
 
 if __name__ == "__main__":

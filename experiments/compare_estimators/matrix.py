@@ -45,8 +45,9 @@ def measure(options: Options, compare: Callable[[Options], None]) -> None:
         from experiments.common import plots  # matplotlib takes memory that the measuring needs
         from experiments.compare_estimators import picture
 
-        plots.save(picture.draw(rows, judge_by), folder / "figures" / "matrix")
-    print(f"the matrix: {folder / 'matrix.csv'} and {folder / 'figures' / 'matrix.png'}")
+        png, _ = plots.save(picture.draw(rows, judge_by), folder / "figures" / "matrix")
+        print(f"figure: {png}")
+    print(f"the matrix: {folder / 'matrix.csv'}")
 
 
 def rows_of_problem(results: list[Row], problem: str, group: str, judge_by: str) -> list[Row]:

@@ -17,14 +17,19 @@ Row = dict[str, Any]
 
 # The figures of a group that have a best value: 1 if the largest is the best, -1 if the smallest is.
 SIGNS = {"variance": -1, "snr": 1, "dsnr": 1, "cosine": 1}
+# The files that every comparison has beside config.json and the pictures.
+TABLES = (*(f"{name}.csv" for name in Rows._fields), "results.md", "results.tex")
 
 
 def write(
     folder: Path, tasks: list[Task], results: list[Result], rows: Rows, protocol: Protocol, columns: list[str] | None
-) -> None:
+) -> list[Path] | None:
     """Writes every file except config.json, and prints the tables.
 
     `columns` are those of the tables; None for all in results.md and some in results.tex.
+
+    Returns:
+      The paths of the pictures; None if they could not be drawn.
     """
     for name, table in rows._asdict().items():
         files.write_text(folder / f"{name}.csv", tables.to_csv(table))
@@ -48,11 +53,14 @@ def write(
     files.write_text(folder / "results.md", text)
     files.write_text(folder / "results.tex", "\n\n".join(latex) + "\n")
     phases.say("drawing")
+    drawn = None
     with cli.drawing(folder / "figures"):
-        _draw(folder / "figures", tasks, results, rows, protocol)
+        drawn = _draw(folder / "figures", tasks, results, rows, protocol)
     print(text)
-    print(f"figures: {', '.join(str(path) for path in sorted((folder / 'figures').glob('*.png')))}")
+    if drawn:
+        print(f"figures: {', '.join(str(path) for path in drawn if path.suffix == '.png')}")
     print(f"every number: {folder / 'results.csv'}; by layer: layers.csv; every pair: pairs.csv; LaTeX: results.tex")
+    return drawn
 
 
 def _rows_of(task: Task, results: list[Result], rows: Rows) -> list[Row]:
@@ -182,19 +190,22 @@ def _time_unit(seconds: list[float]) -> TimeUnit:
     return next(unit for unit in units if typical >= unit.least)
 
 
-def _draw(folder: Path, tasks: list[Task], results: list[Result], rows: Rows, protocol: Protocol) -> None:
+def _draw(folder: Path, tasks: list[Task], results: list[Result], rows: Rows, protocol: Protocol) -> list[Path]:
+    """Draws every picture, and returns the paths of the files."""
     from experiments.common import plots  # matplotlib takes memory that the measuring needs
 
+    drawn: list[Path] = []
     groups = list(tasks[0].problem.params)
     for task in tasks:
         task_rows = _rows_of(task, results, rows)
         point = task.problem.point.items() if len(tasks) > 1 else ()
         place = "".join(f"_{key}={value:g}" for key, value in point)
-        plots.save(plots.bias_forest(task_rows, groups, protocol.confidence), folder / f"bias{place}")
+        drawn += plots.save(plots.bias_forest(task_rows, groups, protocol.confidence), folder / f"bias{place}")
         against_cost = plots.variance_against_cost(task_rows, groups, gradients.costs(protocol.judge_by))
-        plots.save(against_cost, folder / f"variance_cost{place}")
+        drawn += plots.save(against_cost, folder / f"variance_cost{place}")
         if len({result.case.slot for result in results}) > 1:
-            plots.save(plots.against(task_rows, groups, "num_samples", "snr"), folder / f"snr{place}")
+            drawn += plots.save(plots.against(task_rows, groups, "num_samples", "snr"), folder / f"snr{place}")
     if len(tasks) > 1:
         [name] = tasks[0].problem.point
-        plots.save(plots.against(rows.results, groups, name, "variance"), folder / f"variance_{name}")
+        drawn += plots.save(plots.against(rows.results, groups, name, "variance"), folder / f"variance_{name}")
+    return drawn

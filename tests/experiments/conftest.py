@@ -17,4 +17,4 @@ def _forgets_functions_of_flags(monkeypatch):
 @pytest.fixture
 def undrawn(monkeypatch):
     """No picture is written: other tests of the command look at its pictures."""
-    monkeypatch.setattr(plots, "save", lambda figure, path: None)
+    monkeypatch.setattr(plots, "save", lambda figure, path: [])

@@ -139,6 +139,38 @@ def test_the_same_command_prints_its_results_again(quadratic, measures_nothing, 
     assert "holds the results of this command already" in said
 
 
+@pytest.fixture
+def draws_at_once(monkeypatch):
+    """Pictures are empty files."""
+
+    def save(figure, path):
+        path.parent.mkdir(exist_ok=True)
+        path.with_name(f"{path.name}.png").touch()
+        return [path.with_name(f"{path.name}.png")]
+
+    monkeypatch.setattr(plots, "save", save)
+
+
+@pytest.mark.usefixtures("measures_nothing", "draws_at_once")
+@pytest.mark.parametrize("name", ["results.csv", "pairs.csv", "results.tex", "figures/bias.png"])
+def test_the_same_command_writes_a_file_that_is_missing(name, quadratic, tmp_path):
+    shutil.copytree(quadratic, tmp_path, dirs_exist_ok=True)
+    (tmp_path / name).unlink()
+    run(*QUADRATIC, f"--output={tmp_path}")
+    assert (tmp_path / name).exists()
+
+
+@pytest.mark.usefixtures("measures_nothing", "draws_at_once")
+def test_only_the_pictures_that_the_command_has_drawn_are_listed(quadratic, tmp_path, capsys):
+    shutil.copytree(quadratic / "store", tmp_path / "store")
+    (tmp_path / "figures").mkdir()
+    (tmp_path / "figures/bias_cost_parameter=2.png").touch()  # of another command with this --output
+    run(*QUADRATIC, f"--output={tmp_path}")
+    [figures] = [line for line in capsys.readouterr().out.splitlines() if line.startswith("figures: ")]
+    names = [path.rpartition("/")[2] for path in figures.split(", ")]
+    assert names == ["bias.png", "variance_cost.png", "snr.png"]
+
+
 @pytest.mark.usefixtures("undrawn")
 def test_a_command_that_was_stopped_before_it_wrote_its_files_measures_nothing_again(
     quadratic, measures_nothing, tmp_path
@@ -146,6 +178,17 @@ def test_a_command_that_was_stopped_before_it_wrote_its_files_measures_nothing_a
     shutil.copytree(quadratic / "store", tmp_path / "store")
     run(*QUADRATIC, f"--output={tmp_path}")
     assert read(tmp_path / "results.csv") == read(quadratic / "results.csv")
+
+
+@pytest.mark.usefixtures("measures_nothing", "draws_at_once")
+def test_pictures_that_could_not_be_drawn_are_drawn_by_the_same_command(quadratic, tmp_path, monkeypatch, capsys):
+    shutil.copytree(quadratic / "store", tmp_path / "store")
+    with monkeypatch.context() as patch:
+        patch.setattr(plots, "bias_forest", None)
+        run(*QUADRATIC, f"--output={tmp_path}")
+    assert "pictures are missing" in capsys.readouterr().err
+    run(*QUADRATIC, f"--output={tmp_path}")
+    assert (tmp_path / "figures/bias.png").exists()
 
 
 @pytest.mark.usefixtures("undrawn")
@@ -196,7 +239,7 @@ def test_a_users_problem_with_a_budget(tmp_path, monkeypatch, capsys):
     """A discrete problem, whose truth is a sum over all states."""
     (tmp_path / "with_a_budget.py").write_text(USERS)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(plots, "save", lambda figure, path: None)
+    monkeypatch.setattr(plots, "save", lambda figure, path: [])
     arguments = ["--estimators=reinforce,leave_one_out", "--budget=evaluations:5", "--draws=2000", "--rounds=3"]
     run("--problem=with_a_budget:problem", *arguments, "--output=out")
     said = capsys.readouterr()

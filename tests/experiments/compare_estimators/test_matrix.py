@@ -27,7 +27,7 @@ def measured(tmp_path_factory):
         patch.setattr(matrix, "PROBLEMS", ("cosine", "coins"))
         patch.setattr(compare_estimators, "compare", is_killed_on_the_second_problem)
         # test_command.py looks at pictures of a problem; here they are only drawn.
-        patch.setattr(plots, "save", lambda figure, path: save(figure, path) if path.name == "matrix" else None)
+        patch.setattr(plots, "save", lambda figure, path: save(figure, path) if path.name == "matrix" else [])
         with pytest.raises(KeyboardInterrupt):
             run(*SMALL, f"--output={folder}")
         first = (folder / "cosine" / "config.json").stat().st_mtime_ns

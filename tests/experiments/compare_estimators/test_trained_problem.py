@@ -28,7 +28,7 @@ def measured(tmp_path_factory):
     assert trained.code == 0, trained.err
     measuring = ["--estimators=reparam,leave_one_out", "--batch_size=8", "--draws=100", "--rounds=3"]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(plots, "save", lambda figure, path: None)  # test_command.py looks at the pictures
+        patch.setattr(plots, "save", lambda figure, path: [])  # test_command.py looks at the pictures
         flags = [f"--workdir={folder / 'run'}", "--checkpoint=all", "--objective=elbo", f"--output={folder / 'out'}"]
         run(*flags, *measuring)
     return folder

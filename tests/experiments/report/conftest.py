@@ -40,6 +40,6 @@ def measured(tmp_path_factory):
     arguments = ["--estimators=reparam", "--num_samples=1,4"]
     arguments += ["--problem=quadratic:cost_parameter=1,quadratic:cost_parameter=3"]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(plots, "save", lambda figure, path: None)  # the page draws its charts itself
+        patch.setattr(plots, "save", lambda figure, path: [])  # the page draws its charts itself
         run_command(compare_estimators, *arguments, "--draws=400", "--rounds=3", f"--output={folder}")
     return folder, make_page(folder)
