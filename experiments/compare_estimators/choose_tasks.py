@@ -8,7 +8,6 @@ from experiments.common.problems import Problem
 from experiments.common.task import Task
 from experiments.compare_estimators.flags import Options
 from experiments.compare_estimators.trained_problem import from_workdir
-from vae import objectives
 
 
 def choose_tasks(options: Options, users: Problem | None = None) -> list[Task]:
@@ -21,32 +20,13 @@ def choose_tasks(options: Options, users: Problem | None = None) -> list[Task]:
     Raises:
       ValueError: if the flags do not fit together.
     """
-    points = _trained(options) if options.workdir else _named(options, users)
+    points = from_workdir(options) if options.workdir else _named(options, users)
     first = next(iter(points[0].bounds))
-    objective = first if options.workdir else options.objective or first  # `_trained` has applied --objective
+    objective = first if options.workdir else options.objective or first  # `from_workdir` has applied --objective
     if objective not in points[0].bounds:
         able = ", ".join(points[0].bounds)
         raise ValueError(f"--objective={objective} is not an objective of {points[0].name}; choose one of {able}")
     return [Task(problem, objective) for problem in points]
-
-
-def _trained(options: Options) -> list[Problem]:
-    objective = None
-    if options.objective is not None:
-        try:
-            objective = str(grammar.choose(options.objective, objectives.BY_NAME))
-        except ValueError as error:
-            raise ValueError(f"--objective={options.objective}: {error}") from None
-    return from_workdir(
-        options.workdir,
-        options.run,
-        objective,
-        split=options.split,
-        batch_size=options.batch_size,
-        data_dir=options.data_dir,
-        cache_dir=options.cache_dir,
-        at=options.checkpoint,
-    )
 
 
 def _named(options: Options, users: Problem | None) -> list[Problem]:

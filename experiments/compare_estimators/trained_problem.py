@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -10,84 +11,82 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.common import build, progress, run_selection
+from experiments.common import options as grammar
 from experiments.common.problems import Problem, Start, TrainedEstimator
 from experiments.common.program_folder import ProgramFolder
 from experiments.common.settings import Settings
-from vae import checkpoint
+from experiments.compare_estimators.flags import Options
+from vae import checkpoint, objectives
+from vae.train import TrainState
 
 PyTree = Any
 
 
-def from_workdir(
-    path: str,
-    run: str | None = None,
-    objective: str | None = None,
-    split: str = "test",
-    batch_size: int | None = None,
-    data_dir: str | None = None,
-    cache_dir: str | None = None,
-    at: str = "latest",
-) -> list[Problem]:
-    """The problems of a run, one for each checkpoint.
+def from_workdir(options: Options) -> list[Problem]:
+    """The problems of the run that --workdir and --run name, one for each checkpoint that --checkpoint names.
 
-    Args:
-      path: the work directory.
-      run: the value of --run, which chooses one run of a sweep.
-      objective: the bound; None for the run's own bound.
-      split: train, validation or test.
-      batch_size: the number of images from the beginning of the split; None for the run's own batch size. Grey pixels
-        of a dynamically binarized run are binarized once.
-      data_dir: folder of prepared data; None for the folder that training used, if it still exists.
-      cache_dir: folder of decoded data.
-      at: the checkpoint: latest, best, the number of an epoch, or all.
+    The bound is --objective, or else the run's own, on the first --batch_size images of --split. Grey pixels of a
+    dynamically binarized run are binarized once.
 
     Raises:
-      ValueError: if the folder holds no such run or checkpoint, or if the run diverged or was trained on other data.
+      ValueError: if there is no such objective, if the folder holds no such run or checkpoint, or if the run diverged
+        or was trained on other data.
     """
-    folder, number = run_selection.choose_one(path, run)
+    where = f"--workdir={options.workdir}"
+    folder, number = run_selection.choose_one(options.workdir, options.run)
     trained = folder.runs()[number]
-    names = _checkpoints(folder, at)
+    measured = trained if options.objective is None else replace(trained, objective=_objective(options.objective))
+    names = _checkpoints(folder, options.checkpoint)
     result = folder.results()[number]
     if result and result["status"] == "diverged":
-        raise ValueError(
-            f"--workdir={path} diverged at step {result['step']}, so its checkpoints hold no trained model"
-        )
-    measured = trained if objective is None else replace(trained, objective=objective)
-    data = build.load_trained(trained, data_dir or folder.data_dir(), cache_dir)
+        raise ValueError(f"{where} diverged at step {result['step']}, so its checkpoints hold no trained model")
+    data = build.load_trained(trained, options.data_dir or folder.data_dir(), options.cache_dir)
     folder.check_data(data)
-    batch_size = batch_size or trained.batch_size
-    x = build.first_batch(trained, data, split, batch_size)
+    x = build.first_batch(trained, data, options.split, options.batch_size or trained.batch_size)
     program = build.functions(trained, data)  # built with the trained objective: the estimator may not fit another one
     apply = program.model.apply  # the bound must not refer to `program`, which would keep the whole data set in memory
     build.forget_data()
     bound = build.bound(measured, apply)
     problems = []
-    for name in names:
-        restored = progress.restore(folder, data, program, name)
+    for restored in (progress.restore(folder, data, program, name) for name in names):
         if restored is None:
             continue
-        if restored.faults[number]:
-            raise ValueError(f"--workdir={path}: the run {restored.faults[number]}; choose another --checkpoint")
-        epoch = restored.epochs[number]
+        if fault := restored.faults[number]:
+            raise ValueError(f"{where}: the run {fault}; choose another --checkpoint")
         state = jax.device_put(progress.select_run(restored.state, number))
-        groups = state.params["model"]["params"]
-        start = Start(state.params["estimator"], state.estimator_state)
-        problem = Problem(
-            trained.dataset,
-            params={name: groups[name] for name in sorted(groups, key=lambda name: (name != "encoder", name))},
-            bounds={measured.objective: bound},
-            data={"x": x, "epoch": jnp.asarray(float(epoch))},
-            context=x,
-            point={"epoch": epoch},
-            num_samples=trained.num_samples,
-            trained=TrainedEstimator(trained.estimator, start if measured == trained else None),
-            identity=_identity(measured, groups, start, x, epoch),
-        )
-        problems.append(problem)
+        problems.append(_at_checkpoint(trained, measured, bound, x, state, restored.epochs[number]))
     if not problems:
+        at = options.checkpoint
         which = "its checkpoints" if at in ("all", "latest") else f"--checkpoint={at}"
-        raise ValueError(f"--workdir={path}: {which} cannot be read; choose another checkpoint, or train the run again")
+        raise ValueError(f"{where}: {which} cannot be read; choose another checkpoint, or train the run again")
     return problems
+
+
+def _objective(text: str) -> str:
+    """The value of --objective without the options that equal their defaults."""
+    try:
+        return str(grammar.choose(text, objectives.BY_NAME))
+    except ValueError as error:
+        raise ValueError(f"--objective={text}: {error}") from None
+
+
+def _at_checkpoint(
+    trained: Settings, measured: Settings, bound: Callable, x: jax.Array, state: TrainState, epoch: int
+) -> Problem:
+    """The problem of a run at the state of a checkpoint. `measured` is the run with the objective of the bound."""
+    groups = state.params["model"]["params"]
+    start = Start(state.params["estimator"], state.estimator_state)
+    return Problem(
+        trained.dataset,
+        params={name: groups[name] for name in sorted(groups, key=lambda name: (name != "encoder", name))},
+        bounds={measured.objective: bound},
+        data={"x": x, "epoch": jnp.asarray(float(epoch))},
+        context=x,
+        point={"epoch": epoch},
+        num_samples=trained.num_samples,
+        trained=TrainedEstimator(trained.estimator, start if measured == trained else None),
+        identity=_identity(measured, groups, start, x, epoch),
+    )
 
 
 def _checkpoints(folder: ProgramFolder, at: str) -> list[str]:

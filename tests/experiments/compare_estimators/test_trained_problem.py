@@ -12,8 +12,9 @@ from experiments.common.measuring import Protocol
 from experiments.common.program_folder import ProgramFolder
 from experiments.common.settings import Settings
 from experiments.common.task import Task
+from experiments.compare_estimators import flags
 from experiments.compare_estimators.trained_problem import from_workdir
-from tests.helpers import entry_points
+from tests.helpers import entry_points, pages
 from tests.helpers.laboratory import read, run, train
 from tests.helpers.written_workdirs import Written, change_result, write_checkpoints, write_workdir
 from vae import checkpoint
@@ -29,9 +30,14 @@ def measured(tmp_path_factory):
     measuring = ["--estimators=reparam,leave_one_out", "--batch_size=8", "--draws=100", "--rounds=3"]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(plots, "save", lambda figure, path: [])  # test_command.py looks at the pictures
-        flags = [f"--workdir={folder / 'run'}", "--checkpoint=all", "--objective=elbo", f"--output={folder / 'out'}"]
-        run(*flags, *measuring)
+        place = [f"--workdir={folder / 'run'}", "--checkpoint=all", "--objective=elbo", f"--output={folder / 'out'}"]
+        run(*place, *measuring)
     return folder
+
+
+def problems_of(workdir, *arguments):
+    values = pages.parse("experiments.compare_estimators", [f"--workdir={workdir}", *arguments])
+    return from_workdir(flags.from_flags(values))
 
 
 def test_every_checkpoint_is_measured(measured):
@@ -53,8 +59,8 @@ def test_layers_have_the_names_of_the_networks(measured):
 
 
 def test_the_problem_is_at_the_checkpoint_that_was_asked_for(measured):
-    [newest] = from_workdir(str(measured / "run"))
-    [first] = from_workdir(str(measured / "run"), at="1")
+    [newest] = problems_of(measured / "run")
+    [first] = problems_of(measured / "run", "--checkpoint=1")
     assert list(newest.bounds) == ["iwae"]
     assert newest.point == {"epoch": 2}
     assert first.point == {"epoch": 1}
@@ -109,9 +115,9 @@ def sweep(tmp_path_factory):
 
 
 def test_a_run_of_a_sweep_is_measured_at_its_own_parameters(sweep):
-    [first] = from_workdir(str(sweep), "hidden=4,seed=0")
-    [third] = from_workdir(str(sweep), "seed=2", at="2")
-    [other] = from_workdir(str(sweep), "num_samples=3")
+    [first] = problems_of(sweep, "--run=hidden=4,seed=0")
+    [third] = problems_of(sweep, "--run=seed=2", "--checkpoint=2")
+    [other] = problems_of(sweep, "--run=num_samples=3")
     states = ProgramFolder(sweep / "programs/0")
     settings = states.runs()[0]
     data = build.load_trained(settings, None)
@@ -129,7 +135,7 @@ def test_a_run_of_a_sweep_is_measured_at_its_own_parameters(sweep):
 
 
 def test_every_checkpoint_of_a_run_of_a_sweep_is_a_problem(sweep):
-    problems = from_workdir(str(sweep), "hidden=4,seed=2", at="all")
+    problems = problems_of(sweep, "--run=hidden=4,seed=2", "--checkpoint=all")
     assert [problem.point for problem in problems] == [{"epoch": 1}, {"epoch": 2}]
     assert len({problem.identity for problem in problems}) == 2
 
@@ -160,7 +166,7 @@ def test_a_run_by_layer_is_measured_by_layer(tmp_path):
     train(tmp_path / "run", *model, "--estimator=leave_one_out:by_layer=true", "--num_samples=2")
     evaluations = {}
     for objective in ("elbo", "iwae"):
-        [problem] = from_workdir(str(tmp_path / "run"), objective=objective, batch_size=4)
+        [problem] = problems_of(tmp_path / "run", f"--objective={objective}", "--batch_size=4")
         task = Task(problem, objective)
         own = problem.trained.name if objective == "elbo" else "leave_one_out"
         evaluations[objective] = task.cost("evaluations", own, 2)
@@ -175,13 +181,13 @@ def test_a_run_by_layer_is_measured_by_layer(tmp_path):
 def test_a_runs_own_estimator_continues_from_what_it_had_learned(tmp_path):
     model = ["--posterior=bernoulli", "--latent_dim=3", "--objective=elbo"]
     train(tmp_path / "run", *model, "--estimator=rebar", "--epochs=2")
-    [problem] = from_workdir(str(tmp_path / "run"), batch_size=4)
+    [problem] = problems_of(tmp_path / "run", "--batch_size=4")
     new = problem._replace(trained=None)
     scale = lambda problem, name="rebar": float(Task(problem, "elbo").start(name, 1).learned["scale"])
     assert scale(new) == 1
     assert abs(scale(problem) - 1) > 1e-3
     assert scale(problem, "relax") == 1  # another estimator starts anew
-    [other] = from_workdir(str(tmp_path / "run"), objective="elbo_analytic", batch_size=4)
+    [other] = problems_of(tmp_path / "run", "--objective=elbo_analytic", "--batch_size=4")
     assert other.trained.start is None
     protocol = Protocol(20, 20, "leave_one_out", 10, 100, 0, 0, 0.95, 3)
     assert measuring.learn(Task(problem, "elbo"), "rebar", 1, protocol).learned["scale"] == scale(problem)
