@@ -24,6 +24,14 @@ from experiments.policy_gradients import losses, output
 from experiments.policy_gradients.measure import CHUNKS, make_rows
 from experiments.policy_gradients.policy import known_gradients, make_setting
 
+# Flags that only some losses depend on, with a function that says whether a loss does.
+DEPENDS = {
+    "group": lambda entry: entry.in_groups,
+    "beta": lambda entry: "beta" in entry.claims,
+    "clip": lambda entry: entry.clipped,
+    "lag": lambda entry: entry.off_policy,
+}
+
 
 def define_flags(values: flags.FlagValues) -> None:
     """Defines the flags in `values`."""
@@ -80,6 +88,7 @@ def main(options: flags.FlagValues = flags.FLAGS) -> None:
         setting = make_setting(options.seed, options.distance, options.lag, options.beta)
         known = known_gradients(setting)
         entries = choose_losses(options, tuple(known))
+        check_flags_of_losses(options, entries)
 
     rows = make_rows(setting, entries, known, options.group, options.draws, options.seed)
 
@@ -120,6 +129,20 @@ def choose_losses(options: flags.FlagValues, claims: tuple[str, ...]) -> dict[st
             raise ValueError(f"--estimators={name}: there is no such loss; choose some of {', '.join(table)}")
         chosen[name] = table[name] if name in table else _load(name, claims)
     return chosen
+
+
+def check_flags_of_losses(options: flags.FlagValues, entries: dict[str, losses.Entry]) -> None:
+    """Refuses a flag on the command line that changes none of the losses.
+
+    Raises:
+      ValueError: If there is one; the sentence names losses that depend on the flag.
+    """
+    for flag, depends in DEPENDS.items():
+        if options[flag].present and not any(map(depends, entries.values())):
+            others = ", ".join(name for name, entry in losses.make_table().items() if depends(entry))
+            raise ValueError(
+                f"--{flag} changes none of the losses in --estimators; leave it out, or add one of {others}"
+            )
 
 
 def _load(name: str, claims: tuple[str, ...]) -> losses.Entry:

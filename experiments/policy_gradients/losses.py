@@ -43,6 +43,7 @@ class Entry(NamedTuple):
       claims: the name of the gradient that the loss is used for, a key of `policy.known_gradients`.
       in_groups: whether the loss needs several sequences; otherwise K = 1.
       off_policy: whether the older policy draws the sequences.
+      clipped: whether the loss clips an importance ratio, and so depends on --clip.
       source: where the loss comes from.
     """
 
@@ -50,6 +51,7 @@ class Entry(NamedTuple):
     claims: str
     in_groups: bool = False
     off_policy: bool = False
+    clipped: bool = False
     source: str = ""
 
 
@@ -185,6 +187,7 @@ def make_table(beta: float = 0.2, clip: float = 0.2) -> dict[str, Entry]:
     on = functools.partial
     divergence = functools.partial(Entry, claims="KL(pi, ref)")
     reward = functools.partial(Entry, claims="E[R]", in_groups=True)
+    clipped = functools.partial(reward, off_policy=True, clipped=True)
     both = functools.partial(Entry, claims="E[R] - beta KL(pi, ref)", in_groups=True)
     rloo = on(score, minus_others)
     grpo = on(score, standardized)
@@ -219,9 +222,9 @@ def make_table(beta: float = 0.2, clip: float = 0.2) -> dict[str, Entry]:
         "old_rloo": reward(rloo, off_policy=True, source=RLOO),
         "old_rloo_ratio_sequence": reward(old_unbiased, off_policy=True),
         "old_rloo_ratio_token": reward(on(ratio_by_token, minus_others, None), off_policy=True, source=PPO),
-        "old_rloo_clip_sequence": reward(on(ratio_by_sequence, minus_others, clip), off_policy=True),
-        "old_rloo_clip_token": reward(on(ratio_by_token, minus_others, clip), off_policy=True, source=PPO),
-        "old_group_std_clip_token": reward(old_grpo, off_policy=True, source=GRPO),
+        "old_rloo_clip_sequence": clipped(on(ratio_by_sequence, minus_others, clip)),
+        "old_rloo_clip_token": clipped(on(ratio_by_token, minus_others, clip), source=PPO),
+        "old_group_std_clip_token": clipped(old_grpo, source=GRPO),
         # The reward with a penalty
         "rloo_k1_reward": both(on(rloo_with_k1_in_reward, beta), source=RLOO),
         "rloo_k2_sequence": both(on(minus_penalty, rloo, on(kl_by_sequence, k2), beta)),
@@ -233,5 +236,7 @@ def make_table(beta: float = 0.2, clip: float = 0.2) -> dict[str, Entry]:
         "old_rloo_rho_k3_prefix": both(
             on(minus_penalty, old_unbiased, on(weighted_by_prefix, k3), beta), off_policy=True
         ),
-        "old_grpo": both(on(minus_penalty, old_grpo, on(kl_by_token, k3), beta), off_policy=True, source=GRPO),
+        "old_grpo": both(
+            on(minus_penalty, old_grpo, on(kl_by_token, k3), beta), off_policy=True, clipped=True, source=GRPO
+        ),
     }

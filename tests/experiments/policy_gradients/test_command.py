@@ -4,10 +4,11 @@ import csv
 import json
 import re
 
+import numpy as np
 import pytest
 
 from experiments.policy_gradients import __main__ as policy_gradients
-from experiments.policy_gradients import picture
+from experiments.policy_gradients import losses, picture
 from tests.helpers import pages
 
 
@@ -16,7 +17,7 @@ def run(*arguments):
 
 
 def test_the_command_measures_and_writes_the_table_and_the_figure(tmp_path, capsys):
-    run("--estimators=k2_sequence,k3_sequence", "--group=2", "--draws=4000", f"--output={tmp_path}")
+    run("--estimators=k2_sequence,k3_sequence", "--draws=4000", f"--output={tmp_path}")
     with open(tmp_path / "results.csv", encoding="utf-8") as file:
         k2, k3 = csv.DictReader(file)
     assert [row["estimator"] for row in (k2, k3)] == ["k2_sequence", "k3_sequence"]
@@ -27,7 +28,7 @@ def test_the_command_measures_and_writes_the_table_and_the_figure(tmp_path, caps
     table = (tmp_path / "results.md").read_text(encoding="utf-8")
     assert table in capsys.readouterr().out
     assert r"\begin{table}" in (tmp_path / "results.tex").read_text(encoding="utf-8")
-    assert json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))["settings"]["group"] == 2
+    assert json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))["settings"]["draws"] == 4000
     assert {path.name for path in (tmp_path / "figures").iterdir()} == {
         "policy_gradients.png",
         "policy_gradients.pdf",
@@ -56,6 +57,32 @@ def test_a_loss_of_your_own_is_chosen_by_its_module_and_function(monkeypatch, tm
     assert choose("my_losses:k2")["my_losses:k2"].claims == "KL(pi, ref)"
     with pytest.raises(ValueError, match=r"claims='KL' must be one of KL\(pi, ref\)"):
         choose("my_losses:unknown")
+
+
+@pytest.mark.parametrize(
+    ("flag", "without", "among"),
+    [
+        ("--group=2", "reinforce,k3_token", "rloo"),
+        ("--beta=0.1", "rloo,k3_token", "grpo"),
+        ("--clip=0.1", "rloo,old_rloo_ratio_token", "old_grpo"),
+        ("--lag=0.5", "rloo,k3_token", "old_k3_token"),
+    ],
+)
+def test_a_flag_that_changes_no_loss_is_refused(flag, without, among):
+    def check(names):
+        options = pages.parse("experiments.policy_gradients", [f"--estimators={names}", flag])
+        policy_gradients.check_flags_of_losses(options, policy_gradients.choose_losses(options, ()))
+
+    check(f"{without},{among}")
+    with pytest.raises(ValueError, match=rf"{flag.split('=')[0]} changes none .* add one of .*\b{among}\b"):
+        check(without)
+
+
+def test_the_losses_that_depend_on_clip_are_those_that_clip():
+    group = losses.Group(*np.random.default_rng(0).normal(size=(3, 4, 3)), reward=np.arange(4.0))
+    narrow, wide = losses.make_table(clip=0.01), losses.make_table(clip=0.9)
+    differ = {name for name in narrow if not np.allclose(narrow[name].loss(group), wide[name].loss(group))}
+    assert differ == {name for name, entry in narrow.items() if entry.clipped}
 
 
 @pytest.mark.slow
