@@ -7,13 +7,14 @@ The estimators in --estimators are for the class y of the unlabelled images; z i
 `exact+reparam`. The row "labels alone" is the control: the same classifier without the unlabelled images.
 
 The command writes results.csv, results.md, config.json and figures/styles.png into --output. The figure shows images of
-the first estimator: a style in each row, and a class in each column.
+the first estimator: a style in each row, and a class in each column. The figures of each estimator are stored in store/
+as soon as it is trained; the same command continues from there, and so does a command with other --estimators.
 """
 
 import time
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +23,7 @@ import optax
 from absl import flags
 from jax import Array
 
-from experiments.common import cli, files, foreign_files, options, phases, provenance, tables
+from experiments.common import cli, files, foreign_files, options, phases, provenance, store, tables
 from experiments.semi_supervised import model
 from experiments.semi_supervised.model import CLASSES, M2
 from vae import data as datasets
@@ -87,26 +88,28 @@ def main(values: flags.FlagValues = flags.FLAGS) -> None:
         folder = Path(values.output)
         files.check_writable(folder, "output")
         foreign_files.refuse_links(folder)
-        gradients = {name: make_estimator(name) for name in dict.fromkeys(values.estimators)}
+        gradients = {CONTROL: None} | {name: make_estimator(name) for name in values.estimators}
 
+    # ---- The training, or what is stored
     vae = M2(values.latent_dim, (values.hidden,), digits.x[0].size)
     labelled = np.stack([choose_labelled(digits.y, values.labels, seed) for seed in range(values.seeds)])
-    phases.say(f"training, {CONTROL}")
-    control = measure(vae, train(vae, None, digits, labelled, values), digits)["error_percent"]
-    rows = [make_row(CONTROL, {}, control, None)]
-    drawn = None
-    for name, gradient in gradients.items():
-        phases.say(f"training, {name}")
-        params = train(vae, gradient, digits, labelled, values)
-        first = jax.tree.map(lambda leaf: leaf[0], params)
-        drawn = drawn or first
-        evaluations = count_evaluations(vae, gradient, first, jnp.asarray(digits.x_test))
-        rows.append(make_row(name, measure(vae, params, digits), control, evaluations))
+    settings = cli.given(define_flags, values)
+    shared = {name: value for name, value in settings.items() if name not in ("estimators", "output")}
+    results = store.Store(folder / "store")
+    trained = {}
     with cli.one_sentence(OSError):
+        for name, gradient in gradients.items():
+            digest = store.digest(estimator=name, settings=shared)
+            measured = partial(train_and_measure, vae, name, gradient, digits, labelled, values)
+            trained[name] = results.recall(digest, measured)
+
+        # ---- The files
+        control = trained[CONTROL]["figures"]["error_percent"]
+        rows = [make_row(name, one["figures"], control, one.get("evaluations")) for name, one in trained.items()]
         write(folder, rows)
-        draw(folder / "figures", vae, drawn)
-        config = provenance.describe_measurement(cli.given(define_flags, values), time.perf_counter() - started)
-        files.write_json(folder / "config.json", config)
+        draw(folder / "figures", vae, trained[values.estimators[0]]["params"])
+        seconds = time.perf_counter() - started + results.earlier_seconds
+        files.write_json(folder / "config.json", provenance.describe_measurement(settings, seconds))
 
 
 def check_flags(values: flags.FlagValues, digits: Digits) -> None:
@@ -115,6 +118,8 @@ def check_flags(values: flags.FlagValues, digits: Digits) -> None:
     Raises:
       ValueError: If a flag has a bad value.
     """
+    if not values.estimators:
+        raise ValueError("--estimators is empty; leave it out for its default")
     most = CLASSES * int(np.bincount(digits.y).min())
     if values.labels % CLASSES or values.labels > most:
         raise ValueError(f"--labels={values.labels} must be a multiple of {CLASSES} and at most {most}")
@@ -191,6 +196,19 @@ def train(vae: M2, gradient: estimators.Estimator | None, digits: Digits, labell
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *runs)
 
 
+def train_and_measure(
+    vae: M2, name: str, gradient: estimators.Estimator | None, digits: Digits, labelled: np.ndarray, values
+) -> dict[str, Any]:
+    """What is stored of an estimator: its figures, its evaluations of f, and the parameters of the first seed."""
+    phases.say(f"training, {name}")
+    params = train(vae, gradient, digits, labelled, values)
+    first = jax.tree.map(lambda leaf: leaf[0], params)
+    result = {"figures": measure(vae, params, digits), "params": first}
+    if gradient is not None:
+        result["evaluations"] = count_evaluations(vae, gradient, first, jnp.asarray(digits.x_test))
+    return result
+
+
 def measure(vae: M2, params, digits: Digits) -> dict[str, np.ndarray]:
     """The test error in percent and the ELBO in nats of each seed, `[seeds]`."""
     x = jnp.asarray(digits.x_test)
@@ -255,4 +273,4 @@ def draw(folder: Path, vae: M2, params) -> None:
 
 if __name__ == "__main__":
     define_flags(flags.FLAGS)
-    cli.run(main)
+    cli.run(main, resumes=True)

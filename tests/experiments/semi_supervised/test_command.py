@@ -4,6 +4,7 @@ import csv
 import json
 import re
 
+import numpy as np
 import pytest
 
 from experiments.semi_supervised import __main__ as semi_supervised
@@ -24,6 +25,35 @@ def test_the_command_writes_the_table_and_the_figure(tmp_path, capsys):
     assert (tmp_path / "figures" / "styles.png").exists()
 
 
+@pytest.fixture
+def trained(monkeypatch):
+    """The names of what was trained with one seed. The first training of `nvil` is interrupted."""
+    names = []
+
+    def train_and_measure(vae, name, *rest):
+        names.append(name)
+        if names.count("nvil") == 1:
+            raise KeyboardInterrupt
+        figures = {"error_percent": np.array([12.34567]), "elbo_nats": np.array([-23.0])}
+        return {"figures": figures, "params": {}} | ({} if name == semi_supervised.CONTROL else {"evaluations": 10})
+
+    monkeypatch.setattr(semi_supervised, "train_and_measure", train_and_measure)
+    monkeypatch.setattr(semi_supervised, "draw", lambda *args: None)
+    return names
+
+
+def test_an_interrupted_command_continues_after_the_last_trained_estimator(trained, tmp_path):
+    arguments = ["--estimators=exact,nvil", "--seeds=1", f"--output={tmp_path}"]
+    values = pages.parse("experiments.semi_supervised", arguments)
+    with pytest.raises(KeyboardInterrupt):
+        semi_supervised.main(values)
+    semi_supervised.main(values)
+    assert trained == ["labels alone", "exact", "nvil", "nvil"]
+    [control, exact, _] = (tmp_path / "results.md").read_text().splitlines()[2:5]
+    assert [cell.strip() for cell in control.split("|")[1:-1]] == ["labels alone", "-", "12.3", "-", "-"]  # no error
+    assert [cell.strip() for cell in exact.split("|")[1:-1]] == ["exact", "10", "12.3", "0", "-23.0"]
+
+
 @pytest.mark.parametrize(
     ("argument", "sentence"),
     [
@@ -31,6 +61,7 @@ def test_the_command_writes_the_table_and_the_figure(tmp_path, capsys):
         ("--estimators=exactly", "--estimators=exactly: there is no estimator 'exactly' .did you mean exact"),
         ("--estimators=exact+reparam", "--estimators=exact.reparam must be one estimator, that of the class"),
         ("--estimators=leave_one_out:num_samples=1", "--estimators=.*: leave_one_out needs num_samples of at least 2"),
+        ("--estimators=", "--estimators is empty; leave it out for its default"),
         ("--labels=15", "--labels=15 must be a multiple of 10 and at most"),
         ("--batch_size=2000", "--batch_size=2000 is larger than the 1500 training images"),
     ],
