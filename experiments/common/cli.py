@@ -8,6 +8,7 @@ if __name__ == "__main__":
 import gc
 import hashlib
 import importlib
+import inspect
 import os
 import platform
 import re
@@ -118,16 +119,20 @@ def _is_missing(error: Exception, module: str) -> bool:
     return isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(f"{error.name or ''}.")
 
 
-def load_function(text: str, in_files: bool = False) -> Callable:
+def load_function(text: str, flag: str, arguments: tuple[str, ...] = (), in_files: bool = False) -> Callable:
     """The function `module:function` that a flag names, from the current directory or an installed package.
 
     Args:
+      flag: The name of the flag.
+      arguments: What the function is called with, such as "a learning rate"; nothing by default.
       in_files: Whether settings in files name the function too. `known_function` then finds it, and the commands that
         this process prints import its module.
 
     Raises:
-      ValueError: If there is no such module or function; the sentence begins with the text.
+      ValueError: If there is no such module or function, or if it does not take these arguments alone. The sentence
+        begins with the flag.
     """
+    cannot = f"--{flag}={text} cannot be"
     module, _, function = text.partition(":")
     sys.path.insert(0, str(Path.cwd()))
     try:
@@ -135,14 +140,17 @@ def load_function(text: str, in_files: bool = False) -> Callable:
     except (ImportError, ValueError) as error:
         if module and not _is_missing(error, module):  # an import inside the module failed
             raise
-        raise ValueError(f"{text} cannot be imported: {error}; give module:function") from None
+        raise ValueError(f"{cannot} imported: {error}; give module:function") from None
     finally:
         sys.path.pop(0)
     if not hasattr(imported, function):
-        raise ValueError(
-            f"{text} cannot be imported: module {module!r} has no attribute {function!r}; give module:function"
-        )
+        raise ValueError(f"{cannot} imported: module {module!r} has no attribute {function!r}; give module:function")
     loaded = getattr(imported, function)
+    try:
+        inspect.signature(loaded).bind(*arguments)
+    except (TypeError, ValueError):  # it needs other arguments, or is not a function, or hides its arguments
+        called = f"with {' and '.join(arguments)} alone" if arguments else "without arguments"
+        raise ValueError(f"{cannot} called {called}; give a function that can be") from None
     if in_files:
         _modules_of_flags[module] = None
     return loaded

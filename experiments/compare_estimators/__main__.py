@@ -128,7 +128,7 @@ def make_tasks(options: Options) -> list[Task]:
     users_problem = None
     if text := options.users_problem:
         with cli.one_sentence():
-            make = user_problem.load(text)
+            make = cli.load_function(text, "problem")
         users_problem = make()
         with cli.one_sentence(user_problem.Unsuitable, NotImplementedError):
             user_problem.check(users_problem, text)

@@ -1,7 +1,6 @@
 """A problem that the user wrote, given as --problem=module:function."""
 
 import functools
-import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -9,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.common import cli, problems
+from experiments.common import problems
 from experiments.common.problems import Problem
 from vae import diagnostics
 from vae.estimators import Estimate, Reduction, mean
@@ -24,23 +23,6 @@ def is_users(text: str) -> bool:
     """Whether the text names a function of the user, module:function, and not a known problem with options."""
     name, colon, rest = text.partition(":")
     return bool(colon) and name not in problems.BY_NAME and "=" not in rest
-
-
-def load(text: str) -> Callable[[], Any]:
-    """The function `module:function`, from the current directory or an installed package.
-
-    Raises:
-      ValueError: if there is no such module or function, or if the function needs arguments.
-    """
-    try:
-        make = cli.load_function(text)
-    except ValueError as error:
-        raise ValueError(f"--problem={error}") from None
-    try:
-        inspect.signature(make).bind()
-    except (TypeError, ValueError):  # `make` needs arguments, or is not a function, or hides its arguments
-        raise ValueError(f"--problem={text} cannot be called without arguments; give one that needs none") from None
-    return make
 
 
 def check(problem: Any, text: str) -> Problem:

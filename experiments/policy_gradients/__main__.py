@@ -147,7 +147,7 @@ def check_flags_of_losses(options: flags.FlagValues, entries: dict[str, losses.E
 
 def _load(name: str, claims: tuple[str, ...]) -> losses.Entry:
     """The loss that the function MODULE:FUNCTION returns."""
-    entry = cli.load_function(name)()
+    entry = cli.load_function(name, "estimators")()
     if not isinstance(entry, losses.Entry):
         raise ValueError(f"--estimators={name}: the function must return experiments.policy_gradients.losses.Entry")
     if entry.claims not in claims:

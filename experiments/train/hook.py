@@ -18,15 +18,9 @@ def load(text: str) -> Function:
     """The function that --on_evaluation names.
 
     Raises:
-      ValueError: If there is no such function.
+      ValueError: If there is no such function of a row and a state.
     """
-    try:
-        function = cli.load_function(text)
-    except ValueError as error:
-        raise ValueError(f"--on_evaluation={error}") from None
-    if not callable(function):
-        raise ValueError(f"--on_evaluation={text} is a {type(function).__name__}; give a function of a row and a state")
-    return function
+    return cli.load_function(text, "on_evaluation", ("a row", "a state"))
 
 
 class Hook:

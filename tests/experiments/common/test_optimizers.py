@@ -97,9 +97,9 @@ def test_an_optimizer_of_the_user_has_the_options_and_the_schedule_of_the_comman
     ("optimizer", "sentence"),
     [
         ("adamw:weight_decay=-1", "weight_decay must be at least 0, got -1.0"),
-        ("nowhere:lion", "nowhere:lion: nowhere:lion cannot be imported: No module named 'nowhere'"),
-        ("optax:lyon", "optax:lyon: optax:lyon cannot be imported: .* has no attribute 'lyon'"),
-        ("optax:apply_updates", "cannot be called with a learning rate alone; give a function like optax.lion"),
+        ("nowhere:lion", "--optimizer=nowhere:lion cannot be imported: No module named 'nowhere'"),
+        ("optax:lyon", "--optimizer=optax:lyon cannot be imported: .* has no attribute 'lyon'"),
+        ("optax:apply_updates", "apply_updates cannot be called with a learning rate alone; give a function"),
         ("optax:lion:beta=1", "optax:lion has no option 'beta'; its options are b1=0.9, b2=0.99, weight_decay=0.001"),
         ("adam:epsilon", "'epsilon' is not option=value|there is no optimizer 'adam:epsilon'|cannot be imported"),
     ],

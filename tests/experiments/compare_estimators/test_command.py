@@ -274,7 +274,10 @@ def test_a_users_problem_from_the_shell(tmp_path):
         (["--problem=nonsense"], "there is no problem 'nonsense'; choose one of quadratic"),
         (["--problem=no_such_module:f"], "cannot be imported"),
         (["--problem=experiments.common.problems:nothing_there"], "cannot be imported"),
-        (["--problem=json:loads"], "cannot be called without arguments; give one that needs none"),
+        (
+            ["--problem=json:loads"],
+            "--problem=json:loads cannot be called without arguments; give a function that can be",
+        ),
         (["--problem=json:loads,quadratic"], "--problem takes one module:function"),
         (["--problem=quadratic", "--workdir=x"], "name two problems"),
         (["--problem=quadratic,cosine"], "--problem sweeps the options of one problem"),

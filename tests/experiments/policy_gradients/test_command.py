@@ -60,6 +60,21 @@ def test_a_loss_of_your_own_is_chosen_by_its_module_and_function(monkeypatch, tm
 
 
 @pytest.mark.parametrize(
+    ("argument", "sentence"),
+    [
+        ("--estimators=json:loads", "--estimators=json:loads cannot be called without arguments; give a function"),
+        ("--estimators=nowhere:loss", "--estimators=nowhere:loss cannot be imported: No module named 'nowhere'"),
+        ("--estimators=json:JSONDecoder", "the function must return experiments.policy_gradients.losses.Entry"),
+        ("--estimators=k4", "--estimators=k4: there is no such loss; choose some of k1_sequence"),
+    ],
+)
+def test_bad_input_ends_with_one_sentence(argument, sentence, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        run(argument, f"--output={tmp_path}")
+    assert sentence in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
     ("flag", "without", "among"),
     [
         ("--group=2", "reinforce,k3_token", "rloo"),

@@ -42,7 +42,8 @@ def test_the_example_writes_a_log_for_weights_and_biases(tmp_path):
     ("name", "sentence"),
     [
         ("nowhere:log", "--on_evaluation=nowhere:log cannot be imported: No module named 'nowhere'"),
-        ("sys:argv", "--on_evaluation=sys:argv is a list; give a function of a row and a state"),
+        ("sys:argv", "--on_evaluation=sys:argv cannot be called with a row and a state alone; give a function"),
+        ("json:loads", "--on_evaluation=json:loads cannot be called with a row and a state alone; give a function"),
     ],
 )
 def test_what_is_no_function_is_refused(name, sentence):
