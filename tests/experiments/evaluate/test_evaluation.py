@@ -8,11 +8,12 @@ import jax
 import numpy as np
 import pytest
 
-from experiments.common import assess, build, progress, results
+from experiments.common import assess, build, progress, results, trained_run
 from experiments.common.program_folder import ProgramFolder
 from experiments.common.settings import Settings
 from experiments.evaluate import __main__ as evaluate_command
 from experiments.evaluate import annealing, evaluation
+from tests.helpers import pages
 from tests.helpers.report_pages import run_command
 from tests.helpers.written_workdirs import Written, write_checkpoints, write_program, write_rows, write_workdir
 from vae import checkpoint, models
@@ -82,6 +83,30 @@ def test_a_figure_is_that_of_the_parameters_in_the_checkpoint(sweep):
     x = assess.pixels(data, "test")
     elbo = jax.jit(lambda params: rate_distortion(functions.evaluated.apply, params, x, assess.key(), 10)["elbo"])
     assert row["test_elbo_nats"] == pytest.approx(float(np.mean(elbo(params))), rel=1e-5)
+
+
+def test_the_page_of_the_commands_loads_a_run_in_python(sweep):
+    """The run has the parameters that are evaluated, and the block of the page works on it."""
+    [block] = pages.blocks((pages.ROOT / "experiments/README.md").read_text())
+    names = {}
+    exec(block.replace('"results/first"', f"{str(sweep)!r}, 'seed=2'"), names)
+    run, x = names["run"], names["x"]
+    assert (run.settings.seed, run.epoch, run.average) == (2, 2, None)
+    assert names["reconstructions"].shape == x.shape == (10, 8, 8, 1)
+    elbo = rate_distortion(run.model.apply, run.variables, run.images(), assess.key(), 10)["elbo"]
+    [row] = evaluate(sweep, "--run=seed=2")
+    assert row["test_elbo_nats"] == pytest.approx(float(np.mean(elbo)), rel=1e-5)
+    assert trained_run.load(sweep, "seed=0,latent_dim=2", "best").epoch == BEST_EPOCHS[0]
+
+
+def test_a_run_that_cannot_be_loaded_is_refused(sweep):
+    with pytest.raises(ValueError, match="holds 5 runs; choose one"):
+        trained_run.load(sweep)
+    with pytest.raises(ValueError, match="--checkpoint=3 is not in"):
+        trained_run.load(sweep, "seed=2", "3")
+    shutil.rmtree(sweep / "programs/0/checkpoints")
+    with pytest.raises(ValueError, match="holds no checkpoint 'latest' that can be read"):
+        trained_run.load(sweep, "seed=2")
 
 
 def test_best_is_the_best_state_of_each_run_at_its_own_epoch(sweep):

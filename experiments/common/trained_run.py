@@ -1,0 +1,79 @@
+"""A trained run for your own Python code: its model, its parameters and its data.
+
+from experiments.common import trained_run
+
+run = trained_run.load("results/quickstart")  # of a sweep: load("results/sweep", "seed=3,estimator=relax")
+x = run.images("test")[:10]  # [10, 8, 8, 1]
+q = run.model.apply(run.variables, x, method="encode")  # a distribution over z, batch_shape [10]
+p = run.model.apply(run.variables, q.mean[None], method="decode")  # a distribution over pixels
+reconstructions = p.mean[0].reshape(x.shape)
+"""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from experiments.common import assess, build, progress, run_selection
+from experiments.common.settings import Settings
+from vae.data import Dataset
+from vae.models import VAE
+
+
+class TrainedRun(NamedTuple):
+    """A run at one of its checkpoints.
+
+    Attributes:
+      settings: The settings of the run.
+      epoch: The epoch of the checkpoint.
+      model: The model; its methods take `variables`, as in `model.apply(variables, x, method="encode")`.
+      variables: The parameters.
+      average: With --ema, the moving average of the parameters; else None.
+      data: The data set of the run.
+    """
+
+    settings: Settings
+    epoch: int
+    model: VAE
+    variables: Any
+    average: Any
+    data: Dataset
+
+    def images(self, split: str = "test") -> np.ndarray:
+        """The images of the split train, validation or test, as the model sees them: `[N, H, W, C]`, float32. With
+        dynamic binarization they are grey."""
+        return assess.pixels(self.data, split)
+
+
+def load(
+    workdir: str | Path,
+    run: str | None = None,
+    checkpoint: str = "latest",
+    data_dir: str | None = None,
+    cache_dir: str | None = None,
+) -> TrainedRun:
+    """The trained run of a workdir, or one of its runs.
+
+    Args:
+      workdir: The folder of a run or of a sweep.
+      run: Settings that choose one run of a sweep, such as "seed=3,estimator=relax".
+      checkpoint: "latest", "best" (by the validation bound), or the number of an epoch.
+      data_dir: The folder of the data; None for the folder that the training read.
+      cache_dir: The folder of decoded data.
+
+    Raises:
+      ValueError: If there is no such run or checkpoint, or if it cannot be read.
+    """
+    folder, number = run_selection.choose_one(workdir, run)
+    settings = folder.runs()[number]
+    data = build.load_trained(settings, data_dir or folder.data_dir(), cache_dir)
+    folder.check_data(data)
+    functions = build.functions(settings, data)
+    restored = progress.restore(folder, data, functions, checkpoint)
+    if restored is None:
+        raise ValueError(f"{folder.checkpoints} holds no checkpoint {checkpoint!r} that can be read")
+    if restored.faults[number]:
+        raise ValueError(f"{workdir}: the run {restored.faults[number]}; choose another checkpoint")
+    state = jax.device_put(progress.select_run(restored.state, number))
+    return TrainedRun(settings, restored.epochs[number], functions.evaluated, state.params["model"], state.ema, data)
