@@ -203,13 +203,13 @@ def _test_figures(
 def weight_figures(weights: dict[str, np.ndarray]) -> Row:
     """The figures of one run from the `importance_weights` of its images, `[N]` each.
 
-    The share of the images whose Pareto k is too large is left out if no image has a k, as with few samples.
+    `heavy_tail_share` is the share of the images with a Pareto k whose k is too large. It is left out if no image has a
+    k, as with few samples.
     """
     mean = lambda values: values.mean(dtype=np.float64).item()
     row = {"nll_nats": -mean(weights["log_likelihood"]), "ess_share": mean(weights["ess_share"])}
-    if np.isnan(weights["pareto_k"]).all():
-        return row
-    return row | {"heavy_tail_share": mean(weights["pareto_k"] > LARGEST_PARETO_K)}
+    known = weights["pareto_k"][~np.isnan(weights["pareto_k"])]
+    return row | ({"heavy_tail_share": mean(known > LARGEST_PARETO_K)} if len(known) else {})
 
 
 def importance_weights(

@@ -20,7 +20,7 @@ FIGURES = {
     "active_units": "latent variables whose posterior mean varies between images (variance above 0.01). The others are"
     " unused.",
     "test_ess_share": "the effective sample size of the K importance weights as a share of K. Higher is better.",
-    "test_heavy_tail_share": "the share of images with too heavy a tail of weights for K samples (Pareto k above 0.7).",
+    "test_heavy_tail_share": "the share of images whose weights have too heavy a tail for K samples (Pareto k > 0.7).",
     "codes_used": "codes of a quantizer that the images use at least once, in any position.",
     "code_perplexity": "the exponential of the entropy of the codes' frequencies: the number of codes if all are used"
     " alike.",

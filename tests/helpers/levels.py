@@ -22,6 +22,7 @@ from experiments.compare_estimators.verdicts import Entrant, Seconds, compare
 from vae import diagnostics
 
 CHUNKS = 50
+FEW_CHUNKS = (20, 10)  # of `vae.diagnostics.compare`, and of large networks in the laboratory
 CONFIDENCE = 0.95
 REPLICATES = 500
 COPIES = 6  # of each of the two estimators of a problem
@@ -62,16 +63,16 @@ TOYS = {
 }
 
 
-def measure(name: str, draws: int, repetitions: int, compared: int) -> Levels:
+def measure(name: str, draws: int, repetitions: int, compared: int, chunks: int = CHUNKS) -> Levels:
     """The levels of one toy. Each repetition has `COPIES` of both estimators, and a reference by the first one.
 
     The slow verdicts and intervals are made for the first `compared` repetitions only.
     """
     gradients, truth = _gradients(name)
     known = [_true_figures(gradient, truth) for gradient in gradients]
-    by_truth, by_reference, by_chunk = jax.device_get(_simulate(gradients, draws, repetitions, truth))
+    by_truth, by_reference, by_chunk = jax.device_get(_simulate(gradients, draws, repetitions, chunks, truth))
     by_chunk = {figure: rows[:compared] for figure, rows in by_chunk.items()}
-    weights = diagnostics.resampling(CHUNKS, REPLICATES)
+    weights = diagnostics.resampling(chunks, REPLICATES)
     costs = np.repeat([1 / figures["variance"] for figures in known], COPIES)
 
     def some_differ(members: list[int]) -> float:
@@ -79,13 +80,13 @@ def measure(name: str, draws: int, repetitions: int, compared: int) -> Levels:
 
     def coverage(figure: str) -> float:
         def of_estimator(i: int) -> float:
-            rows = by_chunk[figure][:, COPIES * i : COPIES * i + 2].reshape(-1, CHUNKS)
+            rows = by_chunk[figure][:, COPIES * i : COPIES * i + 2].reshape(-1, chunks)
             ends = [diagnostics.figure_interval(figure, row, weights, draws, CONFIDENCE) for row in rows]
             return float(np.mean([low <= known[i][figure] <= high for low, high in ends]))
 
         return min(map(of_estimator, range(2)))
 
-    judged, judged_by_reference = (_bias_figures(figures, draws) for figures in (by_truth, by_reference))
+    judged, judged_by_reference = (_bias_figures(figures, draws, chunks) for figures in (by_truth, by_reference))
     return Levels(
         some_differ([0, COPIES]),
         some_differ(list(range(2 * COPIES))),
@@ -119,12 +120,12 @@ def _true_figures(gradient, truth) -> dict[str, float]:
     return {figure: float(report[figure]) for figure in FIGURES}
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
-def _simulate(gradients, draws: int, repetitions: int, truth):
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
+def _simulate(gradients, draws: int, repetitions: int, chunks: int, truth):
     """The figures by the truth and by a reference, `[repetitions, 12]`, and by chunk `[repetitions, 12, chunks]`."""
 
     def moments(gradient, draws, key):
-        return diagnostics.gradient_moments(gradient, key, draws, CHUNKS, draws // CHUNKS, truth)
+        return diagnostics.gradient_moments(gradient, key, draws, chunks, draws // chunks, truth)
 
     def repetition(key):
         key_reference, *keys = jax.random.split(key, 1 + len(gradients))
@@ -143,11 +144,11 @@ def _simulate(gradients, draws: int, repetitions: int, truth):
     return jax.lax.map(repetition, keys, batch_size=max(1, 20_000 // draws))
 
 
-def _bias_figures(figures: dict[str, np.ndarray], draws: int) -> list[dict[str, float]]:
+def _bias_figures(figures: dict[str, np.ndarray], draws: int, chunks: int) -> list[dict[str, float]]:
     """The figures of the bias of each copy, in the order of the estimators."""
     names = ("scale", "scale_stderr", "scale_skewness", "max_abs_z", "deviation", "size")
     rows = zip(*(figures[name].T.ravel().tolist() for name in names), strict=True)
-    return [diagnostics.bias_figures(dict(zip(names, row, strict=True)), draws, CHUNKS, CONFIDENCE) for row in rows]
+    return [diagnostics.bias_figures(dict(zip(names, row, strict=True)), draws, chunks, CONFIDENCE) for row in rows]
 
 
 def _share(rows: list[dict[str, float]], condition) -> float:
@@ -210,12 +211,12 @@ def percent(rate: float) -> str:
 
 def main() -> None:
     head = ["2 differ", "12 differ", "biased", "(ref.)", "variance", "SNR", "bias", "(ref.)"]
-    table = [["problem", "draws", *head]]
-    for name in TOYS:
-        for draws, repetitions in ((100, 1000), (10_000, 100)):
-            levels = measure(name, draws, repetitions, compared=500)
-            table.append([name, str(draws), *map(percent, levels)])
-            print(table[-1], file=sys.stderr)
+    table = [["problem", "draws", "chunks", *head]]
+    cases = [(name, draws, CHUNKS) for name in TOYS for draws in (100, 10_000)]
+    for name, draws, chunks in [*cases, *(("REINFORCE", 100, chunks) for chunks in FEW_CHUNKS)]:
+        levels = measure(name, draws, 1000 if draws == 100 else 100, 500, chunks)
+        table.append([name, str(draws), str(chunks), *map(percent, levels)])
+        print(table[-1], file=sys.stderr)
     print(tables.to_markdown(table))
 
 

@@ -1,5 +1,6 @@
 """The evaluation of trained runs shows how far it is."""
 
+import math
 import re
 from types import SimpleNamespace
 
@@ -28,3 +29,10 @@ def test_the_evaluation_says_how_many_images_are_done(monkeypatch, capsys):
     assert [row["ema_test_elbo_nats"] for row in rows.values()] == [-1.0, -2.0]
     lines = re.findall(r"(.*) \(after", capsys.readouterr().out)
     assert lines == [f"evaluating, K=5, image {n} of 2,800" for n in ("1,000", "1,400", "2,400", "2,800")]
+
+
+def test_the_share_of_heavy_tails_is_of_the_images_that_have_a_tail():
+    weights = {"log_likelihood": np.zeros(4), "ess_share": np.ones(4)}
+    share = lambda *ks: assess.weight_figures(weights | {"pareto_k": np.array(ks)}).get("heavy_tail_share")
+    assert share(0.9, 0.2, math.nan, math.nan) == 0.5
+    assert share(*[math.nan] * 4) is None
