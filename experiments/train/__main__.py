@@ -21,7 +21,7 @@ from experiments.common.program_folder import plain
 from experiments.common.settings import Settings
 from experiments.train import draw, loop, multihost, results_table, slurm, sweep_verdict
 from experiments.train import flags as train_flags
-from experiments.train.sweep import Sweep
+from experiments.train.sweep import Program, Sweep
 from vae import checkpoint
 
 # Flags that increase the use of memory, the most likely cause first. The error about too little memory names them.
@@ -70,6 +70,8 @@ def main(values: flags.FlagValues = flags.FLAGS) -> None:
         with contextlib.closing(sweep):
             with cli.one_sentence():
                 programs = sweep.claim()
+            if multihost.is_first():
+                say_what_is_too_late(sweep, programs)
             diverged = sweep.diverged()
             with cli.one_sentence(OSError):
                 diverged += loop.train_all(programs, chosen)
@@ -77,6 +79,19 @@ def main(values: flags.FlagValues = flags.FLAGS) -> None:
                     conclude(sweep, chosen)
     if diverged:
         cli.stop("; ".join(diverged))
+
+
+def say_what_is_too_late(sweep: Sweep, unfinished: list[Program]) -> None:
+    """Names the flags that add something to a training, if some runs are finished already."""
+    flags_of_training = ("measure_gradient", "tensorboard", "on_evaluation", "profile_steps")
+    given = [f"--{name}" for name in flags_of_training if getattr(sweep.options, name)]
+    total, left = (sum(len(program.runs) for program in programs) for programs in (sweep.programs, unfinished))
+    if given and left < total:
+        them = f"{total - left} of {total} runs are" if total > 1 else "the run is"
+        print(
+            f"{them} finished, and {' and '.join(given)} changed nothing there; another --workdir trains with"
+            f" {'it' if len(given) == 1 else 'them'}"
+        )
 
 
 def conclude(sweep: Sweep, options: train_flags.Options) -> None:
