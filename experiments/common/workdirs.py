@@ -167,14 +167,14 @@ def _read_measurements(path: Path) -> list[Laboratory | Toy]:
     """
     measured = []
     for config in [path / "config.json", *sorted(path.glob("*/config.json"))]:
-        if config.exists() and "command" in read_json(config) and not programs_of(config.parent):
-            try:
+        try:
+            if config.exists() and "command" in read_json(config) and not programs_of(config.parent):
                 foreign_files.refuse_links(config.parent)
                 measured.append(_read_measurement(config.parent))
-            except ValueError as error:
-                if config.parent == path:
-                    raise
-                print(f"not shown: {error}")
+        except ValueError as error:
+            if config.parent == path:
+                raise
+            print(f"not shown: {error}")
     return measured
 
 

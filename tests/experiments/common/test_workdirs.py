@@ -54,3 +54,15 @@ def test_a_damaged_result_below_the_workdir_is_left_out_and_named(tmp_path, caps
     assert f"not shown: {folder} does not hold a result" in capsys.readouterr().out
     with pytest.raises(ValueError, match="leave it out of --workdir"):
         workdirs.read([folder])
+
+
+@pytest.mark.parametrize("content", ["[1]", "{", "\udcff"])
+def test_a_file_of_others_below_the_workdir_is_left_out_and_named(content, tmp_path, capsys):
+    write_run(tmp_path, Settings())
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub/config.json").write_text(content, errors="surrogateescape")
+    assert len(workdirs.read([tmp_path]).runs) == 1
+    assert f"not shown: {tmp_path / 'sub/config.json'}" in capsys.readouterr().out
+    (tmp_path / "config.json").write_text(content, errors="surrogateescape")
+    with pytest.raises(ValueError, match="config.json"):
+        workdirs.read([tmp_path])
