@@ -242,9 +242,10 @@ def check_columns(columns: list[str]) -> None:
     Raises:
       ValueError: If there is such a name.
     """
-    known = [*FIELDS, *COUNTS, *COSTS, *SIGNS, *FIGURES]
-    figures = ", ".join(dict.fromkeys([*COUNTS, *COSTS, "validation_elbo_nats", *FIGURES]))
-    tables.check_columns(columns, known, f"choose settings or {figures}")
+    settings = [name for name in FIELDS if name != "seed"]
+    figures = [*COUNTS, *COSTS, "validation_elbo_nats", *FIGURES]
+    advice = f"choose settings or {', '.join(figures)}; a line is the mean over seeds, so it has no seed"
+    tables.check_columns(columns, [*settings, *figures], advice)
 
 
 def _titles(rows: list[Row], means: list[Row], columns: list[str] | None) -> dict[str, str]:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from experiments.common import results
-from experiments.common.settings import Settings
+from experiments.common.settings import FIELDS, Settings
 
 
 def _row(nll, error, runs):
@@ -94,3 +94,11 @@ def test_a_column_that_does_not_exist_is_refused():
     results.check_columns(["estimator", "runs", "validation_elbo_nats", "active_units"])
     with pytest.raises(ValueError, match="--columns=nll: there is no such column; choose settings or runs, diverged"):
         results.check_columns(["nll"])
+
+
+def test_a_column_is_refused_if_a_mean_over_seeds_has_none():
+    with pytest.raises(ValueError, match="--columns=seed: .* mean over seeds, so it has no seed"):
+        results.check_columns(["estimator", "seed"])
+    [row] = results._means([_finished("reparam", 10.0, seed) for seed in (0, 1)])
+    assert set(FIELDS) - set(row) == {"seed"}
+    results.check_columns([name for name in FIELDS if name != "seed"])
