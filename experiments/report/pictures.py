@@ -43,11 +43,19 @@ def pictures(contents: Contents, space: int) -> str:
             parts.append(f"<h3>{heading}</h3><div class='pictures {name}'>{''.join(figures)}</div>")
     if left_out:
         parts.append(f"<p>Not shown, to keep the file small: {escape(listed(left_out))}</p>")
-    if any(not run.figures.exists() for run in contents.runs):
+    if missing := [run for run in contents.runs if not run.figures.exists()]:
         others = " of the other runs" if shown else ""
-        command = f"{cli.command('evaluate')} --figures"
-        parts.append(f"<p>There are no pictures{others}. <code>{command}</code> draws those of one run.</p>")
+        parts.append(f"<p>There are no pictures{others}.{_how_to_draw(missing)}</p>")
     return "".join(parts)
+
+
+def _how_to_draw(runs: list[Run]) -> str:
+    """The command that draws the pictures of the first finished run and of its program; empty if none is finished."""
+    folders = [run.folder.path for run in runs if run.row.get("status") == "done"]
+    if not folders:
+        return ""
+    command = cli.command("evaluate", f"--workdir={folders[0]}", "--figures")
+    return f" <code>{escape(command)}</code> draws those of the runs in this folder; --run chooses some of them."
 
 
 def _chosen(contents: Contents) -> dict[str, Run]:

@@ -1,14 +1,18 @@
 """The sections about trained runs show the numbers that were written."""
 
+import html
 import json
 import math
 import re
+import shlex
 import shutil
 
 import pytest
+from absl import flags
 
 from experiments.common import results
 from experiments.common.settings import Settings
+from experiments.evaluate import __main__ as evaluate
 from tests.helpers.report_pages import make_page
 from tests.helpers.written_workdirs import (
     Written,
@@ -183,6 +187,29 @@ def test_no_setting_is_called_best_among_runs_on_different_pixels(tmp_path):
     page = make_page(write_sweep(tmp_path, [({"binarization": "static"}, 0.0), ({"binarization": "dynamic"}, 1.0)]))
     assert "best:" not in page.text
     assert "dynamic, static binarization" in page.text
+
+
+def test_the_page_has_the_command_that_draws_the_pictures_that_are_missing(tmp_path):
+    folder = write_sweep(tmp_path / "a b", [({"seed": seed}, 0.0) for seed in (0, 1)])
+    make_page(folder)
+    assert "There are no pictures" not in (folder / "report.html").read_text()
+    shutil.rmtree(folder / "programs/0/figures/run1_seed=1")
+    make_page(folder)
+    [command] = re.findall(
+        "There are no pictures of the other runs. <code>(.*?)</code>", (folder / "report.html").read_text()
+    )
+    python, m, module, *arguments = shlex.split(html.unescape(command))
+    assert (python, m, module) == ("python", "-m", "experiments.evaluate")
+    values = flags.FlagValues()
+    evaluate.define_flags(values)
+    values(["", *arguments])
+    assert (values.workdir, values.figures) == (str(folder / "programs/0"), True)
+
+
+def test_nothing_draws_pictures_of_a_run_that_is_not_finished(tmp_path):
+    write_workdir(tmp_path, [Written(Settings(), status=None)])
+    make_page(tmp_path)
+    assert "There are no pictures.</p>" in (tmp_path / "report.html").read_text()
 
 
 def test_pictures_of_different_runs_stand_together_by_their_kind(tmp_path):
