@@ -58,6 +58,11 @@ def git_commit(source: Path) -> str:
         return ""
 
 
+def short(commit: str) -> str:
+    """The first seven digits of a commit, with its +; "-" if there is none."""
+    return commit[:7] + "+" * commit.endswith("+") or "-"
+
+
 def describe_code() -> dict[str, Any]:
     """The commit of this project and of each package of --import (if any), the versions of packages, and the digest."""
     description: dict[str, Any] = {"git_commit": git_commit(Path(__file__).parents[1]), "versions": versions()}

@@ -138,6 +138,11 @@ def best(rows: list[Row]) -> int:
     return min(range(len(rows)), key=lambda i: _best_first(rows[i], key))
 
 
+def most_accurate(evaluations: list[Row]) -> Row:
+    """The evaluation with the most samples; the last of those with as many."""
+    return max(reversed(evaluations), key=lambda row: row["eval_samples"])
+
+
 def mean_and_error(values: list[float]) -> tuple[float, float]:
     """The mean and its standard error. The error of one value, or of values that are not all finite, is NaN."""
     if not all(map(math.isfinite, values)):

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from experiments.common import assess, results, tables, workdirs
+from experiments.common import assess, provenance, results, tables, workdirs
 from experiments.common.workdirs import Laboratory, Run
 from vae import diagnostics
 from vae.estimators import BY_NAME
@@ -172,12 +172,12 @@ def toy_ranking(point: str, figure: str, estimators: tuple[str, ...]) -> Reader:
 def provenance_columns(config: dict[str, Any], seconds: float) -> dict[str, str]:
     """The precision, the machine, the minutes and the commit of a result."""
     backend, *platform = [part for part in config["platform"].split(", ") if part != "x86_64"]
-    commits = dict.fromkeys(one.get("git_commit") or "-" for one in (config, *config.get("continued", [])))
+    commits = dict.fromkeys(one.get("git_commit") or "" for one in (config, *config.get("continued", [])))
     return {
         "precision": _precision(config["settings"], backend),
         "machine": ", ".join([config["device"].removeprefix("1 x "), *platform]),
         "minutes": "-" if math.isnan(seconds) else tables.number(seconds / 60, 2),
-        "commit": ", ".join(commit[:7] + "+" * commit.endswith("+") for commit in commits),
+        "commit": ", ".join(map(provenance.short, commits)),
     }
 
 
@@ -212,9 +212,9 @@ def _finished_runs(path: Path, figure: str, settings: dict[str, Any]) -> list[Ru
 
 
 def _with_best_evaluation(run: Run) -> Run:
-    """The run with the figures of its most accurate evaluation: at the end of training, with the most samples."""
+    """The run with the figures of its most accurate evaluation at the end of training."""
     at_the_end = [row for row in run.evaluations if row["epoch"] == run.row["epochs"]]
-    return run._replace(row=run.row | max([run.row, *at_the_end], key=lambda row: row["eval_samples"]))
+    return run._replace(row=run.row | results.most_accurate([run.row, *at_the_end]))
 
 
 def _number_of_seeds(path: Path, runs: list[Run]) -> int:

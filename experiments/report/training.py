@@ -3,7 +3,7 @@
 from html import escape
 from typing import Any
 
-from experiments.common import results
+from experiments.common import provenance, results
 from experiments.common import verdict as verdicts
 from experiments.common.charts import along_training
 from experiments.common.comparison import Comparison
@@ -209,9 +209,7 @@ def _evaluation(contents: Contents, run: Run, row: dict[str, Any], figures: list
     line = [Cell(str(run.row[name]), run.row[name]) for name in (*contents.names, "seed")]
     line += [Cell(str(row[name]), row[name]) for name in ("epoch", "eval_samples")]
     line += [Cell(results.cell(row, key), row.get(key)) for key in figures]
-    commit = row.get("git_commit", "")
-    short = commit[:7] + "+" * commit.endswith("+")
-    return [*line, Cell(short or "-"), Cell(row.get("versions") or "-")]
+    return [*line, Cell(provenance.short(row.get("git_commit", ""))), Cell(row.get("versions") or "-")]
 
 
 def _gradient(contents: Contents, page_charts: Charts, groups: list[str]) -> str:

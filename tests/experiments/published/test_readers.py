@@ -113,6 +113,14 @@ def test_the_evaluation_with_the_most_samples_at_the_end_of_training_is_shown(tm
     assert row["K"] == "5; evaluated with 5000"
 
 
+def test_of_evaluations_with_as_many_samples_the_last_is_shown(tmp_path):
+    program = write_iwae(tmp_path)
+    row = {"run": 0, "epoch": 200, "eval_samples": 5000}
+    write_rows(program / "evaluations.jsonl", [row | {"test_nll_nats": nats} for nats in (21.5, 21.4)])
+    [row] = published.collect(tmp_path, [])
+    assert row["obtained"].startswith("21.40 nats")
+
+
 # Rankings of trained models
 
 
