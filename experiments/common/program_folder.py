@@ -153,6 +153,11 @@ class ProgramFolder:
             for i, items in enumerate(values)
         ]
 
+    def run_path(self, i: int) -> str:
+        """The words that name run i in a sentence: the folder, and the run's name if there are several."""
+        names = self.run_names()
+        return f"{self.path} ({names[i]})" if len(names) > 1 else str(self.path)
+
     def figures(self) -> list[Path]:
         """For each run the folder of its pictures: figures/ for a run alone, and a folder with its name for others."""
         names = self.run_names()

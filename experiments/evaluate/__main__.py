@@ -7,19 +7,22 @@
 
 Prints -log p(x), ELBO, rate and distortion of the test set. Appends them, with the current commit and versions, to
 evaluations.jsonl in each program's folder, which `experiments.report` shows. Earlier figures with as many samples are
-read from there, unless --again is given.
+read from there, unless --again is given. A printed sentence names their commit and versions if they are not the present
+ones.
 
 Runs that diverged or are not finished are left out, and named. If --checkpoint is the number of an epoch, unfinished
 runs that have reached this epoch are evaluated as well.
 """
 
+import contextlib
 import dataclasses
+from typing import Any
 
 from absl import flags
 
 from experiments.common import cli, foreign_files, phases, results, run_selection
-from experiments.evaluate import annealing
-from experiments.evaluate.evaluation import evaluate
+from experiments.common.program_folder import ProgramFolder
+from experiments.evaluate import annealing, evaluation
 from experiments.evaluate.options import Options
 from vae import ais
 
@@ -61,32 +64,41 @@ def define_flags(values: flags.FlagValues) -> None:
 
 def main(values: flags.FlagValues = flags.FLAGS) -> None:
     options = Options(**{field.name: values[field.name].value for field in dataclasses.fields(Options)})
-    rows = []
     with cli.one_sentence():
         for name in ("ais_chains", "ais_leapfrog", "ais_images", "ais_start"):
             if values[name].present and not options.ais_steps:
                 raise ValueError(f"--{name} needs --ais_steps, the number of transitions")
         foreign_files.refuse_links(options.workdir)
-        chosen = run_selection.choose(options.workdir, options.run)
-        number = sum(map(len, chosen.values()))
-        name = lambda item: f"{item[0].path}, runs: {len(item[1])}"
-        for folder, numbers in phases.each([*chosen.items()], "evaluating program", name):
-            try:
-                found, left_out = evaluate(folder, numbers, options)
-            except ValueError as error:
-                if number == 1:
-                    raise
-                found, left_out = [], [str(error)]
-            if number == 1 and left_out:
-                raise ValueError(left_out[0])
-            rows += found
-            for sentence in left_out:
-                print(f"left out: {sentence}")
-        if not rows:
-            raise ValueError(f"--workdir={options.workdir} has no run to evaluate: each of its {number} is left out")
+        programs = run_selection.choose(options.workdir, options.run)
+    number = sum(map(len, programs.values()))
+    rows = []
+    name = lambda item: f"{item[0].path}, runs: {len(item[1])}"
+    for folder, numbers in phases.each([*programs.items()], "evaluating program", name):
+        rows += evaluate(folder, numbers, options, alone=number == 1)
+    if not rows:
+        cli.stop(f"--workdir={options.workdir} has no run to evaluate: each of its {number} is left out")
     print(f"{results.heading(rows)}\n{results.to_markdown(rows)}")
     if options.ais_steps:
         print(annealing.describe(rows, options))
+
+
+def evaluate(folder: ProgramFolder, numbers: list[int], options: Options, alone: bool) -> list[dict[str, Any]]:
+    """The rows of runs of a program. Prints which runs are left out.
+
+    A run `alone` in the command that cannot be evaluated ends the command.
+    """
+    with contextlib.closing(folder):
+        with cli.one_sentence():
+            try:
+                chosen, left_out = evaluation.choose(folder, numbers, options)
+            except ValueError as error:
+                chosen, left_out = None, [str(error)]
+            if alone and left_out:
+                raise ValueError(left_out[0])
+        for sentence in left_out:
+            print(f"left out: {sentence}")
+        with cli.one_sentence(OSError):
+            return evaluation.evaluate(chosen, options) if chosen else []
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
 """The evaluation of trained runs of a program, from one of its checkpoints."""
 
-import contextlib
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 
@@ -17,26 +16,47 @@ from vae.devices import mesh
 Row = dict[str, Any]
 
 
-def evaluate(folder: ProgramFolder, numbers: list[int], options: Options) -> tuple[list[Row], list[str]]:
-    """The test figures of runs of a program at --checkpoint, and sentences about the runs that are left out.
+class Chosen(NamedTuple):
+    """The runs to evaluate of a program, at one of its checkpoints.
 
-    A row has the run's settings. If evaluations.jsonl has a row of the same epoch with as many samples, its figures are
-    returned. Otherwise the figures are computed and appended to that file.
+    Attributes:
+      folder: The folder of the program.
+      numbers: The numbers of the runs to evaluate.
+      runs: The settings of all runs of the program.
+      data: The data set of all runs.
+      functions: The functions of the program.
+      restored: The states of all runs at the checkpoint.
+      earlier: For each run with an earlier evaluation of the same kind, its row in evaluations.jsonl.
+    """
+
+    folder: ProgramFolder
+    numbers: list[int]
+    runs: list[Settings]
+    data: Dataset
+    functions: build.Functions
+    restored: progress.Restored
+    earlier: dict[int, Row]
+
+
+def choose(folder: ProgramFolder, numbers: list[int], options: Options) -> tuple[Chosen | None, list[str]]:
+    """The runs to evaluate, and sentences about those that are left out; None if all are.
 
     A run that diverged is left out, and so is a run that is not finished unless --checkpoint names an epoch, because
     the figures of such runs cannot be averaged with those of other seeds.
 
+    The folder is claimed, so that no other process trains the program.
+
     Args:
-      numbers: The numbers of the runs.
+      numbers: The numbers of the runs among which is chosen.
 
     Raises:
-      ValueError: If the data or the checkpoint cannot be read.
+      ValueError: If the data, the checkpoint or earlier evaluations cannot be read, or the model cannot be annealed.
     """
     all_results = folder.results()
     left_out = []
     chosen = []
     for i in numbers:
-        result, name = all_results[i], _name(folder, i)
+        result, name = all_results[i], folder.run_path(i)
         if result and result["status"] == "diverged":
             left_out.append(f"{name} diverged at step {result['step']}")
         elif not result and not options.checkpoint.isdecimal():
@@ -44,69 +64,80 @@ def evaluate(folder: ProgramFolder, numbers: list[int], options: Options) -> tup
         else:
             chosen.append(i)
     if not chosen:
-        return [], left_out
+        return None, left_out
     runs = folder.runs()
     data = build.load_trained(runs[0], options.data_dir or folder.data_dir(), options.cache_dir)
     folder.claim(runs, data)
-    with contextlib.closing(folder), jax.default_matmul_precision(runs[0].matmul_precision):
+    with jax.default_matmul_precision(runs[0].matmul_precision):
         functions = build.functions(runs[0], data)
         restored = restore(folder, data, functions, options.checkpoint)
-        left_out += [f"{_name(folder, i)} {restored.faults[i]}" for i in chosen if restored.faults[i]]
+        left_out += [f"{folder.run_path(i)} {restored.faults[i]}" for i in chosen if restored.faults[i]]
         chosen = [i for i in chosen if not restored.faults[i]]
-        return _evaluate_restored(folder, chosen, runs, data, functions, restored, options) if chosen else [], left_out
-
-
-def _evaluate_restored(
-    folder: ProgramFolder,
-    chosen: list[int],
-    runs: list[Settings],
-    data: Dataset,
-    functions: build.Functions,
-    restored: progress.Restored,
-    options: Options,
-) -> list[Row]:
-    """The rows of the chosen runs at a checkpoint."""
-    params = restored.state.params["model"]
-    if options.figures:
-        from experiments.common import pictures  # matplotlib is slow to import
-
-        figure_folders = folder.figures()
-        with cli.drawing(folder.path / "figures"):
-            pictures.draw_curves(folder, chosen, data)
-        for i in chosen:
-            with cli.drawing(figure_folders[i]):
-                pictures.draw_model(figure_folders[i], data, functions.evaluated, progress.select_run(params, i))
-    if options.ais_steps:
-        annealing.check(functions.evaluated, progress.select_run(params, chosen[0]))
+        if not chosen:
+            return None, left_out
+        if options.ais_steps:
+            annealing.check(functions.evaluated, progress.select_run(restored.state.params["model"], chosen[0]))
     made_with = {"eval_samples": options.eval_samples} | annealing.settings(options)
-    figures = earlier_figures(folder, restored.epochs, made_with)
-    missing = [i for i in chosen if options.again or i not in figures]
-    if known := [i for i in chosen if i not in missing]:
-        which = f"{_name(folder, known[0])} was" if len(known) == 1 else f"{len(known)} runs in {folder.path} were"
-        print(f"{which} evaluated before, with as many samples; --again evaluates anew")
-    if missing:
-        devices = mesh.make(len(missing), batch_size=1)
-        some = mesh.over_runs_of(devices, jax.tree.map(lambda leaf: leaf[missing], restored.state))
-        for part in assess.test_figures(functions.evaluated, devices, some, data, runs[0], options.eval_samples):
-            for i, row in ((missing[place], row) for place, row in part.items()):
-                if options.ais_steps:
-                    of_run = progress.select_run(params, i)
-                    row |= annealing.figures(functions.evaluated, of_run, data, options)
-                made = {"run": i, "epoch": restored.epochs[i], "eval_samples": options.eval_samples}
-                folder.append([made | row | _describe_code()], "evaluations.jsonl")
-                figures[i] = row
+    earlier = earlier_rows(folder, restored.epochs, made_with)
+    return Chosen(folder, chosen, runs, data, functions, restored, earlier), left_out
+
+
+def evaluate(chosen: Chosen, options: Options) -> list[Row]:
+    """The test figures of the chosen runs, each with the run's settings.
+
+    Figures of an earlier evaluation are those of its row, and a printed sentence says so. Others are computed and
+    appended to evaluations.jsonl.
+
+    Raises:
+      OSError: If files cannot be written or images cannot be read.
+    """
+    with jax.default_matmul_precision(chosen.runs[0].matmul_precision):
+        if options.figures:
+            _draw(chosen)
+        known = {} if options.again else {i: chosen.earlier[i] for i in chosen.numbers if i in chosen.earlier}
+        if known:
+            print(describe_known(chosen.folder, known))
+        rows = known | _measure(chosen, [i for i in chosen.numbers if i not in known], options)
+    names = (*results.FIGURES, *results.ANNEALED, "active_units_by_layer")
     return [
-        runs[i].json()
-        | {"status": "done", "epoch": restored.epochs[i], "eval_samples": options.eval_samples}
-        | figures[i]
-        for i in chosen
+        chosen.runs[i].json()
+        | {"status": "done", "epoch": chosen.restored.epochs[i], "eval_samples": options.eval_samples}
+        | {name: value for name, value in rows[i].items() if name in names}
+        for i in chosen.numbers
     ]
 
 
-def _name(folder: ProgramFolder, run: int) -> str:
-    """The words that name a run in a sentence."""
-    names = folder.run_names()
-    return f"{folder.path} ({names[run]})" if len(names) > 1 else str(folder.path)
+def _draw(chosen: Chosen) -> None:
+    """Draws the curves of the runs, and the pictures of their models."""
+    from experiments.common import pictures  # matplotlib is slow to import
+
+    folder, params = chosen.folder, chosen.restored.state.params["model"]
+    figure_folders = folder.figures()
+    with cli.drawing(folder.path / "figures"):
+        pictures.draw_curves(folder, chosen.numbers, chosen.data)
+    for i in chosen.numbers:
+        with cli.drawing(figure_folders[i]):
+            model = chosen.functions.evaluated
+            pictures.draw_model(figure_folders[i], chosen.data, model, progress.select_run(params, i))
+
+
+def _measure(chosen: Chosen, numbers: list[int], options: Options) -> dict[int, Row]:
+    """Computes the figures of these runs and appends them to evaluations.jsonl."""
+    if not numbers:
+        return {}
+    model, data, restored = chosen.functions.evaluated, chosen.data, chosen.restored
+    devices = mesh.make(len(numbers), batch_size=1)
+    states = mesh.over_runs_of(devices, jax.tree.map(lambda leaf: leaf[numbers], restored.state))
+    rows = {}
+    for part in assess.test_figures(model, devices, states, data, chosen.runs[0], options.eval_samples):
+        for i, row in ((numbers[place], row) for place, row in part.items()):
+            if options.ais_steps:
+                params = progress.select_run(restored.state.params["model"], i)
+                row |= annealing.figures(model, params, data, options)
+            made = {"run": i, "epoch": restored.epochs[i], "eval_samples": options.eval_samples}
+            chosen.folder.append([made | row | _describe_code()], "evaluations.jsonl")
+            rows[i] = row
+    return rows
 
 
 def _describe_code() -> dict[str, str]:
@@ -114,15 +145,34 @@ def _describe_code() -> dict[str, str]:
     return {"git_commit": provenance.describe_code()["git_commit"], "versions": versions}
 
 
-def earlier_figures(folder: ProgramFolder, epochs: list[int], made_with: Row) -> dict[int, Row]:
-    """The figures of the last row in evaluations.jsonl of each run at its epoch that has the values `made_with`."""
-    names = (*results.FIGURES, *results.ANNEALED, "active_units_by_layer")
-    return {
-        i: {name: value for name, value in row.items() if name in names}
-        for i, rows in enumerate(folder.rows_by_run("evaluations.jsonl"))
-        for row in rows
-        if row["epoch"] == epochs[i] and made_with.items() <= row.items()
-    }
+def describe_known(folder: ProgramFolder, known: dict[int, Row]) -> str:
+    """A sentence about runs that were evaluated before; it names commits and versions that are not the present ones."""
+    which = f"{folder.run_path(min(known))} was" if len(known) == 1 else f"{len(known)} runs in {folder.path} were"
+    now = _describe_code()
+    codes = dict.fromkeys(code for row in known.values() if (code := _other_code(row, now)))
+    by_others = "".join(f", by {code}" for code in codes)
+    return f"{which} evaluated before, with as many samples{by_others}; --again evaluates anew"
+
+
+def _other_code(row: Row, now: dict[str, str]) -> str:
+    """The commit and the versions of a row that are not those of `now`; empty if none differs.
+
+    A commit with a + differs from itself: the code may have changed between.
+    """
+    commit = row.get("git_commit", "")
+    others = [name for name in row.get("versions", "").split(", ") if name not in now["versions"].split(", ")]
+    if commit != now["git_commit"] or commit.endswith("+"):
+        others.insert(0, f"commit {provenance.short(commit)}" if commit else "an unknown commit")
+    return " and ".join(filter(None, others))
+
+
+def earlier_rows(folder: ProgramFolder, epochs: list[int], made_with: Row) -> dict[int, Row]:
+    """The last row in evaluations.jsonl of each run at its epoch that has the values `made_with`."""
+    earlier = {}
+    for i, rows in enumerate(folder.rows_by_run("evaluations.jsonl")):
+        if alike := [row for row in rows if row["epoch"] == epochs[i] and made_with.items() <= row.items()]:
+            earlier[i] = results.most_accurate(alike)
+    return earlier
 
 
 def restore(folder: ProgramFolder, data: Dataset, functions: build.Functions, name: str) -> progress.Restored:

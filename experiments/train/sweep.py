@@ -342,8 +342,4 @@ def _report_other_code(programs: list[Program], unfinished: list[Program]) -> st
 
 def run_path(program: Program, i: int) -> str:
     """The words that name a run in a sentence."""
-    return (
-        f"{program.folder.path} ({program.folder.run_names()[i]})"
-        if len(program.runs) > 1
-        else str(program.folder.path)
-    )
+    return program.folder.run_path(i)

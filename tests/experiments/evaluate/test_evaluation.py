@@ -59,7 +59,8 @@ def test_the_runs_that_run_chooses_are_evaluated_with_their_own_parameters(sweep
     [other] = evaluate(sweep)  # does not repeat the run
     said = capsys.readouterr().out
     assert other["run"] == 0
-    assert "programs/0 (run2_seed=2) was evaluated before, with as many samples; --again evaluates anew" in said
+    assert "programs/0 (run2_seed=2) was evaluated before, with as many samples" in said
+    assert "--again evaluates anew" in said
     assert "2 runs" in said
     assert f"{row['test_nll_nats']:.2f}" not in said  # the table has means over seeds
     first, second = evaluate(sweep, "--again")
@@ -169,22 +170,66 @@ def evaluated(run: int, epoch: int = 2) -> dict:
     return {"run": run, "epoch": epoch, "eval_samples": 2} | nats
 
 
-def test_earlier_figures_are_those_of_the_same_run_epoch_and_number_of_samples(tmp_path):
+def test_earlier_rows_are_those_of_the_same_run_epoch_and_number_of_samples(tmp_path):
     folder = write_program(tmp_path, [Written(Settings(seed=seed)) for seed in (0, 1, 2)])
     rows = [evaluated(0, epoch=1), evaluated(1), evaluated(2) | {"eval_samples": 3}]
     two = {"eval_samples": 2}
-    write_rows(tmp_path / "evaluations.jsonl", [*rows, evaluated(1) | {"test_nll_nats": 7.0, "versions": "jax 1"}])
-    assert evaluation.earlier_figures(folder, [2, 2, 2], two) == {1: figures(evaluated(1)) | {"test_nll_nats": 7.0}}
-    assert list(evaluation.earlier_figures(folder, [1, 2, 2], two)) == [0, 1]  # the best epochs of runs may differ
-    assert list(evaluation.earlier_figures(folder, [2, 2, 2], {"eval_samples": 3})) == [2]
+    last = evaluated(1) | {"test_nll_nats": 7.0, "versions": "jax 1"}
+    write_rows(tmp_path / "evaluations.jsonl", [*rows, last])
+    assert evaluation.earlier_rows(folder, [2, 2, 2], two) == {1: last}
+    assert list(evaluation.earlier_rows(folder, [1, 2, 2], two)) == [0, 1]  # the best epochs of runs may differ
+    assert list(evaluation.earlier_rows(folder, [2, 2, 2], {"eval_samples": 3})) == [2]
+
+
+COMMIT = "0123456789" * 4
+NOW = {"git_commit": COMMIT, "versions": "python 3.11, jax 0.10.2"}
+
+
+@pytest.mark.parametrize(
+    ("code", "named"),
+    [
+        (NOW, ""),
+        (NOW | {"git_commit": "abcdef0123" * 4}, ", by commit abcdef0"),
+        (NOW | {"versions": "python 3.11, jax 0.9.1"}, ", by jax 0.9.1"),
+        (
+            {"git_commit": "abcdef0123" * 4, "versions": "python 3.10, jax 0.10.2"},
+            ", by commit abcdef0 and python 3.10",
+        ),
+        ({}, ", by an unknown commit"),
+    ],
+)
+def test_the_commit_and_the_versions_of_earlier_figures_are_named_if_they_differ(code, named, tmp_path, monkeypatch):
+    monkeypatch.setattr(evaluation, "_describe_code", lambda: NOW)
+    folder = write_program(tmp_path, [Written(Settings())])
+    sentence = evaluation.describe_known(folder, {0: evaluated(0) | code})
+    assert sentence == f"{tmp_path} was evaluated before, with as many samples{named}; --again evaluates anew"
+
+
+def test_a_commit_with_changes_is_always_named_and_once(tmp_path, monkeypatch):
+    changed = NOW | {"git_commit": f"{COMMIT}+"}
+    monkeypatch.setattr(evaluation, "_describe_code", lambda: changed)
+    folder = write_program(tmp_path, [Written(Settings(seed=seed)) for seed in (0, 1)])
+    sentence = evaluation.describe_known(folder, {i: evaluated(i) | changed for i in (0, 1)})
+    assert "2 runs in" in sentence
+    assert ", with as many samples, by commit 0123456+; --again" in sentence
+
+
+def test_a_bug_during_the_evaluation_keeps_its_traceback(sweep, monkeypatch):
+    def test_figures(*args):
+        raise ValueError("a bug")
+
+    monkeypatch.setattr(assess, "test_figures", test_figures)
+    with pytest.raises(ValueError, match="a bug"):
+        evaluate(sweep)
 
 
 def test_earlier_bounds_are_those_of_the_same_annealing(tmp_path):
     folder = write_program(tmp_path, [Written(Settings(seed=seed)) for seed in (0, 1)])
     annealed = {"ais_steps": 7, "ais_chains": 2}
-    write_rows(tmp_path / "evaluations.jsonl", [evaluated(0), evaluated(1) | annealed | {"ais_gap_nats": 0.5}])
-    earlier = lambda **made_with: evaluation.earlier_figures(folder, [2, 2], {"eval_samples": 2} | made_with)
-    assert earlier(**annealed) == {1: figures(evaluated(1)) | {"ais_gap_nats": 0.5}}
+    rows = [evaluated(0), evaluated(1) | annealed | {"ais_gap_nats": 0.5}]
+    write_rows(tmp_path / "evaluations.jsonl", rows)
+    earlier = lambda **made_with: evaluation.earlier_rows(folder, [2, 2], {"eval_samples": 2} | made_with)
+    assert earlier(**annealed) == {1: rows[1]}
     assert list(earlier()) == [0, 1]
     assert earlier(**annealed | {"ais_chains": 3}) == {}
 
@@ -220,7 +265,7 @@ def test_an_earlier_figure_of_a_run_that_does_not_exist_is_refused(run, tmp_path
     folder = write_program(tmp_path, [Written(Settings(seed=seed)) for seed in (0, 1, 2)])
     write_rows(tmp_path / "evaluations.jsonl", [evaluated(run)])
     with pytest.raises(ValueError, match=f"evaluations.jsonl has a row of run {run}, and there are 3 runs"):
-        evaluation.earlier_figures(folder, [2, 2, 2], {"eval_samples": 2})
+        evaluation.earlier_rows(folder, [2, 2, 2], {"eval_samples": 2})
 
 
 @pytest.mark.parametrize(
@@ -255,4 +300,4 @@ def test_the_data_are_read_from_the_folder_of_the_training_unless_another_is_giv
     monkeypatch.setattr(ProgramFolder, "data_dir", lambda self: "recorded")
     options = SimpleNamespace(data_dir=given, cache_dir=None, checkpoint="latest")
     with pytest.raises(Read, match=f"^{read}$"):
-        evaluation.evaluate(folder, [0], options)
+        evaluation.choose(folder, [0], options)
