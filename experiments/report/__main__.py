@@ -48,15 +48,13 @@ def main(options: flags.FlagValues = flags.FLAGS) -> None:
             foreign_files.refuse_links(path)  # a link could put a private file of the user into a page for others
         phases.say("reading")
         contents = workdirs.read(paths, options.run)
-        phases.say("drawing")
         verdict = compare(contents, options.compare)
-        page = make_page(contents, verdict, title=_title(paths))
-
         if output.is_dir():
             raise ValueError(f"--output={output} is a folder; give the name of a file")
         files.check_writable(output.parent, "output")
-        files.write_text(output, page)
-
+    with cli.one_sentence(OSError):
+        phases.say("drawing")
+        files.write_text(output, make_page(contents, verdict, title=_title(paths)))
     print(f"{output}: {_summary(contents)}, {output.stat().st_size / 1e6:.1f} MB")
 
 

@@ -138,6 +138,16 @@ def test_the_page_shows_the_runs_that_run_chooses(swept, tmp_path):
     assert ["learning_rate", "0.001"] in [[text for text, _ in line] for line in some.tables["alike"]]
 
 
+def test_a_bug_while_the_page_is_made_keeps_its_traceback(tmp_path, monkeypatch):
+    def broken(*args, **kwargs):
+        raise ValueError("a bug")
+
+    write_run(tmp_path, Settings())
+    monkeypatch.setattr(report, "make_page", broken)
+    with pytest.raises(ValueError, match="a bug"):
+        make_page(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
