@@ -25,14 +25,14 @@ x_test = vae.data.pixels(data.test, data.levels)
 model = vae.make_vae(image_shape=x.shape[1:], latent_dim=8, hidden=(64,))
 
 
-def train(seed: int):
-    """The model's variables after 30 epochs of the ELBO."""
+def train(seed: int, epochs: int):
+    """The model's variables after this many epochs of the ELBO."""
     estimator = vae.estimators.make("reparam", num_samples=1)
     optimizer = optax.adam(3e-3)
     step = vae.make_step(model.apply, vae.elbo, estimator, optimizer)
     epoch = jax.jit(vae.make_epoch(step, batch_size=128))
     state = vae.make_init(model, estimator, optimizer, x[:1])(jax.random.key(seed))
-    for _ in range(30):
+    for _ in range(epochs):
         state, _ = epoch(state, jax.random.key(100 + seed), x)
     return state.params["model"]
 
@@ -44,14 +44,19 @@ def mean_bound(bound, variables) -> float:
     return values(jax.random.key(5)).mean().item()
 
 
-def log_likelihood(variables) -> float:
-    return (
-        vae.evaluate.log_likelihood(model.apply, variables, x_test, jax.random.key(2), num_samples=1000).mean().item()
-    )
+def log_likelihood(variables, samples: int) -> float:
+    return vae.evaluate.log_likelihood(model.apply, variables, x_test, jax.random.key(2), samples).mean().item()
 
 
-runs = [train(seed) for seed in range(3)]
-print("| `bound` | seed 0 | seed 1 | seed 2 |", "|---|---|---|---|", sep="\n")
-for name, bound in BOUNDS.items():
-    print(f"| `{name}` |", " | ".join(f"{mean_bound(bound, run):.2f}" for run in runs), "|", flush=True)
-print("| `log_likelihood`, 1000 samples |", " | ".join(f"{log_likelihood(run):.2f}" for run in runs), "|")
+def main(seeds: int = 3, epochs: int = 30, samples: int = 1000) -> None:
+    runs = [train(seed, epochs) for seed in range(seeds)]
+    print("| `bound` |", " | ".join(f"seed {seed}" for seed in range(seeds)), "|")
+    print("|" + "---|" * (seeds + 1))
+    for name, bound in BOUNDS.items():
+        print(f"| `{name}` |", " | ".join(f"{mean_bound(bound, run):.2f}" for run in runs), "|", flush=True)
+    likelihoods = (f"{log_likelihood(run, samples):.2f}" for run in runs)
+    print(f"| `log_likelihood`, {samples} samples |", " | ".join(likelihoods), "|")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,5 +1,5 @@
 """Prints the rate of each stochastic layer for the runs of a sweep, nats of the test set, means over the runs of each
-program: PYTHONPATH=. python scripts/rates_by_layer.py WORKDIR."""
+program that did not diverge: PYTHONPATH=. python scripts/rates_by_layer.py WORKDIR."""
 
 import sys
 from pathlib import Path
@@ -7,22 +7,24 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from experiments.common import assess, build, progress, tables
+from experiments.common import assess, build, tables
 from experiments.common.program_folder import ProgramFolder, programs_of
+from experiments.evaluate.evaluation import restore
 from vae import evaluate
 
 SAMPLES = 20
 
 
 def mean_rates(folder: ProgramFolder) -> np.ndarray:
-    """The rate of each layer `[L]`, from the image upwards: the mean over test images and runs."""
-    runs = folder.runs()
-    data = build.load_trained(runs[0], folder.data_dir())
-    functions = build.functions(runs[0], data)
-    params = progress.restore(folder, runs[0], data, functions, "latest").state.params["model"]
+    """The rate of each layer `[L]`, from the image upwards: the mean over test images and runs. NaN without a run."""
+    run = folder.runs()[0]
+    data = build.load_trained(run, folder.data_dir())
+    functions = build.functions(run, data)
+    restored = restore(folder, data, functions, "latest")
     model, x = functions.evaluated, assess.pixels(data, "test")
     rates = lambda params: evaluate.rate_by_layer(model.apply, params, x, assess.key(), SAMPLES).mean(axis=0)
-    return np.asarray(jax.jit(jax.vmap(rates))(params)).mean(axis=0)
+    by_run = np.asarray(jax.jit(jax.vmap(rates))(restored.state.params["model"]))
+    return by_run[[not fault for fault in restored.faults]].mean(axis=0)
 
 
 def main(workdir: Path) -> None:

@@ -1,18 +1,23 @@
-"""The scripts refuse unknown arguments before they set up anything, and every command that they run is valid."""
+"""The scripts refuse unknown arguments before they set up anything, and every command that they run is valid. Those in
+Python make their tables."""
 
-import importlib
+import importlib.util
 import itertools
 import re
 import shutil
 import subprocess
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from absl import flags
 
 from experiments.common import cli, setting_flags
 from experiments.common.options import choose
+from experiments.common.program_folder import ProgramFolder
+from experiments.common.settings import Settings
 from experiments.published.claims import CLAIMS
+from tests.helpers.written_workdirs import Written, change_result, write_checkpoints, write_laboratory, write_workdir
 from vae.estimators import BY_NAME
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -126,3 +131,76 @@ def test_a_script_continues_after_a_diverged_run_and_stops_at_an_interrupt(scrip
         done = run(script, "data", "--quick")
         assert done.returncode == status
         assert ("experiments.report" in done.stdout) == (status == 1)
+
+
+def load(name: str) -> ModuleType:
+    """A Python script as a module."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / f"scripts/{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def lines_of(table: str) -> list[list[str]]:
+    """The cells of a table in Markdown, without its header."""
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()[2:]]
+
+
+def bounds_of_a_trained_vae(folder: Path, capsys: pytest.CaptureFixture) -> None:
+    script = load("annealed_bounds")
+    script.BOUNDS = dict([*script.BOUNDS.items()][:2])
+    script.main(seeds=1, epochs=1, samples=10)
+    elbo, annealed, likelihood = (float(value) for _, value in lines_of(capsys.readouterr().out))
+    assert -100 < elbo < annealed < likelihood < 0
+
+
+def rates_of_runs(folder: Path, capsys: pytest.CaptureFixture) -> None:
+    """A program of two seeds and another one. A run that diverged is left out of the mean."""
+    alike = {"hidden": (4,), "latent_dim": (3, 2), "objective": "elbo", "epochs": 2, "eval_samples": 2}
+    rates = {}
+    for status in ("done", "diverged"):
+        runs = [Written(Settings(**alike)), Written(Settings(**alike, seed=1), status=status)]
+        write_workdir(folder / status, [*runs, Written(Settings(**alike, inference="ladder"))])
+        for program in (0, 1):
+            write_checkpoints(ProgramFolder(folder / f"{status}/programs/{program}"), (2,))
+        load("rates_by_layer").main(folder / status)
+        rates[status] = lines_of(capsys.readouterr().out)
+    assert [line[:2] for line in rates["done"]] == [["3-2", "bottom_up"], ["3-2", "ladder"]]
+    assert all(len(list(map(float, line[2].split(", ")))) == 2 for lines in rates.values() for line in lines)
+    assert rates["diverged"][0] != rates["done"][0]
+    assert rates["diverged"][1] == rates["done"][1]
+
+
+def quantizers(folder: Path, capsys: pytest.CaptureFixture) -> None:
+    """One seed of a setting diverged, and all seeds of another. One measurement failed."""
+    sweeps = {
+        "vq": ("vq:codes=16", "rotation", ["done", "diverged"]),
+        "fsq": ("fsq:levels=4-4", "vq_straight_through", ["diverged", "diverged"]),
+        "stochastic_vq": ("stochastic_vq", "rebar", ["done", "done"]),
+    }
+    for i, (name, (posterior, estimator, status)) in enumerate(sweeps.items()):
+        setting = {"posterior": posterior, "estimator": estimator, "objective": "elbo"}
+        runs = [Written(Settings(**setting, seed=seed), float(i), status[seed]) for seed in (0, 1)]
+        write_workdir(folder / name, runs)
+        change_result(folder / f"{name}/programs/0", 0, **({"codes_used": 15.0} if status[0] == "done" else {}))
+    errors = {"encoding_variance": 4.0, "encoding_truth_norm": 2.0, "encoding_relative_bias": 0.25}
+    row = {"problem": "quantized", "estimator": "rotation", "num_samples": 1}
+    write_laboratory(folder / "smoothed", "encoding", [row | errors])
+    load("quantizers_table").main(folder)
+    assert lines_of(capsys.readouterr().out) == [
+        ["vq", "rotation", "15.0", "-", "18.60", "-23.10", "25 %", "100 %"],
+        ["stochastic_vq", "rebar", "15.0", "-", "18.60 ± 0.00", "-25.10 ± 0.00", "-", "-"],
+        ["fsq:levels=4-4", "vq_straight_through", "-", "-", "-", "-", "-", "-"],
+    ]
+
+
+RUNS = {
+    "annealed_bounds": bounds_of_a_trained_vae,
+    "quantizers_table": quantizers,
+    "rates_by_layer": rates_of_runs,
+}
+
+
+@pytest.mark.parametrize("script", sorted(path.stem for path in (ROOT / "scripts").glob("*.py")))
+def test_a_python_script_prints_its_table(script, tmp_path, capsys):
+    RUNS[script](tmp_path, capsys)

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from experiments.common import build, program_folder, progress, settings
+from experiments.common import build, foreign_files, program_folder, progress, settings, tables
 from experiments.common.program_folder import ProgramFolder
 from experiments.common.settings import Settings
 from vae import checkpoint
@@ -23,6 +23,8 @@ ENVIRONMENT = {
     "git_commit": "abc",
 }
 EPOCHS = (1, 10, 100)
+# The provenance of a measurement.
+MEASURED = {"device": "1 x cpu", "platform": "cpu, x86_64, 2 cores", "git_commit": "0123456789+", "seconds": 90.0}
 
 
 class Written(NamedTuple):
@@ -102,15 +104,33 @@ def write_checkpoints(folder: ProgramFolder, epochs: tuple[int, ...], best_epoch
     functions = build.functions(runs[0], data)
     shape = progress.shape_of(functions, len(runs), bool(best_epochs)).without_optimizer()
     rng = np.random.default_rng(0)
+    diverged = [result and result["status"] == "diverged" for result in folder.results()]
+    failed_step = np.array([24 if failed else 0 for failed in diverged], np.int32)
     steps = lambda epochs: np.array(epochs, np.int32) * functions.steps_per_epoch
     with checkpoint.writer(folder.checkpoints, keep=len(epochs)) as (save, _):
         for epoch in epochs:
             state = jax.tree.map(lambda leaf: rng.normal(0, 0.5, leaf.shape).astype(leaf.dtype), shape)
-            state = state._replace(state=state.state._replace(step=steps([epoch] * len(runs))))
+            state = state._replace(state=state.state._replace(step=steps([epoch] * len(runs))), failed_step=failed_step)
             if best_epochs:
                 best = state.best.state._replace(step=steps(best_epochs))
                 state = state._replace(best=state.best._replace(state=best))
             save(epoch, state)
+
+
+def write_measurement(folder: Path, settings: dict[str, Any], rows: list[dict[str, Any]]) -> None:
+    """The config.json and the results.csv of a measurement with these settings."""
+    folder.mkdir(parents=True, exist_ok=True)
+    config = MEASURED | {"settings": settings, "command": "python", "versions": {}}
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "results.csv").write_text(tables.to_csv(rows))
+
+
+def write_laboratory(folder: Path, group: str, rows: list[dict[str, Any]]) -> None:
+    """A result of the laboratory with one group of parameters. Figures that are not given are 1."""
+    others = {"declared_biased": False, "truth": "exact", "flops": 1, "seconds": 1, f"{group}_verdict": "best"}
+    others |= {f"{group}_{figure}": 1 for figure in foreign_files.LABORATORY}
+    rows = [row | others | row for row in rows]
+    write_measurement(folder, {"draws": 100, "confidence": 0.95}, rows)
 
 
 def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:

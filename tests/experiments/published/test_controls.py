@@ -12,8 +12,8 @@ from experiments.published import __main__ as published
 from experiments.published import controls, readme
 from experiments.published.claims import CLAIMS
 from experiments.published.controls import Control, figures
-from tests.experiments.published.test_readers import write_laboratory, write_toy
-from tests.helpers.written_workdirs import write_sweep
+from tests.experiments.published.test_readers import write_toy
+from tests.helpers.written_workdirs import write_laboratory, write_sweep
 
 ROOT = Path(__file__).resolve().parents[3]
 COSINE = "variance of the gradient of E cos 5z: score function"

@@ -5,13 +5,19 @@ import math
 
 import pytest
 
-from experiments.common import foreign_files, tables
+from experiments.common import tables
 from experiments.common.settings import Settings
 from experiments.published import __main__ as published
 from experiments.published import readers
-from tests.helpers.written_workdirs import Written, change_result, write_program, write_rows, write_sweep
-
-HEAD = {"device": "1 x cpu", "platform": "cpu, x86_64, 2 cores", "git_commit": "0123456789+", "seconds": 90.0}
+from tests.helpers.written_workdirs import (
+    Written,
+    change_result,
+    write_laboratory,
+    write_measurement,
+    write_program,
+    write_rows,
+    write_sweep,
+)
 
 
 def collected(folder):
@@ -23,20 +29,6 @@ def set_clock(program, seconds):
     """Sets the seconds of training at the last evaluation of a program."""
     *rows, last = [json.loads(line) for line in (program / "timing.jsonl").read_text().splitlines()]
     write_rows(program / "timing.jsonl", [*rows, last | {"train_seconds": seconds}])
-
-
-def write_measurement(folder, settings, rows):
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.json").write_text(json.dumps(HEAD | {"settings": settings, "command": "python", "versions": {}}))
-    (folder / "results.csv").write_text(tables.to_csv(rows))
-
-
-def write_laboratory(folder, group, rows):
-    """Writes a result of the laboratory with one group of parameters. Figures that are not given are 1."""
-    others = {"declared_biased": False, "truth": "exact", "flops": 1, "seconds": 1, f"{group}_verdict": "best"}
-    others |= {f"{group}_{figure}": 1 for figure in foreign_files.LABORATORY}
-    rows = [row | others | row for row in rows]
-    write_measurement(folder, {"draws": 100, "confidence": 0.95}, rows)
 
 
 # Trained models
