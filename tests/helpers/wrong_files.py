@@ -11,7 +11,7 @@ import numpy as np
 from absl import flags
 from sklearn.datasets import load_digits
 
-from experiments.common import build, program_folder, progress, setting_flags
+from experiments.common import build, foreign_files, program_folder, progress, setting_flags
 from experiments.common.files import write_json
 from experiments.common.settings import Settings
 from vae import checkpoint
@@ -25,6 +25,11 @@ LINKS = {
     "linked_store": ("store", "precious_folder"),
 }
 SETTINGS = ["--hidden=16", "--latent_dim=2", "--epochs=2", "--eval_samples=4"]
+
+
+def unknown_names(*folders: Path) -> set[str]:
+    """What commands made in these folders, in place of which a link would not be refused."""
+    return {path.name for folder in folders for path in folder.iterdir()} - set(foreign_files.NAMES)
 
 
 def write_data(folder: Path) -> None:

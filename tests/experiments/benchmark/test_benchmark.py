@@ -10,9 +10,11 @@ import pytest
 from absl import flags
 from jax.extend.core import jaxprs_in_params
 
+from experiments.benchmark import __main__ as benchmark
 from experiments.benchmark import commands, epoch, evaluation, sweep
 from experiments.common import setting_flags
 from experiments.train import __main__ as training
+from tests.helpers.report_pages import run_command
 from vae import estimators, evaluate, train
 
 
@@ -75,3 +77,13 @@ def test_only_training_counts_as_training(tmp_path):
         rows = [{"epoch": epoch, "step": epoch, "train_seconds": took} for epoch, took in enumerate(seconds, 1)]
         (folder / "timing.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert commands.training_seconds(tmp_path) == 5.5
+
+
+def test_a_file_of_the_benchmark_replaces_a_link(tmp_path, monkeypatch):
+    monkeypatch.setitem(benchmark.SECTIONS, "epoch", lambda options: ({"runs": 1}, "a table"))
+    (tmp_path / "precious").write_text("mine")
+    for name in ("benchmark.json", "benchmark.md"):
+        (tmp_path / name).symlink_to(tmp_path / "precious")
+    run_command(benchmark, "--sections=epoch", f"--output={tmp_path}")
+    assert (tmp_path / "precious").read_text() == "mine"
+    assert json.loads((tmp_path / "benchmark.json").read_text())["epoch"] == {"runs": 1}

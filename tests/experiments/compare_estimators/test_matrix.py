@@ -6,6 +6,7 @@ from experiments.common import plots, tables
 from experiments.compare_estimators import __main__ as compare_estimators
 from experiments.compare_estimators import matrix, picture
 from tests.helpers.laboratory import read, run
+from tests.helpers.wrong_files import unknown_names
 
 SMALL = ["--problem=all", "--estimators=reparam,leave_one_out,straight_through", "--draws=100", "--rounds=3"]
 
@@ -61,6 +62,11 @@ def test_the_matrix_has_the_figures_of_each_problem(measured):
     ratio = float(score["variance_x_evaluations"]) / float(score["variance_x_flops"])
     evaluations_per_flop = 2 / float(score["flops"]) * float(pathwise["flops"])
     assert ratio == pytest.approx(evaluations_per_flop, rel=1e-6)
+
+
+def test_links_are_refused_in_place_of_every_file(measured):
+    assert unknown_names(measured / "cosine", measured / "coins") == set()
+    assert unknown_names(measured) == {"cosine", "coins"}
 
 
 @pytest.mark.parametrize("judge_by", ["flops", "evaluations", "seconds"])

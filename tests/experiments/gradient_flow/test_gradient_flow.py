@@ -145,8 +145,12 @@ def test_the_picture_shows_which_gradients_a_sampler_blocks(one_datum, sampler, 
 
 
 def test_the_command_writes_the_picture_and_the_gradients_that_do_not_arrive(tmp_path, capsys):
-    run_command(gradient_flow, f"--output={tmp_path}/new")
     folder = tmp_path / "new"
+    folder.mkdir()
+    (tmp_path / "precious").write_text("mine")
+    (folder / "gradient_flow.json").symlink_to(tmp_path / "precious")
+    run_command(gradient_flow, f"--output={folder}")
+    assert (tmp_path / "precious").read_text() == "mine"  # the file replaces the link
     assert sorted(p.name for p in folder.iterdir()) == [f"gradient_flow.{kind}" for kind in ("json", "pdf", "png")]
     panels = json.loads((folder / "gradient_flow.json").read_text())["panels"]
     cut = {

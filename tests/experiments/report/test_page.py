@@ -12,11 +12,13 @@ from experiments.report import __main__ as report
 from experiments.report import page as page_module
 from tests.helpers.report_pages import Page, make_page, run_command
 from tests.helpers.written_workdirs import PNG, Written, write_program, write_run, write_sweep, write_workdir
+from tests.helpers.wrong_files import unknown_names
 
 
 def test_the_page_loads_no_other_file_and_its_bytes_do_not_change(swept):
     folder, page = swept
     assert all(load.startswith(("#", "data:")) for load in page.loads)
+    assert unknown_names(folder) == set()
     text = (folder / "report.html").read_bytes()
     assert len(text) < 10_000_000
     assert b"@import" not in text.split(b"</style>")[0]

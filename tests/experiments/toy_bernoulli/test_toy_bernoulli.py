@@ -14,6 +14,7 @@ from experiments.common.problems import bits
 from experiments.common.task import make_estimator
 from experiments.toy_bernoulli import __main__ as toy_bernoulli
 from tests.helpers.report_pages import make_page
+from tests.helpers.wrong_files import unknown_names
 from vae import diagnostics
 from vae.estimators import bind
 
@@ -82,6 +83,7 @@ def test_the_command_writes_curves_tables_and_a_picture_and_does_not_train_twice
     )
     assert loss("exact", "400") < loss("leave_one_out", "400") < loss("reinforce", "400")
     assert (tmp_path / "figures" / "toy.png").stat().st_size > 10_000
+    assert unknown_names(tmp_path) == set()
     assert "picture:" in capsys.readouterr().out
 
     # The same command does not train again, and writes the file that is missing.

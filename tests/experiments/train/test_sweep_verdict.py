@@ -4,6 +4,7 @@ import csv
 
 from experiments.common import comparison
 from tests.helpers.entry_points import train
+from tests.helpers.wrong_files import unknown_names
 
 SWEEP = [
     "--estimator=reparam,stl",
@@ -24,6 +25,7 @@ def test_a_sweep_ends_with_its_verdict_which_later_commands_write_again(tmp_path
     assert verdict in first.out
     assert verdict in again.out
     assert (workdir / "figures" / "verdict.png").exists()
+    assert unknown_names(workdir) == set()
     with open(workdir / "results.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     for row in rows:
