@@ -46,13 +46,10 @@ def draw_sweep(path: Path, runs: list[Curve], names: list[str]) -> None:
       runs: For each run its row of results.csv, its evaluations, and the seconds of training by epoch.
       names: The names of the settings in which the runs differ. The best setting is drawn first.
     """
-    by_setting: dict[tuple, list[Curve]] = {}
-    for run in runs:
-        by_setting.setdefault(tuple(str(run[0][name]) for name in names), []).append(run)
     curves = []
     points = []
-    for mean in results.aggregate([row for row, _, _ in runs], names):
-        for row, evaluations, seconds in by_setting[tuple(str(mean[name]) for name in names)]:
+    for _, members in results.group(runs, names, lambda run: run[0]):
+        for row, evaluations, seconds in members:
             label = results.label(row, names).replace("$", r"\$")  # a plain $ would begin a formula
             times = results.seconds_at(evaluations, seconds)
             curve = {"label": label, "rows": evaluations, "seconds": times, "status": row["status"]}

@@ -2,7 +2,8 @@
 
 import math
 import statistics
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from experiments.common import options, tables
 from experiments.common.settings import FIELDS
@@ -53,6 +54,7 @@ SIGNS |= {"ema_test_nll_nats": -1, "ema_test_elbo_nats": 1}
 ABOUT_STARS = "* marks estimators that are biased according to their papers."
 
 Row = dict[str, Any]
+Run = TypeVar("Run")
 
 
 def varying(rows: list[Row]) -> list[str]:
@@ -80,13 +82,24 @@ def aggregate(rows: list[Row], names: list[str] | None = None) -> list[Row]:
     Args:
       names: The names of the settings that distinguish rows; by default all that vary.
     """
-    names = varying(rows) if names is None else names
-    groups: dict[tuple, list[Row]] = {}
-    for row in rows:
-        groups.setdefault(tuple(str(row[name]) for name in names), []).append(row)
-    means = [_mean_row(members, names) for members in groups.values()]
-    key = ranked_by(means)
-    return sorted(means, key=lambda row: _best_first(row, key))
+    return [mean for mean, _ in group(rows, varying(rows) if names is None else names)]
+
+
+def group(
+    runs: list[Run], names: list[str], row_of: Callable[[Run], Row] = lambda row: row
+) -> list[tuple[Row, list[Run]]]:
+    """For each setting its row of `aggregate` and its runs, in the order of `aggregate`.
+
+    Args:
+      names: The names of the settings that distinguish rows.
+      row_of: The row of a run.
+    """
+    settings: dict[tuple, list[Run]] = {}
+    for run in runs:
+        settings.setdefault(tuple(str(row_of(run)[name]) for name in names), []).append(run)
+    groups = [(_mean_row(list(map(row_of, members)), names), members) for members in settings.values()]
+    key = ranked_by([mean for mean, _ in groups])
+    return sorted(groups, key=lambda pair: _best_first(pair[0], key))
 
 
 def _mean_row(members: list[Row], names: list[str]) -> Row:
@@ -297,7 +310,6 @@ def cell(row: Row, key: str) -> str:
     if key not in FIGURES | ANNEALED and key != "validation_elbo_nats":
         return str(value)
     digits = {"active_units": 1, "codes_used": 1, "code_perplexity": 1, "test_bits_per_dim": 3}.get(key, 2)
-    error = row.get(f"{key}_se", math.nan)
-    text = f"{value:.{digits}f}" + ("" if math.isnan(error) else f" ± {error:.{digits}f}")
+    text = tables.with_error(value, row.get(f"{key}_se", math.nan), digits)
     layers = row.get("active_units_by_layer") if key == "active_units" else None
     return f"{text} ({layers})" if layers else text

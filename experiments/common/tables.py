@@ -148,6 +148,11 @@ def number(value: float, digits: int = 3) -> str:
     return f"{value:.{max(0, digits - 1 - exponent)}f}"
 
 
+def with_error(value: float, error: float, digits: int) -> str:
+    """A value and its error, with `digits` digits after the point; the value alone if the error is NaN."""
+    return f"{value:.{digits}f}" + ("" if math.isnan(error) else f" ± {error:.{digits}f}")
+
+
 def plus_minus(value: float, error: float) -> str:
     """A value and its error: the error with two digits, the value to the same decimal place.
 

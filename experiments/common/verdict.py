@@ -229,7 +229,7 @@ def table(comparison: Comparison, paper: bool = False) -> list[list[str]]:
     for choice in comparison.choices:
         if choice.chosen:
             settings = [str(choice.chosen.settings[name]) for name in names]
-            means = [_plus_minus(*choice.chosen.mean(figure)) for figure in figures]
+            means = [tables.with_error(*choice.chosen.mean(figure), digits=2) for figure in figures]
             lines.append([_cell(comparison, choice.value, paper), *settings, str(len(choice.chosen.rows)), *means])
     return lines
 
@@ -318,10 +318,6 @@ def _hardly_uses_latents(candidate: Candidate) -> bool:
 
 def _has_validation(choice: Choice) -> bool:
     return choice.chosen is None or all(VALIDATION in row for row in choice.chosen.rows.values())
-
-
-def _plus_minus(value: float, error: float) -> str:
-    return f"{value:.2f}" + ("" if math.isnan(error) else f" ± {error:.2f}")
 
 
 def _other(pair: Pair, value: str) -> str:

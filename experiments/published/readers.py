@@ -31,7 +31,7 @@ def figure_over_seeds(figure: str, unit: str = "nats", sign: int = 1, units: boo
         runs = [_with_best_evaluation(run) for run in _finished_runs(path, figure, settings)]
         values = [sign * run.row[figure] for run in runs]
         mean, error = results.mean_and_error(values)
-        obtained = f"{mean:.2f}" + (f" ± {error:.2f}" if len(values) > 1 else "") + f" {unit}"
+        obtained = f"{tables.with_error(mean, error, digits=2)} {unit}"
         if units:
             obtained += f", {results.units([run.row for run in runs])} units"
         seeds = _number_of_seeds(path, runs)

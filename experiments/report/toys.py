@@ -3,7 +3,7 @@
 import math
 from html import escape
 
-from experiments.common.tables import number
+from experiments.common.tables import number, with_error
 from experiments.common.workdirs import Toy
 from experiments.report import charts
 from experiments.report.elements import Cell, Charts, Fact, Section, large_figures, table
@@ -52,8 +52,8 @@ def _estimators(toy: Toy, point: str) -> str:
     """A table of every row of the toy's results.csv at this point."""
     lines = []
     for row in (row for row in toy.rows if row["point"] == point):
-        loss, error = row["final_loss"], row["final_loss_stderr"]
-        shown = f"{loss:.6f}" + ("" if math.isnan(error) else f" ± {error:.6f}")
+        loss = row["final_loss"]
+        shown = with_error(loss, row["final_loss_stderr"], digits=6)
         variance = Cell(number(row["first_variance"]), row["first_variance"])
         lines.append([Cell(row["estimator"]), Cell(row["family"]), Cell(shown, loss), variance])
     return table(["estimator", "works with", "final loss", "variance at the start"], lines, f"toy {point}")

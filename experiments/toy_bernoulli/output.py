@@ -1,6 +1,5 @@
 """The files of a trained toy problem: curves.csv, results.csv, results.md and figures/toy.png."""
 
-import math
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +79,6 @@ def _family(name: str) -> str:
 
 
 def _cells(row: dict[str, Any]) -> list[str]:
-    error = row["final_loss_stderr"]
-    loss = f"{row['final_loss']:.6f}" + ("" if math.isnan(error) else f" ± {error:.6f}")
+    loss = tables.with_error(row["final_loss"], row["final_loss_stderr"], digits=6)
     mark = " *" if row["family"] == BIASED else ""
     return [row["point"], row["estimator"] + mark, loss, tables.number(row["first_variance"])]

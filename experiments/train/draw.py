@@ -65,13 +65,8 @@ def _draw_program(program: Program, finished: list[Finished], figures: str) -> N
 
 def _best_of_each_setting(runs: list[Finished]) -> list[Finished]:
     """The best run of each setting, the best settings first, and at most MOST_SETTINGS of them."""
-    rows = [run.row for run in runs]
-    names = results.varying(rows)
-    groups: dict[tuple, list[Finished]] = {}
-    for run in runs:
-        groups.setdefault(tuple(str(run.row[name]) for name in names), []).append(run)
-    best_first = [groups[tuple(str(mean[name]) for name in names)] for mean in results.aggregate(rows, names)]
-    return [group[results.best([run.row for run in group])] for group in best_first[:MOST_SETTINGS]]
+    groups = results.group(runs, results.varying([run.row for run in runs]), lambda run: run.row)
+    return [members[results.best([run.row for run in members])] for _, members in groups[:MOST_SETTINGS]]
 
 
 def _without(folder: ProgramFolder, numbers: list[int], picture: str) -> list[int]:

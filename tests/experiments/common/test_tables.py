@@ -82,3 +82,8 @@ def test_no_command_reads_tables_in_a_way_of_its_own():
     readers = [path for path in sources if "csv.DictReader" in path.read_text(encoding="utf-8")]
     readers = [path.relative_to(root).as_posix() for path in readers if "template" not in path.parts]
     assert readers == ["experiments/common/tables.py"]
+
+
+def test_an_error_that_is_not_known_is_left_out():
+    assert tables.with_error(1.234, 0.5, digits=2) == "1.23 ± 0.50"
+    assert tables.with_error(1.234, math.nan, digits=1) == "1.2"
