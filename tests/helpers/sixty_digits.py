@@ -15,6 +15,14 @@ def normal(mean, log_var, z):
     return -((z - mean) ** 2) / exp(log_var) / 2 - log_var / 2 - log(2 * mp.pi) / 2
 
 
+def low_rank_normal(log_var, factor, z):
+    """The mean is 0; `factor` has a row for each number of log_var."""
+    with mp.workdps(240):  # the determinant cancels
+        covariance, z = _covariance(log_var, factor), mp.matrix(z)
+        quadratic = (z.T * mp.lu_solve(covariance, z))[0]
+        return -(quadratic + log(mp.det(covariance)) + len(z) * log(2 * mp.pi)) / 2
+
+
 def laplace(mean, log_scale, z):
     return -abs(z - mean) / exp(log_scale) - log_scale - log(2)
 
@@ -78,6 +86,18 @@ def discretized_logistic(mean, log_scale, x, levels=256):
 def kl_normal(mean, log_var, mean_p, log_var_p):
     ratio = exp(log_var - log_var_p)
     return ((mean - mean_p) ** 2 / exp(log_var_p) + ratio - 1 - log(ratio)) / 2
+
+
+def kl_low_rank_normal(log_var, factor, log_var_p):
+    """Both means are 0."""
+    with mp.workdps(240):
+        covariance = _covariance(log_var, factor)
+        ratios = sum(covariance[i, i] / exp(each) - 1 + each for i, each in enumerate(log_var_p))
+        return (ratios - log(mp.det(covariance))) / 2
+
+
+def _covariance(log_var, factor):
+    return mp.diag([exp(each) for each in log_var]) + mp.matrix(factor) * mp.matrix(factor).T
 
 
 def kl_laplace(mean, log_scale, mean_p, log_scale_p):

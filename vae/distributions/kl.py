@@ -68,9 +68,10 @@ def _kl_multivariate_normal(q: MultivariateNormal, p: Normal) -> Float[Array, "*
 
 
 def _kl_low_rank_normal(q: LowRankNormal, p: Normal) -> Float[Array, "*batch"]:
-    inverse_var = jnp.exp(-p.log_var)
-    trace = jnp.exp(q.log_var - p.log_var) + jnp.sum(jnp.square(q.factor), axis=-1) * inverse_var
-    quadratic = jnp.square(q.mean - p.mean) * inverse_var + p.log_var - 1
+    inverse_scale = jnp.exp(-0.5 * p.log_var)
+    shared = jnp.sum(jnp.square(q.factor * inverse_scale[..., None]), axis=-1)
+    trace = jnp.exp(q.log_var - p.log_var) + shared
+    quadratic = jnp.square((q.mean - p.mean) * inverse_scale) + p.log_var - 1
     return 0.5 * (jnp.sum(trace + quadratic, axis=-1) - log_det_covariance(q))
 
 
