@@ -5,6 +5,7 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.lax import stop_gradient
 
 from vae import distributions
 from vae.estimators.contract import Estimator, Integrand
@@ -19,12 +20,14 @@ def exact(num_samples: int = 1, order: int = 24) -> Estimator:
     MultivariateNormal).
 
     The quadrature has `order` nodes for each dimension, and the sum over Poisson counts has the counts below `order`.
-    For a bound of K = `num_samples` samples, the sum runs over all K-tuples of states or nodes, so K and D must be
-    small. Importance weights can vary fast between nodes: double `order` to check the answer. `estimate` ignores its
-    key.
+    If these lack more than 1e-4 of the probability of a datum, its value and gradient are NaN; with numbers that are
+    not traced, `estimate` raises. Less may still matter for an f that grows fast, and importance weights can vary fast
+    between nodes: double `order` to check the answer. For a bound of K = `num_samples` samples, the sum runs over all
+    K-tuples of states or nodes, so K and D must be small. `estimate` ignores its key.
 
     Raises:
-      ValueError: from `estimate`, if there are more than 2^22 states, nodes or tuples.
+      ValueError: from `estimate`, if there are more than 2^22 states, nodes or tuples, or if the counts below `order`
+        lack a part of the probability.
     """
     check_positive(order=order)
 
@@ -67,7 +70,19 @@ def nodes(q, order: int = 24):
     else:
         return _gauss_hermite(q, order)
     z = jnp.broadcast_to(_over_batch(states, q.batch_shape), (len(states), *q.mean.shape))
-    return z, q.log_prob(z)
+    log_weight = q.log_prob(z)
+    return z, _complete(log_weight, order) if isinstance(q, distributions.Poisson) else log_weight
+
+
+def _complete(log_weight: jax.Array, order: int) -> jax.Array:
+    """The logs of the weights, which are NaN for a datum whose weights do not sum to 1."""
+    lacking = jnp.sum(jnp.exp(stop_gradient(log_weight)), axis=0) < 1 - 1e-4
+    if not isinstance(lacking, jax.core.Tracer) and jnp.any(lacking):
+        raise ValueError(
+            f"the counts below {order} lack more than 1e-4 of the probability of a Poisson with so large a mean; "
+            "choose a larger order"
+        )
+    return log_weight + jnp.where(lacking, jnp.nan, 0.0).astype(log_weight.dtype)  # a sum, so the gradient is NaN too
 
 
 def _gauss_hermite(q, order: int):

@@ -21,7 +21,7 @@ def test_the_measure_valued_gradient_steps_upwards(monkeypatch):
     report = measure(make("measure_valued"), problem("Poisson"), mean, exact, chunk=2**12, max_chunks=2)
     assert report.biased() == []
     module = importlib.import_module("vae.estimators.measure_valued")
-    down = lambda q, key, z: [module._Pair(q.log_mean, weight=q.mean, first=z, second=z - 1)]
+    down = lambda q, key, z: [module._Pair(q.log_mean, weight=q.mean, first=z, second=jnp.maximum(z - 1, 0))]
     monkeypatch.setitem(module._PAIRS, Poisson, down)
     report = measure(make("measure_valued"), problem("Poisson"), mean, exact, chunk=2**12, max_chunks=2)
     assert report.biased() == ["phi"]
@@ -40,6 +40,18 @@ def test_the_exact_expectation_is_the_truncated_sum():
     found = jax.jit(jax.value_and_grad(value))(q)
     np.testing.assert_allclose(found[0], truth[0], rtol=1e-5)
     np.testing.assert_allclose(found[1].log_mean, truth[1], rtol=1e-5)
+
+
+def test_a_truncated_sum_that_lacks_probability_is_never_a_number():
+    value = lambda q: jnp.sum(make("exact").estimate({}, {}, None, q, lambda z: jnp.sum(z, axis=-1)).value)
+    q = Poisson(np.float32([[4.0, 0.0]]))
+    with pytest.raises(ValueError, match="the counts below 24 lack more than 1e-4"):
+        value(q)
+    found, gradient = jax.jit(jax.value_and_grad(value))(q)
+    assert np.isnan(found)
+    assert np.isnan(gradient.log_mean).all()
+    value = lambda q: jnp.sum(make("exact", order=150).estimate({}, {}, None, q, lambda z: jnp.sum(z, axis=-1)).value)
+    np.testing.assert_allclose(value(q), np.exp(4) + 1, rtol=1e-5)
 
 
 @pytest.mark.parametrize("temperature", [0.5, 0.01])
