@@ -3,6 +3,7 @@
 z_1 ~ q(. | x),  z_2 ~ q(. | z_1),  ...,  z_L ~ q(. | z_{L-1})
 """
 
+import functools
 from collections.abc import Callable
 from dataclasses import field
 from typing import Any
@@ -15,6 +16,7 @@ from jax.lax import stop_gradient
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from vae.distributions import family
+from vae.distributions.base import event_shape
 
 # A sample of one layer, `[K, *batch, D]` or `[K, *batch, D, C]`; and of all layers.
 Layer = Float[Array | np.ndarray, "..."]
@@ -52,26 +54,32 @@ class Markov:
         return 1 + len(self.weights)  # the first layer has no weights: it is a distribution
 
     @property
-    def rsample(self):
-        """A method like `sample` that carries gradients. It exists only if the first layer has it."""
-        if getattr(self.first, "rsample", None) is None:
-            raise AttributeError(f"{type(self.first).__name__} layers are not reparameterizable")
+    def rsample(self) -> Callable[[PRNGKeyArray, int], Layers]:
+        """A method like `sample` that carries gradients. It exists only if every layer has it."""
+        self._ask_layers_for("rsample")
         return lambda key, num_samples: self._draw("rsample", key, num_samples)
 
     @property
-    def rsample_and_log_prob(self):
-        """A method that draws the samples of `rsample` and log q of them. It exists only if the first layer has it."""
-        if not hasattr(self.first, "rsample_and_log_prob"):
-            raise AttributeError(f"{type(self.first).__name__} layers are not reparameterizable")
+    def rsample_and_log_prob(self) -> Callable[[PRNGKeyArray, int], tuple[Layers, Array]]:
+        """A method that draws the samples of `rsample` and log q of them. It exists only if every layer has it."""
+        self._ask_layers_for("rsample_and_log_prob")
         return self._rsample_and_log_prob
 
     @property
     def with_path(self) -> Callable[[Layers], Layers]:
-        """A method that gives a sample the derivative of `rsample`, through all layers. It exists only if the first
-        layer has it."""
-        if not hasattr(self.first, "with_path"):
-            raise AttributeError(f"{type(self.first).__name__} layers cannot be inverted")
+        """A method that gives a sample the derivative of `rsample`, through all layers. It exists only if every layer
+        has it."""
+        self._ask_layers_for("with_path")
         return self._with_path
+
+    @property
+    def has_density(self) -> bool:
+        return all(getattr(layer, "has_density", True) for layer in self._kinds)
+
+    @property
+    def is_deterministic(self) -> bool:
+        """Whether a layer is one deterministic code, in which log q(z) has no derivative."""
+        return any(getattr(layer, "is_deterministic", False) for layer in self._kinds)
 
     def sample(self, key: PRNGKeyArray, num_samples: int) -> Layers:
         return stop_gradient(self._draw("sample", key, num_samples))
@@ -104,6 +112,22 @@ class Markov:
         first, *rest = [getattr(q, "mean", z) for q, z in zip(self._layers(layers), layers, strict=True)]
         first = first if hasattr(self.first, "mean") else jnp.mean(first, axis=0)
         return self.ordered((first, *(jnp.mean(means, axis=0) for means in rest)))
+
+    def _ask_layers_for(self, method: str) -> None:
+        for layer in self._kinds:
+            if not hasattr(layer, method):
+                raise AttributeError(f"{type(layer).__name__} layers have no {method}")
+
+    @functools.cached_property
+    def _kinds(self) -> list[Any]:
+        """The distribution of each layer, with shapes in the place of parameters that depend on samples."""
+        kinds = [self.first]
+        for index in range(1, self.num_layers):
+            before = kinds[-1]
+            shape = (1, *self.batch_shape, *event_shape(before))
+            z = jax.ShapeDtypeStruct(shape, jax.tree.leaves(before)[0].dtype)
+            kinds.append(jax.eval_shape(lambda q, z, index=index: q.layer(index, z), self, z))
+        return kinds
 
     def _layers(self, layers: Layers) -> list[Any]:
         """The distribution of each layer, given the layers before."""

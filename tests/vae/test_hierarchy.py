@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from jax.lax import stop_gradient
 
+from tests.helpers.flows import make_flow
 from tests.helpers.random_models import parameters
 from vae import distributions as dist
 from vae import estimators, models, objectives
@@ -106,6 +107,28 @@ def test_layers_without_rsample_are_refused_by_pathwise_estimators():
     estimator = estimators.reparam()
     with pytest.raises(ValueError, match="leave_one_out"):
         estimator.estimate({}, {}, jax.random.key(0), q, lambda z: jnp.sum(z[0], axis=-1))
+
+
+def test_layers_have_a_path_only_if_every_layer_has():
+    normal = dist.Normal(np.float32([[0.1]]), np.float32([[0.0]]))
+    q = Markov(normal, (np.float32(1.0),), (lambda weight, z: dist.Bernoulli(z * weight),))
+    for method in ("rsample", "rsample_and_log_prob", "with_path"):
+        assert not hasattr(q, method)
+        assert hasattr(_posterior(PARAMS), method)
+    for name in ("reparam", "stl", "auto"):
+        with pytest.raises(ValueError, match=f"{name} cannot estimate gradients with Markov latents"):
+            estimators.make(name).init(jax.random.key(0), q)
+    assert estimators.BY_NAME["leave_one_out"].refusal(q) is None
+
+
+def test_layers_have_a_density_only_if_every_layer_has():
+    planar = make_flow("planar", dim=1)
+    first = dist.Normal(np.zeros((2, 1), np.float32), np.zeros((2, 1), np.float32))
+    q = Markov(first, (planar,), (lambda flow, z: dataclasses.replace(flow, location=flow.location + z),))
+    assert not q.has_density
+    assert "needs log q(z) of a given z" in estimators.BY_NAME["leave_one_out"].refusal(q)
+    assert estimators.BY_NAME["reparam"].refusal(q) is None
+    assert _posterior(PARAMS).has_density
 
 
 def test_a_network_of_two_layers_trains_every_weight():

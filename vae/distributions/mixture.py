@@ -30,6 +30,10 @@ class Mixture:
         return self.logits.shape[:-1]
 
     @property
+    def event_shape(self) -> tuple[int, ...]:
+        return event_shape(self.components)
+
+    @property
     def mean(self) -> Float[Array, "..."]:
         """E[z], `[*batch, *event]`; components without a mean have none."""
         weights = jnp.expand_dims(jax.nn.softmax(self.logits, axis=-1), self._event_axes)
@@ -48,7 +52,7 @@ class Mixture:
 
     @property
     def _event_axes(self) -> tuple[int, ...]:
-        return tuple(range(-len(event_shape(self.components)), 0))
+        return tuple(range(-len(self.event_shape), 0))
 
     @property
     def _axis(self) -> int:

@@ -123,7 +123,7 @@ class Entry:
 
     def _accepts(self, q: Any) -> bool:
         family = q if isinstance(q, type) else type(q)
-        reparameterizable = "reparameterizable" in self.latents and getattr(q, "rsample", None) is not None
+        reparameterizable = "reparameterizable" in self.latents and hasattr(q, "rsample")
         return "any" in self.latents or reparameterizable or family.__name__ in self.latents
 
 
