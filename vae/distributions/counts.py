@@ -1,7 +1,8 @@
 """Distributions of counts 0, 1, 2, ...: Poisson and negative binomial, with the logs of their means as parameters.
 
 The densities are written with the small parts that remain when log-gammas cancel on paper (special.py), so that they
-are right in float32 for means of any size. Samples are float32 and carry no gradient.
+are right in float32 for means of any size. Between the counts they are continuous, for relaxed counts; below 0 they are
+-inf. Samples are float32 and carry no gradient; above 2^24 they are rounded to the floats.
 """
 
 import jax
@@ -12,6 +13,9 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from vae.distributions.base import Vectors, family
 from vae.distributions.special import HALF_LOG_2PI, Numbers, deviance, log_gamma_draws, softplus, stirling_error
+
+# The mean above which Poisson counts are drawn by a normal approximation.
+_MANY = 1e4
 
 
 class _ByLogMean:
@@ -36,11 +40,12 @@ class Poisson(_ByLogMean):
         return _poisson(key, jnp.broadcast_to(self.mean, (num_samples, *self.mean.shape)))
 
     def log_prob(self, x: Vectors) -> Float[Array, "*#samples"]:
-        log_x = _log_at_least_one(x)
+        log_x = jnp.log(jnp.where(x >= 1, x, 1.0))
         positive = -deviance(log_x, self.log_mean - log_x) - 0.5 * log_x - HALF_LOG_2PI - stirling_error(log_x)
         # Only relaxed counts lie between 0 and 1.
         below_one = x * self.log_mean - self.mean - gammaln(1 + x)
-        return jnp.sum(jnp.where(x >= 1, positive, jnp.where(x > 0, below_one, -self.mean)), axis=-1)
+        log_density = jnp.where(x >= 1, positive, jnp.where(x > 0, below_one, -self.mean))
+        return jnp.sum(jnp.where(x < 0, -jnp.inf, log_density), axis=-1)
 
 
 @family
@@ -60,7 +65,7 @@ class NegativeBinomial(_ByLogMean):
         return _poisson(key_count, jnp.exp(log_gamma + self.log_mean - self.log_concentration))
 
     def log_prob(self, x: Vectors) -> Float[Array, "*#samples"]:
-        log_m, log_r, log_x = self.log_mean, self.log_concentration, _log_at_least_one(x)
+        log_m, log_r, log_x = self.log_mean, self.log_concentration, jnp.log(jnp.where(x > 0, x, 1.0))
         log_xr, log_mr = jnp.logaddexp(log_x, log_r), jnp.logaddexp(log_m, log_r)
         # x log(x / m) - (x + r) log((x + r) / (m + r)): two deviances, which would cancel if r were small.
         deviances = deviance(log_x, log_m - log_x) - deviance(log_xr, log_mr - log_xr)
@@ -70,12 +75,17 @@ class NegativeBinomial(_ByLogMean):
         errors = stirling_error(log_xr) - stirling_error(log_r) - stirling_error(log_x)
         positive = errors - exponent - 0.5 * (softplus(log_x - log_r) + log_x) - HALF_LOG_2PI
         none = -jnp.exp(log_r) * softplus(log_m - log_r)
-        return jnp.sum(jnp.where(x > 0, positive, none), axis=-1)
-
-
-def _log_at_least_one(x: Vectors) -> Numbers:
-    return jnp.log(jnp.where(x >= 1, x, 1.0))
+        log_density = jnp.where(x > 0, positive, none)
+        return jnp.sum(jnp.where(x < 0, -jnp.inf, log_density), axis=-1)
 
 
 def _poisson(key: PRNGKeyArray, mean: Numbers) -> Float[Array, "*#shape"]:
-    return stop_gradient(jax.random.poisson(key, mean).astype(mean.dtype))
+    """Draws without a gradient.
+
+    jax.random.poisson rejects by log-probabilities that lose their digits, and its counts end at 2^31. Means above 10^4
+    have the first terms of the Cornish-Fisher expansion instead, whose error there is of the order of 1 / mean.
+    """
+    few = jax.random.poisson(key, jnp.minimum(mean, _MANY)).astype(mean.dtype)
+    eps = jax.random.normal(jax.random.fold_in(key, 1), mean.shape, mean.dtype)
+    many = jnp.round(mean + jnp.sqrt(mean) * eps + (jnp.square(eps) - 1) / 6)
+    return stop_gradient(jnp.where(mean > _MANY, many, few))

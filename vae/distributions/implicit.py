@@ -86,8 +86,9 @@ class Dirichlet(Reparameterizable):
         return jnp.maximum(z, jnp.finfo(z.dtype).tiny)
 
     def log_prob(self, z: Vectors) -> Float[Array, "*#samples"]:
-        """The log-density of z, whose parts sum to 1. The rounding of that sum does not count."""
-        return self.log_prob_of_logs(log_positive(z))
+        """The log-density of z, whose parts sum to 1. The rounding of that sum does not count. It is -inf if a part is
+        negative."""
+        return jnp.where(jnp.any(z < 0, axis=-1), -jnp.inf, self.log_prob_of_logs(log_positive(z)))
 
     def log_prob_of_logs(self, log_z: Vectors) -> Float[Array, "*#samples"]:
         """The log-density of z by log z."""
