@@ -1,8 +1,10 @@
 """Shared parts of the families: the decorator `family`, noise, and the reparameterization trick.
 
 To add a family, write a class with the decorator `family`. A location-scale family inherits the trick from
-`LocationScale`. Another family writes `rsample`, or only `sample` if its samples carry no gradient. `add_kl` adds the
-closed form of a divergence. A family whose latent dimensions are not independent says `factorized = False`.
+`LocationScale`. Another family writes `rsample`, or only `sample` if its samples carry no gradient: whether a
+distribution has a method is asked by `hasattr`, also of several blocks or layers. `add_kl` adds the closed form of a
+divergence. A family whose latent dimensions are not independent says `factorized = False`. A family that has a method
+`check()` raises ValueError in it, if numbers or shapes that it was given make no sense.
 """
 
 from dataclasses import dataclass, fields
@@ -24,10 +26,12 @@ def family(cls: type) -> type:
     """Makes a frozen dataclass of a class, and registers it as a pytree whose leaves are the fields.
 
     Parameters may have different shapes: where a distribution is built, its parameters are broadcast to one batch and
-    one event. `Normal(mean [1], log_var [2])` has two dimensions with one mean.
+    one event. `Normal(mean [1], log_var [2])` has two dimensions with one mean. Integers and numbers of less than 32
+    bits become float32: samplers and densities in bfloat16 would know only 128 uniform numbers.
 
     Raises:
-      ValueError: where a distribution is built, if its parameters do not broadcast, or if a static field is an array.
+      ValueError: where a distribution is built, if its parameters do not broadcast, if a static field is an array, or
+        from its `check`.
     """
     # The tests execute annotations, but not those of a family's fields, which may be NumPy arrays and numbers too.
     cls.__no_type_check__ = True
@@ -66,14 +70,28 @@ def _prepare_parameters(q: Any) -> None:
     for name in axes:
         object.__setattr__(q, name, _as_floats(getattr(q, name)))
     _broadcast(q, axes)
+    if hasattr(q, "check"):
+        q.check()
+
+
+def check_levels(q: Any, levels: int) -> None:
+    if levels < 2:
+        raise ValueError(f"{type(q).__name__} needs at least 2 levels, got {levels}")
+
+
+def check_temperature(q: Any, temperature: float | np.number) -> None:
+    if not temperature > 0:
+        raise ValueError(f"{type(q).__name__} needs a positive temperature, got {temperature}")
 
 
 def _as_floats(value: Any) -> Any:
-    """Makes an array of a list, and float32 of integers and truth values. Anything else is returned unchanged."""
+    """Makes an array of a list, and float32 of integers, truth values and floats of less than 32 bits. Anything else is
+    returned unchanged."""
     if isinstance(value, bool | int | list | tuple):
         value = jnp.asarray(value)
-    if isinstance(value, jax.Array | np.ndarray | np.generic) and not jnp.issubdtype(value.dtype, jnp.inexact):
-        return jnp.asarray(value, jnp.float32)
+    if isinstance(value, jax.Array | np.ndarray | np.generic):
+        if not jnp.issubdtype(value.dtype, jnp.inexact) or jnp.finfo(value.dtype).bits < 32:
+            return jnp.asarray(value, jnp.float32)
     return value
 
 

@@ -7,7 +7,16 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from vae.distributions.base import Invertible, LocationScale, OneHots, Reparameterizable, Vectors, family, logistic
+from vae.distributions.base import (
+    Invertible,
+    LocationScale,
+    OneHots,
+    Reparameterizable,
+    Vectors,
+    check_temperature,
+    family,
+    logistic,
+)
 from vae.distributions.discrete import ByClassLogits
 
 
@@ -23,6 +32,9 @@ class BinaryConcrete(Invertible, LocationScale):
     logits: Float[Array, "*batch D"]
     temperature: float = field(default=2 / 3, metadata={"static": True})
     noise = staticmethod(logistic)
+
+    def check(self) -> None:
+        check_temperature(self, self.temperature)
 
     @property
     def mean(self) -> Float[Array, "*batch D"]:
@@ -54,6 +66,9 @@ class ExpConcrete(Invertible, ByClassLogits, Reparameterizable):
 
     logits: Float[Array, "*batch D C"]
     temperature: float = field(default=2 / 3, metadata={"static": True})
+
+    def check(self) -> None:
+        check_temperature(self, self.temperature)
 
     def from_noise(self, eps: OneHots) -> Float[Array, "*#samples D C"]:
         """z = log softmax((logits + eps) / temperature), for standard Gumbel eps `[K, *batch, D, C]`."""

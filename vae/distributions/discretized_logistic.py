@@ -8,23 +8,29 @@ import jax.numpy as jnp
 from jax.lax import stop_gradient
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from vae.distributions.base import Reparameterizable, Vectors, family, logistic
+from vae.distributions.base import Vectors, check_levels, family, logistic
 from vae.distributions.special import Numbers
 
 
 @family
-class DiscretizedLogistic(Reparameterizable):
+class DiscretizedLogistic:
     """A probability for each of `levels` grey levels: a logistic over pixels in [0, 1], integrated over a level's bin.
 
     Mean and log-scale are `[*batch, D]` (Kingma et al. 2016, arXiv:1606.04934; Salimans et al. 2017, arXiv:1701.05517).
     The first and the last bin include the tails. Samples are those of the continuous logistic, rounded to a level; they
-    carry no gradient.
+    carry no gradient. A pixel more than half a bin outside of [0, 1] has the log-probability -inf.
     """
 
     mean: Float[Array, "*batch D"]
     log_scale: Float[Array, "*batch D"]
     levels: int = field(default=256, metadata={"static": True})
-    rsample = None
+
+    def check(self) -> None:
+        check_levels(self, self.levels)
+
+    @property
+    def batch_shape(self) -> tuple[int, ...]:
+        return self.mean.shape[:-1]
 
     def sample(self, key: PRNGKeyArray, num_samples: int) -> Float[Array, "{num_samples} *batch D"]:
         eps = logistic(key, (num_samples, *self.mean.shape), self.mean.dtype)
@@ -37,7 +43,8 @@ class DiscretizedLogistic(Reparameterizable):
         below, above = jax.nn.log_sigmoid(upper), jax.nn.log_sigmoid(-lower)
         # sigmoid(u) - sigmoid(l) = sigmoid(u) sigmoid(-l) (1 - exp(l - u)), which does not cancel in the far tails.
         inside = below + above + _log1mexp(math.log(2 * half) - self.log_scale)
-        return jnp.sum(jnp.where(x < half, below, jnp.where(x > 1 - half, above, inside)), axis=-1)
+        log_prob = jnp.where(x < half, below, jnp.where(x > 1 - half, above, inside))
+        return jnp.sum(jnp.where((x < -half) | (x > 1 + half), -jnp.inf, log_prob), axis=-1)
 
 
 def _log1mexp(log_width: Numbers) -> Float[Array, "*#shape"]:

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from vae.distributions.base import Vectors, family
+from vae.distributions.base import Vectors, check_levels, family
 from vae.distributions.discretized_logistic import DiscretizedLogistic
 from vae.distributions.mixture import Mixture
 
@@ -15,10 +15,14 @@ from vae.distributions.mixture import Mixture
 class GreyLevels:
     """Independent pixels, each with a probability for each of C grey levels, by logits `[*batch, D, C]`.
 
-    Level c is the pixel c / (C - 1), in [0, 1].
+    Level c is the pixel c / (C - 1), in [0, 1]. A pixel more than half a level outside of it has the log-probability
+    -inf.
     """
 
     logits: Float[Array, "*batch D C"]
+
+    def check(self) -> None:
+        check_levels(self, self.logits.shape[-1])
 
     @property
     def batch_shape(self) -> tuple[int, ...]:
@@ -37,6 +41,7 @@ class GreyLevels:
         levels = jnp.arange(self.logits.shape[-1], dtype=self.logits.dtype)
         here = jnp.round(x * (self.logits.shape[-1] - 1))[..., None] == levels  # faster than a gather and its transpose
         logit = jnp.sum(jnp.where(here, self.logits, 0.0), axis=-1)
+        logit = jnp.where(jnp.any(here, axis=-1), logit, -jnp.inf)
         return jnp.sum(logit - jax.nn.logsumexp(self.logits, axis=-1), axis=-1)
 
 
@@ -51,6 +56,9 @@ class DiscretizedLogisticMixture:
     means: Float[Array, "*batch D M"]
     log_scale: Float[Array, "*batch D M"]
     levels: int = field(default=256, metadata={"static": True})
+
+    def check(self) -> None:
+        check_levels(self, self.levels)
 
     @property
     def batch_shape(self) -> tuple[int, ...]:

@@ -16,7 +16,7 @@ import numpy as np
 from jax.lax import stop_gradient
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from vae.distributions.base import family
+from vae.distributions.base import check_levels, family
 from vae.distributions.discrete import IMPOSSIBLE
 
 Codes = Float[Array | np.ndarray, "*#samples D W"]
@@ -118,6 +118,9 @@ class Rounded(PointMass):
 
     encoding: Float[Array, "*batch D W"]
     levels: tuple[int, ...] = field(metadata={"static": True})
+
+    def check(self) -> None:
+        check_levels(self, min(self.levels))
 
     @property
     def num_codes(self) -> int:

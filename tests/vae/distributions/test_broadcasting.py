@@ -68,6 +68,34 @@ def test_a_temperature_is_a_constant_of_the_program(build):
     assert build(np.float32(0.5)).batch_shape == ()
 
 
+@pytest.mark.parametrize(
+    ("build", "sentence"),
+    [
+        (lambda: dist.VonMisesFisher([[0.5]], [[1.0]]), "VonMisesFisher needs at least 2 dimensions, got 1"),
+        (lambda: dist.PowerSpherical([[0.5]], [[1.0]]), "PowerSpherical needs at least 2 dimensions, got 1"),
+        (lambda: dist.UniformOnSphere(1), "UniformOnSphere needs at least 2 dimensions, got 1"),
+        (lambda: dist.DiscretizedLogistic([0.5], [-2.0], 1), "DiscretizedLogistic needs at least 2 levels, got 1"),
+        (lambda: dist.DiscretizedLogisticMixture([[0.0]], [[0.5]], [[0.0]], 1), "Mixture needs at least 2 levels"),
+        (lambda: dist.GreyLevels([[0.0]]), "GreyLevels needs at least 2 levels, got 1"),
+        (lambda: dist.Rounded([[0.5, 0.5]], (3, 1)), "Rounded needs at least 2 levels, got 1"),
+        (lambda: dist.BinaryConcrete([0.5], 0.0), "BinaryConcrete needs a positive temperature, got 0.0"),
+        (lambda: dist.ExpConcrete([[0.5, 0.1]], -1.0), "ExpConcrete needs a positive temperature, got -1.0"),
+    ],
+)
+def test_numbers_that_make_no_sense_are_refused(build, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        build()
+
+
+def test_parameters_in_bfloat16_have_samples_and_densities_in_float32():
+    q = dist.Bernoulli(jnp.full(200_000, -7.0, jnp.bfloat16))
+    ones = np.sum(jax.jit(q.sample, static_argnums=1)(jax.random.key(0), 1))
+    expected = 200_000 / (1 + np.exp(7))
+    assert abs(ones - expected) < 4.5 * np.sqrt(expected)
+    gradient = jax.grad(lambda logits: jnp.sum(dist.Bernoulli(logits).log_prob(jnp.ones((1, 2)))))
+    assert gradient(jnp.zeros(2, jnp.bfloat16)).dtype == jnp.bfloat16
+
+
 def test_what_jax_puts_in_the_place_of_parameters_is_not_broadcast():
     q = MEMBERS["MultivariateNormal"][0]
     norms = jax.tree.map(jnp.linalg.norm, q)

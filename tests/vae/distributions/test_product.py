@@ -47,6 +47,15 @@ def test_a_product_with_a_certain_code_has_no_score():
     assert refusal(Q) is None
 
 
+def test_a_product_with_a_block_without_a_path_is_refused():
+    q = dist.Product((Q.blocks[1], dist.DiscretizedLogistic(np.float32([[0.5]]), np.float32([[-2.0]]))))
+    assert not hasattr(q, "rsample")
+    assert not hasattr(q, "rsample_and_log_prob")
+    for name in ("reparam", "auto"):
+        with pytest.raises(ValueError, match=f"{name} cannot estimate gradients with Product latents"):
+            estimators.make(name).init(jax.random.key(0), q)
+
+
 def test_a_product_has_a_path_if_all_its_blocks_have_one():
     assert not hasattr(Q, "rsample")
     assert not hasattr(Q, "rsample_and_log_prob")
