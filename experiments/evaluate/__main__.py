@@ -77,6 +77,8 @@ def main(values: flags.FlagValues = flags.FLAGS) -> None:
         rows += evaluate(folder, numbers, options, alone=number == 1)
     if not rows:
         cli.stop(f"--workdir={options.workdir} has no run to evaluate: each of its {number} is left out")
+    first, last = (choose(row["epoch"] for row in rows) for choose in (min, max))
+    print(f"checkpoint {options.checkpoint}: " + (f"epoch {first}" if first == last else f"epochs {first} to {last}"))
     print(f"{results.heading(rows)}\n{results.to_markdown(rows)}")
     if options.ais_steps:
         print(annealing.describe(rows, options))

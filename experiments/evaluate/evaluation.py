@@ -119,6 +119,8 @@ def _draw(chosen: Chosen) -> None:
         with cli.drawing(figure_folders[i]):
             model = chosen.functions.evaluated
             pictures.draw_model(figure_folders[i], chosen.data, model, progress.select_run(params, i))
+    first, *others = (figure_folders[i] for i in chosen.numbers)
+    print(f"pictures: {first}{f' and {len(others)} more folders' if others else ''}")
 
 
 def _measure(chosen: Chosen, numbers: list[int], options: Options) -> dict[int, Row]:

@@ -22,7 +22,7 @@ from experiments.train.evaluation import make_evaluation
 from experiments.train.flags import Options
 from experiments.train.hook import Hook
 from experiments.train.recorder import Recorder
-from experiments.train.sweep import Program, run_path
+from experiments.train.sweep import Program
 from vae import checkpoint, estimators
 from vae import train as training
 from vae.devices import mesh, streaming
@@ -381,7 +381,7 @@ def _divergence(program: Program, i: int, failed_step: int) -> str:
     """The sentence about a run that diverged."""
     kept_epoch = (failed_step - 1) // program.functions.steps_per_epoch
     return (
-        f"{run_path(program, i)}: the loss, or the gradient before it, was not finite at step {failed_step};"
+        f"{program.folder.run_path(i)}: the loss, or the gradient before it, was not finite at step {failed_step};"
         f" the folder keeps the state of epoch {kept_epoch}; {_advice(failed_step)}"
     )
 

@@ -149,8 +149,8 @@ class Sweep:
     def diverged(self) -> list[str]:
         """A sentence for each run that diverged when an earlier command trained it."""
         return [
-            f"{run_path(program, i)}: the training was not finite at step {row['step']} in an earlier command; delete"
-            " the folder to train this run again with other code"
+            f"{program.folder.run_path(i)}: the training was not finite at step {row['step']} in an earlier command;"
+            " delete the folder to train this run again with other code"
             for program in self.programs
             if program.folder.is_finished()  # of the others, the end of the training says it
             for i, row in enumerate(program.folder.results())
@@ -338,8 +338,3 @@ def _report_other_code(programs: list[Program], unfinished: list[Program]) -> st
     trained = [program for program in changed if program.folder not in continued]
     rest = ", and stay as they are; choose another --workdir, or delete this one, to train them again"
     return describe(trained, "trained") + rest if trained else ""
-
-
-def run_path(program: Program, i: int) -> str:
-    """The words that name a run in a sentence."""
-    return program.folder.run_path(i)

@@ -110,9 +110,10 @@ def test_a_run_that_cannot_be_loaded_is_refused(sweep):
         trained_run.load(sweep, "seed=2")
 
 
-def test_best_is_the_best_state_of_each_run_at_its_own_epoch(sweep):
+def test_best_is_the_best_state_of_each_run_at_its_own_epoch(sweep, capsys):
     rows = evaluate(sweep, "--checkpoint=best")
     assert [(row["run"], row["epoch"]) for row in rows] == [(0, 1), (2, 2)]
+    assert "checkpoint best: epochs 1 to 2\n" in capsys.readouterr().out
     latest = evaluate(sweep)  # other parameters at the same epoch of run 2, which is read from the file
     assert [(row["run"], row["epoch"]) for row in latest] == [(0, 2)]
 
