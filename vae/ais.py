@@ -25,7 +25,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from vae import distributions as dist
 from vae.distributions.base import LocationScale
-from vae.evaluate import check_sizes, in_batches, keys_of_data
+from vae.evaluate import check_images, check_sizes, in_batches, keys_of_data
 
 Images = Float[Array | np.ndarray, "N ..."]  # [N, H, W, C]
 Flat = Float[Array, "D"]  # all latent variables of one chain
@@ -99,11 +99,13 @@ def bounds(
       first: index of x[0] in the data set, for callers that evaluate the data set part by part.
 
     Raises:
-      ValueError: for latent variables that are not real numbers, an unknown start, or a size below 1.
+      ValueError: for latent variables that are not real numbers, an unknown start, a size below 1, or images
+        that the likelihood cannot have.
     """
     check_sizes(num_steps=num_steps, num_chains=num_chains, leapfrog_steps=leapfrog_steps, batch_size=batch_size)
     if start not in STARTS:
         raise ValueError(f"start must be prior or q, got {start!r}")
+    check_images(apply, x)
     prior = apply(params, method="prior_distribution")
     require_real(prior)
     mean_log = lambda log_weights: jax.nn.logsumexp(log_weights) - jnp.log(num_chains)

@@ -86,7 +86,7 @@ def importance_weights(
         }
 
     start = (-jnp.inf, -jnp.inf, jnp.full(tail, -jnp.inf))
-    encode = _encoder(apply, params)
+    encode = _encoder(apply, params, x)
     return _over_chunks(encode, add_chunk, start, x, key, num_samples, batch_size, chunk_size, first, finish)
 
 
@@ -107,7 +107,7 @@ def rate_distortion(
         terms = jnp.stack([-log_ratio, -log_likelihood])
         return carry + jnp.sum(jnp.where(ks < num_samples, terms, 0.0), axis=-1)
 
-    encode = _encoder(apply, params)
+    encode = _encoder(apply, params, x)
     sums = _over_chunks(encode, add_chunk, jnp.zeros(2), x, key, num_samples, batch_size, chunk_size)
     rate, distortion = (sums / num_samples).T
     return {"elbo": -(rate + distortion), "rate": rate, "distortion": distortion}
@@ -135,7 +135,7 @@ def rate_by_layer(
         log_ratios = [a - b for a, b in zip(q.log_prob_by_layer(z), prior.log_prob_by_layer(z), strict=True)]
         return carry + jnp.sum(jnp.where(ks < num_samples, jnp.stack(log_ratios)[..., 0], 0.0), axis=-1)
 
-    encode, start = _encoder(apply, params), jnp.zeros(prior.num_layers)
+    encode, start = _encoder(apply, params, x), jnp.zeros(prior.num_layers)
     return _over_chunks(encode, add_chunk, start, x, key, num_samples, batch_size, chunk_size) / num_samples
 
 
@@ -156,7 +156,7 @@ def active_units(
     noise is the same for all data, so that equal posteriors have equal means.
     """
 
-    encode = _encoder(apply, params)
+    encode = _encoder(apply, params, x)
 
     def two_means(datum):
         q = encode(datum)
@@ -181,7 +181,7 @@ def code_usage(apply: Callable, params: PyTree, x: Images, batch_size: int = 500
     """
     check_sizes(batch_size=batch_size)
 
-    encode = _encoder(apply, params)
+    encode = _encoder(apply, params, x)
 
     def count(datum):
         q = encode(datum)
@@ -244,6 +244,17 @@ def in_batches(function: Callable, data: PyTree, batch_size: int) -> PyTree:
     return jax.tree.map(lambda leaf: leaf.reshape(batches * size, *leaf.shape[2:])[:number], out)
 
 
+def check_images(apply: Callable, x: Array | np.ndarray) -> None:
+    """Lets the model refuse values of x, which it cannot see inside of the loop over batches.
+
+    The model has the method `check_images(x)`, as `vae.models.VAE` does, and `apply` is its own `apply`. No other model
+    is asked.
+    """
+    model = getattr(apply, "__self__", None)
+    if hasattr(model, "check_images") and jnp.issubdtype(x.dtype, jnp.floating):  # `encode` refuses integers
+        model.check_images(x)
+
+
 def check_sizes(**sizes: int) -> None:
     """Raises ValueError with the name of a size that is below 1."""
     for name, size in sizes.items():
@@ -251,8 +262,9 @@ def check_sizes(**sizes: int) -> None:
             raise ValueError(f"{name} must be at least 1, got {size}")
 
 
-def _encoder(apply, params):
-    """The function from one datum to q(z|x), of batch_shape `[1]`."""
+def _encoder(apply, params, x):
+    """The function from one datum of x to q(z|x), of batch_shape `[1]`."""
+    check_images(apply, x)
     return lambda x: apply(params, x[None], method="encode")
 
 

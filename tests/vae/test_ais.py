@@ -140,3 +140,11 @@ def test_a_wrong_start_and_sizes_below_one_are_refused():
     for name in SIZES:
         with pytest.raises(ValueError, match=f"{name} must be at least 1, got 0"):
             bounds_of(SIZES | {name: 0})
+
+
+def test_images_that_the_likelihood_cannot_have_are_refused():
+    model = models.make_vae((4, 4, 1), latent_dim=2, hidden=(3,))
+    x = np.full((2, 4, 4, 1), 255, np.float32)
+    params = jax.eval_shape(model.init, jax.random.key(0), x / 255, jax.random.key(0))
+    with pytest.raises(ValueError, match=r"values from 255\.0 to 255\.0; floats must be 0 to 1"):
+        jax.eval_shape(lambda params: ais.bounds(model.apply, params, x, jax.random.key(0), num_steps=2), params)

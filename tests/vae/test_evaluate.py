@@ -240,6 +240,43 @@ def test_images_without_channels_and_empty_batches_are_refused(function):
                 call(IMAGES, **{name: size})
 
 
+@pytest.mark.parametrize(
+    "function",
+    [
+        evaluate.log_likelihood,
+        evaluate.importance_weights,
+        evaluate.rate_distortion,
+        evaluate.active_units,
+        evaluate.code_usage,
+    ],
+)
+def test_floats_that_the_likelihood_cannot_have_are_refused(function):
+    options = {} if function is evaluate.code_usage else {"key": jax.random.key(0)}
+    options |= {"num_samples": 1} if function in (evaluate.log_likelihood, evaluate.importance_weights) else {}
+    with pytest.raises(ValueError, match=r"values from 0\.\d+ to 2\d+\.\d+; floats must be 0 to 1"):
+        function(MLP.apply, MLP_PARAMS, x=255 * IMAGES, **options)
+
+
+@pytest.mark.parametrize(
+    ("likelihood", "x", "refused"),
+    [
+        ("bernoulli", 1.5 * IMAGES, True),
+        ("categorical", -IMAGES, True),
+        ("discretized_logistic", np.nan * IMAGES, True),
+        ("poisson", -IMAGES, True),
+        ("poisson", np.round(255 * IMAGES), False),
+        ("gaussian", 3 * IMAGES - 1, False),  # its density has all real numbers, such as data that it simulates
+    ],
+)
+def test_what_a_likelihood_cannot_have_depends_on_it(likelihood, x, refused):
+    model = models.make_vae((4, 4, 1), latent_dim=3, hidden=(8,), likelihood=likelihood, levels=4)
+    if refused:
+        with pytest.raises(ValueError, match=r"^images have values from .*; (floats must be 0 to 1|counts must be)"):
+            evaluate.check_images(model.apply, x)
+    else:
+        evaluate.check_images(model.apply, x)
+
+
 @pytest.mark.parametrize("number", [0, 1, 3, 6, 7, 8])
 def test_all_batches_are_one_program_whatever_the_number_of_data(number):
     traces = []

@@ -61,6 +61,25 @@ class VAE(nn.Module):
         self._prior(x)
         return self.decoder(self.encode(x).sample(key, num_samples))
 
+    def check_images(self, x: Array | np.ndarray) -> None:
+        """Refuses images that the likelihood cannot have, if their values are known. Evaluations call it.
+
+        Raises:
+          ValueError: if counts are below 0, or if other pixels are not in [0, 1] and the likelihood is no density.
+        """
+        likelihood = getattr(self.decoder, "likelihood", None)
+        if likelihood is None or likelihood.is_density or isinstance(x, jax.core.Tracer) or not x.size:
+            return
+        pixels = np.asarray(x)  # jax.numpy would trace the values of constants
+        low, high = pixels.min(), pixels.max()
+        if likelihood.pixels == "counts" and not low >= 0:
+            raise ValueError(f"images have values from {low} to {high}; counts must be at least 0")
+        if likelihood.pixels != "counts" and not (low >= 0 and high <= 1):
+            raise ValueError(
+                f"images have values from {low} to {high}; floats must be 0 to 1; vae.data.pixels(x, levels) makes such"
+                " floats of uint8 grey levels"
+            )
+
     def encode(self, x: Shaped[Array | np.ndarray, "B ..."]):
         """q(z|x), of batch_shape `[B]`.
 
