@@ -90,7 +90,8 @@ class Entry:
     ) -> str | None:
         family = q if isinstance(q, type) else type(q)
         if not self._accepts(q):
-            return f"cannot estimate gradients with {family.__name__} latents{_HINTS.get(family.__name__, '')}"
+            hint = _HINTS.get(family.__name__, "") + self._cure("latents")
+            return f"cannot estimate gradients with {family.__name__} latents{hint}"
         if "any" in self.latents and getattr(q, "is_deterministic", False):
             return (
                 f"cannot estimate gradients with {family.__name__} latents, whose codes are certain: there is no score"
@@ -100,7 +101,7 @@ class Entry:
         if "any" in self.latents and not getattr(q, "has_density", True):
             return "needs log q(z) of a given z, which a flow without an inverse does not have"
         if ("mean" if reduce.additive else "log_mean_exp") not in self.reductions:
-            return f"cannot estimate the gradient of a bound with the reduction {reduce.name}"
+            return f"cannot estimate the gradient of a bound with the reduction {reduce.name}{self._cure('reductions')}"
         families = self.differentiates_f
         differentiates = families if isinstance(families, bool) else family.__name__ in families
         if differentiates and black_box:
@@ -120,6 +121,11 @@ class Entry:
                     " flow, with posterior=normal or laplace"
                 )
         return None
+
+    def _cure(self, field: str) -> str:
+        """How the author of an estimator outside of this library says that it fits."""
+        is_own = not self.make.__module__.startswith("vae.")
+        return f" (if it can, say so in {field}= of its Entry)" if is_own else ""
 
     def _accepts(self, q: Any) -> bool:
         family = q if isinstance(q, type) else type(q)

@@ -22,6 +22,7 @@ from vae import estimators
 from vae.distributions import Bernoulli, Normal
 from vae.estimators import (
     BY_NAME,
+    Entry,
     Estimate,
     fitting,
     log_mean_exp,
@@ -52,6 +53,17 @@ def test_a_refusal_names_the_estimators_that_would_work(name):
         if not any(fits(BY_NAME[name], q, other) for other in BY_NAME[name].reductions):
             with pytest.raises(ValueError, match=rf"{name} cannot .* with {family} latents; these estimators can: "):
                 estimator.init(jax.random.key(0), q, None)
+
+
+def test_the_refusal_of_an_estimator_of_ones_own_names_the_field_of_its_entry():
+    def mine(num_samples: int = 1):
+        return leave_one_out(num_samples)
+
+    entry = Entry(mine, latents=("Bernoulli",), name="mine")
+    bits, real = (problem(family).phi for family in ("Bernoulli", "Normal"))
+    assert "log_mean_exp (if it can, say so in reductions= of its Entry); these " in entry.refusal(bits, log_mean_exp)
+    assert "Normal latents (if it can, say so in latents= of its Entry); these " in entry.refusal(real)
+    assert "Entry" not in BY_NAME["disarm"].refusal(real)  # the library's claims are what they are
 
 
 def test_an_estimator_that_needs_log_q_refuses_a_plain_cost():
