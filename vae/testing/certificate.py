@@ -1,7 +1,8 @@
-"""The result of `certify`."""
+"""The results of `certify` and of `certify_distribution`."""
 
 import dataclasses
 from collections.abc import Mapping
+from typing import NamedTuple
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,3 +61,51 @@ class Certificate:
             f"largest deviation {self.coordinate} with |z| = {abs(self.z):.1f} (chance: {self.critical_z:.1f}), "
             f"standard error {100 * self.relative_stderr:.2f} %, {self.draws:,} draws"
         )
+
+
+class Check(NamedTuple):
+    """The coordinate that deviates most in one check of a distribution.
+
+    Attributes:
+      coordinate: its name.
+      deviation: the mean of its deviation from what it should be.
+      stderr: the standard error of this mean.
+      z: the deviation in standard errors.
+    """
+
+    coordinate: str
+    deviation: float
+    stderr: float
+    z: float
+
+
+@dataclasses.dataclass(frozen=True)
+class DistributionCertificate:
+    """Whether a distribution is what it should be as far as its draws can tell. `bool` gives the verdict, and `str` the
+    reasons.
+
+    Attributes:
+      certified: whether no check found a deviation beyond chance.
+      reason: why not; empty if certified.
+      checks: the largest deviation in each check, by its name.
+      critical_z: the |z| that chance exceeds in at most 1 % of the certificates of right distributions.
+      draws: number of draws.
+    """
+
+    certified: bool
+    reason: str
+    checks: Mapping[str, Check]
+    critical_z: float
+    draws: int
+
+    def __bool__(self) -> bool:
+        return self.certified
+
+    def __str__(self) -> str:
+        verdict = "certified" if self.certified else f"NOT CERTIFIED: {self.reason}"
+        lines = [
+            f"  {name}: largest deviation at {check.coordinate}, {check.deviation:.2g} +- {check.stderr:.2g}, "
+            f"|z| = {abs(check.z):.1f}"
+            for name, check in self.checks.items()
+        ]
+        return "\n".join([f"{verdict}; {self.draws:,} draws (chance: |z| = {self.critical_z:.1f})", *lines])

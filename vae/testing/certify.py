@@ -12,6 +12,7 @@ from jaxtyping import Float
 from vae.diagnostics.intervals import critical_z
 from vae.estimators import Estimator
 from vae.testing.certificate import Certificate
+from vae.testing.moments import Moments
 from vae.testing.problems import LOG_Q_WEIGHT, REDUCE, Problem, exact_expectation, largest_order, objective, problem
 from vae.testing.slips import known_slips
 
@@ -193,17 +194,12 @@ def _certify(
     `names` and `parts` have the name of each coordinate and of its parameter.
     """
     norm = np.linalg.norm(truth)
-    count, mean, square = 0, 0.0, 0.0
+    moments = Moments()
     while True:
-        drawn = draw(count // CHUNK)
+        drawn = draw(moments.count // CHUNK)
         along = drawn @ truth / norm**2
-        drawn = np.concatenate([drawn, along[:, None]], axis=1)  # the last column is the length along the truth
-        centre = np.mean(drawn, axis=0)
-        square = square + np.sum(np.square(drawn - centre), axis=0)
-        square = square + np.square(centre - mean) * (count * CHUNK / (count + CHUNK))  # Chan, Golub & LeVeque (1979)
-        count += CHUNK
-        mean = mean + (centre - mean) * (CHUNK / count)
-        stderr = np.sqrt(square / count / (count - 1))
+        moments = moments.add(np.concatenate([drawn, along[:, None]], axis=1))  # the last is the length along the truth
+        count, mean, stderr = moments.count, moments.mean, moments.stderr
         relative_stderr = float(np.linalg.norm(stderr[:-1]) / norm)
         if not relative_stderr >= MAX_RELATIVE_STDERR or count >= max_draws:
             break
