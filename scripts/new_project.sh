@@ -61,3 +61,4 @@ find . -type f -not -path '*/__pycache__/*' -not -path './results/*' -not -path 
 done
 
 echo "$folder is ready. Go there and start with: bash scripts/reproduce.sh --quick; \"$back/.venv/bin/python\" -m pytest"
+echo "Reports say the commit of $name if the folder is a repository: git init && git add . && git commit -m 'New project'"

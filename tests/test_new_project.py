@@ -88,7 +88,9 @@ def test_existing_files_and_folders_are_left_as_they_are(tmp_path):
 
 def test_the_new_folder_is_the_template_under_another_name(tmp_path):
     folder = tmp_path / "a folder & more"
-    assert new_project("my_paper", folder).returncode == 0
+    done = new_project("my_paper", folder)
+    assert done.returncode == 0
+    assert "the commit of my_paper if the folder is a repository: git init && git add . && git commit" in done.stdout
     listed = subprocess.run(["git", "ls-files"], cwd=TEMPLATE, capture_output=True, text=True, check=True)
     names = {name.replace("my_estimator", "my_paper") for name in listed.stdout.splitlines()}
     assert names == {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
@@ -136,6 +138,28 @@ def test_the_numbers_of_reproduce_are_compared_with_the_expected_ones(tmp_path, 
     assert lines["encoder", "variance", "ratio", "my_estimator"].endswith(
         "not measured  expected 0.083 +- 0.01  <- differs"
     )
+
+
+def test_placeholders_are_deleted_and_renamed_by_the_steps_of_the_readme(tmp_path):
+    """The estimator has another name, the posterior and the objective are gone, and all tests are still found."""
+    folder = tmp_path / "fork"
+    assert new_project("my_paper", folder).returncode == 0
+    replace(folder / "my_paper/estimator.py", r"def my_paper\(", "def taylor(")
+    table = folder / "my_paper/__init__.py"
+    replace(table, "^from my_paper.estimator import .*?$", "from my_paper.estimator import taylor")
+    replace(table, r'"my_paper": estimators.Entry\(\s*my_paper', '"taylor": estimators.Entry(taylor')
+    for kind, names in (("posterior", "POSTERIORS"), ("objective", "OBJECTIVES")):
+        (folder / f"my_paper/{kind}.py").unlink()
+        (folder / f"tests/test_{kind}.py").unlink()
+        replace(table, f"^from my_paper.{kind} import [^\n]*\n", "")
+        replace(table, rf"^{names} = \{{.*?\}}$", f"{names} = {{}}")
+    fast = ("-k", "the_script_names or the_entry_claims or takes_each")
+    forgotten = run_tests(folder, tmp_path, *fast)
+    assert "AssertionError: estimators=my_paper at the top of scripts/reproduce.sh" in forgotten.stdout
+    replace(folder / "scripts/reproduce.sh", "^estimators=.*?$", "estimators=taylor")
+    done = run_tests(folder, tmp_path, *fast)
+    assert done.returncode == 0, done.stdout
+    assert re.search("^2 passed, 1 skipped", done.stdout, re.MULTILINE), done.stdout
 
 
 @pytest.mark.slow

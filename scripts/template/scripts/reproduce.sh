@@ -12,7 +12,7 @@
 set -euo pipefail
 
 # The choices of these experiments. They must suit the estimators; tests/test_commands.py says if they do not.
-# Several estimators are separated by commas.
+# `estimators` has names in ESTIMATORS of my_estimator/__init__.py, separated by commas.
 estimators=my_estimator
 posterior=normal
 objective=elbo
