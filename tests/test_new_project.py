@@ -214,7 +214,7 @@ def test_the_tests_of_a_project_test_every_estimator_in_its_table(tmp_path):
         "from my_paper.objective", "from vae.testing import slips\nfrom my_paper.objective"
     )
     entry = 'ESTIMATORS["wrong"] = estimators.Entry(slips.leave_one_out_shrunk, latents=("Normal",), min_samples=2)'
-    table.write_text(text.replace("for name, entry in", f"{entry}\nfor name, entry in"))
+    table.write_text(text.replace("for name, entry in ESTIMATORS", f"{entry}\nfor name, entry in ESTIMATORS"))
     replace(tmp_path / "fork/scripts/reproduce.sh", "^estimators=.*?$", "estimators=my_paper,wrong")
     done = run_tests(tmp_path / "fork", tmp_path, "tests/test_estimator.py", "tests/test_commands.py")
     failed = re.findall(r"^FAILED (\S+)", done.stdout, re.MULTILINE)
