@@ -71,7 +71,10 @@ def certify(
         cannot trace a function of a key, or if K is below 2 or too large for "log_mean_exp".
     """
     if family not in PROBLEMS:
-        raise ValueError(f"there is no problem with latents {family!r}; choose one of {', '.join(PROBLEMS)}")
+        raise ValueError(
+            f"there is no problem with latents {family!r}; choose one of {', '.join(PROBLEMS)}; certify_distribution"
+            " tests a family of your own"
+        )
     if bound not in REDUCE:
         raise ValueError(f"there is no bound {bound!r}; choose one of {', '.join(REDUCE)}")
     if bound == "log_mean_exp" and num_samples < 2:

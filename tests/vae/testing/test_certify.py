@@ -118,7 +118,8 @@ def test_a_function_that_jax_cannot_trace_is_refused_with_the_argument_that_help
 
 
 @pytest.mark.parametrize(
-    ("choice", "sentence"), [(("Gaussian",), "Normal, Multi"), (("Normal", "elbo"), "log_mean_exp")]
+    ("choice", "sentence"),
+    [(("Gaussian",), "Categorical; certify_distribution tests a"), (("Normal", "elbo"), "log_mean_exp")],
 )
 def test_an_unknown_problem_is_refused_with_the_names_that_exist(choice, sentence):
     with pytest.raises(ValueError, match=f"there is no .* choose one of .*{sentence}"):
