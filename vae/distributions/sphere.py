@@ -20,9 +20,6 @@ class UniformOnSphere:
     dimensions: int = field(metadata={"static": True})
     factorized = False
 
-    def check(self) -> None:
-        _check_dimensions(self, self.dimensions)
-
     @property
     def batch_shape(self) -> tuple[int, ...]:
         return ()
@@ -49,7 +46,8 @@ class Spherical(Reparameterizable):
     factorized = False
 
     def check(self) -> None:
-        _check_dimensions(self, self.location.shape[-1])
+        if self.location.shape[-1] < 2:
+            raise ValueError(f"{type(self).__name__} needs at least 2 dimensions, got {self.location.shape[-1]}")
 
     @property
     def direction(self) -> Float[Array, "*batch D"]:
@@ -71,11 +69,6 @@ class Spherical(Reparameterizable):
     def log_prob(self, z: Vectors) -> Float[Array, "*#samples"]:
         half_square = jnp.sum(jnp.square(z - self.direction), axis=-1, keepdims=True) / 4
         return self.log_ratio(half_square)[..., 0] - log_area(self.location.shape[-1])
-
-
-def _check_dimensions(q: UniformOnSphere | Spherical, dimensions: int) -> None:
-    if dimensions < 2:
-        raise ValueError(f"{type(q).__name__} needs at least 2 dimensions, got {dimensions}")
 
 
 def log_area(dimensions: int) -> float:

@@ -73,7 +73,6 @@ def test_a_temperature_is_a_constant_of_the_program(build):
     [
         (lambda: dist.VonMisesFisher([[0.5]], [[1.0]]), "VonMisesFisher needs at least 2 dimensions, got 1"),
         (lambda: dist.PowerSpherical([[0.5]], [[1.0]]), "PowerSpherical needs at least 2 dimensions, got 1"),
-        (lambda: dist.UniformOnSphere(1), "UniformOnSphere needs at least 2 dimensions, got 1"),
         (lambda: dist.DiscretizedLogistic([0.5], [-2.0], 1), "DiscretizedLogistic needs at least 2 levels, got 1"),
         (lambda: dist.DiscretizedLogisticMixture([[0.0]], [[0.5]], [[0.0]], 1), "Mixture needs at least 2 levels"),
         (lambda: dist.GreyLevels([[0.0]]), "GreyLevels needs at least 2 levels, got 1"),
