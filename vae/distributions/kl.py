@@ -57,7 +57,7 @@ def add_kl(q: type, p: type, formula: Callable[[Any, Any], Array]) -> None:
 def _kl_normal(q: Normal, p: Normal) -> Float[Array, "*batch"]:
     log_ratio = q.log_var - p.log_var
     standardized = (q.mean - p.mean) * jnp.exp(-0.5 * p.log_var)
-    return jnp.sum(0.5 * jnp.square(standardized) + 0.5 * deviance(jnp.zeros_like(log_ratio), log_ratio), axis=-1)
+    return 0.5 * jnp.sum(jnp.square(standardized) + jnp.exp(log_ratio) - 1 - log_ratio, -1)
 
 
 def _kl_multivariate_normal(q: MultivariateNormal, p: Normal) -> Float[Array, "*batch"]:
@@ -123,21 +123,19 @@ def _kl_poisson(q: Poisson, p: Poisson) -> Float[Array, "*batch"]:
 
 
 def _kl_bernoulli(q: Bernoulli, p: Bernoulli) -> Float[Array, "*batch"]:
-    of_value = lambda sign: _of_states(jax.nn.log_sigmoid(sign * q.logits), jax.nn.log_sigmoid(sign * p.logits))
-    return jnp.sum(of_value(1) + of_value(-1), axis=-1)
+    return jnp.sum(_weighted(q, p, 1) + _weighted(q, p, -1), axis=-1)
+
+
+def _weighted(q: Bernoulli, p: Bernoulli, sign: int) -> Float[Array, "*batch D"]:
+    """P(bit) log(P(bit) / Q(bit)) for the bits 1 (sign = 1) or 0 (sign = -1); zero if the bit is impossible."""
+    probability = jax.nn.sigmoid(sign * q.logits)
+    log_ratio = jax.nn.log_sigmoid(sign * q.logits) - jax.nn.log_sigmoid(sign * p.logits)
+    return probability * jnp.where(probability > 0, log_ratio, 0.0)
 
 
 def _kl_categorical(q: Categorical, p: Categorical) -> Float[Array, "*batch"]:
-    return jnp.sum(_of_states(jax.nn.log_softmax(q.logits), jax.nn.log_softmax(p.logits)), axis=(-2, -1))
-
-
-def _of_states(log_q: Numbers, log_p: Numbers) -> Float[Array, "*#shape"]:
-    """Q log(Q / P) + P - Q for each state. Over all states P - Q sums to 0, and with it no term is negative, so that
-    the divergence of distributions that are nearly equal keeps its digits."""
-    q, p = jnp.exp(log_q), jnp.exp(log_p)
-    log_ratio = jnp.where(q > 0, log_p - jnp.where(q > 0, log_q, 0.0), 0.0)
-    near = jnp.abs(log_ratio) < 0.5
-    return jnp.where((q > 0) & near, deviance(log_q, jnp.where(near, log_ratio, 0.0)), p - q - q * log_ratio)
+    log_ratio = jax.nn.log_softmax(q.logits) - jax.nn.log_softmax(p.logits)
+    return jnp.sum(q.mean * jnp.where(q.mean > 0, log_ratio, 0.0), axis=(-2, -1))
 
 
 def _kl_product(q: Product, p: Product) -> Float[Array, "*batch"]:
