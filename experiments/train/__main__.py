@@ -26,6 +26,8 @@ from vae import checkpoint
 
 # Flags that increase the use of memory, the most likely cause first. The error about too little memory names them.
 MEMORY_FLAGS = ("num_samples", "batch_size", "hidden")
+# So many runs that diverged are described at the end.
+MOST_DIVERGED = 3
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -78,20 +80,21 @@ def main(values: flags.FlagValues = flags.FLAGS) -> None:
                 if multihost.is_first():
                     conclude(sweep, chosen)
     if diverged:
-        cli.stop("; ".join(diverged))
+        more = len(diverged) - MOST_DIVERGED
+        cli.stop("; ".join(diverged[:MOST_DIVERGED] + [f"{more} more diverged (see results.csv)"] * (more > 0)))
 
 
 def say_what_is_too_late(sweep: Sweep, unfinished: list[Program]) -> None:
-    """Names the flags that add something to a training, if some runs are finished already."""
-    flags_of_training = ("measure_gradient", "tensorboard", "on_evaluation", "profile_steps")
-    given = [f"--{name}" for name in flags_of_training if getattr(sweep.options, name)]
-    total, left = (sum(len(program.runs) for program in programs) for programs in (sweep.programs, unfinished))
-    if given and left < total:
-        them = f"{total - left} of {total} runs are" if total > 1 else "the run is"
-        print(
-            f"{them} finished, and {' and '.join(given)} changed nothing there; another --workdir trains with"
-            f" {'it' if len(given) == 1 else 'them'}"
-        )
+    """Names the flags that would have added something to the training of runs that are finished."""
+    finished = [program.folder for program in sweep.programs if program not in unfinished]
+    has = {
+        "measure_gradient": lambda folder: any("measure_draws" in row for row in folder.rows()),
+        "tensorboard": lambda folder: (folder.path / "tensorboard").exists(),
+        "profile_steps": lambda folder: (folder.path / "profile").exists(),
+    }
+    given = [name for name in has if getattr(sweep.options, name)]
+    if late := [f"--{name}" for name in given if not all(map(has[name], finished))]:
+        print(f"runs were finished without {' and '.join(late)}, and stay as they are; choose another --workdir")
 
 
 def conclude(sweep: Sweep, options: train_flags.Options) -> None:

@@ -69,7 +69,7 @@ def _calls(folder: Path, disks: dict[str, Path | None]):
         "tiny": ["--hidden=128"],
         "read_only": [],
         "gradient": ["--seed=0,1,2", "--epochs=3"],
-        "loss": ["--learning_rate=1e-3,1e30", "--validation_size=100", "--epochs=3", "--sweep_mode=vmap"],
+        "loss": ["--learning_rate=1e-3,1e30,2e30", "--seed=0,1", "--validation_size=100", "--epochs=3"],
         "device": ["--objective=elbo", "--num_samples=100000000"],
         "host": [],
     }
@@ -151,12 +151,15 @@ def test_what_is_not_finite_stops_its_run_and_no_other(calls):
     sweep = outcomes["gradient"]
     assert_one_sentence(sweep, "seed=1", "not finite at step 31", "the state of epoch 1", "--clip_norm")
     assert_one_sentence(outcomes["loss"], "learning_rate=1e30", "not finite at step", "the state of epoch 0")
+    assert outcomes["loss"].err.count("not finite at step") == 3
+    assert outcomes["loss"].err.endswith("; 1 more diverged (see results.csv)\n")
     assert "diverged" in sweep.out
     assert_one_sentence(again["gradient"], "seed=1", "not finite at step 31 in an earlier command; delete")
     [program] = programs_of(workdirs["gradient"])
     assert [row["status"] for row in program.results()] == ["done", "diverged", "done"]
-    [program] = programs_of(workdirs["loss"])  # the second run has no evaluation
-    assert [row["status"] for row in program.results()] == ["done", "diverged"]
+    [program] = programs_of(workdirs["loss"])  # the runs that diverged have no evaluation
+    statuses = {(row["learning_rate"], row["status"]) for row in program.results()}
+    assert statuses == {(1e-3, "done"), (1e30, "diverged"), (2e30, "diverged")}
 
 
 def test_the_advice_to_a_diverged_run_fits_the_step():

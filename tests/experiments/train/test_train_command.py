@@ -52,7 +52,7 @@ def runs(tmp_path_factory):
         ["--seed=1", "--learning_rate=1e-2", f"--workdir={folder}/alone", "--on_evaluation=tests.helpers.hooks:fail"],
         sweep,
         ["--seed=0,1,2", *sweep[1:], "--figures=sweep"],
-        [f"--workdir={folder}/single", "--tensorboard"],
+        [f"--workdir={folder}/single", "--tensorboard", "--profile_steps=1:2"],
         [f"--workdir={folder}/map", "--sweep_mode=map", "--seed=0,1", *MEASURED],
         [f"--workdir={folder}/long", *LONG, "--profile_steps=30:60"],
     )
@@ -88,8 +88,9 @@ def test_every_phase_has_a_line(runs):
     assert lines(outcomes[4].out) == []  # finished before, and --figures=none
     assert "figures/" in outcomes[0].out
     assert "figures/" not in outcomes[4].out  # it drew nothing
-    assert "the run is finished, and --tensorboard changed nothing there" in outcomes[4].out
-    assert "changed nothing" not in outcomes[0].out
+    too_late = "runs were finished without --profile_steps, and stay as they are; choose another --workdir"
+    assert too_late in outcomes[4].out
+    assert "finished without" not in outcomes[0].out
 
 
 def test_config_says_what_was_run(runs):
