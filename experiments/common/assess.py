@@ -203,8 +203,8 @@ def _test_figures(
 def weight_figures(weights: dict[str, np.ndarray]) -> Row:
     """The figures of one run from the `importance_weights` of its images, `[N]` each.
 
-    `heavy_tail_share` is the share of the images with a Pareto k whose k is too large. It is left out if no image has a
-    k, as with few samples.
+    `heavy_tail_share` is the share of images with too large a Pareto k, among those that have a k. It is left out if no
+    image has one, as with few samples.
     """
     mean = lambda values: values.mean(dtype=np.float64).item()
     row = {"nll_nats": -mean(weights["log_likelihood"]), "ess_share": mean(weights["ess_share"])}

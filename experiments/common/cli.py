@@ -107,7 +107,7 @@ def _import_packages() -> None:
                 f"--import={name}: there is no package {error.name!r}; start the command in the folder that holds the"
                 " package, or add this folder to PYTHONPATH"
             )
-        if module.__file__ is None:  # Python takes any folder for a package
+        if hasattr(module, "__path__") and module.__file__ is None:  # Python takes any folder for a package
             stop(
                 f"--import={name}: {next(iter(module.__path__))} has no __init__.py, so nothing was imported; start the"
                 " command in the folder that holds the package, or add this folder to PYTHONPATH"
@@ -150,7 +150,8 @@ def load_function(text: str, flag: str, arguments: tuple[str, ...] = (), in_file
         inspect.signature(loaded).bind(*arguments)
     except (TypeError, ValueError):  # it needs other arguments, or is not a function, or hides its arguments
         called = f"with {' and '.join(arguments)} alone" if arguments else "without arguments"
-        raise ValueError(f"{cannot} called {called}; give a function that can be") from None
+        needed = f"takes {' and '.join(arguments)}" if arguments else "needs no arguments"
+        raise ValueError(f"{cannot} called {called}; give a function that {needed}") from None
     if in_files:
         _modules_of_flags[module] = None
     return loaded

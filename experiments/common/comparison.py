@@ -196,7 +196,9 @@ def compare(rows: list[Row], setting: str) -> Comparison:
     choices.sort(key=lambda choice: results.least_first(-_gain(choice.chosen, figure) if choice.chosen else math.nan))
     chosen = [choice for choice in choices if choice.chosen]
     if len(chosen) < 2:
-        raise ValueError(f"--compare={setting} needs two values of {setting} whose runs did not diverge")
+        raise ValueError(
+            f"--compare={setting} needs two values of {setting} whose runs did not diverge and have finite figures"
+        )
     pairs = _compare_pairs(chosen, figure)
     beaten = {pair.worse for pair in pairs if pair.is_told_apart}
     if first := [choice for choice in chosen if choice.value not in beaten][:1]:

@@ -171,9 +171,14 @@ class ProgramFolder:
         return provenance.changed_code([record, *record.get("continued", [])][-1])
 
     def record_change_of_code(self) -> None:
-        """Adds to runs.json the present code, which continues the program."""
+        """Adds to runs.json the present code, which continues the program; of a program that has not begun, the present
+        code is the only one."""
         record = self.record()
-        record["continued"] = [*record.get("continued", []), provenance.describe_code()]
+        if self.has_begun():
+            record["continued"] = [*record.get("continued", []), provenance.describe_code()]
+        else:
+            record = {name: value for name, value in record.items() if name != "continued"}
+            record |= provenance.describe_environment()
         files.write_json(self.path / "runs.json", record)
 
     # --- runs that an accelerator computes wrongly side by side

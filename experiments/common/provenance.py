@@ -86,7 +86,7 @@ def changed_code(recorded: dict[str, Any]) -> list[str]:
 
 def code_versions(recorded: dict[str, Any]) -> str:
     """The digests of the code that trained a program, in the order of use, from the content of its runs.json."""
-    used = [str(one.get("code", "not recorded"))[:8] for one in (recorded, *recorded.get("continued", []))]
+    used = [str(one["code"])[:8] if "code" in one else "unknown" for one in (recorded, *recorded.get("continued", []))]
     return ", then ".join(dict.fromkeys(used))
 
 
@@ -125,5 +125,5 @@ def describe_measurement(settings: dict[str, Any], seconds: float) -> dict[str, 
 def _imported_sources() -> dict[str, Path]:
     """The folder or file of each package that --import names."""
     modules = {name: sys.modules[name] for name in cli.imported_packages() if name in sys.modules}
-    files = {name: Path(module.__file__) for name, module in modules.items() if module.__file__}
+    files = {name: Path(module.__file__) for name, module in modules.items() if hasattr(module, "__file__")}
     return {name: file.parent if file.name == "__init__.py" else file for name, file in files.items()}

@@ -63,7 +63,8 @@ def load(
       cache_dir: The folder of decoded data.
 
     Raises:
-      ValueError: If there is no such run or checkpoint, or if it cannot be read.
+      ValueError: If there is no such run or checkpoint, or if it cannot be read. The message names the flags of
+        `experiments.evaluate`, such as --run.
     """
     folder, number = run_selection.choose_one(workdir, run)
     settings = folder.runs()[number]

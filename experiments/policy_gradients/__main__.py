@@ -30,6 +30,7 @@ DEPENDS = {
     "beta": lambda entry: "beta" in entry.claims,
     "clip": lambda entry: entry.clipped,
     "lag": lambda entry: entry.off_policy,
+    "distance": lambda entry: "ref" in entry.claims,
 }
 
 

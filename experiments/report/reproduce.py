@@ -1,5 +1,6 @@
 """The section "How to repeat it": the commands, and the versions and devices that were used."""
 
+import itertools
 import json
 import shlex
 from html import escape
@@ -42,8 +43,10 @@ def commands(runs: list[Run]) -> list[str]:
 
 
 def _commands_of_workdir(workdir: str | None, runs: list[Run]) -> list[str]:
+    longest = {run.folder.path: run for run in sorted(runs, key=lambda run: len(run.rows))}  # of each program
     rows = [
-        {name: (str(value),) for name, value in run.settings.json().items()} | {EVALUATIONS: _evaluation_flags(run)}
+        {name: (str(value),) for name, value in run.settings.json().items()}
+        | {EVALUATIONS: _evaluation_flags(longest[run.folder.path])}
         for run in runs
     ]
     for name in runs[0].settings.json():  # rows that differ only in this setting become one row with a list
@@ -76,10 +79,13 @@ def _evaluation_flags(run: Run) -> tuple[str, ...]:
     flags = []
     if run.rows and run.rows[0]["epoch"] != assess.curve_spacing(run.settings.epochs):
         flags.append(f"--eval_every={run.rows[0]['epoch']}")
-    measured = [number for number, row in enumerate(run.rows, 1) if "measure_draws" in row]
+    measured = [number for number, row in enumerate(run.rows, 1) if along_training.columns([row])]
     if measured:
         last = run.rows[measured[-1] - 1]
-        flags += [f"--measure_gradient={measured[0]}", f"--measure_draws={last['measure_draws']}"]
+        # The last evaluation is always measured. A run may have been continued with the flag.
+        regular = [number for number in measured if number < len(run.rows)] or measured
+        flags.append(f"--measure_gradient={min(after - before for before, after in itertools.pairwise([0, *regular]))}")
+        flags += [f"--measure_draws={last['measure_draws']}"] if "measure_draws" in last else []
         estimators = dict.fromkeys(column.estimator for column in along_training.columns([last]))
         if others := [name for name in estimators if name != run.settings.estimator]:
             flags.append(f"--measure_estimators={','.join(others)}")

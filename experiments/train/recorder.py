@@ -35,9 +35,9 @@ class Recorder:
 
             names = self.folder.run_names()
             events = self.folder.path / "tensorboard"
-            folders = [events / name for name in names] if len(names) > 1 else [events]
-            events = [SummaryWriter(str(path), purge_step=self._first_step) for path in folders]
-            self._events = [self._stack.enter_context(one) for one in events]
+            for path in [events / name for name in names] if len(names) > 1 else [events]:
+                writer = SummaryWriter(str(path), purge_step=self._first_step)
+                self._events.append(self._stack.enter_context(writer))
         return self
 
     def __exit__(self, *exception):

@@ -333,7 +333,8 @@ def _report_other_code(programs: list[Program], unfinished: list[Program]) -> st
     changed = [program for program in programs if changes[program.folder]]
     if begun := [program for program in changed if program.folder in continued and program.folder.has_begun()]:
         print(f"{describe(begun, 'begun')}; the present code continues them (see runs.json)")
-        for program in begun:
+    for program in changed:
+        if program.folder in continued:
             program.folder.record_change_of_code()
     trained = [program for program in changed if program.folder not in continued]
     rest = ", and stay as they are; choose another --workdir, or delete this one, to train them again"

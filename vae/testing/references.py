@@ -65,8 +65,10 @@ def log_reference(support: str | Support, pilot: Float[Array, "P *batch d"]) -> 
     def log_density(z):
         y_z, log_det = to_real(z)
         away = jnp.einsum("...ij,p...j->p...i", inverse, y_z - y[:SIZE])  # [SIZE, *batch, n]
-        bumps = jnp.maximum(1 - jnp.sum(jnp.square(away), axis=-1), 0) ** POWER
-        return jnp.log(jnp.mean(bumps, axis=0)) - log_volume + log_det
+        square = jnp.sum(jnp.square(away), axis=-1)
+        density = jnp.mean(jnp.where(square < 1, 1 - square, 0.0) ** POWER, axis=0)
+        # 0 also where y is infinite, as that of the point from which a sphere is projected
+        return jnp.where(density > 0, jnp.log(density) - log_volume + log_det, -jnp.inf)
 
     return log_density
 
@@ -79,7 +81,9 @@ def _stereographic(mean: Float[Array, "*batch d"]) -> Support:
     direction = mean / jnp.linalg.norm(mean, axis=-1, keepdims=True)
 
     def project(z):
-        y = jnp.einsum("...d,...dn->...n", z, basis[..., 1:]) / (1 + jnp.sum(z * direction, axis=-1, keepdims=True))
+        # 1 + z . direction, which near the point opposite to it would be rounding
+        height = jnp.sum(jnp.square(z + direction), axis=-1, keepdims=True) / 2
+        y = jnp.einsum("...d,...dn->...n", z, basis[..., 1:]) / height
         return y, (d - 1) * jnp.log((1 + jnp.sum(jnp.square(y), axis=-1)) / 2)
 
     return project

@@ -276,7 +276,7 @@ def test_a_users_problem_from_the_shell(tmp_path):
         (["--problem=experiments.common.problems:nothing_there"], "cannot be imported"),
         (
             ["--problem=json:loads"],
-            "--problem=json:loads cannot be called without arguments; give a function that can be",
+            "--problem=json:loads cannot be called without arguments; give a function that needs no arguments",
         ),
         (["--problem=json:loads,quadratic"], "--problem takes one module:function"),
         (["--problem=quadratic", "--workdir=x"], "name two problems"),

@@ -83,6 +83,7 @@ def test_bad_input_ends_with_one_sentence(argument, sentence, tmp_path, capsys):
         ("--beta=0.1", "rloo,k3_token", "grpo"),
         ("--clip=0.1", "rloo,old_rloo_ratio_token", "old_grpo"),
         ("--lag=0.5", "rloo,k3_token", "old_k3_token"),
+        ("--distance=2", "reinforce,rloo", "k3_token"),
     ],
 )
 def test_a_flag_that_changes_no_loss_is_refused(flag, without, among):

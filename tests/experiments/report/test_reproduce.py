@@ -38,6 +38,15 @@ def test_the_command_repeats_the_evaluations_and_measurements(tmp_path):
     others = "--measure_estimators=reparam,relax:scale=2"
     measured = ["--eval_every=5", "--measure_gradient=2", "--measure_draws=50", others]
     assert line.split()[3:] == ["--estimator=stl", "--epochs=20", *measured]
+    # Continued with the flag after the second evaluation, by code that did not record the number of draws.
+    figures = dict.fromkeys(names, 0.1)
+    late = [{"epoch": 5 * number} | (figures if number in (4, 6, 8, 9) else {}) for number in range(1, 10)]
+    [line] = reproduce.commands([read._replace(rows=late)])
+    assert line.split()[5:] == ["--eval_every=5", "--measure_gradient=2", others]
+    # A run of the same program that diverged before its first evaluation.
+    diverged = read._replace(settings=dataclasses.replace(run, seed=1), rows=[])
+    [line] = reproduce.commands([diverged, read._replace(rows=rows)])
+    assert line.split()[3:] == ["--estimator=stl", "--epochs=20", "--seed=1,0", *measured]
     [line] = reproduce.commands([read._replace(rows=[{"epoch": epoch} for epoch in range(1, 21)])])
     assert line.split()[3:] == ["--estimator=stl", "--epochs=20"]
 

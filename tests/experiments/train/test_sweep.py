@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from experiments.common import locks
+from experiments.common import locks, provenance
 from experiments.common.program_folder import ProgramFolder, programs_of
 from experiments.common.settings import Settings
 from experiments.train import multihost
@@ -87,6 +87,21 @@ def test_a_process_with_an_empty_folder_has_the_programs_of_process_0(number, op
     assert [program.runs for program in second.programs] == [program.runs for program in first.programs]
     names = lambda sweep: [program.folder.path.relative_to(sweep.workdir) for program in sweep.programs]
     assert names(second) == names(first)
+
+
+def test_a_program_that_has_not_begun_is_that_of_the_code_that_will_begin_it(options, tmp_path, capsys):
+    runs = [Settings(hidden=(width,)) for width in (8, 4)]
+    with contextlib.closing(Sweep(runs, tmp_path, options)) as sweep:
+        first, second = (program.folder for program in sweep.claim())
+    for folder in (first, second):
+        (folder.path / "runs.json").write_text(json.dumps(folder.record() | {"code": "an older one"}))
+    second.append([{"run": 0, "epoch": 1}])
+    with contextlib.closing(Sweep(runs, tmp_path, options)) as sweep:
+        sweep.claim()
+    assert "1 of 2 runs were begun by code that has changed since (the project)" in capsys.readouterr().out
+    new = provenance.code_digest()[:8]
+    assert [provenance.code_versions(folder.record()) for folder in (first, second)] == [new, f"an older, then {new}"]
+    assert provenance.code_versions({"continued": [first.record()]}) == f"unknown, then {new}"
 
 
 def test_finished_programs_are_not_trained_again(options, tmp_path):

@@ -7,6 +7,7 @@ import pytest
 from tests.helpers.families import CLASSES, MEMBERS, draw
 from vae import distributions as dist
 from vae.testing import certify_distribution, problem
+from vae.testing.references import log_reference
 
 SUPPORTS = {
     "Gamma": "positive",
@@ -174,3 +175,13 @@ def test_an_unknown_support_and_an_unknown_check_are_refused():
 def test_a_normalization_that_is_too_noisy_is_given_up():
     certified = certify_distribution(lambda q: q, dist.Normal(jnp.zeros((1, 10)), jnp.zeros((1, 10))), max_draws=1)
     assert "the standard error of the normalization is" in certified.reason
+
+
+def test_the_reference_is_a_number_at_the_points_from_which_spheres_are_projected():
+    """On 500 circles, whose samples are around some direction, at the point opposite to it."""
+    centres, noise = jax.random.uniform(jax.random.key(0), (500,)), jax.random.normal(jax.random.key(1), (64, 500))
+    angles = 6.3 * centres + 0.1 * noise
+    pilot = jnp.stack([jnp.cos(angles), jnp.sin(angles)], axis=-1)  # [64, 500, 2]
+    mean = jnp.mean(pilot, axis=0)
+    opposite = -mean / jnp.linalg.norm(mean, axis=-1, keepdims=True)
+    assert jnp.all(log_reference("sphere", pilot)(opposite) == -jnp.inf)
