@@ -5,8 +5,8 @@ in nats. A family is a pytree, so that `jax.lax.stop_gradient(q)`, `jax.vmap` an
 an array.
 
 Densities, divergences and their gradients are right in float32 for logs of scales, rates and concentrations from -80 to
-80, and for log-variances from -160 to 160. Outside this range they may be infinite or NaN. Parameters of different
-shapes are broadcast where a distribution is built.
+80, and for log-variances from -160 to 160. Outside this range they may be infinite or NaN; `LowRankNormal` names a
+smaller range. Parameters of different shapes are broadcast where a distribution is built.
 
 `sample` never carries a gradient. `rsample` always does; only reparameterizable families have it. Families whose noise
 has a fixed distribution also have `from_noise`, the map from that noise to the sample: the reparameterization trick.
