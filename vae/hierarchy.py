@@ -126,7 +126,10 @@ class Markov:
             before = kinds[-1]
             shape = (1, *self.batch_shape, *event_shape(before))
             z = jax.ShapeDtypeStruct(shape, jax.tree.leaves(before)[0].dtype)
-            kinds.append(jax.eval_shape(lambda q, z, index=index: q.layer(index, z), self, z))
+            try:
+                kinds.append(jax.eval_shape(lambda q, z, index=index: q.layer(index, z), self, z))
+            except AttributeError as error:  # `hasattr` would take it for a missing method
+                raise TypeError(f"layer {index + 1} of a Markov distribution failed: {error}") from error
         return kinds
 
     def _layers(self, layers: Layers) -> list[Any]:

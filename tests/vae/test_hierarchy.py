@@ -131,6 +131,12 @@ def test_layers_have_a_density_only_if_every_layer_has():
     assert _posterior(PARAMS).has_density
 
 
+def test_a_mistake_in_a_layer_is_not_taken_for_a_missing_method():
+    q = Markov(dist.Normal(jnp.zeros((2, 3)), 0.0), (np.float32(1.0),), (lambda weight, z: z.no_such_name,))
+    with pytest.raises(TypeError, match="layer 2 of a Markov distribution failed: .* no_such_name"):
+        hasattr(q, "rsample")
+
+
 def test_a_network_of_two_layers_trains_every_weight():
     model = models.make_vae((4, 4, 1), latent_dim=(3, 2), hidden=(8,), layer_hidden=(5,))
     key, x = jax.random.key(0), np.ones((6, 4, 4, 1), np.float32)

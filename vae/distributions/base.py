@@ -1,10 +1,10 @@
 """Shared parts of the families: the decorator `family`, noise, and the reparameterization trick.
 
 To add a family, write a class with the decorator `family`. A location-scale family inherits the trick from
-`LocationScale`. Another family writes `rsample`, or only `sample` if its samples carry no gradient: whether a
-distribution has a method is asked by `hasattr`, also of several blocks or layers. `add_kl` adds the closed form of a
-divergence. A family whose latent dimensions are not independent says `factorized = False`. A family that has a method
-`check()` raises ValueError in it, if numbers or shapes that it was given make no sense.
+`LocationScale`. Another family writes `rsample`, or only `sample` if its samples carry no gradient: estimators test
+with `hasattr` which methods a distribution has. `add_kl` adds the closed form of a divergence. A family whose latent
+dimensions are not independent says `factorized = False`. A family that has a method `check()` raises ValueError in it,
+if numbers or shapes that it was given make no sense.
 """
 
 from dataclasses import dataclass, fields

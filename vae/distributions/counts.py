@@ -43,7 +43,8 @@ class Poisson(_ByLogMean):
         log_x = jnp.log(jnp.where(x >= 1, x, 1.0))
         positive = -deviance(log_x, self.log_mean - log_x) - 0.5 * log_x - HALF_LOG_2PI - stirling_error(log_x)
         # Only relaxed counts lie between 0 and 1.
-        below_one = x * self.log_mean - self.mean - gammaln(1 + x)
+        part = jnp.where((x > 0) & (x < 1), x, 0.0)
+        below_one = part * self.log_mean - self.mean - gammaln(1 + part)
         log_density = jnp.where(x >= 1, positive, jnp.where(x > 0, below_one, -self.mean))
         return jnp.sum(jnp.where(x < 0, -jnp.inf, log_density), axis=-1)
 

@@ -5,8 +5,9 @@ from dataclasses import field
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.lax import stop_gradient
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from vae.distributions.base import Vectors, check_levels, family, logistic
 from vae.distributions.special import Numbers
@@ -44,7 +45,13 @@ class DiscretizedLogistic:
         # sigmoid(u) - sigmoid(l) = sigmoid(u) sigmoid(-l) (1 - exp(l - u)), which does not cancel in the far tails.
         inside = below + above + _log1mexp(math.log(2 * half) - self.log_scale)
         log_prob = jnp.where(x < half, below, jnp.where(x > 1 - half, above, inside))
-        return jnp.sum(jnp.where((x < -half) | (x > 1 + half), -jnp.inf, log_prob), axis=-1)
+        return jnp.sum(jnp.where(is_outside(x, self.levels), -jnp.inf, log_prob), axis=-1)
+
+
+def is_outside(x: Vectors, levels: int) -> Bool[Array | np.ndarray, "*#samples D"]:
+    """Whether pixels are more than half a level outside of [0, 1]."""
+    half = 0.5 / (levels - 1)
+    return (x < -half) | (x > 1 + half)
 
 
 def _log1mexp(log_width: Numbers) -> Float[Array, "*#shape"]:

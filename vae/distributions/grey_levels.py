@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from vae.distributions.base import Vectors, check_levels, family
-from vae.distributions.discretized_logistic import DiscretizedLogistic
+from vae.distributions.discretized_logistic import DiscretizedLogistic, is_outside
 from vae.distributions.mixture import Mixture
 
 
@@ -41,7 +41,7 @@ class GreyLevels:
         levels = jnp.arange(self.logits.shape[-1], dtype=self.logits.dtype)
         here = jnp.round(x * (self.logits.shape[-1] - 1))[..., None] == levels  # faster than a gather and its transpose
         logit = jnp.sum(jnp.where(here, self.logits, 0.0), axis=-1)
-        logit = jnp.where(jnp.any(here, axis=-1), logit, -jnp.inf)
+        logit = jnp.where(is_outside(x, self.logits.shape[-1]), -jnp.inf, jnp.where(jnp.isnan(x), jnp.nan, logit))
         return jnp.sum(logit - jax.nn.logsumexp(self.logits, axis=-1), axis=-1)
 
 
@@ -73,7 +73,9 @@ class DiscretizedLogisticMixture:
         return self._pixels.sample(key, num_samples)[..., 0]
 
     def log_prob(self, x: Vectors) -> Float[Array, "*#samples"]:
-        return jnp.sum(self._pixels.log_prob(x[..., None]), axis=-1)
+        impossible = is_outside(x, self.levels)
+        log_prob = self._pixels.log_prob(jnp.where(impossible, 0.5, x)[..., None])  # 0.5 has a derivative
+        return jnp.sum(jnp.where(impossible, -jnp.inf, log_prob), axis=-1)
 
     @property
     def _pixels(self) -> Mixture:
