@@ -16,11 +16,12 @@ class Moments(NamedTuple):
     def add(self, drawn: Float[np.ndarray, "draws coordinates"]) -> "Moments":
         """The moments of these draws too (Chan, Golub & LeVeque 1979)."""
         added = len(drawn)
-        centre = np.mean(drawn, axis=0)
         count = self.count + added
-        square = self.square + np.sum(np.square(drawn - centre), axis=0)
-        square = square + np.square(centre - self.mean) * (self.count * added / count)
-        return Moments(count, self.mean + (centre - self.mean) * (added / count), square)
+        with np.errstate(invalid="ignore", over="ignore"):  # the moments of infinite draws are not finite
+            centre = np.mean(drawn, axis=0)
+            square = self.square + np.sum(np.square(drawn - centre), axis=0)
+            square = square + np.square(centre - self.mean) * (self.count * added / count)
+            return Moments(count, self.mean + (centre - self.mean) * (added / count), square)
 
     @property
     def stderr(self) -> Float[np.ndarray, "coordinates"]:

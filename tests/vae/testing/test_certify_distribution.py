@@ -2,12 +2,14 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from tests.helpers.families import CLASSES, MEMBERS, draw
 from vae import distributions as dist
 from vae.testing import certify_distribution, problem
-from vae.testing.references import log_reference
+from vae.testing.moments import Moments
+from vae.testing.references import fit_reference
 
 SUPPORTS = {
     "Gamma": "positive",
@@ -15,7 +17,10 @@ SUPPORTS = {
     "Dirichlet": "simplex",
     "PowerSpherical": "sphere",
     "VonMisesFisher": "sphere",
-    "ExpConcrete": lambda z: (z[..., :-1] - z[..., -1:], 0.0),
+    "ExpConcrete": (
+        lambda z: (z[..., :-1] - z[..., -1:], 0.0),
+        lambda y: jax.nn.log_softmax(jnp.concatenate([y, jnp.zeros_like(y[..., :1])], axis=-1)),
+    ),
 } | dict.fromkeys(["Bernoulli", "Categorical", "DiscretizedLogistic", "Poisson"], "discrete")
 # The mean of these is not E[z]: that of the discrete variable which they relax, and a parameter.
 OTHER_MEANS = ("BinaryConcrete", "ExpConcrete", "DiscretizedLogistic")
@@ -118,6 +123,42 @@ class LostEventSum(Own):
         return jax.scipy.stats.norm.logpdf(z, self.mean, self.exact.scale)
 
 
+class ReversedDensity(Own):
+    def log_prob(self, z):
+        return super().log_prob(z)[::-1]
+
+
+class OneSample(Own):
+    def rsample(self, key, num_samples):
+        return super().rsample(key, 1)
+
+    def sample(self, key, num_samples):
+        return jax.lax.stop_gradient(super().rsample(key, num_samples))
+
+
+class PairedSamples(Own):
+    def sample(self, key, num_samples):
+        return jnp.repeat(super().sample(key, (num_samples + 1) // 2), 2, axis=0)[:num_samples]
+
+
+class Plateau:
+    """A density proportional to exp(-(|z| / scale)^8), which falls to 0 at an edge of a disk."""
+
+    def __init__(self, log_scale):
+        self.log_scale, self.batch_shape = log_scale, log_scale.shape
+
+    def sample(self, key, num_samples):
+        key_radius, key_angle = jax.random.split(key)
+        shape = (num_samples, *self.batch_shape)
+        radius = jnp.exp(self.log_scale) * jax.random.gamma(key_radius, 0.25, shape) ** 0.125
+        angle = 2 * jnp.pi * jax.random.uniform(key_angle, shape)
+        return jax.lax.stop_gradient(jnp.stack([radius * jnp.cos(angle), radius * jnp.sin(angle)], axis=-1))
+
+    def log_prob(self, z):
+        radius = jnp.linalg.norm(z, axis=-1) / jnp.exp(self.log_scale)
+        return -(radius**8) - 2 * self.log_scale - jnp.log(jnp.pi) - jax.scipy.special.gammaln(1.25)
+
+
 def certificate(family):
     parameters = {"mean": draw(0, 1, 2), "log_scale": draw(1, 1, 2)}
     return certify_distribution(lambda parameters: family(**parameters), parameters)
@@ -138,15 +179,18 @@ def test_a_distribution_with_all_methods_is_certified_by_all_checks():
     ("family", "reason"),
     [
         (WrongConstant, "normalization is wrong at [0] over the support 'real'"),
-        (WrongScale, "normalization is wrong at [0]"),
+        (WrongScale, "score is wrong at log_scale[0, "),
         (WrongVariance, "variance is wrong at [0, "),
         (WrongEntropy, "entropy is wrong at [0]"),
         (WrongMean, "mean is wrong at [0, "),
         (StoppedPath, "path is wrong at "),
         (HalfAPath, "path is wrong at mean[0, "),
-        (OtherSamples, "normalization is wrong at [0]"),
+        (OtherSamples, "score is wrong at mean[0, "),
         (InfinitePath, "path is not finite at mean[0, 0]"),
         (SampleWithGradient, "sample carries a gradient; use stop_gradient"),
+        (ReversedDensity, "log_prob of 3 samples differs from log_prob of each alone"),
+        (OneSample, "3 samples of rsample have the shapes [[1, 1, 2]], unlike those of sample"),
+        (PairedSamples, "samples of one call of sample repeat each other; give support="),
         (LostEventSum, "log_prob of 3 samples has the shape [3, 1, 2], and must have [3, 1]"),
     ],
 )
@@ -162,6 +206,54 @@ def test_a_scale_that_is_wrong_by_5_percent_is_seen_in_the_score_and_other_sampl
     assert abs(wrong.checks["score"].z) > wrong.critical_z
     assert wrong.checks["score"].coordinate.startswith("log_scale[0, ")
     assert abs(other.checks["rsample"].z) > other.critical_z
+
+
+def test_a_density_with_an_edge_is_certified():
+    certified = certify_distribution(Plateau, jnp.zeros(1))
+    assert certified, certified
+    assert certified.checks["normalization"].stderr < 0.002
+
+
+@pytest.mark.slow
+def test_a_density_with_far_modes_is_certified():
+    make = lambda means: dist.MixtureOfNormals(means, jnp.zeros((1, 2, 1)), jnp.zeros((1, 2)))
+    certified = certify_distribution(make, jnp.array([[[-8.0], [8.0]]]), omit=("rsample", "path"))
+    assert certified, certified
+    assert certified.checks["normalization"].stderr < 0.002
+
+
+def test_a_score_of_0_with_rounding_errors_is_not_wrong():
+    """A shift of all logits changes no probability."""
+    make = lambda parameters: dist.Categorical(parameters["logits"] + parameters["shift"])
+    parameters = {"logits": draw(2, 1, 1, CLASSES), "shift": jnp.ones((1, 1, 1))}
+    certified = certify_distribution(make, parameters, support="discrete", omit=("mean", "variance", "entropy"))
+    assert certified, certified
+
+
+def test_infinite_draws_have_moments_that_are_not_finite():
+    moments = Moments().add(np.array([[np.inf], [1.0]])).add(np.array([[1.0], [2.0]]))
+    assert not np.isfinite(moments.mean).any()
+    assert not np.isfinite(moments.stderr).any()
+
+
+def test_discrete_families_without_their_support_are_refused():
+    certified = certify_distribution(lambda q: q, CASES["Bernoulli"])
+    assert certified.reason == 'sample gives whole numbers; give support="discrete"'
+
+
+@pytest.mark.parametrize(
+    ("make", "parameters", "options", "sentence"),
+    [
+        (lambda q: q, {}, {}, "there are no parameters"),
+        (lambda p: Own(p, p), {"trials": 1}, {}, "the parameter trials is not a float; keep other numbers within make"),
+        (lambda p: p, jnp.zeros(2), {}, "make returns .*Array.*, which has no batch_shape"),
+        (lambda q: q, CASES["Normal"], {"prior": CASES["Laplace"]}, r"KL\(Normal || Laplace\) has no closed form"),
+        (lambda q: q, CASES["Normal"], {"support": "positive"}, "samples are not in the support 'positive'"),
+    ],
+)
+def test_arguments_with_which_nothing_can_be_tested_are_refused(make, parameters, options, sentence):
+    with pytest.raises((TypeError, ValueError, NotImplementedError), match=sentence):
+        certify_distribution(make, parameters, **options)
 
 
 def test_an_unknown_support_and_an_unknown_check_are_refused():
@@ -184,4 +276,4 @@ def test_the_reference_is_a_number_at_the_points_from_which_spheres_are_projecte
     pilot = jnp.stack([jnp.cos(angles), jnp.sin(angles)], axis=-1)  # [64, 500, 2]
     mean = jnp.mean(pilot, axis=0)
     opposite = -mean / jnp.linalg.norm(mean, axis=-1, keepdims=True)
-    assert jnp.all(log_reference("sphere", pilot)(opposite) == -jnp.inf)
+    assert jnp.all(fit_reference("sphere", pilot).log_prob(opposite) == -jnp.inf)
