@@ -60,7 +60,7 @@ def certify_distribution(
 
     At least 131,072 draws are made, and more until the standard error of the normalization is below 0.005. The density
     p0 is positive also beyond the samples. There, log_prob must be -inf wherever q is 0, unless `support` excludes
-    these values. The verdict allows for chance: a right distribution fails in less than 1 % of seeds.
+    these values. The verdict allows for chance, with which a right distribution should fail in 0.1 % of seeds.
 
     Args:
       make: a function from the parameters to a distribution.
