@@ -63,12 +63,14 @@ def test_a_density_is_right_to_two_decimals_or_nan(dim, rank):
     """One coordinate is narrow, and 20 factors are random. A rank of 0 has no limit."""
     rng = np.random.default_rng(0)
     noise = np.float32(rng.normal(size=(8, 1, dim + rank)))
+    ask = jax.jit(lambda q, z: (q.log_prob(z), dist.kl(q, dist.Normal(q.mean, 0.0))))
+    draw_samples = jax.jit(dist.LowRankNormal.from_noise)
     for narrow in range(-4, -31, -2):
         log_var = np.zeros((20, dim), np.float32)
         log_var[:, 0] = narrow
         q = dist.LowRankNormal(np.zeros(dim, np.float32), log_var, np.float32(rng.normal(size=(20, dim, rank))))
-        z = jax.jit(dist.LowRankNormal.from_noise)(q, noise)
-        found, divergence = jax.jit(lambda q, z: (q.log_prob(z), dist.kl(q, dist.Normal(q.mean, 0.0))))(q, z)
+        z = draw_samples(q, noise)
+        found, divergence = ask(q, z)
         covariances, z = np.array([covariance(q, b) for b in range(20)]), float64(z)
         squares = np.sum(z * np.linalg.solve(covariances, z[..., None])[..., 0], axis=-1)
         log_dets = np.linalg.slogdet(covariances)[1]
