@@ -121,6 +121,25 @@ def restore(folder: ProgramFolder, data: Dataset, functions: build.Functions, na
     return Restored((state.step // functions.steps_per_epoch).tolist(), state, faults)
 
 
+def restore_readable(
+    folder: ProgramFolder, data: Dataset, functions: build.Functions, name: str = "latest"
+) -> Restored:
+    """The states as `restore` returns them.
+
+    Raises:
+      ValueError: If there is no such checkpoint, or it cannot be read.
+    """
+    restored = restore(folder, data, functions, name)
+    if restored is None:
+        others = [step for step in checkpoint.steps(folder.checkpoints) if name.isdecimal() and step != int(name)]
+        if others:
+            raise ValueError(f"{folder.checkpoints / name} cannot be read; choose one of {', '.join(map(str, others))}")
+        raise ValueError(
+            f"{folder.checkpoints} holds no checkpoint that can be read; delete {folder.path} and train it again"
+        )
+    return restored
+
+
 def shape_of(functions: build.Functions, runs: int, validation: bool) -> Progress:
     """The shapes of the progress of `runs` runs."""
     stacked = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((runs, *leaf.shape), leaf.dtype), functions.state)

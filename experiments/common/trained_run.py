@@ -71,9 +71,7 @@ def load(
     data = build.load_trained(settings, data_dir or folder.data_dir(), cache_dir)
     folder.check_data(data)
     functions = build.functions(settings, data)
-    restored = progress.restore(folder, data, functions, checkpoint)
-    if restored is None:
-        raise ValueError(f"{folder.checkpoints} holds no checkpoint {checkpoint!r} that can be read")
+    restored = progress.restore_readable(folder, data, functions, checkpoint)
     if restored.faults[number]:
         raise ValueError(f"{workdir}: the run {restored.faults[number]}; choose another checkpoint")
     state = jax.device_put(progress.select_run(restored.state, number))

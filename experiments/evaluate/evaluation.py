@@ -9,7 +9,6 @@ from experiments.common.program_folder import ProgramFolder
 from experiments.common.settings import Settings
 from experiments.evaluate import annealing
 from experiments.evaluate.options import Options
-from vae import checkpoint
 from vae.data import Dataset
 from vae.devices import mesh
 
@@ -70,7 +69,7 @@ def choose(folder: ProgramFolder, numbers: list[int], options: Options) -> tuple
     folder.claim(runs, data)
     with jax.default_matmul_precision(runs[0].matmul_precision):
         functions = build.functions(runs[0], data)
-        restored = restore(folder, data, functions, options.checkpoint)
+        restored = progress.restore_readable(folder, data, functions, options.checkpoint)
         left_out += [f"{folder.run_path(i)} {restored.faults[i]}" for i in chosen if restored.faults[i]]
         chosen = [i for i in chosen if not restored.faults[i]]
         if not chosen:
@@ -175,20 +174,3 @@ def earlier_rows(folder: ProgramFolder, epochs: list[int], made_with: Row) -> di
         if alike := [row for row in rows if row["epoch"] == epochs[i] and made_with.items() <= row.items()]:
             earlier[i] = results.most_accurate(alike)
     return earlier
-
-
-def restore(folder: ProgramFolder, data: Dataset, functions: build.Functions, name: str) -> progress.Restored:
-    """The states of all runs of a program at the checkpoint `name`.
-
-    Raises:
-      ValueError: If there is no such checkpoint, or it cannot be read.
-    """
-    restored = progress.restore(folder, data, functions, name)
-    if restored is None:
-        others = [step for step in checkpoint.steps(folder.checkpoints) if name.isdecimal() and step != int(name)]
-        if others:
-            raise ValueError(f"{folder.checkpoints / name} cannot be read; choose one of {', '.join(map(str, others))}")
-        raise ValueError(
-            f"{folder.checkpoints} holds no checkpoint that can be read; delete {folder.path} and train it again"
-        )
-    return restored

@@ -92,9 +92,7 @@ def _draw_models(program: Program, folder: ProgramFolder, numbers: list[int]) ->
     with cli.drawing(folder.path / "figures"):
         from experiments.common import pictures
 
-        restored = progress.restore(folder, program.data, program.functions)
-        if restored is None:
-            raise ValueError(f"{folder.checkpoints} cannot be read")
+        restored = progress.restore_readable(folder, program.data, program.functions)
         figures = folder.figures()
         for number in numbers:
             params = progress.select_run(restored.state.params["model"], number)

@@ -75,11 +75,13 @@ def _prepare_parameters(q: Any) -> None:
 
 
 def check_levels(q: Any, levels: int) -> None:
+    """Raises ValueError, with the family of q, if there are fewer than two levels."""
     if levels < 2:
         raise ValueError(f"{type(q).__name__} needs at least 2 levels, got {levels}")
 
 
 def check_temperature(q: Any, temperature: float | np.number) -> None:
+    """Raises ValueError, with the family of q, if the temperature is not positive."""
     if not temperature > 0:
         raise ValueError(f"{type(q).__name__} needs a positive temperature, got {temperature}")
 

@@ -74,7 +74,7 @@ class DiscretizedLogisticMixture:
 
     def log_prob(self, x: Vectors) -> Float[Array, "*#samples"]:
         impossible = is_outside(x, self.levels)
-        log_prob = self._pixels.log_prob(jnp.where(impossible, 0.5, x)[..., None])  # 0.5 has a derivative
+        log_prob = self._pixels.log_prob(jnp.where(impossible, 0.5, x)[..., None])  # at 0.5, the derivative is finite
         return jnp.sum(jnp.where(impossible, -jnp.inf, log_prob), axis=-1)
 
     @property

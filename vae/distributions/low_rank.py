@@ -22,7 +22,7 @@ class LowRankNormal(LocationScale):
     A sample takes D + R standard normal numbers. The density uses Woodbury's identity and the matrix determinant lemma,
     so it factorizes only an R x R matrix, 1 + V^T V, where V is F divided by the standard deviations of the diagonal
     part. Log-densities and divergences are NaN where rounding could make them wrong by more than 0.05 nats. In float32
-    this begins where some rows of V are about 100 times as long as others (with R = 1, 8000 times as long as 1).
+    this begins where some rows of V are about 100 times as long as others; with R = 1, where V is longer than 8000.
     """
 
     mean: Float[Array, "*batch D"]
@@ -64,7 +64,7 @@ def _scaled_factor(q: LowRankNormal) -> Float[Array, "*batch D R"]:
 
 
 def _cholesky(scaled: Float[Array, "*batch D R"]) -> Float[Array, "*batch R R"]:
-    """The Cholesky factor of 1 + V^T V, where V is `scaled`; NaN where rounding would take the last digits."""
+    """The Cholesky factor of 1 + V^T V, where V is `scaled`; NaN beyond the limits above."""
     matrix = jnp.eye(scaled.shape[-1], dtype=scaled.dtype) + _product("...ij,...ik->...jk", scaled, scaled)
     cholesky = jnp.linalg.cholesky(matrix)
     diagonal = lambda a: jnp.diagonal(a, axis1=-2, axis2=-1)

@@ -106,7 +106,7 @@ def test_a_run_that_cannot_be_loaded_is_refused(sweep):
     with pytest.raises(ValueError, match="--checkpoint=3 is not in"):
         trained_run.load(sweep, "seed=2", "3")
     shutil.rmtree(sweep / "programs/0/checkpoints")
-    with pytest.raises(ValueError, match="holds no checkpoint 'latest' that can be read"):
+    with pytest.raises(ValueError, match="holds no checkpoint that can be read"):
         trained_run.load(sweep, "seed=2")
 
 
@@ -216,10 +216,10 @@ def test_a_commit_with_changes_is_always_named_and_once(tmp_path, monkeypatch):
 
 
 def test_a_bug_during_the_evaluation_keeps_its_traceback(sweep, monkeypatch):
-    def test_figures(*args):
+    def fail(*args):
         raise ValueError("a bug")
 
-    monkeypatch.setattr(assess, "test_figures", test_figures)
+    monkeypatch.setattr(assess, "test_figures", fail)
     with pytest.raises(ValueError, match="a bug"):
         evaluate(sweep)
 
@@ -285,7 +285,7 @@ def test_what_is_left_is_named(steps, name, sentence, tmp_path, monkeypatch):
     for step in steps:
         (folder.checkpoints / str(step)).mkdir(parents=True)
     with pytest.raises(ValueError, match=sentence):
-        evaluation.restore(folder, SimpleNamespace(validation=[0]), None, name)
+        progress.restore_readable(folder, SimpleNamespace(validation=[0]), None, name)
 
 
 @pytest.mark.parametrize(("given", "read"), [(None, "recorded"), ("given", "given")])

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.helpers.distribution_levels import RIGHT
 from tests.helpers.families import CLASSES, MEMBERS, draw
 from vae import distributions as dist
 from vae.testing import certify_distribution, problem
@@ -141,24 +142,6 @@ class PairedSamples(Own):
         return jnp.repeat(super().sample(key, (num_samples + 1) // 2), 2, axis=0)[:num_samples]
 
 
-class Plateau:
-    """A density proportional to exp(-(|z| / scale)^8), which falls to 0 at an edge of a disk."""
-
-    def __init__(self, log_scale):
-        self.log_scale, self.batch_shape = log_scale, log_scale.shape
-
-    def sample(self, key, num_samples):
-        key_radius, key_angle = jax.random.split(key)
-        shape = (num_samples, *self.batch_shape)
-        radius = jnp.exp(self.log_scale) * jax.random.gamma(key_radius, 0.25, shape) ** 0.125
-        angle = 2 * jnp.pi * jax.random.uniform(key_angle, shape)
-        return jax.lax.stop_gradient(jnp.stack([radius * jnp.cos(angle), radius * jnp.sin(angle)], axis=-1))
-
-    def log_prob(self, z):
-        radius = jnp.linalg.norm(z, axis=-1) / jnp.exp(self.log_scale)
-        return -(radius**8) - 2 * self.log_scale - jnp.log(jnp.pi) - jax.scipy.special.gammaln(1.25)
-
-
 def certificate(family):
     parameters = {"mean": draw(0, 1, 2), "log_scale": draw(1, 1, 2)}
     return certify_distribution(lambda parameters: family(**parameters), parameters)
@@ -208,16 +191,12 @@ def test_a_scale_that_is_wrong_by_5_percent_is_seen_in_the_score_and_other_sampl
     assert abs(other.checks["rsample"].z) > other.critical_z
 
 
-def test_a_density_with_an_edge_is_certified():
-    certified = certify_distribution(Plateau, jnp.zeros(1))
-    assert certified, certified
-    assert certified.checks["normalization"].stderr < 0.002
+SHAPES = [pytest.param(name, marks=() if name == "an edge" else pytest.mark.slow) for name in RIGHT]
 
 
-@pytest.mark.slow
-def test_a_density_with_far_modes_is_certified():
-    make = lambda means: dist.MixtureOfNormals(means, jnp.zeros((1, 2, 1)), jnp.zeros((1, 2)))
-    certified = certify_distribution(make, jnp.array([[[-8.0], [8.0]]]), omit=("rsample", "path"))
+@pytest.mark.parametrize("name", SHAPES)
+def test_a_density_of_any_shape_is_certified(name):
+    certified = certify_distribution(RIGHT[name], jnp.zeros(1))
     assert certified, certified
     assert certified.checks["normalization"].stderr < 0.002
 
