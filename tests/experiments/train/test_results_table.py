@@ -120,4 +120,4 @@ def test_a_picture_that_fails_loses_nothing_and_keeps_no_other_from_being_drawn(
     err = capsys.readouterr().err.splitlines()
     assert len(err) == 3
     assert f"pictures are missing in {sweep.workdir}/figures (MemoryError" in err[0]
-    assert all("cannot be read" in line for line in err[1:])
+    assert all("holds no checkpoint that can be read" in line for line in err[1:])
