@@ -26,6 +26,7 @@ Layers = tuple[Layer, ...]
 @family
 class Markov:
     """A chain of stochastic layers: z_1 ~ first, z_{l+1} ~ q_l(. | z_l). A sample is the tuple (z_1, ..., z_L).
+    Here z_1 is the layer that is drawn first, which is the top layer of a model.
 
     A Markov distribution holds the *weights* of its conditionals, and computes the conditionals from the layers before.
     So `stop_gradient(q)` freezes the weights, and leaves the path from layer to layer open. Sticking the landing and

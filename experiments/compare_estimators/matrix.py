@@ -1,4 +1,5 @@
-"""The matrix of --problem=all: variance x cost and bias of every estimator on every problem with an exact gradient."""
+"""The matrix of --problem=all: variance x cost and bias of every estimator on every problem that has an unbiased
+estimator."""
 
 import dataclasses
 import math

@@ -24,8 +24,8 @@ For a part with coordinates i, a draw g with mean E g, and the true gradient t:
     scale       (E g) . t / |t|^2, which is 1 for an unbiased g.
     max_abs_z   max_i |mean g_i - t_i| / standard error, over the coordinates that vary in every chunk or in no chunk.
                 A coordinate that moves only in rare draws does not have a normal mean. For the same reason, every
-                standard error counts as at least a fiftieth of its layer's standard error. The bias along t includes
-                all coordinates.
+                standard error counts as at least a fiftieth of its layer's standard error, and skewness that makes a
+                large |z| likely is removed. The bias along t includes all coordinates.
 """
 
 from vae.diagnostics.comparison import Comparison as Comparison

@@ -139,7 +139,7 @@ def compare(
       key: a PRNG key.
       draws: number of gradients of each estimator, a multiple of `chunks`.
       chunks: number of chunks of draws, which the bootstrap resamples.
-      reference: an unbiased estimator, for a multi-sample bound with the K of all others. By default reparam, or
+      reference: an unbiased estimator. For a multi-sample bound it has the same K as the others. By default reparam, or
         leave_one_out where that does not fit, with the K of the estimators.
       reference_draws: number of gradients that the reference averages, a multiple of `chunks`; by default 4 x draws.
       fitted: params and state of estimators that have some, as they are after training; by default as initialized. For

@@ -54,8 +54,8 @@ def auto(num_samples: int = 1, among: str = DEFAULT, every: int = 200, draws: in
     gradient in the parameters of q, times the evaluations. Parameters of q that the data share, such as the weights of
     a flow, do not count. The squared bias of a biased candidate is measured against the first unbiased one.
 
-    The candidate in use stays unless another one's error is smaller by three standard errors, so noise alone chooses
-    nothing. A biased candidate must be better than an unbiased one in each measurement.
+    The candidate in use stays unless another one's error is smaller by three standard errors, so noise alone rarely
+    changes the choice. A biased candidate must be better than an unbiased one in each measurement.
 
     In the first `every` calls all candidates take turns, one after the other, so that their own parameters are trained
     and their states are filled before they are measured. Later, the parameters and the state of a candidate change only

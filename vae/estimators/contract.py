@@ -6,8 +6,8 @@ and its state (what it counts). `estimate` returns a Monte Carlo value whose der
 `jax.grad` over the parameters of the model and of the estimator then gives all gradients at once.
 
 Second derivatives are right for `reparam`, `reparam_antithetic`, `reparam_rqmc`, `gumbel_softmax`, `eat` and
-`exact`; all other estimators refuse them, and so do samples with an implicit gradient, as of a Gamma. For several
-independent gradients, use `vmap` over keys.
+`exact`. All other estimators refuse them, and so do families whose samples are differentiated implicitly, such as
+Gamma. For several independent gradients, use `vmap` over keys.
 """
 
 import dataclasses

@@ -126,10 +126,7 @@ def _attach_jvp(primals, tangents):
 
 
 def with_own_loss(q: Distribution, bound: Estimate) -> Estimate:
-    """Returns the bound, whose derivative also minimises the loss of q itself, if q has one, as `Quantized` does.
-
-    The value stays the bound.
-    """
+    """Returns the bound. If q has a loss of its own, as `Quantized` does, the derivative is that of bound - loss."""
     return bound._replace(value=attach(bound.value, bound.value - q.loss())) if hasattr(q, "loss") else bound
 
 

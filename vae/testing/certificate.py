@@ -88,7 +88,7 @@ class DistributionCertificate:
       certified: whether no check found a deviation beyond chance.
       reason: why not; empty if certified.
       checks: the largest deviation in each check, by its name.
-      critical_z: the |z| that chance exceeds in less than 1 % of the certificates of right distributions.
+      critical_z: the |z| that chance should exceed in 0.1 % of the certificates of right distributions.
       draws: number of draws.
     """
 

@@ -55,8 +55,8 @@ def certify(
     Args:
       gradient: a function (key or seed, parameters) that returns one draw of the gradient. The parameters are a dict of
         arrays, and the draw is a dict with the same keys and shapes: JAX or NumPy arrays, or tensors of PyTorch and
-        other libraries with DLPack, on the CPU. A draw may be the mean of several. Or an `Estimator` of this library,
-        with its params and state as initialized.
+        other libraries with DLPack, on the CPU. A draw may be the mean of several. `gradient` may also be an
+        `Estimator` of this library, whose params and state stay as initialized.
       family: the posterior, by its name in `vae.distributions`. One-hot vectors of "Categorical" are flattened in
         `z @ weight`.
       bound: "mean", the ELBO, or "log_mean_exp", the importance-weighted bound.
