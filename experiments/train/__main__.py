@@ -16,7 +16,7 @@ from pathlib import Path
 
 from absl import flags
 
-from experiments.common import build, cli, files, setting_flags, settings, step_cost
+from experiments.common import build, cli, files, locks, setting_flags, settings, step_cost
 from experiments.common.program_folder import plain
 from experiments.common.settings import Settings
 from experiments.train import draw, loop, multihost, results_table, slurm, sweep_verdict
@@ -99,12 +99,14 @@ def say_what_is_too_late(sweep: Sweep, unfinished: list[Program]) -> None:
 
 def conclude(sweep: Sweep, options: train_flags.Options) -> None:
     """Writes the tables, the verdict and the pictures, and says what other code trained."""
-    results_table.write(sweep.workdir, options.columns)
-    if sweep.other_code:
-        print(sweep.other_code)
-    if options.compare:
-        sweep_verdict.write(sweep, options.compare)
-    draw.draw(sweep, options.figures)
+    with locks.taking_turns(sweep.workdir):  # jobs of a cluster may end at the same time
+        finished = results_table.finished_runs(sweep.workdir)
+        results_table.write(sweep.workdir, finished, options.columns)
+        if sweep.other_code:
+            print(sweep.other_code)
+        if options.compare:
+            sweep_verdict.write(sweep, finished, options.compare)
+    draw.draw(sweep, finished, options.figures)
 
 
 def buy_samples(runs: list[Settings], options: train_flags.Options) -> list[Settings]:

@@ -7,23 +7,25 @@ from pathlib import Path
 
 from experiments.common import cli, locks, phases, progress, results
 from experiments.common.program_folder import ProgramFolder
-from experiments.train.results_table import Finished, finished_runs
+from experiments.train.results_table import Finished
 from experiments.train.sweep import Program, Sweep
 
 # The largest number of settings of a program whose runs are drawn unless --figures=all.
 MOST_SETTINGS = 6
 
 
-def draw(sweep: Sweep, figures: str) -> None:
-    """Draws the pictures, and prints where they are. `figures` is the value of --figures.
+def draw(sweep: Sweep, finished: list[Finished], figures: str) -> None:
+    """Draws the pictures, and prints where they are. Jobs that end at the same time take turns.
 
-    The pictures that compare the runs are drawn once all runs of the command are finished. Jobs that end at the same
-    time take turns, so the last job sees all results.
+    The pictures that compare the runs are drawn once all runs of the command are finished.
+
+    Args:
+      finished: The finished runs of the workdir.
+      figures: The value of --figures.
     """
     if figures == "none":
         return
     with locks.taking_turns(sweep.workdir, at="figures"):
-        finished = finished_runs(sweep.workdir)
         phases.say("drawing")
         _draw_sweep(sweep, finished)
         for program in sweep.programs:

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from experiments.common import cli, files, locks, provenance, results, tables
+from experiments.common import cli, files, provenance, results, tables
 from experiments.common.program_folder import ProgramFolder, programs_of
 from experiments.common.settings import Settings
 
@@ -24,22 +24,20 @@ class Finished(NamedTuple):
     row: dict[str, Any]
 
 
-def write(workdir: Path, columns: list[str] | None) -> None:
-    """Writes the tables, and prints results.md. Jobs that end at the same time take turns.
+def write(workdir: Path, finished: list[Finished], columns: list[str] | None) -> None:
+    """Writes the tables of the finished runs, and prints results.md.
 
     Args:
       columns: The columns of results.md and results.tex; None for all.
     """
-    with locks.taking_turns(workdir):
-        finished = finished_runs(workdir)
-        rows = [run.row for run in finished]
-        table = results.to_markdown(rows, columns)
-        records = {folder: folder.record() for folder in {run.folder for run in finished}}
-        if versions := provenance.about_versions(provenance.code_versions(records[run.folder]) for run in finished):
-            table += f"\n\n{versions}"
-        files.write_text(workdir / "results.csv", tables.to_csv(rows))
-        files.write_text(workdir / "results.md", table + "\n")
-        files.write_text(workdir / "results.tex", results.to_latex(rows, columns) + "\n")
+    rows = [run.row for run in finished]
+    table = results.to_markdown(rows, columns)
+    records = {folder: folder.record() for folder in {run.folder for run in finished}}
+    if versions := provenance.about_versions(provenance.code_versions(records[run.folder]) for run in finished):
+        table += f"\n\n{versions}"
+    files.write_text(workdir / "results.csv", tables.to_csv(rows))
+    files.write_text(workdir / "results.md", table + "\n")
+    files.write_text(workdir / "results.tex", results.to_latex(rows, columns) + "\n")
     print(f"\n{results.heading(rows)}\n{table}\n")
     print(f"table of every run and setting: {workdir / 'results.csv'}; for a paper: results.tex")
     print(f"a page with all results: {cli.command('report', f'--workdir={workdir}')}", flush=True)

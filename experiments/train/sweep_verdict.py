@@ -1,7 +1,7 @@
 """The verdict of a sweep, which --compare asks for: verdict.md, verdict.csv and figures/verdict.png."""
 
-from experiments.common import cli, comparison, locks, verdict
-from experiments.train.results_table import finished_runs
+from experiments.common import cli, comparison, verdict
+from experiments.train.results_table import Finished
 from experiments.train.sweep import Sweep
 
 
@@ -16,24 +16,23 @@ def check(sweep: Sweep, setting: str | None) -> None:
         comparison.check([run.json() for run in sweep.runs], setting, has_validation)
 
 
-def write(sweep: Sweep, setting: str) -> None:
+def write(sweep: Sweep, finished: list[Finished], setting: str) -> None:
     """Compares the runs of the command, once all of them are finished. Writes the files and prints the verdict."""
-    with locks.taking_turns(sweep.workdir):  # jobs of a cluster may end at the same time
-        finished = {run.settings: run for run in finished_runs(sweep.workdir)}
-        if not set(sweep.runs) <= set(finished):
-            return
-        runs = [finished[settings] for settings in sweep.runs]
-        programs = {folder: (folder.rows_by_run(), folder.record()) for folder in {run.folder for run in runs}}
-        context = lambda run: (programs[run.folder][0][run.number], programs[run.folder][1])
-        rows = [comparison.with_context(run.row, *context(run)) for run in runs]
-        try:
-            result = comparison.compare(rows, setting)
-        except ValueError as error:  # all runs of a value diverged, say
-            print(f"no verdict: {error}")
-            return
-        print(f"\n{verdict.write(sweep.workdir, result)}")
-        if result.others and sweep.options.figures != "none":
-            with cli.drawing(sweep.workdir / "figures"):
-                from experiments.common import plots  # matplotlib is slow to import
+    by_settings = {run.settings: run for run in finished}
+    if not set(sweep.runs) <= set(by_settings):
+        return
+    runs = [by_settings[settings] for settings in sweep.runs]
+    programs = {folder: (folder.rows_by_run(), folder.record()) for folder in {run.folder for run in runs}}
+    context = lambda run: (programs[run.folder][0][run.number], programs[run.folder][1])
+    rows = [comparison.with_context(run.row, *context(run)) for run in runs]
+    try:
+        result = comparison.compare(rows, setting)
+    except ValueError as error:  # all runs of a value diverged, say
+        print(f"no verdict: {error}")
+        return
+    print(f"\n{verdict.write(sweep.workdir, result)}")
+    if result.others and sweep.options.figures != "none":
+        with cli.drawing(sweep.workdir / "figures"):
+            from experiments.common import plots  # matplotlib is slow to import
 
-                plots.save(plots.candidates(result), sweep.workdir / "figures" / "verdict")
+            plots.save(plots.candidates(result), sweep.workdir / "figures" / "verdict")

@@ -71,7 +71,7 @@ def drawn(sweep, monkeypatch):
 
     def draw_all(figures: str) -> list[tuple[str, int]]:
         done.clear()
-        draw.draw(sweep, figures)
+        draw.draw(sweep, results_table.finished_runs(sweep.workdir), figures)
         return list(done)
 
     return draw_all
@@ -116,7 +116,7 @@ def test_a_picture_that_fails_loses_nothing_and_keeps_no_other_from_being_drawn(
     for name in ("draw_model", "draw_sweep"):
         monkeypatch.setattr(pictures, name, fail)
     monkeypatch.setattr(progress, "restore", lambda *arguments: None)
-    draw.draw(sweep, "sweep")
+    draw.draw(sweep, results_table.finished_runs(sweep.workdir), "sweep")
     err = capsys.readouterr().err.splitlines()
     assert len(err) == 3
     assert f"pictures are missing in {sweep.workdir}/figures (MemoryError" in err[0]
