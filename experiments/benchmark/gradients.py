@@ -12,10 +12,12 @@ import optax
 from experiments.benchmark import contenders
 from experiments.benchmark.timing import ratio, spread, take_turns
 from experiments.common import candidates, measuring, problems, tables
-from experiments.common.candidates import Budget, Case
+from experiments.common.budget import Budget, Refused, affordable
+from experiments.common.candidates import Case
 from experiments.common.measuring import Protocol
+from experiments.common.options import least_samples
 from experiments.common.problems import Problem
-from experiments.common.task import Refused, Task, least_samples, make_estimator
+from experiments.common.task import Task, make_estimator
 from vae import diagnostics, estimators, models, objectives, train
 
 # The section `laboratory` leaves out estimators whose gradient costs more than this many times the FLOP of reparam.
@@ -110,7 +112,7 @@ def discrete(evaluations: int, rounds: int) -> tuple[dict, str]:
     left_out = []
     for name in candidates.choose(task):
         try:
-            num_samples = candidates.affordable(budget, functools.partial(task.cost, budget.kind, name), name)
+            num_samples = affordable(budget, functools.partial(task.cost, budget.kind, name), name)
         except Refused as error:
             left_out.append(f"Left out: {error}.")
             continue

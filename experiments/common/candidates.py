@@ -1,11 +1,11 @@
-"""Which estimators fit a task, and how many samples a budget buys."""
+"""Which estimators fit a task."""
 
-import math
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 from experiments.common import options
-from experiments.common.task import Cost, Refused, Task, least_samples, make_estimator
+from experiments.common.budget import Refused
+from experiments.common.task import Task, make_estimator
 from vae.estimators import BY_NAME
 
 ORACLE = "exact"
@@ -54,7 +54,7 @@ def choose(task: Task, names: list[str] | None = None, flag: str = "estimators")
     for name in names:
         try:
             choice = options.choose(name, BY_NAME)
-            make_estimator(name, least_samples(name))
+            make_estimator(name, options.least_samples(name))
         except ValueError as error:
             raise ValueError(f"--{flag}: {error}") from None
         refusal = task.refusal(name)
@@ -89,81 +89,3 @@ def keep_possible(make: Callable[..., Any], items: Iterable[tuple], strict: bool
     if not possible:
         raise Refused("no estimator is left to measure")
     return possible
-
-
-class Budget(NamedTuple):
-    """The largest cost that one gradient may have."""
-
-    kind: Cost
-    amount: float
-
-
-def parse_budget(text: str | None) -> Budget | None:
-    """The budget that --budget gives, if there is one.
-
-    Raises:
-      ValueError: if the text is not a budget. The message has an example.
-    """
-    if text is None:
-        return None
-    kind, _, amount = text.partition(":")
-    try:
-        value = float(amount)
-    except ValueError:
-        value = math.nan
-    if kind not in ("evaluations", "flops") or not value > 0 or math.isinf(value):
-        raise ValueError(f"--budget={text} is neither evaluations:N nor flops:N; for example --budget=evaluations:8")
-    return Budget(kind, value)
-
-
-def affordable(budget: Budget, cost: Callable[[int], float], name: str) -> int:
-    """The largest K with `cost(K)` within the budget.
-
-    The cost must grow with K or be constant. If it is constant, as for the exact gradient, the smallest K is returned.
-    Some K may be refused, such as odd ones. `cost` should remember its results, because a K is asked for repeatedly.
-
-    Raises:
-      Refused: if even the smallest K costs more than the budget.
-    """
-    least = least_samples(name)
-
-    def price(k: int) -> float:
-        """The cost of K, or of the next smaller K if K itself is refused."""
-        try:
-            return cost(k)
-        except Refused:
-            if k <= least:
-                raise
-            return price(k - 1)
-
-    if price(least) > budget.amount:
-        given = f"{budget.kind}:{budget.amount:g}"
-        raise Refused(f"--budget={given} is too small for {name}: K={least} costs {cost(least):g} {budget.kind}")
-    slope = (price(2 * least) - price(least)) / least
-    if slope == 0 and price(2 * least + 1) == price(least):
-        return least
-    # The cost of almost every estimator is affine in K, so the guess is right after two costs. Each further doubling
-    # of the step corrects it where the cost is not affine.
-    low = high = least + int((budget.amount - price(least)) / slope) if slope > 0 else least
-    step = 1
-    while low > least and price(low) > budget.amount:
-        high = low
-        low = max(least, low - step)
-        step *= 2
-    step = 1
-    while high == low or price(high) <= budget.amount:
-        low = high
-        high += step
-        step *= 2
-    while high - low > 1:
-        middle = (low + high) // 2
-        if price(middle) <= budget.amount:
-            low = middle
-        else:
-            high = middle
-    while True:  # go down from a K that is refused
-        try:
-            cost(low)
-            return low
-        except Refused:
-            low -= 1

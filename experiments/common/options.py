@@ -128,6 +128,11 @@ def paper_name(text: str) -> str:
     return ", ".join([name, *(f"{option.replace('_', ' ')} {value}" for option, value in choice.options)])
 
 
+def least_samples(name: str) -> int:
+    """The least number of samples that the estimator works with."""
+    return estimators.BY_NAME.find(parse(name).name).min_samples
+
+
 def build(choice: Choice, table: Table, **arguments) -> Any:
     """What the factory of the choice returns for its options and these further arguments.
 

@@ -11,7 +11,7 @@ from typing import Any
 from absl import flags
 
 from experiments.common import optimizers, options
-from experiments.common.settings import FIELDS, Settings, check, least_samples, parse, text
+from experiments.common.settings import FIELDS, Settings, check, parse, text
 
 
 def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
@@ -37,7 +37,7 @@ def from_flags(values: flags.FlagValues, with_budget: bool = False) -> list[Sett
     product = itertools.product(*(values[name].value for name in FIELDS))
     runs = [_make_run(dict(zip(FIELDS, point, strict=True))) for point in product]
     if with_budget:
-        runs = [dataclasses.replace(run, num_samples=least_samples(run)) for run in runs]
+        runs = [dataclasses.replace(run, num_samples=options.least_samples(run.estimator)) for run in runs]
     for run in runs:
         check(run)
     return list(dict.fromkeys(runs))

@@ -238,9 +238,10 @@ def check(run: Settings) -> None:
         if value < 0:
             setting, _, option = name.partition(".")
             raise ValueError(f"--{setting}={getattr(run, setting)}: {option}={value} is below 0")
-    if run.num_samples < least_samples(run):
+    least_samples = options.least_samples(run.estimator)
+    if run.num_samples < least_samples:
         raise ValueError(
-            f"--estimator={run.estimator} needs --num_samples of at least {least_samples(run)}, got {run.num_samples}"
+            f"--estimator={run.estimator} needs --num_samples of at least {least_samples}, got {run.num_samples}"
         )
     build(run, "estimator", num_samples=run.num_samples)
     for name in ("activation", "optimizer"):
@@ -268,11 +269,6 @@ def _check_blocks(run: Settings) -> None:
             f"--posterior={run.posterior} has {number} blocks in one layer; give --latent_dim a number for each, as in"
             f" --latent_dim={'+'.join(['8'] * number)}"
         )
-
-
-def least_samples(run: Settings) -> int:
-    """The least number of samples with which the run's estimator works."""
-    return estimators.BY_NAME.find(run.choice("estimator").name).min_samples
 
 
 def epoch_argument(run: Settings, epoch: Any) -> dict[str, Any]:

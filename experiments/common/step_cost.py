@@ -9,10 +9,9 @@ import jax
 import numpy as np
 import optax
 
-from experiments.common import build, candidates, phases, settings
-from experiments.common.candidates import Budget
+from experiments.common import build, phases, settings
+from experiments.common.budget import Budget, Cost, Refused, affordable, check_objective
 from experiments.common.settings import Settings
-from experiments.common.task import Cost, Refused
 from vae import diagnostics, estimators, train
 from vae.data import Dataset
 
@@ -54,11 +53,7 @@ def buy_samples(runs: list[Settings], budget: Budget, data_of: dict[Settings, Da
 
 def _affordable(run: Settings, budget: Budget, data: Dataset) -> int:
     model, x = build.model(run, data), _images(run, data)
-    if any(not expectation.reduce.additive for expectation in build.expectations_of(run, model, x)):
-        raise ValueError(
-            f"--budget gives each estimator its own K, but --objective={run.objective} is a different bound for each K;"
-            " give --num_samples"
-        )
+    check_objective(run.objective, build.expectations_of(run, model, x))
 
     @functools.cache
     def cost(num_samples: int) -> float:
@@ -67,7 +62,7 @@ def _affordable(run: Settings, budget: Budget, data: Dataset) -> int:
         except ValueError as error:  # some estimators refuse odd numbers
             raise Refused(str(error)) from None
 
-    return candidates.affordable(budget, cost, run.estimator)
+    return affordable(budget, cost, run.estimator)
 
 
 class _Gradient(NamedTuple):

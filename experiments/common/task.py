@@ -3,22 +3,18 @@
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import jax
 
 from experiments.common import expectations, options
+from experiments.common.budget import Cost, Refused
 from experiments.common.expectations import Expectation
 from experiments.common.problems import Problem, Start
 from vae import diagnostics
 from vae.estimators import BY_NAME, Estimator, bind
 
 PyTree = Any
-Cost = Literal["evaluations", "flops"]
-
-
-class Refused(ValueError):
-    """An estimator does not work with this number of samples, with these latents or within this budget."""
 
 
 @dataclass(frozen=True)
@@ -140,8 +136,3 @@ def make_estimator(name: str, num_samples: int) -> Estimator:
 @functools.cache  # so that every program with this gradient uses one trace of it
 def _make_gradient(bound: Callable, estimator: Estimator) -> Callable:
     return jax.jit(diagnostics.make_gradient(bound, estimator))
-
-
-def least_samples(name: str) -> int:
-    """The least number of samples that the estimator works with."""
-    return BY_NAME.find(options.parse(name).name).min_samples

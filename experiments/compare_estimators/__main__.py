@@ -37,9 +37,10 @@ import jax
 from absl import flags
 
 from experiments.common import candidates, cli, files, foreign_files, phases, provenance, run_selection
+from experiments.common.budget import Refused
 from experiments.common.settings import Settings
 from experiments.common.store import Store, digest
-from experiments.common.task import Refused, Task
+from experiments.common.task import Task
 from experiments.compare_estimators import flags as compare_flags
 from experiments.compare_estimators import matrix, output, user_problem
 from experiments.compare_estimators.choose_cases import choose_budget, choose_cases, numbers_of_samples

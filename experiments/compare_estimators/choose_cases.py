@@ -3,9 +3,11 @@
 import functools
 
 from experiments.common import candidates, measuring, phases
-from experiments.common.candidates import Budget, Case
+from experiments.common.budget import Budget, Cost, Refused, affordable, check_objective, parse_budget
+from experiments.common.candidates import Case
+from experiments.common.options import least_samples
 from experiments.common.store import Store
-from experiments.common.task import Cost, Refused, Task, least_samples
+from experiments.common.task import Task
 from experiments.compare_estimators.flags import Options
 
 
@@ -28,14 +30,11 @@ def choose_budget(options: Options, task: Task) -> Budget | None:
     Raises:
       ValueError: if --budget is malformed, or cannot be combined with --num_samples or with this objective.
     """
-    budget = candidates.parse_budget(options.budget)
+    budget = parse_budget(options.budget)
     if budget and options.num_samples:
         raise ValueError("--budget chooses K; leave out --num_samples")
-    if budget and task.is_multi_sample:
-        raise ValueError(
-            f"--budget gives each estimator its own K, but --objective={task.objective} is a different bound for each"
-            " K; give --num_samples"
-        )
+    if budget:
+        check_objective(task.objective, task.expectations)
     return budget
 
 
@@ -50,7 +49,7 @@ def choose_cases(
     def case(name: str, slot: int, wanted: int | None) -> Case:
         cost = functools.cache(lambda kind, num_samples: _recall_cost(task, kind, name, num_samples, store))
         if budget:
-            num_samples = candidates.affordable(budget, functools.partial(cost, budget.kind), name)
+            num_samples = affordable(budget, functools.partial(cost, budget.kind), name)
         else:
             num_samples = max(wanted, least_samples(name))
             if num_samples > wanted and task.is_multi_sample:

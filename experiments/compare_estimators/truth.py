@@ -9,10 +9,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.common.budget import Refused
 from experiments.common.candidates import ORACLE, Case
 from experiments.common.measuring import REFERENCE, Draws, Protocol, digest, draw_moments, learn
+from experiments.common.options import least_samples
 from experiments.common.store import Store
-from experiments.common.task import Refused, Task, least_samples
+from experiments.common.task import Task
 from vae import diagnostics
 from vae.diagnostics import Truth
 from vae.estimators import BY_NAME

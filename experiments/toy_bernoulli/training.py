@@ -9,8 +9,9 @@ import numpy as np
 import optax
 
 from experiments.common import phases
+from experiments.common.options import least_samples
 from experiments.common.problems import Problem
-from experiments.common.task import Task, least_samples, make_estimator
+from experiments.common.task import Task, make_estimator
 from vae import diagnostics, train
 
 # The gradients behind a variance are computed in batches of at most this many numbers.

@@ -9,8 +9,8 @@ import dataclasses
 
 from absl import flags
 
-from experiments.common import candidates, comparison, results, setting_flags
-from experiments.common.candidates import Budget
+from experiments.common import comparison, results, setting_flags
+from experiments.common.budget import Budget, parse_budget
 from experiments.train import hook
 from experiments.train.hook import Function
 
@@ -174,7 +174,7 @@ def from_flags(values: flags.FlagValues) -> Options:
     given = {field.name: values[field.name].value for field in dataclasses.fields(Options)}
     if given["on_evaluation"]:
         given["on_evaluation"] = hook.load(given["on_evaluation"])
-    options = Options(**given | {"budget": candidates.parse_budget(given["budget"])})
+    options = Options(**given | {"budget": parse_budget(given["budget"])})
     if options.program and options.launcher == "slurm":
         raise ValueError("--program trains one program, but --launcher=slurm submits all of them; leave out one flag")
     for name in ("measure_estimators", "measure_draws"):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from experiments.common import build, step_cost
-from experiments.common.candidates import Budget
+from experiments.common.budget import Budget
 from experiments.common.settings import Settings
 from vae import diagnostics, estimators
 

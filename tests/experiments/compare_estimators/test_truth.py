@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 
 from experiments.common import problems
+from experiments.common.budget import Refused
 from experiments.common.measuring import Protocol
 from experiments.common.store import Store
-from experiments.common.task import Refused, Task
+from experiments.common.task import Task
 from experiments.compare_estimators.truth import find_truth, sum_or_quadrature
 from vae import distributions
 
