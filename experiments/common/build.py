@@ -11,13 +11,14 @@ import numpy as np
 import optax
 from jax import Array
 
-from experiments.common import expectations, optimizers, settings
-from experiments.common.expectations import Expectation
+from experiments.common import optimizers, options, settings
 from experiments.common.options import Choice
 from experiments.common.settings import Settings
 from vae import data as datasets
 from vae import estimators, models, objectives, train
 from vae.devices import host_memory
+from vae.diagnostics import expectations
+from vae.diagnostics.expectations import Expectation
 
 # The fraction of a memory that training images may fill. The rest is for states and activations, and for other
 # processes on the same host.
@@ -315,7 +316,7 @@ def check_estimator(run: Settings, vae: models.VAE, x: Array | np.ndarray) -> No
     """
     choice = run.choice("estimator")
     for expectation in expectations_of(run, vae, x):
-        refusal = expectations.refusal(choice, expectation)
+        refusal = options.refusal(choice, expectation)
         if refusal:
             needs_log_q = estimators.BY_NAME.find(choice.name).needs_log_q and expectation.log_q_weight == 0
             would_suit = needs_log_q and expectation.reduce.additive  # as that of elbo is

@@ -18,6 +18,8 @@ from typing import Any
 
 from experiments.common.optimizers import OptimizerTable
 from vae import estimators
+from vae.diagnostics.expectations import Expectation
+from vae.hierarchy import Markov
 from vae.table import Table, Value
 
 
@@ -126,6 +128,26 @@ def paper_name(text: str) -> str:
     entry = estimators.BY_NAME.get(choice.name)
     name = entry.display if entry and entry.display else choice.name
     return ", ".join([name, *(f"{option.replace('_', ' ')} {value}" for option, value in choice.options)])
+
+
+def refusal(choice: Choice, expectation: Expectation, black_box: bool = False) -> str | None:
+    """Why the estimator cannot differentiate the expectation, and what could; None if it can.
+
+    `black_box` says whether f has no gradient in z.
+    """
+    q, *others = expectation.q, expectation.reduce, expectation.log_q_weight, black_box, expectation.f
+    entry = estimators.BY_NAME.find(choice.name)
+    if choice.blocks:
+        return entry.refusal(q, *others)
+    layers = isinstance(q, Markov) and expectation.reduce.additive
+    if values(choice, estimators.BY_NAME)["by_layer"]:
+        if layers:
+            return entry.refusal(q.first, *others)
+        return "by_layer=true needs several stochastic layers and a bound that is a mean over samples; leave it out"
+    reason = entry.refusal(q, *others)
+    if reason and layers and not entry.differentiates_f and entry.refusal(q.first, *others) is None:
+        return f"{reason}; {choice}:by_layer=true can"
+    return reason
 
 
 def least_samples(name: str) -> int:

@@ -7,11 +7,12 @@ from typing import Any
 
 import jax
 
-from experiments.common import expectations, options
+from experiments.common import options
 from experiments.common.budget import Cost, Refused
-from experiments.common.expectations import Expectation
 from experiments.common.problems import Problem, Start
 from vae import diagnostics
+from vae.diagnostics import expectations
+from vae.diagnostics.expectations import Expectation
 from vae.estimators import BY_NAME, Estimator, bind
 
 PyTree = Any
@@ -62,7 +63,7 @@ class Task:
         """Why the estimator cannot differentiate the objective, and which estimators can; None if it can."""
         choice = options.choose(name, BY_NAME)
         black_box = not self.host_calls.are_differentiable
-        refusals = (expectations.refusal(choice, expectation, black_box) for expectation in self.expectations)
+        refusals = (options.refusal(choice, expectation, black_box) for expectation in self.expectations)
         return next((refusal for refusal in refusals if refusal is not None), None)
 
     def gradient(self, name: str, num_samples: int) -> Callable:

@@ -17,14 +17,15 @@ from typing import Any, NamedTuple
 import jax
 from jax.sharding import Mesh
 
-from experiments.common import assess, build, expectations, measuring, progress, setting_flags, settings
+from experiments.common import assess, build, measuring, progress, setting_flags, settings
 from experiments.common.charts.along_training import Column
-from experiments.common.expectations import Expectation
 from experiments.common.problems import Start
 from experiments.common.settings import Settings
 from vae import diagnostics, estimators, train
 from vae.data import Dataset
 from vae.devices import mesh
+from vae.diagnostics import expectations
+from vae.diagnostics.expectations import Expectation
 from vae.estimators import Estimator
 from vae.models import VAE
 from vae.train import TrainState
