@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from matplotlib.figure import Figure
 
-from experiments.common import assess, plots, results
+from experiments.common import assess, plots, progress, results
 from experiments.common.program_folder import ProgramFolder
 from vae import data as datasets
 from vae import distributions, evaluate, models
@@ -33,10 +33,18 @@ def draw_curves(folder: ProgramFolder, numbers: list[int], data: datasets.Datase
         plots.save(figure, figures[i] / "learning_curves")
 
 
-def draw_model(path: Path, data: datasets.Dataset, model: models.VAE, params) -> None:
-    """Writes the pictures of a model with these parameters into the folder `path`. Grids of images are PNG alone."""
-    for name, figure in _model_figures(data, model, params).items():
-        plots.save(figure, path / name)
+def draw_models(
+    folder: ProgramFolder, numbers: list[int], data: datasets.Dataset, model: models.VAE, params: Any
+) -> None:
+    """Writes the pictures of models of runs of a program, by their numbers. Grids of images are PNG alone.
+
+    Args:
+      params: The parameters of all runs, with a leading axis of runs.
+    """
+    figures = folder.figures()
+    for i in numbers:
+        for name, figure in _model_figures(data, model, progress.select_run(params, i)).items():
+            plots.save(figure, figures[i] / name)
 
 
 def draw_sweep(path: Path, runs: list[Curve], names: list[str]) -> None:

@@ -116,8 +116,7 @@ def _draw(chosen: Chosen) -> None:
         pictures.draw_curves(folder, chosen.numbers, chosen.data)
     for i in chosen.numbers:
         with cli.drawing(figure_folders[i]):
-            model = chosen.functions.evaluated
-            pictures.draw_model(figure_folders[i], chosen.data, model, progress.select_run(params, i))
+            pictures.draw_models(folder, [i], chosen.data, chosen.functions.evaluated, params)
     first, *others = (figure_folders[i] for i in chosen.numbers)
     print(f"pictures: {first}{f' and {len(others)} more folders' if others else ''}")
 

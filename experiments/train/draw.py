@@ -95,10 +95,8 @@ def _draw_models(program: Program, folder: ProgramFolder, numbers: list[int]) ->
         from experiments.common import pictures
 
         restored = progress.restore_readable(folder, program.data, program.functions)
-        figures = folder.figures()
-        for number in numbers:
-            params = progress.select_run(restored.state.params["model"], number)
-            pictures.draw_model(figures[number], program.data, program.functions.evaluated, params)
+        params = restored.state.params["model"]
+        pictures.draw_models(folder, numbers, program.data, program.functions.evaluated, params)
 
 
 def _print_places(workdir: Path, finished: list[Finished]) -> None:

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from experiments.common import pictures, progress
-from experiments.common.program_folder import ProgramFolder, programs_of
+from experiments.common.program_folder import programs_of
 from experiments.common.settings import Settings
 from experiments.train import draw, results_table
 from tests.helpers import written_workdirs
@@ -49,22 +49,18 @@ def drawn(sweep, monkeypatch):
     """Draws the pictures that --figures asks for; the drawn runs, as (estimator, seed), and the number of sweeps."""
     done = []
 
-    def note(folder, number, name, *words):
-        run = folder.runs()[number]
-        done.append((run.estimator, run.seed, *words))
-        folder.figures()[number].mkdir(parents=True, exist_ok=True)
-        (folder.figures()[number] / f"{name}.png").write_bytes(b"")
+    def note(name, *words):
+        def draw(folder, numbers, *_):
+            for number in numbers:
+                run = folder.runs()[number]
+                done.append((run.estimator, run.seed, *words))
+                folder.figures()[number].mkdir(parents=True, exist_ok=True)
+                (folder.figures()[number] / f"{name}.png").write_bytes(b"")
 
-    def draw_curves(folder, numbers, *_):
-        for number in numbers:
-            note(folder, number, "learning_curves", "curves")
+        return draw
 
-    def draw_model(path, *_):
-        folder = ProgramFolder(path.parents[1])
-        note(folder, folder.figures().index(path), "reconstructions")
-
-    monkeypatch.setattr(pictures, "draw_curves", draw_curves)
-    monkeypatch.setattr(pictures, "draw_model", draw_model)
+    monkeypatch.setattr(pictures, "draw_curves", note("learning_curves", "curves"))
+    monkeypatch.setattr(pictures, "draw_models", note("reconstructions"))
     monkeypatch.setattr(pictures, "draw_sweep", lambda path, runs, names: done.append(("sweep", len(runs))))
     state = SimpleNamespace(state=SimpleNamespace(params={"model": ()}))
     monkeypatch.setattr(progress, "restore", lambda *arguments: state)
@@ -113,7 +109,7 @@ def test_a_picture_that_fails_loses_nothing_and_keeps_no_other_from_being_drawn(
     def fail(*arguments):
         raise MemoryError
 
-    for name in ("draw_model", "draw_sweep"):
+    for name in ("draw_models", "draw_sweep"):
         monkeypatch.setattr(pictures, name, fail)
     monkeypatch.setattr(progress, "restore", lambda *arguments: None)
     draw.draw(sweep, results_table.finished_runs(sweep.workdir), "sweep")
