@@ -155,7 +155,7 @@ def test_figures(
     """The test figures of all runs by their numbers, of as many runs at a time as are evaluated together.
 
     -log p(x) is the importance-weighted bound with K = eval_samples, in nats, the mean over the test images. The images
-    that are done are shown as `phases.steps` shows steps.
+    that are done are shown by `phases.images`.
 
     Args:
       state: The states of all runs, with a leading axis of runs.
@@ -163,15 +163,7 @@ def test_figures(
     """
     runs = len(jax.tree.leaves(state.params["model"])[0])
     total = runs * len(data.test) * (2 if state.ema else 1)
-    done = 0
-
-    with phases.steps(total, unit="image") as advance:
-
-        def count(images: int) -> None:
-            nonlocal done
-            done += images
-            advance(images, f"evaluating, K={eval_samples}, image {done:,} of {total:,}")
-
+    with phases.images(total, f"evaluating, K={eval_samples}") as count:
         figures = _test_figures(model, devices, state.params["model"], data, run, eval_samples, count)
         if not state.ema:
             yield from figures

@@ -54,3 +54,17 @@ def steps(total: int, done: int = 0, unit: str = "step") -> Iterator[Callable[[i
                 say(where)
 
         yield advance
+
+
+@contextlib.contextmanager
+def images(total: int, title: str) -> Iterator[Callable[[int], None]]:
+    """A context with a function `count(number)`, which counts further images. They are shown as `steps` shows steps."""
+    done = 0
+    with steps(total, unit="image") as advance:
+
+        def count(number: int) -> None:
+            nonlocal done
+            done += number
+            advance(number, f"{title}, image {done:,} of {total:,}")
+
+        yield count

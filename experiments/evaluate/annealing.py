@@ -37,21 +37,14 @@ def check(model: models.VAE, params: Any) -> None:
 def figures(model: models.VAE, params: Any, data: Dataset, options: Options) -> Row:
     """The figures `results.ANNEALED` of a run, means over images in nats, and the options that they belong to.
 
-    The images that are done are shown as `phases.steps` shows steps.
+    The images that are done are shown by `phases.images`.
     """
     x = assess.pixels(data, "test")[: options.ais_images]
     key_simulate, key_test, key_simulated = jax.random.split(assess.key(), 3)
     simulate = jax.jit(lambda params: ais.simulate(model.apply, params, key_simulate, options.ais_images, x.shape[1:]))
     simulated, z = jax.device_get(simulate(params))
     bounds = functools.partial(_make_bounds(model, options), params)
-    total, done = len(x) + len(simulated), 0
-    with phases.steps(total, unit="image") as advance:
-
-        def count(images: int) -> None:
-            nonlocal done
-            done += images
-            advance(images, f"annealing, image {done:,} of {total:,}")
-
+    with phases.images(len(x) + len(simulated), "annealing") as count:
         test = _means(bounds, options, count, x, key_test, None)
         both = _means(bounds, options, count, simulated, key_simulated, z)
     return settings(options) | {

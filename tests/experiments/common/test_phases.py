@@ -55,6 +55,17 @@ def test_steps_say_once_a_minute_where_they_are(monkeypatch, capsys):
     assert capsys.readouterr().out == "epoch 3/6 (after 75 s)\nepoch 6/6 (after 150 s)\n"
 
 
+def test_images_are_counted(monkeypatch, capsys):
+    clock = Clock(phases._STARTED)
+    monkeypatch.setattr(phases, "time", clock)
+    with phases.images(total=2000, title="evaluating") as count:
+        for _ in range(2):
+            clock.now += 60.0
+            count(1000)
+    said = "evaluating, image 1,000 of 2,000 (after 60 s)\nevaluating, image 2,000 of 2,000 (after 120 s)\n"
+    assert capsys.readouterr().out == said
+
+
 def test_a_terminal_shows_steps_in_a_bar(monkeypatch, capsys):
     screen = Terminal()
     monkeypatch.setattr("sys.stdout", screen)
