@@ -260,10 +260,9 @@ def _is_at_edge(chosen: Candidate, candidates: list[Candidate], name: str) -> bo
 # --- Comparison over seeds
 
 
-def _gain(candidate: Candidate, figure: str, seeds: Iterable[int] | None = None) -> float:
+def _gain(candidate: Candidate, figure: str) -> float:
     """The mean test figure as a bound: higher is better."""
-    seeds = candidate.rows if seeds is None else seeds
-    return statistics.fmean(_bound(candidate.rows[seed], figure) for seed in seeds)
+    return statistics.fmean(_bound(row, figure) for row in candidate.rows.values())
 
 
 def _bound(row: Row, figure: str) -> float:

@@ -199,16 +199,14 @@ class ProgramFolder:
         Raises:
           ValueError: If runs.json does not hold results of runs.
         """
-        runs = [(settings.json(), run.get("result")) for settings, run in self._runs_with_records()]
+        records = self.record()["runs"]
+        runs = [(settings.json(), run.get("result")) for settings, run in zip(self.runs(), records, strict=True)]
         try:
             return [result and settings | foreign_files.parse_result(result) for settings, result in runs]
         except ValueError as error:
             raise ValueError(
                 f"{self.path / 'runs.json'} {error}; restore the file, or choose another --workdir"
             ) from None
-
-    def _runs_with_records(self) -> list[tuple[Settings, dict[str, Any]]]:
-        return list(zip(self.runs(), self.record()["runs"], strict=True))
 
     def write_results(self, results: dict[int, Row]) -> None:
         """Adds the figures of finished runs to runs.json, by the numbers of the runs."""

@@ -164,12 +164,12 @@ def mean_and_error(values: list[float]) -> tuple[float, float]:
     return statistics.fmean(values), error
 
 
-def level_with_best(rows: list[Row], confidence: float = 0.95) -> list[Row]:
+def level_with_best(rows: list[Row]) -> list[Row]:
     """The rows of `aggregate` that cannot be distinguished from the first row.
 
-    Each row is compared with the first by Welch's t-test, which is right for few seeds. `confidence` is the level of
-    all comparisons together: if all settings are equal, any is missing with probability 1 - confidence at most. The
-    best is itself one of the settings, so all pairs count (Bonferroni).
+    Each row is compared with the first by Welch's t-test, which is right for few seeds. The level of all
+    comparisons together is 5 %: if all settings are equal, any is missing with this probability at most. The best is
+    itself one of the settings, so all pairs count (Bonferroni).
     """
     key = ranked_by(rows)
     best = rows[0]
@@ -177,7 +177,7 @@ def level_with_best(rows: list[Row], confidence: float = 0.95) -> list[Row]:
         return []
     others = [row for row in rows[1:] if key in row]
     pairs = len(others) * (len(others) + 1) / 2
-    tail = (1 - confidence) / 2 / max(1, pairs)
+    tail = 0.05 / 2 / max(1, pairs)
     return [row for row in others if abs(row[key] - best[key]) <= _welch_limit(row, best, key, tail)]
 
 

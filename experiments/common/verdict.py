@@ -279,7 +279,7 @@ def _about_bias(comparison: Comparison) -> str:
     return f" {results.ABOUT_STARS}" if biased else ""
 
 
-def _assignment(name: str, value: object, paper: bool = False) -> str:
+def _assignment(name: str, value: object, paper: bool) -> str:
     return f"{name.replace('_', ' ')} {value}" if paper else f"{name}={value}"
 
 

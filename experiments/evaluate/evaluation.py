@@ -171,5 +171,5 @@ def earlier_rows(folder: ProgramFolder, epochs: list[int], made_with: Row) -> di
     earlier = {}
     for i, rows in enumerate(folder.rows_by_run("evaluations.jsonl")):
         if alike := [row for row in rows if row["epoch"] == epochs[i] and made_with.items() <= row.items()]:
-            earlier[i] = results.most_accurate(alike)
+            earlier[i] = alike[-1]
     return earlier

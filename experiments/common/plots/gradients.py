@@ -68,7 +68,7 @@ def bias_forest(rows: Rows, groups: list[str], confidence: float) -> Figure:
 
 
 @styled
-def variance_against_cost(rows: Rows, groups: list[str], costs: Sequence[str] = ("flops", "seconds")) -> Figure:
+def variance_against_cost(rows: Rows, groups: list[str], costs: Sequence[str]) -> Figure:
     """The variance against these costs of a gradient: `charts.gradients.variance_against_cost`."""
     number = len({row["estimator"] for row in rows})  # their names need room in the legend and in the panels
     figure = Figure(figsize=(WIDTH, 0.5 + 2.45 * len(groups) + 0.05 * number), layout="constrained")

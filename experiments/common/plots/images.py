@@ -9,7 +9,6 @@ grey images side by side.
 import math
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -58,39 +57,34 @@ def interpolations(images: np.ndarray) -> np.ndarray:
 
 
 @styled
-def latent_plane(
-    images: np.ndarray,
-    extent: tuple[float, float],
-    means: np.ndarray | None = None,
-    labels: np.ndarray | None = None,
-    quantiles: bool = False,
-) -> Figure:
+def latent_plane(images: np.ndarray, quantiles: tuple[float, float], means: np.ndarray) -> Figure:
     """Images decoded over the plane of a two-dimensional latent, and beside them the posterior means of the data.
 
     Args:
-      images: The decoded images, `[n, n, H, W, C]`. With grid = linspace(*extent, n), images[i, j] is decoded from
-        z_1 = grid[j] and z_2 = grid[i], which is the order of `meshgrid`. In the picture, z_2 points up.
-      extent: The lowest and the highest value on both axes.
+      images: The decoded images, `[n, n, H, W, C]`. With grid the prior's quantiles linspace(*quantiles, n),
+        images[i, j] is decoded from z_1 = grid[j] and z_2 = grid[i], which is the order of `meshgrid`. In the picture,
+        z_2 points up.
+      quantiles: The lowest and the highest quantile of the prior on both axes.
       means: The posterior means as values of z, `[N, 2]`.
-      labels: The integer classes of the means, `[N]`.
-      quantiles: Whether `extent` holds quantiles of the prior, and not values of z.
     """
     size = len(images)
     if np.shape(images)[:2] != (size, size):
         raise ValueError(f"images has shape {np.shape(images)}; the latent plane needs as many rows as columns")
     tiles = _as_rgb(np.reshape(images[::-1], (size * size, *np.shape(images)[2:])))
-    panels = 1 if means is None else 2
-    figure = Figure(figsize=(WIDTH * panels / 2, WIDTH / 2 if panels == 1 else 0.45 * WIDTH), layout="constrained")
-    mosaic_ax, *rest = figure.subplots(1, panels, squeeze=False)[0]
-    half = (extent[1] - extent[0]) / max(size - 1, 1) / 2  # half an image, because a tick is at an image's centre
-    edges = (extent[0] - half, extent[1] + half)
+    figure = Figure(figsize=(WIDTH, 0.45 * WIDTH), layout="constrained")
+    mosaic_ax, means_ax = figure.subplots(1, 2)
+    low, high = quantiles
+    half = (high - low) / max(size - 1, 1) / 2  # half an image, because a tick is at an image's centre
+    edges = (low - half, high + half)
     mosaic_ax.imshow(_tile(tiles, size, 0), extent=(*edges, *edges), aspect=tiles.shape[1] / tiles.shape[2])
     mosaic_ax.grid(False)
-    unit = " (prior quantile)" if quantiles else ""
-    mosaic_ax.set(xlabel=f"$z_1${unit}", ylabel=f"$z_2${unit}")
-    for ax in rest:
-        _plot_means(ax, np.asarray(means), labels)
-        ax.set(xlabel="posterior mean of $z_1$", ylabel="posterior mean of $z_2$")
+    mosaic_ax.set(xlabel="$z_1$ (prior quantile)", ylabel="$z_2$ (prior quantile)")
+    colour, _, marker = look(0)
+    means_ax.scatter(*means.T, s=5, marker=marker, color=colour, alpha=0.7, linewidth=0, rasterized=True)
+    if both := limits([means.ravel()]):
+        means_ax.set(xlim=both, ylim=both)
+    means_ax.set_aspect("equal")
+    means_ax.set(xlabel="posterior mean of $z_1$", ylabel="posterior mean of $z_2$")
     for axis in [axis for ax in figure.axes for axis in (ax.xaxis, ax.yaxis)]:
         axis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
     return figure
@@ -135,16 +129,3 @@ def _enlarge(mosaic: np.ndarray, side: int) -> np.ndarray:
     """The mosaic with square pixels in place of each pixel, so that the `side` pixels of an image can be seen."""
     factor = max(1, LEAST_SIDE // side)
     return mosaic.repeat(factor, axis=0).repeat(factor, axis=1)
-
-
-def _plot_means(ax: Axes, means: np.ndarray, labels: np.ndarray | None) -> None:
-    """Posterior means `[N, 2]`. Each class has its own colour and marker, named in a legend on the right."""
-    for style, name in enumerate([None] if labels is None else np.unique(labels)):
-        chosen = means if name is None else means[np.asarray(labels) == name]
-        colour, _, marker = look(style)
-        ax.scatter(*chosen.T, s=5, marker=marker, color=colour, alpha=0.7, linewidth=0, label=name, rasterized=True)
-    if both := limits([means.ravel()]):
-        ax.set(xlim=both, ylim=both)
-    ax.set_aspect("equal")
-    if labels is not None:
-        ax.legend(loc="center left", bbox_to_anchor=(1, 0.5), markerscale=2.5, handletextpad=0.1)

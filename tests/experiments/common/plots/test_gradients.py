@@ -8,13 +8,15 @@ from experiments.common import plots
 from experiments.common.charts.styles import paper_label
 from tests.helpers.gradient_rows import make_rows
 
+COSTS = ("flops", "seconds")
+
 
 def test_points_on_each_other_share_a_label_with_the_names_of_papers():
     rows = make_rows({"leave_one_out": 3.0, "stl": 1.0, "nvil": 3.001}, samples=(1,))
-    figure = plots.variance_against_cost(rows, ["phi"])
+    figure = plots.variance_against_cost(rows, ["phi"], COSTS)
     for ax in figure.axes:
         assert {text.get_text() for text in ax.texts} == {"RLOO\nNVIL", "STL"}
-    apart = plots.variance_against_cost(make_rows({"leave_one_out": 30.0, "stl": 1.0}, samples=(1,)), ["phi"])
+    apart = plots.variance_against_cost(make_rows({"leave_one_out": 30.0, "stl": 1.0}, samples=(1,)), ["phi"], COSTS)
     assert {text.get_text() for ax in apart.axes for text in ax.texts} == {"RLOO", "STL"}
 
 
@@ -35,7 +37,7 @@ def test_every_point_has_a_label_that_covers_nothing_else():
     }
     rows = make_rows({name: variance for name, (variance, *_) in measured.items()})
     rows = [row | dict(zip(("flops", "seconds"), measured[row["estimator"]][1:], strict=True)) for row in rows]
-    figure = plots.variance_against_cost(rows, ["phi"])
+    figure = plots.variance_against_cost(rows, ["phi"], COSTS)
     figure.draw_without_rendering()
     for ax, cost in zip(figure.axes, (1, 2), strict=True):
         labels = [Text.get_window_extent(text) for text in ax.texts]
@@ -59,7 +61,7 @@ def test_the_legend_of_many_long_names_is_inside_the_figure():
         "relax",
     )
     figure = plots.variance_against_cost(
-        make_rows({name: 1.0 + i for i, name in enumerate(names)}, samples=(1,)), ["phi"]
+        make_rows({name: 1.0 + i for i, name in enumerate(names)}, samples=(1,)), ["phi"], COSTS
     )
     figure.draw_without_rendering()
     (legend,) = figure.legends
