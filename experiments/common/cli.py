@@ -266,7 +266,7 @@ def _enough_memory(memory_flags: tuple[str, ...]) -> Iterator[None]:
             raise
         smaller = f"; a smaller {' or '.join(f'--{name}' for name in memory_flags)} needs less" if memory_flags else ""
         runs = "; --sweep_mode=map trains runs one after the other" if "sweep_mode" in flags.FLAGS else ""
-        reason = (str(error).strip().splitlines() or ["no more"])[0].removeprefix("RESOURCE_EXHAUSTED: ").rstrip(".")
+        reason = first_line(error, "no more").removeprefix("RESOURCE_EXHAUSTED: ")
         stop(f"memory does not suffice ({reason}){smaller}{runs}")
 
 
@@ -300,8 +300,13 @@ def drawing(folder: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        reason = (str(error).strip().splitlines() or ["no reason given"])[0].rstrip(".")
+        reason = first_line(error, "no reason given")
         print(f"pictures are missing in {folder} ({type(error).__name__}: {reason})", file=sys.stderr)
+
+
+def first_line(error: Exception, otherwise: str) -> str:
+    """The first line of an error's message without its full stop; `otherwise` if the error has no message."""
+    return (str(error).strip().splitlines() or [otherwise])[0].rstrip(".")
 
 
 def stop(sentence: str) -> NoReturn:

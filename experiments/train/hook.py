@@ -49,7 +49,7 @@ class Hook:
             except Exception as error:
                 function, self._function = self._function, None
                 name = f"{function.__module__}:{getattr(function, '__name__', function)}"
-                reason = (str(error).strip().splitlines() or ["no reason given"])[0].rstrip(".")
+                reason = cli.first_line(error, "no reason given")
                 print(
                     f"--on_evaluation={name} failed at step {row['step']} ({type(error).__name__}: {reason}); it is not"
                     " called again, and the training goes on",
