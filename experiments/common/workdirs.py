@@ -87,12 +87,15 @@ class Contents(NamedTuple):
 
     Attributes:
       names: The names of the settings in which the runs differ, apart from the seed.
+      training_commands: For each workdir with runs the commands that trained it, in their order; an empty list if they
+        are not recorded.
     """
 
     runs: list[Run]
     laboratories: list[Laboratory]
     toys: list[Toy]
     names: list[str]
+    training_commands: dict[Path, list[str]]
 
     @property
     def finished(self) -> list[dict[str, Any]]:
@@ -125,6 +128,7 @@ def read(paths: list[Path], run: str | None = None) -> Contents:
     """
     runs: list[Run] = []
     measured: list[Laboratory | Toy] = []
+    training_commands: dict[Path, list[str]] = {}
     for path in paths:
         trained_here = _read_runs(path, run, name_workdir=len(paths) > 1)
         measured_here = _read_measurements(path)
@@ -134,13 +138,16 @@ def read(paths: list[Path], run: str | None = None) -> Contents:
                 f"--workdir={path} {nothing if Path(path).exists() else 'does not exist'};"
                 " give the folder of a trained run, of a sweep, of the laboratory or of a toy problem"
             )
-        runs += trained_here
+        if trained_here:
+            runs += trained_here
+            training_commands[path] = _recorded_commands(path)
         measured += measured_here
     return Contents(
         runs,
         laboratories=[one for one in measured if isinstance(one, Laboratory)],
         toys=[one for one in measured if isinstance(one, Toy)],
         names=results.varying([run.row for run in runs]),
+        training_commands=training_commands,
     )
 
 
@@ -160,6 +167,26 @@ def _read_runs(path: Path, chosen: str | None, name_workdir: bool) -> list[Run]:
     return runs
 
 
+def _recorded_commands(workdir: Path) -> list[str]:
+    """The commands in the config.json of a workdir, or of the sweep to which a program's folder belongs.
+
+    The list is empty if there is no such file, or if the file is damaged.
+    """
+    path = workdir / "config.json"
+    if not path.exists() and workdir.absolute().parent.name == "programs":
+        path = workdir.absolute().parent.parent / "config.json"
+    if not path.is_file() or path.is_symlink():  # a link could put a private file of the user into a page for others
+        return []
+    try:
+        config = read_json(path)
+    except ValueError:
+        return []
+    later = config.get("later", [])
+    described = [config, *(later if isinstance(later, list) else [])]
+    commands = [one.get("command") for one in described if isinstance(one, dict)]
+    return [command for command in commands if isinstance(command, str) and command.isprintable()]
+
+
 def _read_measurements(path: Path) -> list[Laboratory | Toy]:
     """The results of the laboratory and of toy problems in this folder and in the folders directly below it.
 
@@ -168,7 +195,7 @@ def _read_measurements(path: Path) -> list[Laboratory | Toy]:
     measured = []
     for config in [path / "config.json", *sorted(path.glob("*/config.json"))]:
         try:
-            if config.exists() and "command" in read_json(config) and not programs_of(config.parent):
+            if config.exists() and not programs_of(config.parent) and "command" in read_json(config):
                 foreign_files.refuse_links(config.parent)
                 measured.append(_read_measurement(config.parent))
         except ValueError as error:

@@ -62,11 +62,12 @@ def submit_unfinished(sweep: Sweep, options: Options) -> bool:
         "slurm_partition": options.slurm_partition,
         "slurm_account": options.slurm_account,
     }
-    submit_missing(jobs, sweep.workdir / "slurm", parameters)
+    if submit_missing(jobs, sweep.workdir / "slurm", parameters):
+        sweep.record_command()  # before the jobs record theirs, because starting takes them seconds
     return bool(jobs)
 
 
-def submit_missing(jobs: list[Job], folder: Path, parameters: dict[str, Any]) -> None:
+def submit_missing(jobs: list[Job], folder: Path, parameters: dict[str, Any]) -> bool:
     """Submits the jobs none of whose programs has a job that is queued or running, and prints the id of each job.
 
     Args:
@@ -89,13 +90,14 @@ def submit_missing(jobs: list[Job], folder: Path, parameters: dict[str, Any]) ->
         else:
             missing.append(job)
     if not missing:
-        return
+        return False
     submitted = submit([job.command for job in missing], folder, parameters)
     for job, slurm_job in zip(missing, submitted, strict=True):
         submitted_before |= dict.fromkeys(job.programs, slurm_job.job_id)
         print(f"{job.name}: job {slurm_job.job_id}")
     files.write_json(record, submitted_before)
     print(f"output of the jobs: {folder}/*_log.out and *_log.err; the same command again says what is not finished")
+    return True
 
 
 def submit(commands: list[Command], folder: Path, parameters: dict[str, Any], cluster: str = "slurm") -> list:

@@ -138,7 +138,8 @@ class Sweep:
         if multihost.is_first():
             needed = sum(_checkpoint_bytes(program, self.options.keep) for program in unfinished)
             files.check_space(self.workdir, needed)
-            self._write_config()
+            if unfinished:
+                self.record_command()
         return unfinished
 
     def close(self) -> None:
@@ -157,8 +158,12 @@ class Sweep:
             if row and row["status"] == "diverged"
         ]
 
-    def _write_config(self) -> None:
-        """Describes the command in config.json, unless a command with the same settings is described there."""
+    def record_command(self) -> None:
+        """Describes the command in config.json, unless the same command is described there.
+
+        A command with --program is left out if a command for all programs is described there, as the one that submitted
+        the jobs of a cluster is.
+        """
         path = self.workdir / "config.json"
         data = {program.data.name: describe_data(program.data, self.options.data_dir) for program in self.programs}
         described = {
@@ -170,7 +175,9 @@ class Sweep:
         with locks.taking_turns(self.workdir):  # jobs of a cluster start at the same time
             config = _read_config(self.workdir) or described
             earlier = [config, *config.get("later", [])]
-            if described["settings"] not in [one.get("settings") for one in earlier]:
+            same = [str(one.get("command")) for one in earlier if one.get("settings") == described["settings"]]
+            is_part = self.options.program and any("--program" not in command for command in same)
+            if described["command"] not in same and not is_part:
                 config["later"] = [*config.get("later", []), described]
             files.write_json(path, config)
 

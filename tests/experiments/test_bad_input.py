@@ -4,6 +4,7 @@ A case is what follows `python -m experiments.`, where {} stands for a folder of
 sentence must contain. All cases share the imports of one process. Nothing is trained.
 """
 
+import json
 from pathlib import Path
 
 import pytest
@@ -307,6 +308,10 @@ def test_is_one_sentence(outcomes, case):
 
 def test_nothing_was_written_over_trained_or_executed(outcomes):
     folder, _, before, after = outcomes
+    for name in ("torn/config.json", "other_net/config.json"):  # which list the refused command as well
+        config = json.loads(after[name])
+        assert [one["settings"] for one in config.pop("later")] == [config["settings"]]
+        after[name] = json.dumps(config, indent=2).encode() + b"\n"
     assert before == after
     assert not list((folder / "fresh").glob("*/*.jsonl"))
     assert not (folder / "executed").exists()

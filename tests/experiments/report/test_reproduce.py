@@ -1,75 +1,63 @@
-"""The commands in the section "How to repeat it" make the same runs."""
+"""The commands in the section "How to repeat it" are those that the workdirs record."""
 
-import dataclasses
-import shlex
+import json
+from pathlib import Path
 
-from absl import flags
+import pytest
 
-from experiments.common import setting_flags, workdirs
-from experiments.common.charts.along_training import Column
+from experiments.common import workdirs
 from experiments.common.settings import Settings
 from experiments.report import reproduce
-from experiments.train import flags as train_flags
-from tests.helpers.written_workdirs import write_sweep
+from tests.helpers.written_workdirs import write_laboratory, write_run, write_sweep
+
+TRAIN = "python -m experiments.train"
 
 
-def test_the_commands_have_the_settings_of_the_runs(tmp_path):
-    """All combinations of some values have one command; other sets of runs have several."""
-    grid = [Settings(seed=s, data_mean=p, hidden=h) for s in (0, 1) for p in (False, True) for h in ((), (8, 4))]
-    for wanted, number in ((grid, 1), (grid[:3], 2)):
-        folder = tmp_path / str(number)
-        write_sweep(folder, [(dataclasses.asdict(one), 0.0) for one in wanted], finished=False)
-        lines = reproduce.commands(workdirs.read([folder]).runs)
-        assert len(lines) == number
-        repeated = [run for line in lines for run in _runs(line.split()[2:])]
-        assert set(repeated) == set(wanted)
+def write_sweep_with_config(folder: Path, config: str) -> Path:
+    write_sweep(folder, [({"seed": seed}, 0.0) for seed in (0, 1)])
+    (folder / "config.json").write_text(config)
+    return folder
 
 
-def test_the_command_repeats_the_evaluations_and_measurements(tmp_path):
-    """--eval_every=5 and --measure_gradient=2: every second of the rows has figures of the gradient."""
-    run = Settings(epochs=20, estimator="stl")
-    write_sweep(tmp_path, [(dataclasses.asdict(run), 0.0)])
-    [read] = workdirs.read([tmp_path]).runs
-    rows = [{"epoch": epoch} for epoch in (5, 10, 15, 20)]
-    for row in rows[1::2]:
-        names = [Column(estimator, "encoder", "bias").name for estimator in ("stl", "reparam", "relax:scale=2")]
-        row |= dict.fromkeys(names, 0.1) | {"measure_draws": 50}
-    [line] = reproduce.commands([read._replace(rows=rows)])
-    others = "--measure_estimators=reparam,relax:scale=2"
-    measured = ["--eval_every=5", "--measure_gradient=2", "--measure_draws=50", others]
-    assert line.split()[3:] == ["--estimator=stl", "--epochs=20", *measured]
-    # Continued with the flag after the second evaluation, by code that did not record the number of draws.
-    figures = dict.fromkeys(names, 0.1)
-    late = [{"epoch": 5 * number} | (figures if number in (4, 6, 8, 9) else {}) for number in range(1, 10)]
-    [line] = reproduce.commands([read._replace(rows=late)])
-    assert line.split()[5:] == ["--eval_every=5", "--measure_gradient=2", others]
-    # A run of the same program that diverged before its first evaluation.
-    diverged = read._replace(settings=dataclasses.replace(run, seed=1), rows=[])
-    [line] = reproduce.commands([diverged, read._replace(rows=rows)])
-    assert line.split()[3:] == ["--estimator=stl", "--epochs=20", "--seed=1,0", *measured]
-    [line] = reproduce.commands([read._replace(rows=[{"epoch": epoch} for epoch in range(1, 21)])])
-    assert line.split()[3:] == ["--estimator=stl", "--epochs=20"]
+def record(*commands: str) -> str:
+    """A config.json that describes these commands."""
+    first, *later = [{"command": command, "settings": {}, "data": {}} for command in commands]
+    return json.dumps(first | {"later": later})
 
 
-def test_runs_that_two_workdirs_share_are_trained_in_each(tmp_path):
-    swept = {"one": [(1e-3, 0), (3e-4, 0)], "a second": [(1e-3, 0), (1e-2, 0)], "no grid": [(1e-3, 0), (1e-2, 1)]}
-    for name, chosen in swept.items():
-        write_sweep(tmp_path / name, [({"learning_rate": rate, "seed": seed}, 0.0) for rate, seed in chosen])
-    runs = workdirs.read([tmp_path / name for name in swept]).runs
-    trained = {}
-    for line in reproduce.commands(runs):
-        *words, workdir = shlex.split(line)
-        trained[workdir.removeprefix(f"--workdir={tmp_path}/")] = [
-            (run.learning_rate, run.seed) for run in _runs(words[2:])
-        ]
-    no_grid = swept.pop("no grid")
-    assert trained == swept | {"no grid-1": no_grid[:1], "no grid-2": no_grid[1:]}
+def test_the_commands_of_a_workdir_are_in_their_order_each_once_and_quoted(tmp_path):
+    first, second = f"{TRAIN} --seed=0,1 --workdir='a b'", f"{TRAIN} --seed=0,1,2 --workdir=$HOME --measure_gradient=1"
+    sweep = write_sweep_with_config(tmp_path / "sweep", record(first, second, first))
+    quoted = [
+        first.replace("--workdir='a b'", "'--workdir=a b'"),
+        second.replace("--workdir=$HOME", "'--workdir=$HOME'"),
+    ]
+    assert reproduce.commands(workdirs.read([sweep])) == quoted
+    assert reproduce.commands(workdirs.read([sweep], run="seed=1")) == quoted
+    assert reproduce.commands(workdirs.read([sweep / "programs/0"])) == quoted  # the folder of one program
 
 
-def _runs(words: list[str]) -> list[Settings]:
-    """The runs that `experiments.train` trains with these words of a command line."""
-    values = flags.FlagValues()
-    setting_flags.define_flags(values)
-    train_flags.define_flags(values)
-    values(words)
-    return setting_flags.from_flags(values)
+def test_every_workdir_has_its_commands(tmp_path):
+    write_run(tmp_path / "run", Settings())
+    sweep = write_sweep_with_config(tmp_path / "sweep", record(f"{TRAIN} --seed=0,1"))
+    write_laboratory(tmp_path / "laboratory", "phi", [{"problem": "p", "estimator": "e", "num_samples": 1}])
+    contents = workdirs.read([sweep, tmp_path / "run", tmp_path / "laboratory"])
+    assert reproduce.commands(contents) == [f"{TRAIN} --seed=0,1", TRAIN, "python"]
+
+
+@pytest.mark.parametrize("config", [None, "", "[1]", "{}", '{"command": 3, "later": 5}', '{"command": "\\ud800"}'])
+@pytest.mark.parametrize("where", ["", "programs/0"])
+def test_a_damaged_record_of_the_commands_is_not_recorded(where, config, tmp_path):
+    write_sweep_with_config(tmp_path, config or "")
+    if config is None:
+        (tmp_path / "config.json").unlink()
+    contents = workdirs.read([tmp_path / where])
+    assert reproduce.commands(contents) == [f"# {tmp_path / where}: not recorded"]
+    assert "<span>not</span> <span>recorded</span>" in reproduce.section(contents).html
+
+
+def test_a_link_above_the_folder_of_a_program_is_not_followed(tmp_path):
+    sweep = write_sweep_with_config(tmp_path / "sweep", record(TRAIN))
+    (sweep / "config.json").rename(tmp_path / "private.json")
+    (sweep / "config.json").symlink_to(tmp_path / "private.json")
+    assert reproduce.commands(workdirs.read([sweep / "programs/0"])) == [f"# {sweep / 'programs/0'}: not recorded"]

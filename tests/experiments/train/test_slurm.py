@@ -1,5 +1,6 @@
 """Sweeps as jobs: what is refused, submitit's local executor, and a real SLURM on this machine."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -108,13 +109,27 @@ def test_each_job_is_this_command_and_has_the_folder_of_its_own_program(monkeypa
     options = make_options("--launcher=slurm")
     monkeypatch.setattr(sys, "orig_argv", ["python", "-m", "mine.train", "--hidden=8,4"])
     jobs = []
-    monkeypatch.setattr(slurm, "submit_missing", lambda new, folder, parameters: jobs.extend(new))
+    monkeypatch.setattr(slurm, "submit_missing", lambda new, folder, parameters: jobs.extend(new) or True)
     runs = [settings.Settings(hidden=(width,), seed=seed) for width in (8, 4) for seed in (0, 1)]
     sweep = Sweep(runs, tmp_path, options)
     assert slurm.submit_unfinished(sweep, options)
     assert [job.command.folders for job in jobs] == [[str(program.folder.path)] for program in sweep.programs]
     words = [sys.executable, "-m", "mine.train", "--hidden=8,4", "--launcher=local", f"--workdir={tmp_path}"]
     assert [job.command.words for job in jobs] == [[*words, f"--program={number}"] for number in (1, 2)]
+    # The job finds the submitting command in config.json, and adds none.
+    monkeypatch.setattr(sys, "orig_argv", jobs[0].command.words)
+    with contextlib.closing(Sweep(runs, tmp_path, make_options("--program=1"))) as job:
+        job.claim()
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert (config["command"], "later" in config) == ("python -m mine.train --hidden=8,4", False)
+
+
+def test_a_command_whose_jobs_are_refused_or_queued_is_not_recorded(monkeypatch, tmp_path):
+    options = make_options("--launcher=slurm")
+    sweep = Sweep([settings.Settings()], tmp_path, options)
+    monkeypatch.setattr(slurm, "submit_missing", lambda *arguments: False)
+    assert slurm.submit_unfinished(sweep, options)
+    assert not (tmp_path / "config.json").exists()
 
 
 def test_several_processes_submit_nothing(tmp_path):

@@ -5,10 +5,11 @@ import json
 
 import pytest
 
-from experiments.common import locks, provenance
+from experiments.common import cli, locks, provenance
 from experiments.common.program_folder import ProgramFolder, programs_of
 from experiments.common.settings import Settings
 from experiments.train import multihost
+from experiments.train.flags import Options
 from experiments.train.sweep import Program, Sweep, partition
 from tests.helpers.train_options import make_options
 
@@ -139,6 +140,28 @@ def test_config_describes_each_command_that_added_runs_once(options, tmp_path):
     config = json.loads((tmp_path / "config.json").read_text())
     assert [one["settings"]["seed"] for one in (config, *config["later"])] == [[0, 1], [0, 1, 2]]
     assert config["settings"]["dataset"] == config["data"]["name"] == "digits"
+
+
+def test_config_lists_the_commands_that_trained_the_runs(options, tmp_path, monkeypatch):
+    runs = [Settings(hidden=(width,)) for width in (8, 4)]
+    job = make_options("--program=1")
+
+    def listed_after(command: str, chosen: Options) -> list[str]:
+        monkeypatch.setattr(cli, "this_command", lambda: command)
+        with contextlib.closing(Sweep(runs, tmp_path, chosen)) as sweep:
+            sweep.claim()
+        config = json.loads((tmp_path / "config.json").read_text())
+        return [one["command"] for one in (config, *config.get("later", []))]
+
+    assert listed_after("train --program=1", job) == ["train --program=1"]
+    assert listed_after("train", options) == ["train --program=1", "train"]
+    # A job of a cluster trains a part of a listed command.
+    assert listed_after("train --launcher=local --program=1", job) == ["train --program=1", "train"]
+    # The same settings, and other evaluations.
+    assert listed_after("train --eval_every=2", options) == ["train --program=1", "train", "train --eval_every=2"]
+    # This command trains nothing.
+    monkeypatch.setattr(ProgramFolder, "is_finished", lambda folder: True)
+    assert listed_after("train --keep=3", options) == ["train --program=1", "train", "train --eval_every=2"]
 
 
 def test_the_folder_of_another_command_is_refused_before_anything_is_written(options, tmp_path):
