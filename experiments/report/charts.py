@@ -1,12 +1,9 @@
 """The interactive charts of the report: the rows that each chart shows, and the text beside the pointer."""
 
-import functools
 import math
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
-
-import numpy as np
 
 from experiments.common import charts
 from experiments.common.charts import along_training, gradients, toys, training
@@ -16,18 +13,6 @@ from experiments.report import plotly_charts
 from experiments.report.plotly_charts import Figure
 
 
-def _untrusted(function: Callable) -> Callable:
-    """Silences numpy's warnings. The files may come from somebody else, and their numbers may overflow in a chart."""
-
-    @functools.wraps(function)
-    def silent(*arguments, **options):
-        with np.errstate(all="ignore"):
-            return function(*arguments, **options)
-
-    return silent
-
-
-@_untrusted
 def bound(contents: Contents, every: int = 1) -> Figure | None:
     """The evaluated ELBO against steps, examples and seconds.
 
@@ -45,19 +30,16 @@ def bound(contents: Contents, every: int = 1) -> Figure | None:
     return plotly_charts.draw_choices(by_clock, every, hover="%{y:.2f} nats at %{x:,.4~g}", size=4)
 
 
-@_untrusted
 def gradient(contents: Contents, group: str, figure: str) -> Figure | None:
     """A figure of the gradient in one group of parameters along training, as --measure_gradient recorded it."""
     return _along_training(along_training.gradient(_labelled(contents), group, figure))
 
 
-@_untrusted
 def auto_schedule(contents: Contents) -> Figure | None:
     """The share of the steps in which the estimator `auto` used each candidate."""
     return _along_training(along_training.schedule(_labelled(contents)))
 
 
-@_untrusted
 def auto_errors(contents: Contents) -> Figure | None:
     """The errors that the estimator `auto` measured."""
     return _along_training(along_training.errors(_labelled(contents)))
@@ -72,14 +54,12 @@ def _along_training(chart: charts.Chart) -> Figure | None:
     return plotly_charts.draw(chart, hover="%{y:.3~g} at step %{x:,.4~g}", size=4, bars=True)
 
 
-@_untrusted
 def candidates(comparison: Comparison, name: str) -> Figure | None:
     """The validation bound against one of the settings that validation chose."""
     hover = "%{y:.2f} ± %{error_y.array:.2f} nats at %{x}"
     return plotly_charts.draw(training.candidates(comparison, name), hover=hover, size=7, bars=True)
 
 
-@_untrusted
 def rate_distortion(contents: Contents) -> Figure | None:
     """Rate and distortion of every finished run."""
     points = []
@@ -95,7 +75,6 @@ def rate_distortion(contents: Contents) -> Figure | None:
     return plotly_charts.draw(chart, hover=hover, mode="markers", size=9, outline=True)
 
 
-@_untrusted
 def variance_against_cost(
     rows: list[dict[str, Any]], group: str, costs: Sequence[str] = ("flops", "seconds")
 ) -> Figure | None:
@@ -106,7 +85,6 @@ def variance_against_cost(
     return plotly_charts.draw_choices(by_cost, hover=hover, size=9, bars=True)
 
 
-@_untrusted
 def bias(rows: list[dict[str, Any]], group: str) -> Figure | None:
     """Bias along the true gradient with its interval; rows whose bias is unknown are left out."""
     rows = [row for row in rows if math.isfinite(row[f"{group}_bias"] + row[f"{group}_bias_stderr"])]
@@ -118,7 +96,6 @@ def bias(rows: list[dict[str, Any]], group: str) -> Figure | None:
     return figure
 
 
-@_untrusted
 def against(laboratory: Laboratory, group: str, x: str, figure: str) -> Figure | None:
     """A figure with its interval, against K (x = "num_samples") at the last point of a sweep, or against the point."""
     rows = laboratory.rows
@@ -129,7 +106,6 @@ def against(laboratory: Laboratory, group: str, x: str, figure: str) -> Figure |
     return plotly_charts.draw(chart, hover="%{y:.3g} at %{x:.4~g}", width=1.6, bars=True)
 
 
-@_untrusted
 def toy(toy: Toy, point: str, figure: str) -> Figure | None:
     """The loss or the variance of the gradient against steps, at one point of a toy problem."""
     hover = "%{y:.4~g} at step %{x}"

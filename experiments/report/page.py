@@ -6,6 +6,8 @@ The style sheet report.css and the script report.js are beside this file.
 from html import escape
 from pathlib import Path
 
+import numpy as np
+
 from experiments.common import results
 from experiments.common.comparison import Comparison
 from experiments.common.workdirs import Contents
@@ -22,6 +24,7 @@ MARGIN = 20_000
 PICTURES_PLACE = "<!-- pictures -->"
 
 
+@np.errstate(all="ignore")  # others may have written the numbers, which may overflow in a chart
 def make_page(contents: Contents, comparison: Comparison | None, title: str) -> str:
     """The whole file, with the verdict of the comparison first.
 
