@@ -11,7 +11,8 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 wanted="$(cat requirements.txt) ${1:-}"
-if [ -f .venv/installed ] && [ "$wanted" = "$(cat .venv/installed)" ]; then exit 0; fi
+# Without an argument, jax for a GPU serves as well.
+if [ -f .venv/installed ] && [[ "$(cat .venv/installed)" == "$wanted"* ]]; then exit 0; fi
 
 python="${PYTHON:-python3}"
 "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || {

@@ -28,6 +28,8 @@ FLAGS = [
 if importlib.metadata.version("jaxlib").startswith("0.10."):  # later versions refuse this flag
     FLAGS.append("--xla_cpu_use_fusion_emitters=false")
 os.environ.setdefault("XLA_FLAGS", " ".join(FLAGS))
+# Two workers would share one GPU, and tests of exact numbers would meet its rounding; see experiments.gpu_check.
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Tests, workers and later runs of the suite share their compiled programs.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).resolve().parents[1] / ".pytest_cache/jax"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")

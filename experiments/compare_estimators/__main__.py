@@ -64,7 +64,8 @@ def main(values: flags.FlagValues = flags.FLAGS) -> None:
     with cli.one_sentence():
         options = compare_flags.from_flags(values)
         run = _trained_run(options) if options.workdir else Settings()
-    with jax.default_matmul_precision(run.matmul_precision):
+    # The exact gradients are in float64. Products that an accelerator rounds would look like bias beside them.
+    with jax.default_matmul_precision("float32" if run.matmul_precision == "default" else run.matmul_precision):
         if options.is_matrix:
             matrix.measure(options, lambda options: compare(options, run))
         else:

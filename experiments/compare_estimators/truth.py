@@ -16,6 +16,7 @@ from experiments.common.options import least_samples
 from experiments.common.store import Store
 from experiments.common.task import Task
 from vae import diagnostics
+from vae.devices.cpu import on_cpu
 from vae.diagnostics import Truth
 from vae.estimators import BY_NAME
 from vae.estimators.exact import nodes
@@ -138,7 +139,7 @@ def _exact_gradient(task: Task, num_samples: int, order: int) -> PyTree:
     """
     problem = task.problem
     gradient = _exact_program(task.bound, num_samples, order)
-    with jax.enable_x64(not task.host_calls.names):
+    with on_cpu(), jax.enable_x64(not task.host_calls.names):
         double = lambda leaf: np.asarray(leaf, np.float64 if jnp.issubdtype(leaf.dtype, jnp.floating) else None)
         params, data, context = jax.tree.map(double, (problem.params, problem.data, problem.context))
         exact = gradient(jax.random.key(0), params, data, context=context)

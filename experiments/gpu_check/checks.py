@@ -25,6 +25,8 @@ TESTS = (
     "tests/vae/test_train.py",
     "tests/vae/test_evaluate.py",
 )
+# They compare two programs bit by bit. A GPU may round their operations in another order.
+EQUAL_BITS_ON_CPUS = ("mapped_sweep", "more_free_bits", "counted_by_dimension")
 
 
 # --- Tests
@@ -44,6 +46,8 @@ def _test(pytest, path: str) -> Row:
     """Runs a file of tests without tests/conftest.py, which slows the compiled programs down."""
     counter = _Counter()
     options = ["--noconftest", "-m", "not slow", "-p", "no:cacheprovider", "-o", "filterwarnings=default"]
+    if jax.default_backend() != "cpu":
+        options += ["-k", f"not ({' or '.join(EQUAL_BITS_ON_CPUS)})"]
     status = pytest.main([str(commands.ROOT / path), *options], plugins=[counter])
     if status:
         failed = ", ".join(counter.failed[:3]) or "none by name"

@@ -17,6 +17,7 @@ import math
 import time
 from pathlib import Path
 
+import jax
 from absl import flags
 
 from experiments.common import cli, files, foreign_files, provenance
@@ -91,12 +92,13 @@ def main(options: flags.FlagValues = flags.FLAGS) -> None:
         entries = choose_losses(options, tuple(known))
         check_flags_of_losses(options, entries)
 
-    rows = make_rows(setting, entries, known, options.group, options.draws, options.seed)
+    with jax.default_matmul_precision("float32"):  # the draws are compared with gradients in float64
+        rows = make_rows(setting, entries, known, options.group, options.draws, options.seed)
+        seconds = time.perf_counter() - started
+        config = provenance.describe_measurement(cli.given(define_flags, options), seconds)
 
     with cli.one_sentence(OSError):
         output.write(folder, rows, options.draws)
-        seconds = time.perf_counter() - started
-        config = provenance.describe_measurement(cli.given(define_flags, options), seconds)
         files.write_json(folder / "config.json", config)
 
 

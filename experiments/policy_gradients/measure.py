@@ -13,6 +13,7 @@ from experiments.common import phases
 from experiments.policy_gradients.losses import Entry, Group
 from experiments.policy_gradients.policy import SEQUENCES, Setting, token_log_probs
 from vae import diagnostics
+from vae.devices.cpu import on_cpu
 
 PyTree = Any
 
@@ -62,7 +63,7 @@ def exact_mean(setting: Setting, entry: Entry, num_samples: int) -> PyTree | Non
         return None
     groups = itertools.combinations_with_replacement(range(states), num_samples)
     index = np.fromiter(itertools.chain.from_iterable(groups), np.int32).reshape(number, num_samples)
-    with jax.enable_x64(True):
+    with on_cpu(), jax.enable_x64(True):
         log_probs = np.asarray(_log_probs(_drawn_by(setting, entry)))
         weight = _orders(index) * np.exp(np.sum(log_probs[index], axis=-1))
         rows = min(number, SIDE_BY_SIDE)

@@ -11,6 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.lax import stop_gradient
 
+from vae.devices.cpu import on_cpu
+
 PyTree = Any
 
 SYMBOLS = 4
@@ -92,7 +94,7 @@ def known_gradients(setting: Setting) -> dict[str, PyTree]:
         policies = [conditionals(each) for each in (params, setting.reference, setting.older)]
         return {"E[R]": reward} | {name: divergence(*policies) for name, divergence in kl.items()}
 
-    with jax.enable_x64(True):
+    with on_cpu(), jax.enable_x64(True):
         gradients = jax.device_get(jax.jit(jax.jacrev(values))(setting.policy))
     plus = lambda first, factor, second: jax.tree.map(lambda a, b: a + factor * b, gradients[first], gradients[second])
     for name in [name for name in kl if "older" not in name]:

@@ -15,8 +15,9 @@ import jax  # noqa: E402
 import numpy as np  # noqa: E402
 import optax  # noqa: E402
 
+from tests.helpers.pairs import family_of  # noqa: E402
 from vae import models, objectives, train  # noqa: E402
-from vae.estimators import BY_NAME, Entry  # noqa: E402
+from vae.estimators import BY_NAME  # noqa: E402
 
 PATH = (
     Path(__file__).resolve().parents[1]
@@ -24,23 +25,6 @@ PATH = (
     / f"jax-{'.'.join(jax.__version__.split('.')[:2])}.json"
 )
 STEPS = 5
-
-
-def family_of(entry: Entry) -> str:
-    """Returns the first of normal, vq, bernoulli, categorical and poisson that fits the estimator."""
-    latents = entry.latents
-    if "any" in latents or "reparameterizable" in latents or "Normal" in latents:
-        return "normal"
-    if "Quantized" in latents:
-        return "vq"
-    return next(name.lower() for name in ("Bernoulli", "Categorical", "Poisson") if name in latents)
-
-
-def estimator_for(posterior: str) -> str:
-    """Returns the name of an estimator that fits the posterior."""
-    if posterior in ("vq", "fsq"):
-        return "vq_straight_through"
-    return "leave_one_out" if posterior in ("bernoulli", "categorical", "poisson", "stochastic_vq") else "reparam"
 
 
 def bounds(name: str) -> list[float]:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 import pytest
 
-from tests.helpers.golden_runs import estimator_for, family_of
+from tests.helpers.pairs import estimator_for, family_of
 from tests.helpers.random_models import ARCHITECTURES
 from vae import ais, diagnostics, evaluate, models, objectives, train
 from vae.estimators import BY_NAME

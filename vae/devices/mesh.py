@@ -158,9 +158,10 @@ def _gather(mesh: Mesh) -> Callable:
 
 def memory(mesh: Mesh, compiled: jax.stages.Compiled) -> tuple[int, float]:
     """The bytes that a compiled program and its arguments need on each device, and the bytes that are free there."""
-    sizes = compiled.memory_analysis()
-    needed = sizes.argument_size_in_bytes + sizes.temp_size_in_bytes
-    needed += sizes.output_size_in_bytes - sizes.alias_size_in_bytes
+    needed = 0
+    if sizes := compiled.memory_analysis():  # some backends have none
+        needed = sizes.argument_size_in_bytes + sizes.temp_size_in_bytes
+        needed += sizes.output_size_in_bytes - sizes.alias_size_in_bytes
     stats = mesh.local_devices[0].memory_stats() or {}
     if "bytes_limit" in stats:
         return needed, stats["bytes_limit"] - stats["bytes_in_use"]

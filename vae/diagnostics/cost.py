@@ -9,6 +9,7 @@ import numpy as np
 from jax import Array
 from jax.extend.core import Jaxpr, JaxprEqn, jaxpr_as_fun, jaxprs_in_params
 
+from vae.devices.cpu import on_cpu
 from vae.estimators.contract import Estimator, bind, mean
 from vae.estimators.parts.counting import count_evaluations, fast_compilation
 
@@ -16,13 +17,18 @@ PyTree = Any
 
 
 def flops(function: Callable, *args) -> float:
-    """FLOP of the compiled function as XLA counts them, except that loops are counted in full.
+    """FLOP of the function, compiled for the CPU, as XLA counts them, except that loops are counted in full.
+
+    The count is for the CPU on every machine, because XLA counts no FLOP in the library calls that multiply matrices on
+    a GPU.
 
     XLA counts the body of a loop once. This function counts the body of a scan or map once for each round. The body of
     a `while_loop` counts once, because its number of rounds depends on data. Of the branches of a `cond` or `switch`,
     the most expensive counts, so an estimator that draws its number of samples is charged for the largest.
     """
-    return _flops(jax.jit(function).trace(*args)).in_full
+    shape_of = lambda leaf: jax.typeof(leaf) if isinstance(leaf, jax.Array) else leaf  # arrays may be on a GPU
+    with on_cpu():
+        return _flops(jax.jit(function).trace(*jax.tree.map(shape_of, args))).in_full
 
 
 class _Flops(NamedTuple):

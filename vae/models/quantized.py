@@ -35,7 +35,7 @@ class Codebook(nn.Module):
         self.codes = self.param("codes", nn.initializers.normal(1.0), (self.size, self.width), jnp.float32)
 
     def __call__(self, z: OneHots) -> Float[Array, "*samples D W"]:
-        return jnp.matmul(z, self.codes)
+        return jnp.matmul(z, self.codes, precision="highest")  # accelerators would round the codes
 
 
 class Quantizer(Posterior):

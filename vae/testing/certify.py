@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
+from vae.devices.cpu import on_cpu
 from vae.diagnostics.intervals import critical_z
 from vae.estimators import Estimator
 from vae.testing.certificate import Certificate
@@ -103,7 +104,7 @@ def _exact_gradient(family: str, bound: Bound, num_samples: int) -> dict[str, np
     Raises:
       ValueError: if K is too large, because two orders of the quadrature give different gradients.
     """
-    with jax.enable_x64(True):
+    with on_cpu(), jax.enable_x64(True):
         double = problem(family).astype(jnp.float64)
 
         def gradient(order: int):

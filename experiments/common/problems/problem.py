@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from vae.devices.cpu import on_cpu
 from vae.estimators import log_mean_exp, mean
 
 PyTree = Any
@@ -94,7 +95,7 @@ def from_integrand(
 
 def exact_gradient(expected: Callable, params: PyTree, *data: PyTree) -> PyTree:
     """The gradient of `expected(params, *data)` in the parameters, in float64."""
-    with jax.enable_x64(True):
+    with on_cpu(), jax.enable_x64(True):
         gradient = _gradient(expected)(jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params), *data)
         return jax.tree.map(np.asarray, gradient)
 

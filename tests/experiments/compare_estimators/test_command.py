@@ -117,6 +117,7 @@ def test_tables_figures_and_config_are_written(quadratic):
     config = json.loads((quadratic / "config.json").read_text())
     assert config["settings"]["draws"] == 4000
     assert config["settings"]["objective"] == "elbo"
+    assert config["settings"]["matmul_precision"] == "float32"
     assert "jax" in config["versions"]
 
 

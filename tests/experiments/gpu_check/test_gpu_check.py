@@ -119,6 +119,12 @@ def test_the_tests_of_the_core_run_without_the_fixtures_of_conftest(path):
     assert not [name for name in fixtures if name in (ROOT / path).read_text()]
 
 
+def test_the_tests_of_the_core_do_not_slow_the_compiler_down():
+    modules = [path.removesuffix(".py").replace("/", ".") for path in checks.TESTS]
+    script = f"import sys, {', '.join(modules)}; assert 'tests.conftest' not in sys.modules"
+    subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True)
+
+
 @pytest.mark.slow
 def test_the_script_runs_on_the_cpu_without_the_packages_that_a_gpu_machine_lacks(tmp_path):
     hidden = tmp_path / "hidden"

@@ -30,7 +30,8 @@ def test_the_command_measures_and_writes_the_table_and_the_figure(tmp_path, caps
     table = (tmp_path / "results.md").read_text(encoding="utf-8")
     assert table in capsys.readouterr().out
     assert r"\begin{table}" in (tmp_path / "results.tex").read_text(encoding="utf-8")
-    assert json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))["settings"]["draws"] == 4000
+    settings = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))["settings"]
+    assert (settings["draws"], settings["matmul_precision"]) == (4000, "float32")
     assert {path.name for path in (tmp_path / "figures").iterdir()} == {
         "policy_gradients.png",
         "policy_gradients.pdf",

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from tests.helpers.contract_cases import ENTRIES
-from tests.helpers.golden_runs import family_of
 from tests.helpers.oracle import REDUCE, make_estimator
+from tests.helpers.pairs import family_of
 from vae import distributions
 from vae.distributions import Bernoulli, Categorical, Normal, Poisson, Quantized
 from vae.estimators import BY_NAME

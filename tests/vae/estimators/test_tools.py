@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tests.helpers.contract_cases import ENTRIES
-from tests.helpers.golden_runs import family_of
+from tests.helpers.pairs import family_of
 from vae.distributions import Bernoulli, Categorical, Normal, Poisson, Quantized
 from vae.estimators import (
     BY_NAME,

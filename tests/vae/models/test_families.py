@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import scipy.stats as st
 
-from tests.helpers.golden_runs import estimator_for
+from tests.helpers.pairs import estimator_for
 from tests.helpers.random_models import float64, images, parameters
 from vae import distributions as dist
 from vae import models, objectives

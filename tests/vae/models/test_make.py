@@ -10,7 +10,7 @@ import numpy as np
 import optax
 import pytest
 
-from tests.helpers.golden_runs import estimator_for
+from tests.helpers.pairs import estimator_for
 from vae import data, estimators, models, objectives, train
 from vae.distributions import Normal
 
