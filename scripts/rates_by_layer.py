@@ -7,7 +7,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from experiments.common import assess, build, progress, tables
+from experiments.common import assess, build, program_state, tables
 from experiments.common.program_folder import ProgramFolder, programs_of
 from vae import evaluate
 
@@ -19,7 +19,7 @@ def mean_rates(folder: ProgramFolder) -> np.ndarray:
     run = folder.runs()[0]
     data = build.load_trained(run, folder.data_dir())
     functions = build.functions(run, data)
-    restored = progress.restore_readable(folder, data, functions)
+    restored = program_state.restore_readable(folder, data, functions)
     model, x = functions.evaluated, assess.pixels(data, "test")
     rates = lambda params: evaluate.rate_by_layer(model.apply, params, x, assess.key(), SAMPLES).mean(axis=0)
     by_run = np.asarray(jax.jit(jax.vmap(rates))(restored.state.params["model"]))

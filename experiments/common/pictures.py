@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from matplotlib.figure import Figure
 
-from experiments.common import assess, plots, progress, results
+from experiments.common import assess, plots, program_state, results
 from experiments.common.program_folder import ProgramFolder
 from vae import data as datasets
 from vae import distributions, evaluate, models
@@ -43,7 +43,7 @@ def draw_models(
     """
     figures = folder.figures()
     for i in numbers:
-        for name, figure in _model_figures(data, model, progress.select_run(params, i)).items():
+        for name, figure in _model_figures(data, model, program_state.select_run(params, i)).items():
             plots.save(figure, figures[i] / name)
 
 

@@ -7,7 +7,7 @@
     timing.jsonl       the seconds of training at each evaluation and checkpoint, apart from metrics.jsonl, so that a
                        resumed program writes the same bytes into metrics.jsonl
     evaluations.jsonl  a row for each later evaluation of a run by `python -m experiments.evaluate`
-    checkpoints/EPOCH  the state of all runs; see progress.py
+    checkpoints/EPOCH  the state of all runs; see program_state.py
     figures/  tensorboard/  profile/
 
 A single run is a program of one, and lies in the workdir itself. The workdir of a sweep has one such folder for each

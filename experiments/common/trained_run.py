@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from experiments.common import assess, build, progress, run_selection
+from experiments.common import assess, build, program_state, run_selection
 from experiments.common.settings import Settings
 from vae.data import Dataset
 from vae.models import VAE
@@ -71,8 +71,8 @@ def load(
     data = build.load_trained(settings, data_dir or folder.data_dir(), cache_dir)
     folder.check_data(data)
     functions = build.functions(settings, data)
-    restored = progress.restore_readable(folder, data, functions, checkpoint)
+    restored = program_state.restore_readable(folder, data, functions, checkpoint)
     if restored.faults[number]:
         raise ValueError(f"{workdir}: the run {restored.faults[number]}; choose another checkpoint")
-    state = jax.device_put(progress.select_run(restored.state, number))
+    state = jax.device_put(program_state.select_run(restored.state, number))
     return TrainedRun(settings, restored.epochs[number], functions.evaluated, state.params["model"], state.ema, data)

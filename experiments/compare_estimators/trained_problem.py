@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.common import build, progress, run_selection
+from experiments.common import build, program_state, run_selection
 from experiments.common import options as grammar
 from experiments.common.problems import Problem, Start, TrainedEstimator
 from experiments.common.program_folder import ProgramFolder
@@ -48,12 +48,12 @@ def from_workdir(options: Options) -> list[Problem]:
     build.forget_data()
     bound = build.bound(measured, apply)
     problems = []
-    for restored in (progress.restore(folder, data, program, name) for name in names):
+    for restored in (program_state.restore(folder, data, program, name) for name in names):
         if restored is None:
             continue
         if fault := restored.faults[number]:
             raise ValueError(f"{where}: the run {fault}; choose another --checkpoint")
-        state = jax.device_put(progress.select_run(restored.state, number))
+        state = jax.device_put(program_state.select_run(restored.state, number))
         problems.append(_at_checkpoint(trained, measured, bound, x, state, restored.epochs[number]))
     if not problems:
         at = options.checkpoint

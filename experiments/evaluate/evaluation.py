@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from experiments.common import assess, build, cli, progress, provenance, results
+from experiments.common import assess, build, cli, program_state, provenance, results
 from experiments.common.program_folder import ProgramFolder
 from experiments.common.settings import Settings
 from experiments.evaluate import annealing
@@ -33,7 +33,7 @@ class Chosen(NamedTuple):
     runs: list[Settings]
     data: Dataset
     functions: build.Functions
-    restored: progress.Restored
+    restored: program_state.Restored
     earlier: dict[int, Row]
 
 
@@ -69,13 +69,13 @@ def choose(folder: ProgramFolder, numbers: list[int], options: Options) -> tuple
     folder.claim(runs, data)
     with jax.default_matmul_precision(runs[0].matmul_precision):
         functions = build.functions(runs[0], data)
-        restored = progress.restore_readable(folder, data, functions, options.checkpoint)
+        restored = program_state.restore_readable(folder, data, functions, options.checkpoint)
         left_out += [f"{folder.run_path(i)} {restored.faults[i]}" for i in chosen if restored.faults[i]]
         chosen = [i for i in chosen if not restored.faults[i]]
         if not chosen:
             return None, left_out
         if options.ais_steps:
-            annealing.check(functions.evaluated, progress.select_run(restored.state.params["model"], chosen[0]))
+            annealing.check(functions.evaluated, program_state.select_run(restored.state.params["model"], chosen[0]))
     made_with = {"eval_samples": options.eval_samples} | annealing.settings(options)
     earlier = earlier_rows(folder, restored.epochs, made_with)
     return Chosen(folder, chosen, runs, data, functions, restored, earlier), left_out
@@ -132,7 +132,7 @@ def _measure(chosen: Chosen, numbers: list[int], options: Options) -> dict[int, 
     for part in assess.test_figures(model, devices, states, data, chosen.runs[0], options.eval_samples):
         for i, row in ((numbers[place], row) for place, row in part.items()):
             if options.ais_steps:
-                params = progress.select_run(restored.state.params["model"], i)
+                params = program_state.select_run(restored.state.params["model"], i)
                 row |= annealing.figures(model, params, data, options)
             made = {"run": i, "epoch": restored.epochs[i], "eval_samples": options.eval_samples}
             chosen.folder.append([made | row | _describe_code()], "evaluations.jsonl")

@@ -5,7 +5,7 @@ A command that is stopped while it draws has lost nothing: the same command draw
 
 from pathlib import Path
 
-from experiments.common import cli, locks, phases, progress, results
+from experiments.common import cli, locks, phases, program_state, results
 from experiments.common.program_folder import ProgramFolder
 from experiments.train.results_table import Finished
 from experiments.train.sweep import Program, Sweep
@@ -94,7 +94,7 @@ def _draw_models(program: Program, folder: ProgramFolder, numbers: list[int]) ->
     with cli.drawing(folder.path / "figures"):
         from experiments.common import pictures
 
-        restored = progress.restore_readable(folder, program.data, program.functions)
+        restored = program_state.restore_readable(folder, program.data, program.functions)
         params = restored.state.params["model"]
         pictures.draw_models(folder, numbers, program.data, program.functions.evaluated, params)
 

@@ -7,7 +7,8 @@ import numpy as np
 from jax.sharding import Mesh
 
 from experiments.common import assess
-from experiments.common.progress import Progress, finite, update_best
+from experiments.common.program_state import Progress, update_best
+from experiments.train.gradients import finite
 from experiments.train.sweep import Program
 from vae.devices import mesh
 

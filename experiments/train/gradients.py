@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import jax
 from jax.sharding import Mesh
 
-from experiments.common import assess, build, measuring, progress, setting_flags, settings
+from experiments.common import assess, build, measuring, setting_flags, settings
 from experiments.common.charts.along_training import Column
 from experiments.common.problems import Start
 from experiments.common.settings import Settings
@@ -70,7 +70,7 @@ class Measurement(NamedTuple):
             compute = _program(self.figures, devices, assess.mode_of(devices, part))
             columns = mesh.fetch(devices, compute(*part, mesh.everywhere(devices, self.x)))
             figures += [{name: column[i].item() for name, column in columns.items()} for i in range(len(part[0].step))]
-        return [row | {"measure_draws": self.draws} | progress.finite(figures[row["run"]]) for row in rows]
+        return [row | {"measure_draws": self.draws} | finite(figures[row["run"]]) for row in rows]
 
 
 @functools.lru_cache(maxsize=4)
@@ -161,3 +161,8 @@ def _other(run: Settings, text: str, model: VAE, x: jax.Array, recorded: list[Ex
             f"--measure_estimators={text}: --objective={run.objective} is a different bound for K={other.num_samples}"
         )
     return settings.build(other, "estimator", num_samples=other.num_samples)
+
+
+def finite(figures: dict[str, Any]) -> dict[str, Any]:
+    """The figures that are finite numbers."""
+    return {name: value for name, value in figures.items() if math.isfinite(value)}

@@ -6,7 +6,7 @@ from typing import Any
 
 from experiments.common import cli
 from experiments.common.program_folder import ProgramFolder
-from experiments.common.progress import select_run
+from experiments.common.program_state import select_run
 from experiments.train import multihost
 from vae.train import TrainState
 

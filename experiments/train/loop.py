@@ -14,7 +14,7 @@ from jax import Array
 from jax.sharding import Mesh
 
 from experiments.common import assess, build, canary, cli, interrupt, phases, step_cost
-from experiments.common.progress import Progress, first_progress
+from experiments.common.program_state import Progress, first_progress
 from experiments.common.settings import Settings
 from experiments.common.step_cost import StepCost
 from experiments.train import multihost

@@ -4,7 +4,7 @@ from contextlib import ExitStack
 from typing import Any
 
 from experiments.common.program_folder import ProgramFolder
-from experiments.common.progress import Progress
+from experiments.common.program_state import Progress
 from vae import checkpoint
 
 

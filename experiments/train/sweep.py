@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from experiments.common import build, cli, files, foreign_files, locks, progress, provenance, settings
+from experiments.common import build, cli, files, foreign_files, locks, program_state, provenance, settings
 from experiments.common.program_folder import ProgramFolder, describe_data, plain, programs_of
 from experiments.common.settings import Settings
 from experiments.train import gradients, multihost
@@ -315,7 +315,7 @@ def _lists(runs: list[Settings], swept: list[str]) -> dict[str, Any]:
 def _checkpoint_bytes(program: Program, keep: int) -> int:
     """The bytes of the checkpoints that the program will add: the number in --keep, and one that is being written, but
     at most one for each epoch."""
-    shape = progress.shape_of(program.functions, len(program.runs), bool(len(program.data.validation)))
+    shape = program_state.shape_of(program.functions, len(program.runs), bool(len(program.data.validation)))
     missing = max(0, min(keep + 1, program.settings.epochs) - len(checkpoint.steps(program.folder.checkpoints)))
     return missing * sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(shape))
 

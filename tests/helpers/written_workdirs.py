@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from experiments.common import build, foreign_files, program_folder, progress, settings, tables
+from experiments.common import build, foreign_files, program_folder, program_state, settings, tables
 from experiments.common.program_folder import ProgramFolder
 from experiments.common.settings import Settings
 from vae import checkpoint
@@ -102,7 +102,7 @@ def write_checkpoints(folder: ProgramFolder, epochs: tuple[int, ...], best_epoch
     record = folder.record() | {"data": program_folder.describe_data(data, None)}
     (folder.path / "runs.json").write_text(json.dumps(record))
     functions = build.functions(runs[0], data)
-    shape = progress.shape_of(functions, len(runs), bool(best_epochs)).without_optimizer()
+    shape = program_state.shape_of(functions, len(runs), bool(best_epochs)).without_optimizer()
     rng = np.random.default_rng(0)
     diverged = [result and result["status"] == "diverged" for result in folder.results()]
     failed_step = np.array([24 if failed else 0 for failed in diverged], np.int32)

@@ -11,7 +11,7 @@ import numpy as np
 from absl import flags
 from sklearn.datasets import load_digits
 
-from experiments.common import build, foreign_files, program_folder, progress, setting_flags
+from experiments.common import build, foreign_files, program_folder, program_state, setting_flags
 from experiments.common.files import write_json
 from experiments.common.settings import Settings
 from vae import checkpoint
@@ -108,7 +108,7 @@ def write_workdirs(folder: Path) -> None:
 
 def _shapes(run: Settings, data):
     """The shapes of the last checkpoint of a program with this one run."""
-    shape = progress.shape_of(build.functions(run, data), 1, validation=False)
+    shape = program_state.shape_of(build.functions(run, data), 1, validation=False)
     return shape.without_optimizer()
 
 

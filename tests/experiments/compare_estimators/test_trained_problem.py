@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from experiments.common import build, candidates, measuring, plots, progress
+from experiments.common import build, candidates, measuring, plots, program_state
 from experiments.common.measuring import Protocol
 from experiments.common.program_folder import ProgramFolder
 from experiments.common.settings import Settings
@@ -121,7 +121,7 @@ def test_a_run_of_a_sweep_is_measured_at_its_own_parameters(sweep):
     states = ProgramFolder(sweep / "programs/0")
     settings = states.runs()[0]
     data = build.load_trained(settings, None)
-    restored = progress.restore(states, data, build.functions(settings, data))
+    restored = program_state.restore(states, data, build.functions(settings, data))
     for problem, number in ((first, 0), (third, 2)):
         expected = jax.tree.map(lambda leaf, number=number: leaf[number], restored.state.params["model"]["params"])
         assert set(problem.params) == set(expected)

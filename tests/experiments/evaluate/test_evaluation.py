@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from experiments.common import assess, build, progress, results, trained_run
+from experiments.common import assess, build, program_state, results, trained_run
 from experiments.common.program_folder import ProgramFolder
 from experiments.common.settings import Settings
 from experiments.evaluate import __main__ as evaluate_command
@@ -78,7 +78,7 @@ def test_a_figure_is_that_of_the_parameters_in_the_checkpoint(sweep):
     run = folder.runs()[2]
     data = build.load_trained(run, None)
     functions = build.functions(run, data)
-    shape = progress.shape_of(functions, len(SEEDS), validation=True).without_optimizer()
+    shape = program_state.shape_of(functions, len(SEEDS), validation=True).without_optimizer()
     _, stacked = checkpoint.restore(folder.checkpoints, shape, at=[1])
     params = jax.tree.map(lambda leaf: leaf[2], stacked.state.params["model"])
     x = assess.pixels(data, "test")
@@ -279,13 +279,13 @@ def test_an_earlier_figure_of_a_run_that_does_not_exist_is_refused(run, tmp_path
     ],
 )
 def test_what_is_left_is_named(steps, name, sentence, tmp_path, monkeypatch):
-    monkeypatch.setattr(progress, "shape_of", lambda *args: SimpleNamespace(without_optimizer=lambda: None))
+    monkeypatch.setattr(program_state, "shape_of", lambda *args: SimpleNamespace(without_optimizer=lambda: None))
     monkeypatch.setattr(checkpoint, "restore", lambda *args: None)
     folder = write_program(tmp_path / "run", [Written(Settings())])
     for step in steps:
         (folder.checkpoints / str(step)).mkdir(parents=True)
     with pytest.raises(ValueError, match=sentence):
-        progress.restore_readable(folder, SimpleNamespace(validation=[0]), None, name)
+        program_state.restore_readable(folder, SimpleNamespace(validation=[0]), None, name)
 
 
 @pytest.mark.parametrize(("given", "read"), [(None, "recorded"), ("given", "given")])

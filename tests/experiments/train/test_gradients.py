@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from experiments.common import build, progress, settings
+from experiments.common import build, program_state, settings
 from experiments.common.program_folder import ProgramFolder
 from experiments.common.settings import Settings
 from experiments.train import flags as train_flags
@@ -78,7 +78,7 @@ def test_the_columns_are_the_figures_of_the_checkpoint(tmp_path):
     [run] = folder.runs()
     data = build.load_data(run, None)
     functions = build.functions(run, data)
-    state = progress.select_run(progress.restore(folder, data, functions).state, 0)
+    state = program_state.select_run(program_state.restore(folder, data, functions).state, 0)
     groups, x = state.params["model"]["params"], build.first_batch(run, data, "train", 32)
     estimator = settings.build(run, "estimator", num_samples=2)
     gradient = diagnostics.make_gradient(build.bound(run, functions.model.apply), estimator)

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from experiments.common import pictures, progress
+from experiments.common import pictures, program_state
 from experiments.common.program_folder import programs_of
 from experiments.common.settings import Settings
 from experiments.train import draw, results_table
@@ -63,7 +63,7 @@ def drawn(sweep, monkeypatch):
     monkeypatch.setattr(pictures, "draw_models", note("reconstructions"))
     monkeypatch.setattr(pictures, "draw_sweep", lambda path, runs, names: done.append(("sweep", len(runs))))
     state = SimpleNamespace(state=SimpleNamespace(params={"model": ()}))
-    monkeypatch.setattr(progress, "restore", lambda *arguments: state)
+    monkeypatch.setattr(program_state, "restore", lambda *arguments: state)
 
     def draw_all(figures: str) -> list[tuple[str, int]]:
         done.clear()
@@ -111,7 +111,7 @@ def test_a_picture_that_fails_loses_nothing_and_keeps_no_other_from_being_drawn(
 
     for name in ("draw_models", "draw_sweep"):
         monkeypatch.setattr(pictures, name, fail)
-    monkeypatch.setattr(progress, "restore", lambda *arguments: None)
+    monkeypatch.setattr(program_state, "restore", lambda *arguments: None)
     draw.draw(sweep, results_table.finished_runs(sweep.workdir), "sweep")
     err = capsys.readouterr().err.splitlines()
     assert len(err) == 3

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.common import progress
-from experiments.common.progress import Best, first_progress, update_best
+from experiments.common import program_state
+from experiments.common.program_state import Best, first_progress, update_best
 from experiments.common.settings import Settings
 from tests.helpers.written_workdirs import Written, write_program
 from vae import checkpoint
@@ -88,12 +88,12 @@ def folder(tmp_path):
     [("latest", [3, 3, 3], [30, 31, 32]), ("2", [2, 2, 2], [20, 21, 22]), ("best", [1, 2, 3], [10, 21, 32])],
 )
 def test_the_states_of_all_runs_are_restored_by_the_name_of_a_checkpoint(name, epochs, model, folder):
-    restored = progress.restore(folder, WITH_VALIDATION, FUNCTIONS, name)
+    restored = program_state.restore(folder, WITH_VALIDATION, FUNCTIONS, name)
     assert restored.epochs == epochs
     np.testing.assert_array_equal(restored.state.params["model"][:, 0], model)
     assert restored.state.opt_state is None
     assert restored.faults == ["", "", ""]
-    assert progress.select_run(restored.state, 1).params["model"].tolist() == [model[1]] * 2
+    assert program_state.select_run(restored.state, 1).params["model"].tolist() == [model[1]] * 2
 
 
 def test_a_run_without_a_state_of_the_epoch_has_a_fault(tmp_path):
@@ -102,7 +102,7 @@ def test_a_run_without_a_state_of_the_epoch_has_a_fault(tmp_path):
         begun = first_progress(_state(2), validation=True)
         best = begun.best._replace(bound=jnp.array([-jnp.inf, -1.0, -jnp.inf]))
         save(2, begun._replace(failed_step=jnp.array([0, 7, 0]), best=best))
-    faults = lambda name: progress.restore(folder, WITH_VALIDATION, FUNCTIONS, name).faults
+    faults = lambda name: program_state.restore(folder, WITH_VALIDATION, FUNCTIONS, name).faults
     assert faults("latest") == faults("2") == ["", "diverged at step 7", ""]
     none_yet = "had no finite validation bound yet"
     assert faults("best") == [none_yet, "", none_yet]
@@ -111,16 +111,16 @@ def test_a_run_without_a_state_of_the_epoch_has_a_fault(tmp_path):
 @pytest.mark.parametrize("name", ["1", "-2", "newest", "²", ""])
 def test_a_checkpoint_that_does_not_exist_is_one_sentence(name, folder):
     with pytest.raises(ValueError, match=r"is not in .*; choose latest, best or one of 2, 3$"):
-        progress.restore(folder, WITH_VALIDATION, FUNCTIONS, name)
+        program_state.restore(folder, WITH_VALIDATION, FUNCTIONS, name)
 
 
 def test_best_without_a_validation_split_is_one_sentence(folder):
     with pytest.raises(ValueError, match="was trained without a validation split; choose --checkpoint=latest"):
-        progress.restore(folder, WITHOUT, FUNCTIONS, "best")
+        program_state.restore(folder, WITHOUT, FUNCTIONS, "best")
 
 
 def test_a_program_with_another_number_of_runs_is_refused(folder, tmp_path):
     other = write_program(tmp_path / "other", [Written(dataclasses.replace(RUNS[0], seed=seed)) for seed in (0, 1)])
     folder.checkpoints.rename(other.checkpoints)
     with pytest.raises(ValueError, match=r"belongs to another configuration: .* is \S+\[3.*\], not \S+\[2"):
-        progress.restore(other, WITH_VALIDATION, FUNCTIONS)
+        program_state.restore(other, WITH_VALIDATION, FUNCTIONS)

@@ -146,11 +146,6 @@ def shape_of(functions: build.Functions, runs: int, validation: bool) -> Progres
     return jax.eval_shape(first_progress, stacked, validation)
 
 
-def finite(figures: dict[str, Any]) -> dict[str, Any]:
-    """The figures that are finite numbers."""
-    return {name: value for name, value in figures.items() if math.isfinite(value)}
-
-
 def select_run(tree: Any, i: int) -> Any:
     """The NumPy arrays of run i."""
     return jax.tree.map(lambda leaf: np.asarray(leaf)[i], tree)
