@@ -13,7 +13,7 @@ import pytest
 from absl import flags
 
 from experiments.common import cli, setting_flags
-from experiments.common.options import choose
+from experiments.common.grammar import choose
 from experiments.common.program_folder import ProgramFolder
 from experiments.common.settings import Settings
 from experiments.published.claims import CLAIMS

@@ -14,8 +14,8 @@ from experiments.benchmark.timing import ratio, spread, take_turns
 from experiments.common import candidates, measuring, problems, tables
 from experiments.common.budget import Budget, Refused, affordable
 from experiments.common.candidates import Case
+from experiments.common.grammar import least_samples
 from experiments.common.measuring import Protocol
-from experiments.common.options import least_samples
 from experiments.common.problems import Problem
 from experiments.common.task import Task, make_estimator
 from vae import diagnostics, estimators, models, objectives, train

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable
 from typing import Literal, NamedTuple
 
-from experiments.common import options
+from experiments.common import grammar
 from vae.diagnostics.expectations import Expectation
 
 Cost = Literal["evaluations", "flops"]
@@ -61,7 +61,7 @@ def affordable(budget: Budget, cost: Callable[[int], float], name: str) -> int:
     Raises:
       Refused: if even the smallest K costs more than the budget.
     """
-    least = options.least_samples(name)
+    least = grammar.least_samples(name)
 
     def price(k: int) -> float:
         """The cost of K, or of the next smaller K if K itself is refused."""

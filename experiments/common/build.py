@@ -11,8 +11,8 @@ import numpy as np
 import optax
 from jax import Array
 
-from experiments.common import optimizers, options, settings
-from experiments.common.options import Choice
+from experiments.common import grammar, optimizers, settings
+from experiments.common.grammar import Choice
 from experiments.common.settings import Settings
 from vae import data as datasets
 from vae import estimators, models, objectives, train
@@ -316,7 +316,7 @@ def check_estimator(run: Settings, vae: models.VAE, x: Array | np.ndarray) -> No
     """
     choice = run.choice("estimator")
     for expectation in expectations_of(run, vae, x):
-        refusal = options.refusal(choice, expectation)
+        refusal = grammar.refusal(choice, expectation)
         if refusal:
             needs_log_q = estimators.BY_NAME.find(choice.name).needs_log_q and expectation.log_q_weight == 0
             would_suit = needs_log_q and expectation.reduce.additive  # as that of elbo is

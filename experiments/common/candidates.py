@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
-from experiments.common import options
+from experiments.common import grammar
 from experiments.common.budget import Refused
 from experiments.common.task import Task, make_estimator
 from vae.estimators import BY_NAME
@@ -46,15 +46,15 @@ def choose(task: Task, names: list[str] | None = None, flag: str = "estimators")
     if names is None:
         trained = task.problem.trained
         is_own = trained and task.refusal(trained.name) is None
-        own = {options.parse(trained.name).name: trained.name} if is_own else {}
-        joined = [name for name in own.values() if options.parse(name).blocks]  # one estimator for each block
+        own = {grammar.parse(trained.name).name: trained.name} if is_own else {}
+        joined = [name for name in own.values() if grammar.parse(name).blocks]  # one estimator for each block
         return [own.get(name, name) for name in fitting if name != ORACLE and not BY_NAME[name].chooses] + joined
     names = list(dict.fromkeys(name.strip() for name in names))
     chosen = []
     for name in names:
         try:
-            choice = options.choose(name, BY_NAME)
-            make_estimator(name, options.least_samples(name))
+            choice = grammar.choose(name, BY_NAME)
+            make_estimator(name, grammar.least_samples(name))
         except ValueError as error:
             raise ValueError(f"--{flag}: {error}") from None
         refusal = task.refusal(name)

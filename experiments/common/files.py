@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from experiments.common.options import is_printable
+from experiments.common.grammar import is_printable
 
 
 def write_bytes(path: Path, content: bytes) -> None:

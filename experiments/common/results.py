@@ -5,7 +5,7 @@ import statistics
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from experiments.common import options, tables
+from experiments.common import grammar, tables
 from experiments.common.settings import FIELDS
 from vae import estimators
 
@@ -241,7 +241,7 @@ def to_latex(rows: list[Row], columns: list[str] | None = None) -> str:
     titles = _titles(rows, means, columns)
     table = [[title.replace("_", " ") for title in titles.values()]]
     for row in means:
-        named = row | ({"estimator": options.paper_name(row["estimator"])} if "estimator" in row else {})
+        named = row | ({"estimator": grammar.paper_name(row["estimator"])} if "estimator" in row else {})
         table.append([starred(row, key, named) for key in titles])
     has_stars = "estimator" in titles and any(is_biased(row["estimator"]) for row in means)
     caption = heading(rows) + f". {ABOUT_STARS}" * has_stars
@@ -295,7 +295,7 @@ def starred(row: Row, key: str, named: Row | None = None) -> str:
 
 def is_biased(estimator: str) -> bool:
     """Whether the paper of an estimator, which may have options, calls it biased; False for unknown estimators."""
-    choice = options.parse(estimator)
+    choice = grammar.parse(estimator)
     entries = [estimators.BY_NAME.get(each.name) for each in choice.blocks or (choice,)]
     return any(entry is not None and entry.biased for entry in entries)
 

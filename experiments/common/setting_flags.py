@@ -10,7 +10,7 @@ from typing import Any
 
 from absl import flags
 
-from experiments.common import optimizers, options
+from experiments.common import grammar, optimizers
 from experiments.common.settings import FIELDS, Settings, check, parse, text
 
 
@@ -37,7 +37,7 @@ def from_flags(values: flags.FlagValues, with_budget: bool = False) -> list[Sett
     product = itertools.product(*(values[name].value for name in FIELDS))
     runs = [_make_run(dict(zip(FIELDS, point, strict=True))) for point in product]
     if with_budget:
-        runs = [dataclasses.replace(run, num_samples=options.least_samples(run.estimator)) for run in runs]
+        runs = [dataclasses.replace(run, num_samples=grammar.least_samples(run.estimator)) for run in runs]
     for run in runs:
         check(run)
     return list(dict.fromkeys(runs))
@@ -63,11 +63,11 @@ def define_estimators(name: str, help: str, flag_values: flags.FlagValues) -> No
 
 def _without_samples(estimator: str) -> tuple[str, str]:
     """The estimator without the option num_samples, and the text of this option; an empty text if it is not given."""
-    choice = options.parse(estimator)
+    choice = grammar.parse(estimator)
     if choice.blocks:  # a block keeps its number
         return estimator, ""
     others = tuple((name, value) for name, value in choice.options if name != "num_samples")
-    return str(options.Choice(choice.name, others)), dict(choice.options).get("num_samples", "")
+    return str(grammar.Choice(choice.name, others)), dict(choice.options).get("num_samples", "")
 
 
 class _ListParser(flags.ArgumentParser):
@@ -81,7 +81,7 @@ class _ListParser(flags.ArgumentParser):
         table, choices = self.field.metadata["table"], self.field.metadata["choices"]
         if table is not None:
             others = ["npz:PATH", "a set of TFDS"] if self.field.name == "dataset" else []
-            return f"one of {', '.join([*(options.describe(name, table) for name in table), *others])}"
+            return f"one of {', '.join([*(grammar.describe(name, table) for name in table), *others])}"
         return f"one of {', '.join(choices)}" if choices else ""
 
     def parse(self, argument):
@@ -94,7 +94,7 @@ class _ListParser(flags.ArgumentParser):
 
     def _parse_element(self, element: str) -> Any:
         if self.field.name == "optimizer":
-            optimizers.load(options.parse(element, with_functions=True).name)
+            optimizers.load(grammar.parse(element, with_functions=True).name)
         if self.field.name != "estimator":
             return parse(self.field.name, element)
         estimator, own_samples = _without_samples(element)

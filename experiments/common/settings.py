@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from experiments.common import options
+from experiments.common import grammar
 from experiments.common.optimizers import OPTIMIZERS, SCHEDULES
 from vae import estimators, models, objectives
 from vae.data import BINARIZATIONS, DATASETS
@@ -168,10 +168,10 @@ class Settings:
         chosen = {name: value for name, value in self.json().items() if value != default[name]}
         return hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()[:8]
 
-    def choice(self, name: str) -> options.Choice:
+    def choice(self, name: str) -> grammar.Choice:
         """The name and the options that a setting such as `objective` chooses from its table."""
         text = getattr(self, name)
-        return options.choose(text, FIELDS[name].metadata["table"]) if _is_choice(name, text) else options.Choice(text)
+        return grammar.choose(text, FIELDS[name].metadata["table"]) if _is_choice(name, text) else grammar.Choice(text)
 
 
 FIELDS = {field.name: field for field in dataclasses.fields(Settings)}
@@ -238,7 +238,7 @@ def check(run: Settings) -> None:
         if value < 0:
             setting, _, option = name.partition(".")
             raise ValueError(f"--{setting}={getattr(run, setting)}: {option}={value} is below 0")
-    least_samples = options.least_samples(run.estimator)
+    least_samples = grammar.least_samples(run.estimator)
     if run.num_samples < least_samples:
         raise ValueError(
             f"--estimator={run.estimator} needs --num_samples of at least {least_samples}, got {run.num_samples}"
@@ -284,7 +284,7 @@ def build(run: Settings, name: str, **arguments) -> Any:
       ValueError: If the factory refuses the options. The sentence names the flag.
     """
     try:
-        return options.build(run.choice(name), FIELDS[name].metadata["table"], **arguments)
+        return grammar.build(run.choice(name), FIELDS[name].metadata["table"], **arguments)
     except ValueError as error:
         raise ValueError(f"--{name}={error}") from None
 
@@ -304,7 +304,7 @@ def array_values(run: Settings) -> dict[str, int | float]:
     not among them."""
     values = {name: getattr(run, name) for name in ARRAYS}
     for setting, names in ARRAY_OPTIONS.items():
-        given = options.values(run.choice(setting), FIELDS[setting].metadata["table"])
+        given = grammar.values(run.choice(setting), FIELDS[setting].metadata["table"])
         values |= {f"{setting}.{name}": given[name] for name in names if name in given}
     return {name: value for name, value in values.items() if value or name not in _SWITCHES}
 
@@ -315,7 +315,7 @@ def program_settings(run: Settings) -> dict[str, Any]:
     for setting, names in ARRAY_OPTIONS.items():
         choice = run.choice(setting)
         others = tuple((name, value) for name, value in choice.options if name not in names)
-        common[setting] = str(options.Choice(choice.name, others))
+        common[setting] = str(grammar.Choice(choice.name, others))
     return common
 
 
@@ -346,7 +346,7 @@ def _dashed(numbers: tuple[int | tuple[int, ...], ...]) -> str:
 def _parse(field: dataclasses.Field, text: str) -> Any:
     """The value of the field that the text spells. A choice from a table is returned in its canonical spelling."""
     if _is_choice(field.name, text):
-        return str(options.choose(text, field.metadata["table"]))
+        return str(grammar.choose(text, field.metadata["table"]))
     if field.type == tuple[int, ...]:
         return _parse_dashed(field, text)
     if field.type is bool:
@@ -357,7 +357,7 @@ def _parse(field: dataclasses.Field, text: str) -> Any:
         choices = field.metadata["choices"]
         if choices and text not in choices:
             raise ValueError(f"{text!r} is not one of {', '.join(choices)}")
-        if not options.is_printable(text):
+        if not grammar.is_printable(text):
             raise ValueError(f"{text!r} cannot be printed")
         return text
     return _parse_number(field, text, field.type)
@@ -391,5 +391,5 @@ def _parse_number(field: dataclasses.Field, text: str, kind: type) -> int | floa
     above = field.metadata["above"]
     if above is not None and number <= above:
         raise ValueError(f"{text} is not above {above}")
-    options.check_range(number, text)
+    grammar.check_range(number, text)
     return number

@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 
-from experiments.common import options
+from experiments.common import grammar
 from experiments.common.budget import Cost, Refused
 from experiments.common.problems import Problem, Start
 from vae import diagnostics
@@ -61,9 +61,9 @@ class Task:
 
     def refusal(self, name: str) -> str | None:
         """Why the estimator cannot differentiate the objective, and which estimators can; None if it can."""
-        choice = options.choose(name, BY_NAME)
+        choice = grammar.choose(name, BY_NAME)
         black_box = not self.host_calls.are_differentiable
-        refusals = (options.refusal(choice, expectation, black_box) for expectation in self.expectations)
+        refusals = (grammar.refusal(choice, expectation, black_box) for expectation in self.expectations)
         return next((refusal for refusal in refusals if refusal is not None), None)
 
     def gradient(self, name: str, num_samples: int) -> Callable:
@@ -131,7 +131,7 @@ class Task:
 @functools.cache  # compiled programs are cached by the estimator object, so equal names must give the same object
 def make_estimator(name: str, num_samples: int) -> Estimator:
     """The estimator with these options and this number of samples."""
-    return options.build(options.choose(name, BY_NAME), BY_NAME, num_samples=num_samples)
+    return grammar.build(grammar.choose(name, BY_NAME), BY_NAME, num_samples=num_samples)
 
 
 @functools.cache  # so that every program with this gradient uses one trace of it

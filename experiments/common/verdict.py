@@ -9,7 +9,7 @@ import math
 from pathlib import Path
 
 from experiments.common import comparison as comparisons
-from experiments.common import files, options, provenance, results, tables
+from experiments.common import files, grammar, provenance, results, tables
 from experiments.common.comparison import CODE, LATE_GAIN, VALIDATION, Candidate, Choice, Comparison, Pair, words
 
 ERROR = "± after a mean is one standard error over seeds."
@@ -258,7 +258,7 @@ def _best_mean(comparison: Comparison) -> str:
 def _name(comparison: Comparison, value: str, paper: bool = False) -> str:
     """A value as sentences name it."""
     if comparison.setting == "estimator" and paper:
-        return options.paper_name(value)
+        return grammar.paper_name(value)
     if comparison.setting in SPEAKING:
         return value
     return _assignment(comparison.setting, value, paper)
@@ -266,7 +266,7 @@ def _name(comparison: Comparison, value: str, paper: bool = False) -> str:
 
 def _cell(comparison: Comparison, value: str, paper: bool) -> str:
     """A value as tables name it, with a star if it is an estimator that its paper calls biased."""
-    text = options.paper_name(value) if paper and comparison.setting == "estimator" else value
+    text = grammar.paper_name(value) if paper and comparison.setting == "estimator" else value
     return text + " *" * _is_biased(comparison, value)
 
 

@@ -5,7 +5,7 @@ import functools
 from experiments.common import candidates, measuring, phases
 from experiments.common.budget import Budget, Cost, Refused, affordable, check_objective, parse_budget
 from experiments.common.candidates import Case
-from experiments.common.options import least_samples
+from experiments.common.grammar import least_samples
 from experiments.common.store import Store
 from experiments.common.task import Task
 from experiments.compare_estimators.flags import Options

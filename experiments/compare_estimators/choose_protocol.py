@@ -1,7 +1,6 @@
 """The numbers of draws, the truth and the cost by which estimators are judged."""
 
-from experiments.common import candidates, measuring
-from experiments.common import options as grammar
+from experiments.common import candidates, grammar, measuring
 from experiments.common.measuring import Protocol
 from experiments.common.task import Task
 from experiments.compare_estimators.flags import Options

@@ -2,8 +2,7 @@
 
 import jax
 
-from experiments.common import options as grammar
-from experiments.common import problems
+from experiments.common import grammar, problems
 from experiments.common.problems import Problem
 from experiments.common.task import Task
 from experiments.compare_estimators.flags import Options

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from experiments.common import best_by_cost, cli, files, options, phases, tables
+from experiments.common import best_by_cost, cli, files, grammar, phases, tables
 from experiments.common.charts import gradients
 from experiments.common.measuring import Protocol
 from experiments.common.tables import number, plus_minus, with_interval
@@ -45,7 +45,7 @@ def write(
             markdown.append(f"**{title}**\n\n{tables.to_markdown(_cells(task_rows, shown))}\n")
             if note := best_by_cost.note(task_rows, group):
                 markdown.append(f"{note}\n")
-            named = [row | {"estimator": options.paper_name(row["estimator"])} for row in task_rows]
+            named = [row | {"estimator": grammar.paper_name(row["estimator"])} for row in task_rows]
             in_latex = _shown(task_rows, group, task, protocol.judge_by, columns or _latex_columns(protocol.judge_by))
             caption = _caption(title, task_rows, group, protocol)
             latex.append(tables.to_latex(_cells(named, in_latex), caption, _best(task_rows, group, in_latex)))

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments.common import options
+from experiments.common import grammar
 from experiments.common.candidates import Case
 from experiments.common.charts import gradients
 from experiments.common.measuring import Protocol, finite_or_nan
@@ -87,12 +87,12 @@ def _slots(entrants: list[Entrant]) -> list[list[Entrant]]:
 
 
 def _head(result: Result) -> dict[str, Any]:
-    choice = options.choose(result.case.estimator, BY_NAME)
+    choice = grammar.choose(result.case.estimator, BY_NAME)
     return {
         "problem": result.task.problem.name,
         **result.task.problem.point,
         "estimator": result.case.estimator,
-        "temperature": options.values(choice, BY_NAME).get("temperature", 0.0),
+        "temperature": grammar.values(choice, BY_NAME).get("temperature", 0.0),
         "num_samples": result.case.num_samples,
         "declared_biased": BY_NAME.find(choice.name).biased,
         "truth": result.source,

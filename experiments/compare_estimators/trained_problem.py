@@ -10,8 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.common import build, program_state, run_selection
-from experiments.common import options as grammar
+from experiments.common import build, grammar, program_state, run_selection
 from experiments.common.problems import Problem, Start, TrainedEstimator
 from experiments.common.program_folder import ProgramFolder
 from experiments.common.settings import Settings

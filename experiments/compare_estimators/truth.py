@@ -11,8 +11,8 @@ import numpy as np
 
 from experiments.common.budget import Refused
 from experiments.common.candidates import ORACLE, Case
+from experiments.common.grammar import least_samples
 from experiments.common.measuring import REFERENCE, Draws, Protocol, digest, draw_moments, learn
-from experiments.common.options import least_samples
 from experiments.common.store import Store
 from experiments.common.task import Task
 from vae import diagnostics

@@ -23,7 +23,7 @@ import optax
 from absl import flags
 from jax import Array
 
-from experiments.common import cli, files, foreign_files, options, phases, provenance, store, tables
+from experiments.common import cli, files, foreign_files, grammar, phases, provenance, store, tables
 from experiments.semi_supervised import model
 from experiments.semi_supervised.model import CLASSES, M2
 from vae import data as datasets
@@ -134,8 +134,8 @@ def make_estimator(name: str) -> estimators.Estimator:
       ValueError: If there is no such estimator, or it is not for classes and the mean.
     """
     try:
-        choice = options.choose(f"{name}+reparam", estimators.BY_NAME)
-        gradient = options.build(choice, estimators.BY_NAME, num_samples=1)
+        choice = grammar.choose(f"{name}+reparam", estimators.BY_NAME)
+        gradient = grammar.build(choice, estimators.BY_NAME, num_samples=1)
     except ValueError as error:
         raise ValueError(f"--estimators={name}: {error}") from None
     if len(choice.blocks) > 2:

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.common import cli, files, options, phases, results, tables
+from experiments.common import cli, files, grammar, phases, results, tables
 from experiments.common.problems import Problem
 from experiments.toy_bernoulli.training import Curves, Training
 from vae.estimators import BY_NAME
@@ -70,7 +70,7 @@ def _rows_of_results(titles: list[str], curves: Curves) -> list[dict[str, Any]]:
 
 def _family(name: str) -> str:
     """The family of an estimator, according to the table of estimators."""
-    entry = BY_NAME[options.parse(name).name]
+    entry = BY_NAME[grammar.parse(name).name]
     if entry.biased:
         return BIASED
     if entry.differentiates_f:

@@ -9,7 +9,7 @@ import numpy as np
 import optax
 
 from experiments.common import phases
-from experiments.common.options import least_samples
+from experiments.common.grammar import least_samples
 from experiments.common.problems import Problem
 from experiments.common.task import Task, make_estimator
 from vae import diagnostics, train

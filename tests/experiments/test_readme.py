@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from experiments.common import candidates, foreign_files, options, problems, setting_flags, settings
+from experiments.common import candidates, foreign_files, grammar, problems, setting_flags, settings
 from experiments.common.task import Task
 from tests.helpers import pages
 from vae import objectives as bounds
@@ -66,7 +66,7 @@ def test_the_options_on_the_first_page_are_in_the_grammar():
     examples = re.findall(r"--(\w+)=([\w:=.-]+:[\w:=.-]+)", section(PAGE, "What all commands share"))
     assert len(examples) >= 7
     for name, text in examples:
-        options.choose(text, tables[name])
+        grammar.choose(text, tables[name])
 
 
 # --- Tables

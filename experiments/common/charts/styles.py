@@ -5,7 +5,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable
 
-from experiments.common import options
+from experiments.common import grammar
 from vae import estimators
 
 # The families of estimators. The first family has the first colour. The last colour, black, is
@@ -71,7 +71,7 @@ def styles(labels: Iterable[str], own_colours: bool = False) -> dict[str, int]:
 def paper_label(label: str) -> str:
     """The label with the name that papers give to its estimator: "RLOO, learning_rate=0.01"."""
     parts = label.split(", ")
-    return ", ".join(options.paper_name(part) if _estimator(part) else part for part in parts)
+    return ", ".join(grammar.paper_name(part) if _estimator(part) else part for part in parts)
 
 
 def _colours(names: list[str], given: dict[str, int]) -> dict[str, int]:
@@ -96,7 +96,7 @@ def _split(label: str) -> tuple[str, str]:
 def _estimator(part: str) -> str | None:
     """The name in a part of a label, if the part is an estimator of the table with or without options."""
     try:
-        choice = options.parse(part)
+        choice = grammar.parse(part)
     except ValueError:
         return None
     return choice.name if all(each.name in estimators.BY_NAME for each in choice.blocks or (choice,)) else None

@@ -17,7 +17,7 @@ To measure a problem of your own, write a function without arguments that return
         return problems.from_integrand("mine", params, posterior, f, log_q_weight=1.0)
 """
 
-from experiments.common import options
+from experiments.common import grammar
 from experiments.common.problems.bits import coins as coins
 from experiments.common.problems.bits import table as table
 from experiments.common.problems.bits import three_bits as three_bits
@@ -60,9 +60,9 @@ def make(text: str) -> Problem:
     Raises:
       ValueError: if there is no such name or option, or if a size is not above 0.
     """
-    choice = options.choose(text, BY_NAME)
+    choice = grammar.choose(text, BY_NAME)
     try:
         check_positive(**{option: value for option, value in choice.options if isinstance(value, int)})
     except ValueError as error:
         raise ValueError(f"{choice}: {error}") from None
-    return options.build(choice, BY_NAME)._replace(identity=str(choice))
+    return grammar.build(choice, BY_NAME)._replace(identity=str(choice))

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.common import options
-from experiments.common.options import Choice
+from experiments.common import grammar
+from experiments.common.grammar import Choice
 from vae import distributions, estimators
 from vae.estimators import BY_NAME
 from vae.table import Table
@@ -23,9 +23,9 @@ FRUITS = Table("fruit", {"apple": fruit, "stone": lambda size: None}, leading=1,
 
 
 def test_options_have_the_types_of_their_defaults():
-    choice = options.choose("apple:weight=2:ripe=true:colour=green", FRUITS)
+    choice = grammar.choose("apple:weight=2:ripe=true:colour=green", FRUITS)
     assert choice == Choice("apple", (("ripe", True), ("weight", 2.0), ("colour", "green")))
-    assert options.values(choice, FRUITS) == {"ripe": True, "weight": 2.0, "colour": "green"}
+    assert grammar.values(choice, FRUITS) == {"ripe": True, "weight": 2.0, "colour": "green"}
 
 
 @pytest.mark.parametrize(
@@ -38,9 +38,9 @@ def test_options_have_the_types_of_their_defaults():
     ],
 )
 def test_one_choice_has_one_text(text, canonical):
-    choice = options.choose(text, FRUITS)
+    choice = grammar.choose(text, FRUITS)
     assert str(choice) == canonical
-    assert options.choose(canonical, FRUITS) == choice
+    assert grammar.choose(canonical, FRUITS) == choice
 
 
 @pytest.mark.parametrize(
@@ -68,14 +68,14 @@ def test_one_choice_has_one_text(text, canonical):
 )
 def test_a_choice_that_cannot_be_is_refused_with_what_can(text, sentence):
     with pytest.raises(ValueError, match=sentence):
-        options.choose(text, FRUITS)
+        grammar.choose(text, FRUITS)
 
 
 def test_the_factory_gets_the_options_and_may_refuse_them():
     table = Table("fruit", {"apple": lambda **given: given, "pear": lambda weight=1.0: fruit(1.0, weight=weight)})
-    assert options.build(Choice("apple", (("ripe", True),)), table, size=2) == {"ripe": True, "size": 2}
+    assert grammar.build(Choice("apple", (("ripe", True),)), table, size=2) == {"ripe": True, "size": 2}
     with pytest.raises(ValueError, match="^pear:weight=-1.0: weight must be positive, got -1.0"):
-        options.build(options.choose("pear:weight=-1", table), table)
+        grammar.build(grammar.choose("pear:weight=-1", table), table)
 
 
 # --- estimators
@@ -103,7 +103,7 @@ def _gradient(estimator, q):
 )
 def test_an_estimator_is_made_with_its_options(text, name, given):
     q = distributions.Categorical(np.float32(np.random.default_rng(1).normal(size=(2, 5))))
-    gradient = _gradient(options.build(options.choose(text, BY_NAME), BY_NAME, num_samples=2), q)
+    gradient = _gradient(grammar.build(grammar.choose(text, BY_NAME), BY_NAME, num_samples=2), q)
     np.testing.assert_array_equal(gradient, _gradient(estimators.make(name, num_samples=2, **given), q))
     assert np.array_equal(gradient, _gradient(estimators.make(name, num_samples=2), q)) == (not given)
 
@@ -125,7 +125,7 @@ def test_an_estimator_is_made_with_its_options(text, name, given):
     ],
 )
 def test_a_value_that_an_estimator_cannot_have_is_refused(text):
-    choice = options.choose(text, BY_NAME)
+    choice = grammar.choose(text, BY_NAME)
     [(option, _)] = choice.options
     with pytest.raises(ValueError, match=f"{option} must be"):
-        options.build(choice, BY_NAME, num_samples=2)
+        grammar.build(choice, BY_NAME, num_samples=2)

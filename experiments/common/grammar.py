@@ -2,9 +2,9 @@
 
 A posterior of several blocks, and an estimator for each block, join choices by "+": `categorical:categories=8+normal`.
 
-    choice = options.choose("gumbel_rao:inner_samples=100", estimators.BY_NAME)
+    choice = grammar.choose("gumbel_rao:inner_samples=100", estimators.BY_NAME)
     str(choice)                                                             # "gumbel_rao:inner_samples=100"
-    estimator = options.build(choice, estimators.BY_NAME, num_samples=4)
+    estimator = grammar.build(choice, estimators.BY_NAME, num_samples=4)
 
 The options of a name are those keyword arguments of its factory that have a number, a truth value or a word as default.
 An option that equals its default is left out, so that `renyi` and `renyi:alpha=0.5` are the same choice.
