@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from experiments.common import assess, phases, results
-from experiments.evaluate.options import Options
+from experiments.evaluate.flags import Options
 from vae import ais, evaluate, models
 from vae.data import Dataset
 

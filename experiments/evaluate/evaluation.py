@@ -8,7 +8,7 @@ from experiments.common import assess, build, cli, program_state, provenance, re
 from experiments.common.program_folder import ProgramFolder
 from experiments.common.settings import Settings
 from experiments.evaluate import annealing
-from experiments.evaluate.options import Options
+from experiments.evaluate.flags import Options
 from vae.data import Dataset
 from vae.devices import mesh
 
