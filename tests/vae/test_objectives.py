@@ -155,37 +155,9 @@ def test_other_reductions_of_the_same_weights():
     np.testing.assert_allclose(named["thermodynamic"], truth, rtol=1e-5)
 
 
-def test_the_renyi_bound_goes_to_the_elbo_smoothly():
-    """With log-weights of -120 +- 4, whose mean of powers rounds to 1; also where one weight is zero."""
-    log_w = np.float32(-120 + 4 * np.random.default_rng(0).normal(size=(16, 3)))
-    log_w[0, 2] = -np.inf
-    q = dist.Normal(np.zeros(1), np.zeros(1))  # any
-
-    def bound(alpha, log_w):
-        expect = lambda q, f, reduce, log_q_weight: Estimate(reduce(log_w), 0.0, {})
-        value = objectives.renyi(alpha)(lambda *args, **options: q, {}, X, expect).value
-        return jnp.sum(value), value
-
-    for alpha in (0.3, 0.9, 0.999, 0.9999999):
-        of_weights = jax.value_and_grad(functools.partial(bound, alpha), has_aux=True)
-        (_, value), gradient = jax.jit(of_weights)(log_w)
-        powers = (1 - alpha) * (f64(log_w) + 120)
-        truth = np.log1p(np.mean(np.expm1(powers), axis=0)) / (1 - alpha) - 120
-        np.testing.assert_allclose(value, truth, rtol=1e-6)
-        np.testing.assert_allclose(gradient, np.exp(powers) / np.exp(powers).sum(axis=0), rtol=1e-5, atol=1e-7)
-    np.testing.assert_allclose(value[:2], f64(log_w[:, :2]).mean(axis=0), rtol=1e-6)
-
-
-@pytest.mark.parametrize("make", [lambda: objectives.renyi(1.0), lambda: objectives.renyi(-0.1)])
-def test_renyi_refuses_what_it_is_not_defined_for(make):
-    with pytest.raises(ValueError, match="alpha must be in"):
-        make()
-
-
-@pytest.mark.parametrize("options", [{"partitions": 0}, {"first": 0.0}, {"first": 1.0}])
-def test_the_thermodynamic_objective_refuses_empty_partitions(options):
-    with pytest.raises(ValueError, match="needs partitions"):
-        objectives.thermodynamic(**options)
+def test_a_name_stands_for_its_objective():
+    assert objectives.make("elbo") is objectives.elbo
+    assert objectives.make("iwae") is objectives.iwae
 
 
 def test_beta_scales_the_kl_and_nothing_else():
@@ -355,8 +327,9 @@ def test_a_warm_up_needs_the_epoch(kl_warmup):
 
 def test_a_traced_warm_up_of_zero_epochs_is_none():
     """So a sweep may have warm-ups of 0 and of 10 epochs."""
-    weights = jax.jit(jax.vmap(lambda kl_warmup: objectives._kl_weight(kl_warmup, jnp.float32(0), 0.7)))
-    np.testing.assert_allclose(weights(jnp.float32([0, 10])), [0.7, 0])
+    weights = jax.jit(jax.vmap(lambda kl_warmup, epoch: objectives._kl_weight(kl_warmup, epoch, 0.7), (0, None)))
+    np.testing.assert_allclose(weights(jnp.float32([0, 10]), 0.0), [0.7, 0])
+    np.testing.assert_allclose(weights(jnp.float32([0, 0.5, 10]), 0.25), [0.7, 0.7 / 2, 0.7 / 40], rtol=1e-6)
 
 
 @pytest.mark.parametrize("weight", [1.0, 0.3])
