@@ -37,6 +37,8 @@ def states():
 
 def test_the_average_has_weights_that_fall_by_the_decay(states):
     parameters = np.stack([_flat(state.params["model"]) for state in states]).astype(np.float64)
+    initial = INIT(jax.random.key(0))
+    np.testing.assert_array_equal(_flat(initial.ema), _flat(initial.params["model"]))
     for steps in (1, 2, 30):
         weights = DECAY ** np.arange(steps - 1, -1, -1.0)
         expected = weights @ parameters[:steps] / weights.sum()

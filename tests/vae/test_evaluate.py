@@ -161,8 +161,8 @@ def test_active_units_counts_the_means_that_vary():
 
     x, key = np.float32(means), jax.random.key(0)
     active_units = jax.jit(evaluate.active_units, static_argnames=("apply", "threshold"))
-    for threshold, active in [(0.001, 3), (0.01, 2), (0.03, 1)]:
-        assert tuple(map(int, active_units(apply, {}, x, key, threshold))) == (active,)
+    for options, active in [({"threshold": 0.001}, 3), ({}, 2), ({"threshold": 0.03}, 1)]:
+        assert tuple(map(int, active_units(apply, {}, x, key, **options))) == (active,)
     # As logits of three classes: of a dimension several vary, and it counts once.
     classes = lambda params, x, method: dist.Categorical(jnp.stack([x - 3, 3 - x, 0 * x], axis=-1))
     assert tuple(map(int, active_units(classes, {}, x, key, 1e-4))) == (3,)
@@ -172,6 +172,16 @@ def test_active_units_counts_the_means_that_vary():
     params = {"params": {"encoder": {"weight": weight, "offset": np.float32([0, 1, 2]), "log_scale": np.zeros(3)}}}
     (active,) = active_units(linear_gaussian.make(16, 3).apply, params, IMAGES, key)
     assert int(active) == 2
+
+
+def test_a_code_is_used_if_it_is_expected_at_least_once():
+    """Three data choose from four codes, which are expected 1.5, 1, 0.5 and 0 times."""
+    probabilities = np.float32([[1, 0, 0, 0], [0.5, 0, 0.5, 0], [0, 1, 0, 0]])
+    apply = lambda params, x, method: dist.Categorical(jnp.log(x)[:, None])
+    usage = jax.jit(lambda x: evaluate.code_usage(apply, {}, x))(probabilities)
+    assert int(usage["codes_used"]) == 2
+    shares = np.array([1 / 2, 1 / 3, 1 / 6])
+    np.testing.assert_allclose(usage["code_perplexity"], np.exp(-np.sum(shares * np.log(shares))), rtol=1e-5)
 
 
 @dist.family
@@ -199,6 +209,17 @@ def test_the_means_of_a_family_without_a_mean_are_averages_of_draws(layers):
 
     counts = jax.jit(lambda x: evaluate.active_units(apply, {}, x, jax.random.key(0), threshold=0.1))(x)
     assert tuple(map(int, counts)) == (2,) * layers
+    means = jax.jit(lambda x: evaluate.latent_means(apply({}, x, "encode"), jax.random.key(1), 2500))(x)
+    np.testing.assert_allclose(np.stack(means), np.stack(layers * [x]), atol=0.15)  # five standard errors
+
+
+def test_the_errors_of_averages_of_draws_do_not_make_units_active():
+    """All means are 0. The errors vary over the data with the scale, which is 1 or 9; those of two averages have a
+    covariance below 0 for half of the units."""
+    x = np.float32(np.tile([1.0, 9.0], 50)[:, None] * np.ones(400))
+    apply = lambda params, x, method: WithoutMean(dist.Normal(jnp.zeros_like(x), 2 * jnp.log(x)))
+    (count,) = jax.jit(lambda x: evaluate.active_units(apply, {}, x, jax.random.key(0)))(x)
+    assert count < 240  # four standard deviations above a half
 
 
 def test_a_layer_that_passes_on_noise_is_not_active():

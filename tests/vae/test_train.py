@@ -162,6 +162,13 @@ def test_an_epoch_uses_every_image_once():
     assert np.mean(np.diff(epochs[0].seen_at) == 0) < 0.3
 
 
+def test_all_steps_of_an_epoch_are_in_one_order():
+    order, key = jax.jit(train.make_order(103, 10)), jax.random.key(3)
+    for step, epoch in ((3, 0), (9, 0), (10, 10), (17, 10)):
+        np.testing.assert_array_equal(order(key, step), order(key, epoch))
+    assert np.any(order(key, 0) != order(key, 10))
+
+
 def test_order_and_keys_are_functions_of_key_and_step_alone():
     key = jax.random.key(5)
     first, shifted = _epoch_of_records(key, 0, 0), _epoch_of_records(key, 0, 1000)
