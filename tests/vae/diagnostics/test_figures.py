@@ -106,6 +106,21 @@ def test_scale_is_unbiased_against_a_noisy_reference():
     assert report["max_abs_z"] < diagnostics.critical_z(400)
 
 
+def test_the_error_of_the_reference_counts_in_every_error():
+    """40 draws make the reference, and 4000 the estimate, so that nearly all error is that of the reference."""
+    truth_of = lambda key: {"a": 1 + jax.random.normal(key, (400,))}
+    reference = diagnostics.reference(diagnostics.gradient_moments(truth_of, jax.random.key(0), 40, 20, 2))
+    moments = diagnostics.gradient_moments(truth_of, jax.random.key(1), 4000, 20, 40, reference)
+    report = jax.device_get(jax.jit(diagnostics.report)(moments, reference)["a"])
+    assert report["truth_stderr"] * report["norm"] == pytest.approx(np.sqrt(400 / 40), rel=0.05)
+    assert report["relative_stderr"] * report["norm"] == pytest.approx(np.sqrt(400 / 40 + 400 / 4000), rel=0.05)
+    assert report["deviation"] == pytest.approx(1, rel=0.15)
+    assert 2 < report["max_abs_z"] < 5
+    assert abs(report["scale"] - 1) < 4 * report["scale_stderr"]
+    along = np.sqrt((1 / 40 + 1 / 4000) / 400)  # the error of an inner product with t, relative to |t|^2 = 400
+    assert report["scale_stderr"] == pytest.approx(along, rel=0.5)  # of 20 chunks
+
+
 def test_the_error_of_scale_covers_where_the_noise_of_the_reference_has_one_direction():
     """All coordinates of the reference share their noise, which makes it 30 % too long or too short. Of 400 unbiased
     estimators, at most 5 % are further off than Student's t times their standard error, and none by five of them."""
@@ -122,6 +137,24 @@ def test_the_error_of_scale_covers_where_the_noise_of_the_reference_has_one_dire
     assert np.mean(z > diagnostics.students_t(0.95, 20)) < 0.06
     assert np.mean(z > 1) > 0.08
     assert np.nanmax(z) < 5  # NaN where the reference is too noisy to tell |t|
+
+
+def test_the_error_of_scale_is_that_of_the_jackknife():
+    """Of an exact gradient whose scale is 1, against a reference of five chunks that are left out in turn."""
+    t = 1 + 0.2 * np.random.default_rng(0).normal(size=(5, 8))
+    square = lambda t: (np.sum(t @ t.T) - np.sum(t**2)) / (len(t) * (len(t) - 1))  # without the squares of noise
+    g = np.ones(8) * square(t) / np.sum(t.mean(0))
+    one = lambda means: diagnostics.Moments(
+        {"a": means}, {"a": jnp.ones((5, 8))}, *2 * ({"a": jnp.zeros(5)},), jnp.ones(())
+    )
+    reference = jax.jit(diagnostics.reference)(one(jnp.float32(t)))
+    report = jax.jit(diagnostics.report)(one(jnp.float32(np.tile(g, (5, 1)))), reference)["a"]
+    without = [np.delete(t, r, axis=0) for r in range(5)]
+    differences = np.array([g @ rest.mean(0) - square(rest) for rest in without])
+    error = np.sqrt(4 / 5 * np.sum((differences - differences.mean()) ** 2)) / square(t)
+    assert report["scale"] == pytest.approx(1, abs=1e-5)
+    assert report["norm"] == pytest.approx(np.sqrt(square(t)), rel=1e-5)
+    assert report["scale_stderr"] == pytest.approx(error, rel=1e-4)
 
 
 def test_rare_events_are_not_reported_as_bias_but_wrong_constants_are():

@@ -22,6 +22,52 @@ def test_the_interval_of_a_normal_mean_is_students_interval():
     assert (low, high) == pytest.approx(tuple(expected), abs=0.03)
 
 
+CHUNKS = np.array([1.0, 2.0, 2.5, 4.0, 7.0])
+# Which chunks are in a replicate, and how often each chunk is.
+RESAMPLED = np.array([[0, 0, 1, 2, 4], [1, 1, 3, 3, 4], [0, 2, 2, 3, 3], [4, 4, 1, 0, 2]])
+COUNTS = np.stack([np.bincount(row, minlength=5) for row in RESAMPLED]).astype(float)
+
+
+def standard_error(rows):
+    return np.std(rows, axis=-1, ddof=1) / np.sqrt(rows.shape[-1])
+
+
+def test_an_interval_is_the_bootstrap_t_of_its_definition():
+    mean, replicates = CHUNKS.mean(), CHUNKS[RESAMPLED]
+    pivots = (replicates.mean(1) - mean) / standard_error(replicates)
+    below, above = np.quantile(pivots, [0.9, 0.1])
+    ends = mean - below * standard_error(CHUNKS), mean - above * standard_error(CHUNKS)
+    assert diagnostics.interval(CHUNKS, COUNTS, 0.8) == pytest.approx(ends)
+    # The log scale: errors are relative, and the upper half is 1 + 2 relative errors as long.
+    relative = standard_error(CHUNKS) / mean
+    pivots = np.log(replicates.mean(1) / mean) / (standard_error(replicates) / replicates.mean(1))
+    below, above = np.quantile(pivots, [0.9, 0.1])
+    ends = mean * np.exp(-below * relative), mean * np.exp(-above * relative * (1 + 2 * relative))
+    assert diagnostics.interval(CHUNKS, COUNTS, 0.8, log=True) == pytest.approx(ends)
+
+
+def test_the_interval_of_an_snr_allows_for_the_size_of_a_mean_of_noise_and_ends_at_zero():
+    low, high = diagnostics.interval(0.1 * CHUNKS, COUNTS, 0.8)
+    of_figure = lambda figure, draws: diagnostics.figure_interval(figure, 0.1 * CHUNKS, COUNTS, draws, 0.8)
+    noise = np.sqrt(2 / np.pi / 1000)  # E|N(0, 1 / 1000)|
+    assert of_figure("snr", 1000) == pytest.approx((low - noise, high))
+    assert of_figure("snr", 1) == pytest.approx((0, high))
+    assert of_figure("cosine", 1000) == (low, high)
+    assert of_figure("variance", 1000) == diagnostics.interval(0.1 * CHUNKS, COUNTS, 0.8, log=True)
+
+
+def test_a_comparison_is_the_max_t_of_its_definition():
+    """Two figures, so that the largest pivot of a replicate is that of their ratio."""
+    rows = np.stack([CHUNKS, CHUNKS[[2, 0, 4, 1, 3]]])
+    replicates = rows[:, RESAMPLED]  # [2, replicates, 5]
+    log_ratio = lambda rows: np.log(rows[0].mean(-1) / rows[1].mean(-1))
+    error = lambda rows: standard_error(rows[0] / rows[0].mean(-1)[..., None] - rows[1] / rows[1].mean(-1)[..., None])
+    pivots = np.abs(log_ratio(replicates) - log_ratio(rows)) / error(replicates)
+    reach = np.quantile(pivots, 0.8) * error(rows) * (1 + 2 * error(rows))
+    low, high = (getattr(diagnostics.compare_all(rows, COUNTS, 0.8), end)[0, 1] for end in ("low", "high"))
+    assert (low, high) == pytest.approx((np.exp(log_ratio(rows) - reach), np.exp(log_ratio(rows) + reach)))
+
+
 @pytest.mark.parametrize(("log", "least"), [(False, 0.91), (True, 0.94)])
 def test_the_interval_of_a_skewed_mean_covers(log, least):
     """The mean of 50 lognormal numbers. Student's interval covers it in 88 % of cases."""
@@ -64,6 +110,10 @@ def test_replicates_that_miss_the_only_event_leave_the_intervals_finite():
     assert 0 < low < 0.02 < high < np.inf
     ratios = diagnostics.compare_all(np.stack([event, event[::-1], np.ones(50)]), WEIGHTS)
     assert np.all(np.isfinite(np.stack(ratios)))
+    # Without the event the ratio to a constant has no error of its own, and gets a twentieth of the error of all.
+    ratio, _, high = (array[0, 1] for array in diagnostics.compare_all(np.stack([1 + event, np.ones(50)]), WEIGHTS))
+    error = np.std((1 + event) / ratio, ddof=1) / np.sqrt(50)
+    assert np.log(high / ratio) == pytest.approx(np.log(ratio) / 0.05 * (1 + 2 * error))
 
 
 def test_equal_estimators_are_rarely_told_apart():
@@ -100,6 +150,17 @@ def test_an_uncertain_factor_widens_the_interval():
     certain = diagnostics.compare_all(rows, WEIGHTS)
     uncertain = diagnostics.compare_all(rows, WEIGHTS, factors=np.ones(2), factor_replicates=times)
     assert width(uncertain) == pytest.approx(np.hypot(width(certain), 2 * 1.96 * 0.3 * np.sqrt(2)), rel=0.15)
+
+
+def test_an_uncertain_factor_leaves_the_intervals_of_the_others():
+    """The third of three times is known to 30 %, and all pairs have errors of their own."""
+    rows = np.exp(0.1 * np.random.default_rng(0).normal(size=(3, 50)))
+    times = np.exp(np.array([[0.0], [0.0], [0.3]]) * np.random.default_rng(1).normal(size=(3, 500)))
+    width = lambda ratios: np.log(ratios.high / ratios.low)
+    certain = width(diagnostics.compare_all(rows, WEIGHTS))
+    uncertain = width(diagnostics.compare_all(rows, WEIGHTS, factors=np.ones(3), factor_replicates=times))
+    assert uncertain[0, 1] == pytest.approx(certain[0, 1], rel=0.1)
+    assert uncertain[0, 2] > 5 * certain[0, 2]
 
 
 def test_critical_z_is_exceeded_with_the_stated_probability():
