@@ -6,10 +6,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import stats
 
 import vae
 from vae.testing import certify, problem, slips
-from vae.testing.certify import _certify, _compiled, _exact_gradient, _flat, _gradient_of, _numbered
+from vae.testing.certify import (
+    CHUNK,
+    _certify,
+    _compiled,
+    _exact_gradient,
+    _flat,
+    _gradient_of,
+    _keyed,
+    _numbered,
+    _seeded,
+)
 
 NORMAL = problem("Normal")
 WEIGHT, BIAS, X = (np.float64(NORMAL.theta[name]) for name in ("weight", "bias", "x"))
@@ -134,6 +145,28 @@ def test_a_bias_of_one_coordinate_is_named():
 
     certified = certify(gradient, "Normal", takes="seed")
     assert certified.reason == "biased at mean[1, 0]", certified
+
+
+def test_a_bias_that_only_all_coordinates_show_together_is_along_the_truth():
+    """100 coordinates, each 0.8 standard errors too large, are 8 standard errors too long."""
+    truth, error = np.ones(100), 0.009
+    noise = np.random.default_rng(0).normal(size=(CHUNK, 100)) * error * np.sqrt(CHUNK)
+    draws = truth + 0.8 * error + noise
+    certified = _certify(lambda i: draws, truth, [str(i) for i in range(100)], np.repeat("a", 100), CHUNK)
+    assert certified.reason == "biased along the truth"
+    assert abs(certified.z) < certified.critical_z == pytest.approx(stats.norm.isf(0.01 / 2 / 101), rel=1e-3)
+    along = draws.mean(axis=1) - 1
+    reach = 1.96 * along.std(ddof=1) / np.sqrt(CHUNK)
+    assert certified.bias == pytest.approx(along.mean())
+    assert (certified.bias_low, certified.bias_high) == pytest.approx((along.mean() - reach, along.mean() + reach))
+
+
+def test_every_draw_has_a_seed_or_a_key_of_its_own():
+    parameters = {"mean": np.zeros((1, 1), np.float32)}
+    seeded = _seeded(lambda seed, _: {"mean": np.full((1, 1), seed)}, parameters, seed=3)
+    np.testing.assert_array_equal(np.ravel([seeded(0), seeded(1)]), 3 + np.arange(2 * CHUNK))
+    keyed = lambda seed: _keyed(lambda key, _: {"mean": jax.random.bits(key, (1, 1))}, parameters, seed)
+    assert len(np.unique([keyed(3)(0), keyed(3)(1), keyed(4)(0)])) == 3 * CHUNK
 
 
 def test_a_noisy_estimator_is_given_up():

@@ -1,5 +1,7 @@
 """`certify_distribution` certifies the families of the library, and names what is wrong with others."""
 
+import importlib
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +12,6 @@ from tests.helpers.families import CLASSES, MEMBERS, draw
 from vae import distributions as dist
 from vae.testing import certify_distribution, problem
 from vae.testing.moments import Moments
-from vae.testing.references import fit_reference
 
 SUPPORTS = {
     "Gamma": "positive",
@@ -142,8 +143,25 @@ class PairedSamples(Own):
         return jnp.repeat(super().sample(key, (num_samples + 1) // 2), 2, axis=0)[:num_samples]
 
 
-def certificate(family):
-    parameters = {"mean": draw(0, 1, 2), "log_scale": draw(1, 1, 2)}
+class SameSamples(Own):
+    """All data of the batch have the same samples."""
+
+    def rsample(self, key, num_samples):
+        return jnp.broadcast_to(super().rsample(key, num_samples)[:, :1], (num_samples, *self.mean.shape))
+
+
+class OtherDivergence(Own):
+    event_shape = (2,)
+
+
+class OtherDensityOfSamples(Own):
+    def rsample_and_log_prob(self, key, num_samples):
+        z = self.rsample(key, num_samples)
+        return z, self.log_prob(z) + 0.05
+
+
+def certificate(family, batch=1):
+    parameters = {"mean": draw(0, batch, 2), "log_scale": draw(1, batch, 2)}
     return certify_distribution(lambda parameters: family(**parameters), parameters)
 
 
@@ -184,6 +202,24 @@ def test_what_is_wrong_with_a_distribution_is_named(family, reason):
     assert str(certified).startswith(f"NOT CERTIFIED: {certified.reason}; ")
 
 
+def test_what_one_call_shows_is_named():
+    twins = certificate(SameSamples, batch=2)
+    assert twins.reason == "rsample gives several data of the batch the same samples"
+    other = certificate(OtherDensityOfSamples)
+    assert other.reason == "rsample_and_log_prob returns another log q(z) than log_prob of its samples"
+
+
+def test_a_wrong_divergence_is_named(monkeypatch):
+    formulas = importlib.import_module("vae.distributions.kl")._KL
+    monkeypatch.setitem(formulas, (OtherDivergence, dist.Normal), lambda q, p: dist.kl(q.exact, p) + 0.05)
+    parameters = {"mean": draw(0, 1, 2), "log_scale": draw(1, 1, 2)}
+    omit = ("normalization", "score", "rsample", "path", "mean", "variance", "entropy")
+    prior = dist.Normal(jnp.zeros(2), jnp.zeros(2))
+    certified = certify_distribution(lambda p: OtherDivergence(**p), parameters, prior=prior, omit=omit)
+    assert certified.reason == "kl is wrong at [0]", certified
+    assert certified.checks["kl"].deviation == pytest.approx(-0.05, abs=0.01)
+
+
 def test_a_scale_that_is_wrong_by_5_percent_is_seen_in_the_score_and_other_samples_in_rsample():
     wrong, other = certificate(WrongScale), certificate(OtherSamples)
     assert abs(wrong.checks["score"].z) > wrong.critical_z
@@ -207,6 +243,18 @@ def test_a_score_of_0_with_rounding_errors_is_not_wrong():
     parameters = {"logits": draw(2, 1, 1, CLASSES), "shift": jnp.ones((1, 1, 1))}
     certified = certify_distribution(make, parameters, support="discrete", omit=("mean", "variance", "entropy"))
     assert certified, certified
+
+
+def test_moments_of_chunks_are_those_of_all_draws():
+    rng = np.random.default_rng(0)
+    chunks = [rng.normal(centre, 1.0, (size, 3)) for centre, size in ((0.0, 4), (5.0, 2), (-3.0, 5))]
+    moments = Moments()
+    for chunk in chunks:
+        moments = moments.add(chunk)
+    draws = np.concatenate(chunks)
+    assert moments.count == 11
+    np.testing.assert_allclose(moments.mean, draws.mean(0), rtol=1e-12)
+    np.testing.assert_allclose(moments.stderr, draws.std(0, ddof=1) / np.sqrt(11), rtol=1e-12)
 
 
 def test_infinite_draws_have_moments_that_are_not_finite():
@@ -246,13 +294,3 @@ def test_an_unknown_support_and_an_unknown_check_are_refused():
 def test_a_normalization_that_is_too_noisy_is_given_up():
     certified = certify_distribution(lambda q: q, dist.Normal(jnp.zeros((1, 10)), jnp.zeros((1, 10))), max_draws=1)
     assert "the standard error of the normalization is" in certified.reason
-
-
-def test_the_reference_is_a_number_at_the_points_from_which_spheres_are_projected():
-    """On 500 circles, whose samples are around some direction, at the point opposite to it."""
-    centres, noise = jax.random.uniform(jax.random.key(0), (500,)), jax.random.normal(jax.random.key(1), (64, 500))
-    angles = 6.3 * centres + 0.1 * noise
-    pilot = jnp.stack([jnp.cos(angles), jnp.sin(angles)], axis=-1)  # [64, 500, 2]
-    mean = jnp.mean(pilot, axis=0)
-    opposite = -mean / jnp.linalg.norm(mean, axis=-1, keepdims=True)
-    assert jnp.all(fit_reference("sphere", pilot).log_prob(opposite) == -jnp.inf)
