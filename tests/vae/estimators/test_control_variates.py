@@ -9,7 +9,7 @@ import pytest
 
 from tests.helpers.draws import draw_gradients
 from tests.helpers.oracle import LOG_Q_WEIGHT, MAX_Z, assert_unbiased, oracle, problem
-from vae.distributions import Bernoulli, Categorical
+from vae.distributions import Bernoulli, Categorical, Normal
 from vae.estimators import BY_NAME, Estimator, mean
 from vae.estimators.double_cv import double_cv
 from vae.estimators.parts.one_dimension import other_values
@@ -33,6 +33,40 @@ def test_double_cv_of_a_linear_function_is_exact_at_minus_one():
     f = lambda z: z @ slope + 4.0
     grads = draw_gradients(double_cv(2), q, f, 64, params={"alpha": jnp.float32(-1)}).logits
     np.testing.assert_allclose(grads, np.broadcast_to(slope * q.mean * (1 - q.mean), grads.shape), atol=1e-5)
+
+
+def test_the_linear_control_of_a_quadratic_is_exact_and_its_coefficients_are_a_regression():
+    """Of f(z) = z' A z + b' z, with one coefficient for the means and one for the log-variances."""
+    q = Normal(np.float32([0.3, -0.8]), np.float32([-0.4, 0.2]))
+    A, b = np.float32([[1.0, 0.4], [0.4, -0.6]]), np.float32([0.5, -1.0])
+    f = lambda z: jnp.einsum("...i,ij,...j", z, A, z) + z @ b
+    estimator = BY_NAME["reparam_linear_cv"].make(num_samples=2)
+
+    @jax.jit
+    def gradients(key, c):
+        """With the coefficients c, and the state after the call."""
+
+        def value(q, estimator, state):
+            estimate = estimator.estimate({}, state, key, q, f)
+            return estimate.value, estimate.state
+
+        state = {"covariance": c, "variance": jnp.ones(2)}
+        plain, _ = jax.grad(value, has_aux=True)(q, BY_NAME["reparam"].make(num_samples=2), {})
+        return plain, *jax.grad(value, has_aux=True)(q, estimator, state)
+
+    exact = np.stack([2 * A @ q.mean + b, np.diag(A) * np.exp(q.log_var)])
+    for c in ([1, 1], [0, 1], [0.25, -1]):
+        plain, found, state = jax.tree.map(np.asarray, gradients(jax.random.key(3), jnp.float32(c)))
+        plain, found = (np.stack([q.mean, q.log_var]) for q in (plain, found))
+        noise = plain - exact
+        np.testing.assert_allclose(found, plain - np.float32(c)[:, None] * noise, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(
+            state["covariance"], 0.99 * np.float32(c) + 0.01 * (plain * noise).mean(1), rtol=1e-4
+        )
+        np.testing.assert_allclose(state["variance"], 0.99 + 0.01 * (noise**2).mean(1), rtol=1e-4)
+    assert np.abs(noise).min() > 0.01
+    first = jax.grad(lambda q: estimator.estimate(*estimator.init(None, q), jax.random.key(3), q, f).value)(q)
+    np.testing.assert_allclose(np.stack([first.mean, first.log_var]), exact, rtol=1e-4, atol=1e-5)  # both are 1
 
 
 def test_double_cv_with_the_wrong_sign_is_unbiased_and_worse():
