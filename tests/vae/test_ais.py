@@ -120,6 +120,19 @@ def bounds_of(sizes=SIZES, start="prior", **options):
     return jax.eval_shape(compute, params)
 
 
+def test_only_the_pilot_adapts_its_steps(monkeypatch):
+    """Steps that depend on the chains that are weighted would bias the weights."""
+    anneal, adapts = ais._anneal, {}
+
+    def watched(path, z, key, num_steps, leapfrog_steps, steps, **how):
+        adapts[len(z)] = steps is None
+        return anneal(path, z, key, num_steps, leapfrog_steps, steps, **how)
+
+    monkeypatch.setattr(ais, "_anneal", watched)
+    bounds_of(SIZES | {"num_chains": 7})
+    assert adapts == {ais.PILOT_CHAINS: True, 7: False}
+
+
 @pytest.mark.parametrize(
     "options", [{"prior": "vamp"}, {"latent_dim": (2, 1)}, {"posterior": FLOW}], ids=["prior", "layers", "flow"]
 )
