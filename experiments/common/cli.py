@@ -215,7 +215,7 @@ def _help() -> str:
 
 def _describe(flag: flags.Flag) -> str:
     name = f"--[no]{flag.name}" if flag.boolean else f"--{flag.name}"
-    default = "" if flag.value is None else f"={flag.default_as_str.strip(chr(39))}"
+    default = "" if flag.value in (None, ()) else f"={flag.default_as_str.strip(chr(39))}"
     choices = flag.parser.syntactic_help
     text = f"{flag.help} ({choices})" if choices else flag.help
     return f"  {name}{default}\n" + textwrap.fill(text, 100, initial_indent=" " * 6, subsequent_indent=" " * 6)

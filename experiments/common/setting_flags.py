@@ -56,9 +56,13 @@ def with_estimator(run: Settings, text: str) -> Settings:
     return _make_run({name: getattr(run, name) for name in FIELDS} | {"estimator": text})
 
 
-def define_estimators(name: str, help: str, flag_values: flags.FlagValues) -> None:
-    """Defines a flag that takes a comma-separated list of estimators, as --estimator does. The default is none."""
-    flags.DEFINE(_ListParser(FIELDS["estimator"]), name, (), help, flag_values, _Serializer())
+def define_list(name: str, setting: str, help: str, flag_values: flags.FlagValues, module: str) -> None:
+    """Defines a flag that takes a comma-separated list of values of a setting. The default is none.
+
+    Args:
+      module: The module that defines the flag; --help lists the flags by module.
+    """
+    flags.DEFINE(_ListParser(FIELDS[setting]), name, (), help, flag_values, _Serializer(), module_name=module)
 
 
 def _without_samples(estimator: str) -> tuple[str, str]:

@@ -114,7 +114,7 @@ def compare(options: Options, run: Settings) -> None:
         rows = make_rows(results, cases, seconds, protocol)
         drawn = output.write(folder, tasks, results, rows, protocol, options.columns)
         decided = {"objective": task.objective, **protocol._asdict(), "compute_dtype": run.compute_dtype}
-        decided |= {"num_samples": None if budget else [str(k) for k in samples]}
+        decided |= {"num_samples": None if budget else samples}
         took = time.perf_counter() - started + store.earlier_seconds
         config = provenance.describe_measurement(dataclasses.asdict(options) | decided, took)
         figures = None if drawn is None else [path.relative_to(folder).as_posix() for path in drawn]

@@ -12,16 +12,8 @@ from experiments.compare_estimators.flags import Options
 
 
 def numbers_of_samples(options: Options, task: Task) -> list[int]:
-    """Every K of --num_samples, in order.
-
-    Raises:
-      ValueError: if a K is not a positive integer.
-    """
-    texts = options.num_samples or [str(task.problem.num_samples)]
-    samples = sorted({_integer("num_samples", text) for text in texts})
-    if samples[0] < 1:
-        raise ValueError(f"--num_samples must be 1 or more, got {samples[0]}")
-    return samples
+    """Every K of --num_samples, in order."""
+    return sorted(options.num_samples or [task.problem.num_samples])
 
 
 def choose_budget(options: Options, task: Task) -> Budget | None:
@@ -72,13 +64,3 @@ def choose_cases(
 def _recall_cost(task: Task, kind: Cost, name: str, num_samples: int, store: Store) -> float:
     measure = lambda: {"cost": task.cost(kind, name, num_samples)}
     return store.recall(measuring.digest(kind, task, name, num_samples), measure)["cost"]
-
-
-def _integer(flag: str, text: str) -> int:
-    try:
-        value = int(text)
-    except ValueError:
-        raise ValueError(f"--{flag}: {text!r} is not an integer") from None
-    if abs(value) >= 2**31:
-        raise ValueError(f"--{flag}: {text} does not fit into 32 bits")
-    return value

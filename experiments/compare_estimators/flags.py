@@ -8,7 +8,7 @@ from pathlib import Path
 
 from absl import flags
 
-from experiments.common import problems
+from experiments.common import problems, setting_flags
 from experiments.common.charts import gradients
 from experiments.compare_estimators import user_problem
 
@@ -26,7 +26,7 @@ class Options:
     checkpoint: str
     estimators: list[str] | None
     objective: str | None
-    num_samples: list[str] | None
+    num_samples: tuple[int, ...]
     budget: str | None
     judge_by: str | None
     columns: list[str] | None
@@ -68,107 +68,77 @@ class Options:
 
 def define_flags(values: flags.FlagValues) -> None:
     """Defines one flag for each field of `Options`."""
-    flags.DEFINE_list(
+    string = lambda name, help, default=None: flags.DEFINE_string(name, default, help, flag_values=values)
+    strings = lambda name, help: flags.DEFINE_list(name, None, help, flag_values=values)
+    enum = lambda name, default, choices, help: flags.DEFINE_enum(name, default, choices, help, flag_values=values)
+    integer = lambda name, default, help, lower=None: flags.DEFINE_integer(
+        name, default, help, lower_bound=lower, flag_values=values
+    )
+
+    strings(
         "problem",
-        None,
         f"Problem, with options as name:option=value: one of {', '.join(problems.BY_NAME)}; or your own"
         " module:function. A list of the same problem with different values of one option is a sweep. all measures"
         " every problem and draws the matrix of estimators and problems. The default is quadratic.",
-        flag_values=values,
     )
-    flags.DEFINE_string(
-        "workdir",
-        None,
-        "Folder of a trained run or of a sweep, used in place of --problem. Nothing is written into it.",
-        flag_values=values,
-    )
-    flags.DEFINE_string("run", None, "Settings of the run to choose from a sweep, as in evaluate.", flag_values=values)
-    flags.DEFINE_string(
+    string("workdir", "Folder of a trained run or of a sweep, used in place of --problem. Nothing is written into it.")
+    string("run", "Settings of the run to choose from a sweep, as in evaluate.")
+    string(
         "checkpoint",
-        "latest",
         "Checkpoint of --workdir: latest, best (by the validation bound), the number of an epoch, or all.",
-        flag_values=values,
+        default="latest",
     )
-    flags.DEFINE_list(
+    strings(
         "estimators",
-        None,
         "Estimators, comma-separated, with options as name:option=value. The default is every estimator that fits.",
-        flag_values=values,
     )
-    flags.DEFINE_string(
+    string(
         "objective",
-        None,
         "Bound: one of the problem's bounds, or with --workdir any objective of experiments.train, with options as in"
         " renyi:alpha=0.5. The default is the problem's first bound, or the run's own.",
-        flag_values=values,
     )
-    flags.DEFINE_list(
-        "num_samples",
-        None,
+    num_samples = (
         "Numbers of samples K, comma-separated; each K is measured. The default is the run's own K with --workdir, and"
         " otherwise 1. An estimator that needs more samples gets the smallest number that it works with, or is left out"
-        " if that number would change the bound.",
-        flag_values=values,
+        " if that number would change the bound."
     )
-    flags.DEFINE_string(
+    setting_flags.define_list("num_samples", "num_samples", num_samples, values, __name__)
+    string(
         "budget",
-        None,
         "Largest cost of one gradient, used in place of --num_samples: evaluations:N (of f, for each datum) or flops:N"
         " (for the whole batch). Each estimator gets the largest K within the budget.",
-        flag_values=values,
     )
-    flags.DEFINE_enum(
+    enum(
         "judge_by",
         None,
         list(gradients.COSTS),
         "Cost that is multiplied with the variance to say which estimator is better. The default is flops, or"
         " evaluations if f calls the host.",
-        flag_values=values,
     )
-    flags.DEFINE_list(
+    strings(
         "columns",
-        None,
         "Columns of the tables in results.md and results.tex, comma-separated, such as estimator,variance,verdict. The"
         " default is all columns in results.md, and those that fit on a page in results.tex.",
-        flag_values=values,
     )
-    flags.DEFINE_integer(
-        "draws",
-        None,
-        "Number of gradients of each estimator. The default is 10000, and 1000 with --workdir.",
-        lower_bound=20,
-        flag_values=values,
-    )
-    flags.DEFINE_integer(
+    integer("draws", None, "Number of gradients of each estimator. The default is 10000, and 1000 with --workdir.", 20)
+    integer(
         "reference_draws",
         None,
         "Number of gradients that the reference averages, if there is no exact gradient. The default is 10 x --draws.",
-        flag_values=values,
     )
-    flags.DEFINE_string(
+    string(
         "reference",
-        None,
         "Estimator whose mean is the truth, if there is no exact gradient. The default is reparam, and leave_one_out"
         " for latents that cannot be reparameterized.",
-        flag_values=values,
     )
-    flags.DEFINE_integer(
-        "batch_size",
-        None,
-        "Number of images for --workdir. The default is the run's own batch size.",
-        lower_bound=1,
-        flag_values=values,
-    )
-    flags.DEFINE_enum(
-        "split", "test", ["train", "validation", "test"], "Split of the images for --workdir.", flag_values=values
-    )
-    flags.DEFINE_integer(
+    integer("batch_size", None, "Number of images for --workdir. The default is the run's own batch size.", 1)
+    enum("split", "test", ["train", "validation", "test"], "Split of the images for --workdir.")
+    integer(
         "cv_steps",
         200,
         "Number of Adam steps in which an estimator learns its own parameters and updates its state, before both are"
         " frozen. With --workdir and the run's own objective, the run's estimator starts from the checkpoint.",
-        lower_bound=0,
-        flag_values=values,
+        0,
     )
     flags.DEFINE_float(
         "confidence",
@@ -178,23 +148,12 @@ def define_flags(values: flags.FlagValues) -> None:
         upper_bound=0.999,
         flag_values=values,
     )
-    flags.DEFINE_integer("replicates", 2000, "Number of bootstrap replicates.", lower_bound=100, flag_values=values)
-    flags.DEFINE_integer(
-        "rounds",
-        9,
-        "Number of rounds of timing, in which the estimators take turns.",
-        lower_bound=3,
-        flag_values=values,
-    )
-    flags.DEFINE_integer("seed", 0, "Seed of all draws.", lower_bound=0, flag_values=values)
-    flags.DEFINE_string(
-        "output",
-        None,
-        "Folder of the results. The default is a folder in results/ with a name made from the flags.",
-        flag_values=values,
-    )
-    flags.DEFINE_string("data_dir", None, "Folder of prepared data for --workdir, as in training.", flag_values=values)
-    flags.DEFINE_string("cache_dir", None, "Folder of decoded data for --workdir, as in training.", flag_values=values)
+    integer("replicates", 2000, "Number of bootstrap replicates.", 100)
+    integer("rounds", 9, "Number of rounds of timing, in which the estimators take turns.", 3)
+    integer("seed", 0, "Seed of all draws.", 0)
+    string("output", "Folder of the results. The default is a folder in results/ with a name made from the flags.")
+    string("data_dir", "Folder of prepared data for --workdir, as in training.")
+    string("cache_dir", "Folder of decoded data for --workdir, as in training.")
 
 
 def from_flags(values: flags.FlagValues) -> Options:
@@ -209,7 +168,7 @@ def from_flags(values: flags.FlagValues) -> Options:
     for flag in ("run", "checkpoint", "split", "data_dir", "cache_dir"):
         if values[flag].present and not options.workdir:
             raise ValueError(f"--{flag} is about a run of --workdir; add --workdir, or leave out --{flag}")
-    for flag in ("problem", "num_samples", "estimators"):
+    for flag in ("problem", "estimators"):
         if values[flag].value == []:
             raise ValueError(f"--{flag} is empty; leave it out for its default")
     if options.batch_size is not None and not options.workdir:
@@ -237,5 +196,5 @@ def _check_matrix(options: Options) -> None:
         raise ValueError(f"--problem={','.join(options.problem)}: all is every problem; leave out the others")
     if options.objective is not None:
         raise ValueError("--problem=all measures the first bound of each problem; leave out --objective")
-    if len(options.num_samples or []) > 1:
+    if len(options.num_samples) > 1:
         raise ValueError("--problem=all measures one K; give --num_samples one number")

@@ -44,9 +44,10 @@ def compare(entrants: list[Entrant], group: str, weights: np.ndarray, protocol: 
     """Compares the estimators of one slot on one group of parameters.
 
     Adds to each entrant's row the ratios to the best estimator, a verdict, and the costs by which it would be the best
-    one. Returns the rows of pairs.csv. The best
-    is the estimator with the smallest variance x cost among those that are unbiased, by measurement and by their
-    papers. For each figure, the intervals of all ratios hold at once with the probability `protocol.confidence`.
+    one. Returns the rows of pairs.csv.
+
+    The best is the estimator with the smallest variance x cost among those that are unbiased, by measurement and by
+    their papers. For each figure, the intervals of all ratios hold at once with the probability `protocol.confidence`.
 
     Args:
       entrants: the estimators, each with its row.

@@ -108,7 +108,7 @@ def define_flags(values: flags.FlagValues) -> None:
         "Estimators to measure beside the run's own. An estimator with parameters or a state is first trained for"
         " --measure_draws steps, which cost as many gradients."
     )
-    setting_flags.define_estimators("measure_estimators", measure_estimators, values)
+    setting_flags.define_list("measure_estimators", "estimator", measure_estimators, values, __name__)
     integer("measure_draws", 100, "Number of gradients of each estimator in a measurement, a multiple of 10.", 20)
     string(
         "on_evaluation",

@@ -197,6 +197,7 @@ CASES = {
     "compare_estimators --num_samples=0": ("--num_samples",),
     "compare_estimators --num_samples=": ("--num_samples",),
     "compare_estimators --num_samples=1.5": ("num_samples", "integer"),
+    "compare_estimators --num_samples=1,two": ("num_samples", "integer"),
     "compare_estimators --budget=all": ("--budget=all", "evaluations:8"),
     "compare_estimators --budget=evaluations:0": ("--budget",),
     "compare_estimators --budget=evaluations:nan": ("--budget",),

@@ -1,5 +1,6 @@
 """The frame that every command shares."""
 
+import dataclasses
 import os
 import subprocess
 import sys
@@ -8,9 +9,12 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from absl import flags
 from jax.experimental.compilation_cache import compilation_cache
 
 from experiments.common import cli, settings
+from experiments.compare_estimators import flags as compare_flags
+from experiments.train import flags as train_flags
 
 ROOT = Path(__file__).resolve().parents[3]
 COMMANDS = sorted(file.parent.name for file in (ROOT / "experiments").glob("*/__main__.py"))
@@ -151,6 +155,17 @@ def test_help_lists_the_settings_in_their_order(help_texts):
     assert places == sorted(places)
     assert "renyi:alpha=0.5" in shown
     assert max(map(len, shown.splitlines())) <= 120
+
+
+@pytest.mark.parametrize(("command", "module"), [("train", train_flags), ("compare_estimators", compare_flags)])
+def test_help_lists_the_flags_of_a_module_in_their_order(command, module, help_texts):
+    lines = (help_texts / command).read_text().splitlines()
+    listed = [line.split("=")[0].strip().replace("[no]", "")[2:] for line in lines if line.startswith("  --")]
+    values = flags.FlagValues()
+    module.define_flags(values)
+    defined = [flag.name for flag in values.flags_by_module_dict()[module.__name__]]
+    assert set(defined) == {field.name for field in dataclasses.fields(module.Options)}
+    assert [name for name in listed if name in defined] == defined
 
 
 def test_too_little_memory_names_the_flags_of_the_command(capsys, monkeypatch):
