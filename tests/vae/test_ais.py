@@ -91,6 +91,13 @@ def test_a_transition_leaves_its_distribution_invariant_unless_everything_is_acc
     assert np.mean(np.asarray(moved) != np.asarray(z)) > 0.2
 
 
+def test_a_move_to_where_there_is_no_density_is_refused():
+    """A probability that is NaN would make all later step sizes NaN."""
+    path = lambda z: (jnp.where(jnp.abs(z[0]) > 2, jnp.nan, -0.5 * z[0] ** 2), 0.0)
+    z, probability = jax.jit(lambda z: ais.transition(path, 1.0, z, jax.random.key(0), 100.0, 2))(jnp.array([0.3]))
+    assert (z[0], probability) == (np.float32(0.3), 0)
+
+
 def test_the_temperatures_rise_from_0_to_1_and_are_dense_at_the_ends():
     b = ais.temperatures(100)
     assert (b[0], b[-1]) == (0, 1)

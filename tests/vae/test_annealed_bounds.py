@@ -41,6 +41,13 @@ def test_the_mean_of_the_exponential_is_p_of_x_and_more_steps_tighten_the_bound(
     assert np.all(np.diff(gaps, axis=0) > 4.5 * error)
 
 
+def test_the_first_momentum_of_uha_is_standard_normal():
+    """So damping changes nothing in one step, and something in two."""
+    values = lambda **options: _values(objectives.make("uha", **OPTIONS["uha"], **options), draws=10)
+    np.testing.assert_allclose(values(steps=1, damping=0.9), values(steps=1, damping=0.0), atol=1e-4)
+    assert np.abs(values(steps=2, damping=0.9) - values(steps=2, damping=0.0)).max() > 0.01
+
+
 def _ula_with_half_the_variance_back(score, time, z, carried, eps):
     """A slip: the step back has the variance step_size, and not 2 step_size."""
     moved = z + 0.05 * score(time, z) + 0.1**0.5 * eps

@@ -139,6 +139,47 @@ def test_the_error_of_scale_covers_where_the_noise_of_the_reference_has_one_dire
     assert np.nanmax(z) < 5  # NaN where the reference is too noisy to tell |t|
 
 
+def test_a_coordinate_that_moves_in_some_chunks_only_is_not_tested():
+    """The first coordinate moves in all ten chunks and is right; the second is far from its truth of 1."""
+    means = np.stack([1 + 0.1 * np.random.default_rng(0).normal(size=10), 0.1 * (np.arange(10) == 3)], axis=1)
+
+    @jax.jit
+    def max_abs_z(squares):
+        moments = diagnostics.Moments(
+            {"a": jnp.float32(means)}, {"a": squares}, *2 * ({"a": jnp.zeros(10)},), jnp.float32(100)
+        )
+        return diagnostics.report(moments, diagnostics.exactly({"a": jnp.ones(2)}))["a"]["max_abs_z"]
+
+    squares = np.float32(np.stack([np.ones(10), 1e-3 * (means[:, 1] > 0)], axis=1))
+    assert max_abs_z(squares) < 4
+    assert max_abs_z(np.maximum(squares, 1e-3)) > 20  # the control moves in all chunks
+
+
+def test_a_standard_error_is_at_least_a_fiftieth_of_that_of_the_layer():
+    """Of 1000 draws; the first coordinate has the variance 1, and the second hardly moves and is off by 0.01."""
+    means = jnp.tile(jnp.float32([1.0, 1.01]), (10, 1))
+    squares = jnp.tile(jnp.float32([99.9, 1e-9]), (10, 1))
+    moments = diagnostics.Moments({"a": means}, {"a": squares}, *2 * ({"a": jnp.zeros(10)},), jnp.float32(100))
+    report = jax.jit(diagnostics.report)(moments, diagnostics.exactly({"a": jnp.ones(2)}))["a"]
+    of_layer = np.sqrt(1 / 1000 / 2)  # the root of the mean square
+    assert report["max_abs_z"] == pytest.approx(0.01 / (0.02 * of_layer), rel=1e-3)
+
+
+def test_large_draws_of_the_reference_make_a_gradient_that_is_too_long_less_certain():
+    """An exact gradient, three standard errors above a reference of ten chunks, of which one is large."""
+    t = 1 + 0.1 * np.random.default_rng(0).normal(size=(10, 8))
+    t[0] += 3
+    error = t.std(0, ddof=1) / np.sqrt(10)
+    of_means = lambda means: diagnostics.Moments(
+        {"a": jnp.float32(means)}, {"a": jnp.full((10, 8), 1e-6)}, *2 * ({"a": jnp.zeros(10)},), jnp.ones(())
+    )
+    reference = jax.jit(diagnostics.reference)(of_means(t))
+    report = jax.jit(diagnostics.report)(of_means(np.tile(t.mean(0) + 3 * error, (10, 1))), reference)["a"]
+    expected = without_skewness(3, -skewness_of_mean(t) / error**3).max()
+    assert report["max_abs_z"] == pytest.approx(expected, rel=5e-3)
+    assert expected < 2 < 3 <= without_skewness(3, skewness_of_mean(t) / error**3).max()
+
+
 def test_the_error_of_scale_is_that_of_the_jackknife():
     """Of an exact gradient whose scale is 1, against a reference of five chunks that are left out in turn."""
     t = 1 + 0.2 * np.random.default_rng(0).normal(size=(5, 8))
