@@ -79,15 +79,29 @@ def test_the_mean_over_chunks_is_the_figure():
             np.testing.assert_allclose(np.mean(by_chunk[part][figure]), report[part][figure], rtol=1e-5)
 
 
-def test_the_snr_of_a_chunk_is_what_is_missing_without_it():
+@pytest.mark.parametrize("size", [40, 4])
+def test_the_snr_of_a_chunk_is_what_is_missing_without_it(size):
     """The jackknife: C chunks times their snr, less C - 1 times the snr of the other chunks."""
     key = jax.random.key(1)
-    moments = lambda key: diagnostics.gradient_moments(noisy_gradient, key, 400, 10, 40)
-    draws = flat(jax.jit(stored, static_argnums=0)(400, key)["encoder"]).reshape(10, 40, -1)
+    moments = lambda key: diagnostics.gradient_moments(noisy_gradient, key, 10 * size, 10, size)
+    draws = flat(jax.jit(stored, static_argnums=0)(10 * size, key)["encoder"]).reshape(10, size, -1)
     snr = lambda chunks: np.mean(chunks.mean((0, 1)) / chunks.reshape(-1, draws.shape[-1]).std(0, ddof=1))
     pseudo = np.array([10 * snr(draws) - 9 * snr(np.delete(draws, c, axis=0)) for c in range(10)])
     found = np.array(jax.jit(lambda key: diagnostics.figures_by_chunk(moments(key)))(key)["encoder"]["snr"])
-    np.testing.assert_allclose(found - found.mean(), pseudo - pseudo.mean(), rtol=2e-2, atol=2e-3)
+    np.testing.assert_allclose(found - found.mean(), pseudo - pseudo.mean(), rtol=1e-3, atol=1e-3)
+
+
+def test_a_chunk_that_has_all_of_the_variance_leaves_the_snr_finite():
+    """Without it the variance would be 0; it is a thousandth of that of all draws instead."""
+    means, squares = np.ones((10, 3), np.float32), np.zeros((10, 3), np.float32)
+    means[3], squares[3] = 2, 4
+    moments = diagnostics.Moments({"a": means}, {"a": squares}, *2 * ({"a": jnp.zeros(10)},), jnp.float32(5))
+    by_chunk = jax.jit(diagnostics.figures_by_chunk)(jax.tree.map(jnp.asarray, moments))["a"]["snr"]
+    variance = lambda means: (4 + 5 * np.sum((means - means.mean()) ** 2)) / (5 * len(means) - 1)
+    nine = means[1:, 0]  # with the chunk that varies
+    without = np.full(10, nine.mean() / np.sqrt(variance(nine)))
+    without[3] = 1 / np.sqrt(1e-3 * variance(means[:, 0]))
+    np.testing.assert_allclose(by_chunk - by_chunk.mean(), 9 * (without.mean() - without), rtol=1e-3)
 
 
 def test_scale_is_unbiased_against_a_noisy_reference():
