@@ -16,7 +16,8 @@ def rao_blackwell_top_k(num_samples: int = 1, k: int = 1) -> Estimator:
 
     f is evaluated 1 + D k times for each sample, where local expectation needs 1 + D (C - 1). The sampled class
     represents the classes outside the top k. If the sampled class is one of the top k, another class is drawn from the
-    rest to represent them.
+    rest to represent them. Unlike the paper's estimator, this one subtracts f at the most probable class from every
+    outcome, so a constant in f adds no variance.
 
     Raises:
       ValueError: from `estimate`, if k is not between 1 and C - 1.
@@ -52,7 +53,7 @@ def rao_blackwell_top_k(num_samples: int = 1, k: int = 1) -> Estimator:
         chosen = jnp.concatenate([top, rest[None]])  # [k+1, K, *batch, D, C]
         share_of_rest = jnp.sum(jnp.where(in_top, 0, q.mean), axis=-1)  # [*batch, D]
         probability = jnp.sum(chosen * q.mean, axis=-1).at[-1].set(share_of_rest)
-        # The scores sum to zero, so f at the most probable class may be subtracted from every outcome.
+        # The weighted scores have mean zero, so f at the most probable class may be subtracted from every outcome.
         grad = expected_score(q, chosen, probability * (outcomes - outcomes[0]))
         return reduce(values) + inject(q.logits, grad, len(q.batch_shape))
 

@@ -19,7 +19,7 @@ def reinmax_rao(num_samples: int = 1, temperature: float = 1.0, inner_samples: i
 
     Gumbel-Rao averages the Jacobian of a relaxed sample of `halfway` over `inner_samples` draws of the noise given z.
     This Jacobian is smaller than J(halfway). So the variance is smaller than ReinMax's, and the gradient is shrunk even
-    if f is linear.
+    if f is linear. `temperature` is that of the relaxed samples alone: the midpoint is that of the sample and the mean.
     """
     check_positive(temperature=temperature, inner_samples=inner_samples)
 

@@ -12,7 +12,8 @@ def relax(num_samples: int = 1, hidden: int = 100) -> Estimator:
     """The control variate is the sum of REBAR's control variate and a network of the relaxed sample and the context.
 
     The network has one hidden layer of `hidden` tanh units, and its output is 0 before training. The network in the
-    paper is larger: it has layers of 200 ReLUs.
+    paper is larger: it has layers of 200 ReLUs. The relaxed samples with and without the condition on z share their
+    noise, as in REBAR.
     """
     check_positive(hidden=hidden)
     network = Baseline(hidden)

@@ -191,10 +191,9 @@ def test_a_held_density_keeps_its_derivative_in_z():
 
 # These estimators have noise even where q is the posterior. The score function multiplies scores by f, or by f minus a
 # baseline, and not by a difference of values of f. `reparam` and its variants keep the derivative of log q by
-# definition (without it they would be `stl`). REBAR and RELAX keep it because it cancels noise of their relaxed f, and
-# Gumbel-softmax keeps it because log q at a relaxed sample is not a density.
+# definition (without it they would be `stl`). Gumbel-softmax keeps it because log q at a relaxed sample is no density.
 _NOISY_AT_THE_POSTERIOR = {"reparam", "reparam_antithetic", "reparam_rqmc", "reinforce", "reinforce_ema", "nvil"}
-_NOISY_AT_THE_POSTERIOR |= {"rebar", "relax", "gumbel_softmax", "eat"}
+_NOISY_AT_THE_POSTERIOR |= {"gumbel_softmax", "eat"}
 
 
 @pytest.mark.parametrize("name", [name for name, entry in ENTRIES.items() if "mean" in entry.reductions])

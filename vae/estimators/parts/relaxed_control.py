@@ -9,7 +9,8 @@ pi = softmax(l). So the whole gradient is a weighted sum of the derivatives of t
 
   gradient = sum_j w_j d log pi_j,    w = (f(z) - c(x)) z + r dc/dx.
 
-If c depends on l in another way too, the derivatives of c(x) and c(x') contain the same term, which cancels.
+f and c may also depend on l through log q. That derivative of f(z) has mean zero, and those of c(x) and c(x') cancel,
+so all three are left out.
 """
 
 from collections.abc import Callable
@@ -37,7 +38,7 @@ def relaxed_control(num_samples: int, init: Callable, control: Callable) -> Esti
         f_frozen = integrand(f, frozen, log_q_weight)
         x = perturb(key, frozen, num_samples)  # [K, *batch, D, C]
         z = harden(x)
-        values = integrand(f, q, log_q_weight)(z)
+        values = f_frozen(z)
         r = jnp.exp(x - jnp.max(x, axis=-1, keepdims=True))
 
         def gradient(params):
@@ -46,7 +47,7 @@ def relaxed_control(num_samples: int, init: Callable, control: Callable) -> Esti
             weight = (values - c)[..., None, None] * z + r * pullback(jnp.ones_like(c))[0]
             return mean(weight - frozen.mean * jnp.sum(weight, axis=-1, keepdims=True))
 
-        return least_variance(params, state, q, lambda q: reduce(integrand(f, q, log_q_weight)(z)), gradient)
+        return least_variance(params, state, q, lambda q: reduce(f_frozen(z)), gradient)
 
     return accept_bits(Estimator(init, estimate))
 
