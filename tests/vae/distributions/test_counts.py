@@ -171,6 +171,16 @@ def test_large_counts_have_the_spread_of_their_distribution(mean):
         assert st.kstest(float64(mixed), r.cdf).pvalue > 1e-4
 
 
+def test_a_large_count_is_the_quantile_of_its_noise():
+    """Up to one count, as the first terms of the Cornish-Fisher expansion are."""
+    key, mean = jax.random.key(0), 3e4
+    counts = jax.jit(lambda key: dist.Poisson(jnp.full(1, np.log(mean))).sample(key, 4000))(key)
+    eps = np.float64(jax.random.normal(jax.random.fold_in(key, 1), counts.shape))
+    exact = st.poisson.ppf(st.norm.cdf(eps), float(jnp.exp(jnp.float32(np.log(mean)))))
+    assert np.abs(eps).max() > 3  # where the term of the second order is above one count
+    assert np.abs(counts - exact).max() <= 1
+
+
 def test_a_textbook_density_in_float32_fails_where_ours_is_right():
     """The control of the test above."""
     log_mean, x = np.float32(13.8), np.float32(986000)

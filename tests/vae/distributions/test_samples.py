@@ -62,6 +62,15 @@ def test_mean_is_that_of_the_samples(name):
     assert error.max() < 0.03
 
 
+def test_students_tail_is_heavy_far_out():
+    """At half a degree of freedom, one sample in 100 is beyond 5000."""
+    q = dist.StudentT(jnp.zeros(1), jnp.zeros(1), jnp.full(1, np.log(0.5)))
+    z = jax.jit(q.sample, static_argnums=1)(jax.random.key(0), 20_000)
+    for far in (1e2, 1e4, 1e6):
+        expected = 2 * st.t.sf(far, 0.5)
+        assert abs(np.mean(np.abs(z) > far) - expected) < 4.5 * np.sqrt(expected / len(z))
+
+
 def test_samples_of_two_classes_are_bits():
     q, other = (dist.Categorical(draw(seed, BATCH, DIM, 2, scale=1.2)) for seed in (40, 41))
     z = jax.jit(q.sample, static_argnums=1)(jax.random.key(0), 10_000)
