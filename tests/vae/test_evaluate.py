@@ -286,6 +286,8 @@ def test_floats_that_the_likelihood_cannot_have_are_refused(function):
         ("discretized_logistic", np.nan * IMAGES, True),
         ("poisson", -IMAGES, True),
         ("poisson", np.round(255 * IMAGES), False),
+        ("poisson", np.zeros_like(IMAGES), False),
+        ("bernoulli", np.round(IMAGES), False),
         ("gaussian", 3 * IMAGES - 1, False),  # its density has all real numbers, such as data that it simulates
     ],
 )

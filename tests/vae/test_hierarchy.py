@@ -101,6 +101,94 @@ def test_sample_and_log_prob_agree_with_the_layers():
     assert [leaf.shape for leaf in sample] == [(5, 1), (5, 1)]
 
 
+SCALE = np.float32(1.3)  # of each conditional of the linear chain below
+
+
+def _linear_chain(tree, descending=False):
+    """z_1 ~ Normal(mean, 1), z_2 = w_2 z_1 + SCALE e_2 and z_3 = w_3 z_2 + SCALE e_3."""
+    conditional = lambda weight, z: dist.Normal(weight * z, jnp.full_like(z, 2 * np.log(SCALE)))
+    first = dist.Normal(tree["mean"], np.zeros((2, 1), np.float32))
+    return Markov(first, (tree["w2"], tree["w3"]), (conditional, conditional), descending)
+
+
+LINEAR = {"mean": np.float32([[0.5], [-0.3]]), "w2": np.float32(0.7), "w3": np.float32(-1.1)}
+BOTH_ORDERS = pytest.mark.parametrize("descending", [False, True])
+
+
+def _log_normal(z, mean, scale):
+    return np.sum(-0.5 * ((z - mean) / scale) ** 2 - np.log(scale) - 0.5 * np.log(2 * np.pi), axis=-1)
+
+
+@BOTH_ORDERS
+def test_every_layer_has_noise_of_its_own_and_a_density_of_its_own(descending):
+    draws = 20_000
+
+    @jax.jit
+    def program(key):
+        q = _linear_chain(LINEAR, descending)
+        z, log_q = q.rsample_and_log_prob(key, draws)
+        return z, log_q, q.log_prob_by_layer(z), q.sample(key, draws), q.rsample(key, draws)
+
+    z, log_q, terms, *others = jax.device_get(program(jax.random.key(0)))
+    for sample in (z, *others):
+        z1, z2, z3 = sample[::-1] if descending else sample
+        means = LINEAR["mean"], LINEAR["w2"] * z1, LINEAR["w3"] * z2
+        noise = np.stack([z1 - means[0], (z2 - means[1]) / SCALE, (z3 - means[2]) / SCALE]).reshape(3, -1)
+        assert np.max(np.abs(noise @ noise.T / noise.shape[1] - np.eye(3))) < 4.5 * np.sqrt(2 / noise.shape[1])
+        if sample is z:
+            expected = [_log_normal(*each) for each in zip((z1, z2, z3), means, (1, SCALE, SCALE), strict=True)]
+    np.testing.assert_allclose(terms, expected[::-1] if descending else expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(log_q, sum(expected), rtol=1e-4, atol=1e-4)
+
+
+@BOTH_ORDERS
+def test_a_path_along_given_layers_has_the_derivative_of_their_draw(descending):
+    chain = lambda tree: _linear_chain(tree, descending)
+    drawn = lambda tree: chain(tree).rsample(jax.random.key(0), 4)
+    total = lambda z: sum(slope * jnp.sum(layer**2) for slope, layer in zip((1.0, -0.4, 0.3), z, strict=True))
+
+    @jax.jit
+    def program(tree):
+        z = drawn(tree)
+        along = lambda tree: chain(tree).with_path(z)
+        return z, along(tree), *(jax.grad(lambda tree, path=path: total(path(tree)))(tree) for path in (drawn, along))
+
+    z, same, of_draw, of_path = jax.device_get(program(LINEAR))
+    jax.tree.map(np.testing.assert_array_equal, z, same)
+    jax.tree.map(lambda one, other: np.testing.assert_allclose(one, other, rtol=1e-4), of_draw, of_path)
+
+
+@BOTH_ORDERS
+def test_samples_carry_no_gradient_and_go_on_from_the_layers_that_are_given(descending):
+    given = np.float32([[[0.4], [2.0]]])
+
+    def samples(tree):
+        q = _linear_chain(tree, descending)
+        return q.sample(jax.random.key(0), 3), q.continued(jax.random.key(1), (given + tree["mean"],))
+
+    _, continued = jax.jit(samples)(LINEAR)
+    np.testing.assert_array_equal(continued[-1 if descending else 0], given + LINEAR["mean"])
+    slopes = jax.jit(jax.grad(lambda tree: sum(map(jnp.sum, jax.tree.leaves(samples(tree))))))(LINEAR)
+    assert all(np.all(slope == 0) for slope in jax.tree.leaves(slopes))
+
+
+@BOTH_ORDERS
+def test_the_means_of_layers_are_exact_for_the_first_and_without_the_last_noise_for_the_others(descending):
+    def means(key, first=None):
+        q = _linear_chain(LINEAR, descending)
+        q = q if first is None else dataclasses.replace(q, first=first)
+        found, z = q.layer_means(key, 50), q.sample(key, 50)
+        return (found[::-1], z[::-1]) if descending else (found, z)
+
+    (m1, m2, m3), (z1, z2, _) = jax.device_get(jax.jit(means)(jax.random.key(0)))
+    np.testing.assert_array_equal(m1, LINEAR["mean"])
+    np.testing.assert_allclose(m2, LINEAR["w2"] * z1.mean(axis=0), rtol=1e-5)
+    np.testing.assert_allclose(m3, LINEAR["w3"] * z2.mean(axis=0), rtol=1e-5)
+    first = make_flow("planar", dim=1)  # a family without a mean
+    (m1, *_), (z1, *_) = jax.device_get(jax.jit(lambda key: means(key, first))(jax.random.key(0)))
+    np.testing.assert_allclose(m1, z1.mean(axis=0), rtol=1e-5)
+
+
 def test_layers_without_rsample_are_refused_by_pathwise_estimators():
     q = Markov(dist.Bernoulli(jnp.zeros((2, 3))), (), ())
     assert not hasattr(q, "rsample")
@@ -131,21 +219,27 @@ def test_layers_have_a_density_only_if_every_layer_has():
     assert _posterior(PARAMS).has_density
 
 
+def test_layers_with_one_certain_code_have_no_score():
+    code = lambda weight, z: dist.Rounded(weight * z[..., None], (3,))
+    q = Markov(dist.Normal(jnp.zeros((2, 3)), 0.0), (np.float32(1.0),), (code,))
+    assert "codes are certain: there is no score" in estimators.BY_NAME["leave_one_out"].refusal(q)
+
+
 def test_a_mistake_in_a_layer_is_not_taken_for_a_missing_method():
     q = Markov(dist.Normal(jnp.zeros((2, 3)), 0.0), (np.float32(1.0),), (lambda weight, z: z.no_such_name,))
     with pytest.raises(TypeError, match="layer 2 of a Markov distribution failed: .* no_such_name"):
         hasattr(q, "rsample")
 
 
-def test_a_network_of_two_layers_trains_every_weight():
-    model = models.make_vae((4, 4, 1), latent_dim=(3, 2), hidden=(8,), layer_hidden=(5,))
+def test_a_network_of_three_layers_trains_every_weight():
+    model = models.make_vae((4, 4, 1), latent_dim=(3, 2, 4), hidden=(8,), layer_hidden=(5,))
     key, x = jax.random.key(0), np.ones((6, 4, 4, 1), np.float32)
     params = parameters(model, x)
 
     def loss(params):
         q = model.apply(params, x, method="encode")
         z = q.rsample(key, 7)
-        assert [leaf.shape for leaf in z] == [(7, 6, 3), (7, 6, 2)]
+        assert [leaf.shape for leaf in z] == [(7, 6, 3), (7, 6, 2), (7, 6, 4)]
         return jnp.mean(objectives.log_joint(model.apply, params, x)(z) - q.log_prob(z))
 
     norms = jax.tree.map(np.linalg.norm, jax.device_get(jax.jit(jax.grad(loss))(params)))

@@ -95,6 +95,36 @@ def test_full_covariance_is_built_of_all_its_outputs():
     np.testing.assert_array_equal(np.triu(q.cholesky, 1), 0)
 
 
+def test_low_rank_is_built_of_all_its_outputs():
+    posterior = models.POSTERIORS["low_rank"](rank=2)
+    flat = np.float32(np.random.default_rng(0).normal(size=(B, posterior.num_parameters(3))))
+    q = jax.device_get(jax.jit(lambda flat: posterior.distribution(flat, 3))(flat))
+    np.testing.assert_array_equal(q.mean, flat[:, :3])
+    np.testing.assert_array_equal(q.log_var, flat[:, 3:6])
+    sigma = np.exp(0.5 * float64(flat[:, 3:6]))[..., None]
+    np.testing.assert_allclose(q.factor, sigma * float64(flat[:, 6:]).reshape(B, 3, 2) / 3, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("family", "read"), [("normal", lambda z: z), ("laplace", np.arcsinh), ("student_t", np.arcsinh)]
+)
+def test_heavy_tails_are_squashed_between_layers(family, read):
+    """Without hidden layers, the mean of a layer is linear in what its network reads of the layer before."""
+    model = models.make_vae((2, 2, 1), latent_dim=(2, 2), hidden=(), posterior=family)
+    x, z = images((2, 2, 1)), 30 * np.random.default_rng(0).normal(size=(K, B, 2)).astype(np.float32)
+    params = parameters(model, x)
+
+    @jax.jit
+    def means(params):
+        q, p = model.apply(params, x, method="encode"), model.apply(params, method="prior_distribution")
+        return q.layer(1, z).mean, p.layer(1, z).mean
+
+    for part, mean in zip(("encoder", "prior"), means(params), strict=True):
+        dense = params["params"][part]["rest_0"]["parameters"]
+        expected = read(float64(z)) @ float64(dense["kernel"])[:, :2] + float64(dense["bias"])[:2]
+        np.testing.assert_allclose(mean, expected, rtol=1e-4, atol=1e-4)
+
+
 # The implicit gradients compile for long; Dirichlet and Student t stay to represent them.
 SLOW = ("beta", "gamma", "poisson", "low_rank", "mixture_of_normals", "power_spherical", "von_mises_fisher")
 _slow = lambda family: pytest.param(family, marks=[pytest.mark.slow] if family in SLOW else [])

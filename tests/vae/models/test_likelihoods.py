@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy.special import expit, logit
 
 from tests.helpers.random_models import ARCHITECTURES, float64, images, parameters
 from vae import models, objectives
@@ -97,6 +98,25 @@ def test_the_scales_of_a_gaussian():
         models.LIKELIHOODS.make("gaussian", scale="row")
 
 
+def test_the_scale_of_the_decoder_is_its_second_output_above_the_option():
+    likelihood = models.LIKELIHOODS.make("gaussian", scale="decoder", log_scale=-1.5)
+    pixels = likelihood.distribution(lambda *_: None, jnp.asarray([[[[0.2, 0.4], [-1.0, 0.0]]]]), 0)
+    np.testing.assert_allclose(pixels.scale[0, 0], np.exp([-1.1, -1.5]), rtol=1e-6)
+    np.testing.assert_allclose(pixels.mean[0, 0], expit([0.2, -1.0]), rtol=1e-6)
+
+
+def test_the_components_of_a_mixture_start_apart_and_around_the_mean_image():
+    likelihood = models.LIKELIHOODS.make("discretized_logistic_mixture", components=3)
+    outputs = np.zeros((1, 1, 2, 9), np.float32)
+    outputs[..., 0], outputs[..., 4], outputs[..., 8] = 0.7, 0.1, -0.3  # a logit, a location and a log-scale
+    mean = np.float32([0.2, 0.9])
+    pixels = likelihood.distribution(lambda *_: None, likelihood.at_mean(jnp.asarray(outputs), jnp.asarray(mean)), 256)
+    locations = logit(float64(mean))[:, None] + [-1, 0.1, 1]
+    np.testing.assert_allclose(pixels.means[0, 0], expit(locations), rtol=1e-5)
+    np.testing.assert_allclose(pixels.log_scale[0, 0], [[-2, -2, -2.3]] * 2, rtol=1e-6)
+    np.testing.assert_allclose(pixels.logits[0, 0], [[0.7, 0, 0]] * 2, rtol=1e-6)
+
+
 @pytest.mark.parametrize(("name", "least"), [("decoder", 0.99), ("mixture", 0.8)])
 def test_the_data_mean_moves_the_locations(name, least):
     mean = tuple(np.linspace(0.1, 0.9, 12).tolist())
@@ -130,9 +150,19 @@ def test_the_encoder_reads_counts_like_logs():
     assert np.all(np.isfinite(encode(model)(params, -counts).mean))
 
 
-def test_the_means_of_counts_grow_like_exp_and_then_more_slowly():
+@pytest.mark.parametrize("name", ["discretized_logistic", "discretized_logistic_mixture", "categorical"])
+def test_the_probabilities_of_the_grey_levels_sum_to_one(name):
+    model = models.make_vae((1, 1, 1), latent_dim=2, hidden=(), likelihood=name, levels=5)
+    x, z = np.linspace(0, 1, 5, dtype=np.float32).reshape(5, 1, 1, 1), np.ones((1, 5, 2), np.float32)
+    log_p = jax.jit(lambda params: model.apply(params, x, z, method="log_likelihood"))(parameters(model, x))
+    np.testing.assert_allclose(np.exp(float64(log_p)).sum(), 1, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["poisson", "negative_binomial"])
+def test_the_means_of_counts_grow_like_exp_and_then_more_slowly(name):
     outputs = np.float32([[[-3.0, 4.0, 4.99, 5.01, 1000.0]]])
-    mean = lambda outputs: LIKELIHOODS["poisson"].distribution(lambda *_: None, outputs, 0).mean
+    zeros = lambda name, initializer, shape, dtype: jnp.zeros(shape, dtype)
+    mean = lambda outputs: LIKELIHOODS[name].distribution(zeros, outputs, 0).mean
     truth = np.exp([-3, 4, 4.99, 5]) * [1, 1, 1, 1.01]
     np.testing.assert_allclose(jax.jit(mean)(outputs)[0, 0], [*truth, np.exp(5) * 996], rtol=1e-5)
     slope = jax.jit(jax.grad(lambda outputs: jnp.sum(jnp.log(mean(outputs)))))(outputs)

@@ -121,3 +121,11 @@ def test_bfloat16_moves_outputs_by_its_rounding():
     ours, theirs = (np.asarray(decode(model)(z)) for model in (narrow, wide))
     scale = np.abs(theirs).max()
     assert 1e-4 < np.abs(ours - theirs).max() / scale < 0.03
+
+
+def test_the_mean_image_keeps_its_digits_where_networks_compute_in_bfloat16():
+    mean = np.float32([0.123456, 0.5, 0.876543, 0.3333])
+    model = models.make_vae((2, 2, 1), latent_dim=D, hidden=(), data_mean=mean.tolist(), compute_dtype="bfloat16")
+    params = jax.tree.map(np.zeros_like, parameters(model, images((2, 2, 1))))
+    decode = jax.jit(lambda z: model.apply(params, z, method="decode").mean)
+    np.testing.assert_allclose(decode(np.zeros((1, 1, D), np.float32))[0, 0], mean, rtol=1e-6)

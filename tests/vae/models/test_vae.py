@@ -74,6 +74,14 @@ def test_the_key_is_the_noise():
     assert np.abs(first - call(near, jax.random.key(1))[0]).max() < 1e-3
 
 
+def test_a_decoder_of_ones_own_reads_the_first_of_several_layers():
+    decoder = models.Decoder(models.MLP((), outputs=6))
+    first, second = np.random.default_rng(0).normal(size=(2, K, B, D)).astype(np.float32)
+    params = decoder.init(jax.random.key(0), first)
+    logits = lambda z: decoder.apply(params, z).logits
+    np.testing.assert_array_equal(logits((first, second)), logits(first))
+
+
 def test_the_data_mean_centres_both_ends():
     """The encoder sees x - mean; the decoder's output begins at the logits of the mean."""
     shape, mean = (2, 3, 1), (0.1, 0.5, 0.9, 0.3, 0.2, 0.7)
