@@ -192,6 +192,21 @@ def test_signed_bits_are_seen_as_minus_one_and_one(family):
     assert np.abs(float64(joint[0]) - float64(joint[2])).min() > 1e-3  # the same weights see something else
 
 
+def test_relaxed_classes_have_the_temperature_of_the_option_and_are_read_as_probabilities():
+    """At far logits, the decoder reads a relaxed class as the one-hot vector that it approaches."""
+    posterior = models.POSTERIORS["concrete"](categories=3, temperature=0.4)
+    relaxed, hard = (
+        models.make_vae((2, 2, 1), latent_dim=2, hidden=(), posterior=p) for p in (posterior, posterior.hard)
+    )
+    x = images((2, 2, 1), batch=1)
+    params = parameters(relaxed, x)
+    classes = np.eye(3, dtype=np.float32)[[[[2, 0]]]]
+    decode = lambda model, z: jax.jit(functools.partial(model.apply, method="decode"))(params, z).logits
+    far = jax.nn.log_softmax(100 * classes)
+    np.testing.assert_allclose(decode(relaxed, far), decode(hard, classes), rtol=1e-6)
+    assert relaxed.apply(params, x, method="encode").temperature == 0.4
+
+
 def test_relaxed_bits_have_a_bound_on_log_p_and_harden():
     """One latent, so that log p(x) is an integral: the relaxed bound is below it, by a KL that vanishes with K. Read as
     bits, the same parameters are a Bernoulli model."""

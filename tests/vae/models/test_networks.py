@@ -11,6 +11,7 @@ from tests.helpers.random_models import ARCHITECTURES, float64, images, paramete
 from vae import models, objectives
 
 K, B, D = 3, 2, 4
+KEY = jax.random.key(0)
 
 
 @pytest.mark.parametrize("activation", sorted(models.ACTIVATIONS))
@@ -59,6 +60,43 @@ def test_conv_encoder_sees_every_pixel():
     params = parameters(model, x)
     seen = jax.jit(jax.grad(lambda x: jnp.sum(model.apply(params, x, method="encode").mean)))(x)
     assert np.all(np.asarray(seen) != 0)
+
+
+def _kernels(architecture):
+    """The shapes of the kernels of the decoder's network for images of 5 x 7 pixels, by their names."""
+    chosen = models.ARCHITECTURES.make("resnet", width=4) if architecture == "resnet" else architecture
+    model = models.make_vae((5, 7, 1), latent_dim=D, hidden=(9, 6), architecture=chosen)
+    network = jax.eval_shape(model.init, KEY, images((5, 7, 1)), KEY)["params"]["decoder"]["network"]
+    leaves = jax.tree_util.tree_leaves_with_path(network)
+    named = {jax.tree_util.keystr(path, simple=True, separator="."): leaf.shape for path, leaf in leaves}
+    return {name.removesuffix(".kernel"): shape for name, shape in named.items() if name.endswith("kernel")}
+
+
+def test_a_decoder_has_the_layers_of_the_encoder_in_the_reverse_order():
+    assert _kernels("mlp") == {"hidden_0": (D, 6), "hidden_1": (6, 9), "outputs": (9, 5 * 7)}
+    assert _kernels("conv") == {"project": (D, 2 * 2 * 6), "deconv_0": (3, 3, 6, 9), "deconv_1": (3, 3, 9, 1)}
+    convolution = {f"blocks_0.{name}_{block}.conv": (3, 3, 4, 4) for name in ("first", "second") for block in (0, 1)}
+    dense = {"dense.hidden_0": (D, 6), "dense.hidden_1": (6, 9), "dense.outputs": (9, 5 * 7 * 4)}
+    assert _kernels("resnet") == dense | convolution | {"pixels.conv": (3, 3, 4, 1)}
+
+
+@pytest.mark.parametrize("layer", ["encoder.conv_0", "encoder.conv_1", "decoder.project", "decoder.deconv_0"])
+def test_relus_follow_every_hidden_convolution(layer):
+    """Where all units of a layer are far below zero, the result does not depend on the input."""
+    model = models.make_vae((5, 7, 1), latent_dim=D, hidden=(6, 5), architecture="conv")
+    x, z = images((5, 7, 1)), np.float32(np.random.default_rng(0).normal(size=(K, B, D)))
+    params = parameters(model, x)
+    results = jax.jit(
+        lambda params, scale: {
+            "encoder": model.apply(params, scale * x, method="encode").mean,
+            "decoder": model.apply(params, scale * z, method="decode").logits,
+        }
+    )
+    part, name = layer.split(".")
+    moves = lambda: np.any(results(params, 1.0)[part] != results(params, 0.5)[part])
+    assert moves()
+    params["params"][part]["network"][name]["bias"] -= 1e3
+    assert not moves()
 
 
 def test_the_negative_slope_is_that_of_leaky_relu():

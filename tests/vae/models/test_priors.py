@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import scipy.stats as st
 from scipy.special import logsumexp
 
 from tests.helpers.random_models import float64, images, parameters
@@ -55,11 +56,25 @@ def test_a_vamp_prior_is_the_mean_of_the_posteriors_of_its_pseudo_inputs():
     np.testing.assert_allclose(log_prior, logsumexp(float64(each), axis=0) - np.log(4), rtol=1e-5)
 
 
+def test_a_mixture_weighs_its_components_by_its_logits():
+    model = small_vae("mixture")
+    params = parameters(model, X)
+    leaves = params["params"]["prior"]
+    z = np.float32([[-1.0], [0.3], [2.0]])
+    log_prior = jax.jit(lambda params: model.apply(params, method="prior_distribution").log_prob(z))(params)
+    mean, log_var = float64(leaves["parameters"]).T
+    log_weights = float64(leaves["logits"]) - logsumexp(float64(leaves["logits"]))
+    expected = logsumexp(log_weights + st.norm(mean, np.exp(log_var / 2)).logpdf(float64(z)), axis=-1)
+    assert np.ptp(log_weights) > 0.1
+    np.testing.assert_allclose(log_prior, expected, rtol=1e-5)
+
+
 def test_pseudo_inputs_start_at_the_images_that_init_is_given():
     start = lambda x: init(small_vae("vamp"), x)["params"]["prior"]["pseudo_inputs"]
     six = np.asarray(images(SHAPE, batch=6))
     noise = start(six) - six[:4]
     assert 0.003 < np.std(noise) < 0.03
+    assert small_vae("vamp").prior.kind.images_at_start == 4
     again = start(six[:3])  # too few: the first image is taken twice, with other noise
     np.testing.assert_allclose(again[3], again[0], atol=0.1)
     assert np.any(again[3] != again[0])
@@ -159,9 +174,11 @@ def test_a_flow_is_a_density_whose_parameters_all_have_a_gradient():
     @jax.jit
     def program(params):
         prior = model.apply(params, method="prior_distribution")
-        return jnp.exp(prior.log_prob(plane)), prior.sample(jax.random.key(0), 20_000)
+        return prior, jnp.exp(prior.log_prob(plane)), prior.sample(jax.random.key(0), 20_000)
 
-    density, z = map(float64, program(params))
+    prior, *results = program(params)
+    density, z = map(float64, results)
+    assert (len(prior.transform.layers), prior.context.shape) == (2, (5,))  # the options `layers` and `hidden`
     cell = float(axis[1] - axis[0]) ** 2
     assert abs(density.sum() * cell - 1) < 2e-3
     centred = float64(plane) - density @ float64(plane) * cell
@@ -173,6 +190,7 @@ def test_a_flow_is_a_density_whose_parameters_all_have_a_gradient():
     bound = lambda params: jnp.mean(objectives.elbo(model.apply, params, X, expect).value)
     gradients = jax.device_get(jax.jit(jax.grad(bound))(params)["params"]["prior"])
     assert all(np.any(leaf != 0) for leaf in jax.tree.leaves(gradients))
+    models.make_vae(SHAPE, posterior="laplace", prior="flow")
     with pytest.raises(ValueError, match="prior=flow is over all real numbers, and posterior=gamma is not"):
         models.make_vae(SHAPE, posterior="gamma", prior="flow")
     with pytest.raises(ValueError, match="posterior=power_spherical is not; choose prior=standard or mixture, or"):

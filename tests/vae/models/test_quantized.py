@@ -99,6 +99,13 @@ def test_fsq_rounds_to_every_level_and_numbers_the_codes():
     np.testing.assert_array_equal(zero[0, 0, :2], 0)
 
 
+def test_the_encodings_of_fsq_end_just_inside_the_outer_levels():
+    """Of 8 levels, -4 to 3, the encoding takes -3.9965 to 2.9965; of 5 levels, -2 to 2, it takes -1.998 to 1.998."""
+    posterior = models.POSTERIORS.make("fsq", levels="8-5")
+    ends = posterior.distribution(np.float32([[-50, -50], [50, 50]]), 1).encoding[:, 0]
+    np.testing.assert_allclose(ends, [[-3.9965 / 4, -1.998 / 2], [2.9965 / 4, 1.998 / 2]], rtol=1e-5)
+
+
 def test_stochastic_codes_are_a_softmax_of_distances_and_the_decoder_reads_code_vectors():
     model, params = make("stochastic_vq", codes=5, width=2, temperature=0.7)
     encoder, decoder = params["params"]["encoder"], params["params"]["decoder"]
