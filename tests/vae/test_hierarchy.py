@@ -242,5 +242,8 @@ def test_a_network_of_three_layers_trains_every_weight():
         assert [leaf.shape for leaf in z] == [(7, 6, 3), (7, 6, 2), (7, 6, 4)]
         return jnp.mean(objectives.log_joint(model.apply, params, x)(z) - q.log_prob(z))
 
+    of_image = lambda z: jnp.sum(model.apply(params, x, z, method="log_likelihood"))
+    slopes = jax.grad(of_image)(jax.jit(lambda: model.apply(params, x, method="encode").sample(key, 7))())
+    assert [bool(jnp.any(slope != 0)) for slope in slopes] == [True, False, False]  # the decoder reads the first layer
     norms = jax.tree.map(np.linalg.norm, jax.device_get(jax.jit(jax.grad(loss))(params)))
     assert all(0 < norm < np.inf for norm in jax.tree.leaves(norms)), norms

@@ -132,6 +132,25 @@ def test_estimators_of_two_normal_layers_equal_quadrature(inference, number, mis
     assert min(errors[mistake] for mistake in mistakes) > 1e-2, errors
 
 
+@pytest.mark.parametrize("inference", ["top_down", "ladder"])
+@pytest.mark.parametrize(
+    ("options", "read"),
+    [
+        ({"data_mean": (0.3, 0.6)}, lambda x: x - np.float32([0.3, 0.6]).reshape(2, 1, 1)),
+        ({"likelihood": "poisson"}, np.arcsinh),
+    ],
+    ids=["data mean", "counts"],
+)
+def test_the_network_of_the_image_reads_what_that_of_one_layer_reads(options, read, inference):
+    sizes = {"latent_dim": (1, 1), "hidden": (), "inference": inference}
+    model, plain = (models.make_vae((2, 1, 1), **sizes, **each) for each in (options, {}))
+    x = np.float32([3.0, 1.0]).reshape(1, 2, 1, 1)
+    params = jax.jit(plain.init)(KEY, x, KEY)
+    top = lambda model, x: jax.jit(lambda x: model.apply(params, x, method="encode").first.mean)(x)
+    np.testing.assert_allclose(top(model, x), top(plain, read(x)), rtol=1e-5)
+    assert np.abs(top(model, x) - top(plain, x)).max() > 1e-3
+
+
 @pytest.mark.parametrize("inference", ["ladder", pytest.param("top_down", marks=pytest.mark.slow)])
 def test_leave_one_out_of_two_layers_of_bits_equals_the_sum_over_all_states(inference, monkeypatch):
     model, params = _tiny_model(inference, "bernoulli")
