@@ -26,6 +26,21 @@ def test_the_weights_of_a_flow_are_parameters_of_the_encoder_and_have_no_batch()
     assert (q.batch_shape, q.context.shape) == ((3,), (3, 4))
 
 
+@pytest.mark.parametrize(
+    ("name", "options", "first", "last"),
+    [
+        ("coupling", {}, (1 + 5, 5), (5, 2, 2)),  # one coordinate stays, and the context has 5 numbers
+        ("spline_coupling", {"bins": 6}, (1 + 5, 5), (5, 2, 3 * 6 - 1)),
+        ("iaf", {}, (3 + 5, 5), (5, 3, 2)),
+    ],
+)
+def test_the_options_of_a_flow_are_the_sizes_of_its_networks(name, options, first, last):
+    model = make_model(name, layers=3, hidden=5, **options)
+    flow = jax.eval_shape(model.init, KEY, X, KEY)["params"]["encoder"]["flow"]
+    shapes = [(layer["conditioner"]["first"].shape, layer["conditioner"]["last"].shape) for layer in flow.values()]
+    assert shapes == [(first, last)] * 3
+
+
 def test_the_bound_of_many_samples_is_that_of_weights_by_the_inverse():
     """The evaluation maps over data and over samples, and takes log q(z) from the draw."""
     model = make_model("iaf", hidden=4)

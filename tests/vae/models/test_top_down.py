@@ -132,6 +132,15 @@ def test_estimators_of_two_normal_layers_equal_quadrature(inference, number, mis
     assert min(errors[mistake] for mistake in mistakes) > 1e-2, errors
 
 
+def test_networks_from_the_top_have_the_hidden_layers_between_two_layers():
+    """The features are the two pixels, and then three numbers; z_1 is drawn given the pixels and z_2."""
+    _, params = _tiny_model("top_down", "normal")
+    bottom_up, top, below = (params["params"]["encoder"][name] for name in ("bottom_up_1", "layers_0", "layers_1"))
+    assert bottom_up["hidden_0"]["kernel"].shape == (2, 3)
+    assert top["parameters"]["kernel"].shape == (3, 2)
+    assert below["network"]["hidden_0"]["kernel"].shape == (2 + 1, 3)
+
+
 @pytest.mark.parametrize("inference", ["top_down", "ladder"])
 @pytest.mark.parametrize(
     ("options", "read"),
