@@ -39,6 +39,15 @@ def test_the_parts_of_the_parameters_go_to_the_blocks_in_order():
     np.testing.assert_array_equal(q.blocks[1].log_var, [[3.0, 4.0]])
     assert models.POSTERIORS.make("concrete+normal").hard == models.POSTERIORS.make("categorical+normal")
     assert posterior.hard is None
+    densities = [models.POSTERIORS.make(f"{block}+normal").has_density for block in ("iaf", "planar")]
+    assert densities == [True, False]
+
+
+def test_networks_read_what_each_block_says_side_by_side():
+    make = models.POSTERIORS.make
+    read = models.ProductPosterior((make("bernoulli", signed=True), make("categorical"), make("normal"))).read
+    z = (np.float32([[0, 1]]), np.float32([[[0, 1, 0]]]), np.float32([[0.4]]))
+    np.testing.assert_allclose(read(z), [[-1, 1, 0, 1, 0, 0.4]], rtol=1e-6)
 
 
 @pytest.mark.parametrize(
