@@ -85,6 +85,19 @@ def test_the_gradient_of_unordered_sets_is_unbiased_if_a_class_is_impossible():
     assert np.max(np.abs(np.mean(grads, axis=0) - exact) / (stderr + 1e-7)) < MAX_Z
 
 
+def test_the_second_moment_of_rao_blackwell_top_k_has_its_closed_form():
+    """With the best class 0 and one of the others, c, the gradient is s (f_c - f_0) (e_c - p), where s is 1 - p_0. A
+    constant in f changes nothing. The control is the least probable class in place of the best."""
+    logits, f = np.array([2.0, 0.3, -0.5, -1.0]), np.array([1.3, -0.6, 0.2, 2.0])
+    p = np.exp(logits) / np.exp(logits).sum()
+    second_moment = lambda best: (1 - p[best]) * (p * (f - f[best]) ** 2) @ np.sum((np.eye(4) - p) ** 2, axis=-1)
+    table = jnp.float32(f + 100)
+    grads = draw_gradients(rao_blackwell_top_k(), Categorical(jnp.array([logits])), lambda z: z[:, 0] @ table, 2**14)
+    squares = np.sum(np.square(grads.logits), axis=(-2, -1))
+    assert abs(squares.mean() - second_moment(0)) < MAX_Z * squares.std() / np.sqrt(len(squares))
+    assert second_moment(3) > 2 * second_moment(0)
+
+
 @pytest.mark.parametrize("make", [rao_blackwell_top_k, unordered_set])
 def test_a_k_above_the_number_of_classes_is_refused(make):
     q = Categorical(jnp.zeros((2, 3)))

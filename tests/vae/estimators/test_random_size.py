@@ -72,6 +72,16 @@ def test_the_mean_over_levels_and_states_is_the_bound_of_all_samples(parts, redu
     assert _error(parts(reduce), reduce) < 1e-12
 
 
+def test_a_level_of_mlmc_uses_all_its_samples_and_is_probable_enough():
+    probabilities = level_probabilities(8)
+    np.testing.assert_allclose(probabilities / probabilities[0], [1, 2**-1.5, 2**-3], rtol=1e-6)
+    assert np.sum(probabilities) == pytest.approx(1)
+    weights = np.float32([1, 3, 6, 2])
+    delta = np.log(3) - 0.5 * (np.log(3.5) + np.log(2.5))
+    estimate = level_bound(log_mean_exp, 0.25)(jnp.log(weights))
+    np.testing.assert_allclose(estimate, np.mean(np.log(weights)) + delta / 0.25, rtol=1e-5)
+
+
 @pytest.mark.parametrize("parts", [_sum_of_halves, _without_probabilities])
 def test_control_slips_in_the_combination_of_bounds_are_seen(parts):
     assert _error(parts(log_mean_exp), log_mean_exp) > 1e-3

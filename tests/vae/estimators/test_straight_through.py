@@ -103,6 +103,14 @@ def test_gapped_straight_through_has_the_jacobian_at_the_moved_logits(temperatur
         np.testing.assert_allclose(matrix, _jacobian(_softmax(moved / temperature)) / temperature, atol=1e-6)
 
 
+@pytest.mark.parametrize("temperature", [1.0, 0.5])
+def test_reinmax_has_the_jacobians_at_the_midpoint_and_at_the_mean(temperature):
+    """The temperature is that of the midpoint alone."""
+    for i, matrix in enumerate(_matrices(reinmax, LOGITS, temperature=temperature)):
+        halfway = (np.eye(len(LOGITS))[i] + _softmax(LOGITS / temperature)) / 2
+        np.testing.assert_allclose(matrix, 2 * _jacobian(halfway) - _jacobian(_softmax(LOGITS)) / 2, atol=1e-6)
+
+
 def test_reinmax_rao_shrinks_the_gradient_of_a_fair_bit_by_a_known_factor():
     """At temperature 1, the derivative of the relaxed sample s of the class with probability 3/4 has the mean
     E[s (1 - s) | s > 1/2] = 2 log 2 - 5/4. ReinMax has 3/16 in its place, with which the gradient is 1/4.
