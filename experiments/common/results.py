@@ -283,8 +283,7 @@ def _titles(rows: list[Row], means: list[Row], columns: list[str] | None) -> dic
         titles["diverged"] = "diverged"
     if columns is None:
         return titles
-    settings = {name: name for name in FIELDS}
-    return {name: (settings | COUNTS | COSTS | figures | ANNEALED).get(name, name) for name in columns}
+    return {name: (COUNTS | COSTS | figures | ANNEALED).get(name, name) for name in columns}
 
 
 def starred(row: Row, key: str, named: Row | None = None) -> str:

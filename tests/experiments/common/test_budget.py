@@ -5,7 +5,7 @@ import functools
 import pytest
 
 from experiments.common import problems
-from experiments.common.budget import Budget, Refused, affordable
+from experiments.common.budget import Budget, Refused, affordable, check_objective, parse_budget
 from experiments.common.task import Task
 
 
@@ -41,6 +41,25 @@ def test_affordable_passes_over_a_k_that_is_refused():
         return float(k)
 
     assert affordable(Budget("evaluations", 9.0), even, "reparam_antithetic") == 8
+
+
+def test_affordable_is_right_where_two_samples_cost_as_much_as_one():
+    pairs = lambda k: 2.0 * ((k + 1) // 2)
+    assert affordable(Budget("evaluations", 9.0), pairs, "reparam") == 8
+
+
+@pytest.mark.parametrize("text", ["evaluations:0", "flops:-1", "flops:inf", "flops:nan", "evaluations", "seconds:3"])
+def test_what_is_no_budget_is_refused(text):
+    assert parse_budget("flops:1e9") == Budget("flops", 1e9)
+    with pytest.raises(ValueError, match=f"--budget={text} is neither evaluations:N nor flops:N"):
+        parse_budget(text)
+
+
+def test_an_objective_is_refused_if_one_of_its_expectations_depends_on_the_number_of_samples():
+    [additive], [other] = (Task(problems.rainforth(), name).expectations for name in ("elbo", "iwae"))
+    check_objective("elbo", [additive])
+    with pytest.raises(ValueError, match="--objective=iwae is a different bound for each K"):
+        check_objective("iwae", [additive, other])
 
 
 def test_a_budget_below_the_least_k_is_refused():

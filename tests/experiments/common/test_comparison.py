@@ -45,10 +45,16 @@ def test_each_value_is_compared_at_the_setting_that_validation_chose():
     assert [one.at_edge for one in result.choices] == [["learning_rate"]] * 2
 
 
-def test_a_choice_within_the_grid_is_not_at_its_edge():
-    losses = {1e-4: 12.0, 1e-3: 10.0, 1e-2: 11.0}
-    rows = [row(name, s, loss + 0.1 * s, rate=r) for name in "ab" for r, loss in losses.items() for s in range(2)]
-    assert [one.at_edge for one in comparison.compare(rows, "estimator").choices] == [[], []]
+@pytest.mark.parametrize(("best", "at_edge"), [(1e-4, ["learning_rate"]), (1e-3, []), (1e-2, ["learning_rate"])])
+def test_a_choice_is_at_the_edge_of_its_grid_if_it_is_the_least_or_the_largest(best, at_edge):
+    rows = [
+        row(name, seed, 10.0 + (rate != best) + 0.1 * seed, rate=rate, num_samples=num_samples, data_mean=True)
+        for name, num_samples in (("a", 1), ("b", 8))  # the only value of each, so at no edge
+        for rate in (1e-4, 1e-3, 1e-2)
+        for seed in range(2)
+    ]
+    rows += [one | {"data_mean": False, "test_nll_nats": 11.0, "validation_elbo_nats": -11.0} for one in rows]
+    assert [one.at_edge for one in comparison.compare(rows, "estimator").choices] == [at_edge] * 2
 
 
 def test_a_candidate_with_a_diverged_run_is_not_chosen():
@@ -57,6 +63,30 @@ def test_a_candidate_with_a_diverged_run_is_not_chosen():
     rows += [diverged(name, 2, rate=1e-2) for name in "ab"]
     result = comparison.compare(rows, "estimator")
     assert {one.chosen.settings["learning_rate"] for one in result.choices} == {1e-3}
+
+
+def test_a_candidate_with_fewer_seeds_than_another_is_not_chosen():
+    rows = [row(name, seed, 10 + seed) for name in "ab" for seed in range(3)]
+    rows += [row(name, seed, 5 + seed, rate=1e-2) for name in "ab" for seed in range(2)]
+    result = comparison.compare(rows, "estimator")
+    assert [one.chosen.settings["learning_rate"] for one in result.choices] == [1e-3] * 2
+
+
+def test_values_that_are_not_told_apart_stand_in_the_order_of_their_means():
+    losses = {"a": [11, 15], "b": [14, 8], "c": [8, 16]}
+    rows = [row(name, seed, loss) for name, pair in losses.items() for seed, loss in enumerate(pair)]
+    result = comparison.compare(rows, "estimator")
+    assert not any(pair.is_told_apart for pair in result.pairs)
+    assert [one.value for one in result.choices] == ["b", "c", "a"]
+
+
+def test_a_value_that_is_worse_by_chance_over_common_seeds_keeps_the_place_of_its_mean():
+    """a is 0.25 nats worse on the common seeds, and alone has a seed that is easy."""
+    rows = [row("a", seed, loss) for seed, loss in enumerate([12.0, 11.0, 1.0])]
+    rows += [row("b", seed, loss) for seed, loss in enumerate([10.0, 12.5])]
+    result = comparison.compare(rows, "estimator")
+    assert [(pair.better, pair.difference, pair.is_told_apart) for pair in result.pairs] == [("b", 0.25, False)]
+    assert [one.value for one in result.choices] == ["a", "b"]
 
 
 def test_a_value_that_its_pairs_show_to_be_worse_is_not_called_best():
@@ -85,7 +115,20 @@ def test_a_run_without_finite_figures_is_treated_as_a_diverged_one(figure, numbe
 def test_equal_values_are_not_told_apart():
     rows = [row(name, seed, 10.0 + seed) for name in "ab" for seed in range(5)]
     [pair] = comparison.compare(rows, "estimator").pairs
-    assert (pair.difference, pair.half_width, pair.p_value) == (0.0, 0.0, 1.0)
+    assert (pair.difference, pair.half_width, pair.p_value, pair.seeds_needed) == (0.0, 0.0, 1.0, None)
+
+
+def test_a_difference_that_is_the_same_for_every_seed_is_certain():
+    rows = [row(name, seed, 10.0 + seed + (name == "b")) for name in "ab" for seed in range(2)]
+    [pair] = comparison.compare(rows, "estimator").pairs
+    assert (pair.better, pair.difference, pair.half_width, pair.p_value) == ("a", 1.0, 0.0, 0.0)
+
+
+def test_values_without_common_seeds_differ_by_their_means_and_have_no_interval():
+    rows = [row("a", seed, 10.0 + seed) for seed in (0, 1)] + [row("b", seed, 5.0 + seed) for seed in (2, 4)]
+    [pair] = comparison.compare(rows, "estimator").pairs
+    assert (pair.better, pair.difference, pair.seeds, pair.seeds_needed) == ("b", 2.5, 0, None)
+    assert np.isnan([pair.half_width, pair.p_value]).all()
 
 
 def test_one_seed_gives_no_interval_and_nothing_is_told_apart():
@@ -105,6 +148,14 @@ def test_the_needed_seeds_tell_a_difference_apart_four_times_out_of_five():
     repeated = rng.normal(1.0, 1.0, (2000, pair.seeds_needed))
     power = np.mean([comparison.paired_t(list(one))[2] < comparison.LEVEL for one in repeated])
     assert 0.76 < power < 0.86
+
+
+def test_the_needed_seeds_are_counted_at_the_level_that_one_of_several_pairs_has():
+    """Each difference is one standard deviation: statsmodels' TTestPower gives 13.4 for the level 0.05 / 3."""
+    noise = np.array([1.0, -1.0, 1.0, -1.0]) * math.sqrt(3) / 2
+    losses = {"a": np.zeros(4), "b": 1 + noise, "c": 2 + 2 * noise}
+    rows = [row(name, seed, 10 + loss) for name, values in losses.items() for seed, loss in enumerate(values)]
+    assert [pair.seeds_needed for pair in comparison.compare(rows, "estimator").pairs] == [14, 14, 14]
 
 
 @pytest.mark.parametrize(
@@ -135,6 +186,27 @@ def test_workdirs_with_the_same_runs_can_be_compared():
     rows = [row("a", seed, 10.0 + seed + (workdir == "y"), workdir=workdir) for seed in range(2) for workdir in "xy"]
     [pair] = comparison.compare(rows, "workdir").pairs
     assert (pair.better, pair.worse, pair.difference, pair.seeds) == ("x", "y", 1.0, 2)
+
+
+def test_runs_with_different_k_of_log_p_are_compared_by_their_elbo():
+    """The seeds of a candidate are in two workdirs, and were evaluated with different K."""
+    rows = [
+        row(name, seed, loss + seed, workdir=f"w{seed}", eval_samples=(500, 5000)[seed])
+        for name, loss in (("a", 12.0), ("b", 10.0))
+        for seed in range(2)
+    ]
+    result = comparison.compare(rows, "estimator")
+    [pair] = result.pairs
+    assert (result.figure, result.others) == ("test_elbo_nats", [])
+    assert (pair.better, pair.difference, pair.seeds) == ("b", 2.0, 2)
+
+
+def test_a_reader_compares_the_only_setting_that_varies_or_else_the_estimators():
+    rates = lambda number: [row("a", 0, 1.0, rate=1e-3 * (1 + i)) for i in range(number)]
+    assert comparison.default_setting(rates(50)) == "learning_rate"
+    assert comparison.default_setting(rates(51)) is None
+    assert comparison.default_setting([*rates(2), row("b", 0, 1.0)]) == "estimator"
+    assert comparison.default_setting(rates(2) + [row("a", 0, 1.0, num_samples=8)]) is None
 
 
 def test_a_choice_without_a_validation_split_is_refused():

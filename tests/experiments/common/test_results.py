@@ -24,6 +24,18 @@ def test_rows_that_welchs_test_cannot_tell_from_the_best_are_level_with_it():
         assert results.level_with_best([best, far]) == []
 
 
+def test_each_pair_of_three_settings_has_a_third_of_the_level():
+    """Of six runs two diverged. The standard error of a difference is 1 nat, and Bonferroni's table has the quantile
+    3.29 of Student's t for 3 comparisons with 6 degrees of freedom."""
+    best, near, far = (_row(nll, math.sqrt(0.5), 6) | {"diverged": 2} for nll in (10.0, 13.27, 13.31))
+    assert results.level_with_best([best, near, far]) == [near]
+
+
+def test_the_rows_with_one_seed_are_those_with_one_finished_run():
+    rows = [{"runs": runs, "diverged": diverged} for runs, diverged in ((1, 0), (2, 1), (2, 0), (1, 1))]
+    assert results.with_one_seed(rows) == rows[:2]
+
+
 def test_a_setting_with_one_seed_is_level_with_nothing():
     assert results.level_with_best([_row(100.0, math.nan, 1), _row(100.0, math.nan, 1)]) == []
 
@@ -63,6 +75,60 @@ def _finished(estimator, nll, seed=0, **settings):
     return Settings(estimator=estimator, seed=seed, **settings).json() | figures
 
 
+def test_the_standard_error_of_a_mean_needs_finite_values_and_two_of_them():
+    assert results.mean_and_error([1.0, 2.0, 3.0, 6.0]) == (3.0, pytest.approx(math.sqrt(14 / 3) / 2))
+    assert str(results.mean_and_error([3.0])) == "(3.0, nan)"
+    assert str(results.mean_and_error([1.0, -math.inf])) == "(-inf, nan)"
+
+
+def test_a_row_of_all_seeds_has_the_means_of_the_finished_runs_and_their_standard_errors():
+    units, flops = (0, 0, 3), (1e6, 1e6, 4e6)
+    rows = [
+        _finished("stl", 10.0 + 2 * i, i) | {"active_units": units[i], "step_flops": flops[i], "ais_gap_nats": 0.0}
+        for i in range(3)
+    ]
+    diverged = Settings(estimator="stl", seed=3).json() | {"status": "diverged", "step": 7}
+    [row] = results.aggregate([*rows, diverged])
+    assert (row["runs"], row["diverged"]) == (4, 1)
+    assert (row["test_nll_nats"], row["test_nll_nats_se"]) == (12.0, pytest.approx(2 / math.sqrt(3)))
+    assert (row["active_units"], row["active_units_se"]) == (1.0, 1.0)
+    assert (row["ais_gap_nats"], row["step_flops"]) == (0.0, 2e6)
+
+
+def test_settings_are_ranked_by_validation_or_by_a_test_figure_that_they_share():
+    """stl has the best -log p(x), reparam the best ELBO, nvil the best validation bound; dreg always diverged."""
+    figures = {"stl": (1.0, -3.0, -3.0), "reparam": (2.0, -1.0, -2.0), "nvil": (3.0, -2.0, -1.0)}
+    names = ("test_nll_nats", "test_elbo_nats", "validation_elbo_nats")
+    rows = [_finished(name, 0.0) | dict(zip(names, values, strict=True)) for name, values in figures.items()]
+    diverged = Settings(estimator="dreg").json() | {"status": "diverged", "step": 7}
+    order = lambda *rows: [row["estimator"] for row in results.aggregate([diverged, *rows])]
+    assert order(*rows) == ["nvil", "reparam", "stl", "dreg"]
+    del rows[1]["validation_elbo_nats"]
+    assert order(*rows) == ["stl", "reparam", "nvil", "dreg"]
+    rows[0]["eval_samples"] = 5000
+    names = ["estimator", "eval_samples"]
+    ranked = results.aggregate([diverged, *rows], names)
+    assert [row["estimator"] for row in ranked] == ["reparam", "nvil", "stl", "dreg"]
+    assert results.best(rows) == 1
+
+
+def test_the_most_accurate_evaluation_is_the_last_of_those_with_the_most_samples():
+    evaluations = [{"eval_samples": samples, "number": i} for i, samples in enumerate((500, 5000, 5000, 50))]
+    assert results.most_accurate(evaluations)["number"] == 2
+
+
+def test_the_seconds_of_evaluations_are_known_for_all_of_them_or_for_none():
+    rows = [{"epoch": 1}, {"epoch": 3}]
+    assert results.seconds_at(rows, {1: 0.5, 2: 1.0, 3: 1.5}) == [0.5, 1.5]
+    assert results.seconds_at(rows, {1: 0.5, 2: 1.0}) is None
+    assert results.seconds_at([], {1: 0.5}) is None
+
+
+def test_blocks_are_biased_if_one_of_their_estimators_is():
+    assert results.is_biased("reinmax:temperature=2.0+reparam")
+    assert not results.is_biased("relax+reparam")
+
+
 def test_the_heading_names_the_data():
     row = _finished("reparam", 100.0)
     assert results.heading([row]) == "digits, dynamic binarization, test set, nats per image: 1 run"
@@ -88,6 +154,28 @@ def test_latex_has_the_best_figures_in_bold_and_the_names_of_papers():
     assert "$^*$ marks estimators that are biased according to their papers.}" in latex
     assert "$^*$" not in results.to_latex(rows[1:], ["estimator", "test_nll_nats"])
     assert "resizebox" not in latex
+
+
+def test_the_best_figure_is_the_largest_bound_and_the_smallest_of_the_others():
+    signs = {"validation_elbo_nats": 1, "test_nll_nats": -1, "test_elbo_nats": 1, "test_bits_per_dim": -1}
+    signs |= {"ema_test_nll_nats": -1, "ema_test_elbo_nats": 1}
+    better, worse = ({name: value * sign for name, sign in signs.items()} for value in (2.0, 1.0))
+    rows = [_finished("stl", 0.0) | better, _finished("nvil", 0.0) | worse]
+    lines = results.to_latex(rows, ["estimator", *signs]).splitlines()
+    count = lambda name: next(line.count("textbf") for line in lines if line.startswith(name))
+    assert (count("STL"), count("NVIL")) == (6, 0)
+
+
+def test_the_title_of_log_p_has_k_if_all_runs_share_it():
+    rows = [_finished("stl", 1.0), _finished("nvil", 2.0) | {"eval_samples": 5000}]
+    title = lambda rows: results.to_markdown(rows, ["test_nll_nats"]).splitlines()[0]
+    assert (title(rows[:1]), title(rows)) == ("| -log p(x) (K=500) |", "| -log p(x) |")
+
+
+def test_bits_have_three_digits():
+    row = {"test_bits_per_dim": 4.3216, "test_bits_per_dim_se": 0.0012, "test_nll_nats": 80.123}
+    cells = [results.cell(row, name) for name in ("test_bits_per_dim", "test_nll_nats")]
+    assert cells == ["4.322 ± 0.001", "80.12"]
 
 
 def test_a_column_that_does_not_exist_is_refused():

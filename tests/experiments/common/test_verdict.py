@@ -46,6 +46,19 @@ def test_a_bound_that_is_higher_is_better_and_values_of_other_settings_have_thei
     assert text.startswith("ema=0.9 at learning_rate=0.001 has 0.42 nats higher test ELBO than ema=0.0 at")
 
 
+def test_the_conditions_are_those_that_all_runs_share():
+    values = (
+        choice("10", epochs=(10, 10), eval_samples=(500, 500)),
+        choice("20", epochs=(20, 20), eval_samples=(500, 500)),
+    )
+    result = compared(values, setting="epochs")._replace(others=[])
+    assert verdict.conditions(result) == "digits, dynamic binarization, 500 samples for -log p(x), 2 seeds"
+    of_bound = result._replace(figure="test_elbo_nats")
+    assert verdict.conditions(of_bound) == "digits, dynamic binarization, 2 seeds"
+    del values[1].chosen.rows[1]
+    assert verdict.conditions(of_bound).endswith("1 to 2 seeds")
+
+
 def test_differences_beyond_the_third_are_summed_up():
     names = ["stl", "reparam", "nvil", "reinforce", "relax", "rebar"]
     clear = [("stl", name, 0.01) for name in names[1:]]
@@ -90,6 +103,21 @@ def test_no_seeds_are_counted_for_a_difference_that_matters_to_nobody(difference
     assert verdict.warnings(result) == [sentence]
 
 
+def test_a_pair_with_one_common_seed_has_no_interval():
+    [pair] = compared([], ("stl", "reparam", math.nan), half_width=math.nan).pairs
+    result = compared([choice("stl"), choice("reparam")])._replace(pairs=[pair._replace(seeds=1)])
+    assert verdict.warnings(result) == [
+        "1 of 1 pairs have fewer than two common seeds and no interval; give --seed=0,1,2,3,4"
+    ]
+    assert verdict.pairs(result)[1][3:] == ["-", "1", "-", "-"]
+
+
+def test_more_seeds_than_anybody_trains_are_not_counted():
+    result = compared([choice("stl"), choice("reparam")], ("stl", "reparam", 0.9))
+    line, _ = verdict.warnings(result._replace(pairs=[result.pairs[0]._replace(seeds_needed=None)]))
+    assert line.endswith("apart would take more than 1000 seeds")
+
+
 def test_curves_that_still_rise_by_more_than_a_standard_error_are_named():
     noisy = {"test_nll_nats": (1.0, 1.4)}  # the standard error of the mean is 0.2
     rising = choice("stl", late_gain_nats=(0.2, 0.3), **noisy)
@@ -107,6 +135,22 @@ def test_values_that_hardly_use_their_latent_variables_are_named(figures):
     used = choice("stl", test_rate_nats=(0.1, 0.2), active_units=(1, 1))
     [line] = verdict.warnings(compared([used, choice("nvil", **figures)]))
     assert line.startswith("the latent variables are hardly used with nvil:")
+
+
+def test_figures_that_a_run_lacks_give_no_warning():
+    part = choice("stl", late_gain_nats=(5.0, 5.0), test_rate_nats=(0.0, 0.0))
+    part.chosen.rows[1] = SHARED
+    assert verdict.warnings(compared([part])) == []
+
+
+def test_the_table_has_the_values_that_were_chosen_and_validation_only_if_all_runs_have_it():
+    result = compared([choice("stl"), choice("b", diverged=1)])
+    assert verdict.table(result) == [
+        ["estimator", "learning_rate", "seeds", "validation ELBO", "-log p(x)"],
+        ["stl", "0.001", "2", "-1.00 ± 0.00", "1.00 ± 0.00"],
+    ]
+    del result.choices[0].chosen.rows[1]["validation_elbo_nats"]
+    assert verdict.table(result)[0][2:] == ["seeds", "-log p(x)"]
 
 
 def test_the_late_gain_is_the_rise_of_the_elbo_over_the_last_fifth_of_the_epochs():
@@ -157,3 +201,10 @@ def test_the_latex_tables_have_papers_names_and_captions_that_explain_every_numb
     assert r"ReinMax $^*$ & Reparameterization & 0.42 & 0.35 to 0.49 & 5 & 0.0030 & yes \\" in pairs
     for part in (chosen, pairs):
         assert r"$^*$ marks estimators that are biased according to their papers." in part
+
+
+def test_the_best_mean_is_bold_for_a_bound_too():
+    values = choice("stl", test_elbo_nats=(-2.0, -2.0)), choice("reparam", test_elbo_nats=(-1.0, -1.0))
+    latex = verdict.to_latex(compared(values)._replace(figure="test_elbo_nats"))
+    assert r"\textbf{$-$1.00 $\pm$ 0.00}" in latex
+    assert r"\textbf{$-$2.00" not in latex
