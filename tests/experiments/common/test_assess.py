@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from experiments.common import assess, phases
 from experiments.common.settings import Settings
@@ -36,3 +37,44 @@ def test_the_share_of_heavy_tails_is_of_the_images_that_have_a_tail():
     share = lambda *ks: assess.weight_figures(weights | {"pareto_k": np.array(ks)}).get("heavy_tail_share")
     assert share(0.9, 0.2, math.nan, math.nan) == 0.5
     assert share(*[math.nan] * 4) is None
+
+
+def test_the_learning_curve_is_that_of_the_validation_split_and_has_twenty_points():
+    images = np.zeros((2, 1, 1, 1), np.uint8)
+    data = Dataset("digits", images, images, images, levels=2, checksum="")
+    assert assess.curve_split(data) == "validation"
+    assert assess.curve_split(data._replace(validation=images[:0])) == "test"
+    assert [assess.curve_spacing(epochs) for epochs in (1, 20, 60, 100)] == [1, 1, 3, 5]
+
+
+def test_each_run_has_its_own_figures_where_memory_suffices_for_some_runs_and_some_images(monkeypatch):
+    """Five runs, two at a time, and 700 white test images in slices of 500. The figures of a fake model are its
+    parameter; log p(x) also has the index of the first image of the slice, and the mean of the images."""
+
+    def make_bound(model, devices, mode):
+        return lambda params, x: ({"elbo_nats": params["w"]}, [params["w"].astype(int), jnp.ones(len(params["w"]))])
+
+    def make_importance_weights(model, num_samples, devices, mode):
+        def weights(params, x, first):
+            values = params["w"][:, None] + first + x.mean(axis=(1, 2, 3))
+            return {"log_likelihood": values, "ess_share": values, "pareto_k": values}
+
+        return weights
+
+    monkeypatch.setattr(assess, "_make_bound", make_bound)
+    monkeypatch.setattr(assess, "_make_importance_weights", make_importance_weights)
+    black, white = np.zeros((700, 1, 1, 1), np.uint8), np.ones((700, 1, 1, 1), np.uint8)
+    data = Dataset("digits", black, black[:0], white, levels=2, checksum="")
+    devices = mesh.make(5, 1, jax.devices()[:1])
+    monkeypatch.setattr(assess, "CPU_MEMORY", 2.5 * assess.image_bytes(devices, white))
+    state = SimpleNamespace(params={"model": {"w": jnp.arange(5.0)}}, ema={"w": jnp.arange(5.0) + 10})
+    parts = list(assess.test_figures(None, devices, state, data, Settings(), eval_samples=5))
+    assert [list(part) for part in parts] == [[0, 1], [2, 3], [4]]
+    first = 500 * 200 / 700  # the mean over the images
+    for i, row in {number: row for part in parts for number, row in part.items()}.items():
+        assert (row["test_elbo_nats"], row["ema_test_elbo_nats"]) == (i, i + 10)
+        assert (row["active_units"], row["active_units_by_layer"]) == (i + 1, f"{i}+1.0")
+        assert row["test_nll_nats"] == pytest.approx(-(i + first + 1))
+        assert row["ema_test_nll_nats"] == pytest.approx(-(i + 10 + first + 1))
+        assert row["test_heavy_tail_share"] == 1.0
+        assert "test_bits_per_dim" not in row

@@ -32,6 +32,7 @@ def test_affordable_is_right_where_the_cost_is_not_affine(cost):
     for amount in (51.5, 60.0, 64.0, 1000.0):
         k = affordable(Budget("flops", amount), cost, "reparam")
         assert cost(k) <= amount < cost(k + 1)
+    assert [affordable(Budget("flops", cost(k)), cost, "reparam") for k in range(1, 60)] == list(range(1, 60))
 
 
 def test_affordable_passes_over_a_k_that_is_refused():
