@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.common import assess, phases
+from experiments.common import assess, build, phases
 from experiments.common.settings import Settings
 from vae.data import Dataset
 from vae.devices import mesh
@@ -78,3 +78,17 @@ def test_each_run_has_its_own_figures_where_memory_suffices_for_some_runs_and_so
         assert row["ema_test_nll_nats"] == pytest.approx(-(i + 10 + first + 1))
         assert row["test_heavy_tail_share"] == 1.0
         assert "test_bits_per_dim" not in row
+
+
+def test_an_image_has_the_same_noise_in_every_slice(monkeypatch):
+    run = Settings(hidden=(4,), latent_dim=(2,))
+    data = build.load_data(run, None)
+    model = build.functions(run, data).evaluated
+    x = np.repeat(assess.pixels(data, "test")[:1], 4, axis=0)
+    params = jax.tree.map(lambda leaf: leaf[None], jax.jit(model.init)(jax.random.key(0), x, jax.random.key(0)))
+    devices = mesh.make(1, 1, jax.devices()[:1])
+    whole = assess.importance_weights(model, devices, params, x, 3)["log_likelihood"]
+    monkeypatch.setattr(assess, "SLICE", 2)
+    parts = assess.importance_weights(model, devices, params, x, 3)["log_likelihood"]
+    np.testing.assert_allclose(parts, whole, rtol=1e-5)
+    assert len(set(whole[0].tolist())) == 4  # each place in the data set has noise of its own
