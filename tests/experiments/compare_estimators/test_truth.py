@@ -6,7 +6,8 @@ import pytest
 
 from experiments.common import problems
 from experiments.common.budget import Refused
-from experiments.common.measuring import Protocol
+from experiments.common.candidates import Case
+from experiments.common.measuring import Protocol, measure
 from experiments.common.store import Store
 from experiments.common.task import Task
 from experiments.compare_estimators.truth import find_truth, sum_or_quadrature
@@ -48,3 +49,22 @@ def test_a_reference_may_have_more_samples_where_the_gradient_is_the_same(tmp_pa
     protocol = Protocol(100, 100, "leave_one_out", 10, 100, 0, 0, 0.95, 3)
     known = find_truth(task(KINKED), 1, protocol, Store(tmp_path))
     assert known.source == "mean of 100 draws of leave_one_out, K=2"
+
+
+def test_an_estimator_is_not_measured_with_the_draws_of_its_reference(tmp_path):
+    """They would have the same mean, and so no bias."""
+    protocol = Protocol(100, 100, "reparam", 10, 100, 0, 0, 0.95, 3)
+    known = find_truth(task(KINKED), 1, protocol, Store(tmp_path))
+    figures = measure(task(KINKED), Case("reparam", 1, 0, 1, 1), protocol, known.truth).figures
+    assert figures["phi"]["relative_bias"] > 1e-3
+
+
+def test_a_reference_has_the_draws_of_its_own_number(tmp_path):
+    """With a hundred times the draws, a tenth of the standard error."""
+    protocol = Protocol(100, 100, "reparam", 10, 100, 0, 0, 0.95, 3)
+
+    def error(draws):
+        known = find_truth(task(KINKED), 1, protocol._replace(reference_draws=draws), Store(tmp_path))
+        return float(known.truth.stderr["phi"]["mean"][0])
+
+    assert error(10_000) == pytest.approx(error(100) / 10, rel=0.3)
