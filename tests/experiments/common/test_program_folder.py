@@ -86,6 +86,43 @@ def test_other_data_are_refused(folder):
         folder.check_data(DATA._replace(checksum="2" * 64))
 
 
+def test_data_without_a_checksum_are_those_with_the_checksum_of_their_files(tmp_path):
+    """Images that stay on disk have only the checksum of their files."""
+    streamed = DATA._replace(checksum="", files_checksum="1" * 64)
+    folder = ProgramFolder(tmp_path / "program")
+    folder.claim(RUNS, streamed)
+    folder.close()
+    folder.check_data(streamed)
+    folder.check_data(streamed._replace(checksum="2" * 64))
+    with pytest.raises(ValueError, match="holds a run on other data"):
+        folder.check_data(streamed._replace(files_checksum="3" * 64))
+
+
+def test_the_data_are_described():
+    data = DATA._replace(validation=IMAGES[:0], test=IMAGES[:1], levels=256)
+    assert program_folder.describe_data(data, None) == {
+        "name": "digits",
+        "checksum": "1" * 64,
+        "images": {"train": 2, "validation": 0, "test": 1},
+        "shape": [2, 2, 1],
+        "grey_levels": 256,
+    }
+
+
+def test_code_that_continues_a_program_is_added_and_the_last_of_it_is_compared(folder):
+    record = folder.record() | {"code": "0" * 16}
+    (folder.path / "runs.json").write_text(json.dumps(record))
+    assert folder.changed_code() == ["the project"]
+    folder.record_change_of_code()  # of a program that has not begun
+    assert folder.changed_code() == []
+    assert "continued" not in folder.record()
+    (folder.path / "runs.json").write_text(json.dumps(record))
+    folder.append([{"run": 0} | ROW])
+    folder.record_change_of_code()
+    assert folder.changed_code() == []
+    assert (folder.record()["code"], len(folder.record()["continued"])) == ("0" * 16, 1)
+
+
 def test_programs_are_found_in_their_order_and_by_their_own_folder(tmp_path):
     write_sweep(tmp_path / "sweep", [({"latent_dim": (n,)}, 0.0) for n in (1, 2, 3)])
     write_run(tmp_path / "run", Settings())
