@@ -1,5 +1,6 @@
 """An interrupted measurement continues with what was measured, and never with a result that is out of date."""
 
+import jax
 import numpy as np
 import pytest
 
@@ -97,4 +98,22 @@ def test_the_digest_changes_with_every_dependency(monkeypatch):
     digests.append(store.digest(draws=1))
     monkeypatch.setenv("XLA_FLAGS", "")
     digests.append(store.digest(draws=1))
-    assert len(set(digests)) == 5
+    settings = (
+        jax.default_matmul_precision("float32"),
+        jax.enable_x64(True),
+        jax.default_prng_impl("rbg"),
+        jax.threefry_partitionable(not jax.config.jax_threefry_partitionable),
+    )
+    for setting in settings:
+        with setting:
+            digests.append(store.digest(draws=1))
+    assert len(set(digests)) == 5 + len(settings)
+
+
+def test_the_seconds_of_all_results_that_are_read_add_up(monkeypatch, tmp_path):
+    times = iter([0.0, 2.0, 10.0, 13.0])
+    monkeypatch.setattr(store.time, "perf_counter", lambda: next(times))
+    for _ in range(2):
+        folder = store.Store(tmp_path)
+        assert [folder.recall(name, lambda: {"figure": 1.5}) for name in "ab"] == [{"figure": 1.5}] * 2
+    assert folder.earlier_seconds == 5.0

@@ -83,6 +83,14 @@ def test_a_folder_without_runs_gives_no_row_and_is_named(tmp_path, capsys):
     assert "holds no run" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("figure", "samples"), [("test_nll_nats", 500), ("test_bits_per_dim", 500), ("test_elbo_nats", 10)]
+)
+def test_the_samples_of_a_figure_are_those_of_log_p_or_of_the_elbo(figure, samples, tmp_path):
+    write_program(tmp_path, [Written(Settings(binarization="none", likelihood="discretized_logistic"))])
+    assert readers.figure_over_seeds(figure)(tmp_path)["K"] == f"1; evaluated with {samples}"
+
+
 def write_iwae(results):
     """The run of reproduce_iwae.sh --quick. Returns the folder of its program."""
     settings = {"dataset": "mnist", "latent_dim": (100, 50), "objective": "iwae", "num_samples": 5}
@@ -138,6 +146,13 @@ def test_a_ranking_shows_each_estimator_at_the_temperature_with_the_best_validat
     )
 
 
+def test_a_ranking_has_no_errors_if_one_of_its_settings_has_one_seed(tmp_path):
+    write_reinmax(tmp_path, REINMAX, {"estimator": "gumbel_softmax", "validation_size": 10})
+    row = readers.ranking("estimator", "validation_elbo_nats", ("reinmax",))(tmp_path / "reinmax")
+    assert row["seeds"] == 1
+    assert row["obtained"].endswith("st_gumbel_softmax:temperature=1.3 -24.90 nats (1 seed)")
+
+
 def test_a_ranking_without_one_of_its_estimators_gives_no_row(tmp_path, capsys):
     write_reinmax(tmp_path, REINMAX)
     assert published.collect(tmp_path, []) == []
@@ -172,6 +187,8 @@ def test_a_variance_is_shown_with_its_interval(tmp_path):
     (tmp_path / "costs/quadratic/pairs.csv").write_text("group,figure,first,second,cost_parameter\n")
     row = collected(tmp_path)["variance of the gradient of E (z + 3)^2: pathwise"]
     assert row["obtained"] == "90.00 [81.00, 99.00]"
+    at_the_largest = readers.variance("phi", "reparam")(tmp_path / "costs/quadratic")
+    assert at_the_largest["obtained"] == "10.00 [9.000, 11.00]"
     assert (row["K"], row["data"]) == ("1", "quadratic, 100 gradients")
     assert (row["minutes"], row["commit"], row["machine"]) == ("1.5", "0123456+", "cpu, 2 cores")
 
@@ -192,22 +209,30 @@ def test_a_ratio_of_variances_is_read_in_either_direction(first, second, ratio, 
         {"cost_parameter": k} | names | dict(zip(("ratio", "ratio_low", "ratio_high"), numbers, strict=True))
         for k, numbers in ((1.0, (9.0, 8.0, 10.0)), (-3.0, ratio))
     ]
+    pairs += [pair | {"figure": "variance_x_flops", "ratio": 7.0} for pair in pairs]
     (tmp_path / "pairs.csv").write_text(tables.to_csv(pairs))
     row = readers.variance("phi", "measure_valued", over="reparam", point=-3)(tmp_path)
     assert row["obtained"] == "0.500 [0.400, 0.625] of reparam's"
 
 
-def test_a_slope_has_the_standard_error_that_follows_from_the_intervals(tmp_path):
-    """The SNR is a power of K, and each of its logarithms has a standard error of 0.1."""
+@pytest.mark.parametrize(
+    ("chunks", "quantile"), [(None, 1.96), (10, 2.262)]
+)  # of Student's t with 9 degrees of freedom
+@pytest.mark.parametrize("low_is_known", [True, False])
+def test_a_slope_has_the_standard_error_that_follows_from_the_intervals(low_is_known, chunks, quantile, tmp_path):
+    """The SNR is a power of K, and each of its logarithms has a standard error of 0.1. The low end may be 0."""
     powers = {"reparam": -0.5, "dreg": 0.4}
-    reach = math.exp(0.196)
+    reach = math.exp(0.1 * quantile)
     rows = [
         {"problem": "rainforth", "estimator": name, "num_samples": k, "phi_snr": k**power}
-        | {"phi_snr_low": k**power / reach, "phi_snr_high": k**power * reach}
+        | {"phi_snr_low": k**power / reach * low_is_known, "phi_snr_high": k**power * reach}
         for k in (1, 4, 16)
         for name, power in powers.items()
     ]
     write_laboratory(tmp_path, "phi", rows)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["settings"] |= {"chunks": chunks} if chunks else {}
+    (tmp_path / "config.json").write_text(json.dumps(config))
     error = 0.1 / math.log(4) / math.sqrt(2)
     for name, power in powers.items():
         row = readers.slope("phi", name)(tmp_path)
@@ -312,3 +337,9 @@ def test_precision_and_machine_come_from_the_config(settings, backend, precision
         "8 x some kind, 2 cores",
         "1.5",
     )
+
+
+def test_the_commits_of_a_continued_result_are_named_once():
+    config = {"settings": {}, "platform": "cpu, x86_64, 2 cores", "device": "cpu", "git_commit": "abcdef0123"}
+    later = [{"git_commit": "abcdef0123"}, {"git_commit": "0123456789+"}]
+    assert readers.provenance_columns(config | {"continued": later}, 90.0)["commit"] == "abcdef0, 0123456+"

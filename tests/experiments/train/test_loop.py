@@ -6,11 +6,15 @@ import threading
 from contextlib import nullcontext
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
+from experiments.common import assess
 from experiments.common.settings import Settings
+from experiments.common.step_cost import StepCost
 from experiments.train import loop, sweep
 from experiments.train.sweep import Program
+from vae import checkpoint
 
 
 class Folder:
@@ -152,3 +156,34 @@ def test_a_command_that_stops_begins_no_further_task(calls, monkeypatch):
     with pytest.raises(SystemExit):
         loop.train_all([program(f"program {i + 1} of 2", runs=i + 1, begun=True) for i in range(2)], OPTIONS)
     assert calls == [("compile", [0]), ("measure", 1)]
+
+
+@pytest.mark.parametrize(("checkpoint_every", "dropped"), [(0, [9]), (3, [])])
+def test_every_run_has_its_own_result_or_the_step_at_which_it_diverged(checkpoint_every, dropped, monkeypatch):
+    """Three runs with three steps an epoch, which are evaluated in two parts. Run 1 diverged at step 7."""
+    results, deleted = {}, []
+    monkeypatch.setattr(checkpoint, "steps", lambda path: [3, 9])
+    monkeypatch.setattr(checkpoint, "drop_before", lambda path, step: deleted.append(step))
+    parts = [{0: {"test_nll_nats": 10.0}, 1: {"test_nll_nats": 11.0}}, {2: {"test_nll_nats": 12.0}}]
+    monkeypatch.setattr(assess, "test_figures", lambda *arguments: iter(parts))
+    trained = program("", runs=3)._replace(data=SimpleNamespace(validation=[0]))
+    trained.folder.checkpoints = None
+    trained.folder.write_results = results.update
+    trained.folder.run_path = lambda i: f"run {i}"
+    elbo = [[-9.0, -8.0], [], [-7.0, -6.0]]
+    trained.folder.rows_by_run = lambda: [[{"elbo_nats": value} for value in curve] for curve in elbo]
+    progress = SimpleNamespace(state=None, failed_step=np.array([0, 7, 0]))
+    options = SimpleNamespace(checkpoint_every=checkpoint_every)
+    compiled = SimpleNamespace(program=trained, devices=None)
+
+    [sentence] = loop.write_results(compiled, progress, StepCost(evaluations=2, flops=1e6), options, hook=None)
+
+    shared = {"status": "done", "step": 3 * Settings().epochs, "step_evaluations": 2, "step_flops": 1e6}
+    assert results == {
+        0: shared | {"test_nll_nats": 10.0, "validation_elbo_nats": -8.0},
+        1: {"status": "diverged", "step": 7},
+        2: shared | {"test_nll_nats": 12.0, "validation_elbo_nats": -6.0},
+    }
+    assert sentence.startswith("run 1: the loss, or the gradient before it, was not finite at step 7;")
+    assert "the folder keeps the state of epoch 2" in sentence
+    assert deleted == dropped
