@@ -56,6 +56,18 @@ def test_an_interrupted_command_continues_after_the_last_trained_estimator(train
     assert [cell.strip() for cell in exact.split("|")[1:-1]] == ["exact", "10", "12.3", "0", "-23.0"]
 
 
+def test_the_gain_of_an_estimator_is_the_error_that_it_takes_from_the_labels_alone_for_each_seed():
+    figures = {"error_percent": np.array([8.0, 9.0, 10.0]), "elbo_nats": np.array([-20.0, -23.0, -26.0])}
+    row = semi_supervised.make_row("exact", figures, control=np.array([10.0, 12.0, 14.0]), evaluations=10)
+    assert {name: row[name] for name in ("error_percent", "elbo_nats", "gain_percent")} == {
+        "error_percent": 9.0,
+        "elbo_nats": -23.0,
+        "gain_percent": 3.0,
+    }
+    errors = [row[f"{name}_se"] for name in ("error_percent", "elbo_nats", "gain_percent")]
+    np.testing.assert_allclose(errors, np.array([1, 3, 1]) / np.sqrt(3))
+
+
 @pytest.mark.parametrize(
     ("argument", "sentence"),
     [

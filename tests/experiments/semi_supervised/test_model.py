@@ -47,3 +47,31 @@ def test_as_many_images_of_each_class_keep_their_label():
     chosen = semi_supervised.choose_labelled(digits.y, 30, seed=1)
     np.testing.assert_array_equal(np.bincount(digits.y[chosen]), np.full(10, 3))
     assert len(set(chosen)) == 30
+
+
+def test_the_bound_with_a_label_is_the_mean_of_log_p_minus_log_q_of_the_style():
+    """Equation 6 of the paper, by quadrature; the bound has one sample of z."""
+    exact = estimators.exact(order=16)
+    y = jnp.broadcast_to(jnp.eye(model.CLASSES)[3], (2, 1, model.CLASSES))
+
+    @jax.jit
+    def both():
+        params = VAE.init(jax.random.key(0), X)
+        f = lambda z: VAE.apply(params, X, (jnp.broadcast_to(y, (len(z), *y.shape)), z), method="log_joint")
+        style = VAE.apply(params, X, method="encode").layer(1, y)
+        draw = lambda key: model.labelled_bound(VAE.apply, params, X, y, key)
+        draws = jax.vmap(draw)(jax.random.split(jax.random.key(1), 4000))
+        return draws, exact.estimate({}, {}, None, style, f, log_q_weight=1.0).value
+
+    draws, expected = both()
+    error = draws.std(axis=0) / np.sqrt(len(draws))
+    assert np.all(error < 0.02)
+    assert np.all(np.abs(draws.mean(axis=0) - expected) < 4.5 * error)
+
+
+def test_the_error_is_the_percentage_of_images_whose_most_probable_class_is_another():
+    params = VAE.init(jax.random.key(0), X)
+    guess = np.argmax(VAE.apply(params, X, method="encode").first.logits[:, 0], axis=-1)
+    digits = semi_supervised.Digits(X, guess, X, guess + np.array([0, 1]))
+    figures = semi_supervised.measure(VAE, jax.tree.map(lambda leaf: leaf[None], params), digits)
+    np.testing.assert_array_equal(figures["error_percent"], [50.0])
