@@ -155,6 +155,21 @@ def test_reinforce_multiplies_every_score_by_the_whole_importance_weighted_bound
     assert_same((value, phi), published(toy.phi))
 
 
+def test_wake_sleep_multiplies_every_score_by_its_normalized_weight():
+    toy, key = problem("Bernoulli"), jax.random.key(4)
+
+    @jax.jit
+    def published(q):
+        z = q.sample(key, 3)
+        log_w = toy.log_weight(toy.theta, z, q)
+        weight = jax.nn.softmax(log_w, axis=0)
+        return log_mean_exp(log_w), jax.grad(lambda q: jnp.sum(weight * q.log_prob(z)))(q)
+
+    run = jax.jit(gradient_program(BY_NAME["wake_sleep"].make(num_samples=3), toy, log_mean_exp, {}, {}))
+    (_, value), (phi, _) = run(toy.phi, toy.theta, key)
+    assert_same((value, phi), published(toy.phi))
+
+
 @functools.cache
 def _wake_phase():
     """Returns value and d theta of the two-sample bound, and E[sum_k w_k grad log q(z_k)] as d phi, all in float64."""
