@@ -125,6 +125,32 @@ def test_layerwise_gradients_of_hard_layers_are_unbiased(name):
     assert np.max(z) < 4.5
 
 
+@pytest.mark.parametrize("name", ["leave_one_out", "disarm"])
+def test_layerwise_gradients_have_no_noise_where_q_is_the_posterior(name):
+    """Where f is log q, the log-weight is 0 at every sample, and so is a signal made of differences."""
+    estimator = estimators.make(name, by_layer=True)
+
+    def value(tree):
+        q = _hard_posterior(tree)
+        f = jax.lax.stop_gradient(q).log_prob
+        return estimator.estimate(((), ()), ((), ()), jax.random.key(0), q, f, log_q_weight=1.0).value
+
+    gradients = jax.device_get(jax.jit(jax.grad(value))(BITS))
+    assert max(np.abs(leaf).max() for leaf in jax.tree.leaves(gradients)) < 1e-6
+
+
+def test_every_layer_trains_its_own_baseline():
+    estimator = estimators.make("nvil", by_layer=True)
+    q = _hard_posterior(BITS)
+    params, state = jax.jit(estimator.init)(jax.random.key(0), q, None)
+
+    def loss(params):
+        return estimator.estimate(params, state, jax.random.key(1), q, _hard_cost(BITS), log_q_weight=1.0).cv_loss
+
+    of_layers = jax.device_get(jax.jit(jax.grad(loss))(params))
+    assert [any(np.any(leaf != 0) for leaf in jax.tree.leaves(layer)) for layer in of_layers] == [True, True]
+
+
 @pytest.mark.parametrize("name", FAST)
 def test_layerwise_gradients_of_three_layers_are_unbiased_at_linear_cost(name):
     """The second layer has a layer below, whose draw its samples share, and a layer above, drawn for each sample."""

@@ -108,15 +108,17 @@ def test_a_k_above_the_number_of_classes_is_refused(make):
 @pytest.mark.parametrize("proportional", [False, True])
 def test_the_variance_of_bitflip_has_its_closed_form(proportional):
     """For f = c'z, the bit d changes f by c_d. With the weight w_d = p_d (1 - p_d) and the probability r_d of the
-    choice, the squared length of the gradient has the mean sum_d (w_d c_d)^2 / r_d."""
+    choice, the squared length of the gradient of one sample has the mean sum_d (w_d c_d)^2 / r_d. The gradient of two
+    samples is the mean of two independent ones."""
     logits, c = np.array([0.3, -4.0, 5.0, 1.0]), np.array([1.0, -2.0, 0.5, 0.7])
     weight = 1 / (2 + 2 * np.cosh(logits))
     chance = weight / weight.sum() if proportional else np.full(4, 1 / 4)
-    estimator = BY_NAME["bitflip"].make(proportional=proportional)
+    estimator = BY_NAME["bitflip"].make(num_samples=2, proportional=proportional)
     grads = draw_gradients(estimator, Bernoulli(jnp.array(logits)), lambda z: z @ jnp.float32(c), 2**14).logits
     squares = np.sum(np.square(grads), axis=-1)
     stderr = np.append(grads.std(0), squares.std()) / np.sqrt(len(grads))
-    expected = np.append(weight * c, np.sum(np.square(weight * c) / chance))
+    exact = weight * c
+    expected = np.append(exact, 0.5 * np.sum(exact**2 / chance) + 0.5 * np.sum(exact**2))
     assert np.all(np.abs(np.append(grads.mean(0), squares.mean()) - expected) < MAX_Z * stderr)
 
 
