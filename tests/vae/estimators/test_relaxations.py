@@ -190,7 +190,32 @@ def test_gumbel_rao_has_the_mean_of_straight_through_gumbel_softmax_and_less_var
     assert _z_score(plain, wrong) > 2 * MAX_Z
 
 
+@pytest.mark.parametrize("name", ["gumbel_rao", "reinmax_rao"])
+def test_the_noise_given_the_sample_is_independent_of_it(name):
+    """So the number of inner samples does not change the mean of the gradient."""
+    q, f = Categorical(np.float32([[0.7, -0.4, 0.1]])), lambda z: jnp.sum(jnp.sin(3 * z @ jnp.arange(3.0)), axis=-1)
+    draw = lambda number, seed: draw_gradients(BY_NAME[name].make(inner_samples=number), q, f, 2**14, seed=seed).logits
+    assert _z_score(draw(1, seed=0), draw(8, seed=1)) < MAX_Z
+
+
 # REBAR and RELAX.
+
+
+def test_the_network_of_relax_reads_the_relaxed_sample_and_the_context():
+    q, context = Categorical(np.zeros((2, 2, 3), np.float32)), np.float32([[1.0, -2.0], [0.5, 3.0]])
+    f = lambda z: jnp.sum(jnp.sin(z @ jnp.arange(3.0)), axis=-1)
+    relax = BY_NAME["relax"].make(hidden=4)
+
+    @jax.jit
+    def slopes(key):
+        params, state = relax.init(key, q, context)
+        params = jax.tree.map(lambda leaf: leaf + 0.3, params)  # without this the output does not depend on the inputs
+        loss = lambda params: relax.estimate(params, state, key, q, f, log_q_weight=1.0, context=context).cv_loss
+        return jax.grad(loss)(params)["network"]["params"]["Dense_0"]["kernel"]
+
+    kernel = np.asarray(slopes(jax.random.key(0)))
+    assert kernel.shape == (2 * 3 + 2, 4)
+    assert np.all(kernel != 0)
 
 
 def test_the_derivative_of_the_noise_given_z_has_its_closed_form():
