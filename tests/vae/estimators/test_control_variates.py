@@ -69,6 +69,21 @@ def test_the_linear_control_of_a_quadratic_is_exact_and_its_coefficients_are_a_r
     np.testing.assert_allclose(np.stack([first.mean, first.log_var]), exact, rtol=1e-4, atol=1e-5)  # both are 1
 
 
+def test_double_cv_has_its_formula_on_a_function_that_is_not_linear():
+    """Every control of a sample is made of the other two; the known gradient is that of the mean slope of all three."""
+    p, alpha, key = np.array([0.3, 0.6]), -0.7, jax.random.key(3)
+    q, f = Bernoulli(np.float32(np.log(p / (1 - p)))), lambda z: jnp.sin(z @ np.float32([2.0, -1.0]) + 0.4)
+    value = lambda q: double_cv(3).estimate({"alpha": np.float32(alpha)}, {}, key, q, f).value
+    gradient = jax.jit(jax.grad(value))(q).logits
+    z = np.float64(q.sample(key, 3))
+    values, slopes = np.sin(z @ [2, -1] + 0.4), np.cos(z @ [2, -1] + 0.4)[:, None] * [2, -1]
+    others = lambda x: (x.sum(axis=0) - x) / 2
+    v = values + alpha * np.sum(others(slopes) * (z - p), axis=-1)
+    expected = np.mean((v - others(v))[:, None] * (z - p), axis=0) - alpha * slopes.mean(axis=0) * p * (1 - p)
+    assert np.ptp(slopes[:, 0]) > 0.1
+    np.testing.assert_allclose(gradient, expected, rtol=1e-4, atol=1e-6)
+
+
 def test_double_cv_with_the_wrong_sign_is_unbiased_and_worse():
     spread = []
     for alpha in (-0.5, 0.0, 0.5):
