@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from jax.lax import stop_gradient
 
+from tests.helpers.draws import draw_gradients
 from tests.helpers.random_models import float64
 from vae import distributions as dist
 from vae import estimators
@@ -179,6 +180,16 @@ def test_the_mean_of_nsvq_is_the_integral_over_directions():
 
 def test_the_mean_of_diveq_is_the_integral_over_the_noise():
     assert_mean_gradient("diveq", _mean_of_diveq(0.15), sigma=0.15)
+
+
+@pytest.mark.parametrize(("name", "options"), [("nsvq", {}), ("diveq", {"sigma": 0.5})])
+def test_four_samples_have_a_quarter_of_the_variance(name, options):
+    def variance(num_samples):
+        estimator = estimators.make(name, num_samples=num_samples, **options)
+        posterior = lambda encoding: dist.Quantized(encoding, C_ONE)
+        return draw_gradients(estimator, E_ONE, curved, 2**13, posterior=posterior).var(axis=0).sum()
+
+    assert 0.2 < variance(4) / variance(1) < 0.3
 
 
 # --- Slips that the tests above must see
