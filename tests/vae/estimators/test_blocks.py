@@ -37,6 +37,16 @@ def test_exact_blocks_are_the_exact_joint_expectation(name):
     assert not off(deviations(blocks([EXACT, EXACT]), name, draws=2))
 
 
+def test_blocks_have_noise_of_their_own():
+    """The mean of z_1 z_2 is 0 for two standard normal blocks; it would be 1 with the same noise."""
+    normal = dist.Normal(np.zeros(1, np.float32), np.zeros(1, np.float32))
+    q, estimator = dist.Product((normal, normal)), blocks([estimators.reparam(), estimators.reparam()])
+    product = lambda z: z[0][..., 0] * z[1][..., 0]
+    value = lambda key: estimator.estimate(((), ()), ((), ()), key, q, product).value
+    values = jax.jit(jax.vmap(value))(jax.random.split(jax.random.key(0), 4096))
+    assert abs(np.mean(values)) < 4.5 / np.sqrt(4096)
+
+
 def test_a_lost_gradient_and_a_divergence_counted_twice_are_found():
     without_score = changed(EXACT, lambda q, weight: (stop_gradient(q), weight))
     assert off(deviations(blocks([without_score, EXACT]), "class -> Gaussian", draws=2)) == {"discrete"}

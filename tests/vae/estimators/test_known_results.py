@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.lax import stop_gradient
-from scipy.special import softmax
+from scipy import stats as st
+from scipy.special import logit, softmax
 
 from tests.helpers.contract_cases import assert_same, vr_iwae
 from tests.helpers.draws import draw_gradients
@@ -31,6 +32,7 @@ from vae.estimators import (
     stateless,
 )
 from vae.estimators.parts.score_function import learning_signal
+from vae.estimators.reparam_rqmc import _scrambled_normal
 
 
 def test_variances_on_one_bernoulli():
@@ -73,6 +75,36 @@ def test_antithetic_mean_gradient_of_a_quadratic_is_exact():
     grads = draw_gradients(BY_NAME["reparam_antithetic"].make(), q, f, 1000)
     np.testing.assert_allclose(grads.mean, np.broadcast_to([-1.0, -1.0], (1000, 2)), atol=1e-5)
     assert np.all(np.var(grads.log_var, axis=0) > 0.01)
+
+
+def test_scrambled_sobol_points_fill_every_cell_once_for_every_datum():
+    """Of 16 points in two dimensions, one is in each sixteenth of either axis and in each square of side 1/4. The
+    scrambling is no common shift of the bits: it changes how two points of a datum differ."""
+    u = st.norm.cdf(np.float64(_scrambled_normal(jax.random.key(0), 16, (5, 2))))  # [K, B, D]
+    sixteenths, quarters = np.sort(np.floor(16 * u), axis=0), np.floor(4 * u)
+    np.testing.assert_array_equal(sixteenths, np.broadcast_to(np.arange(16)[:, None, None], (16, 5, 2)))
+    squares = np.sort(4 * quarters[..., 0] + quarters[..., 1], axis=0)
+    np.testing.assert_array_equal(squares, np.broadcast_to(np.arange(16)[:, None], (16, 5)))
+    words = np.floor(2**16 * u).astype(int)
+    assert len(np.unique(words[0, :, 0] ^ words[1, :, 0])) == 5
+
+
+def test_muprop_of_a_linear_function_is_exact():
+    p, slope = np.array([0.3, 0.8]), np.array([1.5, -0.7])
+    f = lambda z: z @ np.float32(slope) + 5
+    grads = draw_gradients(BY_NAME["muprop"].make(), Bernoulli(np.float32(logit(p))), f, 64).logits
+    np.testing.assert_allclose(grads, np.broadcast_to(slope * p * (1 - p), grads.shape), atol=1e-5)
+
+
+def test_the_second_moments_of_measure_valued_derivatives_of_a_linear_function():
+    """With the Rayleigh variable W, the double-sided Maxwell variable M and U uniform, the gradients of f(z) = z are
+    2 W / sqrt(2 pi) and scale (M - U M) / 2, where E[W^2] = 2, E[M^2] = 3 and E[(1 - U)^2] = 1/3."""
+    scale = 1.5
+    q = Normal(np.float32([0.4]), np.float32([2 * np.log(scale)]))
+    grads = draw_gradients(BY_NAME["measure_valued"].make(), q, lambda z: z[..., 0], 2**14)
+    for leaf, expected in ((grads.mean, 4 / np.pi), (grads.log_var, scale**2 / 4)):
+        squares = leaf**2
+        assert abs(squares.mean() - expected) < MAX_Z * squares.std() / np.sqrt(len(squares))
 
 
 def test_stl_has_no_variance_at_the_posterior():
