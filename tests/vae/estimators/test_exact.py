@@ -19,6 +19,8 @@ from tests.helpers.oracle import (
 from vae.distributions import Bernoulli
 from vae.estimators import (
     BY_NAME,
+    exact,
+    log_mean_exp,
     mean,
 )
 
@@ -114,3 +116,12 @@ def test_a_sum_with_too_many_terms_is_refused():
     q = Bernoulli(jnp.zeros((1, 23)))
     with pytest.raises(ValueError, match="use fewer latent dimensions"):
         BY_NAME["exact"].make().estimate({}, {}, None, q, lambda z: q.log_prob(z), mean)
+
+
+@pytest.mark.parametrize(
+    ("width", "num_samples", "reduce", "terms"), [(23, 1, mean, r"2\^23"), (6, 4, log_mean_exp, r"64\^4")]
+)
+def test_a_sum_over_too_many_states_is_refused(width, num_samples, reduce, terms):
+    q = Bernoulli(jnp.zeros((1, width)))
+    with pytest.raises(ValueError, match=f"would sum {terms} terms, more than 2.22"):
+        exact(num_samples).estimate({}, {}, None, q, lambda z: jnp.sum(z, axis=-1), reduce)

@@ -12,7 +12,7 @@ from scipy import stats
 
 from tests.helpers.oracle import LOG_Q_WEIGHT, REDUCE, assert_unbiased, make_estimator, measure, oracle, problem
 from vae import diagnostics
-from vae.distributions import Categorical
+from vae.distributions import Bernoulli, Categorical
 from vae.estimators import BY_NAME, Estimator, inject, integrand, log_mean_exp, mean, stateless
 from vae.estimators.arms import arms, opposed_samples
 from vae.estimators.arsm import _swaps
@@ -21,6 +21,7 @@ from vae.estimators.disarm import disarm
 from vae.estimators.disarm_iw import _couple, disarm_iw
 from vae.estimators.double_cv import double_cv
 from vae.estimators.parts.control_variates import least_variance, values_and_slopes
+from vae.estimators.parts.counting import count_evaluations
 from vae.estimators.parts.coupled_pairs import coupled_pairs
 from vae.estimators.parts.one_dimension import changed_one_by_one, expected_score, other_values
 from vae.estimators.parts.score_function import mean_of_others
@@ -67,6 +68,16 @@ def test_f_is_evaluated_as_often_as_documented(name, family, reduce, num_samples
     bound = lambda phi, data, expect: expect(q, toy.integrand(toy.theta), reduce, LOG_Q_WEIGHT)
     found = diagnostics.evaluations(bound, estimator, jax.random.key(1), toy.phi, learned=params, counted=state)
     assert found == evaluations
+
+
+def test_equal_samples_of_two_calls_are_counted_unless_chance_makes_them_equal_in_every_run():
+    bit = Bernoulli(jnp.zeros((1, 1)))
+
+    def estimate(watch, key):
+        for key_call in jax.random.split(key):
+            watch(lambda z: jnp.sum(z, axis=-1))(bit.sample(key_call, 1))
+
+    assert {count_evaluations(estimate, jax.random.key(seed)) for seed in range(4)} == {2}
 
 
 @pytest.mark.parametrize(
