@@ -46,6 +46,13 @@ def test_disarm_has_less_variance_than_arm_in_every_coordinate():
     assert np.all(disarm < arm)
 
 
+@pytest.mark.parametrize("name", ["arm", "disarm"])
+def test_two_pairs_have_half_the_variance_of_one(name):
+    q, f = Bernoulli(np.float32([0.8, -0.4, 0.1])), lambda z: jnp.sin(2 * jnp.sum(z, axis=-1)) + z[..., 0]
+    variance = lambda number: draw_gradients(BY_NAME[name].make(num_samples=number), q, f, 2**14).logits.var(0).sum()
+    assert 0.45 < variance(4) / variance(2) < 0.55
+
+
 def test_arms_of_two_samples_is_disarm():
     """Two opposed samples are an antithetic pair, so both estimators are the same function of one uniform number."""
     toy = problem("Bernoulli")
