@@ -134,6 +134,22 @@ def test_the_bound_of_three_samples_is_one_sample_of_three_times_the_latents(nam
     np.testing.assert_allclose(three, one.reshape(8, 3, 2).sum(1), rtol=1e-4, atol=1e-5)
 
 
+def test_gumbel_softmax_differentiates_the_relaxed_bound_also_in_its_density():
+    key, f = jax.random.key(0), lambda z: jnp.sum(jnp.sin(z @ jnp.arange(3.0)), axis=-1)
+    noise = jax.random.gumbel(key, (4, *CATEGORICAL.logits.shape))
+
+    def bound(logits, hold):
+        z, q = jax.nn.softmax((logits + noise) / 0.7), Categorical(logits)
+        return jnp.mean(f(z) - (stop_gradient(q) if hold else q).log_prob(z))
+
+    estimator = BY_NAME["gumbel_softmax"].make(num_samples=4, temperature=0.7)
+    value = lambda q: estimator.estimate({}, {}, key, q, f, mean, log_q_weight=1.0).value
+    gradient = jax.jit(jax.grad(value))(CATEGORICAL).logits
+    exact, held = (jax.jit(jax.grad(bound), static_argnums=1)(CATEGORICAL.logits, hold) for hold in (False, True))
+    np.testing.assert_allclose(gradient, exact, rtol=1e-5, atol=1e-6)
+    assert np.abs(held - exact).max() > 0.1
+
+
 @pytest.mark.parametrize("family", DISCRETE)
 def test_the_bias_of_gumbel_softmax_falls_with_the_temperature(family):
     """The relative bias of the value and of the gradient includes a Monte Carlo error of 1 %."""
