@@ -9,7 +9,7 @@ import pytest
 
 from experiments.common import best_by_cost
 from experiments.compare_estimators import rows
-from experiments.compare_estimators.verdicts import compare
+from experiments.compare_estimators.verdicts import Seconds, compare
 from tests.helpers import levels
 from tests.helpers.laboratory import read, run
 from vae import diagnostics
@@ -170,6 +170,55 @@ def test_a_cost_by_which_two_estimators_are_not_distinguished_names_no_other_bes
     costs = {"evaluations": [1, 1], "flops": [1.0, 4.0], "seconds": [1.0, 1.0]}
     entrants = levels.compared(variances, diagnostics.resampling(20, 500), costs=costs)
     assert [entrant.row["phi_best_by"] for entrant in entrants] == ["flops evaluations", "none"]
+
+
+def test_another_cost_names_another_best_estimator_by_the_variances_and_that_cost_alone():
+    """By FLOP the first is better, 4 to 100; by evaluations the second, 1 to 8."""
+    variances = np.array([[4.0], [1.0]]) * (1 + 0.1 * np.random.default_rng(0).normal(size=(2, 20)))
+    costs = {"evaluations": [2, 1], "flops": [1.0, 100.0], "seconds": [1.0, 1.0]}
+    weights = diagnostics.resampling(20, 500)
+    entrants = levels.compared(variances, weights, costs=costs)
+    assert [entrant.row["phi_best_by"] for entrant in entrants] == ["flops", "evaluations"]
+    entrants[0].result.task.host_calls.names = ("simulator",)  # its FLOP are not counted
+    compare(entrants, "phi", weights, SimpleNamespace(confidence=0.95, judge_by="evaluations"))
+    assert [entrant.row["phi_best_by"] for entrant in entrants] == ["none", "evaluations"]
+
+
+def test_a_cost_that_differs_by_less_than_a_percent_names_no_other_best_estimator():
+    variances = np.tile(1 + 0.1 * np.random.default_rng(0).normal(size=20), (2, 1))
+    costs = {"evaluations": [1.005, 1.0], "flops": [1.0, 4.0], "seconds": [1.0, 1.0]}
+    entrants = levels.compared(variances, diagnostics.resampling(20, 500), costs=costs)
+    assert [entrant.row["phi_best_by"] for entrant in entrants] == ["flops evaluations", "none"]
+
+
+def test_a_pair_names_the_better_one_only_if_the_interval_excludes_one():
+    """The second has twice the variance of the first, and the third 2 % more."""
+    noise = 1 + 0.1 * np.random.default_rng(0).normal(size=(3, 20))
+    variances = noise / noise.mean(axis=1, keepdims=True) * np.array([[1.0], [2.0], [1.02]])
+    weights = diagnostics.resampling(20, 500)
+    entrants = levels.compared(variances, weights)
+    for number, entrant in enumerate(entrants):
+        entrant.row["num_samples"] = 1 + number
+    pairs = compare(entrants, "phi", weights, SimpleNamespace(confidence=0.95, judge_by="flops"))
+    names = ("num_samples_first", "num_samples_second", "verdict")
+    assert [tuple(pair[name] for name in names) for pair in pairs if pair["figure"] == "variance"] == [
+        (1, 2, "first is better"),
+        (1, 3, "not distinguished"),
+        (2, 3, "second is better"),
+    ]
+    best = entrants[0].row  # has no interval, because it is compared with itself
+    assert np.isnan([best[f"phi_variance_x_flops_to_best_{end}"] for end in ("low", "high")]).all()
+
+
+@pytest.mark.parametrize(("noise", "verdict"), [(0.0, "first is better"), (0.1, "not distinguished")])
+def test_noise_of_the_clock_widens_the_interval_of_variance_times_seconds(noise, verdict):
+    variances = np.tile(1 + 0.1 * np.random.default_rng(0).normal(size=20), (2, 1))
+    weights = diagnostics.resampling(20, 500)
+    entrants = levels.compared(variances, weights, "seconds")
+    replicates = 1.05 * np.exp(noise * np.random.default_rng(1).normal(size=500))
+    entrants[1] = entrants[1]._replace(seconds=Seconds(1.05, replicates))
+    pairs = compare(entrants, "phi", weights, SimpleNamespace(confidence=0.95, judge_by="seconds"))
+    assert [pair["verdict"] for pair in pairs if pair["figure"] == "variance_x_seconds"] == [verdict]
 
 
 # No coordinate deviates from the truth by more than chance allows.
