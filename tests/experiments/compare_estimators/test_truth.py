@@ -10,7 +10,7 @@ from experiments.common.candidates import Case
 from experiments.common.measuring import Protocol, measure
 from experiments.common.store import Store
 from experiments.common.task import Task
-from experiments.compare_estimators.truth import find_truth, sum_or_quadrature
+from experiments.compare_estimators.truth import _choose_method, find_truth, sum_or_quadrature
 from vae import distributions
 
 PHI = {"mean": jnp.array([0.2]), "log_var": jnp.array([0.1])}
@@ -37,6 +37,24 @@ def test_a_kinked_cost_is_no_quadrature():
 def test_many_dimensions_are_no_quadrature():
     wide = {"mean": jnp.zeros(9), "log_var": jnp.zeros(9)}
     assert sum_or_quadrature(task(SMOOTH, wide), 1) is None
+
+
+def test_a_sum_or_a_quadrature_has_at_most_as_many_terms_as_sixteen_bits_have_states():
+    bits, normal = distributions.Bernoulli(jnp.zeros(5)), distributions.Normal(jnp.zeros(2), jnp.zeros(2))
+    assert _choose_method(bits, 3) == (True, 1)
+    assert _choose_method(bits, 4) is None
+    assert [_choose_method(normal, samples) for samples in (1, 2, 3)] == [(False, 96), (False, 16), None]
+
+
+def test_the_terms_of_a_sum_are_tuples_of_samples_only_if_the_bound_depends_on_their_number():
+    """Nine bits have 512 states and 2^18 pairs of them."""
+    posterior = lambda params: distributions.Bernoulli(params["phi"]["logits"])
+    f = lambda params, z: jnp.sum(z, axis=-1)
+    problem = problems.from_integrand("", {"phi": {"logits": jnp.zeros(9)}}, posterior, f)
+    how, gradient = sum_or_quadrature(Task(problem, "elbo"), 2)
+    assert how == "sum over all states"
+    np.testing.assert_allclose(gradient["phi"]["logits"], np.full(9, 0.25))
+    assert sum_or_quadrature(Task(problem, "iwae"), 2) is None
 
 
 def test_a_reference_that_would_change_the_bound_is_refused(tmp_path):
