@@ -79,6 +79,7 @@ def test_results_have_a_row_for_each_estimator_and_k(quadratic):
 def test_every_row_is_complete_and_consistent(quadratic):
     for row in read(quadratic / "results.csv"):
         assert row["truth"] == "exact (closed form)"
+        assert float(row["phi_truth_norm"]) == pytest.approx(20**0.5, rel=1e-5)  # 4 for the mean, and 2 for the scale
         assert row["evaluations"] == row["num_samples"]
         assert float(row["flops"]) > 0
         assert float(row["seconds"]) > 0

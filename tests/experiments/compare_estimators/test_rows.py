@@ -6,7 +6,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from experiments.common import measuring, problems
+from experiments.common.candidates import Case
+from experiments.common.measuring import Protocol
+from experiments.common.task import Task
 from experiments.compare_estimators import rows
+from experiments.compare_estimators.measure_all import Result
+from vae import diagnostics
 
 
 @pytest.mark.parametrize(("cases", "quantiles"), [(1, 4.3027 / 1.95996), (3, 7.6488 / 2.39398)])
@@ -33,6 +39,38 @@ def test_the_widths_of_the_two_intervals_of_a_product_add_up_as_squares_on_the_l
     )
     exact = dict.fromkeys(row, 0.0)
     assert set(rows._product(exact, "variance", costs, "seconds").values()) == {0.0}
+
+
+@pytest.mark.parametrize(
+    ("estimator", "temperature", "biased"),
+    [("gumbel_softmax:temperature=0.3", 0.3, True), ("gumbel_softmax", 0.5, True), ("leave_one_out", 0.0, False)],
+)
+def test_a_row_has_the_temperature_of_a_relaxation_and_says_whether_its_paper_calls_it_biased(
+    estimator, temperature, biased
+):
+    task = SimpleNamespace(problem=problems.make("coins")._replace(point={"target": 0.3}))
+    result = SimpleNamespace(task=task, case=SimpleNamespace(estimator=estimator, num_samples=4), source="exact")
+    assert rows._head(result) == {
+        "problem": "coins",
+        "target": 0.3,
+        "estimator": estimator,
+        "temperature": temperature,
+        "num_samples": 4,
+        "declared_biased": biased,
+        "truth": "exact",
+    }
+
+
+def test_the_rounding_of_an_exact_gradient_is_no_variance():
+    task, case = Task(problems.make("coins"), "elbo"), Case("exact", 1, 0, 1, 8.0)
+    protocol = Protocol(100, 100, "leave_one_out", 10, 100, 0, 0, 0.95, 3)
+    figures, by_chunk = measuring.measure(task, case, protocol, diagnostics.exactly(task.problem.oracle("elbo", 1)))
+    figures["phi"]["variance"] = 1e-14 * figures["phi"]["norm"] ** 2
+    result = Result(task, case, "exact", measuring.Measurement(figures, by_chunk))
+    costs = {"evaluations": 1, "flops": 8.0, "seconds": 1.0, "seconds_low": 0.5, "seconds_high": 2.0}
+    row = rows._figures(result, "phi", costs, diagnostics.resampling(10, 100), protocol)
+    for figure in ("variance", "variance_x_flops", "variance_x_seconds"):
+        assert [row[f"{figure}{end}"] for end in ("_low", "", "_high")] == [0.0, 0.0, 0.0]
 
 
 def test_estimators_are_compared_at_the_same_point_and_place_in_num_samples():

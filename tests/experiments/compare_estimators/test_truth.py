@@ -30,8 +30,9 @@ def test_a_smooth_cost_is_a_quadrature():
     np.testing.assert_allclose(gradient["phi"]["mean"], [expected], rtol=1e-6)
 
 
-def test_a_kinked_cost_is_no_quadrature():
-    assert sum_or_quadrature(task(KINKED), 1) is None
+@pytest.mark.parametrize("size", [1.0, 0.01])
+def test_a_kinked_cost_is_no_quadrature(size):
+    assert sum_or_quadrature(task(lambda params, z: SMOOTH(params, z) + size * KINKED(params, z)), 1) is None
 
 
 def test_many_dimensions_are_no_quadrature():

@@ -11,6 +11,7 @@ from jax.lax import stop_gradient
 from experiments.policy_gradients import losses, measure, policy
 from experiments.policy_gradients.measure import name_gradient, to_vector
 from tests.helpers import pages
+from vae import diagnostics
 
 SETTING = policy.make_setting()
 TABLE = losses.make_table()
@@ -181,6 +182,36 @@ def test_a_group_is_counted_once_for_each_order():
 
 def test_too_many_groups_have_no_exact_mean():
     assert measure.exact_mean(SETTING, TABLE["rloo"], 8) is None
+
+
+# --- The rows
+
+
+def test_losses_are_compared_by_variance_times_sequences_and_the_best_is_unbiased():
+    noise = 1 + 0.1 * np.random.default_rng(0).normal(size=measure.CHUNKS)
+    variances, sequences, biased = [1.0, 0.6, 0.1], [1, 2, 2], [False, False, True]
+    rows = [
+        {"sequences": number, "variance": variance, "biased": is_biased}
+        for number, variance, is_biased in zip(sequences, variances, biased, strict=True)
+    ]
+    known = {"norm": 1.0, "mean_norm": 1.0}
+    measurements = [measure.Measurement({"variance": v} | known, v * noise / noise.mean()) for v in variances]
+    measure._compare(rows, measurements, diagnostics.resampling(measure.CHUNKS), 0.95)
+    assert [row["verdict"] for row in rows] == ["best", "worse", "BIASED, better"]
+    np.testing.assert_allclose([row["to_best"] for row in rows], [1.0, 1.2, 0.2])
+    assert rows[1]["to_best_low"] <= rows[1]["to_best"] <= rows[1]["to_best_high"]
+    assert np.isnan([rows[0]["to_best_low"], rows[0]["to_best_high"]]).all()
+
+
+def test_a_row_says_who_drew_the_sequences_and_is_measured_against_its_own_claim(known):
+    names = ("old_rloo_ratio_sequence", "k2_sequence", "rloo")
+    rows = measure.make_rows(SETTING, {name: TABLE[name] for name in names}, known, group=2, draws=4000, seed=0)
+    drawn = {row["estimator"]: (row["drawn_by"], row["sequences"]) for row in rows}
+    assert drawn == dict(zip(names, [("older", 2), ("policy", 1), ("policy", 2)], strict=True))
+    for row in rows:
+        assert (row["verdict"], row["biased"]) == ("best", False)  # each is alone with its claim and policy
+        assert row["variance_low"] < row["variance"] < row["variance_high"]
+        assert row["exact_error"] < 1e-12
 
 
 # --- The policy
