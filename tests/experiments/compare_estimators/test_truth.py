@@ -1,5 +1,7 @@
 """The true gradient: a sum, a quadrature or a reference."""
 
+from types import SimpleNamespace
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -26,8 +28,9 @@ def task(f, phi=PHI, objective="elbo"):
 def test_a_smooth_cost_is_a_quadrature():
     how, gradient = sum_or_quadrature(task(SMOOTH), 1)
     assert how == "quadrature, order 96"
-    expected = np.cos(0.2) * np.exp(-np.exp(0.1) / 2)
-    np.testing.assert_allclose(gradient["phi"]["mean"], [expected], rtol=1e-6)
+    mean, log_var = (np.float64(PHI[name][0]) for name in ("mean", "log_var"))
+    expected = np.cos(mean) * np.exp(-np.exp(log_var) / 2)
+    np.testing.assert_allclose(gradient["phi"]["mean"], [expected], rtol=1e-12)  # in float64
 
 
 @pytest.mark.parametrize("size", [1.0, 0.01])
@@ -56,6 +59,14 @@ def test_the_terms_of_a_sum_are_tuples_of_samples_only_if_the_bound_depends_on_t
     assert how == "sum over all states"
     np.testing.assert_allclose(gradient["phi"]["logits"], np.full(9, 0.25))
     assert sum_or_quadrature(Task(problem, "iwae"), 2) is None
+
+
+def test_codes_that_are_certain_have_no_reference(monkeypatch, tmp_path):
+    """The reference would give the encoding a gradient, and the exact one is zero almost everywhere."""
+    protocol = Protocol(100, 100, "reparam", 10, 100, 0, 0, 0.95, 3)
+    monkeypatch.setattr(Task, "posterior", SimpleNamespace(is_deterministic=True))
+    with pytest.raises(Refused, match="the codes of this posterior are certain"):
+        find_truth(task(KINKED), 1, protocol, Store(tmp_path))
 
 
 def test_a_reference_that_would_change_the_bound_is_refused(tmp_path):
