@@ -1,5 +1,8 @@
 """The matrix of --problem=all."""
 
+import math
+
+import numpy as np
 import pytest
 
 from experiments.common import plots, tables
@@ -67,6 +70,24 @@ def test_the_matrix_has_the_figures_of_each_problem(measured):
 def test_links_are_refused_in_place_of_every_file(measured):
     assert unknown_names(measured / "cosine", measured / "coins") == set()
     assert unknown_names(measured) == {"cosine", "coins"}
+
+
+def test_the_best_of_a_problem_is_unbiased_and_an_estimator_that_is_always_zero_has_no_rank():
+    figures = ("bias", "bias_low", "bias_high", "max_abs_z", "relative_bias")
+    shared = {"num_samples": 1, "evaluations": 2, "flops": 10.0, "declared_biased": False, "phi_biased": False}
+    shared |= {f"phi_{name}": 0.0 for name in figures} | {"phi_verdict": "worse"}
+    shared |= {f"phi_variance_x_flops_to_best_{end}": 0.9 for end in ("low", "high")}
+    rows = [
+        {"estimator": "reinmax", "phi_variance": 1.0, "declared_biased": True},
+        {"estimator": "measured", "phi_variance": 1.5, "phi_biased": True},
+        {"estimator": "disarm", "phi_variance": 2.0},
+        {"estimator": "reinforce", "phi_variance": 4.0, "flops": 5.0},
+        {"estimator": "straight_through", "phi_variance": 0.0, "phi_verdict": "BIASED, ALWAYS ZERO"},
+    ]
+    ratios = matrix.rows_of_problem([shared | row for row in rows], "coins", "phi", "flops")
+    np.testing.assert_allclose([row["variance_x_flops"] for row in ratios], [0.5, 0.75, 1, 1, math.nan])
+    np.testing.assert_allclose([row["variance_x_evaluations"] for row in ratios], [0.5, 0.75, 1, 2, math.nan])
+    assert [row["biased"] for row in ratios] == [False, True, False, False, False]
 
 
 @pytest.mark.parametrize("judge_by", ["flops", "evaluations", "seconds"])

@@ -12,7 +12,12 @@ from experiments.common.candidates import Case
 from experiments.common.measuring import Protocol, measure
 from experiments.common.store import Store
 from experiments.common.task import Task
-from experiments.compare_estimators.truth import _choose_method, find_truth, sum_or_quadrature
+from experiments.compare_estimators.truth import (
+    _choose_method,
+    _samples_of_reference,
+    find_truth,
+    sum_or_quadrature,
+)
 from vae import distributions
 
 PHI = {"mean": jnp.array([0.2]), "log_var": jnp.array([0.1])}
@@ -73,6 +78,7 @@ def test_a_reference_that_would_change_the_bound_is_refused(tmp_path):
     protocol = Protocol(100, 100, "leave_one_out", 10, 100, 0, 0, 0.95, 3)
     with pytest.raises(Refused, match="needs K=2, and --objective=iwae is a different bound for K=1"):
         find_truth(task(KINKED, objective="iwae"), 1, protocol, Store(tmp_path))
+    assert [_samples_of_reference(task(KINKED, objective="iwae"), "leave_one_out", k) for k in (2, 3)] == [2, 3]
 
 
 def test_a_reference_may_have_more_samples_where_the_gradient_is_the_same(tmp_path):
