@@ -61,16 +61,21 @@ def test_a_row_has_the_temperature_of_a_relaxation_and_says_whether_its_paper_ca
     }
 
 
-def test_the_rounding_of_an_exact_gradient_is_no_variance():
+def test_the_rounding_of_an_exact_gradient_is_no_variance_and_times_have_intervals():
     task, case = Task(problems.make("coins"), "elbo"), Case("exact", 1, 0, 1, 8.0)
     protocol = Protocol(100, 100, "leave_one_out", 10, 100, 0, 0, 0.95, 3)
     figures, by_chunk = measuring.measure(task, case, protocol, diagnostics.exactly(task.problem.oracle("elbo", 1)))
     figures["phi"]["variance"] = 1e-14 * figures["phi"]["norm"] ** 2
     result = Result(task, case, "exact", measuring.Measurement(figures, by_chunk))
-    costs = {"evaluations": 1, "flops": 8.0, "seconds": 1.0, "seconds_low": 0.5, "seconds_high": 2.0}
-    row = rows._figures(result, "phi", costs, diagnostics.resampling(10, 100), protocol)
+    seconds = np.exp(np.random.default_rng(0).normal(size=(1, 9)))
+    [row] = rows.make_rows([result], [case], seconds, protocol).results
     for figure in ("variance", "variance_x_flops", "variance_x_seconds"):
-        assert [row[f"{figure}{end}"] for end in ("_low", "", "_high")] == [0.0, 0.0, 0.0]
+        assert [row[f"phi_{figure}{end}"] for end in ("_low", "", "_high")] == [0.0, 0.0, 0.0]
+    [time] = rows._resampled_medians(seconds, protocol)
+    ends = np.quantile(time.replicates, [0.025, 0.975])
+    np.testing.assert_allclose(
+        [row["seconds_low"], row["seconds"], row["seconds_high"]], [ends[0], time.median, ends[1]]
+    )
 
 
 def test_estimators_are_compared_at_the_same_point_and_place_in_num_samples():

@@ -100,14 +100,15 @@ def test_a_program_ends_when_all_of_its_runs_have_diverged(folder, monkeypatch):
     assert trained.epochs == [1, 2]
 
 
-def test_a_program_whose_images_could_not_be_read_goes_on_where_it_failed(folder, monkeypatch):
+@pytest.mark.parametrize("checkpoint_every", [0, 1])
+def test_a_program_whose_images_could_not_be_read_goes_on_where_it_failed(checkpoint_every, folder, monkeypatch):
     """A row after the checkpoint is forgotten, failed steps and seconds are kept."""
     trained = Trained(folder, epochs=4, failing={2: [5, 0]}, unreadable=3)
     with pytest.raises(OSError, match="unreadable"):
-        trained.train(monkeypatch)
+        trained.train(monkeypatch, checkpoint_every=checkpoint_every)
     folder.append([{"run": 1, "epoch": 3, "step": 9, "examples": 0, "split": "test", "elbo_nats": -9.0}])
     folder.append([{"epoch": 2, "step": 6, "train_seconds": 100.0}], "timing.jsonl")
-    progress = trained.train(monkeypatch)
+    progress = trained.train(monkeypatch, checkpoint_every=checkpoint_every)
     assert trained.epochs == [1, 2, 3, 4]
     assert progress.failed_step.tolist() == [5, 0]
     np.testing.assert_array_equal(progress.state.params["model"], [4 * STEPS] * 2)
