@@ -192,9 +192,9 @@ def test_a_cost_that_differs_by_less_than_a_percent_names_no_other_best_estimato
 
 
 def test_a_pair_names_the_better_one_only_if_the_interval_excludes_one():
-    """The second has twice the variance of the first, and the third 2 % more."""
-    noise = 1 + 0.1 * np.random.default_rng(0).normal(size=(3, 20))
-    variances = noise / noise.mean(axis=1, keepdims=True) * np.array([[1.0], [2.0], [1.02]])
+    """The second has twice the variance of the first, the third 2 % more, and the fourth 2 % less."""
+    noise = 1 + 0.1 * np.random.default_rng(0).normal(size=(4, 20))
+    variances = noise / noise.mean(axis=1, keepdims=True) * np.array([[1.0], [2.0], [1.02], [0.98]])
     weights = diagnostics.resampling(20, 500)
     entrants = levels.compared(variances, weights)
     for number, entrant in enumerate(entrants):
@@ -204,9 +204,12 @@ def test_a_pair_names_the_better_one_only_if_the_interval_excludes_one():
     assert [tuple(pair[name] for name in names) for pair in pairs if pair["figure"] == "variance"] == [
         (1, 2, "first is better"),
         (1, 3, "not distinguished"),
+        (1, 4, "not distinguished"),
         (2, 3, "second is better"),
+        (2, 4, "second is better"),
+        (3, 4, "not distinguished"),
     ]
-    best = entrants[0].row  # has no interval, because it is compared with itself
+    best = entrants[3].row  # has no interval, because it is compared with itself
     assert np.isnan([best[f"phi_variance_x_flops_to_best_{end}"] for end in ("low", "high")]).all()
 
 
