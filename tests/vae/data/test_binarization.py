@@ -158,3 +158,10 @@ def test_the_mean_image_is_of_the_training_images_and_has_logits():
     train = np.uint8([[[[0], [16]]], [[[0], [8]]]])
     data = Dataset("", train, train[:0], 1 + train, 17, "")
     assert mean_image(data) == pytest.approx((1e-3, 0.75))
+
+
+def test_the_mean_of_a_pixel_stays_away_from_black_and_white():
+    images = np.zeros((4, 1, 2, 1), np.uint8)
+    images[:, :, 1] = 255
+    data = Dataset("mine", images, images[:0], images[:1], levels=256, checksum="")
+    np.testing.assert_allclose(mean_image(data, margin=0.01), [0.01, 0.99])

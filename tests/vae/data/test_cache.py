@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tests.helpers.data_sets import some_images, write_tfds
-from vae.data import load
+from vae.data import cache, load
 from vae.data.on_disk import OnDisk
 
 
@@ -83,3 +83,10 @@ def test_a_set_prepared_anew_is_decoded_anew(tmp_path):
         write_tfds(root / "tiny" / "1.0.0", {"train": some_images(4 + seed, seed), "test": some_images(2)})
         data = load("tiny", root, cache_dir=tmp_path / "cache")
         np.testing.assert_array_equal(data.train, some_images(4 + seed, seed))
+
+
+def test_the_second_folder_is_read_where_the_first_has_no_cache(tmp_path):
+    images, path = np.arange(6, dtype=np.uint8), tmp_path / "second" / "images.npy"
+    cache.cached([path], lambda: images)
+    found = cache.cached([tmp_path / "first" / "images.npy", path], lambda: pytest.fail("built again"))
+    np.testing.assert_array_equal(found, images)

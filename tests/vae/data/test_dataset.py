@@ -1,10 +1,13 @@
 """A data set of one's own: its name is its own, and arrays that would train to wrong numbers are refused."""
 
+import hashlib
+
 import numpy as np
 import pytest
 
 from vae import data
 from vae.data import Splits
+from vae.data.dataset import make_dataset
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (8, 5, 4, 1), dtype=np.uint8)
 
@@ -51,3 +54,21 @@ def test_images_of_any_number_of_channels_are_loaded(channels, mine):
 def test_what_would_train_to_wrong_numbers_is_refused(splits, sentence, mine):
     with pytest.raises(ValueError, match=f"^dataset=mine: .*{sentence}"):
         mine(**splits)
+
+
+def test_one_split_with_more_than_two_levels_makes_all_grey(mine):
+    bits = np.round(IMAGES / 255).astype(np.uint8)
+    assert mine(train=bits, test=IMAGES).levels == 256
+
+
+@pytest.mark.parametrize("validation_size", [0, 3])
+def test_the_identifier_of_files_names_the_images_for_training(validation_size):
+    """Each image shows its number. Binarization in advance makes other images, which have no files."""
+    numbers = np.arange(40, dtype=np.uint8).reshape(40, 1, 1, 1)
+    images = make_dataset("mine", Splits(train=numbers, levels=256, files="abc"), validation_size)
+    assert len(images.train) == 36 - validation_size
+    digest = hashlib.sha256(images.train.reshape(-1).astype(np.int64).tobytes()).hexdigest()
+    assert images.files == f"abc train {digest}".encode()
+    assert data.fix_binarization(images, "dynamic").files == images.files
+    fixed = data.fix_binarization(images, "static")
+    assert (fixed.files, fixed.files_checksum) == (b"", "")

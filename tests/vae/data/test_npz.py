@@ -13,6 +13,7 @@ from hypothesis.extra import numpy as hnp
 
 from tests.helpers.data_sets import one_sentence, refusal, rows
 from vae.data import load, pixels
+from vae.devices import host_memory
 
 
 def save(tmp_path, **arrays):
@@ -183,3 +184,13 @@ def test_any_arrays_load_or_are_refused(tmp_path_factory, arrays):
     path = tmp_path_factory.getbasetemp() / "arrays.npz"
     np.savez(path, **arrays)
     assert_loads_or_refuses(path)
+
+
+def test_arrays_that_together_take_more_than_the_free_memory_are_refused(tmp_path, monkeypatch):
+    images = np.zeros((100, 10, 10, 1), np.uint8)
+    np.savez_compressed(tmp_path / "mine.npz", train=images, test=images)
+    monkeypatch.setattr(host_memory, "free", lambda: 15_000)
+    with pytest.raises(ValueError, match="its arrays take 0.0 GB, and 0.0 GB of memory are free"):
+        load(f"npz:{tmp_path}/mine.npz")
+    monkeypatch.setattr(host_memory, "free", lambda: 30_000)
+    assert load(f"npz:{tmp_path}/mine.npz").train.shape == (100, 10, 10, 1)
