@@ -53,6 +53,7 @@ def test_the_newest_is_restored_to_the_bit(folder, state):
     _assert_is(checkpoint.restore(folder, state), state, 3)
     like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), state)
     _assert_is(checkpoint.restore(folder, like, at=[2]), state, 2)
+    _assert_is(checkpoint.restore(folder, like, at=[3, 2]), state, 3)
 
 
 def test_the_newest_stay_also_after_a_later_start(state, tmp_path):

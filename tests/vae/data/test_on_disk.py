@@ -1,12 +1,14 @@
 """Training images that stay on disk."""
 
 import errno
+import json
 
 import numpy as np
 import pytest
 
 from tests.helpers.data_sets import one_sentence, rows, some_images, write_tfds
 from vae.data import fix_binarization, load, mean_image
+from vae.data.on_disk import _check_features
 
 
 def test_a_training_split_that_is_too_large_stays_on_disk(prepared, tmp_path):
@@ -36,6 +38,18 @@ def test_of_a_set_on_disk_a_tenth_is_decoded_for_the_test(prepared, tmp_path):
     data = load("untested", prepared, cache_dir=tmp_path, max_bytes=0)
     assert data.checksum == load("untested", prepared, cache_dir=tmp_path).files_checksum
     assert rows(data.train[np.arange(27)], data.test) == rows(some_images(30))
+    held = load("untested", prepared, 5, cache_dir=tmp_path, max_bytes=0)
+    assert rows(held.train[np.arange(22)], held.validation, held.test) == rows(some_images(30))
+
+
+@pytest.mark.parametrize(
+    "around", [lambda each: {"image": each}, lambda each: [each], json.dumps], ids=["object", "list", "text"]
+)
+def test_a_class_of_others_is_refused_wherever_the_features_name_it(around):
+    described = lambda name: {"type": "tensorflow_datasets.core.Dict", "content": around({"pythonClassName": name})}
+    _check_features(described("tensorflow_datasets.core.features.Image"))
+    with pytest.raises(ValueError, match="a class that does not belong to TFDS, 'mine.Image'"):
+        _check_features(described("mine.Image"))
 
 
 def test_images_that_are_damaged_later_are_one_sentence_and_what_the_system_says_is_its_own(tmp_path, monkeypatch):

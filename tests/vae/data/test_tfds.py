@@ -7,6 +7,7 @@ import pytest
 
 from tests.helpers.data_sets import refusal, rows, some_images, write_tfds
 from vae.data import load
+from vae.data.tfds import _fingerprint
 
 
 def test_tfds_images_are_read_as_they_were_written_and_in_silence(prepared, tmp_path, capfd):
@@ -90,3 +91,11 @@ def test_damaged_prepared_files_are_refused(tmp_path, harm):
         (folder / "features.json").write_text(features.replace('"5"', '"6"'))
     sentence = refusal("tiny", tmp_path)
     assert "prepare the set in another folder" in sentence
+
+
+def test_a_description_that_changes_is_another_fingerprint_also_if_its_size_stays(tmp_path):
+    (tmp_path / "features.json").write_text('{"a": 1}')
+    first = _fingerprint(tmp_path)
+    assert first == _fingerprint(tmp_path)
+    (tmp_path / "features.json").write_text('{"a": 2}')
+    assert first != _fingerprint(tmp_path)
