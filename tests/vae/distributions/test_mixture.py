@@ -64,6 +64,14 @@ def test_samples_are_those_of_the_density():
     assert np.any(z_score(z, mean_of_equal)[0] > 10)  # the control
 
 
+def test_the_component_is_drawn_independently_of_the_samples():
+    """Two equal components are one; with the same noise for both draws, the larger sample would be chosen."""
+    zeros = np.zeros((2, 1), np.float32)
+    q = dist.Mixture(np.zeros(2, np.float32), dist.Normal(zeros, zeros))
+    z = np.asarray(jax.jit(q.sample, static_argnums=1)(jax.random.key(0), 10_000))
+    assert abs(z.mean()) < 4.5 / np.sqrt(len(z))
+
+
 def test_a_batch_of_mixtures_is_a_loop_over_them():
     logits = np.stack([LOGITS, LOGITS[::-1]])
     components = dist.Normal(draw(6, 2, M, D), draw(7, 2, M, D))

@@ -28,6 +28,12 @@ def test_a_product_is_the_sum_and_the_tuple_of_its_blocks():
     np.testing.assert_array_equal(means[1], Q.blocks[1].mean)
 
 
+def test_blocks_of_one_family_have_noise_of_their_own():
+    normal = dist.Normal(np.zeros(1, np.float32), np.zeros(1, np.float32))
+    first, second = jax.jit(dist.Product((normal, normal)).sample, static_argnums=1)(jax.random.key(0), 10_000)
+    assert abs(np.mean(first * second)) < 4.5 / np.sqrt(10_000)
+
+
 def test_the_divergence_does_not_need_parameters_in_every_block():
     sphere = dist.PowerSpherical(np.float32([[0.5, 1.0, -0.2]]), np.float32([[1.0]]))
     codes = dist.Rounded(np.float32([[[0.2, -0.8]]]), (3, 2))
