@@ -30,6 +30,13 @@ def test_holm_multiplies_the_smallest_p_value_by_the_number_of_pairs():
     assert comparison.holm([0.5, math.nan, 0.9])[::2] == [1.0, 1.0]
 
 
+def test_a_pair_is_told_apart_at_five_percent():
+    pair = comparison.Pair("a", "b", difference=1.0, half_width=0.5, seeds=3, p_value=0.049, seeds_needed=None)
+    assert pair.is_told_apart
+    assert not pair._replace(p_value=0.051).is_told_apart
+    assert not pair._replace(p_value=math.nan).is_told_apart
+
+
 def test_each_value_is_compared_at_the_setting_that_validation_chose():
     # "b" is better on the test set at 1e-2, where validation does not choose it.
     rows = [row("a", seed, 10 + 0.01 * seed) for seed in range(4)]
