@@ -16,4 +16,7 @@ def on_cpu() -> contextlib.AbstractContextManager:
     """
     if jax.default_backend() == "cpu":
         return contextlib.nullcontext()  # a named device would make jax trace every function again
+    platforms = jax.config.jax_platforms
+    if platforms and "cpu" not in platforms.split(","):
+        raise RuntimeError(f"the CPU is needed beside the accelerator; set JAX_PLATFORMS={platforms},cpu")
     return jax.default_device(jax.local_devices(backend="cpu")[0])

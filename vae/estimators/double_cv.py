@@ -5,7 +5,6 @@ samples. The expectation of the term is zero, and the gradient that it adds is k
 """
 
 import jax.numpy as jnp
-from jax.lax import stop_gradient
 
 from vae.estimators.contract import Estimate, Estimator, mean
 from vae.estimators.parts.control_variates import least_variance, score_of_linear, values_and_slopes
@@ -27,7 +26,8 @@ def double_cv(num_samples: int = 2) -> Estimator:
     def estimate(params, state, key, q, f, reduce=mean, log_q_weight=0.0, context=None) -> Estimate:
         del context
         z = q.sample(key, num_samples)  # [K, *batch, *event]
-        values, slopes = values_and_slopes(integrand(f, stop_gradient(q), log_q_weight), q, z)
+        f = integrand(f, held(q, reduce), log_q_weight)
+        values, slopes = values_and_slopes(f, q, z)
         score = z - q.mean
         event = tuple(range(values.ndim, z.ndim))
         linear = jnp.sum(mean_of_others(slopes) * score, axis=event)  # [K, *batch]
@@ -37,9 +37,6 @@ def double_cv(num_samples: int = 2) -> Estimator:
             v = values + params["alpha"] * linear
             return mean(jnp.expand_dims(v - mean_of_others(v), event) * score) - params["alpha"] * added
 
-        def bound(q):
-            return reduce(integrand(f, held(q, reduce), log_q_weight)(z))
-
-        return least_variance(params, state, q, bound, gradient)
+        return least_variance(params, state, q, reduce(f(z)), gradient)
 
     return Estimator(init, estimate)

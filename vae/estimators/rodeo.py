@@ -4,7 +4,6 @@ For every function h, E[(A h)(z)] = 0. So any h gives a control variate whose ex
 """
 
 import jax.numpy as jnp
-from jax.lax import stop_gradient
 
 from vae.estimators.contract import Estimate, Estimator, mean
 from vae.estimators.parts.control_variates import least_variance, values_and_slopes
@@ -34,7 +33,8 @@ def rodeo(num_samples: int = 2, hidden: int = 100) -> Estimator:
     def estimate(params, state, key, q, f, reduce=mean, log_q_weight=0.0, context=None) -> Estimate:
         del context
         z = q.sample(key, num_samples)  # [K, *batch, *event]
-        values, slopes = values_and_slopes(integrand(f, stop_gradient(q), log_q_weight), q, z)
+        f = integrand(f, held(q, reduce), log_q_weight)
+        values, slopes = values_and_slopes(f, q, z)
         elsewhere, probability = other_values(q, z)  # [A, K, *batch, *event], [A, K, *batch, D]
         score = z - q.mean
         moves = elsewhere - z
@@ -60,9 +60,6 @@ def rodeo(num_samples: int = 2, hidden: int = 100) -> Estimator:
             on_top = stein_of_score(probability, moves, score, h_score, h_score_moved)
             return mean(leave_one_out + params["beta"] * on_top)
 
-        def bound(q):
-            return reduce(integrand(f, held(q, reduce), log_q_weight)(z))
-
-        return least_variance(params, state, q, bound, gradient)
+        return least_variance(params, state, q, reduce(f(z)), gradient)
 
     return Estimator(init, estimate)

@@ -177,12 +177,13 @@ def _top_k_renormalized():
 def _double_cv_with(slope_for, score_comes_back, alpha=-1.0):
     def estimate(params, state, key, q, f, reduce=mean, log_q_weight=0.0, context=None):
         z = q.sample(key, 2)
-        values, slopes = values_and_slopes(integrand(f, stop_gradient(q), log_q_weight), q, z)
+        f = integrand(f, stop_gradient(q), log_q_weight)
+        values, slopes = values_and_slopes(f, q, z)
         score = z - q.mean
         v = values + alpha * jnp.sum(slope_for(slopes) * score, axis=-1)
         back = score_comes_back * alpha * mean(slopes) * q.mean * (1 - q.mean)
         gradient = lambda params: mean((v - mean_of_others(v))[..., None] * score) - back
-        return least_variance(params, state, q, lambda q: reduce(integrand(f, q, log_q_weight)(z)), gradient)
+        return least_variance(params, state, q, reduce(f(z)), gradient)
 
     return Estimator(lambda key, q, context=None: ({}, {}), estimate)
 

@@ -31,21 +31,20 @@ def least_variance(
     params: PyTree,
     state: PyTree,
     q: Distribution,
-    bound: Callable[[Distribution], Array],
+    value: Array,
     gradient: Callable[[PyTree], Array],
 ) -> Estimate:
-    """Returns an estimate with the value `bound(q)` `[*batch]`, whose params are trained to minimise its variance.
+    """Returns an estimate with this value `[*batch]`, whose params are trained to minimise its variance.
 
-    `gradient(params)` `[*batch, *event]` is added to the derivative of `bound(q)` in the logits of q. `cv_loss` is the
-    mean over the batch of the squared length of the sum. For an unbiased gradient, the expectation of `cv_loss` is the
-    variance plus a constant.
+    `gradient(params)` `[*batch, *event]` is the derivative of the value in the logits of q. `cv_loss` is the mean over
+    the batch of its squared length. For an unbiased gradient, the expectation of `cv_loss` is the variance plus a
+    constant.
     """
     batch_ndim = len(q.batch_shape)
-    direct = jax.grad(lambda q: jnp.sum(bound(q)))(q).logits
 
     def squared_length(params):
-        whole = direct + gradient(params)
+        whole = gradient(params)
         return jnp.mean(jnp.sum(jnp.square(whole), axis=tuple(range(batch_ndim, whole.ndim))))
 
-    value = bound(q) + inject(q.logits, gradient(params), batch_ndim)
+    value = value + inject(q.logits, gradient(params), batch_ndim)
     return Estimate(value, isolated_loss(squared_length, params), state)

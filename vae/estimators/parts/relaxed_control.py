@@ -47,7 +47,7 @@ def relaxed_control(num_samples: int, init: Callable, control: Callable) -> Esti
             weight = (values - c)[..., None, None] * z + r * pullback(jnp.ones_like(c))[0]
             return mean(weight - frozen.mean * jnp.sum(weight, axis=-1, keepdims=True))
 
-        return least_variance(params, state, q, lambda q: reduce(f_frozen(z)), gradient)
+        return least_variance(params, state, q, reduce(f_frozen(z)), gradient)
 
     return accept_bits(Estimator(init, estimate))
 
