@@ -68,6 +68,7 @@ def run(
             raise app.UsageError(f"unexpected argument {argv[1]!r}: settings are given as --name=value")
         _quiet_libraries()
         jax_settings.fix()
+        _check_platforms()
         interrupt.stop_at_once(resumes() if callable(resumes) else resumes)
         _use_compilation_cache(flags.FLAGS.compilation_cache)
         with _enough_memory(memory_flags), _a_device():
@@ -268,6 +269,13 @@ def _enough_memory(memory_flags: tuple[str, ...]) -> Iterator[None]:
         runs = "; --sweep_mode=map trains runs one after the other" if "sweep_mode" in flags.FLAGS else ""
         reason = first_line(error, "no more").removeprefix("RESOURCE_EXHAUSTED: ")
         stop(f"memory does not suffice ({reason}){smaller}{runs}")
+
+
+def _check_platforms() -> None:
+    """Refuses a JAX_PLATFORMS without the CPU, on which FLOP are counted and exact gradients are computed."""
+    platforms = jax.config.jax_platforms
+    if platforms and "cpu" not in platforms.split(","):
+        stop(f"JAX_PLATFORMS={platforms} leaves out the CPU; unset the variable, or set JAX_PLATFORMS={platforms},cpu")
 
 
 @contextmanager

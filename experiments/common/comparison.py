@@ -1,7 +1,7 @@
 """Which value of a setting is best, when every other swept setting is chosen by validation, and which values differ.
 
     comparison = compare(rows, "estimator")          # rows of results.csv
-    print("\\n".join(sentences(comparison)))
+    print(verdict.answer(comparison))
 
 For each value of the compared setting, the candidate with the best mean validation bound over seeds is chosen. The test
 figures of the chosen candidates are then compared pair by pair over the seeds that both have: a seed gives both runs

@@ -43,6 +43,3 @@ def fix() -> None:
                 f"{name.upper()}={present} has no effect: commands take {value}{HINTS.get(name, '')}", file=sys.stderr
             )
             jax.config.update(name, value)
-    # Exact gradients and FLOP are those of the CPU. The first platform stays the default.
-    if (platforms := jax.config.jax_platforms) and "cpu" not in platforms.split(","):
-        jax.config.update("jax_platforms", f"{platforms},cpu")

@@ -58,10 +58,9 @@ def _parse(text: str) -> dict[str, object]:
         name, equals, value = part.strip().partition("=")
         if name not in settings.FIELDS or not equals:
             close = difflib.get_close_matches(name, settings.FIELDS, n=1)
-            hint = f" (did you mean {close[0]}?)" if close and equals else ""
-            raise ValueError(
-                f"--run={text}: {part!r} is not SETTING=VALUE{hint}; the settings are {', '.join(settings.FIELDS)}"
-            )
+            hint = f" (did you mean {close[0]}?)" if close else ""
+            wrong = f"there is no setting {name}{hint}" if equals else f"{part!r} is not SETTING=VALUE"
+            raise ValueError(f"--run={text}: {wrong}; the settings are {', '.join(settings.FIELDS)}")
         try:
             wanted[name] = settings.parse(name, value)
         except ValueError as error:

@@ -34,12 +34,13 @@ LEAST_UNITS = 1.0
 def write(workdir: Path, comparison: Comparison) -> str:
     """Writes the files, and returns the text of verdict.md."""
     parts = [
-        "\n".join(sentences(comparison)),
+        answer(comparison),
+        "\n".join(f"- {warning}" for warning in warnings(comparison)),
         tables.to_markdown(table(comparison)),
         tables.to_markdown(pairs(comparison)),
         note(comparison),
     ]
-    text = "\n\n".join(parts) + "\n"
+    text = "\n\n".join(filter(None, parts)) + "\n"
     files.write_text(workdir / "verdict.md", text)
     rows = [pair._asdict() | {"told_apart": pair.is_told_apart} for pair in comparison.pairs]
     files.write_text(workdir / "verdict.csv", tables.to_csv(rows))
@@ -63,11 +64,6 @@ def to_latex(comparison: Comparison) -> str:
         tables.to_latex(pairs(comparison, paper=True), titles[1], text_columns=2),
     ]
     return "\n\n".join(parts) + "\n"
-
-
-def sentences(comparison: Comparison) -> list[str]:
-    """The answer in one sentence, followed by warnings."""
-    return [answer(comparison), *warnings(comparison)]
 
 
 def note(comparison: Comparison) -> str:
@@ -168,6 +164,10 @@ def warnings(comparison: Comparison) -> list[str]:
     if len({len(choice.candidates) for choice in chosen}) > 1:
         counts = words(f"{name(choice.value)} {len(choice.candidates)}" for choice in chosen)
         lines.append(f"unequal numbers of candidates favour the value with more of them: {counts}")
+    if costs := _unequal_costs(chosen):
+        named = words(f"{name(value)} {count:g}" for value, count in costs.items())
+        advice = "; --budget=evaluations:N buys each its own K" if comparison.setting == "estimator" else ""
+        lines.append(f"a training step has different costs, in evaluations of f for an image: {named}{advice}")
     if rising := [_rise(choice, comparison) for choice in chosen if _is_rising(choice.chosen, comparison.figure)]:
         lines.append(
             f"training is not finished: in the last fifth of the epochs the ELBO rose by {words(rising)}, more than the"
@@ -179,6 +179,17 @@ def warnings(comparison: Comparison) -> list[str]:
             " less than one unit is active"
         )
     return [*lines, *_about_seeds(comparison)]
+
+
+def _unequal_costs(choices: list[Choice]) -> dict[str, float]:
+    """The evaluations of f in a training step of each value, if they are known and differ; else nothing."""
+    costs = {
+        choice.value: row["step_evaluations"]
+        for choice in choices
+        for row in choice.chosen.rows.values()
+        if "step_evaluations" in row
+    }
+    return costs if len(set(costs.values())) > 1 else {}
 
 
 def _about_seeds(comparison: Comparison) -> list[str]:
@@ -208,7 +219,8 @@ def _about_seeds(comparison: Comparison) -> list[str]:
         else:
             needed = f"about {pair.seeds_needed}" if pair.seeds_needed else f"more than {comparisons.MOST_SEEDS}"
             lines.append(
-                f"{both(pair)}: to tell a difference of {pair.difference:.2f} nats apart would take {needed} seeds"
+                f"{both(pair)}: to tell a difference of {pair.difference:.2f} nats apart in"
+                f" {100 * comparisons.POWER:.0f} % of sweeps would take {needed} seeds"
             )
             counted = True
     if counted:

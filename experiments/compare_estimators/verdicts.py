@@ -46,8 +46,9 @@ def compare(entrants: list[Entrant], group: str, weights: np.ndarray, protocol: 
     Adds to each entrant's row the ratios to the best estimator, a verdict, and the costs by which it would be the best
     one. Returns the rows of pairs.csv.
 
-    The best is the estimator with the smallest variance x cost among those that are unbiased, by measurement and by
-    their papers. For each figure, the intervals of all ratios hold at once with the probability `protocol.confidence`.
+    The best is the estimator with the smallest variance x cost among those that are unbiased, by measurement in all
+    groups and by their papers. For each figure, the intervals of all ratios hold at once with the probability
+    `protocol.confidence`.
 
     Args:
       entrants: the estimators, each with its row.
@@ -79,8 +80,8 @@ def compare(entrants: list[Entrant], group: str, weights: np.ndarray, protocol: 
 
 def _best(entrants: list[Entrant], group: str, product: str) -> int:
     """The index of the estimator that the others are compared with."""
-    rows = [entrant.row for entrant in entrants]
-    is_unbiased = [not row[f"{group}_biased"] and not row["declared_biased"] for row in rows]
+    biased = [name for name in entrants[0].row if name.endswith("_biased")]  # by its paper, and in each group
+    is_unbiased = [not any(entrant.row[name] for name in biased) for entrant in entrants]
     costs = [_cost(entrant, product) for entrant in entrants]
     variances = [diagnostics.ranked_variance(entrant.result.figures[group]) for entrant in entrants]
     return diagnostics.choose_best(variances, costs, is_unbiased)

@@ -40,7 +40,11 @@ def _command_lines(contents: Contents) -> str:
     words = "\n".join(
         " ".join(f"<span>{escape(word)}</span>" for word in line.split(" ")) for line in commands(contents)
     )
-    return f'<pre tabindex="0">{words}</pre>'
+    advice = (
+        "Give a repeated command another --workdir or --output: in the folder of finished results it measures nothing"
+        " again. The code is named below."
+    )
+    return f'<pre tabindex="0">{words}</pre><p>{advice}</p>'
 
 
 def _quoted(command: str) -> str:

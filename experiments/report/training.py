@@ -74,7 +74,7 @@ def sections(contents: Contents, page_charts: Charts, every: int, pictures_place
 
 def verdict(comparison: Comparison, page_charts: Charts) -> Section:
     """The section with the answer of a comparison, the chosen settings and all pairs."""
-    answer, *warnings = verdicts.sentences(comparison)
+    answer, warnings = verdicts.answer(comparison), verdicts.warnings(comparison)
     html = f"<p>{escape(answer)}.</p>"
     if warnings:
         html += "<ul>" + "".join(f"<li>{escape(warning)}</li>" for warning in warnings) + "</ul>"
@@ -114,8 +114,9 @@ def best_setting(contents: Contents, comparison: Comparison | None) -> str:
     if not contents.names:
         return large_figures(facts)
     if comparison:
-        answer = verdicts.sentences(comparison)[0]
-        best = f'<p class="best">best: {escape(contents.label(best))}</p>'
+        answer = verdicts.answer(comparison)
+        by = " by the validation ELBO" if results.ranked_by(rows) == "validation_elbo_nats" else ""
+        best = f'<p class="best">best{by}: {escape(contents.label(best))}</p>'
         return f'<p class="verdict">{escape(answer)}</p>{large_figures(facts)}{best}'
     labels = lambda rows: listed(map(contents.label, rows))
     single = results.with_one_seed(rows)

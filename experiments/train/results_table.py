@@ -36,7 +36,7 @@ def write(workdir: Path, finished: list[Finished], columns: list[str] | None) ->
     if versions := provenance.about_versions(provenance.code_versions(records[run.folder]) for run in finished):
         table += f"\n\n{versions}"
     files.write_text(workdir / "results.csv", tables.to_csv(rows))
-    files.write_text(workdir / "results.md", table + "\n")
+    files.write_text(workdir / "results.md", f"{results.heading(rows)}\n\n{table}\n")
     files.write_text(workdir / "results.tex", results.to_latex(rows, columns) + "\n")
     print(f"\n{results.heading(rows)}\n{table}\n")
     print(f"table of every run and setting: {workdir / 'results.csv'}; for a paper: results.tex")

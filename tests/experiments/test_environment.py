@@ -132,6 +132,20 @@ def test_an_exported_platform_without_a_device_is_one_sentence(error, monkeypatc
     assert capsys.readouterr().err.startswith("error: jax finds no device for JAX_PLATFORMS=tpu; unset the variable")
 
 
+def test_an_exported_platform_without_the_cpu_is_refused(capsys):
+    before = jax.config.jax_platforms
+    try:
+        jax.config.update("jax_platforms", "cuda")
+        with pytest.raises(SystemExit):
+            cli._check_platforms()
+        jax.config.update("jax_platforms", "cuda,cpu")
+        cli._check_platforms()
+    finally:
+        jax.config.update("jax_platforms", before)
+    sentence = "error: JAX_PLATFORMS=cuda leaves out the CPU; unset the variable, or set JAX_PLATFORMS=cuda,cpu\n"
+    assert capsys.readouterr().err == sentence
+
+
 # --- Pictures
 
 

@@ -190,7 +190,8 @@ def compare(
         is_declared = isinstance(estimators[name], int) and BY_NAME[name].biased
         head = {"estimator": name, **costs, "declared_biased": is_declared}
         entrants.append(_Entrant(head, report, by_chunk))
-    rows = [row for group in params["params"] for row in _rows(group, entrants, draws, chunks, confidence, judge_by)]
+    groups = list(params["params"])
+    rows = [row for group in groups for row in _rows(group, groups, entrants, draws, chunks, confidence, judge_by)]
     columns = {name: np.array([row[name] for row in rows]) for name in rows[0]}
     return Comparison(columns, known.source, draws, confidence, judge_by)
 
@@ -323,9 +324,15 @@ def _find_truth(task: _Task, num_samples: int, reference: Estimator | None, draw
 
 
 def _rows(
-    group: str, entrants: list[_Entrant], draws: int, chunks: int, confidence: float, judge_by: str
+    group: str,
+    groups: list[str],
+    entrants: list[_Entrant],
+    draws: int,
+    chunks: int,
+    confidence: float,
+    judge_by: str,
 ) -> list[dict[str, Any]]:
-    """The rows of one group of parameters."""
+    """The rows of one group of parameters. The best estimator is unbiased in all groups."""
     weights = intervals.resampling(chunks)
     rows = []
     for head, report, by_chunk in entrants:
@@ -339,7 +346,10 @@ def _rows(
         rows.append(row)
     variances = [verdicts.ranked_variance(report[group]) for _, report, _ in entrants]
     costs = [row[judge_by] for row in rows]
-    is_unbiased = [not row["biased"] and not row["declared_biased"] for row in rows]
+    is_biased = lambda report: any(
+        verdicts.bias_figures(report[each], draws, chunks, confidence)["biased"] for each in groups
+    )
+    is_unbiased = [not head["declared_biased"] and not is_biased(report) for head, report, _ in entrants]
     best = verdicts.choose_best(variances, costs, is_unbiased)
     chunk_variances = [by_chunk[group]["variance"] for _, _, by_chunk in entrants]
     ratios = verdicts.compare_products(variances, chunk_variances, costs, weights, confidence)

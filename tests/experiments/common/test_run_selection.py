@@ -77,7 +77,7 @@ def test_the_folder_of_one_program_of_a_sweep_is_a_workdir_too(sweep):
         ("estimator=stl,seed=1", "--run=estimator=stl,seed=1 matches 2 runs in "),
         ("seed=7", "--run=seed=7 matches none of the 12 runs in "),
         ("seed=7", "; estimator is reparam, stl; learning_rate is 0.001, 0.01; seed is 0, 1, 2"),
-        ("speed=1", "'speed=1' is not SETTING=VALUE (did you mean seed?); the settings are dataset, "),
+        ("speed=1", "there is no setting speed (did you mean seed?); the settings are dataset, "),
         ("seed", "'seed' is not SETTING=VALUE"),
         ("seed=1,", "'' is not SETTING=VALUE"),
         ("seed=one", "--run=seed=one: seed=one: 'one' is not an integer"),

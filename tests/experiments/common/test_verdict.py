@@ -83,7 +83,7 @@ def test_the_warnings_name_the_edge_of_the_grid_diverged_values_and_the_seeds_th
         "b is not compared, because runs diverged, or have no finite figures, at all its settings",
         "stl is best at learning_rate=0.001, the edge of the grid; try values beyond it",
         "unequal numbers of candidates favour the value with more of them: stl 1 and reparam 2",
-        "stl and reparam: to tell a difference of 0.42 nats apart would take about 12 seeds",
+        "stl and reparam: to tell a difference of 0.42 nats apart in 80 % of sweeps would take about 12 seeds",
         "adding seeds to this sweep until a pair is told apart would exceed the level of 5 %; a new sweep of new seeds,"
         " judged alone, keeps it",
     ]
@@ -115,7 +115,7 @@ def test_a_pair_with_one_common_seed_has_no_interval():
 def test_more_seeds_than_anybody_trains_are_not_counted():
     result = compared([choice("stl"), choice("reparam")], ("stl", "reparam", 0.9))
     line, _ = verdict.warnings(result._replace(pairs=[result.pairs[0]._replace(seeds_needed=None)]))
-    assert line.endswith("apart would take more than 1000 seeds")
+    assert line.endswith("apart in 80 % of sweeps would take more than 1000 seeds")
 
 
 def test_curves_that_still_rise_by_more_than_a_standard_error_are_named():
@@ -135,6 +135,17 @@ def test_values_that_hardly_use_their_latent_variables_are_named(figures):
     used = choice("stl", test_rate_nats=(0.1, 0.2), active_units=(1, 1))
     [line] = verdict.warnings(compared([used, choice("nvil", **figures)]))
     assert line.startswith("the latent variables are hardly used with nvil:")
+
+
+def test_unequal_costs_of_a_step_are_named():
+    costs = lambda value, evaluations: choice(value, step_evaluations=(evaluations, evaluations))
+    line = "a training step has different costs, in evaluations of f for an image: relax 4 and disarm 2"
+    assert verdict.warnings(compared([costs("relax", 4.0), costs("disarm", 2.0)])) == [
+        f"{line}; --budget=evaluations:N buys each its own K"
+    ]
+    [of_another_setting] = verdict.warnings(compared([costs("4", 4.0), costs("2", 2.0)], setting="num_samples"))
+    assert of_another_setting.endswith("num_samples=4 4 and num_samples=2 2")
+    assert verdict.warnings(compared([costs("relax", 2.0), costs("disarm", 2.0)])) == []
 
 
 def test_figures_that_a_run_lacks_give_no_warning():

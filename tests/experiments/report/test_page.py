@@ -161,7 +161,7 @@ def test_a_bug_while_the_page_is_made_keeps_its_traceback(tmp_path, monkeypatch)
         (["--workdir=broken"], "not valid JSON"),
         (["--workdir=rowless"], "no rows in results.csv"),
         (["--workdir=swept", "--run=seed=1"], "--run=seed=1 matches none of the 1 runs in swept"),
-        (["--workdir=swept", "--run=speed=1"], "'speed=1' is not SETTING=VALUE"),
+        (["--workdir=swept", "--run=speed=1"], "there is no setting speed"),
         (["--workdir=swept", "--output=swept/programs/0/runs.json/x.html"], "cannot be written"),
     ],
 )

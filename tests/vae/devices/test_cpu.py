@@ -4,6 +4,7 @@ import contextlib
 
 import jax
 import jax.numpy as jnp
+import pytest
 
 from vae import diagnostics
 from vae.devices.cpu import on_cpu
@@ -40,3 +41,14 @@ def test_flop_are_counted_for_the_cpu_also_with_arrays_on_an_accelerator(monkeyp
         product = lambda key, matrix: matrix @ (matrix + jax.random.normal(key, (8, 8)))
         assert diagnostics.flops(product, key, matrix) >= 2 * 8**3
     assert lowered_for == [jax.devices()[0]]
+
+
+def test_without_a_cpu_the_sentence_says_how_to_have_one(monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    before = jax.config.jax_platforms
+    jax.config.update("jax_platforms", "cuda")
+    try:
+        with pytest.raises(RuntimeError, match="set JAX_PLATFORMS=cuda,cpu$"):
+            on_cpu()
+    finally:
+        jax.config.update("jax_platforms", before)

@@ -88,6 +88,17 @@ def test_an_estimator_that_its_paper_calls_biased_is_not_the_best():
     assert column(result, "verdict", "decoder")[0] == "best"
 
 
+def test_an_estimator_that_is_biased_in_one_group_is_not_the_best_in_another():
+    model, variables = small_model(posterior="bernoulli")
+    estimators = {"reinforce": 1, "unknown": vae.estimators.make("straight_through", num_samples=4)}
+    result = diagnostics.compare(model, variables, X, estimators, draws=1000, key=KEY, judge_by="flops")
+    assert column(result, "declared_biased") == [False, False]
+    assert column(result, "biased") == [False, True]
+    assert column(result, "biased", "decoder") == [False, False]
+    assert column(result, "to_best", "decoder")[1] < 0.9
+    assert column(result, "verdict", "decoder")[0] == "best"
+
+
 def test_an_estimator_without_variance_is_better_than_the_best_that_has_some():
     model, variables = small_model(posterior="bernoulli")
     nothing = stateless(lambda key, q, f, reduce, log_q_weight: jax.lax.stop_gradient(reduce(f(q.sample(key, 1)))))
