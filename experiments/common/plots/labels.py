@@ -16,9 +16,11 @@ MARK = 3.5
 LINE_SPACING = 1.15
 # Points: half the width of a line with some room.
 LINE = 0.7
-# Points: the distance between places where a label is tried, and the distance up to which a label is beside its marker.
+# Points: the distance between places where a label is tried, the distance up to which a label is beside its marker, and
+# the least distance between a label and the frame of the axes.
 STEP = 4.0
 BESIDE = 2 * MARK
+EDGE = 3.0
 # The largest number of places to which a line is tried.
 TRIED = 200
 
@@ -141,7 +143,7 @@ def _free_places(mark: Box, size: np.ndarray, inside: Box, taken: np.ndarray) ->
     across, up = (np.concatenate([[0.0], far, -far, near, -near]) for far, near in zip(apart, over, strict=True))
     middles = mark.middle + np.stack(np.meshgrid(across, up), axis=-1).reshape(-1, 2)
     low, high = middles - size / 2, middles + size / 2
-    fits = np.all((low > inside[:2]) & (high < inside[2:]), axis=-1)
+    fits = np.all((low > np.add(inside[:2], EDGE)) & (high < np.subtract(inside[2:], EDGE)), axis=-1)
     low, high = low[fits], high[fits]
     is_free = ~_overlaps(low, high, taken)
     low, high = low[is_free], high[is_free]
