@@ -6,10 +6,10 @@ import jax
 
 
 def on_cpu() -> contextlib.AbstractContextManager:
-    """A context in which arrays and programs are made for the CPU: for float64, which TPUs lack, and for counts of
-    FLOP, which XLA does not count in the matrix products of GPUs.
+    """A context in which arrays and programs are made for the CPU. TPUs hardly have float64, and XLA counts no FLOP in
+    the matrix products of GPUs.
 
-    Arrays that the programs read must not have been placed on an accelerator by name.
+    Arrays that were placed on an accelerator explicitly (`jax.device_put` with a device) cannot be used in the context.
 
     Raises:
       RuntimeError: if JAX_PLATFORMS leaves the CPU out.

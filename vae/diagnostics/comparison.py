@@ -191,7 +191,8 @@ def compare(
         head = {"estimator": name, **costs, "declared_biased": is_declared}
         entrants.append(_Entrant(head, report, by_chunk))
     groups = list(params["params"])
-    rows = [row for group in groups for row in _rows(group, groups, entrants, draws, chunks, confidence, judge_by)]
+    is_unbiased = [_is_unbiased(entrant, groups, draws, chunks, confidence) for entrant in entrants]
+    rows = [row for group in groups for row in _rows(group, entrants, is_unbiased, draws, chunks, confidence, judge_by)]
     columns = {name: np.array([row[name] for row in rows]) for name in rows[0]}
     return Comparison(columns, known.source, draws, confidence, judge_by)
 
@@ -323,16 +324,22 @@ def _find_truth(task: _Task, num_samples: int, reference: Estimator | None, draw
     return _KnownTruth(f"mean of {draws.number:,} draws of {source}", truth)
 
 
+def _is_unbiased(entrant: _Entrant, groups: list[str], draws: int, chunks: int, confidence: float) -> bool:
+    """Whether an estimator is unbiased by its paper, and by measurement in all groups of parameters."""
+    bias = (verdicts.bias_figures(entrant.report[group], draws, chunks, confidence) for group in groups)
+    return not entrant.head["declared_biased"] and not any(figures["biased"] for figures in bias)
+
+
 def _rows(
     group: str,
-    groups: list[str],
     entrants: list[_Entrant],
+    is_unbiased: list[bool],
     draws: int,
     chunks: int,
     confidence: float,
     judge_by: str,
 ) -> list[dict[str, Any]]:
-    """The rows of one group of parameters. The best estimator is unbiased in all groups."""
+    """The rows of one group of parameters. Only an unbiased estimator is the best."""
     weights = intervals.resampling(chunks)
     rows = []
     for head, report, by_chunk in entrants:
@@ -346,10 +353,6 @@ def _rows(
         rows.append(row)
     variances = [verdicts.ranked_variance(report[group]) for _, report, _ in entrants]
     costs = [row[judge_by] for row in rows]
-    is_biased = lambda report: any(
-        verdicts.bias_figures(report[each], draws, chunks, confidence)["biased"] for each in groups
-    )
-    is_unbiased = [not head["declared_biased"] and not is_biased(report) for head, report, _ in entrants]
     best = verdicts.choose_best(variances, costs, is_unbiased)
     chunk_variances = [by_chunk[group]["variance"] for _, _, by_chunk in entrants]
     ratios = verdicts.compare_products(variances, chunk_variances, costs, weights, confidence)

@@ -16,7 +16,7 @@ from vae.testing.moments import Moments
 from vae.testing.references import Reference, Support, fit_reference
 
 # The probability that a right distribution is not certified, if the means of the draws are normal variables. Some draws
-# are skewed, so the level is smaller than the 1 % that is promised.
+# are skewed, so the level is lower than that of `certify`.
 LEVEL = 0.001
 # Draws are added until there are so many, and the standard error of the normalization is below this number.
 DRAWS = 2**17

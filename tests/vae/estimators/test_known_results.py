@@ -171,33 +171,25 @@ def test_large_values_of_f_do_not_round_the_signal_away():
         np.testing.assert_allclose(signal, exact, rtol=1e-3, atol=1e-5 * np.max(np.abs(exact)))
 
 
-def test_reinforce_multiplies_every_score_by_the_whole_importance_weighted_bound():
-    """The expected gradient is sum_k (L_K - w_k) score_k, with the bound L_K and the normalized weights w_k."""
+# The factor of each score. The expected gradient of the bound L_K is sum_k (L_K - w_k) score_k, with the normalized
+# weights w_k.
+_FACTORS = {
+    "reinforce": lambda log_w: log_mean_exp(log_w) - jax.nn.softmax(log_w, axis=0),
+    "wake_sleep": lambda log_w: jax.nn.softmax(log_w, axis=0),
+}
+
+
+@pytest.mark.parametrize("name", _FACTORS)
+def test_every_score_of_the_importance_weighted_bound_has_its_factor(name):
     toy, key = problem("Bernoulli"), jax.random.key(4)
 
     @jax.jit
     def published(q):
         z = q.sample(key, 3)
         log_w = toy.log_weight(toy.theta, z, q)
-        weight = log_mean_exp(log_w) - jax.nn.softmax(log_w, axis=0)
-        return log_mean_exp(log_w), jax.grad(lambda q: jnp.sum(weight * q.log_prob(z)))(q)
+        return log_mean_exp(log_w), jax.grad(lambda q: jnp.sum(_FACTORS[name](log_w) * q.log_prob(z)))(q)
 
-    run = jax.jit(gradient_program(BY_NAME["reinforce"].make(num_samples=3), toy, log_mean_exp, {}, {}))
-    (_, value), (phi, _) = run(toy.phi, toy.theta, key)
-    assert_same((value, phi), published(toy.phi))
-
-
-def test_wake_sleep_multiplies_every_score_by_its_normalized_weight():
-    toy, key = problem("Bernoulli"), jax.random.key(4)
-
-    @jax.jit
-    def published(q):
-        z = q.sample(key, 3)
-        log_w = toy.log_weight(toy.theta, z, q)
-        weight = jax.nn.softmax(log_w, axis=0)
-        return log_mean_exp(log_w), jax.grad(lambda q: jnp.sum(weight * q.log_prob(z)))(q)
-
-    run = jax.jit(gradient_program(BY_NAME["wake_sleep"].make(num_samples=3), toy, log_mean_exp, {}, {}))
+    run = jax.jit(gradient_program(BY_NAME[name].make(num_samples=3), toy, log_mean_exp, {}, {}))
     (_, value), (phi, _) = run(toy.phi, toy.theta, key)
     assert_same((value, phi), published(toy.phi))
 
