@@ -12,7 +12,7 @@ from types import ModuleType
 import pytest
 from absl import flags
 
-from experiments.common import cli, setting_flags
+from experiments.common import packages, setting_flags
 from experiments.common.grammar import choose
 from experiments.common.program_folder import ProgramFolder
 from experiments.common.settings import Settings
@@ -94,7 +94,7 @@ def _parse(module: str, arguments: list[str]) -> flags.FlagValues:
     """The values of a command's flags."""
     values = flags.FlagValues()
     importlib.import_module(f"{module}.__main__").define_flags(values)
-    cli.define_import(values)
+    packages.define_import(values)
     assert values([module, *arguments]) == [module]
     return values
 

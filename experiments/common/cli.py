@@ -1,4 +1,4 @@
-"""The frame of every command: packages to import, flags, and one sentence instead of a traceback for bad input.
+"""The frame of every command: flags, and one sentence instead of a traceback for bad input.
 
 if __name__ == "__main__":
     define_flags(flags.FLAGS)
@@ -7,8 +7,6 @@ if __name__ == "__main__":
 
 import gc
 import hashlib
-import importlib
-import inspect
 import os
 import platform
 import re
@@ -24,23 +22,9 @@ import jax
 from absl import app, flags, logging
 from jax.experimental.compilation_cache import compilation_cache
 
-from experiments.common import interrupt, jax_settings
+from experiments.common import interrupt, jax_settings, packages
 
-IMPORT_VARIABLE = "VAE_IMPORT"
-
-
-def define_import(flag_values: flags.FlagValues) -> None:
-    """Defines --import."""
-    flags.DEFINE_list(
-        "import",
-        [],
-        "Python packages with estimators, posteriors, objectives or data sets of your own, comma-separated. They are"
-        f" imported before the other flags are read. The environment variable {IMPORT_VARIABLE} names more.",
-        flag_values=flag_values,
-    )
-
-
-define_import(flags.FLAGS)
+packages.define_import(flags.FLAGS)
 flags.DEFINE_string(
     "compilation_cache",
     "auto",
@@ -52,8 +36,7 @@ flags.DEFINE_string(
 def run(
     main: Callable[[], None], resumes: bool | Callable[[], bool] = False, memory_flags: tuple[str, ...] = ()
 ) -> None:
-    """Parses the command line and calls `main`; stray positional arguments are refused, since most of them are a
-    forgotten `--` or a space in a list.
+    """Parses the command line and calls `main`.
 
     Args:
       main: The command, without arguments.
@@ -63,9 +46,7 @@ def run(
         memory names them.
     """
 
-    def guarded(argv: list[str]) -> None:
-        if len(argv) > 1:
-            raise app.UsageError(f"unexpected argument {argv[1]!r}: settings are given as --name=value")
+    def guarded(_: list[str]) -> None:
         _quiet_libraries()
         jax_settings.fix()
         _check_platforms()
@@ -79,125 +60,32 @@ def run(
     app.run(guarded, flags_parser=_parse)
 
 
-# --- Packages of your own
-
-# The modules that flags such as --optimizer=module:function have imported.
-_modules_of_flags: dict[str, None] = {}
-
-
-def imported_packages() -> tuple[str, ...]:
-    """The packages that --import and VAE_IMPORT name, in this order, without duplicates."""
-    values = flags.FlagValues()
-    define_import(values)
-    values(["", *sys.argv[1:]], known_only=True)  # no other flag is read here
-    named = [*values["import"].value, *os.environ.get(IMPORT_VARIABLE, "").split(",")]
-    return tuple(dict.fromkeys(name.strip() for name in named if name.strip()))
-
-
-def _import_packages() -> None:
-    """Imports the packages, so that the flags and tables know what they add."""
-    for name in imported_packages():
-        if not all(part.isidentifier() for part in name.split(".")):
-            stop(f"--import={name}: a package has a name such as my_estimator or my_paper.estimators")
-        try:
-            module = importlib.import_module(name)
-        except ModuleNotFoundError as error:
-            if not _is_missing(error, name):  # an import inside the package failed
-                raise
-            stop(
-                f"--import={name}: there is no package {error.name!r}; start the command in the folder that holds the"
-                " package, or add this folder to PYTHONPATH"
-            )
-        if hasattr(module, "__path__") and module.__file__ is None:  # Python takes any folder for a package
-            stop(
-                f"--import={name}: {next(iter(module.__path__))} has no __init__.py, so nothing was imported; start the"
-                " command in the folder that holds the package, or add this folder to PYTHONPATH"
-            )
-
-
-def _is_missing(error: Exception, module: str) -> bool:
-    """Whether an import failed because there is no such module, or because a package that should hold it is missing."""
-    return isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(f"{error.name or ''}.")
-
-
-def load_function(text: str, flag: str, arguments: tuple[str, ...] = (), in_files: bool = False) -> Callable:
-    """The function `module:function` that a flag names, from the current directory or an installed package.
-
-    Args:
-      flag: The name of the flag.
-      arguments: What the function is called with, such as "a learning rate"; nothing by default.
-      in_files: Whether settings in files name the function too. `known_function` then finds it, and the commands that
-        this process prints import its module.
-
-    Raises:
-      ValueError: If there is no such module or function, or if it does not take these arguments alone. The sentence
-        begins with the flag.
-    """
-    cannot = f"--{flag}={text} cannot be"
-    module, _, function = text.partition(":")
-    sys.path.insert(0, str(Path.cwd()))
-    try:
-        imported = importlib.import_module(module)
-    except (ImportError, ValueError) as error:
-        if module and not _is_missing(error, module):  # an import inside the module failed
-            raise
-        raise ValueError(f"{cannot} imported: {error}; give module:function") from None
-    finally:
-        sys.path.pop(0)
-    if not hasattr(imported, function):
-        raise ValueError(f"{cannot} imported: module {module!r} has no attribute {function!r}; give module:function")
-    loaded = getattr(imported, function)
-    try:
-        inspect.signature(loaded).bind(*arguments)
-    except (TypeError, ValueError):  # it needs other arguments, or is not a function, or hides its arguments
-        called = f"with {' and '.join(arguments)} alone" if arguments else "without arguments"
-        needed = f"takes {' and '.join(arguments)}" if arguments else "needs no arguments"
-        raise ValueError(f"{cannot} called {called}; give a function that {needed}") from None
-    if in_files:
-        _modules_of_flags[module] = None
-    return loaded
-
-
-def known_function(text: str) -> Callable | None:
-    """The function `module:function` if the command line has imported its module, by any flag; else None.
-
-    Files may come from others, so a name in a file imports nothing.
-    """
-    module, _, function = text.partition(":")
-    allowed = any(f"{module}.".startswith(f"{name}.") for name in (*_modules_of_flags, *imported_packages()))
-    return getattr(sys.modules.get(module), function, None) if allowed else None
-
-
-def command(name: str, *arguments: str) -> str:
-    """The line that starts the command `name` with these arguments and the packages of this process."""
-    packages = dict.fromkeys([*imported_packages(), *_modules_of_flags])
-    imports = [f"--import={','.join(packages)}"] if packages else []
-    return shlex.join(["python", "-m", f"experiments.{name}", *imports, *arguments])
-
-
-def this_command() -> str:
-    """The line that starts this process, with the packages of the environment variable."""
-    here = sys.orig_argv[1:]
-    added = [f"--import={','.join(imported_packages())}"] if os.environ.get(IMPORT_VARIABLE) else []
-    return shlex.join(["python", *here, *added])
-
-
 # --- Flags
 
 
 def _parse(argv: list[str]) -> list[str]:
     """absl's parser, with one sentence for a wrong flag."""
     try:
-        _import_packages()
+        packages.import_all()
         if {"--help", "-help", "-h"} & set(argv[1:]):
             print(_help())
             sys.exit()
-        positional = flags.FLAGS(argv)
+        try:
+            _, *stray = flags.FLAGS(argv)
+        except ValueError as error:  # absl's for --noname=value; the argument is its first word
+            negated = str(error).partition("=")[0]
+            positive = f"{negated.replace('no', '', 1)}=false"
+            raise flags.Error(f"{negated} takes no value; give {negated} or {positive}") from None
+        if stray:  # most often a forgotten --, or a space in a list
+            stop(
+                f"unexpected argument {stray[0]!r}; write flags as --name=value, and lists without spaces, as in"
+                " --seed=0,1"
+            )
         for name in flags.FLAGS:
             value = flags.FLAGS[name].value
             if isinstance(value, int) and abs(value) >= 2**31:
                 raise flags.IllegalFlagValueError(f"flag --{name}={value}: does not fit into 32 bits")
-        return positional
+        return argv[:1]
     except flags.Error as error:
         stop(f"{error}; --help lists the flags")
 
@@ -207,8 +95,8 @@ def _help() -> str:
     sections = [sys.modules["__main__"].__doc__ or ""]
     shared = []
     for module, defined in flags.FLAGS.flags_by_module_dict().items():
-        if module == __name__:
-            shared = [_describe(flag) for flag in defined]
+        if module in (__name__, packages.__name__):
+            shared += [_describe(flag) for flag in defined]
         elif module == sys.argv[0] or module.startswith("experiments."):
             sections += [_describe(flag) for flag in defined]
     return "\n".join([*sections, *shared, "  --helpfull also lists the flags of absl."])
@@ -227,6 +115,20 @@ def given(define_flags: Callable[[flags.FlagValues], None], options: flags.FlagV
     names = flags.FlagValues()
     define_flags(names)
     return {name: options[name].value for name in names}
+
+
+def command(name: str, *arguments: str) -> str:
+    """The line that starts the command `name` with these arguments and the packages of this process."""
+    loaded = packages.loaded()
+    imports = [f"--import={','.join(loaded)}"] if loaded else []
+    return shlex.join(["python", "-m", f"experiments.{name}", *imports, *arguments])
+
+
+def this_command() -> str:
+    """The line that starts this process, with the packages of the environment variable."""
+    here = sys.orig_argv[1:]
+    added = [f"--import={','.join(packages.imported())}"] if os.environ.get(packages.IMPORT_VARIABLE) else []
+    return shlex.join(["python", *here, *added])
 
 
 # --- Errors

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import optax
 from jax import Array
 
-from experiments.common import cli
+from experiments.common import packages
 from vae import train
 from vae.table import Table
 
@@ -72,7 +72,7 @@ class OptimizerTable(Table):
 
     def find(self, name: str) -> Callable[..., Optimizer]:
         if name not in self and ":" in name:
-            function = cli.known_function(name)
+            function = packages.known_function(name)
             if function is None:
                 module = name.partition(":")[0]
                 raise ValueError(
@@ -93,7 +93,7 @@ def load(name: str) -> None:
       ValueError: If there is no such function, or if it cannot be called with a learning rate alone.
     """
     if ":" in name:
-        cli.load_function(name, "optimizer", ("a learning rate",), in_files=True)
+        packages.load_function(name, "optimizer", ("a learning rate",), in_files=True)
 
 
 def _factory(name: str, function: Callable) -> Callable[..., Optimizer]:

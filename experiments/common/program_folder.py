@@ -20,7 +20,7 @@ import shutil
 from pathlib import Path
 from typing import IO, Any
 
-from experiments.common import cli, files, foreign_files, locks, provenance
+from experiments.common import files, foreign_files, locks, packages, provenance
 from experiments.common.settings import Settings, from_json
 from vae import checkpoint
 from vae.data import Dataset
@@ -136,7 +136,7 @@ class ProgramFolder:
             return [from_json(run["settings"], shared) for run in record["runs"]]
         except ValueError as error:
             named = record.get("imports")
-            lacking = [name for name in named if name not in cli.imported_packages()] if isinstance(named, dict) else []
+            lacking = [name for name in named if name not in packages.imported()] if isinstance(named, dict) else []
             if lacking:
                 raise ValueError(
                     f"--workdir={self.path} was trained with --import={','.join(lacking)}; add it"

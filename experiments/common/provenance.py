@@ -16,7 +16,7 @@ from typing import Any
 import jax
 
 import vae
-from experiments.common import cli
+from experiments.common import cli, packages
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tensorflow-datasets", "absl-py")
 
@@ -124,6 +124,6 @@ def describe_measurement(settings: dict[str, Any], seconds: float) -> dict[str, 
 
 def _imported_sources() -> dict[str, Path]:
     """The folder or file of each package that --import names."""
-    modules = {name: sys.modules[name] for name in cli.imported_packages() if name in sys.modules}
+    modules = {name: sys.modules[name] for name in packages.imported() if name in sys.modules}
     files = {name: Path(module.__file__) for name, module in modules.items() if hasattr(module, "__file__")}
     return {name: file.parent if file.name == "__init__.py" else file for name, file in files.items()}

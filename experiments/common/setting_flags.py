@@ -93,7 +93,9 @@ class _ListParser(flags.ArgumentParser):
             return argument
         elements = [element.strip() for element in str(argument).split(",")]
         if not all(elements):
-            raise ValueError(f"an element of {argument!r} is empty; give one value, or several joined by single commas")
+            raise ValueError(
+                f"an element of {argument!r} is empty; give one value, or several joined by commas without spaces"
+            )
         return tuple(dict.fromkeys(map(self._parse_element, elements)))
 
     def _parse_element(self, element: str) -> Any:

@@ -36,7 +36,7 @@ from typing import Any
 import jax
 from absl import flags
 
-from experiments.common import candidates, cli, files, foreign_files, phases, provenance, run_selection
+from experiments.common import candidates, cli, files, foreign_files, packages, phases, provenance, run_selection
 from experiments.common.budget import Refused
 from experiments.common.settings import Settings
 from experiments.common.store import Store, digest
@@ -130,7 +130,7 @@ def make_tasks(options: Options) -> list[Task]:
     users_problem = None
     if text := options.users_problem:
         with cli.one_sentence():
-            make = cli.load_function(text, "problem")
+            make = packages.load_function(text, "problem")
         users_problem = make()
         with cli.one_sentence(user_problem.Unsuitable, NotImplementedError):
             user_problem.check(users_problem, text)

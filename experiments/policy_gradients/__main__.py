@@ -20,7 +20,7 @@ from pathlib import Path
 import jax
 from absl import flags
 
-from experiments.common import cli, files, foreign_files, provenance
+from experiments.common import cli, files, foreign_files, packages, provenance
 from experiments.policy_gradients import losses, output
 from experiments.policy_gradients.measure import CHUNKS, make_rows
 from experiments.policy_gradients.policy import known_gradients, make_setting
@@ -150,7 +150,7 @@ def check_flags_of_losses(options: flags.FlagValues, entries: dict[str, losses.E
 
 def _load(name: str, claims: tuple[str, ...]) -> losses.Entry:
     """The loss that the function MODULE:FUNCTION returns."""
-    entry = cli.load_function(name, "estimators")()
+    entry = packages.load_function(name, "estimators")()
     if not isinstance(entry, losses.Entry):
         raise ValueError(f"--estimators={name}: the function must return experiments.policy_gradients.losses.Entry")
     if entry.claims not in claims:

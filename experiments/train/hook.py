@@ -4,7 +4,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from experiments.common import cli
+from experiments.common import cli, packages
 from experiments.common.program_folder import ProgramFolder
 from experiments.common.program_state import select_run
 from experiments.train import multihost
@@ -20,7 +20,7 @@ def load(text: str) -> Function:
     Raises:
       ValueError: If there is no such function of a row and a state.
     """
-    return cli.load_function(text, "on_evaluation", ("a row", "a state"))
+    return packages.load_function(text, "on_evaluation", ("a row", "a state"))
 
 
 class Hook:

@@ -2,13 +2,13 @@
 
 import pytest
 
-from experiments.common import cli, optimizers, plots
+from experiments.common import optimizers, packages, plots
 
 
 @pytest.fixture(autouse=True)
 def _forgets_functions_of_flags(monkeypatch):
     """Takes back what flags such as --optimizer=module:function add to this process."""
-    monkeypatch.setattr(cli, "_modules_of_flags", {})
+    monkeypatch.setattr(packages, "_modules_of_flags", {})
     yield
     for name in [name for name in optimizers.OPTIMIZERS if ":" in name]:
         del optimizers.OPTIMIZERS[name]

@@ -12,7 +12,7 @@ import pytest
 from absl import flags
 from jax.experimental.compilation_cache import compilation_cache
 
-from experiments.common import cli, settings
+from experiments.common import cli, packages, settings
 from experiments.compare_estimators import flags as compare_flags
 from experiments.train import flags as train_flags
 
@@ -54,6 +54,7 @@ def run(tmp_path):
     ]
     (tmp_path / "paper/__init__.py").write_text("\n".join(lines))
     (tmp_path / "broken.py").write_text("import no_such_package\n")
+    (tmp_path / "raising.py").write_text("raise ValueError('wrong in raising')\n")
     (tmp_path / "empty").mkdir()
 
     def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess:
@@ -209,7 +210,10 @@ def test_the_environment_variable_imports_as_the_flag_does(run):
     [
         ("papre", "error: --import=papre: there is no package 'papre'; start the command in the folder"),
         ("paper.nowhere", "error: --import=paper.nowhere: there is no package 'paper.nowhere'"),
-        ("../paper", "error: --import=../paper: a package has a name such as"),
+        (
+            "../paper.py",
+            "error: --import=../paper.py: give the module's name without folder and .py, such as --import=p",
+        ),
         ("empty", "error: --import=empty: {}/empty has no __init__.py, so nothing was imported; start the command in"),
     ],
 )
@@ -220,10 +224,16 @@ def test_a_package_that_does_not_exist_is_refused_in_one_sentence(package, sente
     assert done.stderr.count("\n") == 1
 
 
+def test_a_package_that_the_environment_names_is_refused_with_the_name_of_the_variable(run):
+    assert run(VAE_IMPORT="papre").stderr.startswith("error: VAE_IMPORT=papre: there is no package 'papre'; start")
+    assert run(VAE_IMPORT="paper.py/").stderr.startswith("error: VAE_IMPORT=paper.py/: give the module's name without")
+
+
 def test_an_error_inside_a_package_keeps_its_traceback(run):
-    done = run("--import=broken")
-    assert "No module named 'no_such_package'" in done.stderr
-    assert "Traceback" in done.stderr
+    for package, reason in (("broken", "No module named 'no_such_package'"), ("raising", "wrong in raising")):
+        done = run(f"--import={package}")
+        assert reason in done.stderr
+        assert "Traceback" in done.stderr
 
 
 def test_a_file_that_a_function_of_the_user_leaves_open_is_written_at_the_end(tmp_path):
@@ -250,7 +260,7 @@ cli.run(main)
 def test_a_printed_command_repeats_the_imports(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["train", "--seed=1", "--import=paper,other"])
     monkeypatch.setenv("VAE_IMPORT", "other, third")
-    assert cli.imported_packages() == ("paper", "other", "third")
+    assert packages.imported() == ("paper", "other", "third")
     assert cli.command("report", "--workdir=a b") == (
         "python -m experiments.report --import=paper,other,third '--workdir=a b'"
     )
