@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.common.problems.problem import Problem, exact_gradient
+from experiments.common.problems.problem import Problem, elbo_oracle
 from vae import distributions
 from vae.estimators import mean
 
@@ -116,7 +116,7 @@ def _problem(name, params, data, bound: Callable, expected: Callable, point: dic
         params,
         bounds={"elbo": bound},
         data=data,
-        oracle=lambda objective, num_samples: exact_gradient(expected, params, data),
+        oracle=elbo_oracle(expected, params, data),
         context=data,
         point=point or {},
         expected=expected,

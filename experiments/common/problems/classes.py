@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.common.problems.problem import Problem, exact_gradient
+from experiments.common.problems.problem import Problem, elbo_oracle
 from vae import distributions
 from vae.estimators import mean
 
@@ -31,7 +31,7 @@ def classes(dimensions: int = 4, categories: int = 4, spread: float = 1.0) -> Pr
         params,
         bounds={"elbo": _elbo},
         data=data,
-        oracle=lambda objective, num_samples: exact_gradient(_expected, params, data),
+        oracle=elbo_oracle(_expected, params, data),
         context=data["x"],
         point={"spread": spread},
         exact_by="sum over all states",

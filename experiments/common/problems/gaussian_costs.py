@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import jax.numpy as jnp
 
-from experiments.common.problems.problem import Problem, exact_gradient
+from experiments.common.problems.problem import Problem, elbo_oracle
 from vae import distributions
 from vae.estimators import mean
 
@@ -45,7 +45,7 @@ def _problem(name: str, k: float) -> Problem:
         params,
         bounds={"elbo": _bound(name)},
         data=jnp.asarray(k),
-        oracle=lambda objective, num_samples: exact_gradient(_expected(name), params, k),
+        oracle=elbo_oracle(_expected(name), params, k),
         point={"cost_parameter": k},
     )
 

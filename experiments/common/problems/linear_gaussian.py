@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.common.problems.problem import Problem, exact_gradient
+from experiments.common.problems.problem import Problem, elbo_oracle
 from vae import distributions, objectives
 
 PyTree = Any
@@ -77,15 +77,10 @@ def _problem(name: str, params: dict[str, PyTree], x: np.ndarray, numbers: Calla
     def bound(objective):
         return lambda params, x, expect: objective(apply, params, x, expect)
 
-    def oracle(objective, num_samples):
-        if objective in ("ula", "uha") or (objective not in ("elbo", "elbo_analytic") and num_samples > 1):
-            return None
-        return exact_gradient(_mean_elbo(numbers), params, x)
-
     names = ("elbo", "elbo_analytic", "iwae", "renyi", "thermodynamic", "ula", "uha")
     params, data = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), (params, x))
     bounds = {name: bound(objectives.make(name)) for name in names}
-    return Problem(name, params, bounds, data, oracle, context=data)
+    return Problem(name, params, bounds, data, elbo_oracle(_mean_elbo(numbers), params, x), context=data)
 
 
 def _project(matrix, z):

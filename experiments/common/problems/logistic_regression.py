@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.common.problems.problem import Problem, exact_gradient
+from experiments.common.problems.problem import Problem, elbo_oracle
 from vae import distributions
 from vae.estimators import log_mean_exp, mean
 
@@ -36,15 +36,12 @@ def logistic_regression() -> Problem:
         likelihood = jax.nn.log_sigmoid(sign[:, None] * logits) @ weights / np.sqrt(2 * np.pi)
         return jnp.sum(likelihood) - distributions.kl(q, _prior(q.mean))
 
-    def oracle(objective, num_samples):
-        return None if objective == "iwae" and num_samples > 1 else exact_gradient(expected, params)
-
     return Problem(
         "logistic_regression",
         params,
         bounds={"elbo": _log_weight(mean), "elbo_analytic": _elbo_analytic, "iwae": _log_weight(log_mean_exp)},
         data={"features": jnp.asarray(features, jnp.float32), "sign": jnp.asarray(sign, jnp.float32)},
-        oracle=oracle,
+        oracle=elbo_oracle(expected, params),
         exact_by="quadrature, order 64",
     )
 

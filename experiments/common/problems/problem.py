@@ -93,6 +93,21 @@ def from_integrand(
     return Problem(name, params, {"elbo": bound(mean), "iwae": bound(log_mean_exp)})
 
 
+def elbo_oracle(expected: Callable, params: PyTree, *data: PyTree) -> Callable[[str, int], PyTree | None]:
+    """The oracle of a problem whose ELBO is `expected(params, *data)`. It returns None for an objective that may differ
+    from the ELBO."""
+
+    def oracle(objective: str, num_samples: int) -> PyTree | None:
+        is_elbo = objective in _ELBOS or (num_samples == 1 and objective in _ELBOS_OF_ONE_SAMPLE)
+        return exact_gradient(expected, params, *data) if is_elbo else None
+
+    return oracle
+
+
+_ELBOS = ("elbo", "elbo_analytic")
+_ELBOS_OF_ONE_SAMPLE = ("iwae", "renyi", "thermodynamic")
+
+
 def exact_gradient(expected: Callable, params: PyTree, *data: PyTree) -> PyTree:
     """The gradient of `expected(params, *data)` in the parameters, in float64."""
     with on_cpu(), jax.enable_x64(True):

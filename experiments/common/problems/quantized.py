@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import ndtr, ndtri
 
-from experiments.common.problems.problem import Problem, exact_gradient
+from experiments.common.problems.problem import Problem, elbo_oracle
 from vae import distributions
 from vae.estimators import mean
 from vae.estimators.tools import check_positive
@@ -35,7 +35,7 @@ def quantized(width: int = 2, sigma: float = 0.5, batch_size: int = 4096) -> Pro
         params,
         {"elbo": _bound},
         data={"noise": sigma * _evenly_normal(batch_size, width)},
-        oracle=lambda objective, num_samples: exact_gradient(expected, params, sigma),
+        oracle=elbo_oracle(expected, params, sigma),
         exact_by="sum over all codes",
         point={"sigma": sigma},
     )

@@ -1,10 +1,14 @@
 """The problems: their names and options, and integrands with and without a density."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from experiments.common import problems
+from experiments.common.task import Task
 from vae import distributions
 from vae.estimators import BY_NAME, bind
 
@@ -47,3 +51,25 @@ def test_log_q_weight_subtracts_the_density():
     entropy = float(-jnp.sum(p * jnp.log(p) + (1 - p) * jnp.log(1 - p)))
     assert value(0.0) == pytest.approx(float(jnp.sum(p)), rel=1e-5)
     assert value(1.0) == pytest.approx(float(jnp.sum(p)) + entropy, rel=1e-5)
+
+
+@pytest.mark.parametrize("name", problems.BY_NAME)
+def test_an_oracle_knows_nothing_about_a_bound_that_may_differ_from_the_elbo(name):
+    problem = problems.make(name)
+    assert problem.oracle("elbo", 3) is not None
+    assert problem.oracle("half_kl", 1) is None
+    assert problem.oracle("ula", 1) is None
+    assert problem.oracle("iwae", 3) is None
+
+
+@pytest.mark.parametrize("objective", ["iwae", "renyi", "thermodynamic"])
+def test_with_one_sample_a_bound_of_importance_weights_has_the_gradient_and_the_oracle_of_the_elbo(objective):
+    problem = problems.linear_gaussian()
+
+    def gradient(objective):
+        task = Task(problem, objective)
+        return task.gradient("reparam", 1)(jax.random.key(0), *task.arguments(task.start("reparam", 1)))
+
+    jax.tree.map(np.testing.assert_array_equal, problem.oracle(objective, 1), problem.oracle("elbo", 1))
+    close = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5)
+    jax.tree.map(close, gradient(objective), gradient("elbo"))
