@@ -80,9 +80,7 @@ def functions(run: Settings, data: datasets.Dataset) -> Functions:
 
         def step(state, key, batch):
             key_binarize, key_step = jax.random.split(key)
-            x = datasets.pixels(batch, data.levels)
-            if run.binarization == "dynamic":
-                x = datasets.binarize(key_binarize, x)
+            x = training_pixels(run, data, key_binarize, batch)
             bound = objective(run, values, state.step / steps_per_epoch)
             return train.make_step(vae.apply, bound, gradient, tx, run.ema)(state, key_step, x)
 
@@ -186,8 +184,14 @@ def _for_counts() -> str:
     return " or ".join(name for name, make in models.LIKELIHOODS.items() if make().pixels == "counts")
 
 
+def training_pixels(run: Settings, data: datasets.Dataset, key: Array, images: Array | np.ndarray) -> Array:
+    """The images as a training step of the run sees them, with values in [0, 1]. `key` draws their binarization."""
+    x = jnp.asarray(datasets.pixels(images, data.levels))
+    return jax.jit(datasets.binarize)(key, x) if run.binarization == "dynamic" else x
+
+
 def first_batch(run: Settings, data: datasets.Dataset, split: str, batch_size: int) -> Array:
-    """The first images of a split, in [0, 1]. Grey pixels of a dynamically binarized run are binarized once.
+    """The first images of a split, as a training step sees them.
 
     Raises:
       ValueError: If the split has fewer images.
@@ -195,8 +199,7 @@ def first_batch(run: Settings, data: datasets.Dataset, split: str, batch_size: i
     images = getattr(data, split)
     if batch_size > len(images):
         raise ValueError(f"--batch_size={batch_size} is larger than the {len(images)} {split} images")
-    x = jnp.asarray(datasets.pixels(images[:batch_size], data.levels))
-    return jax.jit(datasets.binarize)(jax.random.key(0), x) if run.binarization == "dynamic" else x
+    return training_pixels(run, data, jax.random.key(0), images[:batch_size])
 
 
 def load_trained(run: Settings, data_dir: str | None, cache_dir: str | None = None) -> datasets.Dataset:
