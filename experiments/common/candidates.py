@@ -59,9 +59,7 @@ def choose(task: Task, names: list[str] | None = None, flag: str = "estimators")
             raise ValueError(f"--{flag}: {error}") from None
         refusal = task.refusal(name)
         if refusal is not None:
-            analytic = task.objective == "elbo_analytic" and BY_NAME.find(choice.name).needs_log_q
-            hint = f"; {choice.name} fits --objective=elbo" if analytic else ""
-            raise ValueError(f"--{flag} with --objective={task.objective}: {refusal}{hint}")
+            raise ValueError(f"--{flag} with --objective={task.objective}: {refusal}")
         chosen.append(str(choice))
     return list(dict.fromkeys(chosen))
 

@@ -139,15 +139,11 @@ def refusal(choice: Choice, expectation: Expectation, black_box: bool = False) -
     entry = estimators.BY_NAME.find(choice.name)
     if choice.blocks:
         return entry.refusal(q, *others)
-    layers = isinstance(q, Markov) and expectation.reduce.additive
     if values(choice, estimators.BY_NAME)["by_layer"]:
-        if layers:
+        if isinstance(q, Markov) and expectation.reduce.additive:
             return entry.refusal(q.first, *others)
         return "by_layer=true needs several stochastic layers and a bound that is a mean over samples; leave it out"
-    reason = entry.refusal(q, *others)
-    if reason and layers and not entry.differentiates_f and entry.refusal(q.first, *others) is None:
-        return f"{reason}; {choice}:by_layer=true can"
-    return reason
+    return entry.refusal(q, *others)
 
 
 def least_samples(name: str) -> int:

@@ -88,7 +88,7 @@ CASES = {
     "train --estimator=gdreg": ("--estimator=gdreg", "needs p(z) apart from p(x|z)", "elbo, iwae"),
     "train --objective=iwae --num_samples=2 --estimator=gdreg --prior=mixture": (
         "--estimator=gdreg",
-        "Mixture has no with_path; choose --prior=learned or flow",
+        "Mixture cannot be; choose --prior=learned or flow",
     ),
     "train --objective=elbo --posterior=normal+bernoulli --latent_dim=3+3 --estimator=gdreg+exact": (
         "gdreg+exact: gdreg needs the prior of all blocks at once",
@@ -113,7 +113,7 @@ CASES = {
     "train --objective=elbo:beta=2": ("no option 'beta'", "its options are kl_warmup"),
     "train --objective=iwae:beta=2": ("no option 'beta'", "it has no options"),
     "train --objective=renyi:alpha=1": ("--objective=renyi:alpha=1", "alpha must be"),
-    "train --posterior=full_covariance --objective=elbo_analytic:free_bits=1": ("free bits",),
+    "train --posterior=full_covariance --objective=elbo_analytic:free_bits=1": ("free_bits", "--posterior=normal"),
     "train --binarization=none": ("--likelihood=bernoulli", "--binarization"),
     "train --likelihood=discretized_logistic": ("--binarization=none",),
     "train --no_such_flag=1": ("no_such_flag",),

@@ -11,13 +11,17 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from vae.distributions import Product
 from vae.estimators.blocks import blocks
 from vae.estimators.contract import Estimate, Estimator, Integrand, LogJoint, Reduction, log_mean_exp, mean
 from vae.estimators.layerwise import layerwise
 from vae.estimators.tools import first_derivative_only
+from vae.hierarchy import Markov
 from vae.table import Table, Value
 
 EVERY_BOUND = ("mean", "log_mean_exp")
+_AVERAGES = "bounds that average over samples, such as elbo"
+_MULTI_SAMPLE = "multi-sample bounds, such as iwae"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,37 +94,49 @@ class Entry:
     ) -> str | None:
         family = q if isinstance(q, type) else type(q)
         if not self._accepts(q):
-            hint = _HINTS.get(family.__name__, "") + self._cure("latents")
+            hint = self._hint(q, reduce, log_q_weight, black_box, f) + self._cure("latents")
             return f"cannot estimate gradients with {family.__name__} latents{hint}"
         if "any" in self.latents and getattr(q, "is_deterministic", False):
             return (
                 f"cannot estimate gradients with {family.__name__} latents, whose codes are certain: there is no score"
-                f"{_HINTS.get(family.__name__, '')}"
+                f"{self._hint(q, reduce, log_q_weight, black_box, f)}"
             )
         # An estimator for any latents has no path, along which z and log q(z) would come together.
         if "any" in self.latents and not getattr(q, "has_density", True):
             return "needs log q(z) of a given z, which a flow without an inverse does not have"
         if ("mean" if reduce.additive else "log_mean_exp") not in self.reductions:
-            return f"cannot estimate the gradient of a bound with the reduction {reduce.name}{self._cure('reductions')}"
+            present, other = (_AVERAGES, _MULTI_SAMPLE) if reduce.additive else (_MULTI_SAMPLE, _AVERAGES)
+            return f"cannot estimate gradients of {present}, only of {other}{self._cure('reductions')}"
         families = self.differentiates_f
         differentiates = families if isinstance(families, bool) else family.__name__ in families
         if differentiates and black_box:
             return "differentiates f in z, and f is a black box on the host, which has no gradient"
         if self.needs_log_q and not isinstance(log_q_weight, jax.core.Tracer):
             weight = float(log_q_weight)  # under jit, == would trace an array that is not a tracer
-            if weight == 0:
-                return "needs log q(z) in the integrand (log_q_weight=1)"
+            if reduce.additive and weight == 0:
+                return "needs log q(z) in the integrand, as with objective=elbo (in Python, log_q_weight=1)"
             if not reduce.additive and not (reduce.importance_weighted and weight == 1):
-                return "needs importance weights (log_q_weight=1 and reduce=log_mean_exp, the objective iwae)"
+                return (
+                    "needs importance weights, as with objective=iwae (in Python, log_q_weight=1 and"
+                    " reduce=log_mean_exp)"
+                )
         if self.needs_prior and f is not None:
             if not isinstance(f, LogJoint):
-                return "needs p(z) apart from p(x|z) (a LogJoint, as a model has with elbo, iwae and renyi)"
+                return "needs p(z) apart from p(x|z), as with objective=elbo, iwae or renyi (in Python, a LogJoint)"
             if not hasattr(f.prior, "with_path"):
                 return (
-                    f"reparameterizes the prior, and {type(f.prior).__name__} has no with_path; choose prior=learned or"
-                    " flow, with posterior=normal or laplace"
+                    f"needs a prior that can be reparameterized, and {type(f.prior).__name__} cannot be; choose"
+                    " prior=learned or flow, with posterior=normal or laplace"
                 )
         return None
+
+    def _hint(self, q: Any, reduce: Reduction, *others: Any) -> str:
+        """How an estimator that cannot handle several blocks or layers as a whole handles each of them, if it can."""
+        if isinstance(q, Product):
+            return "; give one estimator for each block, such as exact+reparam"
+        if isinstance(q, Markov) and reduce.additive and not self.differentiates_f:
+            return "" if self._reason(q.first, reduce, *others) else ", except with its option by_layer=true"
+        return ""
 
     def _cure(self, field: str) -> str:
         """How the author of an estimator outside of this library says that it fits."""
@@ -131,12 +147,6 @@ class Entry:
         family = q if isinstance(q, type) else type(q)
         reparameterizable = "reparameterizable" in self.latents and hasattr(q, "rsample")
         return "any" in self.latents or reparameterizable or family.__name__ in self.latents
-
-
-_HINTS = {
-    "Markov": "; for several layers wrap it in layerwise (by_layer=True)",
-    "Product": "; give each block an estimator (vae.estimators.blocks, or exact+reparam on the command line)",
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -158,10 +168,7 @@ class Joined(Entry):
         f: Integrand | None = None,
     ) -> str | None:
         if not reduce.additive:
-            return (
-                f"{self.name} cannot estimate the gradient of a bound with the reduction {reduce.name}; choose the "
-                "objective elbo or elbo_analytic"
-            )
+            return f"{self.name} cannot estimate gradients of {_MULTI_SAMPLE}; choose objective=elbo or elbo_analytic"
         for entry in self.entries:
             if entry.needs_prior:
                 return f"{self.name}: {entry.name} needs the prior of all blocks at once; choose reparam or stl there"

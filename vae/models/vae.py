@@ -119,7 +119,10 @@ class VAE(nn.Module):
         if not per_dimension:
             return dist.kl(q, self._prior())
         if not getattr(q, "factorized", True):
-            raise ValueError(f"free bits need a factorized posterior; {type(q).__name__} does not split by dimension")
+            raise ValueError(
+                f"free_bits needs a posterior with independent dimensions, which {type(q).__name__} lacks; leave out"
+                " free_bits, or choose posterior=normal"
+            )
         # The latent dimensions become a batch axis: each is a distribution of its own, with an event of length 1.
         axis = len(q.batch_shape) - jax.tree.leaves(q)[0].ndim  # -1, or -2 for one-hot vectors
         split = lambda d: jax.tree.map(lambda leaf: jnp.expand_dims(leaf, axis), d)

@@ -95,7 +95,7 @@ def test_an_odd_number_of_coupled_samples_is_refused_only_for_the_mean(name):
     toy = problem("Categorical" if name == "disarm_iw" else "Bernoulli")
     q, f = toy.posterior(toy.phi), toy.integrand(toy.theta)
     estimate = lambda reduce: BY_NAME[name].make(num_samples=3).estimate({}, {}, jax.random.key(0), q, f, reduce).value
-    with pytest.raises(ValueError, match="must be even, got 3"):
+    with pytest.raises(ValueError, match="such as arm and disarm, need an even number of samples, got num_samples=3"):
         estimate(mean)
     assert jax.eval_shape(lambda: estimate(log_mean_exp)).shape == (2,)
 

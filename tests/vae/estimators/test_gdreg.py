@@ -220,7 +220,7 @@ def test_with_a_plain_function_it_is_dreg_to_the_bit():
 def test_a_prior_without_a_path_is_refused_in_a_sentence():
     mixture = dist.Mixture(jnp.zeros(2), dist.Normal(jnp.zeros((2, 2)), jnp.zeros((2, 2))))
     f = LogJoint(lambda z: jnp.sum(z, axis=-1), mixture)
-    refusal = "gdreg reparameterizes the prior, and Mixture has no with_path; choose prior=learned or flow"
+    refusal = "gdreg needs a prior that can be reparameterized, and Mixture cannot be; choose prior=learned or flow"
     with pytest.raises(ValueError, match=f"^{refusal}, .*; these estimators can: reparam, stl, reparam_antithetic, "):
         estimators.gdreg().estimate({}, {}, jax.random.key(0), Q, f, log_q_weight=1.0)
     entry = estimators.BY_NAME["gdreg"]

@@ -31,7 +31,10 @@ def coupled_pairs(couple: Callable, num_samples: int) -> Estimator:
         f = integrand(f, held(q, reduce), log_q_weight)
         if reduce.additive:
             if num_samples % 2:
-                raise ValueError(f"coupled samples come in pairs: num_samples must be even, got {num_samples}")
+                raise ValueError(
+                    f"estimators of coupled pairs, such as arm and disarm, need an even number of samples, got"
+                    f" num_samples={num_samples}"
+                )
             z, partner, weight = couple(key, q, num_samples // 2)
             z = jnp.concatenate([z, partner])
             weight = jnp.concatenate([weight, -weight])
