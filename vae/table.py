@@ -71,7 +71,10 @@ class Table(dict[str, Any]):
             hint = f" (did you mean {close[0]}?)" if close else ""
             if name.partition(":")[0] in self:
                 hint = " (in Python, the options of a name are keyword arguments of `make`)"
-            raise ValueError(f"there is no {self.noun} {name!r}{hint}; choose one of {', '.join(self)}")
+            raise ValueError(
+                f"there is no {self.noun} {name!r}{hint}; choose one of {', '.join(self)}, or import the module that"
+                " adds it"
+            )
         return self[name]
 
     def make(self, name: str, *leading: Any, **options: Any) -> Any:

@@ -71,7 +71,11 @@ class OptimizerTable(Table):
     """
 
     def find(self, name: str) -> Callable[..., Optimizer]:
-        if name not in self and ":" in name:
+        if name not in self and ":" not in name:
+            raise ValueError(
+                f"there is no optimizer {name!r}; choose one of {', '.join(self)}, or module:function, as in optax:sgd"
+            )
+        if name not in self:
             function = packages.known_function(name)
             if function is None:
                 module = name.partition(":")[0]
@@ -80,7 +84,7 @@ class OptimizerTable(Table):
                     f" --import={module}"
                 )
             self[name] = _factory(name, function)
-        return super().find(name)
+        return self[name]
 
 
 OPTIMIZERS = OptimizerTable("optimizer", {"adam": adam, "adamw": adamw}, reserved=("learning_rate",))

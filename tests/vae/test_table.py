@@ -32,7 +32,8 @@ def test_the_options_are_the_arguments_that_can_be_written_as_text(boats):
 def test_a_name_that_does_not_exist_is_refused_with_a_similar_one_and_all_others(boats):
     for call in (boats.find, boats.make, boats.options):
         with pytest.raises(
-            ValueError, match=r"there is no boat 'slop' \(did you mean sloop\?\); choose one of sloop, raft"
+            ValueError,
+            match=r"there is no boat 'slop' \(did you mean sloop\?\); choose one of sloop, raft, or import the",
         ):
             call("slop")
     with pytest.raises(ValueError, match=r"no boat 'sloop:sails=3' \(in Python, the options of a name are keyword"):

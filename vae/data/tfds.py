@@ -74,8 +74,9 @@ def _not_prepared(dataset: str, stem: str, data_dir: str | os.PathLike | None, o
 
     known = tfds.list_builders(with_community_datasets=False)
     if stem.split("/")[0] not in known:
-        similar = difflib.get_close_matches(stem.lower(), [*other_names, *known]) or [*other_names, "mnist"]
-        return ValueError(f"dataset={dataset} is unknown; choose another name (similar: {', '.join(similar)})")
+        similar = difflib.get_close_matches(stem.lower(), [*other_names, *known])
+        names = f"did you mean {' or '.join(similar)}?" if similar else f"choose one of {', '.join(other_names)}, mnist"
+        return ValueError(f"dataset={dataset} is unknown; {names}")
     if stem == "binarized_mnist":
         return FileNotFoundError(
             f"dataset={dataset} is not prepared in data_dir={data_dir or ''}, and its address on the network is dead; "

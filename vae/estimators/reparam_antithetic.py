@@ -19,7 +19,7 @@ def reparam_antithetic(num_samples: int = 2) -> Estimator:
       ValueError: if num_samples is odd.
     """
     if num_samples % 2:
-        raise ValueError(f"reparam_antithetic draws pairs: num_samples={num_samples} must be even")
+        raise ValueError(f"antithetic samples come in pairs: num_samples={num_samples} must be even")
 
     def estimate(key, q, f, reduce, log_q_weight):
         eps = q.noise(key, (num_samples // 2, *q.noise_shape), jax.tree.leaves(q)[0].dtype)

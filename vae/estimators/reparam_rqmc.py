@@ -20,7 +20,7 @@ def reparam_rqmc(num_samples: int = 1) -> Estimator:
       ValueError: if num_samples is not a power of 2.
     """
     if num_samples & (num_samples - 1):
-        raise ValueError(f"reparam_rqmc draws Sobol' points: num_samples={num_samples} must be a power of 2")
+        raise ValueError(f"Sobol' points come in powers of 2: num_samples={num_samples} must be a power of 2")
 
     def estimate(key, q, f, reduce, log_q_weight):
         eps = _scrambled_normal(key, num_samples, q.noise_shape)  # [K, *batch, D]

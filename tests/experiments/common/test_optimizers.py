@@ -97,6 +97,7 @@ def test_an_optimizer_of_the_user_has_the_options_and_the_schedule_of_the_comman
     ("optimizer", "sentence"),
     [
         ("adamw:weight_decay=-1", "weight_decay must be at least 0, got -1.0"),
+        ("sgd", "there is no optimizer 'sgd'; choose one of adam, adamw, .*or module:function, as in optax:sgd"),
         ("nowhere:lion", "--optimizer=nowhere:lion cannot be imported: No module named 'nowhere'"),
         ("optax:lyon", "--optimizer=optax:lyon cannot be imported: .* has no attribute 'lyon'"),
         ("optax:apply_updates", "apply_updates cannot be called with a learning rate alone; give a function"),

@@ -148,7 +148,7 @@ def test_the_leaves_of_an_init_share_no_buffer(name, family, bound):
 
 
 def test_an_odd_number_of_antithetic_samples_is_refused():
-    with pytest.raises(ValueError, match="^reparam_antithetic draws pairs: num_samples=3 must be even"):
+    with pytest.raises(ValueError, match="^antithetic samples come in pairs: num_samples=3 must be even"):
         BY_NAME["reparam_antithetic"].make(num_samples=3)
 
 

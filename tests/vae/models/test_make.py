@@ -29,7 +29,7 @@ CHOICES = {
 @pytest.mark.parametrize("argument", CHOICES)
 def test_an_unknown_name_is_refused_with_the_known_names(argument):
     known = ", ".join(CHOICES[argument])
-    with pytest.raises(ValueError, match=f"there is no {argument} 'transformer'; choose one of {known}$"):
+    with pytest.raises(ValueError, match=f"there is no {argument} 'transformer'; choose one of {known}, or import the"):
         models.make_vae((4, 4, 1), **{argument: "transformer"})
 
 
