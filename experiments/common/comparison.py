@@ -141,13 +141,11 @@ def check(rows: Iterable[Row], setting: str, has_validation: bool) -> None:
     rows = list(rows)
     varying = results.varying(rows)
     if setting not in (*FIELDS, "workdir"):
-        raise ValueError(f"--compare={setting}: there is no such setting; the swept settings are {words(varying)}")
+        raise ValueError(f"--compare={setting}: there is no such setting; {_swept(varying)}")
     if setting in ("seed", *ALIKE):
         raise ValueError(f"--compare={setting}: runs that differ in {setting} have no bounds that could be compared")
     if setting not in varying:
-        raise ValueError(
-            f"--compare={setting} needs runs with several values of {setting}; the swept settings are {words(varying)}"
-        )
+        raise ValueError(f"--compare={setting} needs runs with several values of {setting}; {_swept(varying)}")
     if different := [name for name in ALIKE if name in varying]:
         raise ValueError(
             f"--compare={setting} needs runs on the same data, but {words(different)} differs; choose runs of one value"
@@ -164,6 +162,12 @@ def check(rows: Iterable[Row], setting: str, has_validation: bool) -> None:
             " and a choice by the test set would favour the values that were tried most often. Hold out training images"
             " with --validation_size=200, or sweep nothing else"
         )
+
+
+def _swept(varying: list[str]) -> str:
+    if not varying:
+        return "no setting is swept; train with several values of a flag, such as --estimator=stl,dreg"
+    return f"choose one of the swept settings: {', '.join(varying)}"
 
 
 def default_setting(rows: list[Row]) -> str | None:

@@ -94,6 +94,8 @@ def check_writable(folder: str | Path, flag: str = "workdir") -> None:
       ValueError: If the folder's name is refused, or nothing can be written to it.
     """
     check_name(folder, flag)
+    if Path(folder).is_file():
+        raise ValueError(f"--{flag}={folder} is a file, not a folder; choose another folder")
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder) as file:

@@ -39,7 +39,5 @@ def fix() -> None:
     for name, value in FIXED.items():
         present = getattr(jax.config, name, value)  # a later jax may lack the setting
         if present not in (value, None):
-            print(
-                f"{name.upper()}={present} has no effect: commands take {value}{HINTS.get(name, '')}", file=sys.stderr
-            )
+            print(f"{name.upper()}={present} is ignored; commands use {value}{HINTS.get(name, '')}", file=sys.stderr)
             jax.config.update(name, value)

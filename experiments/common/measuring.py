@@ -212,8 +212,7 @@ def number_of_chunks(draws: int, most: int) -> int:
     for chunks in range(min(most, draws // 2), 9, -1):
         if draws % chunks == 0:
             return chunks
-    chunks = "10" if most == 10 else f"10 to {most}"
-    raise ValueError(f"--draws={draws} cannot be cut into {chunks} equal chunks; take {max(20, -(-draws // 10) * 10)}")
+    raise ValueError(f"--draws={draws}: give a multiple of 10, such as {max(20, -(-draws // 10) * 10)}")
 
 
 def choose_block(task: Task, case: Case, chunk: int) -> Block:

@@ -84,7 +84,7 @@ class ProgramFolder:
         present = self.runs()
         if present != runs:
             pairs = [(ours.json(), theirs.json()) for ours, theirs in zip(present, runs, strict=False)]
-            differences = [f"{name}={a[name]}" for a, b in pairs for name in a if a[name] != b[name]]
+            differences = [f"{name}={a[name]} and not {b[name]}" for a, b in pairs for name in a if a[name] != b[name]]
             named = ", ".join(dict.fromkeys(differences)) or f"{len(present)} runs and not {len(runs)}"
             raise ValueError(
                 f"--workdir={self.path} holds a run with other settings ({named}); choose another"

@@ -33,7 +33,7 @@ def from_flags(values: flags.FlagValues, with_budget: bool = False) -> list[Sett
     """
     own_samples = any(_without_samples(estimator)[1] for estimator in values["estimator"].value)
     if with_budget and (own_samples or values["num_samples"].present):
-        raise ValueError("--budget chooses the number of samples; leave out num_samples")
+        raise ValueError("--budget chooses the number of samples; leave out --num_samples")
     product = itertools.product(*(values[name].value for name in FIELDS))
     runs = [_make_run(dict(zip(FIELDS, point, strict=True))) for point in product]
     if with_budget:

@@ -214,7 +214,7 @@ def check(run: Settings) -> None:
     """
     pixels = build(run, "likelihood").pixels
     if pixels == "binary" and run.binarization == "none":
-        able = " or ".join(name for name, make in models.LIKELIHOODS.items() if make().pixels in ("any", "grey levels"))
+        able = ", ".join(name for name, make in models.LIKELIHOODS.items() if make().pixels in ("any", "grey levels"))
         raise ValueError(
             f"--likelihood={run.likelihood} needs binary pixels; choose --binarization=dynamic, static or threshold, or"
             f" --likelihood={able} for grey pixels"

@@ -59,7 +59,6 @@ def define_flags(values: flags.FlagValues) -> None:
     again = "Whether to evaluate again what was evaluated before with as many samples."
     flags.DEFINE_bool("again", False, again, flag_values=values)
     flags.DEFINE_bool("figures", False, "Whether to draw the pictures of each run again as well.", flag_values=values)
-    flags.mark_flag_as_required("workdir", values)
 
 
 def from_flags(values: flags.FlagValues) -> Options:
@@ -69,6 +68,8 @@ def from_flags(values: flags.FlagValues) -> Options:
       ValueError: If flags contradict each other.
     """
     options = Options(**{field.name: values[field.name].value for field in dataclasses.fields(Options)})
+    if not options.workdir:
+        raise ValueError("--workdir is missing; give --workdir=FOLDER, a run or a sweep of experiments.train")
     for name in ("ais_chains", "ais_leapfrog", "ais_images", "ais_start"):
         if values[name].present and not options.ais_steps:
             raise ValueError(f"--{name} needs --ais_steps, the number of transitions")

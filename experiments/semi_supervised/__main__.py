@@ -35,9 +35,7 @@ CONTROL = "labels alone"
 
 def define_flags(values: flags.FlagValues) -> None:
     """Defines the flags in `values`."""
-    whole = lambda name, default, help, lower=1: flags.DEFINE_integer(
-        name, default, help, lower_bound=lower, upper_bound=2**31 - 1, flag_values=values
-    )
+    whole = lambda name, default, help: flags.DEFINE_integer(name, default, help, lower_bound=1, flag_values=values)
     flags.DEFINE_list(
         "estimators",
         ["exact", "leave_one_out", "reinmax", "gumbel_softmax"],

@@ -98,7 +98,8 @@ def plan(run: Settings, data: Dataset, functions: build.Functions, others: Seque
     try:
         name, num_samples = diagnostics.choose_reference(recorded, run.batch_size, run.num_samples)
     except ValueError as error:
-        raise ValueError(f"--measure_gradient with --estimator={run.estimator}: {error}") from None
+        hint = "or leave out --measure_gradient"
+        raise ValueError(f"--measure_gradient with --estimator={run.estimator}: {error}; {hint}") from None
     reference = estimators.make(name, num_samples=num_samples)
     measured = {run.estimator: settings.build(run, "estimator", num_samples=run.num_samples)}
     for other in others:

@@ -101,7 +101,7 @@ class Sweep:
     def __init__(self, runs: list[Settings], workdir: Path, options: Options):
         groups = list(settings.programs(runs))
         if options.program > len(groups):
-            raise ValueError(f"--program={options.program} does not exist; the sweep has {len(groups)} programs")
+            raise ValueError(f"--program={options.program} does not exist; give a number from 1 to {len(groups)}")
         self.workdir = workdir
         self.options = options
         self.runs = runs

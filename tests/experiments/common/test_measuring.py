@@ -21,7 +21,7 @@ def test_the_number_of_chunks_is_the_largest_that_divides_the_draws():
 
 
 def test_draws_that_cannot_be_cut_are_refused():
-    with pytest.raises(ValueError, match="cannot be cut into 10 equal chunks; take 110"):
+    with pytest.raises(ValueError, match="--draws=101: give a multiple of 10, such as 110"):
         measuring.number_of_chunks(101, 10)
 
 

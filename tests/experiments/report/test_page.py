@@ -162,7 +162,7 @@ def test_a_bug_while_the_page_is_made_keeps_its_traceback(tmp_path, monkeypatch)
         (["--workdir=rowless"], "no rows in results.csv"),
         (["--workdir=swept", "--run=seed=1"], "--run=seed=1 matches none of the 1 runs in swept"),
         (["--workdir=swept", "--run=speed=1"], "there is no setting speed"),
-        (["--workdir=swept", "--output=swept/programs/0/runs.json/x.html"], "cannot be written"),
+        (["--workdir=swept", "--output=swept/programs/0/runs.json/x.html"], "runs.json is a file, not a folder"),
     ],
 )
 def test_bad_input_is_one_sentence(arguments, sentence, tmp_path, monkeypatch, capsys):

@@ -153,7 +153,7 @@ def test_estimators_that_do_not_fit_are_left_out_unless_they_were_asked_for(tmp_
     ("arguments", "sentence"),
     [
         (["--records=50", "--steps=20"], "--steps=20 must be a multiple of --records minus 1, which is 49"),
-        (["--num_samples=3", "--estimators=arm"], "an even number of samples, got --num_samples=3"),
+        (["--num_samples=3", "--estimators=arm"], "an even number of samples, got num_samples=3"),
         (["--estimators="], "--estimators is empty"),
         (["--estimators=reparam"], "reparam cannot estimate gradients with Bernoulli latents"),
     ],

@@ -96,7 +96,7 @@ def test_settings_of_jax_that_change_numbers_are_fixed_and_named(capsys):
         name for name, _ in changed
     }
     assert ("jax_enable_x64", False) in changed
-    assert "JAX_DEFAULT_PRNG_IMPL=rbg has no effect: commands take threefry2x32; --prng" in capsys.readouterr().err
+    assert "JAX_DEFAULT_PRNG_IMPL=rbg is ignored; commands use threefry2x32; --prng" in capsys.readouterr().err
 
 
 @pytest.mark.slow
