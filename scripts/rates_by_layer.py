@@ -18,7 +18,7 @@ def mean_rates(folder: ProgramFolder) -> np.ndarray:
     """The rate of each layer `[L]`, from the image upwards: the mean over test images and runs. NaN without a run."""
     run = folder.runs()[0]
     data = build.load_trained(run, folder.data_dir())
-    functions = build.functions(run, data)
+    functions = build.trained_functions(run, data)
     restored = program_state.restore_readable(folder, data, functions)
     model, x = functions.evaluated, assess.pixels(data, "test")
     rates = lambda params: evaluate.rate_by_layer(model.apply, params, x, assess.key(), SAMPLES).mean(axis=0)

@@ -1,5 +1,6 @@
 """From settings to the library's objects: data, model, estimator, objective, optimizer, and the program they make."""
 
+import dataclasses
 import functools
 import math
 from collections.abc import Callable
@@ -103,6 +104,12 @@ def functions(run: Settings, data: datasets.Dataset) -> Functions:
     state = jax.eval_shape(init, values)
     jax.eval_shape(epoch, state, values, jax.ShapeDtypeStruct(data.train.shape, data.train.dtype))
     return Functions(vae, model(run, data, for_evaluation=True), state, init, epoch, order, chunk, steps_per_epoch)
+
+
+def trained_functions(run: Settings, data: datasets.Dataset) -> Functions:
+    """The functions of a run that was trained before, for its model. They have the default optimizer, because the code
+    of the run's own may be missing."""
+    return functions(dataclasses.replace(run, optimizer=Settings.optimizer), data)
 
 
 def _first_images(run: Settings, data: datasets.Dataset) -> np.ndarray:

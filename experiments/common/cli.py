@@ -119,8 +119,8 @@ def given(define_flags: Callable[[flags.FlagValues], None], options: flags.FlagV
 
 def command(name: str, *arguments: str) -> str:
     """The line that starts the command `name` with these arguments and the packages of this process."""
-    loaded = packages.loaded()
-    imports = [f"--import={','.join(loaded)}"] if loaded else []
+    imported = packages.imported()
+    imports = [f"--import={','.join(imported)}"] if imported else []
     return shlex.join(["python", "-m", f"experiments.{name}", *imports, *arguments])
 
 

@@ -16,7 +16,7 @@ import re
 import unicodedata
 from typing import Any
 
-from experiments.common.optimizers import OptimizerTable
+from experiments.common.optimizers import OPTIMIZERS
 from vae import estimators
 from vae.diagnostics.expectations import Expectation
 from vae.hierarchy import Markov
@@ -114,7 +114,7 @@ def _check(choice: Choice, table: Table, of_block: bool) -> Choice:
 
 def choose(text: str, table: Table) -> Choice:
     """The choice that `text` spells, parsed and checked."""
-    return check(parse(text, with_functions=isinstance(table, OptimizerTable)), table)
+    return check(parse(text, with_functions=table is OPTIMIZERS), table)
 
 
 def paper_name(text: str) -> str:

@@ -64,26 +64,14 @@ def adamw(weight_decay: float = 1e-4, epsilon: float = 1e-8, cv_learning_rate: f
 
 
 class OptimizerTable(Table):
-    """The optimizers by name, and functions of the user as `module:function`, whose module the command line imports.
-
-    A function of the user is like those of optax: its first argument is the learning rate, a number or a schedule, and
-    its keyword arguments are the options. It optimizes {"model", "estimator"}, the parameters of both.
-    """
+    """The optimizers by name. `load` adds functions of the user as `module:function`."""
 
     def find(self, name: str) -> Callable[..., Optimizer]:
-        if name not in self and ":" not in name:
-            raise ValueError(
-                f"there is no optimizer {name!r}; choose one of {', '.join(self)}, or module:function, as in optax:sgd"
-            )
         if name not in self:
-            function = packages.known_function(name)
-            if function is None:
-                module = name.partition(":")[0]
-                raise ValueError(
-                    f"there is no optimizer {name!r} here; choose one of {', '.join(self)}, or import its module by"
-                    f" --import={module}"
-                )
-            self[name] = _factory(name, function)
+            known = ", ".join(self)
+            raise ValueError(
+                f"there is no optimizer {name!r}; choose one of {known}, or module:function, as in optax:sgd"
+            )
         return self[name]
 
 
@@ -91,13 +79,17 @@ OPTIMIZERS = OptimizerTable("optimizer", {"adam": adam, "adamw": adamw}, reserve
 
 
 def load(name: str) -> None:
-    """Imports the module of an optimizer `module:function`, so that the table finds it. Other names are left alone.
+    """Imports the module of an optimizer `module:function` and adds the function to the table. Other names are left
+    alone.
+
+    The function is like those of optax: its first argument is the learning rate, a number or a schedule, and its
+    keyword arguments are the options. It optimizes {"model", "estimator"}, the parameters of both.
 
     Raises:
       ValueError: If there is no such function, or if it cannot be called with a learning rate alone.
     """
     if ":" in name:
-        packages.load_function(name, "optimizer", ("a learning rate",), in_files=True)
+        OPTIMIZERS[name] = _factory(name, packages.load_function(name, "optimizer", ("a learning rate",)))
 
 
 def _factory(name: str, function: Callable) -> Callable[..., Optimizer]:

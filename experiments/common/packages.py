@@ -23,18 +23,9 @@ def define_import(flag_values: flags.FlagValues) -> None:
     )
 
 
-# The modules that flags such as --optimizer=module:function have imported.
-_modules_of_flags: dict[str, None] = {}
-
-
 def imported() -> tuple[str, ...]:
     """The packages that --import and VAE_IMPORT name, in this order, without duplicates."""
     return tuple(_sources())
-
-
-def loaded() -> tuple[str, ...]:
-    """The packages of `imported`, and the modules that other flags have imported."""
-    return tuple(dict.fromkeys([*imported(), *_modules_of_flags]))
 
 
 def _sources() -> dict[str, str]:
@@ -80,14 +71,12 @@ def _is_missing(error: Exception, module: str) -> bool:
     return isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(f"{error.name or ''}.")
 
 
-def load_function(text: str, flag: str, arguments: tuple[str, ...] = (), in_files: bool = False) -> Callable:
+def load_function(text: str, flag: str, arguments: tuple[str, ...] = ()) -> Callable:
     """The function `module:function` that a flag names, from the current directory or an installed package.
 
     Args:
       flag: The name of the flag.
       arguments: What the function is called with, such as "a learning rate"; nothing by default.
-      in_files: Whether settings in files name the function too. `known_function` then finds it, and the commands that
-        this process prints import its module.
 
     Raises:
       ValueError: If there is no such module or function, or if it does not take these arguments alone. The sentence
@@ -113,16 +102,4 @@ def load_function(text: str, flag: str, arguments: tuple[str, ...] = (), in_file
         called = f"with {' and '.join(arguments)} alone" if arguments else "without arguments"
         needed = f"takes {' and '.join(arguments)}" if arguments else "needs no arguments"
         raise ValueError(f"{cannot} called {called}; give a function that {needed}") from None
-    if in_files:
-        _modules_of_flags[module] = None
     return loaded
-
-
-def known_function(text: str) -> Callable | None:
-    """The function `module:function` if the command line has imported its module, by any flag; else None.
-
-    Files may come from others, so a name in a file imports nothing.
-    """
-    module, _, function = text.partition(":")
-    allowed = any(f"{module}.".startswith(f"{name}.") for name in loaded())
-    return getattr(sys.modules.get(module), function, None) if allowed else None

@@ -17,10 +17,11 @@ program in programs/. The number of a run is its place in runs.json; rows name t
 import os
 import re
 import shutil
+import sys
 from pathlib import Path
 from typing import IO, Any
 
-from experiments.common import files, foreign_files, locks, packages, provenance
+from experiments.common import files, foreign_files, locks, provenance
 from experiments.common.settings import Settings, from_json
 from vae import checkpoint
 from vae.data import Dataset
@@ -136,10 +137,11 @@ class ProgramFolder:
             return [from_json(run["settings"], shared) for run in record["runs"]]
         except ValueError as error:
             named = record.get("imports")
-            lacking = [name for name in named if name not in packages.imported()] if isinstance(named, dict) else []
+            lacking = [name for name in named if name not in sys.modules] if isinstance(named, dict) else []
             if lacking:
                 raise ValueError(
-                    f"--workdir={self.path} was trained with --import={','.join(lacking)}; add it"
+                    f"--workdir={self.path} was trained with --import={','.join(lacking)}; add it, or in Python"
+                    f" import {', '.join(lacking)} first"
                 ) from None
             raise ValueError(
                 f"{self.path / 'runs.json'} was written with another --import or version, or changed by hand: {error}"

@@ -304,6 +304,8 @@ def array_values(run: Settings) -> dict[str, int | float]:
     not among them."""
     values = {name: getattr(run, name) for name in ARRAYS}
     for setting, names in ARRAY_OPTIONS.items():
+        if not _is_choice(setting, getattr(run, setting)):
+            continue
         given = grammar.values(run.choice(setting), FIELDS[setting].metadata["table"])
         values |= {f"{setting}.{name}": given[name] for name in names if name in given}
     return {name: value for name, value in values.items() if value or name not in _SWITCHES}
@@ -364,8 +366,15 @@ def _parse(field: dataclasses.Field, text: str) -> Any:
 
 
 def _is_choice(name: str, text: str) -> bool:
-    """Whether the text chooses from the table of the setting. A data set can also be a file or a set of TFDS."""
+    """Whether the text chooses from the table of the setting. A data set can also be a file or a set of TFDS.
+
+    The optimizer of a run that is read from a file can be a function that no flag has loaded. Files may come from
+    others, so a name in a file imports nothing, and such a run can be evaluated but not trained.
+    """
     table = FIELDS[name].metadata["table"]
+    if table is OPTIMIZERS:
+        optimizer = grammar.parse(text, with_functions=True).name
+        return optimizer in table or ":" not in optimizer
     return table is not None and (name != "dataset" or text.partition(":")[0] in table)
 
 

@@ -70,7 +70,7 @@ def load(
     settings = folder.runs()[number]
     data = build.load_trained(settings, data_dir or folder.data_dir(), cache_dir)
     folder.check_data(data)
-    functions = build.functions(settings, data)
+    functions = build.trained_functions(settings, data)
     restored = program_state.restore_readable(folder, data, functions, checkpoint)
     if restored.faults[number]:
         raise ValueError(f"{workdir}: the run {restored.faults[number]}; choose another checkpoint")

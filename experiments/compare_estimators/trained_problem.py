@@ -42,7 +42,8 @@ def from_workdir(options: Options) -> list[Problem]:
     data = build.load_trained(trained, options.data_dir or folder.data_dir(), options.cache_dir)
     folder.check_data(data)
     x = build.first_batch(trained, data, options.split, options.batch_size or trained.batch_size)
-    program = build.functions(trained, data)  # built with the trained objective: the estimator may not fit another one
+    # They are those of the trained objective: the estimator may not fit another one.
+    program = build.trained_functions(trained, data)
     apply = program.model.apply  # the bound must not refer to `program`, which would keep the whole data set in memory
     build.forget_data()
     bound = build.bound(measured, apply)

@@ -68,7 +68,7 @@ def choose(folder: ProgramFolder, numbers: list[int], options: Options) -> tuple
     data = build.load_trained(runs[0], options.data_dir or folder.data_dir(), options.cache_dir)
     folder.claim(runs, data)
     with jax.default_matmul_precision(runs[0].matmul_precision):
-        functions = build.functions(runs[0], data)
+        functions = build.trained_functions(runs[0], data)
         restored = program_state.restore_readable(folder, data, functions, options.checkpoint)
         left_out += [f"{folder.run_path(i)} {restored.faults[i]}" for i in chosen if restored.faults[i]]
         chosen = [i for i in chosen if not restored.faults[i]]

@@ -2,13 +2,12 @@
 
 import pytest
 
-from experiments.common import optimizers, packages, plots
+from experiments.common import optimizers, plots
 
 
 @pytest.fixture(autouse=True)
-def _forgets_functions_of_flags(monkeypatch):
-    """Takes back what flags such as --optimizer=module:function add to this process."""
-    monkeypatch.setattr(packages, "_modules_of_flags", {})
+def _forgets_functions_of_flags():
+    """Takes back what flags such as --optimizer=module:function add to the table."""
     yield
     for name in [name for name in optimizers.OPTIMIZERS if ":" in name]:
         del optimizers.OPTIMIZERS[name]

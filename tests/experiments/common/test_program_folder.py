@@ -270,7 +270,7 @@ def test_the_sentences_about_runs_json_say_what_to_do(tmp_path):
         ),
         (
             good | {"settings": {"estimator": "mine"}, "imports": {"mypaper": "12ab"}},
-            f"--workdir={tmp_path} was trained with --import=mypaper; add it",
+            f"--workdir={tmp_path} was trained with --import=mypaper; add it, or in Python import mypaper first",
         ),
     ):
         path.write_text(json.dumps(changed))

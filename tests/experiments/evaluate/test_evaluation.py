@@ -111,6 +111,17 @@ def test_a_run_that_cannot_be_loaded_is_refused(sweep):
         trained_run.load(sweep, "seed=2")
 
 
+def test_a_run_is_loaded_and_evaluated_without_its_optimizer(sweep):
+    path = sweep / "programs/0/runs.json"
+    record = json.loads(path.read_text())
+    record["settings"]["optimizer"] = "nowhere:lion:b1=0.5"
+    path.write_text(json.dumps(record))
+    chosen = "seed=2,optimizer=nowhere:lion:b1=0.5"
+    assert trained_run.load(sweep, chosen).settings.optimizer == "nowhere:lion:b1=0.5"
+    [row] = evaluate(sweep, f"--run={chosen}")
+    assert row["run"] == 2
+
+
 def test_best_is_the_best_state_of_each_run_at_its_own_epoch(sweep, capsys):
     rows = evaluate(sweep, "--checkpoint=best")
     assert [(row["run"], row["epoch"]) for row in rows] == [(0, 1), (2, 2)]

@@ -99,7 +99,7 @@ def test_a_configuration_names_no_code(name, hostile):
                 datasets.load(settings.from_json({name: value}).dataset)
         else:
             with pytest.raises(ValueError, match="not one of|choose one of|not of the form"):
-                settings.from_json({name: value})
+                settings.build(settings.from_json({name: value}), name)
 
 
 def test_a_checkpoint_names_no_code(hostile, tmp_path):
