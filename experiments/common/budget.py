@@ -1,5 +1,7 @@
 """The flag --budget: the largest cost of a gradient, and how many samples each estimator gets for it."""
 
+import bisect
+import functools
 import math
 from collections.abc import Callable
 from typing import Literal, NamedTuple
@@ -56,21 +58,26 @@ def affordable(budget: Budget, cost: Callable[[int], float], name: str) -> int:
     """The largest K with `cost(K)` within the budget.
 
     The cost must grow with K or be constant. If it is constant, as for the exact gradient, the smallest K is returned.
-    Some K may be refused, such as odd ones. `cost` should remember its results, because a K is asked for repeatedly.
+    Some K may be refused, such as odd ones.
 
     Raises:
       Refused: if even the smallest K costs more than the budget.
     """
     least = grammar.least_samples(name)
+    cost = functools.cache(cost)
 
-    def price(k: int) -> float:
-        """The cost of K, or of the next smaller K if K itself is refused."""
+    def accepted(k: int) -> int:
+        """K, or the next smaller K that is not refused."""
         try:
-            return cost(k)
+            cost(k)
+            return k
         except Refused:
             if k <= least:
                 raise
-            return price(k - 1)
+            return accepted(k - 1)
+
+    def price(k: int) -> float:
+        return cost(accepted(k))
 
     if price(least) > budget.amount:
         given = f"{budget.kind}:{budget.amount:g}"
@@ -78,28 +85,12 @@ def affordable(budget: Budget, cost: Callable[[int], float], name: str) -> int:
     slope = (price(2 * least) - price(least)) / least
     if slope == 0 and price(2 * least + 1) == price(least):
         return least
-    # The cost of almost every estimator is affine in K, so the guess is right after two costs. Each further doubling
-    # of the step corrects it where the cost is not affine.
-    low = high = least + int((budget.amount - price(least)) / slope) if slope > 0 else least
-    step = 1
-    while low > least and price(low) > budget.amount:
-        high = low
-        low = max(least, low - step)
-        step *= 2
-    step = 1
-    while high == low or price(high) <= budget.amount:
-        low = high
-        high += step
-        step *= 2
-    while high - low > 1:
-        middle = (low + high) // 2
-        if price(middle) <= budget.amount:
-            low = middle
-        else:
-            high = middle
-    while True:  # go down from a K that is refused
-        try:
-            cost(low)
-            return low
-        except Refused:
-            low -= 1
+    # The cost of almost every estimator is affine in K, so the guess is right after two costs. Elsewhere the interval
+    # around the guess grows until it holds the answer.
+    guess = least + int((budget.amount - price(least)) / slope) if slope > 0 else least
+    low, high = guess, guess + 1
+    while price(low) > budget.amount or price(high) <= budget.amount:
+        width = high - low
+        low, high = max(least, low - width), high + width
+    too_large = bisect.bisect_right(range(high), budget.amount, lo=low, key=price)
+    return accepted(too_large - 1)

@@ -1,7 +1,6 @@
 """The cost of a training step in evaluations of f and in FLOP, and the number of samples that a budget buys."""
 
 import dataclasses
-import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -55,7 +54,6 @@ def _affordable(run: Settings, budget: Budget, data: Dataset) -> int:
     model, x = build.model(run, data), _images(run, data)
     check_objective(run.objective, build.expectations_of(run, model, x))
 
-    @functools.cache
     def cost(num_samples: int) -> float:
         try:
             return _cost(_gradient(dataclasses.replace(run, num_samples=num_samples), data), budget.kind)
