@@ -141,7 +141,8 @@ def judge(variance: float, biased: bool, is_best: bool, low: float, high: float,
     """The verdict in words, from the interval of the ratio of variance x cost to the best estimator's.
 
     An estimator is better or worse than the best one if the interval excludes 1 and the two are not equal within 1 %
-    (`is_equal`). A gradient that is not finite or always zero is neither better nor worse.
+    (`is_equal`). A gradient that is not finite or always zero is neither better nor worse. A biased gradient is never
+    called better, because a gradient that is too short also has a small variance.
     """
     if not math.isfinite(variance):
         verdict = "NOT FINITE"
@@ -152,7 +153,7 @@ def judge(variance: float, biased: bool, is_best: bool, low: float, high: float,
     elif is_equal(low, high):
         verdict = "within 1 % of best"
     elif high < 1:
-        verdict = "better"
+        verdict = "lower variance x cost" if biased else "better"
     elif low > 1:
         verdict = "worse"
     else:

@@ -197,7 +197,7 @@ def test_losses_are_compared_by_variance_times_sequences_and_the_best_is_unbiase
     known = {"norm": 1.0, "mean_norm": 1.0}
     measurements = [measure.Measurement({"variance": v} | known, v * noise / noise.mean()) for v in variances]
     measure._compare(rows, measurements, diagnostics.resampling(measure.CHUNKS), 0.95)
-    assert [row["verdict"] for row in rows] == ["best", "worse", "BIASED, better"]
+    assert [row["verdict"] for row in rows] == ["best", "worse", "BIASED, lower variance x cost"]
     np.testing.assert_allclose([row["to_best"] for row in rows], [1.0, 1.2, 0.2])
     assert rows[1]["to_best_low"] <= rows[1]["to_best"] <= rows[1]["to_best_high"]
     assert np.isnan([rows[0]["to_best_low"], rows[0]["to_best_high"]]).all()

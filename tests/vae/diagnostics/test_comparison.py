@@ -73,7 +73,7 @@ def test_figures_equal_those_of_gradient_moments_on_a_convolutional_model():
 def test_a_biased_estimator_is_called_biased_and_unbiased_ones_are_not():
     assert bits().reference == "exact (sum over all states)"
     assert column(bits(), "biased") == [False, False, True]
-    assert column(bits(), "verdict") == ["best", "worse", "BIASED, better"]
+    assert column(bits(), "verdict") == ["best", "worse", "BIASED, lower variance x cost"]
     assert column(bits(), "biased", "decoder") == [False, False, False]  # the decoder's gradient is a plain mean
     assert column(bits(), "to_best")[0] == 1
 

@@ -99,4 +99,5 @@ def test_the_best_is_unbiased_with_the_least_product_and_some_variance_if_there_
 )
 def test_an_interval_decides(low, high, verdict):
     assert diagnostics.judge(1.0, False, False, low, high) == verdict
-    assert diagnostics.judge(1.0, True, False, low, high) == f"BIASED, {verdict}"
+    of_a_biased_one = "lower variance x cost" if verdict == "better" else verdict
+    assert diagnostics.judge(1.0, True, False, low, high) == f"BIASED, {of_a_biased_one}"
