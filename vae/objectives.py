@@ -34,13 +34,14 @@ def elbo(apply: Callable, params: PyTree, x: Array | np.ndarray, expect: Expect)
     return from_log_weights(mean)(apply, params, x, expect)
 
 
-def warmed_elbo(
-    kl_warmup: float | np.number | Array = 0.0, epoch: float | np.number | Array | None = None
+def weighted_elbo(
+    beta: float | np.number | Array = 1.0,
+    kl_warmup: float | np.number | Array = 0.0,
+    epoch: float | np.number | Array | None = None,
 ) -> Objective:
-    """`elbo` with a warm-up: E_q[log p(x|z) + w (log p(z) - log q(z|x))], where the weight w grows linearly from 0 to 1
-    over the first `kl_warmup` epochs (Sonderby et al. 2016, arXiv:1602.02282, section 2.3); see `elbo_analytic`."""
-    weight = _kl_weight(kl_warmup, epoch)
-    return elbo if is_zero(kl_warmup) else from_log_weights(mean, weight)
+    """E_q[log p(x|z) + w (log p(z) - log q(z|x))]: `elbo_analytic` without a closed form of the KL, and its arguments."""
+    _refuse_negative(beta=beta)
+    return from_log_weights(mean, _kl_weight(kl_warmup, epoch, beta))
 
 
 def elbo_analytic(
@@ -55,7 +56,8 @@ def elbo_analytic(
       beta: weight of the KL. The weight 1 gives the ELBO; other weights give the beta-VAE (Higgins et al. 2017).
       free_bits: KL in nats below which a latent dimension is not penalized, where the KL is averaged over the batch
         (Kingma et al. 2016, arXiv:1606.04934, eq. 15); 0 turns free bits off. Needs a factorized posterior.
-      kl_warmup: number of epochs over which the weight of the KL grows linearly from 0 to beta; 0 turns warm-up off.
+      kl_warmup: number of epochs over which the weight of the KL grows linearly from 0 to beta (Sonderby et al. 2016,
+        arXiv:1602.02282, section 2.3); 0 turns warm-up off.
       epoch: epoch of the current step, which may be a fraction. Only `kl_warmup` uses it, and needs it.
 
     Every argument may be a traced array. A Python 0 for `free_bits` or `kl_warmup` leaves that term out of the program.
@@ -168,7 +170,7 @@ BY_NAME = Table(
     "objective",
     {
         "elbo_analytic": elbo_analytic,
-        "elbo": warmed_elbo,
+        "elbo": weighted_elbo,
         "iwae": lambda: iwae,
         "renyi": renyi,
         "thermodynamic": thermodynamic,

@@ -113,7 +113,7 @@ CASES = {
     "train --objective=renyi --num_samples=2 --estimator=wake_sleep": ("--estimator=wake_sleep", "leave_one_out"),
     "train --estimator=gumbel_rao:inner_samples=0": ("--estimator=gumbel_rao", "inner_samples"),
     "train --estimator=gumbel_rao:k=3": ("has no option", "inner_samples=10"),
-    "train --objective=elbo:beta=2": ("no option 'beta'", "its options are kl_warmup"),
+    "train --objective=elbo:free_bits=2": ("no option 'free_bits'", "its options are beta=1.0, kl_warmup=0.0"),
     "train --objective=iwae:beta=2": ("no option 'beta'", "it has no options"),
     "train --objective=renyi:alpha=1": ("--objective=renyi:alpha=1", "alpha must be"),
     "train --posterior=full_covariance --objective=elbo_analytic:free_bits=1": ("free_bits", "--posterior=normal"),

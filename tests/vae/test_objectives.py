@@ -60,8 +60,11 @@ def _true_gradient(beta=1.0):
     ("objective", "beta"),
     [
         (objectives.elbo, 1.0),
-        (objectives.warmed_elbo(kl_warmup=10, epoch=3.0), 0.3),
-        (objectives.warmed_elbo(kl_warmup=10, epoch=11.0), 1.0),
+        (objectives.make("elbo"), 1.0),
+        (objectives.weighted_elbo(kl_warmup=10, epoch=3.0), 0.3),
+        (objectives.weighted_elbo(kl_warmup=10, epoch=11.0), 1.0),
+        (objectives.weighted_elbo(beta=4.0, kl_warmup=10, epoch=3.0), 1.2),
+        (objectives.weighted_elbo(beta=4.0), 4.0),
         (objectives.elbo_analytic(), 1.0),
         (objectives.elbo_analytic(0.3), 0.3),
     ],
@@ -156,7 +159,6 @@ def test_other_reductions_of_the_same_weights():
 
 
 def test_a_name_stands_for_its_objective():
-    assert objectives.make("elbo") is objectives.elbo
     assert objectives.make("iwae") is objectives.iwae
 
 
@@ -320,9 +322,9 @@ def test_a_warm_up_needs_the_epoch(kl_warmup):
     np.testing.assert_allclose(*both(PARAMS), rtol=1e-6)
     for zero in (0, np.float32(0), np.int32(0)):
         objectives.elbo_analytic(kl_warmup=zero)
-        assert objectives.warmed_elbo(kl_warmup=zero) is objectives.elbo
+        objectives.weighted_elbo(kl_warmup=zero)
     with pytest.raises(ValueError, match="kl_warmup needs epoch, the epoch of the present step"):
-        objectives.warmed_elbo(kl_warmup=kl_warmup)
+        objectives.weighted_elbo(kl_warmup=kl_warmup)
 
 
 def test_a_traced_warm_up_of_zero_epochs_is_none():
@@ -352,7 +354,7 @@ def test_the_integrand_is_log_p_of_x_and_z_and_shows_the_prior(weight):
 
 def test_the_weight_of_a_warm_up_is_recorded_as_one():
     """The recorded expectation is read after the trace in which the weight was computed."""
-    bound = lambda epoch: objectives.warmed_elbo(10, epoch)
+    bound = lambda epoch: objectives.weighted_elbo(kl_warmup=10, epoch=epoch)
 
     def shapes(epoch):
         recorded.extend(expectations.record(lambda expect: bound(epoch)(MODEL.apply, PARAMS, X, expect)))
@@ -368,3 +370,5 @@ def test_a_weight_below_zero_is_refused_where_it_is_a_number(option):
         with pytest.raises(ValueError, match=f"{option}=-.* is below 0"):
             objectives.elbo_analytic(**{option: number}, epoch=1.0)
     objectives.elbo_analytic(**{option: jnp.float32(-1)}, epoch=1.0)
+    with pytest.raises(ValueError, match="beta=-1 is below 0"):
+        objectives.weighted_elbo(beta=-1)

@@ -88,6 +88,7 @@ CHANGES = [
     ("--objective=elbo", "--posterior=student_t"),
     ("", "--objective=elbo"),
     ("--objective=elbo", "--objective=elbo:kl_warmup=2"),
+    ("--objective=elbo", "--objective=elbo:beta=2"),
     ("--objective=elbo --num_samples=2", "--objective=iwae"),
     ("--objective=iwae --num_samples=2", "--objective=renyi"),
     ("--objective=renyi --num_samples=2", "--objective=renyi:alpha=0.1"),
