@@ -39,7 +39,7 @@ def weighted_elbo(
     kl_warmup: float | np.number | Array = 0.0,
     epoch: float | np.number | Array | None = None,
 ) -> Objective:
-    """E_q[log p(x|z) + w (log p(z) - log q(z|x))]: `elbo_analytic` without a closed form of the KL, and its arguments."""
+    """E_q[log p(x|z) + w (log p(z) - log q(z|x))], as `elbo_analytic`, but with no need of a closed form of the KL."""
     _refuse_negative(beta=beta)
     return from_log_weights(mean, _kl_weight(kl_warmup, epoch, beta))
 
