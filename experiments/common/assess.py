@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from experiments.common import phases
+from experiments.common import phases, results
 from experiments.common.build import bits_per_dim
 from experiments.common.settings import Settings, build
 from vae import data as datasets
@@ -229,9 +229,8 @@ def importance_weights(
 
 
 def _test_row(figures: Row, data: datasets.Dataset, run: Settings) -> Row:
-    row = {
-        name if name.startswith(("active_units", "code")) else f"test_{name}": value for name, value in figures.items()
-    }
+    """The figures of a run under their names in `results.FIGURES`, some of which begin with test_."""
+    row = {f"test_{name}" if f"test_{name}" in results.FIGURES else name: value for name, value in figures.items()}
     if run.binarization == "none":
         row["test_bits_per_dim"] = bits_per_dim(row["test_nll_nats"], data, build(run, "likelihood"))
     return row

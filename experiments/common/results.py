@@ -3,26 +3,75 @@
 import math
 import statistics
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from experiments.common import grammar, tables
 from experiments.common.settings import FIELDS
 from vae import estimators
 
-# The figures of a finished run, with their titles.
+
+class Figure(NamedTuple):
+    """A column of the tables of finished runs.
+
+    Attributes:
+      title: The head of the column.
+      meaning: What the page of a work directory says about the figure.
+      sign: 1 if the largest value is the best, -1 if the smallest is, and 0 if no value is the best.
+      digits: The number of digits after the point.
+    """
+
+    title: str
+    meaning: str
+    sign: int = 0
+    digits: int = 2
+
+
+_OF_AVERAGE = "the same figure of the exponential moving average of the parameters (--ema)."
+# The figures of a finished run.
 FIGURES = {
-    "test_nll_nats": "-log p(x)",
-    "test_elbo_nats": "ELBO",
-    "test_rate_nats": "rate",
-    "test_distortion_nats": "distortion",
-    "test_bits_per_dim": "bits/dim",
-    "active_units": "active units",
-    "test_ess_share": "ESS / K",
-    "test_heavy_tail_share": "Pareto k > 0.7",
-    "codes_used": "codes used",
-    "code_perplexity": "code perplexity",
-    "ema_test_nll_nats": "-log p(x), EMA",
-    "ema_test_elbo_nats": "ELBO, EMA",
+    "validation_elbo_nats": Figure(
+        "validation ELBO", "the ELBO of the validation split, by which settings are chosen. Higher is better.", sign=1
+    ),
+    "test_nll_nats": Figure(
+        "-log p(x)",
+        "minus the bound L_K of K importance weights, which rises with K towards log p(x). Lower is better at equal K.",
+        sign=-1,
+    ),
+    "test_elbo_nats": Figure(
+        "ELBO",
+        "the evidence lower bound, -(rate + distortion); below log p(x) by KL(q(z|x) || p(z|x)). Higher is better.",
+        sign=1,
+    ),
+    "test_rate_nats": Figure(
+        "rate", "KL(q(z|x) || p(z)), the information about an image in its latent variables. At 0 they are unused."
+    ),
+    "test_distortion_nats": Figure(
+        "distortion", "the mean of -log p(x|z) under q(z|x), the error of the reconstruction."
+    ),
+    "test_bits_per_dim": Figure(
+        "bits/dim", "-log p(x) in bits for each pixel and channel. Lower is better.", sign=-1, digits=3
+    ),
+    "active_units": Figure(
+        "active units",
+        "latent variables whose posterior mean varies between images (variance above 0.01). The others are unused.",
+        digits=1,
+    ),
+    "test_ess_share": Figure(
+        "ESS / K", "the effective sample size of the K importance weights as a share of K. Higher is better."
+    ),
+    "test_heavy_tail_share": Figure(
+        "Pareto k > 0.7", "the share of images whose weights have too heavy a tail for K samples (Pareto k > 0.7)."
+    ),
+    "codes_used": Figure(
+        "codes used", "codes of a quantizer that the images use at least once, in any position.", digits=1
+    ),
+    "code_perplexity": Figure(
+        "code perplexity",
+        "the exponential of the entropy of the codes' frequencies: the number of codes if all are used alike.",
+        digits=1,
+    ),
+    "ema_test_nll_nats": Figure("-log p(x), EMA", _OF_AVERAGE, sign=-1),
+    "ema_test_elbo_nats": Figure("ELBO, EMA", _OF_AVERAGE, sign=1),
 }
 # The figures of `experiments.evaluate --ais_steps`, of some test images and as many simulated ones, with their titles.
 ANNEALED = {
@@ -42,13 +91,15 @@ RANKINGS = {
     "test_elbo_nats": "test set's ELBO (the runs have -log p(x) for different K)",
 }
 
-# The cost of a training step, with titles.
-COSTS = {"step_evaluations": "evaluations a step", "step_flops": "FLOP a step"}
+# The cost of a training step.
+COSTS = {
+    "step_evaluations": Figure(
+        "evaluations a step", "evaluations of the integrand f for each image in a training step."
+    ),
+    "step_flops": Figure("FLOP a step", "floating-point operations of a training step."),
+}
 # Counts of the runs of a row.
 COUNTS = {"runs": "runs", "diverged": "diverged"}
-# The figures that have a best value: 1 if the largest is the best, -1 if the smallest is.
-SIGNS = {"validation_elbo_nats": 1, "test_nll_nats": -1, "test_elbo_nats": 1, "test_bits_per_dim": -1}
-SIGNS |= {"ema_test_nll_nats": -1, "ema_test_elbo_nats": 1}
 
 # The meaning of the stars of `starred`.
 ABOUT_STARS = "* marks estimators that are biased according to their papers."
@@ -107,7 +158,7 @@ def _mean_row(members: list[Row], names: list[str]) -> Row:
     finished = [member for member in members if member["status"] == "done"]
     row = {name: members[0][name] for name in names}
     row |= {"runs": len(members), "diverged": len(members) - len(finished)}
-    for key in [*FIGURES, *ANNEALED, "validation_elbo_nats"]:
+    for key in [*FIGURES, *ANNEALED]:
         values = [member[key] for member in finished if member.get(key) is not None]
         if values:
             row[key], row[f"{key}_se"] = mean_and_error(values)
@@ -122,7 +173,7 @@ def _mean_row(members: list[Row], names: list[str]) -> Row:
 
 def _best_first(row: Row, key: str) -> tuple[bool, float]:
     """A sort key by the figure `key`: the least -log p(x) or the largest ELBO first, and missing figures last."""
-    return least_first((1 if key == "test_nll_nats" else -1) * row.get(key, math.nan))
+    return least_first(-FIGURES[key].sign * row.get(key, math.nan))
 
 
 def least_first(value: float) -> tuple[bool, float]:
@@ -245,7 +296,8 @@ def to_latex(rows: list[Row], columns: list[str] | None = None) -> str:
         table.append([starred(row, key, named) for key in titles])
     has_stars = "estimator" in titles and any(is_biased(row["estimator"]) for row in means)
     caption = heading(rows) + f". {ABOUT_STARS}" * has_stars
-    return tables.to_latex(table, caption, tables.best_places(means, list(titles), SIGNS))
+    signs = {key: figure.sign for key, figure in FIGURES.items() if figure.sign}
+    return tables.to_latex(table, caption, tables.best_places(means, list(titles), signs))
 
 
 def _means(rows: list[Row]) -> list[Row]:
@@ -261,29 +313,28 @@ def check_columns(columns: list[str]) -> None:
       ValueError: If there is such a name.
     """
     settings = [name for name in FIELDS if name != "seed"]
-    figures = [*COUNTS, *COSTS, "validation_elbo_nats", *FIGURES]
+    figures = [*COUNTS, *COSTS, *FIGURES]
     advice = f"choose settings or {', '.join(figures)}; a line is the mean over seeds, so it has no seed"
     tables.check_columns(columns, [*settings, *figures], advice)
 
 
 def _titles(rows: list[Row], means: list[Row], columns: list[str] | None) -> dict[str, str]:
     """The keys of the columns of `means`, each with its title."""
-    figures = {key: title for key, title in FIGURES.items() if any(key in row for row in means)}
+    figures = {key: figure.title for key, figure in FIGURES.items() if any(key in row for row in means)}
     samples = {row["eval_samples"] for row in rows}
     if "test_nll_nats" in figures and len(samples) == 1:
         figures["test_nll_nats"] += f" (K={samples.pop()})"
-    if any("validation_elbo_nats" in row for row in means):
-        figures = {"validation_elbo_nats": "validation ELBO"} | figures
     titles = {name: name for name in varying(rows)}
     if any(row["runs"] > 1 for row in means):
         titles["runs"] = "runs"
-    titles |= {key: title for key, title in COSTS.items() if all(key in row for row in means)}
+    costs = {key: cost.title for key, cost in COSTS.items()}
+    titles |= {key: title for key, title in costs.items() if all(key in row for row in means)}
     titles |= figures
     if any(row["diverged"] for row in means):
         titles["diverged"] = "diverged"
     if columns is None:
         return titles
-    return {name: (COUNTS | COSTS | figures | ANNEALED).get(name, name) for name in columns}
+    return {name: (COUNTS | costs | figures | ANNEALED).get(name, name) for name in columns}
 
 
 def starred(row: Row, key: str, named: Row | None = None) -> str:
@@ -306,9 +357,9 @@ def cell(row: Row, key: str) -> str:
         return "-"
     if key in COSTS:
         return tables.number(value) if key == "step_flops" else f"{value:g}"
-    if key not in FIGURES | ANNEALED and key != "validation_elbo_nats":
+    if key not in FIGURES | ANNEALED:
         return str(value)
-    digits = {"active_units": 1, "codes_used": 1, "code_perplexity": 1, "test_bits_per_dim": 3}.get(key, 2)
+    digits = FIGURES[key].digits if key in FIGURES else 2
     text = tables.with_error(value, row.get(f"{key}_se", math.nan), digits)
     layers = row.get("active_units_by_layer") if key == "active_units" else None
     return f"{text} ({layers})" if layers else text

@@ -233,10 +233,9 @@ def _about_seeds(comparison: Comparison) -> list[str]:
 
 def table(comparison: Comparison, paper: bool = False) -> list[list[str]]:
     """A header, and a line for each value: the chosen settings and the figures of its runs."""
-    titles = {VALIDATION: "validation ELBO"} | results.FIGURES
     figures = [VALIDATION] * all(_has_validation(choice) for choice in comparison.choices) + [comparison.figure]
     names = list(next(choice.chosen.settings for choice in comparison.choices if choice.chosen))
-    header = [comparison.setting, *names, "seeds", *(titles[figure] for figure in figures)]
+    header = [comparison.setting, *names, "seeds", *(results.FIGURES[figure].title for figure in figures)]
     lines = [[title.replace("_", " ") for title in header] if paper else header]
     for choice in comparison.choices:
         if choice.chosen:

@@ -108,7 +108,7 @@ def best_setting(contents: Contents, comparison: Comparison | None) -> str:
     best = rows[0]
     facts = []
     for key, name in _titles(contents).items():
-        if key in best and key in results.FIGURES:
+        if key in best and key != "validation_elbo_nats":
             unit = "nats" if key.endswith("_nats") else ""
             facts.append(Fact(name, with_minus_signs(results.cell(best, key)), unit))
     if not contents.names:
@@ -144,8 +144,9 @@ def _are_comparable(rows: list[dict[str, Any]]) -> bool:
 def _titles(contents: Contents) -> dict[str, str]:
     """The titles of the figures; the title of -log p(x) says its K."""
     samples = sorted({row["eval_samples"] for row in contents.finished})
-    nll = f"{results.FIGURES['test_nll_nats']} (K = {', '.join(map(str, samples))})"
-    return {"validation_elbo_nats": "validation ELBO"} | results.FIGURES | {"test_nll_nats": nll}
+    titles = {key: figure.title for key, figure in results.FIGURES.items()}
+    titles["test_nll_nats"] += f" (K = {', '.join(map(str, samples))})"
+    return titles
 
 
 def _settings(contents: Contents) -> str:
@@ -168,16 +169,17 @@ def _results(contents: Contents) -> str:
     names = contents.names
     means = results.aggregate(contents.finished, names)
     titles = {key: title for key, title in _titles(contents).items() if any(key in row for row in means)}
-    titles |= {key: title for key, title in results.COSTS.items() if all(key in row for row in means)}
+    titles |= {key: cost.title for key, cost in results.COSTS.items() if all(key in row for row in means)}
     counts = [key for key in ("runs", "diverged") if any(row[key] > (key == "runs") for row in means)]
     lines = []
     for row in means:
         line = [Cell(results.starred(row, name), row[name]) for name in [*names, *counts]]
         lines.append(line + [cell_with_interval(results.cell(row, key), row.get(key)) for key in titles])
-    costs = list(results.COSTS.values())
+    costs = [cost.title for cost in results.COSTS.values()]
     header, lines, shared = without_shared([*names, *counts, *titles.values()], lines, costs)
     summary = shared + table(header, lines, "summary")
-    summary += words.explained({title: words.FIGURES[key] for key, title in titles.items()})
+    columns = results.FIGURES | results.COSTS
+    summary += words.explained({title: columns[key].meaning for key, title in titles.items()})
     if any(cell.text.endswith(" *") for line in lines for cell in line):
         summary += "<p>A star marks estimators whose papers call them biased.</p>"
     if known := words.known_values(run.settings for run in contents.runs):
@@ -197,8 +199,8 @@ def _results(contents: Contents) -> str:
 def _evaluations(contents: Contents) -> str:
     """A table of later evaluations by `experiments.evaluate`, with the commit and the versions of each."""
     evaluated = [(run, row) for run in contents.runs for row in run.evaluations]
-    figures = {key: title for key, title in results.FIGURES.items() if key.removeprefix("ema_").startswith("test_")}
-    figures |= results.ANNEALED
+    tested = {key: figure for key, figure in results.FIGURES.items() if key.removeprefix("ema_").startswith("test_")}
+    figures = {key: figure.title for key, figure in tested.items()} | results.ANNEALED
     figures = {key: title for key, title in figures.items() if any(key in row for _, row in evaluated)}
     header = [*contents.names, "seed", "epoch", "K", *figures.values(), "commit", "versions"]
     lines = [_evaluation(contents, run, row, list(figures)) for run, row in evaluated]

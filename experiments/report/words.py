@@ -6,29 +6,6 @@ from typing import Any, NamedTuple
 
 from experiments.common.settings import Settings
 
-# The figures of trained runs, by the columns of results.csv.
-FIGURES = {
-    "validation_elbo_nats": "the ELBO of the validation split, by which settings are chosen. Higher is better.",
-    "test_nll_nats": "minus the bound L_K of K importance weights, which rises with K towards log p(x). Lower is better"
-    " at equal K.",
-    "test_elbo_nats": "the evidence lower bound, -(rate + distortion); below log p(x) by KL(q(z|x) || p(z|x)). Higher"
-    " is better.",
-    "test_rate_nats": "KL(q(z|x) || p(z)), the information about an image in its latent variables. At 0 they are"
-    " unused.",
-    "test_distortion_nats": "the mean of -log p(x|z) under q(z|x), the error of the reconstruction.",
-    "test_bits_per_dim": "-log p(x) in bits for each pixel and channel. Lower is better.",
-    "active_units": "latent variables whose posterior mean varies between images (variance above 0.01). The others are"
-    " unused.",
-    "test_ess_share": "the effective sample size of the K importance weights as a share of K. Higher is better.",
-    "test_heavy_tail_share": "the share of images whose weights have too heavy a tail for K samples (Pareto k > 0.7).",
-    "codes_used": "codes of a quantizer that the images use at least once, in any position.",
-    "code_perplexity": "the exponential of the entropy of the codes' frequencies: the number of codes if all are used"
-    " alike.",
-    "ema_test_nll_nats": "the same figure of the exponential moving average of the parameters (--ema).",
-    "ema_test_elbo_nats": "the same figure of the exponential moving average of the parameters (--ema).",
-    "step_evaluations": "evaluations of the integrand f for each image in a training step.",
-    "step_flops": "floating-point operations of a training step.",
-}
 # The figures of the laboratory, by the titles of its table.
 LABORATORY = {
     "verdict": "whether the variance at equal cost is worse than the best one, by more than 1 %; one level for all.",

@@ -30,8 +30,7 @@ def test_the_tables_show_the_results_in_runs_json(swept):
     folder, page = swept
     rows = result_rows(folder)
     header, *lines = page.tables["rows"]
-    keys = {title: key for key, title in results.FIGURES.items()}
-    keys |= {"validation ELBO": "validation_elbo_nats", "-log p(x) (K = 500)": "test_nll_nats"}
+    keys = {figure.title: key for key, figure in results.FIGURES.items()} | {"-log p(x) (K = 500)": "test_nll_nats"}
     names = [keys.get(text, text) for text, _ in header]
     assert names[:4] == ["learning_rate", "seed", "validation_elbo_nats", "test_nll_nats"]
     assert "The same in all lines: status: done; step: 2300." in page.text
