@@ -88,8 +88,8 @@ class ProgramFolder:
             differences = [f"{name}={a[name]} and not {b[name]}" for a, b in pairs for name in a if a[name] != b[name]]
             named = ", ".join(dict.fromkeys(differences)) or f"{len(present)} runs and not {len(runs)}"
             raise ValueError(
-                f"--workdir={self.path} holds a run with other settings ({named}); choose another"
-                " --workdir, or delete this folder"
+                f"--workdir={self.path} holds a run with other settings ({named}), and takes no further runs; choose"
+                " another --workdir"
             )
 
     def check_data(self, data: Dataset) -> None:

@@ -295,7 +295,7 @@ def to_latex(rows: list[Row], columns: list[str] | None = None) -> str:
         named = row | ({"estimator": grammar.paper_name(row["estimator"])} if "estimator" in row else {})
         table.append([starred(row, key, named) for key in titles])
     has_stars = "estimator" in titles and any(is_biased(row["estimator"]) for row in means)
-    caption = heading(rows) + f". {ABOUT_STARS}" * has_stars
+    caption = f"{heading(rows)}. Bold: the best mean of a column." + f" {ABOUT_STARS}" * has_stars
     signs = {key: figure.sign for key, figure in FIGURES.items() if figure.sign}
     return tables.to_latex(table, caption, tables.best_places(means, list(titles), signs))
 

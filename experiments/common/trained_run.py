@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from experiments.common import assess, build, program_state, run_selection
+from experiments.common import build, program_state, run_selection
 from experiments.common.settings import Settings
 from vae.data import Dataset
 from vae.models import VAE
@@ -41,9 +41,12 @@ class TrainedRun(NamedTuple):
     data: Dataset
 
     def images(self, split: str = "test") -> np.ndarray:
-        """The images of the split train, validation or test, as the model sees them: `[N, H, W, C]`, float32. With
-        dynamic binarization they are grey."""
-        return assess.pixels(self.data, split)
+        """The images of the split train, validation or test, as the model sees them: `[N, H, W, C]`, float32.
+
+        With dynamic binarization, the training images are binarized once; `data.train` has their grey levels.
+        """
+        images = np.asarray(getattr(self.data, split))
+        return np.asarray(build.training_pixels(self.settings, self.data, jax.random.key(0), images))
 
 
 def load(

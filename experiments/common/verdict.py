@@ -13,6 +13,7 @@ from experiments.common import files, grammar, provenance, results, tables
 from experiments.common.comparison import CODE, LATE_GAIN, VALIDATION, Candidate, Choice, Comparison, Pair, words
 
 ERROR = "± after a mean is one standard error over seeds."
+BOLD = "Bold: the best value, and those that are not told apart from it."
 LEVEL = (
     "An interval is of one pair alone (95 %, Student's t over paired seeds), but pairs are told apart at 5 % for all"
     " pairs together (p after Holm's correction)."
@@ -52,15 +53,16 @@ def to_latex(comparison: Comparison) -> str:
     """The chosen settings and the pairs as two LaTeX tables, whose captions say everything that a reader needs."""
     chosen = table(comparison, paper=True)
     figure, _, _ = FIGURES[comparison.figure]
-    values = [choice.value for choice in comparison.choices if choice.chosen]
-    best = {(1 + values.index(_best_mean(comparison)), len(chosen[0]) - 1)}
+    best, *others = (choice.value for choice in comparison.choices if choice.chosen)
+    worse = [pair.worse for pair in comparison.pairs if pair.better == best and pair.is_told_apart]
+    bold = {(line, len(chosen[0]) - 1) for line, value in enumerate([best, *others], 1) if value not in worse}
     bias = _about_bias(comparison)
     titles = [
-        f"{answer(comparison, paper=True)}. {ERROR}{bias}",
+        f"{answer(comparison, paper=True)}. {BOLD} {ERROR}{bias}",
         f"Differences of the {figure} between pairs; {conditions(comparison, paper=True)}. {LEVEL}{bias}",
     ]
     parts = [
-        tables.to_latex(chosen, titles[0], best),
+        tables.to_latex(chosen, titles[0], bold),
         tables.to_latex(pairs(comparison, paper=True), titles[1], text_columns=2),
     ]
     return "\n\n".join(parts) + "\n"

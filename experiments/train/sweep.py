@@ -215,7 +215,9 @@ def _read_partition(workdir: Path, groups: list[list[Settings]], swept: list[str
             ProgramFolder(workdir).check_runs(runs)
         return [Part(1, ".", runs)]
     if holds_a_run:
-        raise ValueError(f"--workdir={workdir} holds a single run; choose another folder for a sweep")
+        raise ValueError(
+            f"--workdir={workdir} holds a single run, and takes no further runs; choose another --workdir for the sweep"
+        )
     present = {f"programs/{folder.path.name}": _readable_runs(folder) for folder in programs_of(workdir)}
     return partition(groups, present, swept)
 

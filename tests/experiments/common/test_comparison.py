@@ -1,7 +1,6 @@
 """Comparisons of sweeps, with rows whose answers are known."""
 
 import math
-import re
 
 import numpy as np
 import pytest
@@ -106,7 +105,8 @@ def test_a_value_that_its_pairs_show_to_be_worse_is_not_called_best():
     assert [one.value for one in result.choices] == ["b", "a"]
     assert verdict.answer(result).startswith("b has 0.20 nats lower test -log p(x) than a (95 % interval 0.17 to 0.23")
     assert "seeds are missing with b: a mean is over a value's own seeds" in verdict.warnings(result)[0]
-    assert re.search(r"\na & 5 & .* & \\textbf", verdict.to_latex(result))  # the best mean over its own seeds
+    [bold] = [line for line in verdict.to_latex(result).splitlines() if "textbf" in line]
+    assert bold.startswith("b & 4 &")
 
 
 @pytest.mark.parametrize("figure", ["test_nll_nats", "validation_elbo_nats"])
@@ -171,7 +171,7 @@ def test_the_needed_seeds_are_counted_at_the_level_that_one_of_several_pairs_has
         (
             "estimatr",
             [row("a", 0, 1.0), row("b", 0, 1.0)],
-            "no such setting; the swept settings are estimator",
+            "no such setting; choose one of the swept settings: estimator",
         ),
         ("batch_size", [row("a", 0, 1.0), row("b", 0, 1.0)], "needs runs with several values of batch_size"),
         ("seed", [row("a", 0, 1.0), row("a", 1, 1.0)], "no bounds that could be compared"),

@@ -153,6 +153,7 @@ def test_latex_has_the_best_figures_in_bold_and_the_names_of_papers():
     assert r"Gumbel-Softmax, temperature 0.3 $^*$ & 12.00 & $-$13.00 & 5.00 \\" in latex
     assert "$^*$ marks estimators that are biased according to their papers.}" in latex
     assert "$^*$" not in results.to_latex(rows[1:], ["estimator", "test_nll_nats"])
+    assert "Bold: the best mean of a column." in latex
     assert "resizebox" not in latex
 
 

@@ -201,7 +201,7 @@ def test_the_latex_tables_have_papers_names_and_captions_that_explain_every_numb
     chosen, pairs = (tmp_path / "verdict.tex").read_text().strip().split("\n\n")
     assert r"\caption{ReinMax$^*$ at learning rate 0.001 has 0.42 nats lower test $-\log p(x)$ than Reparam" in chosen
     assert (
-        "digits, dynamic binarization, 10 epochs, 2 seeds, learning rate chosen by the validation ELBO. $\\pm$ after"
+        "digits, dynamic binarization, 10 epochs, 2 seeds, learning rate chosen by the validation ELBO. Bold: the"
         in chosen
     )
     assert r"ReinMax $^*$ & 0.001 & 2 & $-$1.00 $\pm$ 0.00 & \textbf{1.00 $\pm$ 0.00} \\" in chosen
@@ -214,8 +214,9 @@ def test_the_latex_tables_have_papers_names_and_captions_that_explain_every_numb
         assert r"$^*$ marks estimators that are biased according to their papers." in part
 
 
-def test_the_best_mean_is_bold_for_a_bound_too():
-    values = choice("stl", test_elbo_nats=(-2.0, -2.0)), choice("reparam", test_elbo_nats=(-1.0, -1.0))
-    latex = verdict.to_latex(compared(values)._replace(figure="test_elbo_nats"))
-    assert r"\textbf{$-$1.00 $\pm$ 0.00}" in latex
-    assert r"\textbf{$-$2.00" not in latex
+def test_every_value_that_is_not_told_apart_from_the_best_is_bold():
+    values = [choice(name) for name in ("stl", "reparam", "nvil")]
+    told_apart, level = ("stl", "nvil", 0.01), ("stl", "reparam", 0.3)
+    latex = verdict.to_latex(compared(values, level, told_apart, ("reparam", "nvil", 0.3)))
+    assert [line.split(" & ")[0] for line in latex.splitlines() if "textbf" in line] == ["STL", "Reparameterization"]
+    assert "Bold: the best value, and those that are not told apart from it." in latex

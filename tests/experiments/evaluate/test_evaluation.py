@@ -98,6 +98,11 @@ def test_the_page_of_the_commands_loads_a_run_in_python(sweep):
     elbo = rate_distortion(run.model.apply, run.variables, run.images(), assess.key(), 10)["elbo"]
     [row] = evaluate(sweep, "--run=seed=2")
     assert row["test_elbo_nats"] == pytest.approx(float(np.mean(elbo)), rel=1e-5)
+    np.testing.assert_array_equal(run.images(), assess.pixels(run.data, "test"))
+    grey = assess.pixels(run.data, "train")
+    drawn = run.images("train")
+    assert set(np.unique(drawn)) == {0, 1} < set(np.unique(grey))
+    assert np.abs(drawn.mean() - grey.mean()) < 0.01
     assert trained_run.load(sweep, "seed=0,latent_dim=2", "best").epoch == BEST_EPOCHS[0]
 
 
