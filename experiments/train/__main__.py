@@ -98,12 +98,10 @@ def say_what_is_too_late(sweep: Sweep, unfinished: list[Program]) -> None:
 
 
 def conclude(sweep: Sweep, options: train_flags.Options) -> None:
-    """Writes the tables, the verdict and the pictures, and says what other code trained."""
+    """Writes the tables, the verdict and the pictures."""
     with locks.taking_turns(sweep.workdir):  # jobs of a cluster may end at the same time
         finished = results_table.finished_runs(sweep.workdir)
         results_table.write(sweep.workdir, finished, options.columns)
-        if sweep.other_code:
-            print(sweep.other_code)
         if options.compare:
             sweep_verdict.write(sweep, finished, options.compare)
     draw.draw(sweep, finished, options.figures)

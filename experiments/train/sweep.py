@@ -90,8 +90,6 @@ class Sweep:
 
     Attributes:
       runs: All runs of the command, also those of programs that --program leaves out.
-      other_code: A sentence about finished runs that another version of the code trained; empty if there are none. It
-        is known once the programs are claimed.
 
     Raises:
       ValueError, NotImplementedError: If settings or options do not go together.
@@ -107,7 +105,6 @@ class Sweep:
         self.runs = runs
         self.swept = [name for name in settings.FIELDS if len({getattr(run, name) for run in runs}) > 1]
         self.programs: list[Program] = []
-        self.other_code = ""
         parts = _read_partition(workdir, groups, self.swept) if multihost.is_first() else []
         for part in _from_first(parts):
             if options.program in (0, part.number):
@@ -119,7 +116,7 @@ class Sweep:
     def claim(self) -> list[Program]:
         """Makes the folders of all programs and keeps other processes from training them.
 
-        Prints which programs another version of the code began, and sets `other_code`.
+        Prints which programs another version of the code trained or began.
 
         Returns:
           The programs that are not finished, to be trained one after the other.
@@ -134,7 +131,7 @@ class Sweep:
         for program, done in zip(self.programs, finished, strict=True):
             if done:
                 program.folder.close()
-        self.other_code = _report_other_code(self.programs, unfinished)
+        _report_other_code(self.programs, unfinished)
         if multihost.is_first():
             needed = sum(_checkpoint_bytes(program, self.options.keep) for program in unfinished)
             files.check_space(self.workdir, needed)
@@ -322,29 +319,27 @@ def _checkpoint_bytes(program: Program, keep: int) -> int:
     return missing * sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(shape))
 
 
-def _report_other_code(programs: list[Program], unfinished: list[Program]) -> str:
-    """Prints which programs were begun by another version of the code, and records the change in them.
+def _report_other_code(programs: list[Program], unfinished: list[Program]) -> None:
+    """Prints which programs another version of the code trained or began, and records the change in those that go on.
 
     A folder belongs to settings, not to a version of the code.
-
-    Returns:
-      The sentence about finished programs that another version of the code trained.
     """
     continued = {program.folder for program in unfinished}
     changes = {program.folder: program.folder.changed_code() for program in programs}
     total = sum(len(program.runs) for program in programs)
 
-    def describe(chosen: list[Program], what: str) -> str:
+    def report(chosen: list[Program], what: str, consequence: str) -> None:
         count = sum(len(program.runs) for program in chosen)
-        parts = dict.fromkeys(part for program in chosen for part in changes[program.folder])
-        return f"{count} of {total} runs were {what} by code that has changed since ({', '.join(parts)})"
+        parts = ", ".join(dict.fromkeys(part for program in chosen for part in changes[program.folder]))
+        if chosen:
+            print(f"{count} of {total} runs were {what} by code that has changed since ({parts}); {consequence}")
 
     changed = [program for program in programs if changes[program.folder]]
-    if begun := [program for program in changed if program.folder in continued and program.folder.has_begun()]:
-        print(f"{describe(begun, 'begun')}; the present code continues them (see runs.json)")
-    for program in changed:
-        if program.folder in continued:
-            program.folder.record_change_of_code()
     trained = [program for program in changed if program.folder not in continued]
-    rest = ", and stay as they are; choose another --workdir, or delete this one, to train them again"
-    return describe(trained, "trained") + rest if trained else ""
+    goes_on = [program for program in changed if program.folder in continued]
+    begun = [program for program in goes_on if program.folder.has_begun()]
+    again = "they stay as they are; choose another --workdir, or delete this one, to train them again"
+    report(trained, "trained", again)
+    report(begun, "begun", "the present code continues them (see runs.json)")
+    for program in goes_on:
+        program.folder.record_change_of_code()
