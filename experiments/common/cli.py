@@ -5,6 +5,7 @@ if __name__ == "__main__":
     cli.run(main)
 """
 
+import difflib
 import gc
 import hashlib
 import os
@@ -84,10 +85,24 @@ def _parse(argv: list[str]) -> list[str]:
         for name in flags.FLAGS:
             value = flags.FLAGS[name].value
             if isinstance(value, int) and abs(value) >= 2**31:
-                raise flags.IllegalFlagValueError(f"flag --{name}={value}: does not fit into 32 bits")
+                stop(f"--{name}={value} does not fit into 32 bits")
         return argv[:1]
+    except flags.UnrecognizedFlagError as error:
+        close = difflib.get_close_matches(error.flagname, flags.FLAGS, n=1, cutoff=0.8)
+        hint = f"did you mean --{close[0]}?" if close else "--help lists the flags"
+        stop(f"there is no flag --{error.flagname}; {hint}")
     except flags.Error as error:
-        stop(f"{error}; --help lists the flags")
+        stop(_in_our_words(str(error)))
+
+
+def _in_our_words(sentence: str) -> str:
+    """absl's sentence about the value of a flag, without Python's words and without a repeated flag."""
+    sentence = sentence.removeprefix("flag ")
+    sentence = sentence.replace("invalid literal for int() with base 10:", "not an integer:")
+    sentence = sentence.replace("could not convert string to float:", "not a number:")
+    sentence = sentence.replace(" is not integer ", " is not an integer ")
+    sentence = sentence.replace(" is not number ", " is not a number ")
+    return re.sub(r"^(--\S+): (?=\1 )", "", sentence)
 
 
 def _help() -> str:

@@ -286,7 +286,8 @@ def build(run: Settings, name: str, **arguments) -> Any:
     try:
         return grammar.build(run.choice(name), FIELDS[name].metadata["table"], **arguments)
     except ValueError as error:
-        raise ValueError(f"--{name}={error}") from None
+        repeated = f": {name}={run.choice(name).name} "
+        raise ValueError(f"--{name}={str(error).replace(repeated, ' ')}") from None
 
 
 # --- Programs

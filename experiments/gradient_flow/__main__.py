@@ -33,14 +33,7 @@ def define_flags(values: flags.FlagValues) -> None:
         "Folder of gradient_flow.png, .pdf and .json.",
         flag_values=values,
     )
-    flags.DEFINE_integer(
-        "seed",
-        8,
-        "Seed of the weights and of eps.",
-        lower_bound=0,
-        upper_bound=2**31 - 1,
-        flag_values=values,
-    )
+    flags.DEFINE_integer("seed", 8, "Seed of the weights and of eps.", lower_bound=0, flag_values=values)
 
 
 def main(options: flags.FlagValues = flags.FLAGS) -> None:

@@ -68,14 +68,7 @@ def define_flags(values: flags.FlagValues) -> None:
         "Standard deviation of the difference between the logits of the policy and of the older policy.",
         flag_values=values,
     )
-    flags.DEFINE_integer(
-        "seed",
-        0,
-        "Seed of the policies and of the draws.",
-        lower_bound=0,
-        upper_bound=2**31 - 1,
-        flag_values=values,
-    )
+    flags.DEFINE_integer("seed", 0, "Seed of the policies and of the draws.", lower_bound=0, flag_values=values)
     flags.DEFINE_string("output", "results/policy_gradients", "Folder of the results.", flag_values=values)
 
 

@@ -233,7 +233,10 @@ def test_switches_are_flags_like_others():
         ("--objective=elbo_analytic:beta=-1", "^--objective=elbo_analytic:beta=-1.0: beta=-1.0 is below 0"),
         ("--ema=1", "^--ema=1.0 is not below 1; choose a decay such as 0.999"),
         ("--optimizer=adam:epsilon=0", "^--optimizer=adam:epsilon=0.0: epsilon must be above 0"),
-        ("--posterior=categorical:categories=1", "^--posterior=categorical:categories=1: "),
+        (
+            "--posterior=categorical:categories=1",
+            "^--posterior=categorical:categories=1 needs at least two categories, got 1$",
+        ),
         ("--posterior=vq --prior=flow", "posterior=vq has the uniform prior over codes; choose --prior=standard"),
         ("--posterior=student_t --prior=learned", "^--prior=learned does not go with --posterior=student_t"),
     ],
