@@ -85,8 +85,8 @@ class _ListParser(flags.ArgumentParser):
         table, choices = self.field.metadata["table"], self.field.metadata["choices"]
         if table is not None:
             others = ["npz:PATH", "a set of TFDS"] if self.field.name == "dataset" else []
-            return f"one of {', '.join([*(grammar.describe(name, table) for name in table), *others])}"
-        return f"one of {', '.join(choices)}" if choices else ""
+            return f"any of {', '.join([*(grammar.describe(name, table) for name in table), *others])}"
+        return f"any of {', '.join(choices)}" if choices else ""
 
     def parse(self, argument):
         if isinstance(argument, tuple):  # the default

@@ -201,7 +201,7 @@ def _read_measurements(path: Path) -> list[Laboratory | Toy]:
         except ValueError as error:
             if config.parent == path:
                 raise
-            print(f"not shown: {error}")
+            print(f"left out: {error}")
     return measured
 
 

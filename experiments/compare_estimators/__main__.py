@@ -15,11 +15,10 @@ exists. Elsewhere the truth is the mean of many gradients of --reference, and it
 
 An estimator is called biased in either of two cases. In the first, its largest |z| over the group's coordinates is
 beyond what chance allows (0.01 %, by Bonferroni), and the deviation of the whole gradient is more than twice as long as
-chance makes it. In the second, its bias along the truth has a |z| of 5 or more. Two estimators are called different
-only if the interval of the ratio of their variance x FLOP excludes 1, and if not all of it is within 1 % of 1. The
-intervals of all ratios in a table hold at once with probability --confidence. --judge_by names another cost than FLOP.
-If f calls a function on the host, such as a simulator in NumPy, XLA cannot count its FLOP, and evaluations of f take
-their place.
+chance makes it. In the second, its bias along the truth has a |z| of 5 or more. Two estimators are called different if
+the interval of the ratio of their variance x FLOP excludes 1 and reaches beyond 1 ± 1 %. The intervals of all ratios in
+a table hold at once with probability --confidence. --judge_by names another cost than FLOP. If f calls a function on
+the host, such as a simulator in NumPy, XLA cannot count its FLOP, and evaluations of f take their place.
 
 The command writes into --output: results.csv (a row for each estimator and K), layers.csv, pairs.csv, results.md,
 results.tex, config.json and figures/. Everything measured is written into store/ at once; the same command continues

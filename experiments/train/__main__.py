@@ -5,10 +5,11 @@
     python -m experiments.train --dataset=mnist --data_dir=DIR --hidden=500 --latent_dim=20 --batch_size=128 --epochs=10
     python -m experiments.train --estimator=reparam,stl --objective=elbo --launcher=slurm  # two programs, a job each
 
-Every setting is a flag (--help lists all flags), and a comma-separated list of values is swept; several lists give
-their product. The same command, given again, continues interrupted runs and skips finished runs.
+The flags from --dataset to --eval_samples are the settings. A comma-separated list of values of a setting is swept;
+several lists give their product. The same command, given again, continues interrupted runs and skips finished runs.
 
-sweep.py defines the terms run, program and sweep.
+A run is the training of one model. A program is the runs that share one compiled function, and a sweep is all programs
+of one command.
 """
 
 import contextlib

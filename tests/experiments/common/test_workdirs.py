@@ -51,7 +51,7 @@ def test_a_damaged_result_below_the_workdir_is_left_out_and_named(tmp_path, caps
     contents = workdirs.read([tmp_path])
 
     assert (len(contents.runs), contents.laboratories) == (1, [])
-    assert f"not shown: {folder} does not hold a result" in capsys.readouterr().out
+    assert f"left out: {folder} does not hold a result" in capsys.readouterr().out
     with pytest.raises(ValueError, match="leave it out of --workdir"):
         workdirs.read([folder])
 
@@ -62,6 +62,6 @@ def test_a_file_of_others_below_the_workdir_is_left_out_and_named(content, tmp_p
     (tmp_path / "sub").mkdir()
     (tmp_path / "sub/config.json").write_text(content, errors="surrogateescape")
     assert len(workdirs.read([tmp_path]).runs) == 1
-    assert f"not shown: {tmp_path / 'sub/config.json'}" in capsys.readouterr().out
+    assert f"left out: {tmp_path / 'sub/config.json'}" in capsys.readouterr().out
     with pytest.raises(ValueError, match="config.json"):
         workdirs.read([tmp_path / "sub"])
