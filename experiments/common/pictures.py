@@ -119,7 +119,8 @@ def _model_figures(data: datasets.Dataset, model: models.VAE, params) -> dict[st
         grid = np.stack(np.meshgrid(axis, axis), axis=-1).reshape(-1, 2)
         images = decode(prior.from_noise(grid)).reshape(PLANE_SIZE, PLANE_SIZE, *shape)
         means = np.asarray(_means(model, params, assess.pixels(data, "test")))
-        figures["latent_plane"] = plots.latent_plane(images, QUANTILES, means)
+        labels = data.labels["test"] if data.labels else None
+        figures["latent_plane"] = plots.latent_plane(images, QUANTILES, means, labels)
     return figures
 
 

@@ -28,7 +28,6 @@ from experiments.semi_supervised import model
 from experiments.semi_supervised.model import CLASSES, M2
 from vae import data as datasets
 from vae import diagnostics, estimators
-from vae.data.splits import shuffle_and_cut
 
 CONTROL = "labels alone"
 
@@ -63,12 +62,9 @@ class Digits(NamedTuple):
 
 
 def load() -> Digits:
-    from sklearn.datasets import load_digits
-
     digits = datasets.load("digits")
-    y, y_test = shuffle_and_cut(load_digits().target, len(digits.train))
     pixels = partial(datasets.pixels, levels=digits.levels)
-    return Digits(pixels(digits.train), y, pixels(digits.test), y_test)
+    return Digits(pixels(digits.train), digits.labels["train"], pixels(digits.test), digits.labels["test"])
 
 
 def choose_labelled(y: np.ndarray, labels: int, seed: int) -> np.ndarray:

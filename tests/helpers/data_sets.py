@@ -30,8 +30,9 @@ def rows(*splits):
     return sorted(image.tobytes() for images in splits for image in images)
 
 
-def write_tfds(folder, splits, *, feature=None, file_format="array_record", key="image"):
-    """A prepared TFDS set called `folder.parent.name` without tensorflow; splits: {name: uint8 [N, H, W, C]}."""
+def write_tfds(folder, splits, *, feature=None, file_format="array_record", key="image", classes=0):
+    """A prepared TFDS set called `folder.parent.name` without tensorflow; splits: {name: uint8 [N, H, W, C]}. With
+    `classes`, the label of an image is its first pixel modulo `classes`."""
     from array_record.python.array_record_module import ArrayRecordWriter
     from PIL import Image
     from tensorflow_datasets.proto import tf_example_pb2
@@ -51,14 +52,20 @@ def write_tfds(folder, splits, *, feature=None, file_format="array_record", key=
             Image.fromarray(pixel[..., 0]).save(png, "png")
             example = tf_example_pb2.Example()
             example.features.feature[key].bytes_list.value.append(png.getvalue())
+            if classes:
+                example.features.feature["label"].int64_list.value.append(int(pixel.flat[0]) % classes)
             writer.write(example.SerializeToString())
         writer.close()
         template = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
         info["splits"].append({"name": split, "shardLengths": [str(len(images))], "filepathTemplate": template})
     (folder / "dataset_info.json").write_text(json.dumps(info))
+    label = {
+        "classLabel": {"numClasses": str(classes)},
+        "pythonClassName": "tensorflow_datasets.core.features.class_label_feature.ClassLabel",
+    }
     features = {
         "pythonClassName": "tensorflow_datasets.core.features.features_dict.FeaturesDict",
-        "featuresDict": {"features": {key: image}},
+        "featuresDict": {"features": {key: image} | ({"label": label} if classes else {})},
     }
     (folder / "features.json").write_text(json.dumps(features))
 

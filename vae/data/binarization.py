@@ -91,7 +91,8 @@ def fix_binarization(data: Dataset, binarization: str, seed: int = 0) -> Dataset
         else:
             ink = _draw(np.random.default_rng((seed, i)), splits[i], data.levels)
         splits[i] = ink.astype(splits[i].dtype) * white
-    return checksummed(data.name, splits, data.levels, data.files if binarization == "dynamic" else b"")
+    files = data.files if binarization == "dynamic" else b""
+    return checksummed(data.name, splits, data.levels, files)._replace(labels=data.labels)
 
 
 def _draw(rng: np.random.Generator, images: np.ndarray, levels: int) -> np.ndarray:

@@ -25,6 +25,8 @@ class Dataset(NamedTuple):
         used in place of their bytes.
       files: for a TFDS set, an identifier of the prepared files and of the images in them that are for training.
       files_checksum: for a TFDS set, the `checksum` that the set has if its training images stay on disk.
+      labels: for each split the class of each image, integers [N]; None where the set has no classes. No checksum
+        covers them.
     """
 
     name: str
@@ -35,6 +37,7 @@ class Dataset(NamedTuple):
     checksum: str
     files: bytes = b""
     files_checksum: str = ""
+    labels: dict[str, np.ndarray] | None = None
 
     @property
     def has_counts(self) -> bool:
@@ -51,25 +54,33 @@ def make_dataset(name: str, splits: Splits, validation_size: int) -> Dataset:
     given = {split: images for split in SPLITS if (images := getattr(splits, split)) is not None}
     for split, images in given.items():
         _check_images(f"dataset={name}: {split}", images, splits.levels)
+    if splits.labels is not None:
+        _check_labels(f"dataset={name}", splits.labels, given)
     if len({(images.dtype, images.shape[1:]) for images in given.values()}) > 1:
         differences = ", ".join(f"{split} {images.dtype} {list(images.shape)}" for split, images in given.items())
         raise ValueError(f"dataset={name}: the splits differ in dtype or image shape ({differences}); make them alike")
     train, test = splits.train, splits.test
-    indices = np.arange(len(train))  # cut like `train` below, so that it lists the images of the training split
+    # Cut like `train` below, so that they list the images of each split that is made of training images.
+    indices = {"train": np.arange(len(train))}
     if test is None:
         if len(train) < 2:
             raise ValueError(f"dataset={name} has one image; training and testing need at least one each")
         size = len(train) - max(1, len(train) // 10)
         train, test = shuffle_and_cut(train, size)
-        indices, _ = shuffle_and_cut(indices, size)
+        indices["train"], indices["test"] = shuffle_and_cut(indices["train"], size)
     validation = train[:0] if splits.validation is None else splits.validation
     held_out = _size_to_hold_out(name, len(train), len(validation), validation_size)
     if held_out:
-        indices, _ = shuffle_and_cut(indices, len(train) - held_out)
+        indices["train"], indices["validation"] = shuffle_and_cut(indices["train"], len(train) - held_out)
         train, validation = shuffle_and_cut(train, len(train) - held_out)
     levels = _levels(train, validation, test) if splits.levels is None else splits.levels
-    files = f"{splits.files} train {hashlib.sha256(indices.tobytes()).hexdigest()}".encode() if splits.files else b""
-    return checksummed(name, [train, validation, test], levels, files)
+    cut = hashlib.sha256(indices["train"].tobytes()).hexdigest()
+    files = f"{splits.files} train {cut}".encode() if splits.files else b""
+    labels = None
+    if splits.labels is not None:
+        own = {"validation": splits.labels["train"][:0]} | splits.labels
+        labels = own | {split: own["train"][index] for split, index in indices.items()}
+    return checksummed(name, [train, validation, test], levels, files)._replace(labels=labels)
 
 
 def checksummed(name: str, splits: list[np.ndarray | OnDisk], levels: int, files: bytes) -> Dataset:
@@ -108,6 +119,17 @@ def _check_images(where: str, images: np.ndarray | OnDisk, levels: int | None) -
             raise ValueError(f"{where} has the count {images.min()}, which is below 0")
     elif levels is not None and images.max() >= max(levels, 1):
         raise ValueError(f"{where} has the grey level {images.max()}, which must be below levels={levels}")
+
+
+def _check_labels(where: str, labels: dict[str, np.ndarray], images: dict[str, np.ndarray | OnDisk]) -> None:
+    """Refuses labels that are not one integer for each image of each split."""
+    for split in {**images, **labels}:
+        array, number = np.asarray(labels.get(split, ())), len(images.get(split, ()))
+        if array.dtype.kind not in "iu" or array.shape != (number,):
+            raise ValueError(
+                f"{where}: the labels of {split} are {array.dtype} of shape {list(array.shape)}; they must be integers,"
+                f" one for each of its {number} images"
+            )
 
 
 def _size_to_hold_out(name: str, train: int, validation: int, size: int) -> int:

@@ -20,4 +20,5 @@ def digits() -> Splits:
     table = np.loadtxt(Path(package.origin).parent / "datasets/data/digits.csv.gz", np.uint8, delimiter=",")
     images = table[:, :-1].reshape(-1, 8, 8, 1)  # the last column is the class
     train, test = shuffle_and_cut(images, 1500)
-    return Splits(train=train, test=test, levels=17)
+    labels = dict(zip(("train", "test"), shuffle_and_cut(table[:, -1], 1500), strict=True))
+    return Splits(train=train, test=test, levels=17, labels=labels)

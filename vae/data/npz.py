@@ -17,17 +17,20 @@ def load(path: str) -> Splits:
     [N, H, W, C] stays as it is, and [N, H, W] gets one channel. [N, D] becomes square images if D is a square number,
     so that flattened MNIST fits convolutional models as well; otherwise it becomes rows of pixels, [N, 1, D, 1].
     Integers that are not uint8 are counts.
+
+    The labels of `train` are `train_labels`, those of `x_train` are `y_train`, and those of `images` are `labels`. They
+    are read if every split has them and they are integers, [N] or [N, 1].
     """
     dataset = f"dataset=npz:{path}"
     file = Path(path).expanduser()
     if not file.is_file():
         raise FileNotFoundError(f"{dataset}: there is no such file; give the path of an .npz file after npz:")
-    names, arrays = _read(dataset, file)
+    names, arrays, labels = _read(dataset, file)
     images = {split: _images(f"{dataset}: {names[split]}", array) for split, array in arrays.items()}
     if len({array.dtype.kind for array in arrays.values()}) > 1:  # `images` holds uint8 for both bool and uint8
         differences = ", ".join(f"{names[split]} {each.dtype} {list(each.shape)}" for split, each in arrays.items())
         raise ValueError(f"{dataset}: the splits differ in dtype ({differences}); save them alike")
-    return Splits(**images)
+    return Splits(**images, labels=labels)
 
 
 def members(file: np.lib.npyio.NpzFile, names: dict[str, str]) -> dict[str, np.ndarray]:
@@ -48,18 +51,19 @@ def members(file: np.lib.npyio.NpzFile, names: dict[str, str]) -> dict[str, np.n
     return arrays
 
 
-def _read(dataset: str, path: Path) -> tuple[dict[str, str], dict[str, np.ndarray]]:
-    """The names of the arrays in the file, by split, and the arrays, unchanged."""
+def _read(dataset: str, path: Path) -> tuple[dict[str, str], dict[str, np.ndarray], dict[str, np.ndarray] | None]:
+    """The names of the arrays in the file, by split, the arrays, unchanged, and the labels, if there are any."""
     try:
         with open(path, "rb") as stream, np.load(_archive(stream), allow_pickle=False) as file:
             present = file.files
             if "images" in present:
                 names = {"train": "images"}
-                return names, members(file, names)
+                return names, members(file, names), _labels(file, {"train": "labels"})
             for prefix in ("", "x_"):
                 names = {split: prefix + split for split in SPLITS if prefix + split in present}
                 if {"train", "test"} <= set(names):
-                    return names, members(file, names)
+                    labels = {split: f"y_{split}" if prefix else f"{split}_labels" for split in names}
+                    return names, members(file, names), _labels(file, labels)
     except Exception as error:  # NumPy and zipfile document no list of what they raise on a damaged file
         raise ValueError(
             f"{dataset}: the file cannot be read as .npz ({reason(error)}); write it with "
@@ -70,6 +74,18 @@ def _read(dataset: str, path: Path) -> tuple[dict[str, str], dict[str, np.ndarra
         f"{dataset}: the file holds {held}; it must hold train and test (and perhaps validation), or x_train and "
         "x_test, or images"
     )
+
+
+def _labels(file: np.lib.npyio.NpzFile, names: dict[str, str]) -> dict[str, np.ndarray] | None:
+    """The classes of the images [N] of each split, from the arrays of these names; None unless all hold classes."""
+    if not set(names.values()) <= set(file.files):
+        return None
+    try:
+        arrays = members(file, names)
+    except ValueError:  # objects, which NumPy would have to unpickle
+        return None
+    is_classes = lambda array: array.dtype.kind in "iu" and (array.ndim == 1 or array.shape[1:] == (1,))
+    return {split: a.reshape(-1) for split, a in arrays.items()} if all(map(is_classes, arrays.values())) else None
 
 
 def _images(where: str, array: np.ndarray) -> np.ndarray:

@@ -72,6 +72,25 @@ class OnDisk:
         return images
 
 
+def has_labels(folder: Path) -> bool:
+    """Whether every image of a prepared set has a class: the feature `label` is TFDS's ClassLabel."""
+    features = json.loads((folder / "features.json").read_text(encoding="utf-8"))
+    return "classLabel" in features.get("featuresDict", {}).get("features", {}).get("label", {})
+
+
+def read_labels(dataset: str, folder: Path, split: str) -> np.ndarray:
+    """The class of each image of a split, int64 [N], without decoding the images."""
+    import tensorflow_datasets as tfds
+
+    with _one_sentence(dataset, folder, split):
+        source, _ = _open(folder, split, decoders={"image": tfds.decode.SkipDecoding()})
+        labels = np.zeros(len(source), np.int64)
+        for start in range(0, len(labels), DECODE_CHUNK):
+            chunk = list(range(len(labels)))[start : start + DECODE_CHUNK]
+            labels[chunk] = [record["label"] for record in source.__getitems__(chunk)]
+        return labels
+
+
 @contextmanager
 def _one_sentence(dataset: str, folder: Path, split: str) -> Iterator[None]:
     """Turns any exception that a damaged file causes into an OSError without errno.
@@ -90,13 +109,13 @@ def _one_sentence(dataset: str, folder: Path, split: str) -> Iterator[None]:
         ) from error
 
 
-def _open(folder: Path, split: str):
+def _open(folder: Path, split: str, decoders: dict | None = None):
     """TFDS's data source of one split, and the shape of its images; None where they have no fixed shape."""
     import tensorflow_datasets as tfds
 
     _check_features(json.loads((folder / "features.json").read_text(encoding="utf-8")))
     builder = tfds.builder_from_directory(folder, file_format="array_record")
-    return builder.as_data_source(split=split), _image_shape(builder.info.features)
+    return builder.as_data_source(split=split, decoders=decoders), _image_shape(builder.info.features)
 
 
 def _check_features(described: object) -> None:

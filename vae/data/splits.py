@@ -19,6 +19,7 @@ class Splits(NamedTuple):
       test: test images. If None, a tenth of the training images become the test split.
       levels: number of grey levels, 0 for continuous pixels and counts. If None, it is inferred from the pixels.
       files: fingerprint of the prepared files of a TFDS set; empty for other sets.
+      labels: for each of these splits the class of each image, integers [N]; None where the images have no classes.
     """
 
     train: np.ndarray | OnDisk
@@ -26,6 +27,7 @@ class Splits(NamedTuple):
     test: np.ndarray | None = None
     levels: int | None = None
     files: str = ""
+    labels: dict[str, np.ndarray] | None = None
 
 
 def shuffle_and_cut(images: np.ndarray | OnDisk, *sizes: int) -> list[np.ndarray | OnDisk]:

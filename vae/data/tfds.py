@@ -15,7 +15,7 @@ from pathlib import Path
 
 from vae.data import cache
 from vae.data.errors import prepare_command, reason
-from vae.data.on_disk import OnDisk
+from vae.data.on_disk import OnDisk, has_labels, read_labels
 from vae.data.splits import SPLITS, Splits
 
 
@@ -26,7 +26,9 @@ def load(
     max_bytes: float = math.inf,
     other_names: Sequence[str] = (),
 ) -> Splits:
-    """The splits train, validation and test that the set has, uint8 [N, H, W, C].
+    """The splits train, validation and test that the set has, uint8 [N, H, W, C], and their labels, if it has any.
+
+    If the training images stay on disk, the labels are not read.
 
     Args:
       dataset: TFDS's name, `name[/config][:version]`.
@@ -47,7 +49,12 @@ def load(
             splits[split] = images
         else:
             splits[split] = cache.cached(paths, lambda split=split: OnDisk(dataset, folder, split).decoded())
-    return Splits(**splits, files=fingerprint)
+    labels = {}
+    if not isinstance(splits["train"], OnDisk) and has_labels(folder):
+        for split in splits:
+            paths = [parent / f"{stem}-{split}-labels.npy" for parent in cache_folders]
+            labels[split] = cache.cached(paths, lambda split=split: read_labels(dataset, folder, split))
+    return Splits(**splits, files=fingerprint, labels=labels or None)
 
 
 def _prepared_folder(dataset: str, data_dir: str | os.PathLike | None, other_names: Sequence[str]) -> Path:

@@ -18,6 +18,8 @@ from experiments.common.plots.style import VERMILLION, WIDTH, look, styled
 
 # The least number of pixels of the shorter side of an image in a grid.
 LEAST_SIDE = 64
+# So many classes are told apart by colours and markers.
+MOST_CLASSES = 20
 
 
 def image_grid(images: np.ndarray, columns: int | None = None) -> np.ndarray:
@@ -57,7 +59,9 @@ def interpolations(images: np.ndarray) -> np.ndarray:
 
 
 @styled
-def latent_plane(images: np.ndarray, quantiles: tuple[float, float], means: np.ndarray) -> Figure:
+def latent_plane(
+    images: np.ndarray, quantiles: tuple[float, float], means: np.ndarray, labels: np.ndarray | None = None
+) -> Figure:
     """Images decoded over the plane of a two-dimensional latent, and beside them the posterior means of the data.
 
     Args:
@@ -66,6 +70,7 @@ def latent_plane(images: np.ndarray, quantiles: tuple[float, float], means: np.n
         z_2 points up.
       quantiles: The lowest and the highest quantile of the prior on both axes.
       means: The posterior means as values of z, `[N, 2]`.
+      labels: The classes of the data, `[N]`; up to twenty classes have colours of their own. None for no classes.
     """
     size = len(images)
     if np.shape(images)[:2] != (size, size):
@@ -79,8 +84,14 @@ def latent_plane(images: np.ndarray, quantiles: tuple[float, float], means: np.n
     mosaic_ax.imshow(_tile(tiles, size, 0), extent=(*edges, *edges), aspect=tiles.shape[1] / tiles.shape[2])
     mosaic_ax.grid(False)
     mosaic_ax.set(xlabel="$z_1$ (prior quantile)", ylabel="$z_2$ (prior quantile)")
-    colour, _, marker = look(0)
-    means_ax.scatter(*means.T, s=5, marker=marker, color=colour, alpha=0.7, linewidth=0, rasterized=True)
+    classes = [] if labels is None else np.unique(labels)
+    groups = {str(c): means[labels == c] for c in classes} if 0 < len(classes) <= MOST_CLASSES else {"": means}
+    for i, (label, group) in enumerate(groups.items()):
+        colour, _, marker = look(i)
+        points = dict(marker=marker, color=colour, alpha=0.7, linewidth=0, rasterized=True)
+        means_ax.scatter(*group.T, s=5, label=label, **points)
+    if len(groups) > 1:
+        figure.legend(loc="outside right center", title="class", markerscale=2)
     if both := limits([means.ravel()]):
         means_ax.set(xlim=both, ylim=both)
     means_ax.set_aspect("equal")

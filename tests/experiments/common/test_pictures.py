@@ -41,7 +41,8 @@ def drawn(monkeypatch, request):
 
     figures = ("reconstructions", "image_grid", "interpolations", "latent_plane")
     monkeypatch.setattr(pictures, "plots", SimpleNamespace(**{name: lambda *args, **_: args for name in figures}))
-    data = SimpleNamespace(train=TEST[:1], test=getattr(request, "param", TEST), levels=256)
+    test = getattr(request, "param", TEST)
+    data = SimpleNamespace(train=TEST[:1], test=test, levels=256, labels={"test": np.arange(len(test))})
     return encoded, decoded, pictures._model_figures(data, _Model(apply), {})
 
 
@@ -58,10 +59,11 @@ def test_no_more_images_are_in_memory_than_are_drawn(drawn):
 
 
 def test_the_plane_is_of_the_quantiles_of_the_prior_and_of_all_means(drawn):
-    images, quantiles, means = drawn[2]["latent_plane"]
+    images, quantiles, means, labels = drawn[2]["latent_plane"]
     axes = [stats.norm.ppf(np.linspace(*quantiles, 20), MEAN[d], np.exp(LOG_VAR[d] / 2)) for d in (0, 1)]
     np.testing.assert_allclose(images.reshape(20, 20, 2), np.stack(np.meshgrid(*axes), axis=-1), rtol=1e-4)
     np.testing.assert_array_equal(means, TEST.reshape(-1, 2))
+    np.testing.assert_array_equal(labels, np.arange(len(TEST)))
 
 
 def test_runs_of_other_seeds_and_estimators_are_drawn_with_the_same_noise():

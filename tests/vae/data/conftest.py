@@ -16,6 +16,7 @@ def prepared(tmp_path_factory):
     write_tfds(root / "faces" / "1.9.0", {"train": some_images(5), "test": some_images(2)})
     three = {"train": some_images(9, 1, 2), "validation": some_images(4, 2, 2), "test": some_images(5, 3, 2)}
     write_tfds(root / "binary" / "1.0.0", three)
+    write_tfds(root / "classes" / "1.0.0", {"train": some_images(1100), "test": some_images(7, 1)}, classes=5)
     write_tfds(root / "untested" / "1.0.0", {"train": some_images(30)})
     write_tfds(root / "untrained" / "1.0.0", {"test": some_images(3)})
     write_tfds(root / "old" / "1.0.0", {"train": some_images(3)}, file_format="tfrecord")

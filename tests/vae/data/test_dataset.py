@@ -56,6 +56,35 @@ def test_what_would_train_to_wrong_numbers_is_refused(splits, sentence, mine):
         mine(**splits)
 
 
+@pytest.mark.parametrize(
+    ("labels", "sentence"),
+    [
+        ({"train": np.arange(7)}, r"the labels of train are int64 of shape \[7\].*one for each of its 8 images"),
+        ({"train": np.arange(8.0)}, "the labels of train are float64"),
+        ({"train": np.eye(8, dtype=int)}, r"the labels of train are int64 of shape \[8, 8\]"),
+        ({}, r"the labels of train are .* of shape \[0\]"),
+        ({"train": np.arange(8), "test": np.arange(3)}, "the labels of test .*one for each of its 0 images"),
+    ],
+)
+def test_labels_that_are_not_one_class_for_each_image_are_refused(labels, sentence, mine):
+    with pytest.raises(ValueError, match=f"^dataset=mine: {sentence}"):
+        mine(train=IMAGES, labels=labels)
+
+
+def test_labels_follow_their_images_into_every_split(mine):
+    """The label of an image is its first pixel. Binarization changes pixels, and no labels."""
+    images = np.arange(40, dtype=np.uint8).reshape(10, 2, 2, 1)
+    splits = dict(train=images, labels={"train": images[:, 0, 0, 0]})
+    mine(**splits)
+    cut = data.load("mine", validation_size=3)
+    assert {split: len(labels) for split, labels in cut.labels.items()} == {"train": 6, "validation": 3, "test": 1}
+    for split, labels in cut.labels.items():
+        np.testing.assert_array_equal(labels, getattr(cut, split)[:, 0, 0, 0])
+    for binarization in ("static", "dynamic"):
+        assert data.fix_binarization(cut, binarization).labels is cut.labels
+    assert data.load("mine", validation_size=0).labels["validation"].shape == (0,)
+
+
 def test_one_split_with_more_than_two_levels_makes_all_grey(mine):
     bits = np.round(IMAGES / 255).astype(np.uint8)
     assert mine(train=bits, test=IMAGES).levels == 256

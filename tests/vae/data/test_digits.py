@@ -15,6 +15,9 @@ def test_digits_are_scikit_learns_and_split_for_ever_in_one_way():
     assert [images.shape for images in digits[1:4]] == [(1500, 8, 8, 1), (0, 8, 8, 1), (297, 8, 8, 1)]
     assert rows(digits.train, digits.test) == rows(load_digits().images.astype(np.uint8))
     assert (digits.levels, digits.train.max()) == (17, 16)
+    with_class = lambda images, labels: rows(np.column_stack([images.reshape(-1, 64), labels]).astype(np.uint8))
+    own = [with_class(getattr(digits, split), digits.labels[split]) for split in ("train", "test")]
+    assert sorted(own[0] + own[1]) == with_class(load_digits().images, load_digits().target)
     assert digits.checksum == "9469885b7993cbd0707fc52e773fb9eca66c21976be4635caf39a91bb9f44cda"
 
 

@@ -38,6 +38,9 @@ def test_mnist_is_byte_for_byte_the_original(mnist):
     assert idx_md5(data.train, "train") == "6bbc9ace898e44ae57da46a324031adb"
     assert idx_md5(data.test, "test") == "2646ac647ad5339dbf082846283269ea"
     assert (data.levels, len(data.validation)) == (256, 0)
+    # the number of images of each class, as LeCun's page of MNIST states them
+    assert np.bincount(data.labels["test"]).tolist() == [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
+    assert np.bincount(data.labels["train"])[[0, 1, 9]].tolist() == [5923, 6742, 5949]
     again = load("mnist", SHARED / "tensorflow_datasets", cache_dir=cache)
     assert again.checksum == data.checksum
     held = load("mnist", SHARED, validation_size=10000, cache_dir=cache)

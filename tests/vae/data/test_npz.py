@@ -25,7 +25,7 @@ def save(tmp_path, **arrays):
 def test_npz_keeps_uint8_images_and_their_splits(tmp_path):
     rng = np.random.default_rng(0)
     train, validation, test = (rng.integers(0, 256, (n, 4, 5, 3), dtype=np.uint8) for n in (6, 3, 2))
-    data = load(save(tmp_path, train=train, validation=validation, test=test, labels=np.arange(6)))
+    data = load(save(tmp_path, train=train, validation=validation, test=test))
     for got, expected in zip(data[1:4], (train, validation, test), strict=True):
         np.testing.assert_array_equal(got, expected)
     assert data.levels == 256
@@ -39,16 +39,45 @@ def test_npz_keeps_uint8_images_and_their_splits(tmp_path):
 )
 def test_npz_layouts(tmp_path, shape, expected):
     train, test = np.random.default_rng(0).random((2, 3, *shape))
-    data = load(save(tmp_path, x_train=train, x_test=test, y_train=np.arange(3)))
+    data = load(save(tmp_path, x_train=train, x_test=test))
     np.testing.assert_array_equal(data.train, train.astype(np.float32).reshape(3, *expected))
     np.testing.assert_array_equal(data.test, test.astype(np.float32).reshape(3, *expected))
     assert (data.train.dtype, data.levels) == (np.float32, 0)
 
 
+GOOD = np.zeros((4, 2, 2), np.uint8)
+LABELS = np.array([3, 1, 4])
+
+
+@pytest.mark.parametrize(
+    ("names", "shape"),
+    [(("x_train", "x_test", "y_train", "y_test"), (3, 1)), (("train", "test", "train_labels", "test_labels"), (3,))],
+)
+def test_npz_labels_are_read_with_their_splits(tmp_path, names, shape):
+    arrays = [GOOD[:3], GOOD[:3], LABELS.reshape(shape), LABELS[::-1].reshape(shape)]
+    data = load(save(tmp_path, **dict(zip(names, arrays, strict=True))))
+    np.testing.assert_array_equal(data.labels["train"], LABELS)
+    np.testing.assert_array_equal(data.labels["test"], LABELS[::-1])
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        {"y_train": LABELS},
+        {"y_train": LABELS, "y_test": LABELS / 2},
+        {"y_train": LABELS, "y_test": np.eye(3, dtype=int)},
+        {"y_train": LABELS, "y_test": np.array([{}, {}, {}])},
+    ],
+)
+def test_npz_arrays_that_are_not_classes_of_every_split_are_no_labels(tmp_path, labels):
+    assert load(save(tmp_path, x_train=GOOD[:3], x_test=GOOD[:3], **labels)).labels is None
+
+
 def test_npz_with_images_alone_gives_a_tenth_to_the_test(tmp_path):
     images = np.arange(50 * 4, dtype=np.uint8).reshape(50, 2, 2)
-    data = load(save(tmp_path, images=images), validation_size=7)
+    data = load(save(tmp_path, images=images, labels=np.arange(50)), validation_size=7)
     assert [len(split) for split in data[1:4]] == [38, 7, 5]
+    np.testing.assert_array_equal(data.test[:, 0, 0, 0] // 4, data.labels["test"])
     assert rows(*data[1:4]) == rows(images)
     assert "has one image" in refusal(save(tmp_path, images=images[:1]))
 
@@ -71,7 +100,6 @@ def test_integers_are_counts_that_stay_as_they_are(tmp_path, dtype):
     np.testing.assert_array_equal(seen[..., 0], counts)
 
 
-GOOD = np.zeros((4, 2, 2), np.uint8)
 BAD = {
     "nan": (dict(train=np.full((2, 2, 2), np.nan), test=np.zeros((2, 2, 2))), "8 NaN pixels"),
     "signaling nan": (dict(images=np.full((2, 2), 0x7FA00000, np.uint32).view(np.float32)), "NaN pixels"),

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tests.helpers.data_sets import refusal, rows, some_images, write_tfds
-from vae.data import load
+from vae.data import load, tfds
 from vae.data.tfds import _fingerprint
 
 
@@ -18,6 +18,17 @@ def test_tfds_images_are_read_as_they_were_written_and_in_silence(prepared, tmp_
     assert capfd.readouterr() == ("", "")
     np.testing.assert_array_equal(load("faces:1.9.0", prepared, cache_dir=tmp_path).train, some_images(5))
     assert "tensorflow" not in sys.modules
+
+
+def test_labels_are_read_once_with_the_images_and_not_where_images_stay_on_disk(prepared, tmp_path, monkeypatch):
+    first = load("classes", prepared, validation_size=100, cache_dir=tmp_path)  # in two chunks
+    monkeypatch.setattr(tfds, "read_labels", lambda *_: pytest.fail("read again"))
+    data = load("classes", prepared, validation_size=100, cache_dir=tmp_path)
+    for split in ("train", "validation", "test"):
+        np.testing.assert_array_equal(data.labels[split], getattr(data, split)[:, 0, 0, 0] % 5)
+        np.testing.assert_array_equal(data.labels[split], first.labels[split])
+    assert load("classes", prepared, cache_dir=tmp_path, max_bytes=0).labels is None
+    assert load("untested", prepared, cache_dir=tmp_path).labels is None
 
 
 def test_the_folder_above_tensorflow_datasets_will_do(prepared, tmp_path):
