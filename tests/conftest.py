@@ -49,10 +49,14 @@ jaxtyping.install_import_hook("vae", "beartype.beartype(conf=beartype.BeartypeCo
 
 @pytest.fixture
 def restored_tables():
-    """Takes back what a test adds to the library's tables."""
+    """Takes back what a test adds to the tables."""
+    from experiments.common.optimizers import OPTIMIZERS
+    from experiments.common.schedules import SCHEDULES
     from vae import data, estimators, models, objectives
 
     tables = [
+        OPTIMIZERS,
+        SCHEDULES,
         estimators.BY_NAME,
         objectives.BY_NAME,
         data.DATASETS,

@@ -290,10 +290,24 @@ def bound(run: Settings, apply: Callable) -> Callable:
 
 
 def optimizer(run: Settings, values: dict[str, Array], steps_per_epoch: int) -> optax.GradientTransformation:
-    """The optimizer of the run, with schedule, learning rates and clipping; `values` is the result of `arrays(run)`."""
+    """The optimizer of the run, with schedule, learning rates and clipping; `values` is the result of `arrays(run)`.
+
+    Raises:
+      ValueError: If an optimizer of the user is none, or the warm-up is as long as the run.
+    """
     make = settings.build(run, "optimizer", **_option_arrays("optimizer", values))
-    schedule = optimizers.make_schedule(run.schedule, steps_per_epoch, run.epochs)
-    tx = make(values["learning_rate"], schedule)
+    if not callable(make):
+        kind = type(make).__name__
+        raise ValueError(
+            f"the factory of --optimizer={run.optimizer} returned a {kind}; return a function"
+            " make(learning_rate, schedule) that returns it, as vae/README.md shows"
+        )
+    schedule = settings.build(run, "schedule")
+    steps = run.epochs * steps_per_epoch
+    tx = make(values["learning_rate"], lambda peak: schedule(peak, steps, steps_per_epoch))
+    if not isinstance(tx, optax.GradientTransformation):
+        kind = type(tx).__name__
+        raise ValueError(f"--optimizer={run.optimizer} returned a {kind}; return an optax.GradientTransformation")
     return optimizers.clip(tx, values["clip_norm"]) if run.clip_norm else tx
 
 

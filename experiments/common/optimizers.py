@@ -1,4 +1,4 @@
-"""The table of optimizers, optimizers of the user, and learning-rate schedules."""
+"""The table of optimizers, and optimizers of the user."""
 
 import functools
 from collections.abc import Callable
@@ -17,7 +17,6 @@ Optimizer = Callable[[float | Array, Schedule], optax.GradientTransformation]
 
 # Parameters of the model and of the estimator, which are optimized separately.
 PARTS = {"model": "model", "estimator": "estimator"}
-SCHEDULES = ("constant", "cosine", "linear", "stages")
 
 
 def adam(epsilon: float = 1e-8, cv_learning_rate: float | Array = 0.0) -> Optimizer:
@@ -89,18 +88,14 @@ def load(name: str) -> None:
       ValueError: If there is no such function, or if it cannot be called with a learning rate alone.
     """
     if ":" in name:
-        OPTIMIZERS[name] = _factory(name, packages.load_function(name, "optimizer", ("a learning rate",)))
+        OPTIMIZERS[name] = _factory(packages.load_function(name, "optimizer", ("a learning rate",)))
 
 
-def _factory(name: str, function: Callable) -> Callable[..., Optimizer]:
+def _factory(function: Callable) -> Callable[..., Optimizer]:
     @functools.wraps(function)  # the options are those of the function
     def factory(**options) -> Optimizer:
         def make(learning_rate: float | Array, schedule: Schedule) -> optax.GradientTransformation:
-            optimizer = function(schedule(learning_rate), **options)
-            if not isinstance(optimizer, optax.GradientTransformation):
-                kind = type(optimizer).__name__
-                raise ValueError(f"--optimizer={name} returned a {kind}; return an optax.GradientTransformation")
-            return optimizer
+            return function(schedule(learning_rate), **options)
 
         return make
 
@@ -115,17 +110,3 @@ def clip(optimizer: optax.GradientTransformation, max_norm: float | Array) -> op
     """
     clipping = optax.partition({part: optax.clip_by_global_norm(max_norm) for part in PARTS}, PARTS)
     return optax.chain(clipping, optimizer)
-
-
-def make_schedule(name: str, steps_per_epoch: int, epochs: int) -> Schedule:
-    """The schedule of that name, one of `SCHEDULES`, for a run of that length."""
-    total_steps = steps_per_epoch * epochs
-    if name == "constant":
-        return lambda peak: peak
-    if name == "cosine":
-        return lambda peak: optax.cosine_decay_schedule(peak, total_steps)
-    if name == "linear":
-        return lambda peak: optax.linear_schedule(peak, 0.0, total_steps)
-    # Burda, Grosse & Salakhutdinov (2015), section 5: stage i = 0, ..., 7 has 3^i epochs at 10^(-i/7) of the peak.
-    factors = {steps_per_epoch * (3**i // 2): 10 ** (-1 / 7) for i in range(1, 8)}
-    return lambda peak: optax.piecewise_constant_schedule(peak, factors)

@@ -12,7 +12,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from experiments.common import grammar
-from experiments.common.optimizers import OPTIMIZERS, SCHEDULES
+from experiments.common.optimizers import OPTIMIZERS
+from experiments.common.schedules import SCHEDULES
 from vae import estimators, models, objectives
 from vae.data import BINARIZATIONS, DATASETS
 from vae.models import priors
@@ -127,9 +128,9 @@ class Settings:
     learning_rate: float = _setting(1e-3, "Learning rate of the optimizer, at its peak.", above=0)
     schedule: str = _setting(
         "constant",
-        "Course of the learning rate: constant; cosine and linear, which fall to zero over the run; or stages, the IWAE"
-        " paper's stages of 1, 3, 9, ... epochs, each 10^(1/7) lower than the one before.",
-        choices=SCHEDULES,
+        "Course of the learning rate: constant, falling to zero (cosine, linear), or in the stages of the IWAE paper."
+        " Over warmup epochs it first rises from zero.",
+        table=SCHEDULES,
     )
     clip_norm: float = _setting(0.0, "Largest global norm of the gradient; 0 for no clipping.", at_least=0)
     ema: float = _setting(
@@ -162,8 +163,7 @@ class Settings:
         return {name: _dashed(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
     def digest(self) -> str:
-        """Eight hexadecimal digits that identify the run. They stay the same when a setting is added later, as long as
-        no default changes."""
+        """Eight hexadecimal digits that identify the run. Settings at their defaults do not change them."""
         default = Settings().json()
         chosen = {name: value for name, value in self.json().items() if value != default[name]}
         return hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()[:8]
@@ -244,7 +244,7 @@ def check(run: Settings) -> None:
             f"--estimator={run.estimator} needs --num_samples of at least {least_samples}, got {run.num_samples}"
         )
     build(run, "estimator", num_samples=run.num_samples)
-    for name in ("activation", "optimizer"):
+    for name in ("activation", "optimizer", "schedule"):
         build(run, name)
     build(run, "objective", **epoch_argument(run, 0.0))
     refusal = models.refuse_inference(run.inference, build(run, "posterior"), len(run.latent_dim))
@@ -301,14 +301,12 @@ _SWITCHES = ("clip_norm", "objective.kl_warmup", "objective.free_bits", "optimiz
 
 
 def array_values(run: Settings) -> dict[str, int | float]:
-    """The numbers that are arguments of the run's program, by name: "seed", "objective.beta". A switch that is zero is
-    not among them."""
+    """The numeric arguments of the run's program by name, such as "objective.beta", without switches that are zero."""
     values = {name: getattr(run, name) for name in ARRAYS}
     for setting, names in ARRAY_OPTIONS.items():
-        if not _is_choice(setting, getattr(run, setting)):
-            continue
-        given = grammar.values(run.choice(setting), FIELDS[setting].metadata["table"])
-        values |= {f"{setting}.{name}": given[name] for name in names if name in given}
+        if _is_choice(setting, getattr(run, setting)):
+            given = grammar.values(run.choice(setting), FIELDS[setting].metadata["table"])
+            values |= {f"{setting}.{name}": given[name] for name in names if name in given}
     return {name: value for name, value in values.items() if value or name not in _SWITCHES}
 
 
@@ -367,11 +365,8 @@ def _parse(field: dataclasses.Field, text: str) -> Any:
 
 
 def _is_choice(name: str, text: str) -> bool:
-    """Whether the text chooses from the table of the setting. A data set can also be a file or a set of TFDS.
-
-    The optimizer of a run that is read from a file can be a function that no flag has loaded. Files may come from
-    others, so a name in a file imports nothing, and such a run can be evaluated but not trained.
-    """
+    """Whether the text chooses from the table of the setting. A data set can also be a file or a set of TFDS, and the
+    optimizer in a file can be a function that no flag has loaded: a name in a file imports nothing."""
     table = FIELDS[name].metadata["table"]
     if table is OPTIMIZERS:
         optimizer = grammar.parse(text, with_functions=True).name

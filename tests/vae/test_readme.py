@@ -14,6 +14,7 @@ import optax
 import pytest
 
 import vae
+from experiments.common import build, settings
 from tests.helpers import oracle, pages
 from vae import estimators
 from vae.estimators.__main__ import table
@@ -23,6 +24,7 @@ PAGE = (ROOT / "vae/README.md").read_text()
 SECTIONS = dict(re.findall(r"^### (.*?)\n(.*?)(?=^##)", PAGE, re.DOTALL | re.MULTILINE))
 # The lines, not counting blank ones, that somebody may have to read before adding the thing.
 LIMITS = {"an estimator": 320, "a posterior": 550, "a network": 320, "a data set": 150, "an objective": 150}
+LIMITS |= {"an optimizer or a schedule": 150}
 FOLDERS = ("estimators", "models", "data", "diagnostics")
 
 
@@ -201,6 +203,10 @@ def test_what_the_page_adds_is_known_by_its_name():
     assert jax.tree.structure(stepped) == jax.tree.structure(state)
     assert metrics["bound"].shape == ()
     assert vae.estimators.make("mirrored", num_samples=4)
+    run = settings.from_json({"optimizer": "lion:b1=0.5", "schedule": "exponential", "epochs": 3})
+    tx = build.optimizer(run, build.arrays(run), steps_per_epoch=10)
+    updates, _ = tx.update({"w": np.float32(1)}, tx.init({"w": np.float32(0)}), {"w": np.float32(0)})
+    assert updates["w"] == pytest.approx(-1e-3)
 
 
 @pytest.mark.slow
@@ -219,6 +225,7 @@ def test_what_the_page_adds_trains(tmp_path):
         (
             ["--dataset=bars:size=6", "--posterior=logistic", "--objective=jackknife", "--num_samples=4"],
             ["--estimator=mirrored", "--objective=elbo", "--num_samples=2", "--architecture=residual"],
+            ["--optimizer=lion:b1=0.95", "--schedule=exponential"],
         )
     ):
         command = [sys.executable, "-m", "experiments.train", *flags, *short, f"--workdir={tmp_path}/{number}"]

@@ -15,7 +15,7 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 from jax.interpreters.partial_eval import dce_jaxpr_consts
 
-from experiments.common import build, optimizers, setting_flags, settings
+from experiments.common import build, schedules, setting_flags, settings
 from vae import data, models, train
 
 SMALL = ["--hidden=4", "--latent_dim=2", "--batch_size=256", "--epochs=2"]
@@ -344,7 +344,7 @@ def test_bits_per_dim_of_a_uniform_mass():
 
 def test_the_stages_are_the_papers():
     """arXiv:1509.00519, section 5: 3^i passes at 1e-3 * 10^(-i / 7), i = 0 to 7, which are 3280 passes."""
-    rate = optimizers.make_schedule("stages", steps_per_epoch=5, epochs=3280)(1e-3)
+    rate = schedules.stages()(1e-3, steps=5 * 3280, steps_per_epoch=5)
     expected = [1e-3 * 10 ** (-i / 7) for i in range(8) for _ in range(3**i)]
     assert len(expected) == 3280
     for epoch in (0, 1, 3, 4, 12, 13, 1092, 1093, 3279):
