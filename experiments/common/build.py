@@ -139,8 +139,8 @@ def _load(
     data = datasets.load(dataset.name, data_dir, validation_size, cache_dir, max_bytes, **dict(dataset.options))
     if binarization in ("static", "threshold") and not isinstance(data.train, np.ndarray):
         raise ValueError(
-            f"--binarization={binarization} needs the training images in memory, and --dataset={dataset} is too large "
-            "for the memory; choose --binarization=dynamic, or --streaming=off"
+            f"--binarization={binarization} cannot be used while --dataset={dataset} is streamed; choose"
+            " --binarization=dynamic, or load the images into memory with --streaming=off"
         )
     return datasets.fix_binarization(data, binarization)
 
@@ -179,7 +179,7 @@ def load_data(
             f"--dataset={run.dataset} has counts; choose --likelihood={_for_counts()}, or save grey levels as uint8"
         )
     if pixels == "counts" and not data.has_counts:
-        raise ValueError(f"--likelihood={run.likelihood} needs counts; save them as int32 in an .npz file")
+        raise ValueError(f"--likelihood={run.likelihood} {settings.NEEDS_COUNTS}")
     if pixels == "grey levels" and data.levels == 0:
         raise ValueError(
             f"--likelihood={run.likelihood} needs grey levels; save uint8 images or choose --likelihood=gaussian"
@@ -204,6 +204,8 @@ def first_batch(run: Settings, data: datasets.Dataset, split: str, batch_size: i
       ValueError: If the split has fewer images.
     """
     images = getattr(data, split)
+    if not len(images):
+        raise ValueError(f"--split={split}: the run has no {split} images; choose --split=test or train")
     if batch_size > len(images):
         raise ValueError(f"--batch_size={batch_size} is larger than the {len(images)} {split} images")
     return training_pixels(run, data, jax.random.key(0), images[:batch_size])

@@ -142,8 +142,13 @@ def check(rows: Iterable[Row], setting: str, has_validation: bool) -> None:
     varying = results.varying(rows)
     if setting not in (*FIELDS, "workdir"):
         raise ValueError(f"--compare={setting}: there is no such setting; {_swept(varying)}")
-    if setting in ("seed", *ALIKE):
-        raise ValueError(f"--compare={setting}: runs that differ in {setting} have no bounds that could be compared")
+    if setting == "seed":
+        raise ValueError("--compare=seed: seeds are averaged, not compared; choose another setting")
+    if setting in ALIKE:
+        raise ValueError(
+            f"--compare={setting}: bounds on other data or with another likelihood cannot be compared; choose another"
+            " setting"
+        )
     if setting not in varying:
         raise ValueError(f"--compare={setting} needs runs with several values of {setting}; {_swept(varying)}")
     if different := [name for name in ALIKE if name in varying]:

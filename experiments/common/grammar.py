@@ -22,6 +22,9 @@ from vae.diagnostics.expectations import Expectation
 from vae.hierarchy import Markov
 from vae.table import Table, Value
 
+# Options of every estimator. The help text of --estimator describes them, so they are not listed with each name.
+SHARED = ("by_layer", "num_samples")
+
 
 @dataclasses.dataclass(frozen=True)
 class Choice:
@@ -49,8 +52,8 @@ def values(choice: Choice, table: Table) -> dict[str, Value]:
 
 
 def describe(name: str, table: Table) -> str:
-    """The name with every option at its default, for help texts; without by_layer, which every estimator has."""
-    return str(Choice(name, tuple(table.options(name).items()))).removesuffix(":by_layer=false")
+    """The name with every option of its own at its default, for help texts."""
+    return str(Choice(name, tuple((key, value) for key, value in table.options(name).items() if key not in SHARED)))
 
 
 def parse(text: str, with_functions: bool = False) -> Choice:
@@ -101,8 +104,8 @@ def _check(choice: Choice, table: Table, of_block: bool) -> Choice:
         defaults = {name: default for name, default in defaults.items() if name != "by_layer"} | {"num_samples": 0}
     for option, _ in choice.options:
         if option not in defaults:
-            listed = ", ".join(f"{key}={_text(default)}" for key, default in defaults.items())
-            hint = f"its options are {listed}" if defaults else "it has no options"
+            own = [f"{key}={_text(default)}" for key, default in defaults.items() if key not in SHARED]
+            hint = f"its options are {', '.join(own)}" if own else "it has no options of its own"
             raise ValueError(f"{choice.name} has no option {option!r}; {hint}")
     given = {option: _convert(option, value, type(defaults[option])) for option, value in choice.options}
     if given.get("num_samples", 1) < 1:

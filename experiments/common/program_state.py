@@ -97,17 +97,18 @@ def restore(folder: ProgramFolder, data: Dataset, functions: build.Functions, na
       ValueError: If the program never had such a checkpoint.
     """
     epochs = checkpoint.steps(folder.checkpoints)
-    if name == "best" and not len(data.validation):
+    has_best = len(data.validation) > 0
+    if name == "best" and not has_best:
         raise ValueError(
             f"--checkpoint=best needs a validation bound, and {folder.path} was trained without a validation"
             " split; choose --checkpoint=latest, or train with --validation_size"
         )
     if name not in ("best", "latest") and (not name.isdecimal() or int(name) not in epochs):
         raise ValueError(
-            f"--checkpoint={name} is not in {folder.checkpoints}; choose latest, best or one of "
-            f"{', '.join(map(str, epochs)) or '(none)'}"
+            f"--checkpoint={name} is not in {folder.checkpoints}; choose latest{', best' if has_best else ''} or one of"
+            f" {', '.join(map(str, epochs)) or '(none)'}"
         )
-    shape = shape_of(functions, len(folder.runs()), bool(len(data.validation)))
+    shape = shape_of(functions, len(folder.runs()), has_best)
     at = [int(name)] if name.isdecimal() else None
     restored = checkpoint.restore(folder.checkpoints, shape.without_optimizer(), at)
     if restored is None:

@@ -56,11 +56,15 @@ def _parse(text: str) -> dict[str, object]:
     wanted = {}
     for part in text.split(","):
         name, equals, value = part.strip().partition("=")
-        if name not in settings.FIELDS or not equals:
+        if not equals or name in wanted:
+            wrong = f"{name} is given twice" if equals else f"{part!r} is not NAME=VALUE"
+            raise ValueError(f"--run={text}: {wrong}; give each setting one value, such as --run=seed=1")
+        if name not in settings.FIELDS:
             close = difflib.get_close_matches(name, settings.FIELDS, n=1)
             hint = f" (did you mean {close[0]}?)" if close else ""
-            wrong = f"there is no setting {name}{hint}" if equals else f"{part!r} is not SETTING=VALUE"
-            raise ValueError(f"--run={text}: {wrong}; the settings are {', '.join(settings.FIELDS)}")
+            raise ValueError(
+                f"--run={text}: there is no setting {name}{hint}; the settings are {', '.join(settings.FIELDS)}"
+            )
         try:
             wanted[name] = settings.parse(name, value)
         except ValueError as error:

@@ -22,6 +22,8 @@ MATMUL_PRECISIONS = ("default", "bfloat16", "tensorfloat32", "float32")
 COMPUTE_DTYPES = ("float32", "bfloat16")
 # jax's generators of random numbers. Only the first draws the same numbers under vmap as alone.
 PRNGS = ("threefry2x32", "rbg", "unsafe_rbg")
+# What follows the name of a likelihood of counts in the error about other data.
+NEEDS_COUNTS = "needs counts; give --dataset=npz:FILE with int32 counts, and --binarization=none"
 
 
 def _setting(default, help, *, table=None, choices=(), at_least=None, above=None):
@@ -219,9 +221,9 @@ def check(run: Settings) -> None:
             f"--likelihood={run.likelihood} needs binary pixels; choose --binarization=dynamic, static or threshold, or"
             f" --likelihood={able} for grey pixels"
         )
-    needed = {"grey levels": "grey pixels", "counts": "counts"}.get(pixels)
+    needed = {"grey levels": "needs grey pixels; choose --binarization=none", "counts": NEEDS_COUNTS}.get(pixels)
     if needed and run.binarization != "none":
-        raise ValueError(f"--likelihood={run.likelihood} needs {needed}; choose --binarization=none")
+        raise ValueError(f"--likelihood={run.likelihood} {needed}")
     if pixels == "counts" and run.data_mean:
         raise ValueError(f"--likelihood={run.likelihood} takes no --data_mean, which is for pixels from 0 to 1")
     least_layers = build(run, "architecture").least_layers

@@ -38,7 +38,8 @@ def _choose(text: str) -> grammar.Choice:
     try:
         return grammar.choose(text, problems.BY_NAME)
     except ValueError as error:
-        raise ValueError(f"--problem={text}: {error}, or your own module:function") from None
+        own = "" if text.partition(":")[0] in problems.BY_NAME else ", or your own module:function"
+        raise ValueError(f"--problem={text}: {error}{own}") from None
 
 
 def _sweep(choices: list[grammar.Choice]) -> list[Problem]:

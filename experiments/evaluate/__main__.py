@@ -15,7 +15,6 @@ runs that have reached this epoch are evaluated as well.
 """
 
 import contextlib
-from typing import Any
 
 from absl import flags
 
@@ -23,6 +22,7 @@ from experiments.common import cli, foreign_files, phases, results, run_selectio
 from experiments.common.program_folder import ProgramFolder
 from experiments.evaluate import annealing, evaluation
 from experiments.evaluate import flags as evaluate_flags
+from experiments.evaluate.evaluation import Row
 from experiments.evaluate.flags import Options
 
 
@@ -37,12 +37,15 @@ def main(values: flags.FlagValues = flags.FLAGS) -> None:
         foreign_files.refuse_links(options.workdir)
         programs = run_selection.choose(options.workdir, options.run)
     number = sum(map(len, programs.values()))
-    rows = []
+    rows: list[Row] = []
+    left_out: list[str] = []
     name = lambda item: f"{item[0].path}, runs: {len(item[1])}"
     for folder, numbers in phases.each([*programs.items()], "evaluating program", name):
-        rows += evaluate(folder, numbers, options, alone=number == 1)
+        figures, reasons = evaluate(folder, numbers, options)
+        rows += figures
+        left_out += reasons
     if not rows:
-        cli.stop(f"--workdir={options.workdir} has no run to evaluate: each of its {number} is left out")
+        cli.stop(left_out[0] if number == 1 else f"none of the {number} runs can be evaluated: {left_out[0]}")
     first, last = (choose(row["epoch"] for row in rows) for choose in (min, max))
     print(f"checkpoint {options.checkpoint}: " + (f"epoch {first}" if first == last else f"epochs {first} to {last}"))
     print(f"{results.heading(rows)}\n{results.to_markdown(rows)}")
@@ -50,23 +53,18 @@ def main(values: flags.FlagValues = flags.FLAGS) -> None:
         print(annealing.describe(rows, options))
 
 
-def evaluate(folder: ProgramFolder, numbers: list[int], options: Options, alone: bool) -> list[dict[str, Any]]:
-    """The rows of runs of a program. Prints which runs are left out.
-
-    A run `alone` in the command that cannot be evaluated ends the command.
-    """
+def evaluate(folder: ProgramFolder, numbers: list[int], options: Options) -> tuple[list[Row], list[str]]:
+    """The rows of runs of a program, and sentences about those that are left out, which are printed as well."""
     with contextlib.closing(folder):
         with cli.one_sentence():
             try:
                 chosen, left_out = evaluation.choose(folder, numbers, options)
             except ValueError as error:
-                chosen, left_out = None, [str(error)]
-            if alone and left_out:
-                raise ValueError(left_out[0])
+                chosen, left_out = None, [cli.with_flags(str(error), flags.FLAGS)]
         for sentence in left_out:
             print(f"left out: {sentence}")
         with cli.one_sentence(OSError):
-            return evaluation.evaluate(chosen, options) if chosen else []
+            return evaluation.evaluate(chosen, options) if chosen else [], left_out
 
 
 if __name__ == "__main__":

@@ -54,18 +54,20 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_integer(
         "draws", 20_000, "Number of gradients of each loss.", lower_bound=2 * CHUNKS, flag_values=values
     )
-    flags.DEFINE_float("beta", 0.2, "Weight of the penalty in E[R] - beta KL(pi, ref).", flag_values=values)
-    flags.DEFINE_float("clip", 0.2, "Largest distance of a clipped importance ratio from 1.", flag_values=values)
+    flags.DEFINE_float("beta", 0.2, "Weight of the penalty in E[R] - beta KL(pi, ref), above 0.", flag_values=values)
+    flags.DEFINE_float(
+        "clip", 0.2, "Largest distance of a clipped importance ratio from 1, above 0.", flag_values=values
+    )
     flags.DEFINE_float(
         "distance",
         0.5,
-        "Standard deviation of the difference between the logits of the policy and of the reference.",
+        "Standard deviation of the difference between the logits of the policy and of the reference, above 0.",
         flag_values=values,
     )
     flags.DEFINE_float(
         "lag",
         0.15,
-        "Standard deviation of the difference between the logits of the policy and of the older policy.",
+        "Standard deviation of the difference between the logits of the policy and of the older policy, above 0.",
         flag_values=values,
     )
     flags.DEFINE_integer("seed", 0, "Seed of the policies and of the draws.", lower_bound=0, flag_values=values)

@@ -64,7 +64,11 @@ def define_flags(values: flags.FlagValues) -> None:
         flag_values=values,
     )
     flags.DEFINE_integer(
-        "batch_size", None, "Number of independent repetitions of the toy in a step.", lower_bound=1, flag_values=values
+        "batch_size",
+        None,
+        "Number of independent repetitions of the toy in a step. The default is 1, and 64 for polynomial.",
+        lower_bound=1,
+        flag_values=values,
     )
     flags.DEFINE_integer(
         "steps", 5000, "Number of Adam steps; 1000 are enough for polynomial.", lower_bound=2, flag_values=values
@@ -79,7 +83,7 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_integer(
         "seeds", 5, "Number of runs of each estimator, with seeds 0, 1, and so on.", lower_bound=1, flag_values=values
     )
-    flags.DEFINE_float("learning_rate", 0.01, "Learning rate of Adam.", lower_bound=0.0, flag_values=values)
+    flags.DEFINE_float("learning_rate", 0.01, "Learning rate of Adam, above 0.", flag_values=values)
     flags.DEFINE_integer(
         "draws",
         None,

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -167,6 +168,20 @@ def test_help_lists_the_flags_of_a_module_in_their_order(command, module, help_t
     defined = [flag.name for flag in values.flags_by_module_dict()[module.__name__]]
     assert set(defined) == {field.name for field in dataclasses.fields(module.Options)}
     assert [name for name in listed if name in defined] == defined
+
+
+@pytest.mark.parametrize(
+    ("command", "names"),
+    [("toy_bernoulli", ["learning_rate"]), ("policy_gradients", ["beta", "clip", "distance", "lag"])],
+)
+def test_help_says_that_a_number_must_be_above_zero(command, names, help_texts):
+    shown = " ".join((help_texts / command).read_text().split())
+    for name in names:
+        assert re.search(rf" --{name}=((?! --).)* above 0\. \(a number\) --", shown), name
+
+
+def test_help_says_the_default_that_depends_on_the_toy(help_texts):
+    assert "The default is 1, and 64 for polynomial." in " ".join((help_texts / "toy_bernoulli").read_text().split())
 
 
 def test_too_little_memory_names_the_flags_of_the_command(capsys, monkeypatch):

@@ -174,7 +174,8 @@ def test_the_needed_seeds_are_counted_at_the_level_that_one_of_several_pairs_has
             "no such setting; choose one of the swept settings: estimator",
         ),
         ("batch_size", [row("a", 0, 1.0), row("b", 0, 1.0)], "needs runs with several values of batch_size"),
-        ("seed", [row("a", 0, 1.0), row("a", 1, 1.0)], "no bounds that could be compared"),
+        ("seed", [row("a", 0, 1.0), row("a", 1, 1.0)], "seeds are averaged, not compared; choose another setting"),
+        ("dataset", [row("a", 0, 1.0), row("a", 0, 1.0, dataset="mnist")], "bounds on other data or with another"),
         ("estimator", [row("a", 0, 1.0), row("b", 0, 1.0, dataset="mnist")], "needs runs on the same data"),
         ("estimator", [row("a", 0, 1.0), diverged("b", 0)], "whose runs did not diverge"),
         (

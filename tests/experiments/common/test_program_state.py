@@ -112,6 +112,8 @@ def test_a_run_without_a_state_of_the_epoch_has_a_fault(tmp_path):
 def test_a_checkpoint_that_does_not_exist_is_one_sentence(name, folder):
     with pytest.raises(ValueError, match=r"is not in .*; choose latest, best or one of 2, 3$"):
         program_state.restore(folder, WITH_VALIDATION, FUNCTIONS, name)
+    with pytest.raises(ValueError, match=r"is not in .*; choose latest or one of 2, 3$"):
+        program_state.restore(folder, WITHOUT, FUNCTIONS, name)
 
 
 def test_best_without_a_validation_split_is_one_sentence(folder):

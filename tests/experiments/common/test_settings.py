@@ -4,6 +4,7 @@ import contextlib
 import functools
 import json
 import re
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -251,6 +252,8 @@ def test_settings_that_contradict_each_other_are_refused(argv, sentence):
     [
         ("--estimator=rbar", "there is no estimator 'rbar' .did you mean rebar"),
         ("--estimator=gumbel_softmax:temp=1", "gumbel_softmax has no option 'temp'; its options are temperature=0.5"),
+        ("--estimator=stl:temperature=1", "stl has no option 'temperature'; it has no options of its own"),
+        ("--estimator=stl:temp=1+reparam", "stl has no option 'temp'; it has no options of its own"),
         ("--posterior=bernoulli:categories=3", "bernoulli has no option 'categories'; its options are signed=false"),
         ("--activation=relu:negative_slope=0.3", "relu has no option 'negative_slope'; it has no options"),
         ("--objective=elbo_analytic:epoch=3", "elbo_analytic has no option 'epoch'; its options are beta=1.0"),
@@ -396,3 +399,12 @@ def test_any_text_is_a_value_or_refused(name, text):
     with contextlib.suppress(flags.Error, ValueError):  # what cli.run makes one sentence of
         values(["program", f"--{name}={text}"])
         assert setting_flags.from_flags(values)
+
+
+def test_images_that_are_streamed_cannot_be_binarized_once(monkeypatch):
+    [run] = parse("--dataset=mnist", "--binarization=static")
+    monkeypatch.setattr(build.datasets, "load", lambda *arguments: SimpleNamespace(train=object()))
+    with pytest.raises(
+        ValueError, match=r"^--binarization=static cannot be used while --dataset=mnist is streamed; .*off$"
+    ):
+        build._load.__wrapped__(run.choice("dataset"), run.binarization, 0, None, None, 0)

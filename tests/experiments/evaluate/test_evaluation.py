@@ -174,7 +174,8 @@ def test_a_command_that_leaves_out_every_run_is_an_error(sweep, capsys):
     (sweep / "programs/0/runs.json").write_text(json.dumps(record))
     with pytest.raises(SystemExit):
         evaluate(sweep)
-    assert "has no run to evaluate: each of its 5 is left out" in capsys.readouterr().err
+    reason = f"{sweep}/programs/0 (run0_seed=0) diverged at step 24"
+    assert f"none of the 5 runs can be evaluated: {reason}\n" in capsys.readouterr().err
 
 
 def test_an_unfinished_run_is_evaluated_at_an_epoch_that_is_named(sweep):

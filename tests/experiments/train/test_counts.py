@@ -57,7 +57,10 @@ def _seed(run: Settings, number: int) -> Settings:
 
 def test_what_does_not_go_with_counts_is_refused(run):
     for changes, sentence in (
-        ({"binarization": "dynamic"}, "--likelihood=negative_binomial needs counts; choose --binarization=none"),
+        (
+            {"binarization": "dynamic"},
+            "--likelihood=negative_binomial needs counts; give --dataset=npz:FILE with int32 counts, and --binari",
+        ),
         ({"data_mean": True}, "takes no --data_mean"),
     ):
         with pytest.raises(ValueError, match=sentence):
@@ -65,7 +68,7 @@ def test_what_does_not_go_with_counts_is_refused(run):
     for changes, sentence in (
         ({"likelihood": "gaussian"}, "has counts; choose --likelihood=poisson or negative_binomial, or save grey"),
         ({"likelihood": "bernoulli", "binarization": "static"}, "has counts, which cannot be binarized; choose"),
-        ({"dataset": "digits"}, "--likelihood=negative_binomial needs counts; save them as int32"),
+        ({"dataset": "digits"}, "--likelihood=negative_binomial needs counts; give --dataset=npz:FILE with int32"),
     ):
         with pytest.raises(ValueError, match=sentence):
             build.load_data(dataclasses.replace(run, **changes), None)
