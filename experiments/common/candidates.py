@@ -49,19 +49,33 @@ def choose(task: Task, names: list[str] | None = None, flag: str = "estimators")
         own = {grammar.parse(trained.name).name: trained.name} if is_own else {}
         joined = [name for name in own.values() if grammar.parse(name).blocks]  # one estimator for each block
         return [own.get(name, name) for name in fitting if name != ORACLE and not BY_NAME[name].chooses] + joined
-    names = list(dict.fromkeys(name.strip() for name in names))
+    chosen = check(names, flag)
+    for name in chosen:
+        if refusal := task.refusal(name):
+            raise ValueError(f"--{flag}={name}: {refusal}")
+    return chosen
+
+
+def check(names: list[str], flag: str) -> list[str]:
+    """The estimators that --`flag` names, in their canonical spelling.
+
+    Raises:
+      ValueError: if a name is unknown, empty or given twice, or if an option is wrong.
+    """
+    names = [name.strip() for name in names]
+    grammar.check_list(names, flag)
     chosen = []
     for name in names:
         try:
-            choice = grammar.choose(name, BY_NAME)
-            make_estimator(name, grammar.least_samples(name))
+            chosen.append(str(grammar.choose(name, BY_NAME)))
         except ValueError as error:
-            raise ValueError(f"--{flag}: {error}") from None
-        refusal = task.refusal(name)
-        if refusal is not None:
-            raise ValueError(f"--{flag} with --objective={task.objective}: {refusal}")
-        chosen.append(str(choice))
-    return list(dict.fromkeys(chosen))
+            raise ValueError(f"--{flag}={name}: {error}") from None
+        try:
+            make_estimator(name, grammar.least_samples(name))
+        except ValueError as error:  # the sentence begins with the name
+            raise ValueError(f"--{flag}={error}") from None
+    grammar.check_list(chosen, flag)
+    return chosen
 
 
 def keep_possible(make: Callable[..., Any], items: Iterable[tuple], strict: bool) -> list:

@@ -14,6 +14,8 @@ import dataclasses
 import math
 import re
 import unicodedata
+from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 from experiments.common.optimizers import OPTIMIZERS
@@ -166,6 +168,19 @@ def build(choice: Choice, table: Table, **arguments) -> Any:
         return table.make(choice.name, **dict(choice.options) | arguments)
     except ValueError as error:
         raise ValueError(f"{choice}: {error}") from None
+
+
+def check_list(elements: Sequence[str], flag: str = "") -> None:
+    """Refuses a list, the value of --`flag`, that has an empty element or one that is given twice.
+
+    Raises:
+      ValueError: If it has one. The sentence begins with the flag, if it is given.
+    """
+    where = f"--{flag}={','.join(elements)}: " if flag else ""
+    if not all(elements):
+        raise ValueError(f"{where}an element is empty; give one value, or several joined by commas without spaces")
+    if repeated := [element for element, number in Counter(elements).items() if number > 1]:
+        raise ValueError(f"{where}{repeated[0]} is given twice; give it once")
 
 
 def is_printable(text: str) -> bool:

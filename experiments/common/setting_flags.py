@@ -92,11 +92,10 @@ class _ListParser(flags.ArgumentParser):
         if isinstance(argument, tuple):  # the default
             return argument
         elements = [element.strip() for element in str(argument).split(",")]
-        if not all(elements):
-            raise ValueError(
-                f"an element of {argument!r} is empty; give one value, or several joined by commas without spaces"
-            )
-        return tuple(dict.fromkeys(map(self._parse_element, elements)))
+        grammar.check_list(elements)
+        values = tuple(map(self._parse_element, elements))
+        grammar.check_list([text(value) for value in values])
+        return values
 
     def _parse_element(self, element: str) -> Any:
         if self.field.name == "optimizer":

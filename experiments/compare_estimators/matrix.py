@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments.common import cli, files, phases, problems, tables
+from experiments.common import candidates, cli, files, phases, problems, tables
 from experiments.common.task import Task
 from experiments.compare_estimators.flags import Options
 from vae import diagnostics
@@ -26,13 +26,13 @@ def measure(options: Options, compare: Callable[[Options], None]) -> None:
     `compare(options)` compares them on one problem, and measures nothing that its folder holds already.
     """
     folder, judge_by = options.folder, options.judge_by or "flops"
+    with cli.one_sentence():
+        named = options.estimators and candidates.check(options.estimators, "estimators")
     rows = []
     for number, name in enumerate(PROBLEMS, start=1):
         problem = problems.make(name)
         fits = Task(problem, next(iter(problem.bounds))).refusal
-        estimators = options.estimators
-        with cli.one_sentence():
-            estimators = estimators and [text for text in estimators if fits(text.strip()) is None]
+        estimators = named and [estimator for estimator in named if fits(estimator) is None]
         if estimators == []:
             continue
         phases.say(f"problem {number} of {len(PROBLEMS)}: {name}")

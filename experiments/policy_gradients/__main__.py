@@ -20,7 +20,7 @@ from pathlib import Path
 import jax
 from absl import flags
 
-from experiments.common import cli, files, foreign_files, packages, provenance
+from experiments.common import cli, files, foreign_files, grammar, packages, provenance
 from experiments.policy_gradients import losses, output
 from experiments.policy_gradients.measure import CHUNKS, make_rows
 from experiments.policy_gradients.policy import known_gradients, make_setting
@@ -121,6 +121,7 @@ def choose_losses(options: flags.FlagValues, claims: tuple[str, ...]) -> dict[st
         return table
     if not options.estimators:
         raise ValueError("--estimators is empty; leave it out for every loss")
+    grammar.check_list(options.estimators, "estimators")
     chosen = {}
     for name in options.estimators:
         if name not in table and ":" not in name:

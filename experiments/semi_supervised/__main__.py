@@ -114,6 +114,7 @@ def check_flags(values: flags.FlagValues, digits: Digits) -> None:
     """
     if not values.estimators:
         raise ValueError("--estimators is empty; leave it out for its default")
+    grammar.check_list(values.estimators, "estimators")
     most = CLASSES * int(np.bincount(digits.y).min())
     if values.labels % CLASSES or values.labels > most:
         raise ValueError(f"--labels={values.labels} must be a multiple of {CLASSES} and at most {most}")

@@ -270,7 +270,7 @@ CASES = {
     "benchmark --draws=23": ("--draws=23",),
     "benchmark --output={}/file": ("{}/file",),
     "train --seed=0 1": ("unexpected argument '1'; write flags as --name=value, and lists without spaces",),
-    "train --seed=0, 1": ("an element of '0,' is empty", "without spaces"),
+    "train --seed=0, 1": ("--seed=0,: an element is empty", "without spaces"),
     "train --nodata_mean=true": ("error: --nodata_mean takes no value; give --nodata_mean or --data_mean=false",),
     "train --notensorboard=1": ("--notensorboard takes no value; give --notensorboard or --tensorboard=false",),
     "train stray": ("'stray'",),

@@ -68,6 +68,7 @@ def test_a_loss_of_your_own_is_chosen_by_its_module_and_function(monkeypatch, tm
         ("--estimators=json:loads", "--estimators=json:loads cannot be called without arguments; give a function"),
         ("--estimators=nowhere:loss", "--estimators=nowhere:loss cannot be imported: No module named 'nowhere'"),
         ("--estimators=json:JSONDecoder", "the function must return experiments.policy_gradients.losses.Entry"),
+        ("--estimators=rloo,rloo", "--estimators=rloo,rloo: rloo is given twice; give it once"),
         ("--estimators=k4", "--estimators=k4: there is no such loss; choose some of k1_sequence"),
     ],
 )

@@ -75,6 +75,7 @@ def test_the_gain_of_an_estimator_is_the_error_that_it_takes_from_the_labels_alo
         ("--estimators=exactly", "--estimators=exactly: there is no estimator 'exactly' .did you mean exact"),
         ("--estimators=exact+reparam", "--estimators=exact.reparam must be one estimator, that of the class"),
         ("--estimators=leave_one_out:num_samples=1", "--estimators=.*: leave_one_out needs num_samples of at least 2"),
+        ("--estimators=exact,exact", "--estimators=exact,exact: exact is given twice; give it once"),
         ("--estimators=", "--estimators is empty; leave it out for its default"),
         ("--labels=15", "--labels=15 must be a multiple of 10 and at most"),
         ("--batch_size=2000", "--batch_size=2000 is larger than the 1500 training images"),
