@@ -202,7 +202,23 @@ def parse(name: str, text: str) -> Any:
     Raises:
       ValueError: If the text spells no value; the sentence begins with the text.
     """
-    return _parse(FIELDS[name], text)
+    field = FIELDS[name]
+    if _is_choice(name, text):
+        return str(grammar.choose(text, field.metadata["table"]))
+    if field.type == tuple[int, ...]:
+        return _parse_dashed(field, text)
+    if field.type is bool:
+        if text.lower() not in ("true", "false"):
+            raise ValueError(f"{text!r} is neither true nor false")
+        return text.lower() == "true"
+    if field.type is str:
+        choices = field.metadata["choices"]
+        if choices and text not in choices:
+            raise ValueError(f"{text!r} is not one of {', '.join(choices)}")
+        if not grammar.is_printable(text):
+            raise ValueError(f"{text!r} cannot be printed")
+        return text
+    return _parse_number(field, text, field.type)
 
 
 # --- Checks
@@ -344,26 +360,6 @@ def text(value: Any) -> str:
 def _dashed(numbers: tuple[int | tuple[int, ...], ...]) -> str:
     spell = lambda number: "+".join(map(str, number)) if isinstance(number, tuple) else str(number)
     return "-".join(map(spell, numbers)) or "none"
-
-
-def _parse(field: dataclasses.Field, text: str) -> Any:
-    """The value of the field that the text spells. A choice from a table is returned in its canonical spelling."""
-    if _is_choice(field.name, text):
-        return str(grammar.choose(text, field.metadata["table"]))
-    if field.type == tuple[int, ...]:
-        return _parse_dashed(field, text)
-    if field.type is bool:
-        if text.lower() not in ("true", "false"):
-            raise ValueError(f"{text!r} is neither true nor false")
-        return text.lower() == "true"
-    if field.type is str:
-        choices = field.metadata["choices"]
-        if choices and text not in choices:
-            raise ValueError(f"{text!r} is not one of {', '.join(choices)}")
-        if not grammar.is_printable(text):
-            raise ValueError(f"{text!r} cannot be printed")
-        return text
-    return _parse_number(field, text, field.type)
 
 
 def _is_choice(name: str, text: str) -> bool:
