@@ -25,9 +25,8 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from vae import distributions as dist
 from vae.distributions.base import LocationScale
-from vae.evaluate import check_images, check_sizes, in_batches, keys_of_data
+from vae.evaluate import Images, as_batch, check_images, check_sizes, in_batches, keys_of_data
 
-Images = Float[Array | np.ndarray, "N ..."]  # [N, H, W, C]
 Flat = Float[Array, "D"]  # all latent variables of one chain
 
 # The pilot has this many chains for each datum. Its first step size, and the acceptance rate that it aims at.
@@ -113,7 +112,7 @@ def bounds(
     def bounds_of(datum):
         x, key, exact = datum
         key_pilot, key_start, key_up, key_down = jax.random.split(key, 4)
-        q = apply(params, x[None], method="encode") if start == "q" else None
+        q = apply(params, as_batch(x), method="encode") if start == "q" else None
         draw = _sampler(prior, q)
         path = _path(apply, params, x, prior, q, draw(key)[1])
         many = lambda key, number: jax.vmap(lambda key: draw(key)[0])(jax.random.split(key, number))
@@ -128,7 +127,7 @@ def bounds(
         down = run(key_down, jnp.broadcast_to(flat, (num_chains, flat.size)), steps, backwards=True)
         return found | {"upper": -mean_log(-down["log_weight"])}
 
-    keys = keys_of_data(key, first, len(x))
+    keys = keys_of_data(key, first, len(jax.tree.leaves(x)[0]))
     return in_batches(bounds_of, (x, keys, z), batch_size)
 
 
@@ -162,7 +161,7 @@ def _path(apply, params, x, prior, q, unflatten) -> Callable[[Flat], tuple[Array
 
     def path(flat):
         z = unflatten(flat)
-        log_likelihood = apply(params, x[None], z, method="log_likelihood")[0, 0]
+        log_likelihood = apply(params, as_batch(x), z, method="log_likelihood")[0, 0]
         log_prior = prior.log_prob(z)[0, 0]
         if q is None:
             return log_prior, log_likelihood

@@ -13,7 +13,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, PyTree
 
@@ -87,7 +86,7 @@ def _annealed(name: str, steps: int, step: Callable) -> objectives.Objective:
     step back. The log-density of the step itself, which is that of eps, is a part of log q.
     """
 
-    def objective(apply: Callable, params: PyTree, x: Array | np.ndarray, expect: Expect) -> Estimate:
+    def objective(apply: Callable, params: PyTree, x: PyTree, expect: Expect) -> Estimate:
         q = apply(params, x, method="encode")
         _refuse_other_than_vectors(name, q)
         log_joint = objectives.log_joint(apply, params, x)

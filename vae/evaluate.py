@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 from vae import pareto
 from vae.estimators.contract import Samples
 
-Images = Float[Array | np.ndarray, "N ..."]  # [N, H, W, C]
+Images = PyTree[Float[Array | np.ndarray, "N ..."]]  # [N, H, W, C], or a pytree of arrays, as the model takes it
 
 
 def log_likelihood(
@@ -208,7 +208,7 @@ def latent_means(q: Any, key: PRNGKeyArray, num_samples: int) -> tuple[Float[Arr
 def posterior_terms(
     apply: Callable,
     params: PyTree,
-    x: Array | np.ndarray,
+    x: PyTree,
     q: Any,
     z: Samples,
     log_q: Float[Array, "K B"] | None = None,
@@ -244,14 +244,15 @@ def in_batches(function: Callable, data: PyTree, batch_size: int) -> PyTree:
     return jax.tree.map(lambda leaf: leaf.reshape(batches * size, *leaf.shape[2:])[:number], out)
 
 
-def check_images(apply: Callable, x: Array | np.ndarray) -> None:
+def check_images(apply: Callable, x: PyTree) -> None:
     """Lets the model refuse values of x, which it cannot see inside of the loop over batches.
 
     The model has the method `check_images(x)`, as `vae.models.VAE` does, and `apply` is its own `apply`. No other model
-    is asked.
+    is asked, and none about a pytree.
     """
     model = getattr(apply, "__self__", None)
-    if hasattr(model, "check_images") and jnp.issubdtype(x.dtype, jnp.floating):  # `encode` refuses integers
+    is_float = isinstance(x, Array | np.ndarray) and jnp.issubdtype(x.dtype, jnp.floating)  # `encode` refuses integers
+    if is_float and hasattr(model, "check_images"):
         model.check_images(x)
 
 
@@ -265,14 +266,19 @@ def check_sizes(**sizes: int) -> None:
 def _encoder(apply, params, x):
     """The function from one datum of x to q(z|x), of batch_shape `[1]`."""
     check_images(apply, x)
-    return lambda x: apply(params, x[None], method="encode")
+    return lambda datum: apply(params, as_batch(datum), method="encode")
+
+
+def as_batch(datum: PyTree) -> PyTree:
+    """The datum as a batch of one."""
+    return jax.tree.map(lambda leaf: leaf[None], datum)
 
 
 def _terms(apply, params, q, x, key, ks):
     """log p(x|z) and log p(z) - log q(z|x) of one datum, each `[chunk]`; sample k is drawn with fold_in(key, k)."""
     draws = jax.vmap(lambda k: _draw(q, jax.random.fold_in(key, k)))(ks)  # [chunk, K=1, B=1, D], [chunk, K=1, B=1]
     z, log_q = jax.tree.map(lambda leaf: leaf[:, 0], draws)
-    return tuple(term[:, 0] for term in posterior_terms(apply, params, x[None], q, z, log_q))
+    return tuple(term[:, 0] for term in posterior_terms(apply, params, as_batch(x), q, z, log_q))
 
 
 def _draw(q, key):
@@ -293,7 +299,7 @@ def _over_chunks(
     check_sizes(num_samples=num_samples, batch_size=batch_size, chunk_size=chunk_size)
     chunk_size = min(chunk_size, num_samples)
     chunks = jnp.arange(-(-num_samples // chunk_size) * chunk_size).reshape(-1, chunk_size)
-    keys = keys_of_data(key, first, len(x))
+    keys = keys_of_data(key, first, len(jax.tree.leaves(x)[0]))
 
     def evaluate_one(datum, key):
         # q stays inside of `vmap`, so weights that q holds for all data are not copied for each datum.

@@ -23,12 +23,12 @@ from vae.table import Table
 
 @runtime_checkable
 class Objective(Protocol):
-    """A bound on log p(x) for each datum of x `[B, H, W, C]`."""
+    """A bound on log p(x) for each datum of x, which is what the model takes: `[B, H, W, C]`, or a pytree of arrays."""
 
-    def __call__(self, apply: Callable, params: PyTree, x: Array | np.ndarray, expect: Expect) -> Estimate: ...
+    def __call__(self, apply: Callable, params: PyTree, x: PyTree, expect: Expect) -> Estimate: ...
 
 
-def elbo(apply: Callable, params: PyTree, x: Array | np.ndarray, expect: Expect) -> Estimate:
+def elbo(apply: Callable, params: PyTree, x: PyTree, expect: Expect) -> Estimate:
     """The ELBO, E_q[log p(x, z) - log q(z|x)], with every term estimated by Monte Carlo (Kingma & Welling 2013,
     arXiv:1312.6114, eq. 2)."""
     return from_log_weights(mean)(apply, params, x, expect)
@@ -68,7 +68,7 @@ def elbo_analytic(
     _refuse_negative(beta=beta, free_bits=free_bits)
     weight = _kl_weight(kl_warmup, epoch, beta)
 
-    def objective(apply: Callable, params: PyTree, x: Array | np.ndarray, expect: Expect) -> Estimate:
+    def objective(apply: Callable, params: PyTree, x: PyTree, expect: Expect) -> Estimate:
         q = apply(params, x, method="encode")
         reconstruction = expect(q, lambda z: apply(params, x, z, method="log_likelihood"), mean)
         if is_zero(free_bits):
@@ -82,7 +82,7 @@ def elbo_analytic(
     return objective
 
 
-def iwae(apply: Callable, params: PyTree, x: Array | np.ndarray, expect: Expect) -> Estimate:
+def iwae(apply: Callable, params: PyTree, x: PyTree, expect: Expect) -> Estimate:
     """The importance-weighted bound, E[log (1/K) sum_k p(x, z_k) / q(z_k|x)], where K is the estimator's num_samples
     (Burda, Grosse & Salakhutdinov 2015, arXiv:1509.00519)."""
     return from_log_weights(log_mean_exp)(apply, params, x, expect)
@@ -151,7 +151,7 @@ def from_log_weights(reduce: Reduction, kl_weight: float | Array = 1.0) -> Objec
     In a warm-up, `kl_weight` multiplies log p(z_k) - log q(z_k|x).
     """
 
-    def objective(apply: Callable, params: PyTree, x: Array | np.ndarray, expect: Expect) -> Estimate:
+    def objective(apply: Callable, params: PyTree, x: PyTree, expect: Expect) -> Estimate:
         q = apply(params, x, method="encode")
         f = log_joint(apply, params, x, prior_weight=kl_weight)
         return with_own_loss(q, expect(q, f, reduce, log_q_weight=kl_weight))
@@ -159,7 +159,7 @@ def from_log_weights(reduce: Reduction, kl_weight: float | Array = 1.0) -> Objec
     return objective
 
 
-def log_joint(apply: Callable, params: PyTree, x: Array | np.ndarray, prior_weight: float | Array = 1.0) -> LogJoint:
+def log_joint(apply: Callable, params: PyTree, x: PyTree, prior_weight: float | Array = 1.0) -> LogJoint:
     """log p(x|z) + prior_weight log p(z) of a model, as a function of z."""
     log_likelihood = lambda z: apply(params, x, z, method="log_likelihood")
     return LogJoint(log_likelihood, apply(params, method="prior_distribution"), prior_weight)

@@ -13,6 +13,7 @@ step that makes its objective from `state.step`. For dynamic binarization, write
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -50,7 +51,7 @@ class TrainState(NamedTuple):
 def make_init(
     model: nn.Module, estimator: Estimator, tx: optax.GradientTransformation, x: Any, ema: float = 0.0
 ) -> Callable[[PRNGKeyArray], TrainState]:
-    """Returns `init(key) -> TrainState` for batches with the shape of x, `[B, H, W, C]`.
+    """Returns `init(key) -> TrainState` for batches with the shape of x, `[B, H, W, C]`, or a pytree of such arrays.
 
     Only the shape of x is used, except by prior=vamp, whose pseudo-inputs start at the images x in [0, 1]. `ema` is
     that of `make_step`.
@@ -58,7 +59,7 @@ def make_init(
 
     def init(key: PRNGKeyArray) -> TrainState:
         key_model, key_sample, key_estimator = jax.random.split(key, 3)
-        like = jnp.zeros(x.shape, jnp.float32)
+        like = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, jnp.float32), x)
         images = jnp.asarray(x, jnp.float32) if isinstance(x, jax.Array | np.ndarray) else like
         variables = model.init(key_model, images, key_sample)
         q = model.apply(variables, like, method="encode")
@@ -76,11 +77,11 @@ def make_step(
     estimator: Estimator,
     tx: optax.GradientTransformation,
     ema: float = 0.0,
-) -> Callable[[TrainState, PRNGKeyArray, Array], tuple[TrainState, dict[str, Array]]]:
+) -> Callable[[TrainState, PRNGKeyArray, PyTree], tuple[TrainState, dict[str, Array]]]:
     """Returns `step(state, key, x) -> (state, metrics)`, which updates the model and the estimator with one `jax.grad`.
 
-    x is a batch `[B, H, W, C]` in [0, 1]. The metrics are `bound`, the mean of the objective's value over the batch in
-    nats, and `cv_loss`, the loss of the estimator's own params.
+    x is a batch `[B, H, W, C]` in [0, 1], or a pytree of arrays with the axis B. The metrics are `bound`, the mean of
+    the objective's value over the batch in nats, and `cv_loss`, the loss of the estimator's own params.
 
     With `ema` above 0, the state carries an average of the model's variables after each step. The weight of a step
     falls by the factor `ema` with each later step, and the weights of all steps have the sum 1.
@@ -108,7 +109,7 @@ def make_step(
         bound = jnp.mean(estimate.value)
         return estimate.cv_loss - bound, (estimate.state, {"bound": bound, "cv_loss": estimate.cv_loss})
 
-    def step(state: TrainState, key: PRNGKeyArray, x: Any):
+    def step(state: TrainState, key: PRNGKeyArray, x: PyTree):
         grads, (estimator_state, metrics) = jax.grad(loss_fn, has_aux=True)(state.params, state.estimator_state, key, x)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
@@ -124,22 +125,28 @@ def _average(before: PyTree, new: PyTree, step: Int[Array, ""], decay: float) ->
     return jax.tree.map(lambda old, value: old + weight * (value - old), before, new)
 
 
-def make_epoch(step: Callable, batch_size: int) -> Callable[[TrainState, Array, Array], tuple[TrainState, dict]]:
+def make_epoch(step: Callable, batch_size: int) -> Callable[[TrainState, Array, PyTree], tuple[TrainState, dict]]:
     """Returns `epoch(state, key, data) -> (state, metrics)`: one pass in random order over data `[N, H, W, C]`.
 
-    The data may have any dtype. `key` belongs to the run and is the same in every epoch; each step derives its own key.
-    The last N modulo batch_size images of the epoch's order are left out. The metrics are the means over the epoch and
-    `failed_step`, the number of the first step at which the bound or the state was not finite, or 0 if there was none.
-    After a failure the epoch returns the state that it started from, the last state known to be finite.
+    The data may have any dtype, and may be a pytree of arrays with the axis N, such as images with labels. `key`
+    belongs to the run and is the same in every epoch; each step derives its own key. The last N modulo batch_size
+    images of the epoch's order are left out. The metrics are the means over the epoch and `failed_step`, the number
+    of the first step at which the bound or the state was not finite, or 0 if there was none. After a failure the
+    epoch returns the state that it started from, the last state known to be finite.
 
     Raises:
-      ValueError: from `epoch`, if batch_size is below 1, or if there are fewer images than in a batch.
+      ValueError: from `epoch`, if batch_size is below 1, if there are fewer images than in a batch, or if the arrays of
+        a pytree differ in length.
     """
 
-    def epoch(start: PyTree, key: PRNGKeyArray, data: Array | np.ndarray):
-        order = make_order(len(data), batch_size)(key, start.step)
-        rows = data.reshape(len(data), -1)  # a gather of rows is faster than a gather of images
-        images = lambda batch: rows[batch].reshape(batch_size, *data.shape[1:])
+    def epoch(start: PyTree, key: PRNGKeyArray, data: PyTree):
+        sizes = {len(leaf) for leaf in jax.tree.leaves(data)}
+        if len(sizes) != 1:
+            raise ValueError(f"the arrays of the data must have one length, got {sorted(sizes)}")
+        order = make_order(*sizes, batch_size)(key, start.step)
+        rows = jax.tree.map(lambda leaf: leaf.reshape(len(leaf), -1), data)  # faster to gather than images
+        gather = lambda rows, leaf, batch: rows[batch].reshape(batch_size, *leaf.shape[1:])
+        images = lambda batch: jax.tree.map(partial(gather, batch=batch), rows, data)
         return finish_epoch(start, *make_chunk(step, images)(start, key, order))
 
     return epoch
@@ -176,7 +183,7 @@ def make_chunk(step: Callable, images: Callable[[Array], Array] = lambda batch: 
         _, key_steps = jax.random.split(key)
 
         def body(state, batch):
-            return step(state, jax.random.fold_in(key_steps, state.step), mesh.split_batch(images(batch)))
+            return step(state, jax.random.fold_in(key_steps, state.step), jax.tree.map(mesh.split_batch, images(batch)))
 
         return jax.lax.scan(body, state, batches)
 

@@ -83,6 +83,15 @@ def test_the_code_of_the_page_of_estimators_runs():
     assert value.shape == (2,)
 
 
+def test_the_code_of_the_page_of_models_runs():
+    [block] = [
+        block for block in pages.blocks((ROOT / "vae/models/README.md").read_text()) if "ConditionalVAE" in block
+    ]
+    namespace = _run([block], {})
+    assert -22 < namespace["metrics"]["bound"] < -20
+    assert -22 < namespace["log_p"].mean() < -20
+
+
 @pytest.mark.usefixtures("restored_tables")
 def test_the_code_of_the_page_of_diagnostics_runs():
     namespace = _run(pages.blocks((ROOT / "vae/diagnostics/README.md").read_text()), {})

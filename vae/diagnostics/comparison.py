@@ -107,7 +107,7 @@ def _cells_of_row(row: dict[str, Any]) -> list[str]:
 def compare(
     model: nn.Module | Callable,
     params: PyTree,
-    x: Array | np.ndarray,
+    x: PyTree,
     estimators: Mapping[str, int | np.integer | Estimator],
     objective: objectives.Objective = objectives.elbo,
     *,
@@ -133,7 +133,7 @@ def compare(
     Args:
       model: a module with the methods of `vae.models.VAE`, or its `apply`.
       params: the model's variables, as `model.init` returns them; only the collection "params" is differentiated.
-      x: a batch `[B, H, W, C]`.
+      x: a batch `[B, H, W, C]`, or a pytree of arrays with the axis B, as the model takes it.
       estimators: for a name in the table of estimators its number of samples K; for any other name an `Estimator`.
       objective: the bound.
       key: a PRNG key.
@@ -160,7 +160,7 @@ def compare(
         if number % chunks or number < 2 * chunks:
             raise ValueError(f"{name}={number} must be a multiple of chunks={chunks}, and at least {2 * chunks}")
     estimators = {name: int(given) if isinstance(given, np.integer) else given for name, given in estimators.items()}
-    task = _Task(getattr(model, "apply", model), params, jnp.asarray(x), objective)
+    task = _Task(getattr(model, "apply", model), params, jax.tree.map(jnp.asarray, x), objective)
     key_draws, key_reference, key_init = jax.random.split(key, 3)
     host_calls = expectations.host_calls(task.expectations).names
     allowed = ("evaluations",) if host_calls else ("flops", "evaluations")
@@ -202,10 +202,10 @@ class _Task(NamedTuple):
 
     apply: Callable
     variables: PyTree
-    x: Array
+    x: PyTree
     objective: objectives.Objective
 
-    def bound(self, params: PyTree, x: Array, expect: Callable):
+    def bound(self, params: PyTree, x: PyTree, expect: Callable):
         return self.objective(self.apply, {**self.variables, "params": params}, x, expect)
 
     @property
