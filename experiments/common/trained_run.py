@@ -16,17 +16,19 @@ import jax
 import numpy as np
 
 from experiments.common import build, program_state, run_selection
+from experiments.common.program_folder import ProgramFolder
 from experiments.common.settings import Settings
 from vae.data import Dataset
 from vae.models import VAE
+from vae.train import TrainState
 
 
 class TrainedRun(NamedTuple):
-    """A run at one of its checkpoints.
+    """A run at one of its epochs.
 
     Attributes:
       settings: The settings of the run.
-      epoch: The epoch of the checkpoint.
+      epoch: The epoch of the parameters.
       model: The model; its methods take `variables`, as in `model.apply(variables, x, method="encode")`.
       variables: The parameters.
       average: With --ema, the moving average of the parameters; else None.
@@ -79,3 +81,18 @@ def load(
         raise ValueError(f"{workdir}: the run {restored.faults[number]}; choose another checkpoint")
     state = jax.device_put(program_state.select_run(restored.state, number))
     return TrainedRun(settings, restored.epochs[number], functions.evaluated, state.params["model"], state.ema, data)
+
+
+def from_hook(row: dict[str, Any], state: TrainState, cache_dir: str | None = None) -> TrainedRun:
+    """The run that --on_evaluation calls a function for, while it is trained.
+
+    Args:
+      row: The first argument of the function.
+      state: The second argument of the function.
+      cache_dir: The folder of decoded data.
+    """
+    folder = ProgramFolder(row["folder"])
+    settings = folder.runs()[row["run"]]
+    data = build.load_trained(settings, folder.data_dir(), cache_dir)
+    model = build.model(settings, data, for_evaluation=True)
+    return TrainedRun(settings, row["epoch"], model, state.params["model"], state.ema, data)

@@ -37,13 +37,17 @@ class Hook:
         A sentence on stderr reports an exception; no run is lost to it.
 
         Args:
-          rows: Rows of metrics.jsonl, or results with the number of the run as "run".
+          rows: Rows of metrics.jsonl, or results with the number of the run as "run" and the epoch of its state. The
+            function also gets the seconds of training so far.
           state: The state of all runs, as NumPy arrays.
         """
-        for row in rows if multihost.is_first() else ():
+        if not multihost.is_first():
+            return
+        times = {"train_seconds": max(self._folder.seconds().values(), default=0.0)}
+        for row in rows:
             if self._function is None:
                 return
-            own = {"folder": str(self._folder.path), **self._settings[row["run"]], **row}
+            own = {"folder": str(self._folder.path), **self._settings[row["run"]], **row, **times}
             try:
                 self._function(own, select_run(state, row["run"]))
             except Exception as error:

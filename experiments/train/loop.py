@@ -352,7 +352,8 @@ def write_results(
         if multihost.is_first():
             folder.write_results(results)
         if hook:
-            hook([{"run": i, **result} for i, result in results.items()], state)
+            epochs = state.step // program.functions.steps_per_epoch
+            hook([{"run": i, "epoch": epochs[i].item(), **result} for i, result in results.items()], state)
 
     failed = {i: int(step) for i, step in enumerate(progress.failed_step) if step}
     write({i: {"status": "diverged", "step": step} for i, step in failed.items()})

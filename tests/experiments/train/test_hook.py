@@ -7,7 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from experiments.common import build, trained_run
+from experiments.common.settings import Settings
 from experiments.train import hook
+from tests.helpers.written_workdirs import Written, write_program
 from vae.train import TrainState
 
 PAGE = Path(hook.__file__).with_name("README.md")
@@ -36,6 +39,18 @@ def test_the_example_writes_a_log_for_weights_and_biases(tmp_path):
     example("wandb")["offline"](RESULT | {"folder": str(tmp_path)}, STATE)
     [log] = tmp_path.rglob("*.wandb")
     assert b"test_nll_nats" in log.read_bytes()
+
+
+def test_the_example_reconstructs_images_by_the_state_of_the_run(tmp_path):
+    settings = [Settings(hidden=(4,), latent_dim=(width,)) for width in (2, 3)]
+    write_program(tmp_path, [Written(run, status=None) for run in settings])
+    functions = build.trained_functions(settings[1], build.load_trained(settings[1], None))
+    state = functions.init(build.arrays(settings[1]))
+    pictures = example("trained_run")["reconstructions"]({"folder": str(tmp_path), "run": 1, "epoch": 1}, state)
+    x = trained_run.from_hook({"folder": str(tmp_path), "run": 1, "epoch": 1}, state).images()[:8]
+    q = functions.evaluated.apply(state.params["model"], x, method="encode")
+    p = functions.evaluated.apply(state.params["model"], q.mean[None], method="decode")
+    np.testing.assert_allclose(pictures, p.mean[0].reshape(8, 8, 8, 1), rtol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -126,6 +126,9 @@ def test_the_users_function_gets_every_evaluation_and_result_with_the_state_of_i
     assert [(row["run"], row["seed"], row["status"]) for row in own[4:]] == [(0, 0, "done"), (1, 1, "done")]
     assert [row["test_nll_nats"] for row in own[4:]] == [row["test_nll_nats"] for row in program.results()]
     assert [line["step"] for line in lines] == [row["step"] for row in own] == [23, 23, 46, 46, 46, 46]
+    assert [row["epoch"] for row in own] == [1, 1, 2, 2, 2, 2]
+    first, last = [row["train_seconds"] for row in rows(program.path / "timing.jsonl")]
+    assert [row["train_seconds"] for row in own] == [first, first, last, last, last, last]
     widths = [(64, 16), (16, 4), (2, 16), (16, 64)]  # the networks of one run
     assert lines[0]["parameters"] == sum(inputs * outputs + outputs for inputs, outputs in widths)
 
