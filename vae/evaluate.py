@@ -11,12 +11,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
+from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree, Shaped
 
 from vae import pareto
 from vae.estimators.contract import Samples
 
-Images = PyTree[Float[Array | np.ndarray, "N ..."]]  # [N, H, W, C], or a pytree of arrays, as the model takes it
+Images = PyTree[Shaped[Array | np.ndarray, "N ..."]]  # [N, H, W, C], or a pytree of arrays, as the model takes it
 
 
 def log_likelihood(

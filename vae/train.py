@@ -51,15 +51,17 @@ class TrainState(NamedTuple):
 def make_init(
     model: nn.Module, estimator: Estimator, tx: optax.GradientTransformation, x: Any, ema: float = 0.0
 ) -> Callable[[PRNGKeyArray], TrainState]:
-    """Returns `init(key) -> TrainState` for batches with the shape of x, `[B, H, W, C]`, or a pytree of such arrays.
+    """Returns `init(key) -> TrainState` for batches with the shape of x, `[B, H, W, C]`, or a pytree of arrays.
 
-    Only the shape of x is used, except by prior=vamp, whose pseudo-inputs start at the images x in [0, 1]. `ema` is
-    that of `make_step`.
+    The model gets an array as float32; the arrays of a pytree keep their dtypes, so that labels may be integers. Only
+    the shape of x is used, except by prior=vamp, whose pseudo-inputs start at the images x in [0, 1]. `ema` is that of
+    `make_step`.
     """
 
     def init(key: PRNGKeyArray) -> TrainState:
         key_model, key_sample, key_estimator = jax.random.split(key, 3)
-        like = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, jnp.float32), x)
+        is_array = jax.tree_util.treedef_is_leaf(jax.tree.structure(x))
+        like = jax.tree.map(lambda leaf: jnp.zeros_like(leaf, jnp.float32 if is_array else None), x)
         images = jnp.asarray(x, jnp.float32) if isinstance(x, jax.Array | np.ndarray) else like
         variables = model.init(key_model, images, key_sample)
         q = model.apply(variables, like, method="encode")

@@ -67,14 +67,15 @@ def affordable(budget: Budget, cost: Callable[[int], float], name: str) -> int:
     cost = functools.cache(cost)
 
     def accepted(k: int) -> int:
-        """K, or the next smaller K that is not refused."""
-        try:
-            cost(k)
-            return k
-        except Refused:
-            if k <= least:
-                raise
-            return accepted(k - 1)
+        """K, or the largest smaller K that is not refused."""
+        while True:
+            try:
+                cost(k)
+                return k
+            except Refused:
+                if k <= least:
+                    raise
+                k -= 1
 
     def price(k: int) -> float:
         return cost(accepted(k))
@@ -85,12 +86,13 @@ def affordable(budget: Budget, cost: Callable[[int], float], name: str) -> int:
     slope = (price(2 * least) - price(least)) / least
     if slope == 0 and price(2 * least + 1) == price(least):
         return least
-    # The cost of almost every estimator is affine in K, so the guess is right after two costs. Elsewhere the interval
-    # around the guess grows until it holds the answer.
+    # The cost of almost every estimator is affine in K, so the guess is right after two costs. Elsewhere the search
+    # goes down or up from the guess, in growing steps.
     guess = least + int((budget.amount - price(least)) / slope) if slope > 0 else least
     low, high = guess, guess + 1
-    while price(low) > budget.amount or price(high) <= budget.amount:
-        width = high - low
-        low, high = max(least, low - width), high + width
+    while price(low) > budget.amount:
+        low, high = max(least, low - 2 * (high - low)), low
+    while price(high) <= budget.amount:
+        low, high = high, high + 2 * (high - low)
     too_large = bisect.bisect_right(range(high), budget.amount, lo=low, key=price)
     return accepted(too_large - 1)

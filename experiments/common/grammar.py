@@ -107,7 +107,8 @@ def _check(choice: Choice, table: Table, of_block: bool) -> Choice:
     for option, _ in choice.options:
         if option not in defaults:
             own = [f"{key}={_text(default)}" for key, default in defaults.items() if key not in SHARED]
-            hint = f"its options are {', '.join(own)}" if own else "it has no options of its own"
+            none = "it has no options" + " of its own" * ("num_samples" in table.reserved)
+            hint = f"its options are {', '.join(own)}" if own else none
             raise ValueError(f"{choice.name} has no option {option!r}; {hint}")
     given = {option: _convert(option, value, type(defaults[option])) for option, value in choice.options}
     if given.get("num_samples", 1) < 1:

@@ -62,7 +62,7 @@ def _after(warmup: float, following: Course) -> Course:
         if not rising:
             return following(peak, steps, steps_per_epoch)
         if rising >= steps:
-            raise ValueError(f"--epochs={steps // steps_per_epoch} must be above the warmup={warmup:g} of --schedule")
+            raise ValueError(f"--schedule: warmup={warmup:g} leaves no step of --epochs={steps // steps_per_epoch}")
         rate = following(peak, steps - rising, steps_per_epoch)
         rate = rate if callable(rate) else optax.constant_schedule(rate)
         return optax.join_schedules([optax.linear_schedule(0.0, peak, rising), rate], [rising])

@@ -38,7 +38,7 @@ def _choose(text: str) -> grammar.Choice:
     try:
         return grammar.choose(text, problems.BY_NAME)
     except ValueError as error:
-        own = "" if text.partition(":")[0] in problems.BY_NAME else ", or your own module:function"
+        own = "" if text.partition(":")[0] in problems.BY_NAME else "; or give your own module:function"
         raise ValueError(f"--problem={text}: {error}{own}") from None
 
 

@@ -93,7 +93,8 @@ def _caption(title: str, rows: list[Row], group: str, protocol: Protocol) -> str
         sentences.append("Within 1 % of best: the whole interval lies from 1 / 1.01 to 1.01.")
     if any(row["declared_biased"] for row in rows):
         sentences.append("* is biased by its paper.")
-    sentences.append("Bold: the best of the unbiased estimators.")
+    if any(row[f"{group}_verdict"] == "best" for row in rows):
+        sentences.append("Bold: the best of the unbiased estimators.")
     return " ".join(sentences)
 
 

@@ -44,6 +44,9 @@ def main(values: flags.FlagValues = flags.FLAGS) -> None:
         figures, reasons = evaluate(folder, numbers, options)
         rows += figures
         left_out += reasons
+        if number > 1:
+            for sentence in reasons:
+                print(f"left out: {sentence}")
     if not rows:
         cli.stop(left_out[0] if number == 1 else f"none of the {number} runs can be evaluated: {left_out[0]}")
     first, last = (choose(row["epoch"] for row in rows) for choose in (min, max))
@@ -54,15 +57,13 @@ def main(values: flags.FlagValues = flags.FLAGS) -> None:
 
 
 def evaluate(folder: ProgramFolder, numbers: list[int], options: Options) -> tuple[list[Row], list[str]]:
-    """The rows of runs of a program, and sentences about those that are left out, which are printed as well."""
+    """The rows of runs of a program, and sentences about those that are left out."""
     with contextlib.closing(folder):
         with cli.one_sentence():
             try:
                 chosen, left_out = evaluation.choose(folder, numbers, options)
             except ValueError as error:
                 chosen, left_out = None, [cli.with_flags(str(error), flags.FLAGS)]
-        for sentence in left_out:
-            print(f"left out: {sentence}")
         with cli.one_sentence(OSError):
             return evaluation.evaluate(chosen, options) if chosen else [], left_out
 

@@ -12,18 +12,21 @@ from vae import ais, diagnostics, evaluate, models, objectives, train
 from vae.estimators import BY_NAME
 
 X = jax.random.uniform(jax.random.key(0), (21, 4, 4, 1))
-LABELLED = {"x": X, "y": jnp.arange(21.0)}
+LABELLED = {"x": X, "y": jnp.arange(21)}
 KEY = jax.random.key(1)
 
 
 class IgnoresLabels(models.VAE):
-    """The VAE of the same parts."""
+    """The VAE of the same parts. It refuses labels that are not integers."""
 
     def __call__(self, datum, key):
         return super().__call__(datum["x"], key)
 
     def encode(self, datum):
-        return super().encode(datum["x"] if isinstance(datum, dict) else datum)
+        if not isinstance(datum, dict):  # `__call__` of the VAE
+            return super().encode(datum)
+        assert jnp.issubdtype(datum["y"].dtype, jnp.integer)
+        return super().encode(datum["x"])
 
     def log_likelihood(self, datum, z):
         return super().log_likelihood(datum["x"], z)

@@ -19,7 +19,7 @@ def load(path: str) -> Splits:
     Integers that are not uint8 are counts.
 
     The labels of `train` are `train_labels`, those of `x_train` are `y_train`, and those of `images` are `labels`. They
-    are read if every split has them and they are integers, [N] or [N, 1].
+    are read if every split has them, as integers [N] or [N, 1].
     """
     dataset = f"dataset=npz:{path}"
     file = Path(path).expanduser()
@@ -58,12 +58,14 @@ def _read(dataset: str, path: Path) -> tuple[dict[str, str], dict[str, np.ndarra
             present = file.files
             if "images" in present:
                 names = {"train": "images"}
-                return names, members(file, names), _labels(file, {"train": "labels"})
+                images = members(file, names)
+                return names, images, _labels(file, {"train": "labels"}, images)
             for prefix in ("", "x_"):
                 names = {split: prefix + split for split in SPLITS if prefix + split in present}
                 if {"train", "test"} <= set(names):
+                    images = members(file, names)
                     labels = {split: f"y_{split}" if prefix else f"{split}_labels" for split in names}
-                    return names, members(file, names), _labels(file, labels)
+                    return names, images, _labels(file, labels, images)
     except Exception as error:  # NumPy and zipfile document no list of what they raise on a damaged file
         raise ValueError(
             f"{dataset}: the file cannot be read as .npz ({reason(error)}); write it with "
@@ -76,16 +78,21 @@ def _read(dataset: str, path: Path) -> tuple[dict[str, str], dict[str, np.ndarra
     )
 
 
-def _labels(file: np.lib.npyio.NpzFile, names: dict[str, str]) -> dict[str, np.ndarray] | None:
-    """The classes of the images [N] of each split, from the arrays of these names; None unless all hold classes."""
+def _labels(
+    file: np.lib.npyio.NpzFile, names: dict[str, str], images: dict[str, np.ndarray]
+) -> dict[str, np.ndarray] | None:
+    """The class of each image [N] of each split, from the arrays of these names; None unless all hold classes."""
     if not set(names.values()) <= set(file.files):
         return None
     try:
         arrays = members(file, names)
     except ValueError:  # objects, which NumPy would have to unpickle
         return None
-    is_classes = lambda array: array.dtype.kind in "iu" and (array.ndim == 1 or array.shape[1:] == (1,))
-    return {split: a.reshape(-1) for split, a in arrays.items()} if all(map(is_classes, arrays.values())) else None
+    for split, array in arrays.items():
+        number = len(np.atleast_1d(images[split]))
+        if array.dtype.kind not in "iu" or array.shape not in ((number,), (number, 1)):
+            return None
+    return {split: array.reshape(-1) for split, array in arrays.items()}
 
 
 def _images(where: str, array: np.ndarray) -> np.ndarray:

@@ -114,7 +114,7 @@ class Entry:
         if self.needs_log_q and not isinstance(log_q_weight, jax.core.Tracer):
             weight = float(log_q_weight)  # under jit, == would trace an array that is not a tracer
             if reduce.additive and weight == 0:
-                return "needs log q(z) in the integrand, as with objective=elbo (in Python, log_q_weight=1)"
+                return "needs log q(z) in the integrand, as with objective=elbo (in Python, log_q_weight above 0)"
             if not reduce.additive and not (reduce.importance_weighted and weight == 1):
                 return (
                     "needs importance weights, as with objective=iwae (in Python, log_q_weight=1 and"

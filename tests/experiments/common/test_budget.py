@@ -27,6 +27,19 @@ def test_an_affine_cost_is_asked_for_at_few_k():
     assert len(asked) <= 5
 
 
+def test_no_k_above_the_first_guess_is_asked_for_where_the_cost_grows_faster():
+    """Each K is a program to compile, and the largest ones are the slowest. The guess is (10^4 - 1) / 3."""
+    asked = set()
+
+    def cost(k):
+        asked.add(k)
+        return float(k**2)
+
+    assert affordable(Budget("flops", 10_000.0), cost, "reparam") == 100
+    assert max(asked) == 3334
+    assert len(asked) <= 25
+
+
 @pytest.mark.parametrize("cost", [lambda k: k**2, lambda k: 50 + k**0.5, lambda k: 2.0 ** min(k, 60)])
 def test_affordable_is_right_where_the_cost_is_not_affine(cost):
     for amount in (51.5, 60.0, 64.0, 1000.0):
@@ -42,6 +55,15 @@ def test_affordable_passes_over_a_k_that_is_refused():
         return float(k)
 
     assert affordable(Budget("evaluations", 9.0), even, "reparam_antithetic") == 8
+
+
+def test_affordable_passes_over_thousands_of_k_that_are_refused():
+    def powers_of_two(k):
+        if k & (k - 1):
+            raise Refused("must be a power of two")
+        return float(k)
+
+    assert affordable(Budget("evaluations", 8000.0), powers_of_two, "reparam_rqmc") == 4096
 
 
 def test_affordable_is_right_where_two_samples_cost_as_much_as_one():

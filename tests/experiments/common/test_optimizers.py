@@ -133,7 +133,7 @@ def test_the_command_line_warms_up_over_epochs_and_keeps_the_digests_of_plain_sc
     ("argument", "sentence"),
     [
         ("--schedule=cosine:warmup=-1", "--schedule=cosine:warmup=-1.0: warmup must be at least 0, got -1.0"),
-        ("--schedule=linear:warmup=200", "--epochs=200 must be above the warmup=200 of --schedule"),
+        ("--schedule=linear:warmup=200", "--schedule: warmup=200 leaves no step of --epochs=200"),
         ("--schedule=sine", "there is no schedule 'sine'"),
     ],
 )

@@ -254,6 +254,7 @@ def test_settings_that_contradict_each_other_are_refused(argv, sentence):
         ("--estimator=gumbel_softmax:temp=1", "gumbel_softmax has no option 'temp'; its options are temperature=0.5"),
         ("--estimator=stl:temperature=1", "stl has no option 'temperature'; it has no options of its own"),
         ("--estimator=stl:temp=1+reparam", "stl has no option 'temp'; it has no options of its own"),
+        ("--likelihood=bernoulli:x=1", "bernoulli has no option 'x'; it has no options$"),
         ("--posterior=bernoulli:categories=3", "bernoulli has no option 'categories'; its options are signed=false"),
         ("--activation=relu:negative_slope=0.3", "relu has no option 'negative_slope'; it has no options"),
         ("--objective=elbo_analytic:epoch=3", "elbo_analytic has no option 'epoch'; its options are beta=1.0"),

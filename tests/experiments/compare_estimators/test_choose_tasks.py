@@ -20,7 +20,7 @@ def test_a_sweep_shares_its_bound():
 
 @pytest.mark.parametrize(
     ("text", "end"),
-    [("cubic", ", or your own module:function"), ("quadratic:size=1", "; its options are cost_parameter=-1.0")],
+    [("cubic", "; or give your own module:function"), ("quadratic:size=1", "; its options are cost_parameter=-1.0")],
 )
 def test_a_function_of_your_own_is_offered_in_place_of_an_unknown_problem_only(text, end):
     with pytest.raises(ValueError, match=f"^--problem={text}: .*{end}$"):

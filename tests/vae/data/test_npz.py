@@ -66,6 +66,8 @@ def test_npz_labels_are_read_with_their_splits(tmp_path, names, shape):
         {"y_train": LABELS},
         {"y_train": LABELS, "y_test": LABELS / 2},
         {"y_train": LABELS, "y_test": np.eye(3, dtype=int)},
+        {"y_train": LABELS, "y_test": LABELS[:2]},
+        {"y_train": LABELS, "y_test": np.array(3)},
         {"y_train": LABELS, "y_test": np.array([{}, {}, {}])},
     ],
 )
