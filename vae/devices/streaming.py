@@ -93,7 +93,8 @@ def chunks(images: Any, order: np.ndarray, over: Mesh, size: int) -> Iterator[Ar
     runs, _, batch_size = order.shape
     parts = mesh.parts_of_batches(over, runs, batch_size)
     source = grain.MapDataset.source(_Steps(images, [order[run, :, batch] for run, batch in parts]))
-    options = grain.ReadOptions(num_threads=min(16, os.cpu_count() or 1), prefetch_buffer_size=size)
+    threads = min(16, os.cpu_count() or 1, size)  # grain warns of more threads than steps to prefetch
+    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=size)
     for read in source.to_iter_dataset(options).batch(size, drop_remainder=False):
         yield mesh.batches_of_parts(over, [part.swapaxes(0, 1) for part in read], (runs, batch_size))
 

@@ -1,6 +1,8 @@
 """The limits of memory are read from control groups and from SLURM."""
 
 import math
+import os
+import resource
 
 import pytest
 
@@ -40,7 +42,7 @@ def test_with_version_2_the_limits_are_those_of_the_group_and_of_the_groups_abov
 
 def test_with_version_1_the_limit_of_a_container_is_found_at_the_top(limits):
     names = ("limit_in_bytes", "usage_in_bytes", "total_inactive_file")
-    cgroup = "4:memory:/docker/12\n1:cpu:/\n0::/\n"
+    cgroup = "4:cpuset,memory:/docker/12\n1:cpu:/\n0::/\n"
     assert limits(cgroup, group("memory/", 1000, 400, 100, names)) == [(1000, 300)]
 
 
@@ -49,8 +51,15 @@ def test_memory_that_slurm_granted_is_a_limit_unless_it_is_all_memory(limits, mo
     monkeypatch.setenv("SLURM_MEM_PER_NODE", "8")
     [(allowed, used)] = limits("0::/\n", {})
     assert allowed == 8 * 2**20 < used  # this process uses more than 8 MiB
+    assert used < 1.1 * 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     assert host_memory.limit() == 8 * 2**20
     assert host_memory.free() == 0
     monkeypatch.setenv("SLURM_MEM_PER_NODE", "0")
     assert limits("0::/\n", {}) == []
     assert 0 < host_memory.free() <= host_memory.limit() < math.inf
+
+
+def test_the_memory_that_linux_calls_available_is_in_bytes():
+    """The available memory is at least the memory that is not in use at all, up to a reserve."""
+    unused = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
+    assert 0.5 * unused < host_memory._available() < math.inf

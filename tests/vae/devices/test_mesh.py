@@ -8,6 +8,8 @@ import json
 import shutil
 import subprocess
 import sys
+from types import SimpleNamespace
+from unittest.mock import Mock
 
 import jax
 import jax.numpy as jnp
@@ -44,6 +46,25 @@ RUNS, BATCH = 4, 24
 def test_devices_are_shared_out_to_runs_first_then_to_batches_and_the_rest_are_idle(runs, batch_size, number, shape):
     made = mesh.make(runs, batch_size, jax.devices()[:number])
     assert dict(made.shape) == dict(zip(("run", "data"), shape, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("runs", "batch_size", "shape", "used"),
+    [
+        (6, 1, (6, 1), [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1), (1, 2)]),
+        (3, 2, (3, 2), [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1), (1, 2)]),
+        (3, 1, (3, 1), [(1, 0), (1, 1), (1, 2)]),  # three devices are no equal number of each process
+    ],
+)
+def test_processes_contribute_equally_many_devices_or_work_alone(runs, batch_size, shape, used, monkeypatch):
+    devices = [Mock(jax.Device, process_index=process, id=number) for process in (0, 1) for number in range(4)]
+    make_mesh = Mock(return_value=mesh.make(1, 1, jax.devices()[:1]))
+    monkeypatch.setattr(jax, "local_devices", lambda: devices[4:])
+    monkeypatch.setattr(jax, "make_mesh", make_mesh)
+    mesh.make(runs, batch_size, devices)
+    made = make_mesh.call_args
+    assert made.args[0] == shape
+    assert [(device.process_index, device.id) for device in made.kwargs["devices"]] == used
 
 
 def test_a_line_describes_what_each_device_does():
@@ -175,6 +196,12 @@ def test_memory_says_what_a_program_needs_and_what_is_free(monkeypatch):
     assert 1e6 <= needed <= 1e7  # the result alone takes 1 MB
     assert free > 1e7
     assert mesh.memory(mesh.make(8, 1), compiled)[1] == pytest.approx(free / 8, rel=0.2)
+    in_place = jax.jit(lambda x: x + 1, donate_argnums=0).lower(jnp.zeros(10**6)).compile()
+    assert mesh.memory(over, in_place)[0] == pytest.approx(4e6, rel=0.01)  # the result has the memory of the argument
+    accelerator = SimpleNamespace(memory_stats=lambda: {"bytes_limit": 100, "bytes_in_use": 30})
+    with monkeypatch.context() as patch:
+        patch.setitem(vars(over), "local_devices", [accelerator])
+        assert mesh.memory(over, compiled) == (needed, 70)
     monkeypatch.setattr(type(compiled), "memory_analysis", lambda self: None)
     assert mesh.memory(over, compiled)[0] == 0
 

@@ -54,20 +54,25 @@ def _step(state, key, x):
     return state._replace(params=weight, step=state.step + 1), {"bound": bound}
 
 
-@pytest.mark.parametrize("bad", [False, True])
-def test_a_streamed_epoch_equals_an_epoch_from_the_memory_of_the_device(bad, monkeypatch, caplog):
+@pytest.mark.parametrize(
+    ("bad", "devices", "steps_at_once", "sizes"), [(False, 1, 2, {2, 1}), (True, 1, 2, {2, 1}), (False, 8, 0.5, {1})]
+)
+def test_a_streamed_epoch_equals_an_epoch_from_the_memory_of_the_device(
+    bad, devices, steps_at_once, sizes, monkeypatch, caplog
+):
     images = IMAGES.copy()
     images[7] = 255 if bad else images[7]
-    monkeypatch.setattr(streaming, "CHUNK_BYTES", RUNS * BATCH * images[0].nbytes * 2)  # chunks of 2, 2 and 1 steps
-    over = mesh.make(RUNS, BATCH, jax.devices()[:1])
+    monkeypatch.setattr(streaming, "CHUNK_BYTES", int(RUNS * BATCH * images[0].nbytes * steps_at_once))
+    over = mesh.make(RUNS, BATCH, jax.devices()[:devices])
     key = lambda seed: jax.random.key(seed)
     order = lambda seed, step: training.make_order(len(images), BATCH)(key(seed), step)
     chunk = lambda state, seed, batches: training.make_chunk(_step)(state, key(seed), batches)
     whole = lambda state, seed, data: training.make_epoch(_step, BATCH)(state, key(seed), data)
     state = training.TrainState(jnp.ones((RUNS, 6)), (), (), jnp.zeros(RUNS, jnp.int32))
-    seeds = jnp.arange(RUNS)
+    state, seeds = mesh.over_runs_of(over, (state, np.arange(RUNS)))
     streamed = streaming.Epoch(order, chunk, images, "map", over, state, seeds)
     resident = jax.jit(training.over_runs(whole, "map", shared=1))
+    assert set(streamed.chunks) == sizes
     ours = theirs = state
     for _ in range(2):
         with jax.log_compiles():
@@ -80,15 +85,19 @@ def test_a_streamed_epoch_equals_an_epoch_from_the_memory_of_the_device(bad, mon
     assert np.all(ours.step == (0 if bad else 2 * STEPS))
 
 
-def test_a_streamed_epoch_needs_the_memory_of_two_chunks_and_four_states():
-    """One chunk is read while another is trained on. The states: the epoch's first, and three for the chunk."""
-    over, images = mesh.make(1, BATCH, jax.devices()[:1]), np.zeros((STEPS * BATCH, 100, 100, 1), np.uint8)
+@pytest.mark.parametrize("runs", [1, 2])
+def test_a_streamed_epoch_needs_the_memory_of_two_chunks_and_four_states(runs):
+    """One chunk is read while another is trained on. The states: the epoch's first, and three for the chunk. Each run
+    has its own device."""
+    over, images = mesh.make(runs, 1, jax.devices()[:runs]), np.zeros((STEPS * BATCH, 100, 100, 1), np.uint8)
     order = lambda _, step: training.make_order(len(images), BATCH)(jax.random.key(0), step)
     bound = lambda batches: jnp.max(batches, axis=(1, 2, 3, 4)).astype(jnp.float32)
     chunk = lambda state, _, batches: (state._replace(step=state.step + 5), {"bound": bound(batches)})
-    state = training.TrainState(jax.ShapeDtypeStruct((1, 1000, 1000), jnp.float32), (), (), jnp.zeros(1, jnp.int32))
-    needed, free = streaming.Epoch(order, chunk, images, "map", over, state, jnp.zeros(1)).memory()
-    assert needed == pytest.approx(2 * images.nbytes + 4 * 4e6, rel=0.05)
+    shape = lambda dtype, *sizes: jax.ShapeDtypeStruct((runs, *sizes), dtype)
+    state = training.TrainState(shape(jnp.float32, 300, 300), (), (), shape(jnp.int32))
+    state, values = mesh.over_runs_of(over, (state, shape(jnp.float32)))
+    needed, free = streaming.Epoch(order, chunk, images, "map", over, state, values).memory()
+    assert needed == pytest.approx(2 * images.nbytes + 4 * 3.6e5, rel=0.05)
     assert needed < free
 
 
