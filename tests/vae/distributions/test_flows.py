@@ -44,6 +44,24 @@ def test_the_density_is_that_of_the_change_of_variables(name):
     assert np.abs(off_diagonal).max() > 0.05  # the coordinates depend on each other
 
 
+def test_the_score_of_a_planar_flow_is_the_derivative_of_its_density():
+    """By the chain rule, the derivative of log q(z(eps)) in eps is dz/deps^T times the score."""
+
+    @jax.jit
+    def program(q):
+        z, density = q.rsample_and_density(KEY, K)
+        score = jax.grad(lambda z: jnp.sum(density(z)))(z)
+        eps = q.noise(KEY, z.shape, z.dtype)
+        (z_again, log_q), pull = jax.vjp(q.from_noise_and_log_prob, eps)
+        through_z = pull((score, jnp.zeros_like(log_q)))[0]
+        return z, z_again, through_z, pull((jnp.zeros_like(z), jnp.ones_like(log_q)))[0]
+
+    with jax.enable_x64(True):
+        z, z_again, through_z, in_noise = program(float64_of(make_flow("planar", dim=D, layers=3, scale=1.5)))
+    np.testing.assert_array_equal(z, z_again)
+    np.testing.assert_allclose(through_z, in_noise, rtol=1e-9)
+
+
 @pytest.mark.parametrize("name", FLOWS)
 def test_a_sample_in_float32_comes_with_its_density(name):
     q = make_flow(name, dim=D, layers=3)
@@ -103,15 +121,23 @@ def test_a_planar_map_is_invertible_however_its_context_looks():
     assert np.any(np.diff(x[:, 0] + u * np.tanh(w * x[:, 0] + 0.3)) < 0)
 
 
-def test_a_coordinate_of_an_autoregressive_layer_depends_on_those_before():
+def test_a_planar_map_whose_u_and_w_are_orthogonal_adds_u_over_the_dimension_times_tanh():
+    x, u, w, b = np.float32([[0.5, -0.2], [1.5, 0.7]]), np.float32([3, 0]), np.float32([0, 2]), np.float32([0.3])
+    y, log_det = jax.jit(flows.Planar(1).apply)({}, x, np.concatenate([u, w, b]))
+    np.testing.assert_allclose(y, x + u / 2 * np.tanh(2 * x[:, 1:] + b), rtol=1e-5)
+    np.testing.assert_allclose(log_det, 0, atol=1e-6)
+
+
+def test_a_coordinate_of_an_autoregressive_layer_depends_on_those_before_and_on_the_context():
     layer = flows.Autoregressive(4, hidden=7)
     x, context = np.random.default_rng(3).normal(size=(2, 20, 4)).astype(np.float32)
     draw = lambda leaf: np.random.default_rng(4).normal(size=leaf.shape).astype(np.float32)
     weights = jax.tree.map(draw, jax.eval_shape(layer.init, KEY, x[0], context[0]))
-    jacobian = jax.jacfwd(lambda x, context: layer.apply(weights, x, context)[0])
-    jacobians = np.asarray(jax.jit(jax.vmap(jacobian))(x, context))
+    jacobian = jax.jacfwd(lambda x, context: layer.apply(weights, x, context)[0], argnums=(0, 1))
+    jacobians, in_context = jax.device_get(jax.jit(jax.vmap(jacobian))(x, context))
     assert np.all(np.triu(jacobians, 1) == 0)
     assert np.all(np.any(jacobians != 0, axis=0)[np.tril_indices(4)])  # a ReLU may be off at some x
+    assert np.all(np.any(in_context != 0, axis=0))
 
 
 def test_a_spline_is_the_identity_outside_of_its_range_and_continuous():
