@@ -7,12 +7,14 @@ from types import SimpleNamespace
 import jax
 import numpy as np
 import pytest
+from absl import flags
 
 from experiments.common import assess, build, program_state, results, trained_run
 from experiments.common.program_folder import ProgramFolder
 from experiments.common.settings import Settings
 from experiments.evaluate import __main__ as evaluate_command
 from experiments.evaluate import annealing, evaluation
+from experiments.evaluate import flags as evaluate_flags
 from tests.helpers import pages
 from tests.helpers.report_pages import run_command
 from tests.helpers.written_workdirs import Written, write_checkpoints, write_program, write_rows, write_workdir
@@ -258,6 +260,41 @@ def test_annealing_refuses_bits_in_a_sentence():
     params = jax.eval_shape(model.init, jax.random.key(0), np.zeros((1, 2, 2, 1)), jax.random.key(1))
     with pytest.raises(ValueError, match="so they must be able to take all real values; those of Bernoulli cannot"):
         annealing.check(model, params)
+
+
+def test_the_annealed_figures_are_means_over_test_images_and_over_simulated_ones(monkeypatch):
+    """Two images are done at once. The bounds are the number of the image, plus 10 for each kind and 100 with a z."""
+    monkeypatch.setattr(assess, "CPU_DECODED", 4)
+    kinds = ("importance", "lower", "upper", "ess_share", "acceptance")
+    seen = []
+
+    def bounds(params, x, key, z, first):
+        seen.append((first, x, z))
+        numbers = first + np.arange(len(x)) + (0 if z is None else 100)
+        return {kind: np.float32(numbers + 10 * place) for place, kind in enumerate(kinds)}
+
+    monkeypatch.setattr(annealing, "_make_bounds", lambda model, options: bounds)
+    values = flags.FlagValues()
+    evaluate_command.define_flags(values)
+    values(["", "--workdir=x", "--ais_steps=3", "--ais_chains=2", "--ais_images=5", "--ais_start=q"])
+    options = evaluate_flags.from_flags(values)
+    data = build.load_data(Settings(), None)
+    model = models.make_vae((8, 8, 1), latent_dim=2, hidden=())
+    x = assess.pixels(data, "test")[:5]
+    params = model.init(jax.random.key(0), x, jax.random.key(1))
+
+    row = annealing.figures(model, params, data, options)
+
+    assert row == {
+        **{"ais_steps": 3, "ais_chains": 2, "ais_leapfrog": options.ais_leapfrog, "ais_images": 5, "ais_start": "q"},
+        **{"ais_test_iw_nats": 2, "ais_test_lower_nats": 12, "ais_ess_share": 32, "ais_acceptance": 42},
+        **{"ais_simulated_iw_nats": 102, "ais_simulated_lower_nats": 112, "ais_simulated_upper_nats": 122},
+        "ais_gap_nats": 10,
+    }
+    assert [first for first, *_ in seen] == 2 * [0, 2, 4]
+    np.testing.assert_array_equal(np.concatenate([images for _, images, z in seen if z is None]), x)
+    simulated = [(images, z) for _, images, z in seen if z is not None]
+    assert [(len(images), z.shape) for images, z in simulated] == [(n, (n, 2)) for n in (2, 2, 1)]
 
 
 @pytest.mark.slow
