@@ -53,6 +53,19 @@ def test_adamw_decays_the_model_and_not_what_the_estimator_learns():
     assert np.abs(params["model"]["w"] - of_command()["model"]["w"]).max() > 0.01
 
 
+def test_the_options_of_adamw_hold_for_both_parts_and_both_rates_follow_the_schedule():
+    options = "adamw:weight_decay=0.5:epsilon=0.3:cv_learning_rate=0.02"
+    params = of_command(f"--optimizer={options}", "--schedule=cosine", "--epochs=3")
+    rate, own_rate = (optax.cosine_decay_schedule(peak, 30) for peak in (0.1, 0.02))
+    for part, tx in (
+        ("model", optax.adamw(rate, eps=0.3, weight_decay=0.5)),
+        ("estimator", optax.adam(own_rate, eps=0.3)),
+    ):
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), params[part], updated(tx)[part])
+    default = of_command("--optimizer=adamw")["model"]["w"]
+    np.testing.assert_allclose(default, updated(optax.adamw(0.1, weight_decay=1e-4))["model"]["w"], rtol=1e-6)
+
+
 def test_cv_learning_rate_is_the_rate_of_what_the_estimator_learns():
     def bounds(estimator):
         bits = ["--posterior=bernoulli", "--objective=elbo", "--num_samples=2", "--hidden=4", "--latent_dim=2"]
