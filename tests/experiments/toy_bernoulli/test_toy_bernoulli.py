@@ -121,6 +121,32 @@ def test_an_estimator_without_a_finite_loss_is_last(tmp_path, monkeypatch):
         assert [row["estimator"] for row in csv.DictReader(file)] == 3 * ["nvil", "arm", "exact"]
 
 
+@pytest.mark.usefixtures("undrawn")
+def test_each_setting_is_trained_once_and_its_curves_fill_the_tables(tmp_path, monkeypatch):
+    """A curve at point i and record r is 100 i + r; the variance is 10 more."""
+    trained = []
+
+    def train_all(points, names, training):
+        trained.append((training.learning_rate, training.draws, len(jax.tree.leaves(points[0].data)[0])))
+        assert [training.samples(name) for name in names] == [1, 2]
+        curve = np.float32([[[100 * i + r for r in range(3)]] * 2 for i in range(len(points))])
+        return {name: {"loss": curve, "variance": curve + 10} for name in names}
+
+    monkeypatch.setattr(toy_bernoulli, "train_all", train_all)
+    base = ["--estimators=reinforce,leave_one_out", "--steps=4", "--records=3", "--seeds=2", "--num_samples=1"]
+    for more in ([], ["--learning_rate=0.1"], ["--batch_size=3"], ["--draws=7"], ["--learning_rate=0.1"]):
+        run(*base, *more, f"--output={tmp_path}/bernoulli")
+    run(*base, "--toy=polynomial", f"--output={tmp_path}/polynomial")
+    run(*base, "--toy=polynomial", "--batch_size=3", f"--output={tmp_path}/polynomial")
+    assert trained == [(0.01, 256, 1), (0.1, 256, 1), (0.01, 256, 3), (0.01, 7, 1), (0.01, 16, 64), (0.01, 16, 3)]
+    with open(tmp_path / "bernoulli/curves.csv") as file:
+        curves = [tuple(float(row[name]) for name in ("step", "loss", "variance")) for row in csv.DictReader(file)]
+    assert set(curves) == {(2 * r, 100 * i + r, 100 * i + r + 10) for i in range(3) for r in range(3)}
+    with open(tmp_path / "bernoulli/results.csv") as file:
+        results = [(float(row["final_loss"]), float(row["first_variance"])) for row in csv.DictReader(file)]
+    assert results == [(100 * i + 2, 100 * i + 10) for i in range(3) for _ in range(2)]
+
+
 def test_the_picture_has_a_column_for_each_family():
     steps, names = np.arange(5), ("reinforce", "arm", "disarm")
     curves = {name: {key: np.ones((2, 3, 5)) for key in ("loss", "variance")} for name in names}
