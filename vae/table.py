@@ -77,6 +77,12 @@ class Table(dict[str, Any]):
             )
         return self[name]
 
+    def refuse_factory(self, value: Any) -> None:
+        """Raises TypeError if the value is a factory of this table, and not what the factory returns."""
+        if value in self.values():
+            name = getattr(value, "__name__", "this")
+            raise TypeError(f"{name} is a factory of {self.noun}s; pass what it returns, such as {name}()")
+
     def make(self, name: str, *leading: Any, **options: Any) -> Any:
         """What the factory with this name returns for these options.
 

@@ -93,9 +93,7 @@ def make_step(
       TypeError: if `objective` is a factory of objectives; from the step, if the objective returns something other than
         an `Estimate`.
     """
-    if objective in objectives.BY_NAME.values():
-        name = getattr(objective, "__name__", "this")
-        raise TypeError(f"{name} is a factory of objectives; pass what it returns, such as {name}()")
+    objectives.BY_NAME.refuse_factory(objective)
     if not 0 <= ema < 1:
         raise ValueError(f"ema must be at least 0 and below 1, got {ema}")
 

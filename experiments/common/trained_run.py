@@ -1,11 +1,14 @@
 """A trained run for your own Python code: its model, its parameters and its data.
 
+import jax
+
 from experiments.common import trained_run
 
 run = trained_run.load("results/quickstart")  # of a sweep: load("results/sweep", "seed=3,estimator=relax")
 x = run.images("test")[:10]  # [10, 8, 8, 1]
 q = run.model.apply(run.variables, x, method="encode")  # a distribution over z, batch_shape [10]
-p = run.model.apply(run.variables, q.mean[None], method="decode")  # a distribution over pixels
+z = q.sample(jax.random.key(0), 1)  # [1, 10, D]
+p = run.model.apply(run.variables, z, method="decode")  # a distribution over pixels
 reconstructions = p.mean[0].reshape(x.shape)
 """
 

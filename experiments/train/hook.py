@@ -1,6 +1,7 @@
 """The hook of the user: --on_evaluation=module:function is called after each evaluation, and with each result."""
 
 import sys
+import traceback
 from collections.abc import Callable
 from typing import Any
 
@@ -54,8 +55,9 @@ class Hook:
                 function, self._function = self._function, None
                 name = f"{function.__module__}:{getattr(function, '__name__', function)}"
                 reason = cli.first_line(error, "no reason given")
+                place = traceback.extract_tb(error.__traceback__)[:2][-1]  # the line of the function itself
                 print(
-                    f"--on_evaluation={name} failed at step {row['step']} ({type(error).__name__}: {reason}); it is not"
-                    " called again, and the training goes on",
+                    f"--on_evaluation={name} failed at step {row['step']} ({type(error).__name__}: {reason}, in line"
+                    f" {place.lineno} of {place.filename}); it is not called again, and the training goes on",
                     file=sys.stderr,
                 )

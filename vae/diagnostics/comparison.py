@@ -149,10 +149,12 @@ def compare(
         host, whose FLOP XLA does not count.
 
     Raises:
+      TypeError: if `objective` is a factory of objectives.
       ValueError: if an estimator is unknown or does not fit, if the numbers of draws are no multiples of `chunks`, if
         the bound calls the host and is to be judged by FLOP, or if a multi-sample bound, which is a different bound for
         each K, gets several K, or one below the reference's.
     """
+    objectives.BY_NAME.refuse_factory(objective)
     if "params" not in params:
         raise ValueError('params must be the variables that model.init returns, a dict with the key "params"')
     reference_draws = reference_draws or 4 * draws

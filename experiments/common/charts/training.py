@@ -56,7 +56,8 @@ def learning(rows: list[dict[str, Any]], split: str) -> list[Chart]:
         )
     active = column(rows, "active_units")
     if np.isfinite(active).any():
-        charts[1] = charts[1]._replace(note=f"{active[np.isfinite(active)][-1]:.0f} active units")
+        number = round(active[np.isfinite(active)][-1])
+        charts[1] = charts[1]._replace(note=f"{number} active unit{'s' * (number != 1)}")
     return charts
 
 

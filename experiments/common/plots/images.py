@@ -18,7 +18,7 @@ from experiments.common.plots.style import VERMILLION, WIDTH, look, styled
 
 # The least number of pixels of the shorter side of an image in a grid.
 LEAST_SIDE = 64
-# So many classes are told apart by colours and markers.
+# So many classes are told apart.
 MOST_CLASSES = 20
 
 
@@ -70,7 +70,7 @@ def latent_plane(
         z_2 points up.
       quantiles: The lowest and the highest quantile of the prior on both axes.
       means: The posterior means as values of z, `[N, 2]`.
-      labels: The classes of the data, `[N]`; up to twenty classes have colours of their own. None for no classes.
+      labels: The classes of the data, `[N]`. If they are at most twenty, each mean is drawn as the number of its class.
     """
     size = len(images)
     if np.shape(images)[:2] != (size, size):
@@ -85,13 +85,12 @@ def latent_plane(
     mosaic_ax.grid(False)
     mosaic_ax.set(xlabel="$z_1$ (prior quantile)", ylabel="$z_2$ (prior quantile)")
     classes = [] if labels is None else np.unique(labels)
-    groups = {str(c): means[labels == c] for c in classes} if 0 < len(classes) <= MOST_CLASSES else {"": means}
-    for i, (label, group) in enumerate(groups.items()):
-        colour, _, marker = look(i)
-        points = dict(marker=marker, color=colour, alpha=0.7, linewidth=0, rasterized=True)
-        means_ax.scatter(*group.T, s=5, label=label, **points)
-    if len(groups) > 1:
-        figure.legend(loc="outside right center", title="class", markerscale=2)
+    points = dict(alpha=0.7, linewidth=0, rasterized=True)
+    if 0 < len(classes) <= MOST_CLASSES:
+        for i, c in enumerate(classes):
+            means_ax.scatter(*means[labels == c].T, s=14, marker=f"${c}$", color=look(i).colour, **points)
+    else:
+        means_ax.scatter(*means.T, s=5, marker=look(0).marker, color=look(0).colour, **points)
     if both := limits([means.ravel()]):
         means_ax.set(xlim=both, ylim=both)
     means_ax.set_aspect("equal")

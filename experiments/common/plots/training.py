@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FixedLocator, MaxNLocator
 
 from experiments.common import charts
 from experiments.common.charts import training
@@ -134,9 +134,19 @@ def _add_clock(ax: Axes, epochs: np.ndarray, timing: list[float]) -> None:
         return
     x, y = map(_extended, ([*start, *epochs], [*start, *seconds]))
     clock = ax.secondary_xaxis("top", functions=(lambda epoch: np.interp(epoch, x, y), lambda s: np.interp(s, y, x)))
-    clock.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
+    ticks = MaxNLocator(4, steps=[1, 2, 5, 10]).tick_values(y[1], y[-2])
+    clock.xaxis.set_major_locator(FixedLocator(_apart(ticks, np.interp(ticks, y, x), 0.1 * (x[-2] - x[1]))))
     clock.xaxis.set_major_formatter("{x:,g}")
     clock.set_xlabel("training time (s)")
+
+
+def _apart(ticks: np.ndarray, places: np.ndarray, distance: float) -> list[float]:
+    """The ticks whose places are at least a distance apart. The first epochs may have taken longer than the others."""
+    chosen: list[int] = []
+    for i in range(len(ticks)):
+        if not chosen or places[i] - places[chosen[-1]] >= distance:
+            chosen.append(i)
+    return [float(ticks[i]) for i in chosen]
 
 
 def _extended(points: list[float]) -> np.ndarray:

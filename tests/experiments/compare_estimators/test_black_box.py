@@ -65,7 +65,7 @@ def test_the_simulator_of_the_page_is_judged_by_evaluations(pumps, capsys):
             "--estimators=gumbel_softmax",
             "gumbel_softmax differentiates f in z, and f is a black box on the host",
         ),
-        ("--reference=relax", "--reference with --objective=elbo: relax differentiates f in z, and f is a black box"),
+        ("--reference=relax", "--reference=relax: relax differentiates f in z, and f is a black box"),
     ],
 )
 def test_what_a_simulator_cannot_give_is_refused_in_one_sentence(pumps, argument, sentence, capsys):

@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 
@@ -49,7 +50,7 @@ def test_the_example_reconstructs_images_by_the_state_of_the_run(tmp_path):
     pictures = example("trained_run")["reconstructions"]({"folder": str(tmp_path), "run": 1, "epoch": 1}, state)
     x = trained_run.from_hook({"folder": str(tmp_path), "run": 1, "epoch": 1}, state).images()[:8]
     q = functions.evaluated.apply(state.params["model"], x, method="encode")
-    p = functions.evaluated.apply(state.params["model"], q.mean[None], method="decode")
+    p = functions.evaluated.apply(state.params["model"], q.sample(jax.random.key(0), 1), method="decode")
     np.testing.assert_allclose(pictures, p.mean[0].reshape(8, 8, 8, 1), rtol=1e-6)
 
 

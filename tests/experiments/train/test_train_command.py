@@ -11,7 +11,7 @@ import pytest
 
 from experiments.common import provenance, workdirs
 from experiments.common.program_folder import ProgramFolder, programs_of
-from tests.helpers import entry_points
+from tests.helpers import entry_points, hooks
 from tests.helpers.entry_points import train
 from tests.helpers.written_workdirs import forget_results
 from tests.helpers.wrong_files import unknown_names
@@ -135,10 +135,8 @@ def test_the_users_function_gets_every_evaluation_and_result_with_the_state_of_i
 
 def test_a_run_outlives_the_users_function(runs):
     """The sentence comes once for the two evaluations and the result."""
-    assert runs[1][1].err == (
-        "--on_evaluation=tests.helpers.hooks:fail failed at step 23 (RuntimeError: no connection); it is not called"
-        " again, and the training goes on\n"
-    )
+    failed = "--on_evaluation=tests.helpers.hooks:fail failed at step 23 (RuntimeError: no connection, in line 21 of"
+    assert runs[1][1].err == f"{failed} {hooks.__file__}); it is not called again, and the training goes on\n"
 
 
 def test_a_run_of_a_sweep_is_the_run_alone(runs):

@@ -78,6 +78,11 @@ def test_a_biased_estimator_is_called_biased_and_unbiased_ones_are_not():
     assert column(bits(), "to_best")[0] == 1
 
 
+def test_a_factory_of_objectives_is_no_objective():
+    with pytest.raises(TypeError, match="elbo_analytic is a factory of objectives; pass what it returns"):
+        diagnostics.compare(*small_model(), X, {"stl": 1}, objective=vae.elbo_analytic, key=KEY)
+
+
 def test_an_estimator_that_its_paper_calls_biased_is_not_the_best():
     """Also in the decoder, where it has no bias, and by four samples the least variance x cost."""
     model, variables = small_model(posterior="bernoulli")

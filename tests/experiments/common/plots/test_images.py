@@ -120,15 +120,12 @@ def test_latent_plane_has_z_2_upwards_and_ticks_at_the_centres():
 
 
 @pytest.mark.parametrize(("classes", "groups"), [(1, 1), (3, 3), (20, 20), (21, 1)])
-def test_the_means_of_each_class_have_a_look_of_their_own_if_there_are_few_classes(classes, groups):
+def test_the_means_are_drawn_as_the_numbers_of_their_classes_if_there_are_few(classes, groups):
     labels = np.arange(classes * 2) % classes
     means = np.stack([labels, 5.0 * labels], axis=-1)
     figure = plots.latent_plane(np.zeros((2, 2, 4, 4, 1)), (0.1, 0.9), means, labels)
     drawn = figure.axes[1].collections
     assert len(drawn) == groups
-    assert len(figure.legends) == (groups > 1)
     if groups > 1:
-        assert [points.get_label() for points in drawn] == [str(c) for c in range(classes)]
         assert all(len(np.unique(points.get_offsets(), axis=0)) == 1 for points in drawn)
-        looks = {(points.get_facecolor().tobytes(), points.get_paths()[0].vertices.tobytes()) for points in drawn}
-        assert len(looks) == groups
+        assert len({points.get_paths()[0].vertices.tobytes() for points in drawn}) == groups
