@@ -74,8 +74,11 @@ class OnDisk:
 
 def has_labels(folder: Path) -> bool:
     """Whether every image of a prepared set has a class: the feature `label` is TFDS's ClassLabel."""
-    features = json.loads((folder / "features.json").read_text(encoding="utf-8"))
-    return "classLabel" in features.get("featuresDict", {}).get("features", {}).get("label", {})
+    try:
+        features = json.loads((folder / "features.json").read_text(encoding="utf-8"))
+        return "classLabel" in features["featuresDict"]["features"]["label"]
+    except (OSError, ValueError, KeyError, TypeError):  # whoever reads images says so
+        return False
 
 
 def read_labels(dataset: str, folder: Path, split: str) -> np.ndarray:

@@ -7,6 +7,7 @@ import pytest
 
 from tests.helpers.data_sets import refusal, rows, some_images, write_tfds
 from vae.data import load, tfds
+from vae.data.on_disk import has_labels
 from vae.data.tfds import _fingerprint
 
 
@@ -29,6 +30,13 @@ def test_labels_are_read_once_with_the_images_and_not_where_images_stay_on_disk(
         np.testing.assert_array_equal(data.labels[split], first.labels[split])
     assert load("classes", prepared, cache_dir=tmp_path, max_bytes=0).labels is None
     assert load("untested", prepared, cache_dir=tmp_path).labels is None
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"featuresDict": 3}', ""])
+def test_features_that_cannot_be_read_are_no_labels(tmp_path, content):
+    (tmp_path / "features.json").write_text(content)
+    assert not has_labels(tmp_path)
+    assert not has_labels(tmp_path / "missing")
 
 
 def test_the_folder_above_tensorflow_datasets_will_do(prepared, tmp_path):
