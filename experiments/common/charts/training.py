@@ -200,11 +200,12 @@ def _equal_elbo(x_limits: tuple[float, float], y_limits: tuple[float, float]) ->
     left, right = x_limits
     low, high = y_limits
     step = _round_below((right - left + high - low) / 6)
+    digits = max(0, -math.floor(math.log10(step)))
     for n in range(math.ceil((left + low) / step), math.floor((right + high) / step) + 1):
         total = n * step  # rate + distortion
         if left + low < total < right + high:
             ends = np.array([max(left, total - high), min(right, total - low)])
-            yield Guide("equal elbo", ends, total - ends, f"ELBO {-total:g}".replace("-", "\N{MINUS SIGN}"))
+            yield Guide("equal elbo", ends, total - ends, f"ELBO {-total:.{digits}f}".replace("-", "\N{MINUS SIGN}"))
 
 
 def _round_below(size: float) -> float:

@@ -244,3 +244,9 @@ def test_rate_distortion_and_its_lines_of_equal_elbo():
         assert elbo == pytest.approx(-sum(text.get_position()))
     levels = [-sum(np.array(line.get_data())) for line in ax.lines]
     assert all(np.ptp(level) < 1e-9 for level in levels)
+
+
+def test_the_lines_of_equal_elbo_have_equally_many_digits():
+    points = [{"label": "", "rate_nats": rate, "distortion_nats": 28.0} for rate in (0.6, 1.0, 1.3)]
+    labels = [guide.label for guide in training.rate_distortion(points).guides]
+    assert {"ELBO \N{MINUS SIGN}29.0", "ELBO \N{MINUS SIGN}29.2"} <= set(labels)
