@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Runs ruff and the tests. Makes .venv first, if it does not exist.
 #
-#   bash scripts/test.sh                      the fast tests; about eight minutes on two CPU cores
+#   bash scripts/test.sh                      the fast tests; about nine minutes on two CPU cores
 #   bash scripts/test.sh --slow               all tests, including those that take minutes each
 #   bash scripts/test.sh -k checkpoint        passes its arguments on to pytest; here the fast tests about checkpoints
 set -euo pipefail
