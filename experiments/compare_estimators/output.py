@@ -47,8 +47,9 @@ def write(
                 markdown.append(f"{note}\n")
             named = [row | {"estimator": grammar.paper_name(row["estimator"])} for row in task_rows]
             in_latex = _shown(task_rows, group, task, protocol.judge_by, columns or _latex_columns(protocol.judge_by))
-            caption = _caption(title, task_rows, group, protocol)
-            latex.append(tables.to_latex(_cells(named, in_latex), caption, _best(task_rows, group, in_latex)))
+            best = _best(task_rows, group, in_latex)
+            caption = _caption(title, task_rows, group, protocol, has_bold=bool(best))
+            latex.append(tables.to_latex(_cells(named, in_latex), caption, best))
     text = "\n".join([*markdown, _note(protocol, tasks[0]), ""])
     files.write_text(folder / "results.md", text)
     files.write_text(folder / "results.tex", "\n\n".join(latex) + "\n")
@@ -83,7 +84,7 @@ def _note(protocol: Protocol, task: Task) -> str:
     )
 
 
-def _caption(title: str, rows: list[Row], group: str, protocol: Protocol) -> str:
+def _caption(title: str, rows: list[Row], group: str, protocol: Protocol, has_bold: bool) -> str:
     sentences = [
         f"{title}. {protocol.draws} draws of each estimator. Brackets are {100 * protocol.confidence:g} % intervals."
         f" Figures of variance x {gradients.COST_NAMES[protocol.judge_by]} are relative to the best unbiased estimator,"
@@ -93,7 +94,7 @@ def _caption(title: str, rows: list[Row], group: str, protocol: Protocol) -> str
         sentences.append("Within 1 % of best: the whole interval lies from 1 / 1.01 to 1.01.")
     if any(row["declared_biased"] for row in rows):
         sentences.append("* is biased by its paper.")
-    if any(row[f"{group}_verdict"] == "best" for row in rows):
+    if has_bold:
         sentences.append("Bold: the best of the unbiased estimators.")
     return " ".join(sentences)
 
@@ -167,8 +168,8 @@ def _cells(rows: list[Row], columns: dict[str, Column]) -> list[list[str]]:
 
 
 def _best(rows: list[Row], group: str, columns: dict[str, Column]) -> set[tuple[int, int]]:
-    """The places of the best figures among the estimators that are unbiased, by their papers and as measured."""
-    is_unbiased = lambda row: not row["declared_biased"] and not row[f"{group}_biased"]
+    """The places of the best figures among the estimators that are unbiased, by their papers and in all groups."""
+    is_unbiased = lambda row: not any(value for name, value in row.items() if name.endswith("_biased"))
     products = {name: f"{name}_to_best" for name in columns if name.startswith("variance_x_")}
     figures = [
         {name: row[f"{group}_{products.get(name, name)}"] for name in (*SIGNS, *products)} if is_unbiased(row) else {}

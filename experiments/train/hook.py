@@ -55,7 +55,9 @@ class Hook:
                 function, self._function = self._function, None
                 name = f"{function.__module__}:{getattr(function, '__name__', function)}"
                 reason = cli.first_line(error, "no reason given")
-                place = traceback.extract_tb(error.__traceback__)[:2][-1]  # the line of the function itself
+                frames = traceback.extract_tb(error.__traceback__)
+                file = getattr(sys.modules.get(function.__module__), "__file__", None)
+                place = ([frame for frame in frames if frame.filename == file] or frames)[-1]
                 print(
                     f"--on_evaluation={name} failed at step {row['step']} ({type(error).__name__}: {reason}, in line"
                     f" {place.lineno} of {place.filename}); it is not called again, and the training goes on",

@@ -77,7 +77,7 @@ def has_labels(folder: Path) -> bool:
     try:
         features = json.loads((folder / "features.json").read_text(encoding="utf-8"))
         return "classLabel" in features["featuresDict"]["features"]["label"]
-    except (OSError, ValueError, KeyError, TypeError):  # whoever reads images says so
+    except (OSError, ValueError, KeyError, TypeError):  # then there are no labels; the images may lie in the cache
         return False
 
 

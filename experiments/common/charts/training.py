@@ -205,7 +205,8 @@ def _equal_elbo(x_limits: tuple[float, float], y_limits: tuple[float, float]) ->
         total = n * step  # rate + distortion
         if left + low < total < right + high:
             ends = np.array([max(left, total - high), min(right, total - low)])
-            yield Guide("equal elbo", ends, total - ends, f"ELBO {-total:.{digits}f}".replace("-", "\N{MINUS SIGN}"))
+            name = f"ELBO {0.0 - total:.{digits}f}".replace("-", "\N{MINUS SIGN}")
+            yield Guide("equal elbo", ends, total - ends, name)
 
 
 def _round_below(size: float) -> float:

@@ -1,11 +1,12 @@
 """Pictures of trained models: learning curves of one run, the comparison of many runs, the rate-distortion plane."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, MaxNLocator
+from matplotlib.ticker import MaxNLocator
 
 from experiments.common import charts
 from experiments.common.charts import training
@@ -134,19 +135,30 @@ def _add_clock(ax: Axes, epochs: np.ndarray, timing: list[float]) -> None:
         return
     x, y = map(_extended, ([*start, *epochs], [*start, *seconds]))
     clock = ax.secondary_xaxis("top", functions=(lambda epoch: np.interp(epoch, x, y), lambda s: np.interp(s, y, x)))
-    ticks = MaxNLocator(4, steps=[1, 2, 5, 10]).tick_values(y[1], y[-2])
-    clock.xaxis.set_major_locator(FixedLocator(_apart(ticks, np.interp(ticks, y, x), 0.1 * (x[-2] - x[1]))))
+    clock.xaxis.set_major_locator(_ApartLocator(lambda seconds: np.interp(seconds, y, x)))
     clock.xaxis.set_major_formatter("{x:,g}")
     clock.set_xlabel("training time (s)")
 
 
-def _apart(ticks: np.ndarray, places: np.ndarray, distance: float) -> list[float]:
-    """The ticks whose places are at least a distance apart. The first epochs may have taken longer than the others."""
-    chosen: list[int] = []
-    for i in range(len(ticks)):
-        if not chosen or places[i] - places[chosen[-1]] >= distance:
-            chosen.append(i)
-    return [float(ticks[i]) for i in chosen]
+class _ApartLocator(MaxNLocator):
+    """Ticks of the clock that are not printed over each other, where some epochs took longer than others.
+
+    Args:
+      epoch_at: The epoch at which so many seconds have passed.
+    """
+
+    def __init__(self, epoch_at: Callable[[float], float]):
+        super().__init__(4, steps=[1, 2, 5, 10])
+        self._epoch_at = epoch_at
+
+    def tick_values(self, vmin: float, vmax: float) -> np.ndarray:
+        distance = 0.1 * (self._epoch_at(vmax) - self._epoch_at(vmin))
+        chosen: list[float] = []
+        for tick in reversed(super().tick_values(vmin, vmax)):
+            is_apart = not chosen or self._epoch_at(chosen[-1]) - self._epoch_at(tick) >= distance
+            if vmin <= tick <= vmax and is_apart:
+                chosen.append(float(tick))
+        return np.array(chosen[::-1])
 
 
 def _extended(points: list[float]) -> np.ndarray:

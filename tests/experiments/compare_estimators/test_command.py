@@ -207,7 +207,15 @@ def test_columns_chooses_the_columns_of_the_tables(quadratic, measures_nothing, 
     assert bold[0] == [False, False, False, True, False]  # the best with K = 1
     assert bold[3] == [False, False, True, True, False]
     assert not any(sum((bold[i] for i in (1, 2, 4, 5)), []))
+    assert "Bold: the best of the unbiased estimators." in latex
     assert read(tmp_path / "results.csv") == read(quadratic / "results.csv")
+
+
+@pytest.mark.usefixtures("undrawn", "measures_nothing")
+def test_a_caption_explains_bold_figures_only_if_there_are_some(quadratic, tmp_path):
+    shutil.copytree(quadratic / "store", tmp_path / "store")
+    run(*QUADRATIC, "--columns=estimator,verdict", f"--output={tmp_path}")
+    assert "Bold" not in (tmp_path / "results.tex").read_text()
 
 
 def test_a_command_says_that_it_continues_only_if_its_measurements_are_stored():

@@ -72,7 +72,10 @@ def test_learning_curves_tell_the_time():
     assert figure.axes[0].child_axes[0].get_xlabel() == "training time (s)"
     assert time_ticks(figure) == {"10": 0, "20": 10 / 3, "30": 20 / 3, "40": 10}
     uneven = plots.learning_curves(make_rows()[1:], "test", timing=[epoch + 50 * (epoch > 6) for epoch in range(1, 12)])
-    assert time_ticks(uneven) == {"20": 6 + 14 / 51, "60": 10}  # 40 would be printed over 20
+    assert time_ticks(uneven) == {"40": 6 + 34 / 51, "60": 10}  # 20 would be printed under 40
+    rows = [row | {"epoch": 50 + row["epoch"]} for row in make_rows()]
+    late = plots.learning_curves(rows, "test", timing=[100 + row["epoch"] for row in rows])
+    assert len(time_ticks(late)) > 2  # the first epochs, which are out of view, are no reason for fewer
     day = plots.learning_curves(make_rows(), "test", timing=[8640 * epoch for epoch in range(12)])
     assert "50,000" in time_ticks(day)
     with pytest.raises(ValueError, match="one number for each row"):
