@@ -17,7 +17,7 @@ Course = Callable[[float | Array, int, int], optax.ScalarOrSchedule]
 
 
 def constant(warmup: float = 0.0) -> Course:
-    """The peak.
+    """The peak at every step.
 
     Args:
       warmup: The number of epochs over which the rate first rises linearly from 0 to the peak.

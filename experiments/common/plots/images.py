@@ -18,7 +18,7 @@ from experiments.common.plots.style import VERMILLION, WIDTH, look, styled
 
 # The least number of pixels of the shorter side of an image in a grid.
 LEAST_SIDE = 64
-# So many classes are told apart.
+# The means of at most so many classes are drawn as the numbers of their classes.
 MOST_CLASSES = 20
 
 

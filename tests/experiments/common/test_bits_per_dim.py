@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from experiments.common import build
+from experiments.common.settings import Settings
 from vae import models
 from vae.data import Dataset
 
@@ -50,3 +51,13 @@ def test_a_density_in_units_of_the_whole_range_would_not_be_a_density_of_grey_le
     likelihood, values = CASES["fixed"]
     without = bits(likelihood, values) - np.log2(LEVELS - 1)
     assert np.sum(2.0**-without) * (values[1] - values[0]) * (LEVELS - 1) == pytest.approx(16, rel=1e-3)
+
+
+def test_bits_per_dim_of_a_uniform_mass():
+    """256 equally likely levels cost 8 bits a pixel, whatever the image's size."""
+    run = Settings(binarization="none", likelihood="discretized_logistic")
+    digits = build.load_data(run, None)
+    logistic, gaussian = models.LIKELIHOODS.make("discretized_logistic"), models.LIKELIHOODS.make("gaussian")
+    assert build.bits_per_dim(64 * np.log(256), digits, logistic) == pytest.approx(8)
+    # A Gaussian density of height 1 on [0, 1] is one of 1 / 16 on the 17 levels' own scale.
+    assert build.bits_per_dim(0.0, digits, gaussian) == pytest.approx(4)

@@ -1,7 +1,10 @@
 """The images that the functions of a run receive."""
 
+from types import SimpleNamespace
+
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from experiments.common import build
 from experiments.common.settings import Settings
@@ -26,3 +29,12 @@ def test_the_pixels_of_a_step_are_those_of_a_measurement(monkeypatch):
     bound_of_black, black = figures()
     assert not black.any()
     assert bound_of_black != bound
+
+
+def test_images_that_are_streamed_cannot_be_binarized_once(monkeypatch):
+    run = Settings(dataset="mnist", binarization="static")
+    monkeypatch.setattr(build.datasets, "load", lambda *arguments: SimpleNamespace(train=object()))
+    with pytest.raises(
+        ValueError, match=r"^--binarization=static cannot be used while --dataset=mnist is streamed; .*off$"
+    ):
+        build._load.__wrapped__(run.choice("dataset"), run.binarization, 0, None, None, 0)

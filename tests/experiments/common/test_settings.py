@@ -4,7 +4,6 @@ import contextlib
 import functools
 import json
 import re
-from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -16,8 +15,8 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 from jax.interpreters.partial_eval import dce_jaxpr_consts
 
-from experiments.common import build, schedules, setting_flags, settings
-from vae import data, models, train
+from experiments.common import build, setting_flags, settings
+from vae import data, train
 
 SMALL = ["--hidden=4", "--latent_dim=2", "--batch_size=256", "--epochs=2"]
 
@@ -340,25 +339,6 @@ def test_a_data_set_of_the_table_takes_options_and_other_names_stay_as_they_are(
         parse("--dataset=mine:width=3")
 
 
-def test_bits_per_dim_of_a_uniform_mass():
-    """256 equally likely levels cost 8 bits a pixel, whatever the image's size."""
-    digits = build.load_data(parse("--binarization=none", "--likelihood=discretized_logistic")[0], None)
-    logistic, gaussian = models.LIKELIHOODS.make("discretized_logistic"), models.LIKELIHOODS.make("gaussian")
-    assert build.bits_per_dim(64 * np.log(256), digits, logistic) == pytest.approx(8)
-    # A Gaussian density of height 1 on [0, 1] is one of 1 / 16 on the 17 levels' own scale.
-    assert build.bits_per_dim(0.0, digits, gaussian) == pytest.approx(4)
-
-
-def test_the_stages_are_the_papers():
-    """arXiv:1509.00519, section 5: 3^i passes at 1e-3 * 10^(-i / 7), i = 0 to 7, which are 3280 passes."""
-    rate = schedules.stages()(1e-3, steps=5 * 3280, steps_per_epoch=5)
-    expected = [1e-3 * 10 ** (-i / 7) for i in range(8) for _ in range(3**i)]
-    assert len(expected) == 3280
-    for epoch in (0, 1, 3, 4, 12, 13, 1092, 1093, 3279):
-        for step in (5 * epoch, 5 * epoch + 4):
-            assert rate(step) == pytest.approx(expected[epoch], rel=1e-5)
-
-
 # --- any flags
 
 
@@ -403,12 +383,3 @@ def test_any_text_is_a_value_or_refused(name, text):
     with contextlib.suppress(flags.Error, ValueError):  # what cli.run makes one sentence of
         values(["program", f"--{name}={text}"])
         assert setting_flags.from_flags(values)
-
-
-def test_images_that_are_streamed_cannot_be_binarized_once(monkeypatch):
-    [run] = parse("--dataset=mnist", "--binarization=static")
-    monkeypatch.setattr(build.datasets, "load", lambda *arguments: SimpleNamespace(train=object()))
-    with pytest.raises(
-        ValueError, match=r"^--binarization=static cannot be used while --dataset=mnist is streamed; .*off$"
-    ):
-        build._load.__wrapped__(run.choice("dataset"), run.binarization, 0, None, None, 0)
