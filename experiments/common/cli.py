@@ -14,6 +14,7 @@ import re
 import shlex
 import sys
 import textwrap
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -269,6 +270,8 @@ def _quiet_libraries() -> None:
     # Orbax logs every exception that it raises, with a traceback, and warns about what a killed process left behind.
     logging.get_absl_logger().addFilter(lambda record: "orbax" not in Path(record.pathname).parts)
     sys.unraisablehook = _ignore_closed_event_loop
+    # Python would add the place in the code, and a line of it.
+    warnings.formatwarning = lambda message, category, *_: f"{category.__name__}: {message}\n"
     os.environ["MPLBACKEND"] = "agg"  # under an unknown back end, matplotlib could not even be imported
 
 

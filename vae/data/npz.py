@@ -1,5 +1,6 @@
 """The user's own arrays, from an .npz file."""
 
+import warnings
 import zipfile
 from pathlib import Path
 from typing import BinaryIO
@@ -19,7 +20,7 @@ def load(path: str) -> Splits:
     Integers that are not uint8 are counts.
 
     The labels of `train` are `train_labels`, those of `x_train` are `y_train`, and those of `images` are `labels`. They
-    are read if every split has them, as integers [N] or [N, 1].
+    are read if every split has them, as integers [N] or [N, 1]. A warning says why labels are not read.
     """
     dataset = f"dataset=npz:{path}"
     file = Path(path).expanduser()
@@ -59,13 +60,13 @@ def _read(dataset: str, path: Path) -> tuple[dict[str, str], dict[str, np.ndarra
             if "images" in present:
                 names = {"train": "images"}
                 images = members(file, names)
-                return names, images, _labels(file, {"train": "labels"}, images)
+                return names, images, _labels(dataset, file, {"train": "labels"}, images)
             for prefix in ("", "x_"):
                 names = {split: prefix + split for split in SPLITS if prefix + split in present}
                 if {"train", "test"} <= set(names):
                     images = members(file, names)
                     labels = {split: f"y_{split}" if prefix else f"{split}_labels" for split in names}
-                    return names, images, _labels(file, labels, images)
+                    return names, images, _labels(dataset, file, labels, images)
     except Exception as error:  # NumPy and zipfile document no list of what they raise on a damaged file
         raise ValueError(
             f"{dataset}: the file cannot be read as .npz ({reason(error)}); write it with "
@@ -79,20 +80,29 @@ def _read(dataset: str, path: Path) -> tuple[dict[str, str], dict[str, np.ndarra
 
 
 def _labels(
-    file: np.lib.npyio.NpzFile, names: dict[str, str], images: dict[str, np.ndarray]
+    dataset: str, file: np.lib.npyio.NpzFile, names: dict[str, str], images: dict[str, np.ndarray]
 ) -> dict[str, np.ndarray] | None:
-    """The class of each image [N] of each split, from the arrays of these names; None unless all hold classes."""
-    if not set(names.values()) <= set(file.files):
+    """The class of each image [N] of each split, from the arrays of these names; None if the file has none of them.
+
+    If they are not the classes of the images, a warning says why, and there are no labels.
+    """
+    if not set(names.values()) & set(file.files):
         return None
     try:
-        arrays = members(file, names)
-    except ValueError:  # objects, which NumPy would have to unpickle
+        return {split: _classes(file, name, number=len(np.atleast_1d(images[split]))) for split, name in names.items()}
+    except ValueError as error:
+        warnings.warn(f"{dataset}: the labels are not read, because {error}", stacklevel=2)
         return None
-    for split, array in arrays.items():
-        number = len(np.atleast_1d(images[split]))
-        if array.dtype.kind not in "iu" or array.shape not in ((number,), (number, 1)):
-            return None
-    return {split: array.reshape(-1) for split, array in arrays.items()}
+
+
+def _classes(file: np.lib.npyio.NpzFile, name: str, number: int) -> np.ndarray:
+    if name not in file.files:
+        raise ValueError(f"{name} is missing")
+    array = members(file, {name: name})[name]
+    if array.dtype.kind not in "iu" or array.shape not in ((number,), (number, 1)):
+        shape = list(array.shape)
+        raise ValueError(f"{name} is {array.dtype} of shape {shape}, not an integer for each of {number} images")
+    return array.reshape(-1)
 
 
 def _images(where: str, array: np.ndarray) -> np.ndarray:

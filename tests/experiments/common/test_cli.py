@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import jax
@@ -182,6 +183,14 @@ def test_help_says_that_a_number_must_be_above_zero(command, names, help_texts):
 
 def test_help_says_the_default_that_depends_on_the_toy(help_texts):
     assert "The default is 1, and 64 for polynomial." in " ".join((help_texts / "toy_bernoulli").read_text().split())
+
+
+def test_a_warning_is_a_line_without_code(monkeypatch):
+    for place, name in ((sys, "unraisablehook"), (warnings, "formatwarning")):
+        monkeypatch.setattr(place, name, getattr(place, name))
+    monkeypatch.setenv("MPLBACKEND", "agg")
+    cli._quiet_libraries()
+    assert warnings.formatwarning("no labels", UserWarning, "npz.py", 69, "return names") == "UserWarning: no labels\n"
 
 
 def test_too_little_memory_names_the_flags_of_the_command(capsys, monkeypatch):

@@ -61,18 +61,20 @@ def test_npz_labels_are_read_with_their_splits(tmp_path, names, shape):
 
 
 @pytest.mark.parametrize(
-    "labels",
+    ("labels", "reason"),
     [
-        {"y_train": LABELS},
-        {"y_train": LABELS, "y_test": LABELS / 2},
-        {"y_train": LABELS, "y_test": np.eye(3, dtype=int)},
-        {"y_train": LABELS, "y_test": LABELS[:2]},
-        {"y_train": LABELS, "y_test": np.array(3)},
-        {"y_train": LABELS, "y_test": np.array([{}, {}, {}])},
+        ({"y_train": LABELS}, "y_test is missing"),
+        ({"y_test": LABELS}, "y_train is missing"),
+        ({"y_train": LABELS, "y_test": LABELS / 2}, r"y_test is float64 of shape \[3\], not an integer for each of 3"),
+        ({"y_train": LABELS, "y_test": np.eye(3, dtype=int)}, r"y_test is int64 of shape \[3, 3\]"),
+        ({"y_train": LABELS, "y_test": LABELS[:2]}, r"y_test is int64 of shape \[2\], .* each of 3 images"),
+        ({"y_train": LABELS, "y_test": np.array(3)}, r"y_test is int64 of shape \[\]"),
+        ({"y_train": LABELS, "y_test": np.array([{}, {}, {}])}, "Object arrays cannot be loaded"),
     ],
 )
-def test_npz_arrays_that_are_not_classes_of_every_split_are_no_labels(tmp_path, labels):
-    assert load(save(tmp_path, x_train=GOOD[:3], x_test=GOOD[:3], **labels)).labels is None
+def test_a_warning_says_why_npz_arrays_are_no_labels(tmp_path, labels, reason):
+    with pytest.warns(UserWarning, match=f"the labels are not read, because {reason}"):
+        assert load(save(tmp_path, x_train=GOOD[:3], x_test=GOOD[:3], **labels)).labels is None
 
 
 def test_npz_with_images_alone_gives_a_tenth_to_the_test(tmp_path):
