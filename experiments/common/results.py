@@ -215,45 +215,6 @@ def mean_and_error(values: list[float]) -> tuple[float, float]:
     return statistics.fmean(values), error
 
 
-def level_with_best(rows: list[Row]) -> list[Row]:
-    """The rows of `aggregate` that cannot be distinguished from the first row.
-
-    Each row is compared with the first by Welch's t-test, which is right for few seeds. The level of all
-    comparisons together is 5 %: if all settings are equal, any is missing with this probability at most. The best is
-    itself one of the settings, so all pairs count (Bonferroni).
-    """
-    key = ranked_by(rows)
-    best = rows[0]
-    if key not in best:
-        return []
-    others = [row for row in rows[1:] if key in row]
-    pairs = len(others) * (len(others) + 1) / 2
-    tail = 0.05 / 2 / max(1, pairs)
-    return [row for row in others if abs(row[key] - best[key]) <= _welch_limit(row, best, key, tail)]
-
-
-def _welch_limit(first: Row, second: Row, key: str, tail: float) -> float:
-    """The difference of two means that chance exceeds, in one direction, with probability `tail`.
-
-    NaN if one of the rows has a single seed.
-    """
-    from scipy import stats
-
-    squares = [first[f"{key}_se"] ** 2, second[f"{key}_se"] ** 2]
-    degrees = [row["runs"] - row["diverged"] - 1 for row in (first, second)]
-    if min(degrees) < 1:
-        return math.nan
-    if sum(squares) == 0:  # equal seeds: settings that make no difference
-        return 0.0
-    freedom = sum(squares) ** 2 / sum(square**2 / n for square, n in zip(squares, degrees, strict=True))
-    return float(stats.t.isf(tail, freedom)) * math.sqrt(sum(squares))
-
-
-def with_one_seed(rows: list[Row]) -> list[Row]:
-    """The rows of `aggregate` with one finished run, which cannot be compared with others."""
-    return [row for row in rows if row["runs"] - row["diverged"] == 1]
-
-
 def seconds_at(rows: list[dict[str, Any]], seconds: dict[int, float]) -> list[float] | None:
     """The seconds of training at each evaluation; None if there are no rows or no recorded times."""
     epochs = [row["epoch"] for row in rows]

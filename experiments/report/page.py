@@ -73,7 +73,7 @@ def _head(contents: Contents, comparison: Comparison | None, title: str) -> str:
     parts = [f'<p class="kind">Report</p><h1>{escape(title)}</h1>']
     if contents.finished:
         parts.append(f"<p>{escape(results.heading(contents.finished))}</p>")
-        parts.append(training.best_setting(contents, comparison))
+        parts.append(training.first_setting(contents, comparison))
     for one in contents.laboratories:
         parts.append(f"<p>{escape(laboratory.protocol(one))}</p>{laboratory.best_estimators(one)}")
     for one in contents.toys:

@@ -33,6 +33,10 @@ _AUTO = (
     "The estimator auto uses one of its candidates, and measures all of them from time to time. The first chart has the"
     " share of the steps since the previous evaluation."
 )
+_ADVICE = (
+    "Whether it is better than the others is not tested. To test it, name a setting with --compare; if several settings"
+    " were swept, the runs also need a validation split (--validation_size=200)."
+)
 _PLANE = (
     "Each point is a run. Along a grey line the ELBO is the same, and it is better towards the lower left. At a rate of"
     " 0 the latent variables are not used."
@@ -95,43 +99,32 @@ def verdict(comparison: Comparison, page_charts: Charts) -> Section:
     return Section("verdict", f"Which {comparison.setting.replace('_', ' ')} is best", html)
 
 
-def best_setting(contents: Contents, comparison: Comparison | None) -> str:
-    """The figures of the best setting, in large type, and the answer of the comparison.
+def first_setting(contents: Contents, comparison: Comparison | None) -> str:
+    """The figures of the first setting, in large type, and the answer of the comparison.
 
-    Without a comparison, the text names the settings that cannot be distinguished from the best.
+    Without a comparison, the text says how to make one: being first in a table is no evidence.
 
     The text is empty if the runs cannot be compared.
     """
     if not _are_comparable(contents.finished):
         return ""
     rows = results.aggregate(contents.finished, contents.names)
-    best = rows[0]
     facts = []
     for key, name in _titles(contents).items():
-        if key in best and key != "validation_elbo_nats":
+        if key in rows[0] and key != "validation_elbo_nats":
             unit = "nats" if key.endswith("_nats") else ""
-            facts.append(Fact(name, with_minus_signs(results.cell(best, key)), unit))
+            facts.append(Fact(name, with_minus_signs(results.cell(rows[0], key)), unit))
     if not contents.names:
         return large_figures(facts)
+    first = f"{contents.label(rows[0])} is first by the {results.RANKINGS[results.ranked_by(rows)]}."
     if comparison:
-        answer = verdicts.answer(comparison)
-        by = " by the validation ELBO" if results.ranked_by(rows) == "validation_elbo_nats" else ""
-        best = f'<p class="best">best{by}: {escape(contents.label(best))}</p>'
-        return f'<p class="verdict">{escape(answer)}</p>{large_figures(facts)}{best}'
-    labels = lambda rows: listed(map(contents.label, rows))
-    single = results.with_one_seed(rows)
-    sentence = f"best: {contents.label(best)}"
-    if level := results.level_with_best(rows):
-        sentence += f"; not distinguished from it (95 % for all together): {labels(level)}"
-    if best in single:
-        sentence += "; it has only one finished seed, so it cannot be compared" if len(rows) > 1 else ""
-    elif single:
-        sentence += f"; not compared, with only one finished seed: {labels(single)}"
-    return large_figures(facts) + f'<p class="best">{escape(sentence)}</p>'
+        answer = f'<p class="verdict">{escape(verdicts.answer(comparison))}</p>'
+        return f'{answer}{large_figures(facts)}<p class="best">{escape(first)}</p>'
+    return f'{large_figures(facts)}<p class="best">{escape(f"{first} {_ADVICE}")}</p>'
 
 
 def _are_comparable(rows: list[dict[str, Any]]) -> bool:
-    """Whether one of the rows may be called the best.
+    """Whether one of the rows may be called the first.
 
     Nats of different data or likelihoods, and -log p(x) with different K, cannot be compared. Settings with a
     validation bound and settings without one cannot be compared either, because settings are chosen by that bound.

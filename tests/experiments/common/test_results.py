@@ -1,62 +1,11 @@
-"""Tables of finished runs: their order, their names, and which of them cannot be told apart."""
+"""Tables of finished runs: their order and their names."""
 
 import math
 
-import numpy as np
 import pytest
 
 from experiments.common import results
 from experiments.common.settings import FIELDS, Settings
-
-
-def _row(nll, error, runs):
-    return {"test_nll_nats": nll, "test_nll_nats_se": error, "runs": runs, "diverged": 0}
-
-
-def test_rows_that_welchs_test_cannot_tell_from_the_best_are_level_with_it():
-    """The standard error of the difference is 0.5 nats: 0.3 and 0.4 are legs of a 3-4-5 triangle. Student's t is 2.0
-    for 31 seeds each, and 2.87 for three, with Welch's 3.7 degrees of freedom."""
-    for runs, limit in ((31, 2.0), (3, 2.87)):
-        best, near, far = (
-            _row(100 + d * 0.5, e, runs) for d, e in ((0, 0.3), (limit - 0.05, 0.4), (limit + 0.05, 0.4))
-        )
-        assert results.level_with_best([best, near]) == [near]
-        assert results.level_with_best([best, far]) == []
-
-
-def test_each_pair_of_three_settings_has_a_third_of_the_level():
-    """Of six runs two diverged. The standard error of a difference is 1 nat, and Bonferroni's table has the quantile
-    3.29 of Student's t for 3 comparisons with 6 degrees of freedom."""
-    best, near, far = (_row(nll, math.sqrt(0.5), 6) | {"diverged": 2} for nll in (10.0, 13.27, 13.31))
-    assert results.level_with_best([best, near, far]) == [near]
-
-
-def test_the_rows_with_one_seed_are_those_with_one_finished_run():
-    rows = [{"runs": runs, "diverged": diverged} for runs, diverged in ((1, 0), (2, 1), (2, 0), (1, 1))]
-    assert results.with_one_seed(rows) == rows[:2]
-
-
-def test_a_setting_with_one_seed_is_level_with_nothing():
-    assert results.level_with_best([_row(100.0, math.nan, 1), _row(100.0, math.nan, 1)]) == []
-
-
-@pytest.mark.parametrize("seeds", [3, 10])
-def test_equal_settings_are_level_with_the_best_of_them(seeds):
-    """Twelve equal settings. Two standard errors would leave some of them out almost always."""
-    rng = np.random.default_rng(0)
-
-    def some_are_left_out():
-        figures = [results.mean_and_error(rng.normal(size=seeds).tolist()) for _ in range(12)]
-        rows = sorted((_row(mean, error, seeds) for mean, error in figures), key=lambda row: row["test_nll_nats"])
-        return len(results.level_with_best(rows)) < 11
-
-    assert np.mean([some_are_left_out() for _ in range(100)]) < 0.12  # two standard errors above 5 %
-
-
-def test_settings_with_equal_results_are_level():
-    first, second = _row(100.0, 0.0, 3), _row(100.0, 0.0, 3)
-    assert results.level_with_best([first, second]) == [second]
-    assert results.level_with_best([first, _row(101.0, 0.0, 3)]) == []
 
 
 def test_nan_is_sorted_last():

@@ -60,24 +60,23 @@ def test_the_page_begins_with_the_verdict(swept):
     assert text.index('class="verdict"') < text.index('class="facts"') < text.index('id="verdict"')
 
 
-@pytest.mark.parametrize(
-    ("diverged", "remark"),
-    [
-        (0.001, "it has only one finished seed, so it cannot be compared"),
-        (0.01, "not compared, with only one finished seed: learning_rate=0.01"),
-    ],
-)
-def test_settings_with_one_finished_seed_are_not_compared(diverged, remark, tmp_path):
-    """There are two settings with two seeds each. One seed of the better or of the worse setting diverged."""
+def test_without_a_comparison_the_page_names_the_first_setting_and_says_how_to_compare(tmp_path):
+    """Two settings vary and there is no validation split, so a choice among the settings would be by the test set."""
+    rates, samples, seeds = (0.001, 0.01), (1, 2), (0, 1)
     runs = [
-        Written(Settings(learning_rate=rate, seed=seed), shift, "diverged" if (rate, seed) == (diverged, 1) else "done")
-        for rate, shift in ((0.001, 0.0), (0.01, 1.0))
-        for seed in (0, 1)
+        ({"estimator": "stl", "learning_rate": rate, "num_samples": k, "seed": seed}, 9.0 * ((rate, k) != (0.01, 1)))
+        for rate in rates
+        for k in samples
+        for seed in seeds
     ]
-    write_workdir(tmp_path, runs)
-    make_page(tmp_path)
-    [sentence] = re.findall(r'<p class="best">(.*?)</p>', (tmp_path / "report.html").read_text())
-    assert sentence == f"best: learning_rate=0.001; {remark}"
+    make_page(write_sweep(tmp_path, runs))
+    text = (tmp_path / "report.html").read_text()
+    [sentence] = re.findall(r'<p class="best">(.*?)</p>', text)
+    first, _, advice = sentence.partition(". ")
+    assert first == "num_samples=1, learning_rate=0.01 is first by the test set&#x27;s -log p(x)"
+    assert "--compare" in advice
+    assert "--validation_size=200" in advice
+    assert 'class="verdict"' not in text
 
 
 def test_active_units_are_shown_for_each_layer(tmp_path):
@@ -97,14 +96,14 @@ def test_active_units_are_shown_for_each_layer(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("settings", "figure", "first", "has_best"),
+    ("settings", "figure", "first", "is_comparable"),
     [
         (({"validation_size": 5}, {"validation_size": 6}), "validation bound", 0, True),
         (({"validation_size": 5}, {}), "test set's -log p(x)", 1, False),
         (({}, {"eval_samples": 5000}), "test set's ELBO", 0, False),
     ],
 )
-def test_rows_are_ranked_by_a_figure_that_all_of_them_have(settings, figure, first, has_best, tmp_path):
+def test_rows_are_ranked_by_a_figure_that_all_of_them_have(settings, figure, first, is_comparable, tmp_path):
     """The first row has the better validation bound and ELBO, and the second row has the better -log p(x)."""
     write_sweep(tmp_path, [(one, 0.0) for one in settings])
     second = result_rows(tmp_path)[1]
@@ -117,7 +116,7 @@ def test_rows_are_ranked_by_a_figure_that_all_of_them_have(settings, figure, fir
     [name] = results.varying(rows)
     assert results.aggregate(rows)[0][name] == rows[first][name]
     assert f"best first by the {figure}" in results.heading(rows)
-    assert ("best: " in make_page(tmp_path).text) == has_best
+    assert (f" is first by the {figure}." in make_page(tmp_path).text) == is_comparable
 
 
 def test_the_curves_show_the_rows_of_metrics_jsonl(swept):
@@ -182,9 +181,9 @@ def test_the_legend_says_why_a_curve_cannot_be_seen(tmp_path):
     assert all(trace["y"] for trace in chart["data"])  # the legend of plotly leaves out traces without points
 
 
-def test_no_setting_is_called_best_among_runs_on_different_pixels(tmp_path):
+def test_no_setting_is_called_first_among_runs_on_different_pixels(tmp_path):
     page = make_page(write_sweep(tmp_path, [({"binarization": "static"}, 0.0), ({"binarization": "dynamic"}, 1.0)]))
-    assert "best:" not in page.text
+    assert "is first by" not in page.text
     assert "dynamic, static binarization" in page.text
 
 
