@@ -29,8 +29,6 @@ their papers call biased.
 
 import dataclasses
 import time
-from pathlib import Path
-from typing import Any
 
 import jax
 from absl import flags
@@ -38,7 +36,7 @@ from absl import flags
 from experiments.common import candidates, cli, files, foreign_files, packages, phases, provenance, run_selection
 from experiments.common.budget import Refused
 from experiments.common.settings import Settings
-from experiments.common.store import Store, digest
+from experiments.common.store import Store
 from experiments.common.task import Task
 from experiments.compare_estimators import flags as compare_flags
 from experiments.compare_estimators import matrix, output, user_problem
@@ -94,13 +92,6 @@ def compare(options: Options, run: Settings) -> None:
         foreign_files.refuse_links(folder)
 
     # ---- The measurements
-    settings = {"estimators": names, "num_samples": samples, "budget": budget, **protocol._asdict()}
-    settings["columns"] = options.columns
-    measurement = digest_measurement(tasks, settings)
-    if is_written(folder, measurement):
-        print((folder / "results.md").read_text(encoding="utf-8"))
-        print(f"{folder} holds the results of this command already; give another --output to measure again")
-        return
     with cli.one_sentence(OSError, Refused):
         store = Store(folder / "store")
         cases = choose_cases(task, names, samples, budget, options.estimators is not None, store)
@@ -111,13 +102,11 @@ def compare(options: Options, run: Settings) -> None:
     with cli.one_sentence(OSError):
         phases.say("comparing")
         rows = make_rows(results, cases, seconds, protocol)
-        drawn = output.write(folder, tasks, results, rows, protocol, options.columns)
+        output.write(folder, tasks, results, rows, protocol, options.columns)
         decided = {"objective": task.objective, **protocol._asdict(), "compute_dtype": run.compute_dtype}
         decided |= {"num_samples": None if budget else samples}
         took = time.perf_counter() - started + store.earlier_seconds
         config = provenance.describe_measurement(dataclasses.asdict(options) | decided, took)
-        figures = None if drawn is None else [path.relative_to(folder).as_posix() for path in drawn]
-        config |= {"measurement": measurement, "figures": figures}
         files.write_json(folder / "config.json", config)
 
 
@@ -143,27 +132,6 @@ def make_tasks(options: Options) -> list[Task]:
 def is_stored(values: flags.FlagValues = flags.FLAGS) -> bool:
     """Whether measurements are stored, so that the same command continues. A user's own problem is never stored."""
     return not any(map(user_problem.is_users, values["problem"].value or []))
-
-
-def digest_measurement(tasks: list[Task], settings: dict[str, Any]) -> str | None:
-    """The digest of everything that determines the content of the files; None if a problem has no identity."""
-    identities = [task.problem.identity for task in tasks]
-    if None in identities:
-        return None
-    return digest(what="files", problems=identities, objective=tasks[0].objective, settings=settings)
-
-
-def is_written(folder: Path, measurement: str | None) -> bool:
-    """Whether the folder holds every table and picture of this measurement. config.json is written after all others."""
-    if measurement is None or not (folder / "config.json").exists():
-        return False
-    try:
-        config = files.read_json(folder / "config.json")
-    except ValueError:  # another program wrote this file
-        return False
-    if config.get("measurement") != measurement or config.get("figures") is None:
-        return False
-    return all((folder / name).exists() for name in (*output.TABLES, *config["figures"]))
 
 
 if __name__ == "__main__":

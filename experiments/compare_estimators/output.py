@@ -17,19 +17,14 @@ Row = dict[str, Any]
 
 # The figures of a group that have a best value: 1 if the largest is the best, -1 if the smallest is.
 SIGNS = {"variance": -1, "snr": 1, "dsnr": 1, "cosine": 1}
-# The files that every comparison has beside config.json and the pictures.
-TABLES = (*(f"{name}.csv" for name in Rows._fields), "results.md", "results.tex")
 
 
 def write(
     folder: Path, tasks: list[Task], results: list[Result], rows: Rows, protocol: Protocol, columns: list[str] | None
-) -> list[Path] | None:
+) -> None:
     """Writes every file except config.json, and prints the tables.
 
     `columns` are those of the tables; None for all in results.md and some in results.tex.
-
-    Returns:
-      The paths of the pictures; None if they could not be drawn.
     """
     for name, table in rows._asdict().items():
         files.write_text(folder / f"{name}.csv", tables.to_csv(table))
@@ -54,14 +49,13 @@ def write(
     files.write_text(folder / "results.md", text)
     files.write_text(folder / "results.tex", "\n\n".join(latex) + "\n")
     phases.say("drawing")
-    drawn = None
+    drawn: list[Path] = []
     with cli.drawing(folder / "figures"):
         drawn = _draw(folder / "figures", tasks, results, rows, protocol)
     print(text)
     if drawn:
         print(f"figures: {', '.join(str(path) for path in drawn if path.suffix == '.png')}")
     print(f"every number: {folder / 'results.csv'}; by layer: layers.csv; every pair: pairs.csv; LaTeX: results.tex")
-    return drawn
 
 
 def _rows_of(task: Task, results: list[Result], rows: Rows) -> list[Row]:
