@@ -264,6 +264,9 @@ def test_metrics_are_the_values_and_not_the_surrogate():
     # One update moves the model, what the estimator learns, and what it counts.
     assert all(_largest_difference(new.params[part], state.params[part]) > 0 for part in ("model", "estimator"))
     assert int(new.estimator_state["count"]) == 1
+    # What the estimator learns descends its own loss.
+    learned = state._replace(params=state.params | {"estimator": new.params["estimator"]})
+    assert jax.jit(step)(learned, key, X[:BATCH])[1]["cv_loss"] < metrics["cv_loss"]
 
 
 def test_training_on_digits_reaches_a_definite_bound():

@@ -26,7 +26,7 @@ def test_paired_differences_have_the_interval_and_the_p_value_of_scipys_t_test()
 def test_holm_multiplies_the_smallest_p_value_by_the_number_of_pairs():
     # Holm (1979): 0.01 * 3, then 0.03 * 2, then at least as much.
     assert comparison.holm([0.04, 0.01, 0.03]) == pytest.approx([0.06, 0.03, 0.06])
-    assert comparison.holm([0.5, math.nan, 0.9])[::2] == [1.0, 1.0]
+    assert comparison.holm([0.6, math.nan, 0.9])[::2] == [1.0, 1.0]
 
 
 def test_a_pair_is_told_apart_at_five_percent():
@@ -79,8 +79,10 @@ def test_a_candidate_with_fewer_seeds_than_another_is_not_chosen():
 
 
 def test_values_that_are_not_told_apart_stand_in_the_order_of_their_means():
-    losses = {"a": [11, 15], "b": [14, 8], "c": [8, 16]}
-    rows = [row(name, seed, loss) for name, pair in losses.items() for seed, loss in enumerate(pair)]
+    # "a" has the best median, and the best of the candidates that validation does not choose.
+    rows = [row(name, seed, 18 + "abc".index(name), rate=1e-2) for name in "abc" for seed in range(3)]
+    losses = {"a": [11, 15, 13], "b": [14, 8, 14], "c": [8, 16, 13.5]}
+    rows += [row(name, seed, loss) for name, values in losses.items() for seed, loss in enumerate(values)]
     result = comparison.compare(rows, "estimator")
     assert not any(pair.is_told_apart for pair in result.pairs)
     assert [one.value for one in result.choices] == ["b", "c", "a"]
@@ -158,11 +160,17 @@ def test_the_needed_seeds_tell_a_difference_apart_four_times_out_of_five():
 
 
 def test_the_needed_seeds_are_counted_at_the_level_that_one_of_several_pairs_has():
-    """Each difference is one standard deviation: statsmodels' TTestPower gives 13.4 for the level 0.05 / 3."""
+    """Each difference is one standard deviation: statsmodels' TTestPower gives 13.4 for the level 0.05 / 3.
+
+    A value without common seeds has no p-values, and its pairs do not count.
+    """
     noise = np.array([1.0, -1.0, 1.0, -1.0]) * math.sqrt(3) / 2
     losses = {"a": np.zeros(4), "b": 1 + noise, "c": 2 + 2 * noise}
     rows = [row(name, seed, 10 + loss) for name, values in losses.items() for seed, loss in enumerate(values)]
-    assert [pair.seeds_needed for pair in comparison.compare(rows, "estimator").pairs] == [14, 14, 14]
+    pairs = comparison.compare([*rows, row("d", 9, 13.0)], "estimator").pairs
+    assert [pair.seeds_needed for pair in pairs if pair.seeds] == [14, 14, 14]
+    alone = stats.ttest_1samp(1 + noise, 0.0).pvalue
+    np.testing.assert_allclose([pair.p_value for pair in pairs if pair.seeds], 3 * alone)
 
 
 @pytest.mark.parametrize(
@@ -177,6 +185,7 @@ def test_the_needed_seeds_are_counted_at_the_level_that_one_of_several_pairs_has
         ("seed", [row("a", 0, 1.0), row("a", 1, 1.0)], "seeds are averaged, not compared; choose another setting"),
         ("dataset", [row("a", 0, 1.0), row("a", 0, 1.0, dataset="mnist")], "bounds on other data or with another"),
         ("estimator", [row("a", 0, 1.0), row("b", 0, 1.0, dataset="mnist")], "needs runs on the same data"),
+        ("estimator", [row("a", 0, 1.0), row("b", 0, 1.0, validation_size=9)], "same data, but validation_size differs"),
         ("estimator", [row("a", 0, 1.0), diverged("b", 0)], "whose runs did not diverge"),
         (
             "estimator",
