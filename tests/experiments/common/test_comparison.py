@@ -185,7 +185,7 @@ def test_the_needed_seeds_are_counted_at_the_level_that_one_of_several_pairs_has
         ("seed", [row("a", 0, 1.0), row("a", 1, 1.0)], "seeds are averaged, not compared; choose another setting"),
         ("dataset", [row("a", 0, 1.0), row("a", 0, 1.0, dataset="mnist")], "bounds on other data or with another"),
         ("estimator", [row("a", 0, 1.0), row("b", 0, 1.0, dataset="mnist")], "needs runs on the same data"),
-        ("estimator", [row("a", 0, 1.0), row("b", 0, 1.0, validation_size=9)], "same data, but validation_size differs"),
+        ("estimator", [row("a", 0, 1.0), row("b", 0, 1.0, validation_size=9)], "data, but validation_size differs"),
         ("estimator", [row("a", 0, 1.0), diverged("b", 0)], "whose runs did not diverge"),
         (
             "estimator",
