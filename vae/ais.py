@@ -23,8 +23,6 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
-from vae import distributions as dist
-from vae.distributions.base import LocationScale
 from vae.evaluate import Images, as_batch, check_images, check_sizes, in_batches, keys_of_data
 
 Flat = Float[Array, "D"]  # all latent variables of one chain
@@ -41,8 +39,6 @@ JITTER = 0.2
 STEEPNESS = 4.0
 
 STARTS = ("prior", "q")
-# Families over all real numbers.
-REAL = (LocationScale, dist.Flow, dist.MixtureOfNormals)
 
 
 def temperatures(num_steps: int) -> Float[np.ndarray, "T_and_1"]:
@@ -133,12 +129,14 @@ def bounds(
 
 def require_real(prior: Any) -> None:
     """Raises a ValueError unless Hamiltonian dynamics can move the latent variables of this prior."""
-    while not isinstance(prior, REAL) and (inner := getattr(prior, "components", getattr(prior, "first", None))):
+    is_real = lambda family: getattr(family, "is_real", False)
+    while not is_real(prior) and (inner := getattr(prior, "components", getattr(prior, "first", None))):
         prior = inner  # of a mixture, or of several stochastic layers
-    if not isinstance(prior, REAL):
+    if not is_real(prior):
         raise ValueError(
-            "annealing moves latent variables along gradients, so they must be able to take all real values; those of "
-            f"{type(prior).__name__} cannot. Choose a posterior such as normal"
+            "annealing moves latent variables along gradients, so they must be able to take all real values, and "
+            f"{type(prior).__name__} does not say that they can. Choose a posterior such as normal, or give a family "
+            "of your own the class attribute is_real = True"
         )
 
 

@@ -2,7 +2,7 @@
 
 Each sample has its own key, a function of (key, datum, sample), and sums are accumulated over chunks. The results
 therefore do not depend on the sizes of the chunks or on the memory of the device. Samples are hard: they come from
-`q.sample`.
+`q.sample`. The model sees batches of one datum, so it must not normalize over the batch.
 """
 
 from collections.abc import Callable
@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree, Shaped
 
 from vae import pareto
-from vae.estimators.contract import Samples
+from vae.estimators.contract import Samples, check_equal_shapes
 
 Images = PyTree[Shaped[Array | np.ndarray, "N ..."]]  # [N, H, W, C], or a pytree of arrays, as the model takes it
 
@@ -219,7 +219,9 @@ def posterior_terms(
     """
     log_prior = apply(params, method="prior_distribution").log_prob(z)
     log_q = q.log_prob(z) if log_q is None else log_q
-    return apply(params, x, z, method="log_likelihood"), log_prior - log_q
+    log_likelihood = apply(params, x, z, method="log_likelihood")
+    check_equal_shapes({"log p(x|z)": log_likelihood, "log p(z)": log_prior, "log q(z|x)": log_q})
+    return log_likelihood, log_prior - log_q
 
 
 def keys_of_data(key: PRNGKeyArray, first: int | Int[Array, ""], number: int) -> Array:

@@ -29,6 +29,9 @@ from vae.devices import mesh
 from vae.estimators.contract import Estimate, Estimator, bind
 from vae.objectives import Objective
 
+# The parts of `TrainState.params`, which an optimizer may treat differently: the labels of `optax.partition`.
+PARTS = {"model": "model", "estimator": "estimator"}
+
 
 class TrainState(NamedTuple):
     """Everything that training carries from step to step; a pytree.
@@ -231,6 +234,16 @@ def adam(
     rescale = optax.GradientTransformation(optax.scale_by_adam().init, update)
     decay = [optax.add_decayed_weights(weight_decay)] if weight_decay else []
     return optax.chain(rescale, *decay, optax.scale_by_learning_rate(learning_rate))
+
+
+def clip(tx: optax.GradientTransformation, max_norm: float | Array) -> optax.GradientTransformation:
+    """The optimizer after clipping the global norm of the gradient, of the model and of the estimator separately.
+
+    The gradient of a control variate may be a thousand times larger than the model's. `optax.clip_by_global_norm` of
+    both together would scale the model's gradient down.
+    """
+    clipping = optax.partition({part: optax.clip_by_global_norm(max_norm) for part in PARTS}, PARTS)
+    return optax.chain(clipping, tx)
 
 
 def over_runs(function: Callable, mode: str, shared: int = 0, over: Mesh | None = None) -> Callable:

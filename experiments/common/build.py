@@ -12,7 +12,7 @@ import numpy as np
 import optax
 from jax import Array
 
-from experiments.common import grammar, optimizers, settings
+from experiments.common import grammar, settings
 from experiments.common.grammar import Choice
 from experiments.common.settings import Settings
 from vae import data as datasets
@@ -310,7 +310,7 @@ def optimizer(run: Settings, values: dict[str, Array], steps_per_epoch: int) -> 
     if not isinstance(tx, optax.GradientTransformation):
         kind = type(tx).__name__
         raise ValueError(f"--optimizer={run.optimizer} returned a {kind}; return an optax.GradientTransformation")
-    return optimizers.clip(tx, values["clip_norm"]) if run.clip_norm else tx
+    return train.clip(tx, values["clip_norm"]) if run.clip_norm else tx
 
 
 def _option_arrays(setting: str, values: dict[str, Array]) -> dict[str, Array]:

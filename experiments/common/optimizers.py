@@ -15,9 +15,6 @@ Schedule = Callable[[float | Array], optax.ScalarOrSchedule]
 # A function from the peak of the model's learning rate and the schedule to the optimizer of {"model", "estimator"}.
 Optimizer = Callable[[float | Array, Schedule], optax.GradientTransformation]
 
-# Parameters of the model and of the estimator, which are optimized separately.
-PARTS = {"model": "model", "estimator": "estimator"}
-
 
 def adam(epsilon: float = 1e-8, cv_learning_rate: float | Array = 0.0) -> Optimizer:
     """Adam (Kingma & Ba 2014, arXiv:1412.6980).
@@ -57,7 +54,7 @@ def adamw(weight_decay: float = 1e-4, epsilon: float = 1e-8, cv_learning_rate: f
         if not has_own_rate and not weight_decay:
             return model
         own = train.adam(schedule(cv_learning_rate if has_own_rate else learning_rate), eps=epsilon)
-        return optax.partition({"model": model, "estimator": own}, PARTS)
+        return optax.partition({"model": model, "estimator": own}, train.PARTS)
 
     return make
 
@@ -100,13 +97,3 @@ def _factory(function: Callable) -> Callable[..., Optimizer]:
         return make
 
     return factory
-
-
-def clip(optimizer: optax.GradientTransformation, max_norm: float | Array) -> optax.GradientTransformation:
-    """The optimizer after clipping the global norm of the gradient.
-
-    The gradients of the model and of the estimator are clipped separately. The gradient of a control variate may be a
-    thousand times larger, and clipping both together would scale the model's gradient down.
-    """
-    clipping = optax.partition({part: optax.clip_by_global_norm(max_norm) for part in PARTS}, PARTS)
-    return optax.chain(clipping, optimizer)

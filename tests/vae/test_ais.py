@@ -12,6 +12,7 @@ import pytest
 
 from tests.helpers import linear_gaussian
 from vae import ais, models
+from vae import distributions as dist
 
 MODEL, PARAMS, _ = linear_gaussian.example()
 SHAPE = (4, 1, 1)
@@ -150,8 +151,27 @@ def test_learned_priors_several_layers_and_flows_are_annealed_from_q(options):
 @pytest.mark.parametrize("posterior", ["bernoulli", "gamma", "dirichlet", "concrete", "poisson", "vq"])
 def test_other_latent_variables_are_refused(posterior):
     options = {"bernoulli": {"latent_dim": (2, 1)}, "gamma": {"prior": "mixture"}}.get(posterior, {})
-    with pytest.raises(ValueError, match=r"must be able to take all real values; those of \w+ cannot\. Choose"):
+    with pytest.raises(ValueError, match=r"must be able to take all real values, and \w+ does not say that they can"):
         bounds_of(posterior=posterior, **options)
+
+
+def test_a_family_of_ones_own_is_annealed_if_it_says_that_it_is_real():
+    class Mine:
+        """A standard Normal that is no family of vae."""
+
+        sample = staticmethod(lambda key, num_samples: jax.random.normal(key, (num_samples, 2)))
+        log_prob = staticmethod(dist.Normal(jnp.zeros(2), jnp.zeros(2)).log_prob)
+
+    def bounds():
+        apply = lambda params, *args, method: (
+            Mine() if method == "prior_distribution" else MODEL.apply(params, *args, method=method)
+        )
+        return jax.eval_shape(lambda p: ais.bounds(apply, p, simulated()[0][:3], jax.random.key(0), **SIZES), PARAMS)
+
+    with pytest.raises(ValueError, match="Mine does not say that they can.*give a family of your own .*is_real = True"):
+        bounds()
+    Mine.is_real = True
+    assert bounds()["lower"].shape == (3,)
 
 
 def test_a_wrong_start_and_sizes_below_one_are_refused():

@@ -10,7 +10,7 @@ import pytest
 
 from tests.helpers import linear_gaussian
 from vae import distributions as dist
-from vae import evaluate, models, pareto
+from vae import estimators, evaluate, models, objectives, pareto
 from vae.hierarchy import Markov
 
 MODEL, PARAMS, _ = linear_gaussian.example()
@@ -55,6 +55,26 @@ def test_the_data_may_come_in_parts():
         part = _values(evaluate.log_likelihood, IMAGES[first : first + 3], first=first)
         np.testing.assert_allclose(part, whole[first : first + 3], rtol=1e-5)
     assert np.all(_values(evaluate.log_likelihood, IMAGES[3:6], first=0) != whole[3:6])  # the control
+
+
+@pytest.mark.parametrize("function", [evaluate.importance_weights, evaluate.rate_distortion])
+@pytest.mark.parametrize("method", ["log_likelihood", "prior_distribution"])
+def test_a_term_that_is_a_mean_over_the_batch_is_refused(function, method):
+    class Scalar:
+        log_prob = staticmethod(lambda z: jnp.zeros(()))
+
+    def apply(params, *args, method):
+        if method != own:
+            return MLP.apply(params, *args, method=method)
+        return Scalar if method == "prior_distribution" else jnp.mean(MLP.apply(params, *args, method=method))
+
+    own, key = method, jax.random.key(3)
+    expect = estimators.bind(estimators.make("reparam", num_samples=2), {}, {}, key)
+    evaluated = lambda params: function(apply, params, IMAGES, key, num_samples=2)
+    trained = lambda params: objectives.elbo(apply, params, IMAGES, expect)
+    for compute in (evaluated, trained):
+        with pytest.raises(ValueError, match=r"must have one shape, \[K, \*batch\], got log p\(x\|z\) \["):
+            jax.eval_shape(compute, MLP_PARAMS)
 
 
 def test_data_have_noise_of_their_own():

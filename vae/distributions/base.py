@@ -3,8 +3,8 @@
 To add a family, write a class with the decorator `family`. A location-scale family inherits the trick from
 `LocationScale`. Another family writes `rsample`, or only `sample` if its samples carry no gradient: estimators test
 with `hasattr` which methods a distribution has. `add_kl` adds the closed form of a divergence. A family whose latent
-dimensions are not independent says `factorized = False`. A family that has a method `check()` raises ValueError in it,
-if numbers or shapes that it was given make no sense.
+dimensions are not independent says `factorized = False`, and a family over all real numbers says `is_real = True`. A
+family that has a method `check()` raises ValueError in it, if numbers or shapes that it was given make no sense.
 """
 
 from dataclasses import dataclass, fields
@@ -176,6 +176,8 @@ class Invertible:
 
 class LocationScale(Reparameterizable):
     """z = mean + scale * eps, where eps comes from `noise`, whose distribution does not depend on the parameters."""
+
+    is_real = True
 
     @property
     def noise_shape(self) -> tuple[int, ...]:

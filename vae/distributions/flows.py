@@ -63,6 +63,7 @@ class Flow(Invertible, Reparameterizable):
     transform: nn.Module = field(metadata={"static": True})
     noise = staticmethod(jax.random.normal)
     factorized = False
+    is_real = True
 
     @property
     def has_density(self) -> bool:

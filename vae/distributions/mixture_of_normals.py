@@ -26,6 +26,7 @@ class MixtureOfNormals(Reparameterizable):
     log_vars: Float[Array, "*batch C D"]
     logits: Float[Array, "*batch C"]
     factorized = False
+    is_real = True
 
     @property
     def batch_shape(self) -> tuple[int, ...]:

@@ -56,7 +56,21 @@ class LogJoint:
     prior_weight: float | Array = 1.0
 
     def __call__(self, z: Samples) -> Float[Array, "K *batch"]:
-        return self.log_likelihood(z) + self.prior_weight * self.prior.log_prob(z)
+        log_likelihood, log_prior = self.log_likelihood(z), self.prior.log_prob(z)
+        check_equal_shapes({"log p(x|z)": log_likelihood, "log p(z)": log_prior})
+        return log_likelihood + self.prior_weight * log_prior
+
+
+def check_equal_shapes(terms: dict[str, Array]) -> None:
+    """Refuses terms of a bound that differ in shape: adding a mean over the batch would broadcast it to every datum.
+
+    Raises:
+      ValueError: if they do.
+    """
+    shapes = {name: list(jnp.shape(term)) for name, term in terms.items()}
+    if len({*map(tuple, shapes.values())}) > 1:
+        found = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
+        raise ValueError(f"the terms of a bound must have one shape, [K, *batch], got {found}")
 
 
 @dataclasses.dataclass(frozen=True)
