@@ -177,6 +177,9 @@ def test_order_and_keys_are_functions_of_key_and_step_alone():
     keys = np.concatenate([first.keys, second.keys])
     assert len(np.unique(keys, axis=0)) == 20  # no key is used twice
     assert not np.any(np.all(keys == jax.random.key_data(key), axis=1))
+    # The key of a step does not draw the order of an epoch too.
+    drawn = jax.vmap(lambda key: jax.random.permutation(jax.random.wrap_key_data(key), 103))(keys)
+    assert not np.any(np.all(drawn[:, :100] == train.make_order(103, 10)(key, jnp.int32(0)).ravel(), axis=1))
     # The keys of the steps do not depend on how many images there are.
     np.testing.assert_array_equal(_epoch_of_records(key, images=50).keys, first.keys[:5])
 
@@ -209,6 +212,12 @@ def test_a_run_that_fails_stays_at_its_last_good_epoch_and_the_others_go_on():
     assert int(alone["failed_step"]) == 0
     assert _largest_difference(_run_of(second, 0), state) < 1e-5
     assert _largest_difference(_run_of(second, 0).params, _run_of(start, 0).params) > 0.01  # control: it went on
+
+
+def test_the_metrics_of_an_epoch_are_means_over_its_steps():
+    start, end = (train.TrainState({}, (), (), jnp.int32(step)) for step in (4, 7))
+    _, metrics = train.finish_epoch(start, end, {"bound": jnp.float32([-4.0, -3.0, -2.6])})
+    assert (metrics["bound"], metrics["failed_step"]) == (pytest.approx(-3.2), 0)
 
 
 def test_parameters_that_overflow_are_a_failure():

@@ -25,6 +25,13 @@ def test_the_stages_are_the_papers():
             assert rate(step) == pytest.approx(expected[epoch], rel=1e-5)
 
 
+def test_a_cosine_and_a_line_fall_from_the_peak_to_zero_at_the_end():
+    at = np.arange(81)
+    cosine, line = (make()(0.1, steps=80, steps_per_epoch=10)(at) for make in (schedules.cosine, schedules.linear))
+    np.testing.assert_allclose(cosine, 0.05 * (1 + np.cos(np.pi * at / 80)), atol=1e-7)
+    np.testing.assert_allclose(line, 0.1 * (1 - at / 80), atol=1e-7)
+
+
 @pytest.mark.parametrize("name", ["constant", "cosine", "linear", "stages"])
 def test_a_warm_up_rises_to_the_peak_before_the_schedule_of_the_epochs_that_are_left(name):
     schedule = schedules.SCHEDULES.make(name, warmup=1.5)(0.1, steps=80, steps_per_epoch=10)

@@ -18,7 +18,8 @@ from experiments.evaluate import flags as evaluate_flags
 from tests.helpers import pages
 from tests.helpers.report_pages import run_command
 from tests.helpers.written_workdirs import Written, write_checkpoints, write_program, write_rows, write_workdir
-from vae import checkpoint, models
+from vae import ais, checkpoint, models
+from vae import evaluate as vae_evaluate
 from vae.evaluate import rate_distortion
 
 # Four runs of one program: two are done, one diverged and one is not finished.
@@ -262,6 +263,42 @@ def test_annealing_refuses_bits_in_a_sentence():
         annealing.check(model, params)
 
 
+def annealing_options(*arguments: str) -> evaluate_flags.Options:
+    values = flags.FlagValues()
+    evaluate_command.define_flags(values)
+    values(["", "--workdir=x", *arguments])
+    return evaluate_flags.from_flags(values)
+
+
+def test_each_run_is_annealed_with_its_own_parameters_also_if_it_was_evaluated_before(sweep, monkeypatch):
+    total = lambda params: float(sum(np.sum(leaf) for leaf in jax.tree.leaves(params)))
+    monkeypatch.setattr(annealing, "figures", lambda model, params, *_: {"ais_gap_nats": total(params)})
+    write_rows(sweep / "programs/0/evaluations.jsonl", [evaluated(0), evaluated(2)])
+    rows = evaluate(sweep, "--ais_steps=1")
+    own = [total(trained_run.load(sweep, f"seed={seed},latent_dim=2").variables) for seed in (0, 2)]
+    assert [row["run"] for row in rows] == [0, 2]
+    assert [row["ais_gap_nats"] for row in rows] == pytest.approx(own)
+    assert abs(own[0] - own[1]) > 0.1
+
+
+def test_the_options_on_the_command_line_are_those_of_the_annealing(monkeypatch):
+    seen = {}
+
+    def bounds(apply, params, x, key, *, z, first, **options):
+        seen.update(options)
+        return {"lower": x + z + first}
+
+    monkeypatch.setattr(ais, "bounds", bounds)
+    monkeypatch.setattr(vae_evaluate, "log_likelihood", lambda *args: np.float32(args[4]) + args[7])
+    options = annealing_options(
+        *"--eval_samples=40 --ais_steps=3 --ais_chains=2 --ais_leapfrog=5 --ais_start=q".split()
+    )
+    made = annealing._make_bounds(models.make_vae((2, 2, 1), latent_dim=2, hidden=()), options)
+    assert made({}, 1.0, jax.random.key(0), 10.0, 700) == {"lower": 711, "importance": 740}
+    assert seen.pop("batch_size") >= 1
+    assert seen == {"num_steps": 3, "num_chains": 2, "leapfrog_steps": 5, "start": "q"}
+
+
 def test_the_annealed_figures_are_means_over_test_images_and_over_simulated_ones(monkeypatch):
     """Two images are done at once. The bounds are the number of the image, plus 10 for each kind and 100 with a z."""
     monkeypatch.setattr(assess, "CPU_DECODED", 4)
@@ -274,10 +311,7 @@ def test_the_annealed_figures_are_means_over_test_images_and_over_simulated_ones
         return {kind: np.float32(numbers + 10 * place) for place, kind in enumerate(kinds)}
 
     monkeypatch.setattr(annealing, "_make_bounds", lambda model, options: bounds)
-    values = flags.FlagValues()
-    evaluate_command.define_flags(values)
-    values(["", "--workdir=x", "--ais_steps=3", "--ais_chains=2", "--ais_images=5", "--ais_start=q"])
-    options = evaluate_flags.from_flags(values)
+    options = annealing_options("--ais_steps=3", "--ais_chains=2", "--ais_images=5", "--ais_start=q")
     data = build.load_data(Settings(), None)
     model = models.make_vae((8, 8, 1), latent_dim=2, hidden=())
     x = assess.pixels(data, "test")[:5]
