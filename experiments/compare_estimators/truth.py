@@ -18,13 +18,12 @@ from experiments.common.task import Task
 from vae import diagnostics
 from vae.devices.cpu import on_cpu
 from vae.diagnostics import Truth
+from vae.diagnostics.expectations import Expectation
+from vae.distributions import Bernoulli, Categorical
 from vae.estimators import BY_NAME
 from vae.estimators.exact import nodes
 
 PyTree = Any
-
-# Largest number of terms of a sum or quadrature.
-MAX_TERMS = 2**16
 
 
 class KnownTruth(NamedTuple):
@@ -119,8 +118,7 @@ def sum_or_quadrature(task: Task, num_samples: int) -> tuple[str, PyTree] | None
     """
     if task.refusal(ORACLE) is not None:
         return None
-    q, reduce, *_ = task.expectations[0]
-    method = _choose_method(q, tuple_size=1 if reduce.additive else num_samples)
+    method = _choose_method(task.expectations, num_samples)
     if method is None:
         return None
     if method.is_sum:
@@ -159,17 +157,18 @@ class _Method(NamedTuple):
     order: int
 
 
-def _choose_method(q, tuple_size: int) -> _Method | None:
-    """The method for E[reduce(f(z_1), ..., f(z_K))] with K = `tuple_size`.
+def _choose_method(recorded: list[Expectation], num_samples: int) -> _Method | None:
+    """The method for the expectations of a bound of K = `num_samples` samples.
 
-    None if the sum would have more than MAX_TERMS terms, or the quadrature an order below 16.
+    None if the latents have too many states, or if a quadrature with as many terms would have an order below 16.
     """
+    q, reduce, *_ = recorded[0]
+    if isinstance(q, Bernoulli | Categorical):
+        return _Method(is_sum=True, order=1) if diagnostics.has_few_states(recorded, num_samples) else None
     try:
-        terms = {order: len(jax.eval_shape(functools.partial(nodes, order=order), q)[0]) for order in (2, 3)}
-    except ValueError:  # q has neither a list of states nor a quadrature
+        terms = len(jax.eval_shape(functools.partial(nodes, order=2), q)[0])
+    except ValueError:  # q has no quadrature
         return None
-    if terms[2] == terms[3]:  # q is discrete: the number of states does not depend on the order
-        return _Method(is_sum=True, order=1) if terms[2] ** tuple_size <= MAX_TERMS else None
-    dimensions = round(math.log2(terms[2])) * tuple_size  # a quadrature has order^dimensions terms
-    order = min(96, int(MAX_TERMS ** (1 / dimensions) + 1e-9))
+    dimensions = round(math.log2(terms)) * (1 if reduce.additive else num_samples)
+    order = min(96, int(diagnostics.MAX_TERMS ** (1 / dimensions) + 1e-9))  # a quadrature has order^dimensions terms
     return _Method(is_sum=False, order=order) if order >= 16 else None

@@ -96,7 +96,7 @@ def plan(run: Settings, data: Dataset, functions: build.Functions, others: Seque
     x = build.first_batch(run, data, "train", run.batch_size)
     recorded = build.expectations_of(run, functions.model, x)
     try:
-        name, num_samples = diagnostics.choose_reference(recorded, run.batch_size, run.num_samples)
+        name, num_samples = diagnostics.choose_reference(recorded, run.num_samples)
     except ValueError as error:
         hint = "or leave out --measure_gradient"
         raise ValueError(f"--measure_gradient with --estimator={run.estimator}: {error}; {hint}") from None

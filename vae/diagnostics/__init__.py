@@ -58,7 +58,9 @@ from vae.diagnostics.moments import make_gradient as make_gradient
 from vae.diagnostics.moments import no_moments as no_moments
 from vae.diagnostics.moments import parts as parts
 from vae.diagnostics.moments import reference as reference
+from vae.diagnostics.references import MAX_TERMS as MAX_TERMS
 from vae.diagnostics.references import choose_reference as choose_reference
+from vae.diagnostics.references import has_few_states as has_few_states
 from vae.diagnostics.verdicts import bias_figures as bias_figures
 from vae.diagnostics.verdicts import choose_best as choose_best
 from vae.diagnostics.verdicts import compare_products as compare_products

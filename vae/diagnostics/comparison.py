@@ -313,8 +313,7 @@ def _draw_moments(case: _Case, draws: _Draws) -> Moments:
 def _find_truth(task: _Task, num_samples: int, reference: Estimator | None, draws: _Draws) -> _KnownTruth:
     """The sum over all states if there are few, and otherwise the mean of many gradients of the reference."""
     if reference is None:
-        batch_size = len(jax.tree.leaves(task.x)[0])
-        name, num_samples = choose_reference(task.expectations, batch_size, num_samples, task.black_box)
+        name, num_samples = choose_reference(task.expectations, num_samples, task.black_box)
         reference = make(name, num_samples=num_samples)
         if name == "exact":
             exact = jax.jit(moments.make_gradient(task.bound, reference))

@@ -18,7 +18,9 @@ from experiments.compare_estimators.truth import (
     find_truth,
     sum_or_quadrature,
 )
-from vae import distributions
+from vae import diagnostics, distributions
+from vae.diagnostics.expectations import Expectation
+from vae.estimators import log_mean_exp, mean
 
 PHI = {"mean": jnp.array([0.2]), "log_var": jnp.array([0.1])}
 SMOOTH = lambda params, z: jnp.sin(z[..., 0])
@@ -48,11 +50,23 @@ def test_many_dimensions_are_no_quadrature():
     assert sum_or_quadrature(task(SMOOTH, wide), 1) is None
 
 
-def test_a_sum_or_a_quadrature_has_at_most_as_many_terms_as_sixteen_bits_have_states():
-    bits, normal = distributions.Bernoulli(jnp.zeros(5)), distributions.Normal(jnp.zeros(2), jnp.zeros(2))
-    assert _choose_method(bits, 3) == (True, 1)
-    assert _choose_method(bits, 4) is None
+def expectations(q, reduce=mean):
+    return [Expectation(q, reduce, 0.0, lambda z: jnp.sum(z, axis=-1))]
+
+
+def test_a_quadrature_has_at_most_as_many_terms_as_sixteen_bits_have_states():
+    normal = expectations(distributions.Normal(jnp.zeros(2), jnp.zeros(2)), log_mean_exp)
     assert [_choose_method(normal, samples) for samples in (1, 2, 3)] == [(False, 96), (False, 16), None]
+
+
+@pytest.mark.parametrize(
+    ("batch", "bits", "reduce", "samples"),
+    [((), 16, mean, 1), ((64,), 10, mean, 1), ((64,), 11, mean, 1), ((), 5, log_mean_exp, 3), ((), 5, log_mean_exp, 4)],
+)
+def test_the_laboratory_sums_over_states_where_the_library_does(batch, bits, reduce, samples):
+    recorded = expectations(distributions.Bernoulli(jnp.zeros((*batch, bits))), reduce)
+    name, _ = diagnostics.choose_reference(recorded, samples)
+    assert _choose_method(recorded, samples) == ((True, 1) if name == "exact" else None)
 
 
 def test_the_terms_of_a_sum_are_tuples_of_samples_only_if_the_bound_depends_on_their_number():
