@@ -43,8 +43,8 @@ def test_data_in_a_dict_count_as_many_as_its_arrays_have(monkeypatch):
 
     class Asked(Exception): ...
 
-    def choose(recorded, batch_size, *others):
-        raise Asked(batch_size)
+    def choose(recorded, *others):
+        raise Asked(*recorded[0].q.batch_shape)
 
     model, variables = small_model(posterior="bernoulli")
     apply = lambda variables, *args, method: model.apply(
