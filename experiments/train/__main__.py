@@ -17,10 +17,10 @@ from pathlib import Path
 
 from absl import flags
 
-from experiments.common import build, cli, files, locks, setting_flags, settings, step_cost
+from experiments.common import build, cli, files, locks, setting_flags, settings
 from experiments.common.program_folder import plain
 from experiments.common.settings import Settings
-from experiments.train import draw, loop, multihost, results_table, slurm, sweep_verdict
+from experiments.train import draw, loop, multihost, results_table, slurm, step_cost, sweep_verdict
 from experiments.train import flags as train_flags
 from experiments.train.sweep import Program, Sweep
 from vae import checkpoint

@@ -13,15 +13,15 @@ import numpy as np
 from jax import Array
 from jax.sharding import Mesh
 
-from experiments.common import assess, build, canary, cli, interrupt, phases, step_cost
+from experiments.common import assess, build, canary, cli, interrupt, phases
 from experiments.common.program_state import Progress, first_progress
 from experiments.common.settings import Settings
-from experiments.common.step_cost import StepCost
-from experiments.train import multihost
+from experiments.train import multihost, step_cost
 from experiments.train.evaluation import make_evaluation
 from experiments.train.flags import Options
 from experiments.train.hook import Hook
 from experiments.train.recorder import Recorder
+from experiments.train.step_cost import StepCost
 from experiments.train.sweep import Program
 from vae import checkpoint, estimators
 from vae import train as training

@@ -11,8 +11,8 @@ import pytest
 
 from experiments.common import assess
 from experiments.common.settings import Settings
-from experiments.common.step_cost import StepCost
 from experiments.train import loop, sweep
+from experiments.train.step_cost import StepCost
 from experiments.train.sweep import Program
 from vae import checkpoint
 

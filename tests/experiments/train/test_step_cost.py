@@ -8,9 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.common import build, step_cost
+from experiments.common import build
 from experiments.common.budget import Budget
 from experiments.common.settings import Settings
+from experiments.train import step_cost
 from vae import diagnostics, estimators
 
 SMALL = Settings(hidden=(4,), latent_dim=(2,), batch_size=16, objective="elbo", posterior="bernoulli", num_samples=2)
