@@ -9,10 +9,10 @@
 # DIR holds frey_faces.npz (vae/data/README.md says how to make this file). The argument cuda13 installs jax for an
 # NVIDIA GPU.
 #
-# Expected: the two posteriors are level within 0.01 bits (4 nats). The full covariance cannot be much worse, since the
-# diagonal covariance is a special case, but it is no better either. With both, the ELBO stays 20.8 nats below L_500,
-# the bound with 500 samples. So the missing correlations alone do not explain the gap between q and the true posterior.
-# No number was published for these small networks.
+# Expected: the two posteriors differ by less than 0.01 bits (4 nats). The full covariance cannot be much worse, since
+# the diagonal covariance is a special case, but it is no better either. With both, the ELBO stays 20.8 nats below
+# L_500, the bound with 500 samples. So the missing correlations alone do not explain the gap between q and the true
+# posterior. No number was published for these small networks.
 #
 # Writes results/frey_faces/: results.md, figures/, report.html.
 set -euo pipefail

@@ -90,8 +90,8 @@ def _best(entrants: list[Entrant], group: str, product: str) -> int:
 def _best_by(entrants: list[Entrant], group: str, judge_by: str, best: int, variances: Comparisons) -> dict[str, int]:
     """The index of the best estimator by the deciding cost, by evaluations and by FLOP.
 
-    Another cost has another best estimator only if this one is distinguished, by that cost, from the best one by the
-    deciding cost. FLOP are left out if f calls the host, where they are not counted.
+    Another cost has another best estimator only if that cost tells this one apart from the best one by the deciding
+    cost. FLOP are left out if f calls the host, where they are not counted.
     """
     best_by = {judge_by: best}
     is_counted = not entrants[0].result.task.host_calls.names
@@ -141,7 +141,7 @@ def _pair(first: Entrant, second: Entrant, group: str, figure: str, ratio: Ratio
     elif ratio.low > 1:
         verdict = "second is better"
     else:
-        verdict = "not distinguished"
+        verdict = "not told apart"
     return {
         **first.result.task.problem.point,
         "group": group,

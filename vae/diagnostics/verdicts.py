@@ -157,5 +157,5 @@ def judge(variance: float, biased: bool, is_best: bool, low: float, high: float,
     elif low > 1:
         verdict = "worse"
     else:
-        verdict = "not distinguished from best"
+        verdict = "not told apart from best"
     return f"BIASED, {verdict}" if biased else verdict

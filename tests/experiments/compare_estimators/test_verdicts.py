@@ -58,7 +58,7 @@ def test_a_gradient_that_is_not_finite_or_always_zero_has_no_verdict(tmp_path, m
     assert "leave_one_out has no verdict" not in said
     assert "$^*$ is biased by its paper." in (tmp_path / "out" / "results.tex").read_text()
     pairs = [pair for pair in read(tmp_path / "out" / "pairs.csv") if "gumbel_softmax" in pair.values()]
-    assert {pair["verdict"] for pair in pairs} == {"not distinguished"}
+    assert {pair["verdict"] for pair in pairs} == {"not told apart"}
 
 
 def test_a_bias_is_seen_where_the_true_gradient_is_zero(tmp_path, monkeypatch, capsys):
@@ -80,7 +80,7 @@ def test_the_verdicts_of_random_exact_and_broken_estimators():
     broken = np.where(np.arange(20) == 3, np.nan, 1.0)
     entrants = levels.compared(np.stack([*random, np.zeros(20), broken]), diagnostics.resampling(20, 500))
     verdicts = [entrant.row["phi_verdict"] for entrant in entrants]
-    assert verdicts == ["best", "worse", "not distinguished from best", "better", "NOT FINITE"]
+    assert verdicts == ["best", "worse", "not told apart from best", "better", "NOT FINITE"]
     ratios = [entrant.row["phi_variance_x_flops_to_best"] for entrant in entrants]
     np.testing.assert_allclose(ratios, [1, 2, 1.02, 0, np.nan], rtol=1e-6)
 
@@ -168,7 +168,7 @@ def test_a_note_says_where_evaluations_and_flop_name_different_best_estimators(e
     assert bool(note) == bool(best_by_cost.note(rows, "phi"))
 
 
-def test_a_cost_by_which_two_estimators_are_not_distinguished_names_no_other_best_estimator():
+def test_a_cost_by_which_two_estimators_are_not_told_apart_names_no_other_best_estimator():
     """By evaluations the second estimator is a little better, within the error."""
     variances = 1 + 0.1 * np.random.default_rng(0).normal(size=(2, 20))
     variances *= np.array([[1.0], [0.99]]) / variances.mean(axis=1, keepdims=True)
@@ -208,17 +208,17 @@ def test_a_pair_names_the_better_one_only_if_the_interval_excludes_one():
     names = ("num_samples_first", "num_samples_second", "verdict")
     assert [tuple(pair[name] for name in names) for pair in pairs if pair["figure"] == "variance"] == [
         (1, 2, "first is better"),
-        (1, 3, "not distinguished"),
-        (1, 4, "not distinguished"),
+        (1, 3, "not told apart"),
+        (1, 4, "not told apart"),
         (2, 3, "second is better"),
         (2, 4, "second is better"),
-        (3, 4, "not distinguished"),
+        (3, 4, "not told apart"),
     ]
     best = entrants[3].row  # has no interval, because it is compared with itself
     assert np.isnan([best[f"phi_variance_x_flops_to_best_{end}"] for end in ("low", "high")]).all()
 
 
-@pytest.mark.parametrize(("noise", "verdict"), [(0.0, "first is better"), (0.1, "not distinguished")])
+@pytest.mark.parametrize(("noise", "verdict"), [(0.0, "first is better"), (0.1, "not told apart")])
 def test_noise_of_the_clock_widens_the_interval_of_variance_times_seconds(noise, verdict):
     variances = np.tile(1 + 0.1 * np.random.default_rng(0).normal(size=20), (2, 1))
     weights = diagnostics.resampling(20, 500)

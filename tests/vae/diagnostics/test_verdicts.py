@@ -91,10 +91,10 @@ def test_the_best_is_unbiased_with_the_least_product_and_some_variance_if_there_
     ("low", "high", "verdict"),
     [
         (0.5, 0.9, "better"),
-        (0.5, 1.5, "not distinguished from best"),
+        (0.5, 1.5, "not told apart from best"),
         (1.2, 1.5, "worse"),
         (0.995, 1.005, "within 1 % of best"),
-        (np.nan, np.nan, "not distinguished from best"),
+        (np.nan, np.nan, "not told apart from best"),
     ],
 )
 def test_an_interval_decides(low, high, verdict):
