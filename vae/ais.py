@@ -107,13 +107,13 @@ def bounds(
 
     def bounds_of(datum):
         x, key, exact = datum
-        key_pilot, key_start, key_up, key_down = jax.random.split(key, 4)
+        key_pilot, key_pilot_start, key_start, key_up, key_down = jax.random.split(key, 5)
         q = apply(params, as_batch(x), method="encode") if start == "q" else None
         draw = _sampler(prior, q)
         path = _path(apply, params, x, prior, q, draw(key)[1])
         many = lambda key, number: jax.vmap(lambda key: draw(key)[0])(jax.random.split(key, number))
         run = lambda key, z, steps=None, **how: _anneal(path, z, key, num_steps, leapfrog_steps, steps, **how)
-        steps = run(key_pilot, many(jax.random.fold_in(key_pilot, 0), PILOT_CHAINS))["step"]
+        steps = run(key_pilot, many(key_pilot_start, PILOT_CHAINS))["step"]
         up = run(key_up, many(key_start, num_chains), steps)
         ess = jnp.exp(2 * jax.nn.logsumexp(up["log_weight"]) - jax.nn.logsumexp(2 * up["log_weight"]))
         found = {"lower": mean_log(up["log_weight"]), "ess_share": ess / num_chains, "acceptance": up["acceptance"]}
@@ -207,7 +207,7 @@ def _anneal(path, z, key, num_steps, leapfrog_steps, steps, backwards=False):
 def transition(path, b, z: Flat, key: PRNGKeyArray, step, leapfrog_steps: int) -> tuple[Flat, Float[Array, ""]]:
     """A Hamiltonian transition that leaves f_b invariant; returns z and the probability of the acceptance."""
     key_momentum, key_jitter, key_accept = jax.random.split(key, 3)
-    step = step * jax.random.uniform(key_jitter, minval=1 - JITTER, maxval=1 + JITTER)
+    step = step * jax.random.uniform(key_jitter, (), z.dtype, minval=1 - JITTER, maxval=1 + JITTER)
 
     @jax.value_and_grad
     def log_f(z):
@@ -228,5 +228,5 @@ def transition(path, b, z: Flat, key: PRNGKeyArray, step, leapfrog_steps: int) -
     end = jax.lax.scan(leapfrog, (z, momentum, value, gradient), length=leapfrog_steps)[0]
     log_ratio = energy(end[2], end[1]) - energy(value, momentum)
     probability = jnp.where(jnp.isnan(log_ratio), 0.0, jnp.exp(jnp.minimum(log_ratio, 0.0)))
-    accepted = jax.random.uniform(key_accept) < probability
+    accepted = jax.random.uniform(key_accept, (), z.dtype) < probability
     return jnp.where(accepted, end[0], z), probability

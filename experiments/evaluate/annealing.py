@@ -15,6 +15,9 @@ from experiments.evaluate.flags import Options
 from vae import ais, evaluate, models
 from vae.data import Dataset
 
+# The seed of the annealing's noise.
+SEED = assess.SEED + 1
+
 Row = dict[str, Any]
 
 
@@ -40,7 +43,8 @@ def figures(model: models.VAE, params: Any, data: Dataset, options: Options) -> 
     The images that are done are shown by `phases.images`.
     """
     x = assess.pixels(data, "test")[: options.ais_images]
-    key_simulate, key_test, key_simulated = jax.random.split(assess.key(), 3)
+    # A parent of its own: the first key of `split(assess.key())` is that of the first image's importance samples.
+    key_simulate, key_test, key_simulated = jax.random.split(jax.random.key(SEED, impl="threefry2x32"), 3)
     simulate = jax.jit(lambda params: ais.simulate(model.apply, params, key_simulate, options.ais_images, x.shape[1:]))
     simulated, z = jax.device_get(simulate(params))
     bounds = functools.partial(_make_bounds(model, options), params)

@@ -80,7 +80,7 @@ def test_a_transition_leaves_its_distribution_invariant_unless_everything_is_acc
     """Samples of f_b, a normal of precision 1 + b, keep their variance; with large steps many moves are refused."""
     path = lambda z: (-0.5 * jnp.sum(z**2), -0.5 * jnp.sum(z**2))
     if always:
-        monkeypatch.setattr(jax.random, "uniform", lambda key, shape=(), minval=0.0, maxval=0.0: jnp.asarray(minval))
+        monkeypatch.setattr(jax.random, "uniform", lambda key, shape, dtype, minval=0.0, maxval=0.0: dtype.type(minval))
     variance = 1 / 1.6
     z = np.sqrt(variance) * jax.random.normal(jax.random.key(2), (20_000, 1))
     move = jax.jit(jax.vmap(lambda z, key: ais.transition(path, 0.6, z, key, 1.1, 2)))
@@ -172,6 +172,12 @@ def test_a_family_of_ones_own_is_annealed_if_it_says_that_it_is_real():
         bounds()
     Mine.is_real = True
     assert bounds()["lower"].shape == (3,)
+
+
+@pytest.mark.parametrize("start", ais.STARTS)
+def test_a_float32_model_stays_float32_where_jax_has_float64(start):
+    with jax.enable_x64(True):
+        assert bounds_of(start=start)["lower"].dtype == jnp.float32
 
 
 def test_a_wrong_start_and_sizes_below_one_are_refused():

@@ -71,7 +71,7 @@ def auto(num_samples: int = 1, among: str = DEFAULT, every: int = 200, draws: in
 
     Raises:
       ValueError: if a name is unknown, if no candidate is unbiased, or if a number is too small; from `estimate`, if a
-        candidate that is named does not fit.
+        candidate that is named does not fit, or if the batch has one datum.
     """
     named = () if among == DEFAULT else tuple(among.split("-"))
     for name in named:

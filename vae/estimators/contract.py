@@ -171,7 +171,10 @@ class Expect(Protocol):
 def bind(
     estimator: Estimator, params: PyTree, state: PyTree, key: PRNGKeyArray | None, context: PyTree = None
 ) -> Expect:
-    """Fills in params, state, key and context of an estimator; returns a function of (q, f, reduce, log_q_weight)."""
+    """Fills in params, state, key and context of an estimator; returns a function of (q, f, reduce, log_q_weight).
+
+    Each call of this function has the same key and the same state, so an objective should call it once.
+    """
 
     def expect(q: Any, f: Any, reduce: Reduction = mean, log_q_weight: float | Array = 0.0) -> Estimate:
         return estimator.estimate(params, state, key, q, f, reduce, log_q_weight, context)

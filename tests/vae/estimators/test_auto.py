@@ -5,12 +5,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.helpers.flows import make_flow
 from tests.helpers.oracle import REDUCE, assert_unbiased, oracle, problem
 from vae import estimators
-from vae.distributions import Bernoulli, Categorical, Normal
+from vae.distributions import Bernoulli, Categorical, Normal, Quantized
 from vae.estimators import Estimator, LogJoint, mean
 from vae.estimators.parts import choice as parts_choice
 from vae.estimators.parts.candidates import Candidate, fitting
+from vae.hierarchy import Markov
 
 DRAWS, DATA, SIZE = 4, 64, 8
 TRUTH = 0.1 * np.random.default_rng(0).normal(size=(DATA, SIZE))
@@ -140,6 +142,34 @@ def test_it_takes_turns_then_goes_on_with_the_best_and_uses_its_gradient():
     assert np.all(states.error["stl"][:, EVERY:] < 1e-6)
     assert np.all(states.error["reparam"][:, EVERY:] > 0.01)
     assert states.figures()["auto/stl/steps"] is states.steps["stl"]
+
+
+SHARES = [
+    (make_flow("coupling", dim=4, hidden=2), 4 + 4 + 3),
+    (Quantized(jnp.zeros((3, 2, 5)), jnp.zeros((3, 5))), 2 * 5),
+    (
+        Markov(
+            Q, ({"kernel": jnp.zeros((3, 2))},), (lambda weights, z: Normal(z @ weights["kernel"].T, jnp.zeros(3)),)
+        ),
+        2 + 2,
+    ),
+]
+
+
+@pytest.mark.parametrize(("q", "numbers"), SHARES, ids=["flow", "codes", "layers"])
+def test_what_the_data_share_does_not_count_although_its_axis_is_as_long_as_the_batch(q, numbers):
+    drawn = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), q)
+    assert parts_choice.by_datum(drawn, q.batch_shape).shape == (2, *q.batch_shape, numbers)
+
+
+@pytest.mark.parametrize("batch", [(), (1,)])
+def test_a_batch_of_one_datum_is_refused(batch):
+    q = Normal(jnp.zeros((*batch, 2)), jnp.zeros((*batch, 2)))
+    estimator = estimators.auto(among="reparam-stl")
+    params, state = estimator.init(jax.random.key(0), q)
+    square = lambda z: jnp.sum(jnp.square(z), axis=-1)
+    with pytest.raises(ValueError, match="auto .* needs at least two data"):
+        estimator.estimate(params, state, jax.random.key(0), q, square, mean, 1.0, None)
 
 
 @pytest.mark.slow

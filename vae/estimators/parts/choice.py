@@ -1,5 +1,7 @@
 """The choice of the candidate of `auto` with the least error, from gradients that each candidate drew."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,21 +11,27 @@ from vae.estimators.parts.candidates import Candidate
 
 # A candidate takes over if its error is smaller by this many standard errors.
 CERTAIN = 3.0
+# The fields of families whose arrays the data share: the weights of a flow or of conditionals, and codes.
+SHARED = ("weights", "codebook")
 
 
 def by_datum(gradient: PyTree, batch: tuple[int, ...]) -> Float[Array, "draws N P"]:
     """The gradients in the parameters of q of each of the N data, from leaves `[draws, *batch, ...]`.
 
-    Leaves without the axes of the batch are parameters that the data share, and are left out.
+    Parameters that the data share have no such axes. They are left out.
 
     Raises:
-      ValueError: if no leaf has the axes of the batch.
+      ValueError: if no leaf has the axes of the batch, or if there is one datum.
     """
-    end = 1 + len(batch)
-    leaves = [leaf for leaf in jax.tree.leaves(gradient) if jnp.issubdtype(leaf.dtype, jnp.floating)]
-    leaves = [leaf.reshape(len(leaf), int(np.prod(batch)), -1) for leaf in leaves if leaf.shape[1:end] == batch]
+    end, number = 1 + len(batch), math.prod(batch)
+    if number < 2:
+        raise ValueError("auto compares its candidates over the data of a batch, and needs at least two data")
+    paths_and_leaves, _ = jax.tree_util.tree_flatten_with_path(gradient)
+    of_data = [leaf for path, leaf in paths_and_leaves if not any(getattr(k, "name", "") in SHARED for k in path)]
+    leaves = [leaf for leaf in of_data if jnp.issubdtype(leaf.dtype, jnp.floating) and leaf.shape[1:end] == batch]
     if not leaves:
         raise ValueError("auto needs a q whose parameters differ from datum to datum")
+    leaves = [leaf.reshape(len(leaf), number, -1) for leaf in leaves]
     return jnp.concatenate(leaves, axis=-1)
 
 
