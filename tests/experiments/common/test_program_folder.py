@@ -82,8 +82,22 @@ def test_other_runs_are_refused_and_the_settings_that_differ_are_named(runs, wor
 
 def test_other_data_are_refused(folder):
     folder.check_data(DATA)
-    with pytest.raises(ValueError, match=r"holds a run on other data \(digits has changed\)"):
-        folder.check_data(DATA._replace(checksum="2" * 64))
+    for check in (folder.check_data, lambda data: folder.claim(RUNS, data)):
+        with pytest.raises(ValueError, match=r"holds a run on other data \(digits has changed\)"):
+            check(DATA._replace(checksum="2" * 64))
+    folder.close()
+
+
+def test_the_folder_of_the_data_is_known_in_every_working_directory_while_it_exists(tmp_path, monkeypatch):
+    (tmp_path / "data").mkdir()
+    folder = ProgramFolder(tmp_path / "program")
+    monkeypatch.chdir(tmp_path)
+    folder.claim(RUNS, DATA, "data")
+    folder.close()
+    monkeypatch.chdir("/")
+    assert folder.data_dir() == str(tmp_path / "data")
+    (tmp_path / "data").rmdir()
+    assert folder.data_dir() is None
 
 
 def test_data_without_a_checksum_are_those_with_the_checksum_of_their_files(tmp_path):

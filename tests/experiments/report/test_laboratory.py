@@ -41,6 +41,41 @@ def test_the_table_and_the_charts_show_the_rows(measured):
     assert "phi: least variance × FLOPreparam" in page.text
 
 
+def test_the_charts_and_the_note_of_a_sweep_are_those_of_its_last_point(measured, tmp_path):
+    """At the first point, other estimators are best, and all figures are others."""
+
+    def changes(row):
+        is_last, k = float(row["cost_parameter"]) == 3.0, row["num_samples"]
+        estimator = "stl" if (is_last, k) == (True, "4") else "reparam"
+        verdict = "worse" if (is_last, k) == (True, "1") else "best"
+        figures = {"variance": 7.0, "snr": 2.0, "bias": 0.1} if is_last else {"variance": 3.0, "snr": 9.0, "bias": 0.5}
+        figures |= {"bias_stderr": 0.02, "max_abs_z": 1.5, "verdict": verdict}
+        figures["best_by"] = "flops" if is_last == (k == "1") else "evaluations"
+        own = {"estimator": estimator, "flops": 50.0, "seconds": 0.25}
+        return own | {f"phi_{name}": value for name, value in figures.items()}
+
+    copy_with(measured[0], tmp_path / "copy", changes)
+    page = make_page(tmp_path / "copy")
+
+    series = [[trace for trace in chart["data"] if "name" in trace] for chart in page.charts]  # no guides
+    drawn = [[value for trace in traces for value in trace["y"]] for traces in series]
+    assert drawn[0] == [7, 7]
+    assert [value for trace in series[1] for value in trace["x"]] == [10, 10]
+    assert drawn[2] == [2, 2]
+    assert sorted(drawn[3]) == [3, 3, 7, 7]
+    assert "phi cost_parameter 3" in page.text
+    assert "phi: least variance × FLOPreparam (2 of 3), stl (1 of 3)" in page.text
+    notes = page.text.split("The best by FLOP is ")[1:]
+    assert [note.split(" If")[0] for note in notes] == [
+        "reparam (K=1, 1 evaluation of f); the best by evaluations is stl (K=4, 4 evaluations of f)."
+    ]
+    header, *lines = ([text for text, _ in line] for line in page.tables["estimators phi"])
+    cells = [dict(zip(header, line, strict=True)) for line in lines]
+    assert [line["bias along truth (%)"] for line in cells] == ["50.0 ± 2.0"] * 2 + ["10.0 ± 2.0"] * 2
+    assert {(line["max |z|"], line["FLOP"], line["s"]) for line in cells} == {("1.5", "50.0", "0.250")}
+    assert "400 gradients of each estimator, truth: exact (closed form); 95 % intervals." in page.text
+
+
 def test_a_bias_is_drawn_with_the_interval_that_was_written():
     """A bias of 10 % ± 3 % is drawn with this interval by both renderers."""
     row = {"problem": "x", "estimator": "reparam", "num_samples": 1, "declared_biased": False, "truth": "exact"}
