@@ -23,6 +23,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
+from vae.apply import check_apply
 from vae.evaluate import Images, as_batch, check_images, check_sizes, in_batches, keys_of_data
 
 Flat = Float[Array, "D"]  # all latent variables of one chain
@@ -53,8 +54,10 @@ def simulate(
 ) -> tuple[Images, PyTree]:
     """Data x `[num_data, *image_shape]` of the model, and the z that gave them, `[num_data, D]` in each layer.
 
-    z is an exact sample of p(z|x).
+    z is an exact sample of p(z|x). The model has the methods prior_distribution() and decode(z), whose result is a
+    distribution over flat images.
     """
+    check_apply(apply)
     key_z, key_x = jax.random.split(key)
     z = apply(params, method="prior_distribution").sample(key_z, num_data)
     pixels = apply(params, jax.tree.map(lambda leaf: leaf[None], z), method="decode").sample(key_x, 1)
@@ -81,7 +84,8 @@ def bounds(
     average.
 
     Args:
-      apply: the model's `apply`.
+      apply: the model's `apply`. The model has the methods prior_distribution() and log_likelihood(x, z), and for a
+        start at q encode(x).
       params: the model's variables.
       x: the data.
       key: key of the noise. Each datum has noise of its own, whatever the batch size is.

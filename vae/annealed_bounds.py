@@ -17,6 +17,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, PyTree
 
 from vae import objectives
+from vae.apply import posterior
 from vae.distributions import Flow, MixtureOfNormals, Normal, Product
 from vae.distributions.base import LocationScale
 from vae.estimators.contract import Estimate, Expect, mean
@@ -87,7 +88,7 @@ def _annealed(name: str, steps: int, step: Callable) -> objectives.Objective:
     """
 
     def objective(apply: Callable, params: PyTree, x: PyTree, expect: Expect) -> Estimate:
-        q = apply(params, x, method="encode")
+        q = posterior(apply, params, x)
         _refuse_other_than_vectors(name, q)
         log_joint = objectives.log_joint(apply, params, x)
 

@@ -3,6 +3,9 @@
 Each sample has its own key, a function of (key, datum, sample), and sums are accumulated over chunks. The results
 therefore do not depend on the sizes of the chunks or on the memory of the device. Samples are hard: they come from
 `q.sample`. The model sees batches of one datum, so it must not normalize over the batch.
+
+The functions call the model's methods encode(x), log_likelihood(x, z) and prior_distribution(); `active_units` and
+`code_usage` call encode(x) alone.
 """
 
 from collections.abc import Callable
@@ -14,6 +17,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree, Shaped
 
 from vae import pareto
+from vae.apply import check_apply
 from vae.estimators.contract import Samples, check_equal_shapes
 
 Images = PyTree[Shaped[Array | np.ndarray, "N ..."]]  # [N, H, W, C], or a pytree of arrays, as the model takes it
@@ -252,6 +256,7 @@ def check_images(apply: Callable, x: PyTree) -> None:
     The model has the method `check_images(x)`, as `vae.models.VAE` does, and `apply` is its own `apply`. No other model
     is asked, and none about a pytree.
     """
+    check_apply(apply)
     model = getattr(apply, "__self__", None)
     is_float = isinstance(x, Array | np.ndarray) and jnp.issubdtype(x.dtype, jnp.floating)  # `encode` refuses integers
     if is_float and hasattr(model, "check_images"):

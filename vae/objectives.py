@@ -1,11 +1,9 @@
 """Bounds on log p(x), and their table.
 
 An objective writes its bound as an expectation and passes the expectation to `expect`, which is an estimator with its
-params, state and key filled in. Objectives and estimators therefore do not know each other's names.
+params, state and key filled in. Objectives and estimators do not know each other. `vae/apply.py` says what `apply` is.
 
     objective(apply, params, x, expect) -> Estimate with value [B], in nats, to be maximised
-
-`apply` is the `apply` of a model that has the methods of `vae.models.VAE`.
 """
 
 from collections.abc import Callable
@@ -16,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
+from vae.apply import posterior
 from vae.estimators.contract import Estimate, Expect, LogJoint, Reduction, log_mean_exp, mean
 from vae.estimators.tools import is_zero, with_own_loss
 from vae.table import Table
@@ -69,7 +68,7 @@ def elbo_analytic(
     weight = _kl_weight(kl_warmup, epoch, beta)
 
     def objective(apply: Callable, params: PyTree, x: PyTree, expect: Expect) -> Estimate:
-        q = apply(params, x, method="encode")
+        q = posterior(apply, params, x)
         reconstruction = expect(q, lambda z: apply(params, x, z, method="log_likelihood"), mean)
         if is_zero(free_bits):
             rate = apply(params, q, method="kl_to_prior")  # [B]
@@ -152,7 +151,7 @@ def from_log_weights(reduce: Reduction, kl_weight: float | Array = 1.0) -> Objec
     """
 
     def objective(apply: Callable, params: PyTree, x: PyTree, expect: Expect) -> Estimate:
-        q = apply(params, x, method="encode")
+        q = posterior(apply, params, x)
         f = log_joint(apply, params, x, prior_weight=kl_weight)
         return with_own_loss(q, expect(q, f, reduce, log_q_weight=kl_weight))
 

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
 from vae import objectives
+from vae.apply import posterior
 from vae.estimators.contract import Estimate, Expect, Reduction, log_mean_exp, mean
 
 
@@ -27,7 +28,7 @@ def _stratified(combine: Callable[[Array, Array], Array], reduce: Reduction) -> 
     """Reduces `combine(weight [C, 1, B], log_weights [C, K, B])` over K."""
 
     def objective(apply: Callable, params: PyTree, x: PyTree, expect: Expect) -> Estimate:
-        q = apply(params, x, method="encode")
+        q = posterior(apply, params, x)
         if not hasattr(q, "strata"):
             return objectives.from_log_weights(reduce)(apply, params, x, expect)
         log_joint = objectives.log_joint(apply, params, x)

@@ -131,6 +131,9 @@ def _average(before: PyTree, new: PyTree, step: Int[Array, ""], decay: float) ->
 def make_epoch(step: Callable, batch_size: int) -> Callable[[TrainState, Array, PyTree], tuple[TrainState, dict]]:
     """Returns `epoch(state, key, data) -> (state, metrics)`: one pass in random order over data `[N, H, W, C]`.
 
+    `step(state, key, x) -> (state, metrics)` may be any function. The state is a pytree of arrays with the attribute
+    `step`, an integer that each step raises by 1. The metrics are a dict of arrays with the key `bound`.
+
     The data may have any dtype, and may be a pytree of arrays with the axis N, such as images with labels. `key`
     belongs to the run and is the same in every epoch; each step derives its own key. The last N modulo batch_size
     images of the epoch's order are left out. The metrics are the means over the epoch and `failed_step`, the number
@@ -179,7 +182,8 @@ def make_order(size: int, batch_size: int) -> Callable[[Array, Array], Array]:
 def make_chunk(step: Callable, images: Callable[[Array], Array] = lambda batch: batch) -> Callable:
     """Returns `chunk(state, key, batches) -> (state, metrics)`: T consecutive steps of an epoch, with metrics `[T]`.
 
-    `batches` `[T, B, ...]` holds images, or anything that the function `images` turns into images, such as indices.
+    `step` is that of `make_epoch`. `batches` `[T, B, ...]` holds images, or anything that the function `images` turns
+    into images, such as indices.
     """
 
     def chunk(state: PyTree, key: PRNGKeyArray, batches: Array):

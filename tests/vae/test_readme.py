@@ -9,9 +9,11 @@ import sys
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import nnx
 
 import vae
 from experiments.common import build, settings
@@ -25,6 +27,7 @@ SECTIONS = dict(re.findall(r"^### (.*?)\n(.*?)(?=^##)", PAGE, re.DOTALL | re.MUL
 # The lines, not counting blank ones, that somebody may have to read before adding the thing.
 LIMITS = {"an estimator": 320, "a posterior": 550, "a network": 320, "a data set": 150, "an objective": 150}
 LIMITS |= {"an optimizer or a schedule": 150}
+OTHER_LIBRARIES = PAGE.split("## With another library")[1].split("\n## ")[0]
 FOLDERS = ("estimators", "models", "data", "diagnostics")
 
 
@@ -62,10 +65,10 @@ def _run(blocks, namespace):
 def test_the_code_runs():
     """Every block that adds nothing, in order, in one namespace. What only computes arrays is run as one program."""
     text = PAGE
-    for section in SECTIONS.values():
+    for section in (*SECTIONS.values(), OTHER_LIBRARIES):
         text = text.replace(section, "")
     script, *parts = pages.blocks(text)
-    assert len(parts) == 2
+    assert len(parts) == 3
     namespace = _run([script], {})
     assert 20 < -namespace["log_p"].mean() < 30  # of 44 without training
     assert namespace["images"].shape == (64, 8, 8)
@@ -73,6 +76,33 @@ def test_the_code_runs():
     gradient, jacobians = jax.jit(lambda: [_run(parts, namespace)[name] for name in arrays])()
     assert gradient.shape == (2, 3)
     assert jacobians["mean"].shape == (1000, 2)
+
+
+class BitsInNNX(nnx.Module):
+    def __init__(self):
+        self.encoder = nnx.Linear(64, 8, rngs=nnx.Rngs(0))
+        self.decoder = nnx.Linear(8, 64, rngs=nnx.Rngs(1))
+
+    def encode(self, x):
+        return vae.distributions.Bernoulli(self.encoder(x.reshape(len(x), -1)))
+
+    def log_likelihood(self, x, z):
+        return vae.distributions.Bernoulli(self.decoder(z)).log_prob(x.reshape(len(x), -1))
+
+    def prior_distribution(self):
+        return vae.distributions.Bernoulli(jnp.zeros(8))
+
+
+@pytest.mark.parametrize("library", ["def encode(params", "import nnx"])
+def test_a_model_of_another_library_trains(library):
+    x = vae.data.pixels(vae.data.load("digits").train, 17)
+    names = {"vae": vae, "jax": jax, "jnp": jnp, "x": x, "optimizer": optax.adam(1e-2), "model": BitsInNNX()}
+    blocks = [block for block in pages.blocks(OTHER_LIBRARIES) if library in block or "TrainState" in block]
+    namespace = _run(blocks, names)
+    state, metrics = namespace["epoch"](namespace["state"], jax.random.key(1), x)  # the second epoch
+    assert int(state.step) == 2 * (len(x) // 128)
+    assert metrics["bound"] > namespace["metrics"]["bound"] > -44.4  # of fair bits
+    assert metrics["bound"] > -40
 
 
 @pytest.mark.usefixtures("restored_tables")

@@ -6,10 +6,10 @@
     by_chunk = figures_by_chunk(moments)                            # {part: {figure: [chunks]}}, figures in FIGURES
     low, high = interval(by_chunk["encoder"]["variance"], resampling(chunks=20), log=True)
 
-A gradient is a dict of groups, such as encoder and decoder, and each group is a pytree. A part is a group or one layer
-of a group; see `parts`. The functions of moments are pure and can be jitted. The draws are not stored. They are divided
-into equal chunks. A scan updates the mean and the sum of squared deviations of each chunk, and the bootstrap resamples
-the chunks. Intervals come from the studentized bootstrap; `compare_all` compares several estimators at once.
+A gradient is a pytree of groups, such as encoder and decoder, and each group is a pytree. A part is a group or one
+layer of a group; see `parts`. The functions of moments are pure and can be jitted. The draws are not stored. They are
+divided into equal chunks. A scan updates the mean and the sum of squared deviations of each chunk, and the bootstrap
+resamples the chunks. Intervals come from the studentized bootstrap; `compare_all` compares several estimators at once.
 
 For a part with coordinates i, a draw g with mean E g, and the true gradient t:
 
@@ -53,6 +53,7 @@ from vae.diagnostics.moments import add_gradients as add_gradients
 from vae.diagnostics.moments import draw_gradients as draw_gradients
 from vae.diagnostics.moments import exactly as exactly
 from vae.diagnostics.moments import gradient_moments as gradient_moments
+from vae.diagnostics.moments import groups as groups
 from vae.diagnostics.moments import join_chunks as join_chunks
 from vae.diagnostics.moments import make_gradient as make_gradient
 from vae.diagnostics.moments import no_moments as no_moments

@@ -122,17 +122,19 @@ def compare(
 ) -> Comparison:
     """Compares gradient estimators of a bound of a model, at fixed parameters and data.
 
-    The gradient is that of the bound's mean over the batch, and its groups are the model's submodules, such as encoder
-    and decoder. The true gradient is the sum over all states of discrete latents, if there are few. Otherwise it is the
-    mean of many gradients of `reference`, whose error counts in every verdict. All estimators draw with the same keys.
-    `is_biased` and `judge` have the rules of the verdicts.
+    The gradient is that of the bound's mean over the batch, and its groups are the children of `params["params"]`: the
+    model's submodules, such as encoder and decoder. The true gradient is the sum over all states of discrete latents,
+    if there are few. Otherwise it is the mean of many gradients of `reference`, whose error counts in every verdict.
+    All estimators draw with the same keys. `is_biased` and `judge` have the rules of the verdicts.
 
     Each gradient is one call of a compiled program. On a CPU, the same convolutions take about twice the time inside a
     loop of the program, such as `lax.map`.
 
     Args:
-      model: a module with the methods of `vae.models.VAE`, or its `apply`.
-      params: the model's variables, as `model.init` returns them; only the collection "params" is differentiated.
+      model: a Flax linen module with the methods that the objective calls, its `apply`, or a function
+        `apply(variables, *args, method=name)`.
+      params: the model's variables, as `model.init` returns them: a dict whose value for "params" is a pytree of float
+        arrays, such as a dict of submodules. Only "params" is differentiated.
       x: a batch `[B, H, W, C]`, or a pytree of arrays with the axis B, as the model takes it.
       estimators: for a name in the table of estimators its number of samples K; for any other name an `Estimator`.
       objective: the bound.
@@ -149,14 +151,14 @@ def compare(
         host, whose FLOP XLA does not count.
 
     Raises:
-      TypeError: if `objective` is a factory of objectives.
-      ValueError: if an estimator is unknown or does not fit, if the numbers of draws are no multiples of `chunks`, if
-        the bound calls the host and is to be judged by FLOP, or if a multi-sample bound, which is a different bound for
-        each K, gets several K, or one below the reference's.
+      TypeError: if `objective` is a factory of objectives, or if the model is neither a module nor such a function.
+      ValueError: if `params["params"]` is missing or is no pytree of float arrays, if an estimator is unknown or does
+        not fit, if the numbers of draws are no multiples of `chunks`, if the bound calls the host and is to be judged
+        by FLOP, or if a multi-sample bound, which is a different bound for each K, gets several K, or one below the
+        reference's.
     """
     objectives.BY_NAME.refuse_factory(objective)
-    if "params" not in params:
-        raise ValueError('params must be the variables that model.init returns, a dict with the key "params"')
+    _check_params(params)
     reference_draws = reference_draws or 4 * draws
     for name, number in {"draws": draws, "reference_draws": reference_draws}.items():
         if number % chunks or number < 2 * chunks:
@@ -192,11 +194,22 @@ def compare(
         is_declared = isinstance(estimators[name], int) and BY_NAME[name].biased
         head = {"estimator": name, **costs, "declared_biased": is_declared}
         entrants.append(_Entrant(head, report, by_chunk))
-    groups = list(params["params"])
+    groups = moments.groups(params["params"])
     is_unbiased = [_is_unbiased(entrant, groups, draws, chunks, confidence) for entrant in entrants]
     rows = [row for group in groups for row in _rows(group, entrants, is_unbiased, draws, chunks, confidence, judge_by)]
     columns = {name: np.array([row[name] for row in rows]) for name in rows[0]}
     return Comparison(columns, known.source, draws, confidence, judge_by)
+
+
+def _check_params(params: PyTree) -> None:
+    if not isinstance(params, Mapping) or "params" not in params:
+        raise ValueError('params must be a dict with the key "params", such as the variables that model.init returns')
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params["params"]):
+        if not hasattr(leaf, "dtype") or not jnp.issubdtype(leaf.dtype, jnp.floating):
+            raise ValueError(
+                f'params["params"]{jax.tree_util.keystr(path)} is a {type(leaf).__name__} and not a float array; in'
+                " Equinox, eqx.filter(model, eqx.is_inexact_array) has the arrays alone"
+            )
 
 
 class _Task(NamedTuple):

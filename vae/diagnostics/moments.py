@@ -1,6 +1,6 @@
 """Moments of a gradient estimate over many draws, and the true gradient that the draws are compared with."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -68,9 +68,9 @@ def make_gradient(bound: Callable, estimator: Estimator) -> Callable:
 
         bound = lambda params, x, expect: vae.elbo(model.apply, {"params": params}, x, expect)
 
-    `params` is a dict of groups, and `data` is the other input of the bound. `learned` and `counted` are the
-    estimator's own params and state, as its `init` returns them; they stay fixed. `context` is the input of an
-    input-dependent baseline.
+    `params` is a pytree of float arrays, such as a dict of groups, and `data` is the other input of the bound.
+    `learned` and `counted` are the estimator's own params and state, as its `init` returns them; they stay fixed.
+    `context` is the input of an input-dependent baseline.
     """
 
     def gradient(key: Array | None, params, data=None, learned=None, counted=None, context=None) -> PyTree:
@@ -80,22 +80,33 @@ def make_gradient(bound: Callable, estimator: Estimator) -> Callable:
     return gradient
 
 
-def parts(gradient: dict[str, PyTree]) -> dict[str, list[int]]:
+def groups(gradient: PyTree) -> list[str]:
+    """Returns the names of the groups, which are the children of the pytree: "params" for a single array."""
+    if isinstance(gradient, Mapping):
+        return list(gradient)
+    paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(gradient)]
+    return list(dict.fromkeys(_name(path[:1]) or "params" for path in paths))
+
+
+def parts(gradient: PyTree) -> dict[str, list[int]]:
     """Returns the names of the groups and of their layers, each with the indices of its leaves in `jax.tree.leaves`.
 
     The leaves of a layer share their whole path except the last name. In a group without layers, every leaf counts as
     a layer.
     """
     paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(gradient)]
-    name = lambda path: jax.tree_util.keystr(path, simple=True, separator=".")
     members: dict[str, list[int]] = {}
-    for group in gradient:
-        leaves = [i for i, path in enumerate(paths) if name(path[:1]) == group]
+    for group in groups(gradient):
+        leaves = [i for i, path in enumerate(paths) if (_name(path[:1]) or "params") == group]
         members[group] = leaves
         flat = all(len(paths[i]) <= 2 for i in leaves)
         for i in leaves if len(leaves) > 1 else []:
-            members.setdefault(name(paths[i] if flat else paths[i][:-1]), []).append(i)
+            members.setdefault(_name(paths[i] if flat else paths[i][:-1]), []).append(i)
     return members
+
+
+def _name(path: tuple) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator=".")
 
 
 def draw_gradients(

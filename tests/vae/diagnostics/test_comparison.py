@@ -227,6 +227,24 @@ def test_params_without_their_collection_are_refused():
         diagnostics.compare(model, variables["params"], X, {"stl": 1}, key=KEY)
 
 
+def test_parameters_that_are_no_float_arrays_are_refused_with_their_place():
+    with pytest.raises(ValueError, match=r"\['decoder'\]\[0\] is a function and not a float array; in Equinox, eqx"):
+        diagnostics.compare(small_model()[0], {"params": {"decoder": [lambda: None]}}, X, {"stl": 1}, key=KEY)
+
+
+def test_groups_are_the_children_of_any_pytree():
+    """Of a class too, such as a module of Equinox."""
+    q = vae.distributions.Normal(mean=jnp.array([[0.3, -0.2]]), log_var=jnp.array([[0.1, 0.2]]))
+    objective = lambda apply, variables, x, expect: expect(variables["params"], lambda z: jnp.sum(z, axis=-1))
+    arguments = {"params": q}, X[:1], {"reparam": 1, "leave_one_out": 4}, objective
+    result = diagnostics.compare(lambda: None, *arguments, draws=40, reference_draws=60, key=KEY)
+    assert column(result, "variance", "mean")[0] == 0  # the pathwise gradient is 1
+    assert column(result, "variance", "log_var")[0] > 0.1
+    assert min(column(result, "variance", "mean")[1:] + column(result, "variance", "log_var")[1:]) > 0.1
+    assert diagnostics.parts(q) == {"mean": [0], "log_var": [1]}
+    assert diagnostics.parts(q.mean) == {"params": [0]}
+
+
 def test_a_bound_that_calls_the_host_is_judged_by_evaluations():
     """An objective may use any function of the model's variables, here NumPy's maximum of three bits."""
 
