@@ -1,7 +1,7 @@
 """Checks of files that others may have written. A workdir that this project cannot have written is refused.
 
-Therefore a table, a page or a terminal shows only names and values that a setting can have, and no file outside of the
-workdir is overwritten through a link.
+Therefore a table, a page or a terminal shows only names and values that a setting can have. No page shows a file from
+outside of the workdir, and no command adds rows to such a file or empties it.
 """
 
 import contextlib
@@ -14,7 +14,7 @@ from typing import Any
 
 from experiments.common.settings import FIELDS as SETTINGS
 
-# The files and folders that commands make in a workdir.
+# The files and folders of a workdir that a page may show, or that commands change in place.
 NAMES = (
     "config.json",
     "runs.json",
@@ -32,18 +32,14 @@ NAMES = (
     "layers.csv",
     "matrix.csv",
     "curves.csv",
-    "checkpoints",
-    "checkpoints.unreadable",
     "figures",
-    "tensorboard",
-    "profile",
     "programs",
-    "store",
-    "slurm",
     ".lock",
     ".results.lock",
     ".figures.lock",
 )
+# Folders that may be links, for example to a scratch disk. No page shows what is in them.
+MAY_BE_LINKS = ("checkpoints", "checkpoints.unreadable", "store", "tensorboard", "profile", "slurm")
 
 # The columns of a row that hold text, besides settings, with the pattern of their values.
 TEXT = {
@@ -71,7 +67,11 @@ LABORATORY += tuple(f"{figure}{end}" for figure in ("variance", "snr") for end i
 
 
 def refuse_links(folder: str | Path) -> None:
-    """Refuses symbolic links among the files that commands make in `folder`. The folder itself may be a link.
+    """Refuses symbolic links among the files of `folder` that a page may show, or that commands change in place.
+
+    The folder itself and the folders of `MAY_BE_LINKS` may be links. A command needs this check only if it copies files
+    into a page, adds rows to files or holds locks: all other files are replaced in one step, which leaves the file
+    behind a link as it is.
 
     Raises:
       ValueError: If there is such a link; the sentence names it.
@@ -86,15 +86,16 @@ def refuse_links(folder: str | Path) -> None:
 
 
 def _links(folder: Path) -> Iterator[str]:
-    """The links below a folder. Links in two places are harmless: submitit makes some in slurm/, and deleting a
-    checkpoint does not follow links."""
-    if not folder.is_dir() or folder.name == "slurm":
+    """The links below a folder."""
+    if not folder.is_dir():
         return
     with contextlib.suppress(FileNotFoundError), os.scandir(folder) as entries:  # another process may delete meanwhile
         for entry in entries:
+            if entry.name in MAY_BE_LINKS and folder.name != "programs":  # a program may have any name
+                continue
             if entry.is_symlink():
                 yield entry.path
-            elif entry.is_dir() and folder.name != "checkpoints":
+            elif entry.is_dir():
                 yield from _links(Path(entry.path))
 
 

@@ -33,7 +33,7 @@ import time
 import jax
 from absl import flags
 
-from experiments.common import candidates, cli, files, foreign_files, packages, phases, provenance, run_selection
+from experiments.common import candidates, cli, files, packages, phases, provenance, run_selection
 from experiments.common.budget import Refused
 from experiments.common.settings import Settings
 from experiments.common.store import Store
@@ -89,7 +89,6 @@ def compare(options: Options, run: Settings) -> None:
         output.check_columns(options.columns, protocol.judge_by)
         folder = options.folder
         files.check_writable(folder, "output")
-        foreign_files.refuse_links(folder)
 
     # ---- The measurements
     with cli.one_sentence(OSError, Refused):

@@ -20,7 +20,7 @@ from pathlib import Path
 import jax
 from absl import flags
 
-from experiments.common import cli, files, foreign_files, grammar, packages, provenance
+from experiments.common import cli, files, grammar, packages, provenance
 from experiments.policy_gradients import losses, output
 from experiments.policy_gradients.measure import CHUNKS, make_rows
 from experiments.policy_gradients.policy import known_gradients, make_setting
@@ -81,7 +81,6 @@ def main(options: flags.FlagValues = flags.FLAGS) -> None:
         check_flags(options)
         folder = Path(options.output)
         files.check_writable(folder, "output")
-        foreign_files.refuse_links(folder)
         setting = make_setting(options.seed, options.distance, options.lag, options.beta)
         known = known_gradients(setting)
         entries = choose_losses(options, tuple(known))

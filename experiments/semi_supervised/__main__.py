@@ -23,7 +23,7 @@ import optax
 from absl import flags
 from jax import Array
 
-from experiments.common import cli, files, foreign_files, grammar, phases, provenance, store, tables
+from experiments.common import cli, files, grammar, phases, provenance, store, tables
 from experiments.semi_supervised import model
 from experiments.semi_supervised.model import CLASSES, M2
 from vae import data as datasets
@@ -81,7 +81,6 @@ def main(values: flags.FlagValues = flags.FLAGS) -> None:
         check_flags(values, digits)
         folder = Path(values.output)
         files.check_writable(folder, "output")
-        foreign_files.refuse_links(folder)
         gradients = {CONTROL: None} | {name: make_estimator(name) for name in values.estimators}
 
     # ---- The training, or what is stored

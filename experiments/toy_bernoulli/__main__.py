@@ -26,7 +26,7 @@ from pathlib import Path
 
 from absl import flags
 
-from experiments.common import candidates, cli, files, foreign_files, problems, provenance, store
+from experiments.common import candidates, cli, files, problems, provenance, store
 from experiments.common.problems import Problem
 from experiments.common.task import Task
 from experiments.toy_bernoulli import output
@@ -111,7 +111,6 @@ def main(options: flags.FlagValues = flags.FLAGS) -> None:
         )
         folder = Path(options.output or f"results/toy-{options.toy}")
         files.check_writable(folder, "output")
-        foreign_files.refuse_links(folder)
         points = TOYS[options.toy](options.batch_size)
         names = choose_estimators(options, Task(points[0], "elbo"), training)
 

@@ -181,7 +181,6 @@ CASES = {
     "evaluate --workdir={}/other_net --checkpoint=2": ("another configuration",),
     "evaluate --workdir={}/linked_rows": ("evaluations.jsonl is a symbolic link",),
     "evaluate --workdir={}/linked_lock": (".lock is a symbolic link",),
-    "evaluate --workdir={}/linked_checkpoints": ("checkpoints is a symbolic link",),
     # the laboratory
     "compare_estimators --problem=cubic": ("--problem=cubic", "quadratic"),
     "compare_estimators --problem=nowhere:f": ("nowhere",),
@@ -224,7 +223,6 @@ CASES = {
     "compare_estimators --confidence=1": ("confidence",),
     "compare_estimators --confidence=nan": ("confidence",),
     "compare_estimators --output={}/file": ("{}/file",),
-    "compare_estimators --output={}/linked_store": ("store is a symbolic link",),
     # the toys, the policy, the picture, the report
     "toy_bernoulli --toy=gaussian": ("toy",),
     "toy_bernoulli --estimators=": ("--estimators",),

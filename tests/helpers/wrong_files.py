@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import shutil
 import zipfile
 from pathlib import Path
 
@@ -21,15 +20,14 @@ LINKS = {
     "linked": ("metrics.jsonl", "precious"),
     "linked_lock": (".lock", "precious"),
     "linked_rows": ("evaluations.jsonl", "precious"),
-    "linked_checkpoints": ("checkpoints", "precious_folder"),
-    "linked_store": ("store", "precious_folder"),
 }
 SETTINGS = ["--hidden=16", "--latent_dim=2", "--epochs=2", "--eval_samples=4"]
 
 
 def unknown_names(*folders: Path) -> set[str]:
-    """What commands made in these folders, in place of which a link would not be refused."""
-    return {path.name for folder in folders for path in folder.iterdir()} - set(foreign_files.NAMES)
+    """What commands made in these folders, of which foreign_files does not say whether it may be a link."""
+    known = {*foreign_files.NAMES, *foreign_files.MAY_BE_LINKS}
+    return {path.name for folder in folders for path in folder.iterdir()} - known
 
 
 def write_data(folder: Path) -> None:
@@ -99,9 +97,7 @@ def write_workdirs(folder: Path) -> None:
             with checkpoint.writer(folder / name / "checkpoints") as (save, _):
                 save(2, other if name == "other_net" else state)
     (folder / "precious").write_text('{"epoch": 1}\n')
-    (folder / "precious_folder/7").mkdir(parents=True)
     for name, (link, target) in LINKS.items():
-        shutil.rmtree(folder / name / link, ignore_errors=True)
         (folder / name / link).unlink(missing_ok=True)
         (folder / name / link).symlink_to(folder / target)
 

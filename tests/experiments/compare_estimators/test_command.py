@@ -166,6 +166,15 @@ def test_only_the_pictures_that_the_command_has_drawn_are_listed(quadratic, tmp_
     assert names == ["bias.png", "variance_cost.png", "snr.png"]
 
 
+@pytest.mark.usefixtures("measures_nothing", "draws_at_once")
+def test_the_store_and_the_pictures_may_lie_on_another_disk(quadratic, tmp_path):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "store").symlink_to(quadratic / "store")
+    (tmp_path / "figures").symlink_to(tmp_path / "disk")
+    run(*QUADRATIC, f"--output={tmp_path}")
+    assert (tmp_path / "disk/bias.png").exists()
+
+
 @pytest.mark.usefixtures("undrawn")
 def test_columns_chooses_the_columns_of_the_tables(quadratic, measures_nothing, tmp_path):
     shutil.copytree(quadratic / "store", tmp_path / "store")

@@ -59,7 +59,7 @@ def test_names_of_folders_are_made_of_plain_parts(dataset, tmp_path):
 
 @pytest.mark.parametrize(
     "name",
-    ["runs.json", "metrics.jsonl", ".lock", "figures", "figures/x.png", "checkpoints/3", "programs/a"]
+    ["runs.json", "metrics.jsonl", ".lock", "figures", "figures/x.png", "programs/a", "programs/store"]
     + ["programs/a/runs.json", "programs/a/figures/x.png", ".figures.lock"],
 )
 def test_links_in_a_workdir_are_refused(name, tmp_path):
@@ -83,9 +83,10 @@ def test_a_report_shows_nothing_that_a_link_leads_to(tmp_path, capsys):
     assert "figures is a symbolic link" in capsys.readouterr().err
 
 
-def test_a_workdir_may_be_a_link_and_hold_others_that_are_not_ours(tmp_path):
-    (tmp_path / "there/programs/a/checkpoints/1").mkdir(parents=True)
-    (tmp_path / "there/data").symlink_to(tmp_path)
+def test_a_workdir_may_be_a_link_its_checkpoints_may_be_links_and_so_may_others_that_are_not_ours(tmp_path):
+    (tmp_path / "there/programs/a").mkdir(parents=True)
+    for name in ("data", "checkpoints", "programs/a/checkpoints"):
+        (tmp_path / "there" / name).symlink_to(tmp_path)
     (tmp_path / "workdir").symlink_to(tmp_path / "there")
     foreign_files.refuse_links(tmp_path / "workdir")
     foreign_files.refuse_links(tmp_path / "nowhere")

@@ -9,7 +9,6 @@ import pytest
 
 from experiments.semi_supervised import __main__ as semi_supervised
 from tests.helpers import pages
-from tests.helpers.wrong_files import unknown_names
 
 
 @pytest.mark.slow
@@ -24,7 +23,6 @@ def test_the_command_writes_the_table_and_the_figure(tmp_path, capsys):
     assert (tmp_path / "results.md").read_text() in capsys.readouterr().out
     assert json.loads((tmp_path / "config.json").read_text())["settings"]["seeds"] == 2
     assert (tmp_path / "figures" / "styles.png").exists()
-    assert unknown_names(tmp_path) == set()
 
 
 @pytest.fixture
