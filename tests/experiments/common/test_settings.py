@@ -196,6 +196,12 @@ def test_array_values_are_settings_and_options_without_switches_that_are_zero():
     assert settings.program_settings(run)["objective"] == "renyi:alpha=0.3"
 
 
+def test_an_objective_with_a_warm_up_gets_the_epoch():
+    warm, other = parse("--objective=elbo:kl_warmup=5,iwae", "--num_samples=2")
+    assert settings.epoch_argument(warm, 3.0) == {"epoch": 3.0}
+    assert settings.epoch_argument(other, 3.0) == {}
+
+
 def test_one_run_has_one_spelling():
     [run] = parse("--objective=renyi:alpha=0.5", "--num_samples=2")
     assert run.objective == "renyi"
@@ -226,6 +232,7 @@ def test_switches_are_flags_like_others():
         ("--architecture=conv --hidden=none", "needs 1 or more layers in --hidden, got 0"),
         ("--binarization=none", "--likelihood=bernoulli needs binary pixels"),
         ("--likelihood=discretized_logistic", "choose --binarization=none"),
+        ("--likelihood=discretized_logistic --binarization=static", "choose --binarization=none"),
         ("--estimator=leave_one_out", "needs --num_samples of at least 2, got 1"),
         ("--estimator=gumbel_rao:inner_samples=0", "^--estimator=gumbel_rao:inner_samples=0: inner_samples must be"),
         ("--estimator=reparam:by_layer=true", "^--estimator=reparam:by_layer=true: .*because it differentiates"),
