@@ -6,9 +6,8 @@ an array.
 
 Densities, divergences and their gradients are right in float32 for logs of scales, rates and concentrations from -80 to
 80, and for log-variances from -160 to 160. Outside this range they may be infinite or NaN; `LowRankNormal` names a
-smaller range. They are those of the z that they get: beside a mean of size m, float32 rounds samples to steps of about
-1e-7 m, so a q with a smaller scale loses its noise. Parameters of different shapes are broadcast where a distribution
-is built.
+smaller range. Samples beside a mean of size m are rounded to steps of about 1e-7 m, so a q with a smaller scale loses
+its noise. Parameters of different shapes are broadcast where a distribution is built.
 
 `sample` never carries a gradient. `rsample` always does; only reparameterizable families have it. Families whose noise
 has a fixed distribution also have `from_noise`, the map from that noise to the sample: the reparameterization trick.
