@@ -92,7 +92,8 @@ def make_step(
     falls by the factor `ema` with each later step, and the weights of all steps have the sum 1.
 
     Raises:
-      ValueError: if `ema` is below 0, or is not below 1; from the step, if the objective's value is not `[B]`.
+      ValueError: if `ema` is below 0, or is not below 1; from the step, if the objective's value is not `[B]`, or if
+        the state has no average.
       TypeError: if `objective` is a factory of objectives; from the step, if the objective returns something other than
         an `Estimate`.
     """
@@ -113,6 +114,8 @@ def make_step(
         return estimate.cv_loss - bound, (estimate.state, {"bound": bound, "cv_loss": estimate.cv_loss})
 
     def step(state: TrainState, key: PRNGKeyArray, x: PyTree):
+        if ema and state.ema is None:
+            raise ValueError(f"{ema=} needs a state.ema, a copy of the model's variables at first; see make_init")
         grads, (estimator_state, metrics) = jax.grad(loss_fn, has_aux=True)(state.params, state.estimator_state, key, x)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)

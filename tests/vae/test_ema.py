@@ -76,6 +76,11 @@ def test_a_run_that_is_resumed_has_the_same_average_bit_for_bit(tmp_path):
     assert np.abs(_flat(first.ema) - _flat(first.params["model"])).max() > 1e-3  # the average is another tree
 
 
+def test_a_state_without_an_average_is_refused():
+    with pytest.raises(ValueError, match=r"^ema=0.9 needs a state.ema, a copy of the model's variables at first"):
+        jax.eval_shape(STEP, INIT(KEY)._replace(ema=None), KEY, X[:10])
+
+
 @pytest.mark.parametrize("decay", [-0.1, 1.0])
 def test_a_decay_that_is_no_average_is_refused(decay):
     with pytest.raises(ValueError, match=f"ema must be at least 0 and below 1, got {decay}"):

@@ -328,6 +328,7 @@ def _guarded(entry: Entry) -> Callable[..., Estimator]:
         estimator = entry.make(*args, **options)
 
         def init(key, q, context=None):
+            _check_distribution(q)
             reduce = mean if "mean" in entry.reductions else log_mean_exp
             _raise(entry.refusal(q, reduce, log_q_weight=1.0))
             with _broadcasting:
@@ -338,13 +339,22 @@ def _guarded(entry: Entry) -> Callable[..., Estimator]:
                 raise TypeError(
                     f"reduce must be a Reduction, such as mean or log_mean_exp, got {type(reduce).__name__}"
                 )
+            _check_distribution(q)
             if jnp.ndim(log_q_weight) != 0:
                 raise ValueError(f"log_q_weight must be one number, got shape {list(jnp.shape(log_q_weight))}")
             # With a plain f, an estimator that needs the prior is a different one, which is right too.
             unknown = entry.needs_prior and not isinstance(f, LogJoint)
             _raise(entry.refusal(q, reduce, log_q_weight, f=None if unknown else f))
-            with _broadcasting:
-                result = estimator.estimate(params, state, key, q, f, reduce, log_q_weight, context)
+            try:
+                with _broadcasting:
+                    result = estimator.estimate(params, state, key, q, f, reduce, log_q_weight, context)
+            except Exception as error:
+                needed = jax.eval_shape(lambda: estimator.init(jax.random.key(0), q, context))
+                if len(jax.tree.leaves((params, state))) < len(jax.tree.leaves(needed)):
+                    raise ValueError(
+                        f"{entry.name} needs the params and the state that estimator.init(key, q, context) returns"
+                    ) from error
+                raise
             if entry.twice_differentiable or not isinstance(result, Estimate):
                 return result
             return result._replace(value=first_derivative_only(result.value))
@@ -352,6 +362,20 @@ def _guarded(entry: Entry) -> Callable[..., Estimator]:
         return Estimator(init, estimate)
 
     return make
+
+
+def _check_distribution(q: Any) -> None:
+    is_pytree = not jax.tree_util.treedef_is_leaf(jax.tree.structure(q))
+    if not (is_pytree and hasattr(q, "batch_shape") and hasattr(q, "log_prob") and _takes_number_of_samples(q)):
+        raise TypeError(
+            "q must be a pytree with batch_shape, sample(key, K) -> [K, *batch, D] and log_prob(z) -> [K, *batch], and"
+            f" {type(q).__name__} is not; vae.distributions has such families"
+        )
+
+
+def _takes_number_of_samples(q: Any) -> bool:
+    """Whether `q.sample` takes a number of samples, and not a shape as in numpyro."""
+    return hasattr(q, "sample") and "sample_shape" not in inspect.signature(q.sample).parameters
 
 
 def _raise(refusal: str | None) -> None:

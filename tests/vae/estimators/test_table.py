@@ -98,6 +98,57 @@ def test_a_plain_function_is_no_reduction():
         estimators.reparam().estimate({}, {}, jax.random.key(0), q, lambda z: z[..., 0], lambda values: values[0])
 
 
+class _PlainNormal:
+    """A family that is no pytree."""
+
+    batch_shape = (3,)
+
+    def sample(self, key, num_samples):
+        return jax.random.normal(key, (num_samples, 3, 2))
+
+    def log_prob(self, z):
+        return jnp.sum(jax.scipy.stats.norm.logpdf(z), axis=-1)
+
+
+@jax.tree_util.register_static
+class _NormalOfNumpyro(_PlainNormal):
+    def sample(self, key, sample_shape=()):
+        return jax.random.normal(key, (*sample_shape, 3, 2))
+
+
+@jax.tree_util.register_static
+class _WithoutBatchShape(_PlainNormal):
+    batch_shape = property()
+
+
+@jax.tree_util.register_static
+class _WithoutDensity(_PlainNormal):
+    log_prob = property()
+
+
+@pytest.mark.parametrize("family", [_PlainNormal, _NormalOfNumpyro, _WithoutBatchShape, _WithoutDensity])
+def test_a_q_that_is_no_distribution_is_refused_with_what_it_needs(family):
+    estimator, key = BY_NAME["leave_one_out"].make(), jax.random.key(0)
+    sentence = rf"^q must be a pytree with batch_shape, sample\(key, K\) .* and {family.__name__} is not; vae"
+    with pytest.raises(TypeError, match=sentence):
+        estimator.init(key, family())
+    with pytest.raises(TypeError, match=sentence):
+        estimator.estimate({}, {}, key, family(), lambda z: jnp.sum(z, axis=-1))
+
+
+@pytest.mark.parametrize("name", ["reinforce_ema", "nvil", "relax"])
+def test_an_estimator_without_its_params_or_state_says_where_they_come_from(name):
+    q, key = Bernoulli(jnp.zeros((2, 3))), jax.random.key(0)
+    estimator = BY_NAME[name].make()
+    params, state = jax.eval_shape(estimator.init, key, q)
+    estimate = lambda f: lambda params, state: estimator.estimate(params, state, key, q, f).value
+    assert jax.eval_shape(estimate(lambda z: z.sum(-1)), params, state).shape == (2,)
+    with pytest.raises(ValueError, match=rf"^{name} needs the params and the state that estimator\.init\(key, q"):
+        jax.eval_shape(estimate(lambda z: z.sum(-1)), {}, {})
+    with pytest.raises(KeyError, match="mine"):  # an error of f stays what it is
+        jax.eval_shape(estimate(lambda z: {}["mine"]), params, state)
+
+
 def test_a_factory_is_importable_and_guarded_under_its_own_name():
     for name, entry in BY_NAME.items():
         assert getattr(estimators, name) is entry.make
