@@ -68,9 +68,15 @@ def certify(
       max_draws: number of draws after which a noisy estimator is given up.
 
     Raises:
-      ValueError: if there is no such family or bound, if a draw has other keys or shapes than the parameters, if JAX
-        cannot trace a function of a key, or if K is below 2 or too large for "log_mean_exp".
+      TypeError: if `gradient` is neither a function nor an `Estimator`.
+      ValueError: if there is no such family or bound, if a draw is no dict or has other keys or shapes than the
+        parameters, if JAX cannot trace a function of a key, or if K is below 2 or too large for "log_mean_exp".
     """
+    if not isinstance(gradient, Estimator) and not callable(gradient):
+        raise TypeError(
+            f"gradient must be a function of a key or seed and parameters, or an Estimator, got {gradient!r}; for a"
+            ' name in the table, give vae.estimators.make("reparam", num_samples=1)'
+        )
     if family not in PROBLEMS:
         raise ValueError(
             f"there is no problem with latents {family!r}; choose one of {', '.join(PROBLEMS)}; certify_distribution"
@@ -173,12 +179,16 @@ def _seeded(gradient: Gradient, parameters: dict[str, np.ndarray], seed: int) ->
     return draw
 
 
-def _checked(draw: Mapping[str, Any], parameters: dict[str, np.ndarray]) -> dict[str, Any]:
+def _checked(draw: Any, parameters: dict[str, np.ndarray]) -> dict[str, Any]:
     """The draw, in the order of the parameters.
 
     Raises:
-      ValueError: if its keys or shapes are others.
+      ValueError: if it is no dict, or if its keys or shapes are others.
     """
+    if not isinstance(draw, Mapping):
+        raise ValueError(
+            f"a draw of the gradient must be a dict with the keys {', '.join(parameters)}, got a {type(draw).__name__}"
+        )
     shapes = lambda tree: {name: tuple(leaf.shape) for name, leaf in tree.items()}
     if shapes(draw) != shapes(parameters):
         raise ValueError(f"a draw of the gradient has the shapes {shapes(draw)}, and must have {shapes(parameters)}")

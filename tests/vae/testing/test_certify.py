@@ -1,6 +1,7 @@
 """`certify` certifies what is unbiased, in JAX, NumPy and PyTorch, and names what is wrong with the rest."""
 
 import functools
+import inspect
 
 import jax
 import jax.numpy as jnp
@@ -137,6 +138,11 @@ def test_an_unknown_problem_is_refused_with_the_names_that_exist(choice, sentenc
         certify(pathwise_in_numpy, *choice)
 
 
+def test_a_name_is_no_gradient():
+    with pytest.raises(TypeError, match=r"^gradient must be a function .*, got 'reparam'; for a name in the"):
+        inspect.unwrap(certify)("reparam", "Normal")  # without the check of annotations
+
+
 def test_a_bias_of_one_coordinate_is_named():
     def gradient(seed, parameters):
         draw = pathwise_in_numpy(seed, parameters)
@@ -190,6 +196,12 @@ def test_draws_of_another_shape_are_refused():
         certify(
             lambda seed, parameters: {"mean": np.zeros((2, 3)), "log_var": np.zeros((2, 2))}, "Normal", takes="seed"
         )
+
+
+@pytest.mark.parametrize("takes", ["key", "seed"])
+def test_draws_that_are_no_dict_are_refused(takes):
+    with pytest.raises(ValueError, match="^a draw of the gradient must be a dict with the keys mean, log_var, got a"):
+        certify(lambda key, parameters: tuple(parameters.values()), "Normal", takes=takes)
 
 
 @pytest.mark.parametrize(
