@@ -195,6 +195,8 @@ class Decoder(nn.Module):
     @nn.compact
     def __call__(self, z: Samples):
         z = self.read(z)
+        if z.ndim < 3:
+            raise ValueError(f"samples z must have the shape [K, B, D], got {list(z.shape)}; for K = 1, give z[None]")
         outputs = _at_least_float32(self.network(z.reshape(*z.shape[:2], -1)))
         num_outputs = self.likelihood.num_outputs(self.levels)
         wanted = [*z.shape[:2], self.pixels * num_outputs]

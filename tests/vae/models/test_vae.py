@@ -110,6 +110,8 @@ def test_outputs_and_images_of_another_size_are_refused():
     with pytest.raises(ValueError, match=r"decoder must return the shape \[1, 2, 16\], got \[1, 2, 1\]"):
         parameters(models.make_vae((4, 4, 1), latent_dim=3, architecture=OnePixel()), x)
     model = models.make_vae((4, 4, 1), latent_dim=3, hidden=(4,))
+    with pytest.raises(ValueError, match=r"z must have the shape \[K, B, D\], got \[2, 3\]; for K"):
+        model.apply(parameters(model, x), np.zeros((2, 3), np.float32), method="decode")
     with pytest.raises(ValueError, match=r"for images of 16 numbers, and x has the shape \[2, 1, 1, 1\]"):
         model.apply(parameters(model, x), x[:, :1, :1], np.zeros((1, 2, 3), np.float32), method="log_likelihood")
 
