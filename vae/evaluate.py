@@ -44,7 +44,9 @@ def log_likelihood(
       batch_size: number of data that are evaluated at once. Memory is needed for `batch_size * chunk_size` decoded
         images, whatever N and K are.
       chunk_size: number of samples of each datum that are drawn at once.
-      first: index of x[0] in the data set, for callers that evaluate the data set part by part.
+      first: index of x[0] in the data set, for callers that evaluate the data set part by part. Inside of
+        `jax.shard_map`, which needs check_vma=False here, it is `jax.lax.axis_index(name) * len(x)`; devices with the
+        same `first` draw the same noise.
     """
 
     weights = importance_weights(apply, params, x, key, num_samples, batch_size, chunk_size, first)

@@ -7,10 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import PartitionSpec as P
 
 from tests.helpers import linear_gaussian
 from vae import distributions as dist
 from vae import estimators, evaluate, models, objectives, pareto
+from vae.devices import mesh
 from vae.hierarchy import Markov
 
 MODEL, PARAMS, _ = linear_gaussian.example()
@@ -42,6 +44,14 @@ def test_chunks_do_not_show_in_the_result(function):
     # Control: other samples do show.
     other = _values(function, key=4)
     assert all(np.abs(a - b).max() > 1e-3 for a, b in zip(*map(jax.tree.leaves, (other, whole)), strict=True))
+
+
+def test_devices_that_know_the_index_of_their_data_give_the_numbers_of_one_device():
+    x, devices = np.concatenate([IMAGES, IMAGES[:1]]), mesh.make(1, 8, jax.devices()[:2])
+    whole = lambda x, first: evaluate.log_likelihood(MLP.apply, MLP_PARAMS, x, jax.random.key(0), 5, first=first)
+    part = lambda x: whole(x, jax.lax.axis_index("data") * len(x))
+    parts = jax.shard_map(part, mesh=devices, in_specs=P("data"), out_specs=P("data"), check_vma=False)
+    np.testing.assert_allclose(jax.jit(parts)(x), jax.jit(whole)(x, 0), rtol=1e-5)
 
 
 @pytest.mark.parametrize("function", [evaluate.importance_weights, evaluate.rate_distortion])
