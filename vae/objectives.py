@@ -49,7 +49,7 @@ def elbo_analytic(
     kl_warmup: float | np.number | Array = 0.0,
     epoch: float | np.number | Array | None = None,
 ) -> Objective:
-    """The objective E_q[log p(x|z)] - beta KL(q(z|x) || p(z)), with the KL in closed form (arXiv:1312.6114, eq. 7).
+    """E_q[log p(x|z)] - beta KL(q(z|x) || p(z)), with the model's closed form kl_to_prior (arXiv:1312.6114, eq. 7).
 
     Args:
       beta: weight of the KL. The weight 1 gives the ELBO; other weights give the beta-VAE (Higgins et al. 2017).
