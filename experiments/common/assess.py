@@ -133,6 +133,8 @@ def with_average(figures: Row, averaged: Row) -> Row:
 def bound(model: models.VAE, devices: Mesh, params: Any, x: jax.Array) -> list[Row]:
     """The ELBO, rate and distortion of each run (nats, means over the images x), its active units and its use of codes.
 
+    Active units are left out if x is a single image: nothing varies between images then.
+
     Args:
       params: The parameters of all runs, with a leading axis of runs.
       x: The images, `[N, H, W, C]`, as `mesh.everywhere` places them.
@@ -142,9 +144,10 @@ def bound(model: models.VAE, devices: Mesh, params: Any, x: jax.Array) -> list[R
         figures, units = mesh.fetch(devices, _make_bound(model, devices, mode_of(devices, part))(part, x))
         for i in range(len(units[0])):
             row = {name: values[i].item() for name, values in figures.items()}
-            row["active_units"] = sum(layer[i].item() for layer in units)
-            if len(units) > 1:
-                row["active_units_by_layer"] = "+".join(str(layer[i].item()) for layer in units)
+            if len(x) > 1:
+                row["active_units"] = sum(layer[i].item() for layer in units)
+                if len(units) > 1:
+                    row["active_units_by_layer"] = "+".join(str(layer[i].item()) for layer in units)
             rows.append(row)
     return rows
 
@@ -231,6 +234,6 @@ def importance_weights(
 def _test_row(figures: Row, data: datasets.Dataset, run: Settings) -> Row:
     """The figures of a run under their names in `results.FIGURES`, some of which begin with test_."""
     row = {f"test_{name}" if f"test_{name}" in results.FIGURES else name: value for name, value in figures.items()}
-    if run.binarization == "none":
+    if run.binarization == "none" and (data.levels or data.has_counts):  # floats have no grey level
         row["test_bits_per_dim"] = bits_per_dim(row["test_nll_nats"], data, build(run, "likelihood"))
     return row

@@ -232,13 +232,13 @@ def resident_bytes(streaming: str) -> float:
 
 
 def bits_per_dim(nats: float, data: datasets.Dataset, likelihood: models.Likelihood) -> float:
-    """Bits for each pixel and channel, from nats for each image.
+    """Bits for each pixel and channel, from nats for each image of grey levels or counts.
 
     The unit of length of a density of pixels in [0, 1] is converted to one grey level, so that the density can be
-    compared with probabilities of grey levels.
+    compared with probabilities of grey levels. Floats have no grey level, so a density of them has no such bits.
     """
     pixels = math.prod(data.train.shape[1:])
-    offset = math.log2(max(data.levels - 1, 1)) if likelihood.is_density else 0.0
+    offset = math.log2(data.levels - 1) if likelihood.is_density else 0.0
     return nats / pixels / math.log(2) + offset
 
 

@@ -49,7 +49,10 @@ FIGURES = {
         "distortion", "the mean of -log p(x|z) under q(z|x), the error of the reconstruction."
     ),
     "test_bits_per_dim": Figure(
-        "bits/dim", "-log p(x) in bits for each pixel and channel. Lower is better.", sign=-1, digits=3
+        "bits/dim",
+        "-log p(x) in bits for each pixel and channel of grey levels or counts. Lower is better.",
+        sign=-1,
+        digits=3,
     ),
     "active_units": Figure(
         "active units",

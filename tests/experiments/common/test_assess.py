@@ -44,6 +44,35 @@ def test_a_figure_has_its_name_in_the_table_of_results():
     assert row == {"test_elbo_nats": -1.0, "parameters": 7}
 
 
+@pytest.mark.parametrize(
+    ("levels", "dtype", "binarization", "offset"),
+    [
+        (17, np.uint8, "none", 4),
+        (0, np.int32, "none", 0),
+        (0, np.float32, "none", None),
+        (17, np.uint8, "static", None),
+    ],
+)
+def test_only_grey_levels_and_counts_have_bits_per_dimension(levels, dtype, binarization, offset):
+    """A density of floats has no unit in which it could be compared with them."""
+    images = np.zeros((2, 3, 4, 1), dtype)
+    data = Dataset("mine", images, images, images, levels=levels, checksum="")
+    run = Settings(binarization=binarization, likelihood="poisson" if dtype == np.int32 else "gaussian")
+    row = assess._test_row({"nll_nats": 12 * np.log(2)}, data, run)
+    assert row.get("test_bits_per_dim") == (None if offset is None else pytest.approx(1 + offset))
+
+
+def test_a_single_image_has_no_active_units():
+    run = Settings(hidden=(4,), latent_dim=(2,))
+    data = build.load_data(run, None)
+    model = build.functions(run, data).evaluated
+    x = assess.pixels(data, "test")[:2]
+    params = jax.tree.map(lambda leaf: leaf[None], jax.jit(model.init)(jax.random.key(0), x, jax.random.key(0)))
+    devices = mesh.make(1, 1, jax.devices()[:1])
+    assert "active_units" in assess.bound(model, devices, params, x)[0]
+    assert "active_units" not in assess.bound(model, devices, params, x[:1])[0]
+
+
 def test_the_learning_curve_is_that_of_the_validation_split_and_has_twenty_points():
     images = np.zeros((2, 1, 1, 1), np.uint8)
     data = Dataset("digits", images, images, images, levels=2, checksum="")
