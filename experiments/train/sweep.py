@@ -16,7 +16,7 @@ import numpy as np
 from experiments.common import build, cli, files, foreign_files, locks, program_state, provenance, settings
 from experiments.common.program_folder import ProgramFolder, describe_data, plain, programs_of
 from experiments.common.settings import Settings
-from experiments.train import gradients, multihost
+from experiments.train import doubtful, gradients, multihost
 from experiments.train.flags import Options
 from experiments.train.gradients import Measurement
 from experiments.train.profiling import Profile
@@ -256,6 +256,7 @@ def _readable_runs(folder: ProgramFolder) -> list[Settings]:
 def _make_program(number: int, name: str, runs: list[Settings], folder: ProgramFolder, options: Options) -> Program:
     first = runs[0]
     data = build.load_data(first, options.data_dir, options.cache_dir, options.streaming)
+    doubtful.warn(first, data)
     too_large = data.train.nbytes > build.resident_bytes(options.streaming)
     with jax.default_matmul_precision(first.matmul_precision):
         functions = build.functions(first, data)

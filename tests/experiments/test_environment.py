@@ -40,7 +40,7 @@ def sweeps(tmp_path_factory):
     folder = tmp_path_factory.mktemp("environment")
     (folder / "matplotlibrc").write_text("text.usetex: True\nbackend: qtagg\nsavefig.format: svg\n", encoding="utf-8")
     rng = np.random.default_rng(0)
-    np.savez(folder / "data.npz", images=rng.integers(0, 256, (40, 3, 2, 2), dtype=np.uint8))
+    np.savez(folder / "data.npz", images=rng.integers(0, 256, (40, 3, 2), dtype=np.uint8))
     flags_of_both = [f"--dataset=npz:{folder}/data.npz", "--seed=0,1", "--epochs=2", "--batch_size=8", "--hidden=4"]
     flags_of_both += ["--latent_dim=2", "--eval_samples=2", "--sweep_mode=map"]
     [plain] = entry_points.run("experiments.train", [[f"--workdir={folder}/plain", *flags_of_both]], folder / "log")
