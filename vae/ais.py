@@ -119,8 +119,11 @@ def bounds(
         run = lambda key, z, steps=None, **how: _anneal(path, z, key, num_steps, leapfrog_steps, steps, **how)
         steps = run(key_pilot, many(key_pilot_start, PILOT_CHAINS))["step"]
         up = run(key_up, many(key_start, num_chains), steps)
-        ess = jnp.exp(2 * jax.nn.logsumexp(up["log_weight"]) - jax.nn.logsumexp(2 * up["log_weight"]))
-        found = {"lower": mean_log(up["log_weight"]), "ess_share": ess / num_chains, "acceptance": up["acceptance"]}
+        found = {
+            "lower": mean_log(up["log_weight"]),
+            "ess_share": 1 / jnp.sum(jnp.square(jax.nn.softmax(up["log_weight"]))) / num_chains,
+            "acceptance": up["acceptance"],
+        }
         if exact is None:
             return found
         flat = ravel_pytree(exact)[0]

@@ -75,23 +75,29 @@ def importance_weights(
     check_sizes(num_samples=num_samples)
     tail = pareto.tail_length(num_samples) + 1
 
+    finite = lambda top: jnp.where(jnp.isinf(top), 0.0, top)
+
     def add_chunk(carry, ks, q, x, key):
-        log_sum, log_sum_of_squares, largest = carry
+        # The sums are of weights divided by exp(top), the largest so far: logs of size 1e5 have no digits for the ESS.
+        top, total, squares, largest = carry
         log_weights = sum(_terms(apply, params, q, x, key, ks))  # [chunk]
         log_weights = jnp.where(ks < num_samples, log_weights, -jnp.inf)
-        log_sum = jnp.logaddexp(log_sum, jax.nn.logsumexp(log_weights))
-        log_sum_of_squares = jnp.logaddexp(log_sum_of_squares, jax.nn.logsumexp(2 * log_weights))
-        return log_sum, log_sum_of_squares, jax.lax.top_k(jnp.concatenate([largest, log_weights]), tail)[0]
+        new_top = jnp.maximum(top, jnp.max(log_weights))
+        rescale = jnp.exp(top - finite(new_top))
+        weights = jnp.exp(log_weights - finite(new_top))
+        total = total * rescale + jnp.sum(weights)
+        squares = squares * jnp.square(rescale) + jnp.sum(jnp.square(weights))
+        return new_top, total, squares, jax.lax.top_k(jnp.concatenate([largest, log_weights]), tail)[0]
 
     def finish(carry):
-        log_sum, log_sum_of_squares, largest = carry
+        top, total, squares, largest = carry
         return {
-            "log_likelihood": log_sum - jnp.log(num_samples),
-            "ess_share": jnp.exp(2 * log_sum - log_sum_of_squares) / num_samples,
+            "log_likelihood": finite(top) + jnp.log(total) - jnp.log(num_samples),
+            "ess_share": jnp.square(total) / squares / num_samples,
             "pareto_k": pareto.pareto_k(largest),
         }
 
-    start = (-jnp.inf, -jnp.inf, jnp.full(tail, -jnp.inf))
+    start = (-jnp.inf, 0.0, 0.0, jnp.full(tail, -jnp.inf))
     encode = _encoder(apply, params, x)
     return _over_chunks(encode, add_chunk, start, x, key, num_samples, batch_size, chunk_size, first, finish)
 

@@ -87,6 +87,21 @@ def test_a_term_that_is_a_mean_over_the_batch_is_refused(function, method):
             jax.eval_shape(compute, MLP_PARAMS)
 
 
+@pytest.mark.parametrize("log_weight", [-3.0, -2e5, 2e5, -np.inf])
+def test_equal_weights_of_any_size_are_all_effective(log_weight):
+    """Without a density, the bound is -inf and no weight counts."""
+    answers = {
+        "encode": lambda x: dist.Normal(jnp.zeros((len(x), 2)), jnp.zeros(2)),
+        "prior_distribution": lambda: dist.Normal(jnp.zeros(2), jnp.zeros(2)),
+        "log_likelihood": lambda x, z: jnp.full(z.shape[:-1], log_weight),
+    }
+    apply = lambda params, *args, method: answers[method](*args)
+    compute = jax.jit(lambda x: evaluate.importance_weights(apply, {}, x, jax.random.key(0), 1000, chunk_size=50))
+    values = compute(IMAGES[:2])
+    np.testing.assert_array_equal(values["log_likelihood"], np.float32(log_weight))
+    np.testing.assert_array_equal(values["ess_share"], 1.0 if np.isfinite(log_weight) else np.nan)
+
+
 def test_data_have_noise_of_their_own():
     """The same image seven times: seven different estimates."""
     same = np.repeat(IMAGES[:1], 7, axis=0)

@@ -36,7 +36,7 @@ def binarize(key: PRNGKeyArray, x: Float[Array | np.ndarray, "*shape"]) -> Float
     half = -(-rows.shape[-1] // 2)
     bits = jax.random.bits(key, (*rows.shape[:-1], half), jnp.uint32)
     below = jnp.concatenate([bits & 0xFFFF, bits >> 16], axis=-1)[..., : rows.shape[-1]]
-    ink = below.astype(jnp.float32) + 0.5 < rows * 2.0**16
+    ink = below.astype(jnp.float32) + 0.5 < rows.astype(jnp.float32) * 2.0**16
     return ink.astype(jnp.float32).reshape(x.shape)
 
 

@@ -276,7 +276,7 @@ def _directional_figures(truth: Truth | None, members: dict[str, list[int]]) -> 
         for name, leaves in members.items():
             dot, square, truth_square = (sum(column[i] for i in leaves) for column in (dots, squares, truths))
             # A draw of zero has no direction.
-            cosine = jnp.where(square == 0, 0.0, dot / jnp.sqrt(truth_square * square))
+            cosine = jnp.where(square == 0, 0.0, dot / (jnp.sqrt(truth_square) * jnp.sqrt(square)))
             # A draw that equals the truth up to rounding gets the perpendicular part that rounding would give it.
             sine = jnp.sqrt(jnp.maximum(1 - jnp.square(cosine), ROUNDING))
             finite = sum(truth_leaves[i].size for i in leaves) > 2

@@ -7,6 +7,8 @@ dimensions are not independent says `factorized = False`, and a family over all 
 family that has a method `check()` raises ValueError in it, if numbers or shapes that it was given make no sense.
 """
 
+import functools
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -27,7 +29,8 @@ def family(cls: type) -> type:
 
     Parameters may have different shapes: where a distribution is built, its parameters are broadcast to one batch and
     one event. `Normal(mean [1], log_var [2])` has two dimensions with one mean. Integers and numbers of less than 32
-    bits become float32: samplers and densities in bfloat16 would know only 128 uniform numbers.
+    bits become float32, and so do the values whose density `log_prob` computes: samplers in bfloat16 would know only
+    128 uniform numbers, and logarithms of counts would be wrong by nats.
 
     Raises:
       ValueError: where a distribution is built, if its parameters do not broadcast, if a static field is an array, or
@@ -36,6 +39,8 @@ def family(cls: type) -> type:
     # The tests execute annotations, but not those of a family's fields, which may be NumPy arrays and numbers too.
     cls.__no_type_check__ = True
     cls.__post_init__ = _prepare_parameters
+    if "log_prob" in vars(cls):
+        cls.log_prob = _of_floats(cls.log_prob)
     cls = dataclass(frozen=True)(cls)
     names = [each.name for each in fields(cls)]
     static = [each.name for each in fields(cls) if each.metadata.get("static")]
@@ -84,6 +89,16 @@ def check_temperature(q: Any, temperature: float | np.number) -> None:
     """Raises ValueError, with the family of q, if the temperature is not positive."""
     if not temperature > 0:
         raise ValueError(f"{type(q).__name__} needs a positive temperature, got {temperature}")
+
+
+def _of_floats(log_prob: Callable) -> Callable:
+    """The method `log_prob` for values of any number of bits."""
+
+    @functools.wraps(log_prob)
+    def widened(self, z):
+        return log_prob(self, jax.tree.map(_as_floats, z))
+
+    return widened
 
 
 def _as_floats(value: Any) -> Any:

@@ -80,6 +80,21 @@ def test_zero_draws_leave_the_directional_figures_finite():
     assert all(np.isfinite(figures["cosine"]) and np.isfinite(figures["dsnr"]) for figures in report.values())
 
 
+@pytest.mark.parametrize("scale", [1e-12, 1e12])
+def test_the_directional_figures_do_not_depend_on_the_length_of_the_gradients(scale):
+    """The product of two squared lengths would leave the range of float32."""
+    scaled = lambda tree: jax.tree.map(lambda leaf: scale * leaf, tree)
+    figures = []
+    for change in (lambda tree: tree, scaled):
+        truth = diagnostics.exactly(change({"w": jnp.ones(200)}))
+        gradient = lambda key, change=change: change({"w": 1 + jax.random.normal(key, (200,))})
+        moments = jax.jit(lambda key: diagnostics.gradient_moments(gradient, key, 40, 20, truth=truth))  # noqa: B023
+        figures.append(diagnostics.report(moments(jax.random.key(0)), truth)["w"])
+    assert 0.6 < figures[0]["cosine"] < 0.8
+    for name in ("cosine", "dsnr", "snr", "relative_bias"):
+        np.testing.assert_allclose(figures[1][name], figures[0][name], rtol=1e-4)
+
+
 @pytest.mark.parametrize("name", ["draws", "chunks", "block", "directed_every"])
 @pytest.mark.parametrize("number", [0, -4])
 def test_numbers_below_one_are_refused(name, number):
