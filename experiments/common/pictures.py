@@ -98,9 +98,9 @@ def _model_figures(data: datasets.Dataset, model: models.VAE, params) -> dict[st
     shape = data.train.shape[1:]
     x = assess.pixels(data, "test")[:DRAWN]
     z, prior, prior_samples = jax.device_get(_latents(model, params, x))
-    white = max(1.0, float(x.max()))  # above 1 for counts
-    x = x / white
-    decode = lambda z: np.asarray(_decode(model, params, z)).reshape(-1, *shape) / white
+    drawn_as = _counts_as_pixels(white=float(x.max())) if data.has_counts else np.asarray
+    x = drawn_as(x)
+    decode = lambda z: drawn_as(_decode(model, params, z)).reshape(-1, *shape)
     figures = {
         "reconstructions": plots.reconstructions(x[:10], decode(jax.tree.map(lambda leaf: leaf[:10], z))),
         "prior_samples": plots.image_grid(decode(prior_samples)),
@@ -122,6 +122,11 @@ def _model_figures(data: datasets.Dataset, model: models.VAE, params) -> dict[st
         labels = data.labels["test"] if data.labels else None
         figures["latent_plane"] = plots.latent_plane(images, QUANTILES, means, labels)
     return figures
+
+
+def _counts_as_pixels(white: float) -> Callable:
+    """The function of counts that draws them in [0, 1] as arcsinh, because a few of them are much larger than most."""
+    return lambda counts: np.arcsinh(counts) / np.arcsinh(max(1.0, white))
 
 
 def _paths(x: np.ndarray, z, decode: Callable) -> np.ndarray:

@@ -54,6 +54,6 @@ def _unbounded_density(run: Settings, data: Dataset) -> str:
         return ""
     count = data.train[0].size
     return (
-        f"{density}, because {constant} of {count} pixels of --dataset={run.dataset} have one value in all training"
-        " images; leave these pixels out, or choose --likelihood=gaussian:scale=global or gaussian:scale=fixed"
+        f"{density}, because --dataset={run.dataset} has pixels with one value in all training images ({constant} of"
+        f" {count}); leave these pixels out, or choose --likelihood=gaussian:scale=global or gaussian:scale=fixed"
     )

@@ -3,7 +3,7 @@
 A grid is an image itself, `[height, width, 3]` in [0, 1]. The plane, which has axes, is a matplotlib figure.
 
 Images are `[..., H, W, C]` in [0, 1]. One channel is grey, three are RGB, and any other number of channels is drawn as
-grey images side by side.
+grey images side by side. A line of pixels, such as a row of features, is drawn as bars from 0 to 1.
 """
 
 import math
@@ -18,6 +18,9 @@ from experiments.common.plots.style import VERMILLION, WIDTH, look, styled
 
 # The least number of pixels of the shorter side of an image in a grid.
 LEAST_SIDE = 64
+# The height of a row of bars in pixels, and their largest number. Each bar of a longer row is a mean of neighbours.
+BAR_HEIGHT = 64
+MOST_BARS = 200
 # The means of at most so many classes are drawn as the numbers of their classes.
 MOST_CLASSES = 20
 
@@ -81,7 +84,8 @@ def latent_plane(
     low, high = quantiles
     half = (high - low) / max(size - 1, 1) / 2  # half an image, because a tick is at an image's centre
     edges = (low - half, high + half)
-    mosaic_ax.imshow(_tile(tiles, size, 0), extent=(*edges, *edges), aspect=tiles.shape[1] / tiles.shape[2])
+    mosaic = _tile(tiles, size, _gap(tiles) if 1 in np.shape(images)[2:4] else 0)  # bars need gaps
+    mosaic_ax.imshow(mosaic, extent=(*edges, *edges), aspect=mosaic.shape[0] / mosaic.shape[1])
     mosaic_ax.grid(False)
     mosaic_ax.set(xlabel="$z_1$ (prior quantile)", ylabel="$z_2$ (prior quantile)")
     classes = [] if labels is None else np.unique(labels)
@@ -103,20 +107,28 @@ def latent_plane(
 def _as_rgb(images: np.ndarray) -> np.ndarray:
     """`[N, H, W, C]` -> `[N, H, W, 3]` in [0, 1]; `[N, H, W * C, 3]` if C is neither 1 nor 3.
 
-    NaN becomes vermillion. A line of pixels becomes a strip.
+    NaN becomes vermillion. A line of pixels becomes bars.
     """
     images = np.asarray(images, dtype=float)
     if images.ndim != 4 or not images.size:
         raise ValueError(f"images are [N, H, W, C] with N > 0, got {images.shape}")
-    if images.shape[-1] not in (1, 3):
-        count, height, width, channels = images.shape
+    count, height, width, channels = images.shape
+    if 1 in (height, width):
+        images = _bars(images.reshape(count, height * width, channels).swapaxes(1, 2).reshape(count, -1))
+    elif channels not in (1, 3):
         images = images.swapaxes(2, 3).reshape(count, height, channels * width, 1)
     images = np.broadcast_to(images, (*images.shape[:3], 3)).clip(0, 1)
-    images = np.where(np.isnan(images), to_rgb(VERMILLION), images)
-    _, height, width, _ = images.shape
-    if height == 1 or width == 1:
-        images = images.repeat(max(1, width // 8), axis=1).repeat(max(1, height // 8), axis=2)
-    return images
+    return np.where(np.isnan(images), to_rgb(VERMILLION), images)
+
+
+def _bars(values: np.ndarray) -> np.ndarray:
+    """Rows of values `[N, D]` in [0, 1] as dark bars on light grey, `[N, BAR_HEIGHT, width, 1]`."""
+    starts = np.arange(0, values.shape[1], math.ceil(values.shape[1] / MOST_BARS))
+    bars = np.add.reduceat(values, starts, axis=1) / np.diff(starts, append=values.shape[1])
+    heights = (np.arange(BAR_HEIGHT, 0, -1)[:, None] - 0.5) / BAR_HEIGHT  # of the middles of the pixels, from the top
+    bars = bars[:, None]  # [N, 1, bars]
+    images = np.where(np.isnan(bars), bars, np.where(heights < bars, 0.2, 0.9))
+    return images.repeat(max(1, BAR_HEIGHT // len(starts)), axis=2)[..., None]
 
 
 def _gap(images: np.ndarray) -> int:

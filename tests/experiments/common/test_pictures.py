@@ -42,7 +42,8 @@ def drawn(monkeypatch, request):
     figures = ("reconstructions", "image_grid", "interpolations", "latent_plane")
     monkeypatch.setattr(pictures, "plots", SimpleNamespace(**{name: lambda *args, **_: args for name in figures}))
     test = getattr(request, "param", TEST)
-    data = SimpleNamespace(train=TEST[:1], test=test, levels=256, labels={"test": np.arange(len(test))})
+    labels = {"test": np.arange(len(test))}
+    data = Dataset("mine", TEST[:1], TEST[:0], test, levels=0, checksum="", labels=labels)
     return encoded, decoded, pictures._model_figures(data, _Model(apply), {})
 
 
@@ -102,5 +103,6 @@ def test_interpolations_of_latents_on_a_sphere_stay_on_it_whatever_the_prior(mon
     figures = {"reconstructions": None, "image_grid": None, "interpolations": drawn.append}
     plots = SimpleNamespace(**{name: draw or (lambda *_: None) for name, draw in figures.items()})
     monkeypatch.setattr(pictures, "plots", plots)
-    pictures._model_figures(SimpleNamespace(train=TEST[:1], test=TEST, levels=256), _Model(apply), {})
+    data = Dataset("mine", TEST[:1], TEST[:0], TEST, levels=0, checksum="")
+    pictures._model_figures(data, _Model(apply), {})
     np.testing.assert_allclose(np.linalg.norm(drawn[0][:, 1:-1, 0, :, 0], axis=-1), 1, rtol=1e-5)

@@ -57,7 +57,7 @@ def test_any_size_of_image(shape):
     for mosaic in (plots.image_grid(images), plots.reconstructions(images, images), plots.interpolations(square)):
         assert mosaic.shape[2] == 3
         assert 64 <= min(mosaic.shape[:2])
-        assert max(mosaic.shape[:2]) < 4000
+        assert max(mosaic.shape[:2]) < 2600
         assert mosaic.min() < 0.9
     figure = plots.latent_plane(square, (0.1, 0.9), np.zeros((1, 2)))
     png = io.BytesIO()
@@ -77,6 +77,25 @@ def test_channels_that_are_no_colours_lie_side_by_side():
     images = np.random.default_rng(0).uniform(size=(1, 5, 4, 2))
     mosaic = pixels(plots.image_grid(images), 5)
     np.testing.assert_array_equal(mosaic[..., 0], np.concatenate([images[0, ..., 0], images[0, ..., 1]], axis=1))
+
+
+@pytest.mark.parametrize("shape", [(1, 4, 1), (4, 1, 1), (1, 2, 2), (1, 1, 4)])
+def test_a_row_of_features_becomes_bars_with_the_channels_one_after_the_other(shape):
+    values = np.array([0.25, 1.0, 0.0, math.nan])
+    features = values.reshape(2, 2).T if shape == (1, 2, 2) else values
+    mosaic = plots.image_grid(features.reshape(1, *shape))
+    assert mosaic.shape == (64, 64, 3)
+    dark = (mosaic == 0.2).all(axis=-1)
+    np.testing.assert_array_equal(dark.sum(axis=0), np.repeat([16, 64, 0, 0], 16))
+    assert dark[-16:, :16].all()  # a bar stands on the ground
+    np.testing.assert_allclose(mosaic[:, 48:], np.broadcast_to(matplotlib.colors.to_rgb("#D55E00"), (64, 16, 3)))
+
+
+def test_each_bar_of_a_long_row_is_a_mean_of_neighbours():
+    values = np.zeros((1, 1, 401, 1))
+    values[0, 0, [0, 1, 400], 0] = 0.75, 0.75, 1
+    dark = plots.image_grid(values)[..., 0] == 0.2
+    np.testing.assert_array_equal(dark.sum(axis=0), [32, *[0] * 132, 32])  # three features, and two at the end
 
 
 def test_reconstructions_lie_under_their_data():
