@@ -176,7 +176,8 @@ def load_data(
     pixels = settings.build(run, "likelihood").pixels
     if data.has_counts and pixels != "counts":
         raise ValueError(
-            f"--dataset={run.dataset} has counts; choose --likelihood={_for_counts()}, or save grey levels as uint8"
+            f"--dataset={run.dataset} has counts; choose --likelihood={_for_counts()}, or save bits as"
+            " bool and grey levels as uint8"
         )
     if pixels == "counts" and not data.has_counts:
         raise ValueError(f"--likelihood={run.likelihood} {settings.NEEDS_COUNTS}")

@@ -76,7 +76,7 @@ def fix_binarization(data: Dataset, binarization: str, seed: int = 0) -> Dataset
     if data.has_counts:
         raise ValueError(
             f"dataset={data.name} has counts, which cannot be binarized; choose binarization=none with "
-            "likelihood=poisson or negative_binomial, or save grey levels as uint8"
+            "likelihood=poisson or negative_binomial, or save bits as bool and grey levels as uint8"
         )
     if binarization != "dynamic" and isinstance(data.train, OnDisk):
         raise ValueError(

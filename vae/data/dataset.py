@@ -107,12 +107,22 @@ def _check_images(where: str, images: np.ndarray | OnDisk, levels: int | None) -
     if isinstance(images, OnDisk) or not images.size:
         return
     if images.dtype == np.float32:
-        if np.isnan(images).any():
-            raise ValueError(f"{where} has {np.isnan(images).sum()} NaN pixels; floats must be 0 to 1")
-        if images.min() < 0 or images.max() > 1:
+        low, high = images.min(), images.max()
+        if np.isnan(low):
+            missing = np.isnan(images).sum(axis=(1, 2, 3))
             raise ValueError(
-                f"{where} has values from {images.min()} to {images.max()}; floats must be 0 to 1, uint8 may be 0 to"
-                " 255"
+                f"{where} has {missing.sum()} NaN pixels in {np.sum(missing > 0)} of {len(images)} images or rows, the"
+                f" first at index {np.argmax(missing > 0)}; floats must be 0 to 1, so drop these or fill the pixels"
+            )
+        if 0 <= low and 1 < high < 2**24 and np.array_equal(images, np.round(images)):
+            raise ValueError(
+                f"{where} has whole numbers from {low} to {high} as floats, which must be 0 to 1; save counts as an"
+                " integer type such as int32, or grey levels as uint8"
+            )
+        if low < 0 or high > 1:
+            raise ValueError(
+                f"{where} has values from {low} to {high}; floats must be 0 to 1: rescale each column of features, or"
+                " all pixels alike, with (x - min) / (max - min)"
             )
     elif images.dtype == np.int32:
         if images.min() < 0:

@@ -70,12 +70,12 @@ def _read(dataset: str, path: Path) -> tuple[dict[str, str], dict[str, np.ndarra
     except Exception as error:  # NumPy and zipfile document no list of what they raise on a damaged file
         raise ValueError(
             f"{dataset}: the file cannot be read as .npz ({reason(error)}); write it with "
-            "np.savez(PATH, train=..., test=...) from arrays of uint8, bool, float or counts"
+            "np.savez(PATH, images=...) from an array of uint8, bool, float or counts"
         ) from error
     held = ", ".join(map(repr, present[:8])) or "nothing"  # a name in a damaged file may have any characters
     raise ValueError(
         f"{dataset}: the file holds {held}; it must hold train and test (and perhaps validation), or x_train and "
-        "x_test, or images"
+        "x_test, or images, as np.savez(PATH, images=X, labels=y) does; labels may be left out"
     )
 
 
@@ -100,8 +100,12 @@ def _classes(file: np.lib.npyio.NpzFile, name: str, number: int) -> np.ndarray:
         raise ValueError(f"{name} is missing")
     array = members(file, {name: name})[name]
     if array.dtype.kind not in "iu" or array.shape not in ((number,), (number, 1)):
-        shape = list(array.shape)
-        raise ValueError(f"{name} is {array.dtype} of shape {shape}, not an integer for each of {number} images")
+        what = f"{name} is {array.dtype} of shape {list(array.shape)}, not an integer for each of {number} images"
+        if array.shape == (number,):
+            what += f"; save np.unique({name}, return_inverse=True)[1]"
+        elif array.ndim == 2 and len(array) == number:
+            what += f"; if its rows are one-hot, save {name}.argmax(1)"
+        raise ValueError(what)
     return array.reshape(-1)
 
 
@@ -136,7 +140,9 @@ def _archive(stream: BinaryIO) -> BinaryIO:
     Raises:
       zipfile.BadZipFile: if the file is no archive.
     """
-    if not zipfile.is_zipfile(stream):
-        raise zipfile.BadZipFile("it is no archive")
+    is_archive = zipfile.is_zipfile(stream)
     stream.seek(0)
+    if not is_archive:
+        is_array = stream.read(6) == b"\x93NUMPY"
+        raise zipfile.BadZipFile("it is a single array, as of an .npy file" if is_array else "it is no archive")
     return stream

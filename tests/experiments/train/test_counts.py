@@ -67,7 +67,10 @@ def test_what_does_not_go_with_counts_is_refused(run):
         with pytest.raises(ValueError, match=sentence):
             settings.check(dataclasses.replace(run, **changes))
     for changes, sentence in (
-        ({"likelihood": "gaussian"}, "has counts; choose --likelihood=poisson or negative_binomial, or save grey"),
+        (
+            {"likelihood": "gaussian"},
+            "has counts; choose --likelihood=poisson or negative_binomial, or save bits as bool",
+        ),
         ({"likelihood": "bernoulli", "binarization": "static"}, "has counts, which cannot be binarized; choose"),
         ({"dataset": "digits"}, "--likelihood=negative_binomial needs counts; give --dataset=npz:FILE with int32"),
     ):

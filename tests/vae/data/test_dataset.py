@@ -44,7 +44,7 @@ def test_images_of_any_number_of_channels_are_loaded(channels, mine):
     [
         (dict(train=IMAGES.astype(float)), "train is float64 of shape .*uint8, float32 or int32"),
         (dict(train=IMAGES.astype(np.int64)), "train is int64 of shape"),
-        (dict(train=IMAGES.astype(np.float32)), "values from .* to 2.*floats must be 0 to 1"),
+        (dict(train=IMAGES.astype(np.float32)), "whole numbers from .* to 2.*floats, which must be 0 to 1"),
         (dict(train=IMAGES[..., 0]), r"train is uint8 of shape \[8, 5, 4\]; it must be \[N, H, W, C\]"),
         (dict(train=IMAGES, levels=17), "train has the grey level 2.*below levels=17"),
         (dict(train=IMAGES, test=IMAGES[:, :4]), r"differ in .*train uint8 \[8, 5, 4, 1\], test uint8 \[8, 4, 4, 1\]"),

@@ -65,8 +65,15 @@ def test_npz_labels_are_read_with_their_splits(tmp_path, names, shape):
     [
         ({"y_train": LABELS}, "y_test is missing"),
         ({"y_test": LABELS}, "y_train is missing"),
+        (
+            {"y_train": LABELS, "y_test": np.array(["cat", "dog", "cat"])},
+            r"y_test is <U3 of shape \[3\], not an .*; save np.unique\(y_test, return_inverse=True\)\[1\]$",
+        ),
         ({"y_train": LABELS, "y_test": LABELS / 2}, r"y_test is float64 of shape \[3\], not an integer for each of 3"),
-        ({"y_train": LABELS, "y_test": np.eye(3, dtype=int)}, r"y_test is int64 of shape \[3, 3\]"),
+        (
+            {"y_train": LABELS, "y_test": np.eye(3, dtype=int)},
+            r"y_test is int64 of shape \[3, 3\], not an .*; if its rows are one-hot, save y_test.argmax\(1\)$",
+        ),
         ({"y_train": LABELS, "y_test": LABELS[:2]}, r"y_test is int64 of shape \[2\], .* each of 3 images"),
         ({"y_train": LABELS, "y_test": np.array(3)}, r"y_test is int64 of shape \[\]"),
         ({"y_train": LABELS, "y_test": np.array([{}, {}, {}])}, "Object arrays cannot be loaded"),
@@ -105,9 +112,20 @@ def test_integers_are_counts_that_stay_as_they_are(tmp_path, dtype):
 
 
 BAD = {
-    "nan": (dict(train=np.full((2, 2, 2), np.nan), test=np.zeros((2, 2, 2))), "8 NaN pixels"),
+    "nan": (dict(train=np.full((2, 2, 2), np.nan), test=np.zeros((2, 2, 2))), "8 NaN pixels in 2 of 2 images"),
+    "nan in a table": (
+        dict(images=np.where(np.arange(15).reshape(5, 3) == 7, np.nan, 0.5)),
+        "has 1 NaN pixels in 1 of 5 images or rows, the first at index 2; floats must be 0 to 1, so drop these or fill",
+    ),
     "signaling nan": (dict(images=np.full((2, 2), 0x7FA00000, np.uint32).view(np.float32)), "NaN pixels"),
-    "above one": (dict(images=np.full((4, 2, 2), 255.0)), "values from 255.0 to 255.0"),
+    "above one": (
+        dict(images=np.full((4, 2, 2), 1.5)),
+        "from 1.5 to 1.5; floats must be 0 to 1: rescale each column of features, or all pixels alike, with (x - min)",
+    ),
+    "whole numbers": (
+        dict(images=np.arange(16.0).reshape(4, 2, 2)),
+        "has whole numbers from 0.0 to 15.0 as floats, which must be 0 to 1; save counts as an integer type such as",
+    ),
     "below zero": (dict(images=np.full((4, 2, 2), -0.1)), "floats must be 0 to 1"),
     "infinite": (dict(images=np.full((4, 2, 2), np.inf)), "values from inf"),
     "negative": (dict(images=np.full((4, 2, 2), -1)), "counts from -1 to -1; they must be 0 to 16777215"),
@@ -129,6 +147,10 @@ BAD = {
     "beyond float32": (dict(train=np.full((4, 2, 2), 1e39), test=np.zeros((4, 2, 2))), "values from inf to inf"),
     "no test": (dict(train=GOOD), "the file holds 'train'; it must hold train and test"),
     "no known key": (dict(data=GOOD, target=GOOD), "the file holds 'data', 'target'"),
+    "X and y": (
+        dict(X=GOOD, y=LABELS),
+        "or images, as np.savez(PATH, images=X, labels=y) does; labels may be left out",
+    ),
     "nothing": ({}, "the file holds nothing"),
 }
 
@@ -163,7 +185,7 @@ def test_npz_files_that_are_missing_or_damaged_are_refused(tmp_path):
     path.write_bytes(path.read_bytes()[:-30])
     assert "cannot be read as .npz" in refusal(f"npz:{path}")
     np.save(tmp_path / "single.npy", GOOD)
-    assert "cannot be read as .npz" in refusal(f"npz:{tmp_path / 'single.npy'}")
+    assert "cannot be read as .npz (it is a single array, as of an" in refusal(f"npz:{tmp_path / 'single.npy'}")
 
 
 def assert_loads_or_refuses(path):
