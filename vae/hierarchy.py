@@ -126,7 +126,8 @@ class Markov:
         for index in range(1, self.num_layers):
             before = kinds[-1]
             shape = (1, *self.batch_shape, *event_shape(before))
-            z = jax.ShapeDtypeStruct(shape, jax.tree.leaves(before)[0].dtype)
+            dtype = next((leaf.dtype for leaf in jax.tree.leaves(before)), jnp.float32)  # uniform layers have no leaves
+            z = jax.ShapeDtypeStruct(shape, dtype)
             try:
                 kinds.append(jax.eval_shape(lambda q, z, index=index: q.layer(index, z), self, z))
             except AttributeError as error:  # `hasattr` would take it for a missing method

@@ -216,7 +216,19 @@ def test_layers_have_a_density_only_if_every_layer_has():
     assert not q.has_density
     assert "needs log q(z) of a given z" in estimators.BY_NAME["leave_one_out"].refusal(q)
     assert estimators.BY_NAME["reparam"].refusal(q) is None
+    assert list(estimators.make("auto").init(jax.random.key(0), q)[0]) == ["reparam", "dreg"]
+    for name in ("stl", "gdreg"):
+        assert "needs log q(z) of a given z" in estimators.BY_NAME[name].refusal(q, mean, log_q_weight=1.0)
+        assert estimators.BY_NAME[name].refusal(_posterior(PARAMS), mean, log_q_weight=1.0) is None
     assert _posterior(PARAMS).has_density
+
+
+def test_a_first_layer_without_parameters_is_asked_for_its_methods():
+    """The uniform prior over a sphere."""
+    direction = lambda weight, z: dist.PowerSpherical(z, weight * z[..., :1])
+    p = Markov(dist.UniformOnSphere(3), (np.float32(1.0),), (direction,))
+    assert not hasattr(p, "with_path")
+    assert hasattr(p, "log_prob")
 
 
 def test_layers_with_one_certain_code_have_no_score():

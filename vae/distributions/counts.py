@@ -86,6 +86,8 @@ def _poisson(key: PRNGKeyArray, mean: Numbers) -> Float[Array, "*#shape"]:
     jax.random.poisson rejects by log-probabilities that lose their digits, and its counts end at 2^31. Means above 10^4
     have the first terms of the Cornish-Fisher expansion instead, whose error there is of the order of 1 / mean.
     """
+    if str(jax.random.key_impl(key)) != "threefry2x32":  # the only generator that jax.random.poisson takes
+        key = jax.random.wrap_key_data(jax.random.bits(key, (2,), jnp.uint32), impl="threefry2x32")
     few = jax.random.poisson(key, jnp.minimum(mean, _MANY)).astype(mean.dtype)
     eps = jax.random.normal(jax.random.fold_in(key, 1), mean.shape, mean.dtype)
     many = jnp.round(mean + jnp.sqrt(mean) * eps + (jnp.square(eps) - 1) / 6)

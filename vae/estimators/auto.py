@@ -89,7 +89,7 @@ def auto(num_samples: int = 1, among: str = DEFAULT, every: int = 200, draws: in
         made = {
             name: BY_NAME.make(name, num_samples=BY_NAME[name].min_samples).init(key, q, context)
             for name, key in zip(names, keys, strict=True)
-            if named or BY_NAME[name]._accepts(q)
+            if named or BY_NAME[name].refusal_at_init(q) is None
         }
         zero = jnp.zeros((), jnp.int32)
         params = {name: params for name, (params, _) in made.items()}

@@ -89,6 +89,10 @@ class Entry:
         able = ", ".join(fitting(q, reduce, log_q_weight, black_box, f)) or "none in the table"
         return f"{self.name} {reason}; these estimators can: {able}"
 
+    def refusal_at_init(self, q: Any) -> str | None:
+        """The `refusal` of q before its bound is known."""
+        return self.refusal(q, mean if "mean" in self.reductions else log_mean_exp, log_q_weight=1.0)
+
     def _reason(
         self, q: Any, reduce: Reduction, log_q_weight: float | Array, black_box: bool, f: Integrand | None
     ) -> str | None:
@@ -101,8 +105,10 @@ class Entry:
                 f"cannot estimate gradients with {family.__name__} latents, whose codes are certain: there is no score"
                 f"{self._hint(q, reduce, log_q_weight, black_box, f)}"
             )
-        # An estimator for any latents has no path, along which z and log q(z) would come together.
-        if "any" in self.latents and not getattr(q, "has_density", True):
+        # z and log q(z) come together only along the path of one flow: not where z is drawn without a path, and not
+        # where the path goes on to a further layer.
+        is_given_z = "any" in self.latents or (isinstance(q, Markov) and (self.needs_log_q or self.needs_prior))
+        if is_given_z and not getattr(q, "has_density", True):
             return "needs log q(z) of a given z, which a flow without an inverse does not have"
         if ("mean" if reduce.additive else "log_mean_exp") not in self.reductions:
             present, other = (_AVERAGES, _MULTI_SAMPLE) if reduce.additive else (_MULTI_SAMPLE, _AVERAGES)
@@ -133,7 +139,8 @@ class Entry:
     def _hint(self, q: Any, reduce: Reduction, *others: Any) -> str:
         """How an estimator that cannot handle several blocks or layers as a whole handles each of them, if it can."""
         if isinstance(q, Product):
-            return "; give one estimator for each block, such as exact+reparam"
+            bound = "" if reduce.additive else "choose objective=elbo or elbo_analytic, and "
+            return f"; {bound}give one estimator for each block, such as exact+reparam"
         if isinstance(q, Markov) and reduce.additive and not self.differentiates_f:
             return "" if self._reason(q.first, reduce, *others) else ", except with its option by_layer=true"
         return ""
@@ -329,8 +336,7 @@ def _guarded(entry: Entry) -> Callable[..., Estimator]:
 
         def init(key, q, context=None):
             _check_distribution(q)
-            reduce = mean if "mean" in entry.reductions else log_mean_exp
-            _raise(entry.refusal(q, reduce, log_q_weight=1.0))
+            _raise(entry.refusal_at_init(q))
             with _broadcasting:
                 return estimator.init(key, q, context)
 

@@ -54,7 +54,7 @@ class LayeredFlow(FlowPosterior):
     hidden: int = 64
 
     def __post_init__(self) -> None:
-        _require_positive(self)
+        require_positive(self)
 
     def layer(self, latent_dim: int) -> nn.Module:
         """One layer, unbound."""
@@ -108,7 +108,7 @@ class Planar(FlowPosterior):
     heavy_tailed: ClassVar[bool] = True  # the encoder's outputs u have no bound, and those of a layer depend on samples
 
     def __post_init__(self) -> None:
-        _require_positive(self)
+        require_positive(self)
 
     def context_size(self, latent_dim: int) -> int:
         return self.layers * (2 * latent_dim + 1)
@@ -121,8 +121,9 @@ for _posterior in (Coupling, SplineCoupling, InverseAutoregressive, Planar):
     POSTERIORS.add(_posterior.name, _posterior)
 
 
-def _require_positive(posterior: Posterior) -> None:
-    for option in dataclasses.fields(posterior):
-        if getattr(posterior, option.name) < 1:
-            number = getattr(posterior, option.name)
-            raise ValueError(f"posterior={posterior.name} needs a positive number of {option.name}, got {number}")
+def require_positive(choice: Any, setting: str = "posterior") -> None:
+    """Raises a ValueError with the name of the setting if an option of the choice is below 1."""
+    for option in dataclasses.fields(choice):
+        number = getattr(choice, option.name)
+        if number < 1:
+            raise ValueError(f"{setting}={choice.name} needs a positive number of {option.name}, got {number}")

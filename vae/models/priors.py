@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from vae import distributions as dist
 from vae.models.families import POSTERIORS, Posterior
+from vae.models.flows import require_positive
 from vae.table import Table
 
 
@@ -143,7 +144,7 @@ class FlowPrior(PriorKind):
     name: ClassVar[str] = "flow"
 
     def __post_init__(self) -> None:
-        self._flow()
+        require_positive(self, "prior")
 
     def refusal(self, posterior: Posterior) -> str | None:
         if posterior.num_blocks > 1:

@@ -78,6 +78,17 @@ def test_log_probs_are_scipys():
     np.testing.assert_allclose(ask("DiscretizedLogisticMixture")[0], truth, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("generator", ["threefry2x32", "rbg", "unsafe_rbg"])
+def test_counts_are_drawn_with_keys_of_every_generator(generator):
+    q = dist.Poisson(np.float32([1.2, -1.0]))
+    draw = jax.jit(lambda key: q.sample(key, 20_000))
+    z = float64(draw(jax.random.key(0, impl=generator)))
+    mean = np.exp(float64(q.log_mean))
+    for moment, error in ((z.mean(0), np.sqrt(mean / len(z))), (z.var(0), mean * np.sqrt((2 + 1 / mean) / len(z)))):
+        assert np.max(np.abs(moment - mean) / error) < 4.5
+    assert np.any(z != draw(jax.random.key(1, impl=generator)))
+
+
 def _poisson(log_mean, x):
     return x * log_mean - mpmath.exp(log_mean) - mpmath.loggamma(x + 1)
 

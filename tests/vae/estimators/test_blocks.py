@@ -152,6 +152,10 @@ def test_what_does_not_fit_is_refused():
         call(estimators.make("reparam+exact"), q)
     with pytest.raises(ValueError, match="reparam .* Product latents; give one estimator for each block, such as"):
         call(estimators.reparam(), q)
+    with pytest.raises(
+        ValueError, match="dreg .* Product latents; choose objective=elbo .*, and give one estimator for"
+    ):
+        call(estimators.dreg(), q, log_mean_exp, 1.0)
 
 
 def test_the_entry_of_joined_names_says_what_its_parts_say():

@@ -144,6 +144,7 @@ def test_a_relaxation_keeps_its_options_in_what_it_stands_for(name):
         ("posterior", "low_rank", {"rank": 0}, "posterior=low_rank needs a positive rank, got 0"),
         ("posterior", "mixture_of_normals", {"components": 0}, "needs at least one component, got 0"),
         ("posterior", "planar", {"layers": -1}, "posterior=planar needs a positive number of layers, got -1"),
+        ("prior", "flow", {"hidden": 0}, "prior=flow needs a positive number of hidden, got 0"),
     ],
 )
 def test_an_option_out_of_its_range_is_refused(argument, name, options, sentence):
