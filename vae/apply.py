@@ -3,7 +3,8 @@
     encode(x) -> q                   q(z|x), a distribution of batch_shape [B]
     log_likelihood(x, z) -> [K, B]   log p(x|z) of samples z [K, B, D]
     prior_distribution() -> p        p(z), with log_prob(z) -> [K, B]
-    kl_to_prior(q) -> [B]            the KL in closed form; `vae.elbo_analytic` calls it, and not prior_distribution
+    kl_to_prior(q) -> [B]            the KL in closed form; `vae.elbo_analytic` calls it, and not prior_distribution.
+                                     With `free_bits` it calls kl_to_prior(q, per_dimension=True) -> [B, D]
     decode(z) -> p                   p(x|z), a distribution over flat images; `vae.ais.simulate` calls it
 
 `vae.models.VAE` has all of them. `vae/README.md` has the function for models of other libraries.
@@ -24,7 +25,10 @@ def posterior(apply: Callable, params: PyTree, x: PyTree) -> Any:
 
 def check_apply(apply: Any) -> None:
     """Raises a TypeError unless `apply` takes the name of a method as the argument `method`."""
-    arguments = inspect.signature(apply).parameters if callable(apply) else {}
+    try:
+        arguments = inspect.signature(apply).parameters if callable(apply) else {}
+    except ValueError:  # a built-in function without a signature
+        arguments = {}
     if "method" not in arguments and not any(argument.kind is argument.VAR_KEYWORD for argument in arguments.values()):
         name = getattr(apply, "__name__", type(apply).__name__)
         raise TypeError(

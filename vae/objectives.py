@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Array, PyTree
 
 from vae.apply import posterior
-from vae.estimators.contract import Estimate, Expect, LogJoint, Reduction, log_mean_exp, mean
+from vae.estimators.contract import Estimate, Expect, LogJoint, Reduction, check_equal_shapes, log_mean_exp, mean
 from vae.estimators.tools import is_zero, with_own_loss
 from vae.table import Table
 
@@ -76,6 +76,7 @@ def elbo_analytic(
             rates = apply(params, q, per_dimension=True, method="kl_to_prior")  # [B, D]
             paid = jnp.mean(rates, axis=0) > free_bits  # [D]
             rate = jnp.sum(jnp.where(paid, rates, free_bits), axis=-1)
+        check_equal_shapes({"log p(x|z)": reconstruction.value, "KL(q(z|x) || p(z))": rate})
         return with_own_loss(q, reconstruction._replace(value=reconstruction.value - weight * rate))
 
     return objective

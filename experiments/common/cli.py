@@ -50,6 +50,7 @@ def run(
 
     def guarded(_: list[str]) -> None:
         _quiet_libraries()
+        _print_warnings_in_one_line()
         jax_settings.fix()
         _check_platforms()
         interrupt.stop_at_once(resumes() if callable(resumes) else resumes)
@@ -270,9 +271,12 @@ def _quiet_libraries() -> None:
     # Orbax logs every exception that it raises, with a traceback, and warns about what a killed process left behind.
     logging.get_absl_logger().addFilter(lambda record: "orbax" not in Path(record.pathname).parts)
     sys.unraisablehook = _ignore_closed_event_loop
-    # Python would add the place in the code, and a line of it.
-    warnings.formatwarning = lambda message, category, *_: f"{category.__name__}: {message}\n"
     os.environ["MPLBACKEND"] = "agg"  # under an unknown back end, matplotlib could not even be imported
+
+
+def _print_warnings_in_one_line() -> None:
+    """Leaves out the place in the code, and the line of it, that Python would print with a warning."""
+    warnings.formatwarning = lambda message, category, *_: f"{category.__name__}: {message}\n"
 
 
 def _ignore_closed_event_loop(unraisable) -> None:

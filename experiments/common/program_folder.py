@@ -274,7 +274,7 @@ class ProgramFolder:
             aside = self.path / "checkpoints.unreadable" / str(epoch)
             shutil.rmtree(aside, ignore_errors=True)
             aside.parent.mkdir(exist_ok=True)
-            (self.checkpoints / str(epoch)).rename(aside)
+            shutil.move(self.checkpoints / str(epoch), aside)  # the checkpoints may lie on another disk
 
 
 def describe(runs: list[Settings], data: Dataset, data_dir: str | None = None) -> dict[str, Any]:

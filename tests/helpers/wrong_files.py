@@ -25,7 +25,7 @@ SETTINGS = ["--hidden=16", "--latent_dim=2", "--epochs=2", "--eval_samples=4"]
 
 
 def unknown_names(*folders: Path) -> set[str]:
-    """What commands made in these folders, of which foreign_files does not say whether it may be a link."""
+    """The files and folders that commands made in these folders, and that foreign_files does not know."""
     known = {*foreign_files.NAMES, *foreign_files.MAY_BE_LINKS}
     return {path.name for folder in folders for path in folder.iterdir()} - known
 

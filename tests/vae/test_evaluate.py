@@ -83,7 +83,7 @@ def test_a_term_that_is_a_mean_over_the_batch_is_refused(function, method):
     evaluated = lambda params: function(apply, params, IMAGES, key, num_samples=2)
     trained = lambda params: objectives.elbo(apply, params, IMAGES, expect)
     for compute in (evaluated, trained):
-        with pytest.raises(ValueError, match=r"must have one shape, \[K, \*batch\], got log p\(x\|z\) \["):
+        with pytest.raises(ValueError, match=r"must have one shape, .*, got log p\(x\|z\) \["):
             jax.eval_shape(compute, MLP_PARAMS)
 
 

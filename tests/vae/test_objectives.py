@@ -192,6 +192,16 @@ def _without_free_bits(beta):
     return _value_and_gradient(objectives.elbo_analytic(beta))
 
 
+def test_a_kl_that_is_a_mean_over_the_batch_is_refused():
+    def apply(params, *args, method):
+        value = MODEL.apply(params, *args, method=method)
+        return jnp.mean(value) if method == "kl_to_prior" else value
+
+    expect = bind(_reparam(1), {}, {}, jax.random.key(0))
+    with pytest.raises(ValueError, match=r"must have one shape, .* log p\(x\|z\) \[3\], KL\(.*\) \[\]"):
+        jax.eval_shape(lambda params: objectives.elbo_analytic()(apply, params, X, expect), PARAMS)
+
+
 @pytest.mark.parametrize("none", [0, 0.0, np.float32(0), jnp.zeros(())])
 def test_no_free_bits_change_nothing(none):
     for got, expected in zip(

@@ -83,7 +83,7 @@ def make_gradient(bound: Callable, estimator: Estimator) -> Callable:
 def groups(gradient: PyTree) -> list[str]:
     """Returns the names of the groups, which are the children of the pytree: "params" for a single array."""
     if isinstance(gradient, Mapping):
-        return list(gradient)
+        return list(map(str, gradient))
     paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(gradient)]
     return list(dict.fromkeys(_name(path[:1]) or "params" for path in paths))
 

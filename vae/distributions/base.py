@@ -4,7 +4,8 @@ To add a family, write a class with the decorator `family`. A location-scale fam
 `LocationScale`. Another family writes `rsample`, or only `sample` if its samples carry no gradient: estimators test
 with `hasattr` which methods a distribution has. `add_kl` adds the closed form of a divergence. A family whose latent
 dimensions are not independent says `factorized = False`, and a family over all real numbers says `is_real = True`. A
-family that has a method `check()` raises ValueError in it, if numbers or shapes that it was given make no sense.
+field of weights that all data share is called `weights` (or `codebook`), and no other field is. A family that has a
+method `check()` raises ValueError in it, if numbers or shapes that it was given make no sense.
 """
 
 import functools
@@ -29,7 +30,7 @@ def family(cls: type) -> type:
 
     Parameters may have different shapes: where a distribution is built, its parameters are broadcast to one batch and
     one event. `Normal(mean [1], log_var [2])` has two dimensions with one mean. Integers and numbers of less than 32
-    bits become float32, and so do the values whose density `log_prob` computes: samplers in bfloat16 would know only
+    bits become float32, and so do the values that the class's own `log_prob` gets: samplers in bfloat16 would know only
     128 uniform numbers, and logarithms of counts would be wrong by nats.
 
     Raises:
@@ -40,7 +41,7 @@ def family(cls: type) -> type:
     cls.__no_type_check__ = True
     cls.__post_init__ = _prepare_parameters
     if "log_prob" in vars(cls):
-        cls.log_prob = _of_floats(cls.log_prob)
+        cls.log_prob = _with_float32_values(cls.log_prob)
     cls = dataclass(frozen=True)(cls)
     names = [each.name for each in fields(cls)]
     static = [each.name for each in fields(cls) if each.metadata.get("static")]
@@ -91,7 +92,7 @@ def check_temperature(q: Any, temperature: float | np.number) -> None:
         raise ValueError(f"{type(q).__name__} needs a positive temperature, got {temperature}")
 
 
-def _of_floats(log_prob: Callable) -> Callable:
+def _with_float32_values(log_prob: Callable) -> Callable:
     """The method `log_prob` for values of any number of bits."""
 
     @functools.wraps(log_prob)

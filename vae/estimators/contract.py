@@ -69,8 +69,8 @@ def check_equal_shapes(terms: dict[str, Array]) -> None:
     """
     shapes = {name: list(jnp.shape(term)) for name, term in terms.items()}
     if len({*map(tuple, shapes.values())}) > 1:
-        found = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
-        raise ValueError(f"the terms of a bound must have one shape, [K, *batch], got {found}")
+        given = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
+        raise ValueError(f"the terms of a bound must have one shape, one number for each sample and datum, got {given}")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -105,8 +105,7 @@ class Entry:
                 f"cannot estimate gradients with {family.__name__} latents, whose codes are certain: there is no score"
                 f"{self._hint(q, reduce, log_q_weight, black_box, f)}"
             )
-        # z and log q(z) come together only along the path of one flow: not where z is drawn without a path, and not
-        # where the path goes on to a further layer.
+        # An estimator must evaluate log q(z) at a given z if it draws z without a path, or if q has several layers.
         is_given_z = "any" in self.latents or (isinstance(q, Markov) and (self.needs_log_q or self.needs_prior))
         if is_given_z and not getattr(q, "has_density", True):
             return "needs log q(z) of a given z, which a flow without an inverse does not have"
@@ -351,16 +350,12 @@ def _guarded(entry: Entry) -> Callable[..., Estimator]:
             # With a plain f, an estimator that needs the prior is a different one, which is right too.
             unknown = entry.needs_prior and not isinstance(f, LogJoint)
             _raise(entry.refusal(q, reduce, log_q_weight, f=None if unknown else f))
-            try:
-                with _broadcasting:
-                    result = estimator.estimate(params, state, key, q, f, reduce, log_q_weight, context)
-            except Exception as error:
-                needed = jax.eval_shape(lambda: estimator.init(jax.random.key(0), q, context))
-                if len(jax.tree.leaves((params, state))) < len(jax.tree.leaves(needed)):
-                    raise ValueError(
-                        f"{entry.name} needs the params and the state that estimator.init(key, q, context) returns"
-                    ) from error
-                raise
+            if not jax.tree.leaves((params, state)) and _has_arrays_of_its_own(estimator, q, context):
+                raise ValueError(
+                    f"{entry.name} needs the params and the state that estimator.init(key, q, context) returns"
+                )
+            with _broadcasting:
+                result = estimator.estimate(params, state, key, q, f, reduce, log_q_weight, context)
             if entry.twice_differentiable or not isinstance(result, Estimate):
                 return result
             return result._replace(value=first_derivative_only(result.value))
@@ -370,8 +365,13 @@ def _guarded(entry: Entry) -> Callable[..., Estimator]:
     return make
 
 
+def _has_arrays_of_its_own(estimator: Estimator, q: Any, context: Any) -> bool:
+    with _broadcasting:
+        return bool(jax.tree.leaves(jax.eval_shape(lambda: estimator.init(jax.random.key(0), q, context))))
+
+
 def _check_distribution(q: Any) -> None:
-    is_pytree = not jax.tree_util.treedef_is_leaf(jax.tree.structure(q))
+    is_pytree = jax.tree.structure(q) != jax.tree.structure(0)
     if not (is_pytree and hasattr(q, "batch_shape") and hasattr(q, "log_prob") and _takes_number_of_samples(q)):
         raise TypeError(
             "q must be a pytree with batch_shape, sample(key, K) -> [K, *batch, D] and log_prob(z) -> [K, *batch], and"

@@ -186,10 +186,8 @@ def test_help_says_the_default_that_depends_on_the_toy(help_texts):
 
 
 def test_a_warning_is_a_line_without_code(monkeypatch):
-    for place, name in ((sys, "unraisablehook"), (warnings, "formatwarning")):
-        monkeypatch.setattr(place, name, getattr(place, name))
-    monkeypatch.setenv("MPLBACKEND", "agg")
-    cli._quiet_libraries()
+    monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)
+    cli._print_warnings_in_one_line()
     assert warnings.formatwarning("no labels", UserWarning, "npz.py", 69, "return names") == "UserWarning: no labels\n"
 
 

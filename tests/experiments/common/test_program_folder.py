@@ -1,6 +1,8 @@
 """The files of a program: what is written is read again, and what does not belong there is refused."""
 
+import errno
 import json
+import os
 import re
 from pathlib import Path
 
@@ -355,7 +357,13 @@ def test_what_comes_after_an_epoch_is_forgotten_for_all_runs(folder):
     assert checkpoint.steps(folder.checkpoints) == [1, 2]
 
 
-def test_checkpoints_that_are_set_aside_are_kept_once(folder):
+@pytest.mark.parametrize("on_another_disk", [False, True])
+def test_checkpoints_that_are_set_aside_are_kept_once(folder, on_another_disk, monkeypatch):
+    def rename(*_):
+        raise OSError(errno.EXDEV, "Invalid cross-device link")
+
+    if on_another_disk:
+        monkeypatch.setattr(os, "rename", rename)
     for content in ("first", "second"):
         for epoch in "123":
             (folder.checkpoints / epoch).mkdir(parents=True, exist_ok=True)

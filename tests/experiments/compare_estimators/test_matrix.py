@@ -68,7 +68,7 @@ def test_the_matrix_has_the_figures_of_each_problem(measured):
     assert ratio == pytest.approx(evaluations_per_flop, rel=1e-6)
 
 
-def test_of_every_file_it_is_known_whether_a_link_in_its_place_is_refused(measured):
+def test_every_file_is_one_that_may_be_a_link_or_one_that_may_not(measured):
     assert unknown_names(measured / "cosine", measured / "coins") == set()
     assert unknown_names(measured) == {"cosine", "coins"}
 

@@ -305,10 +305,11 @@ def test_the_annealed_figures_are_means_over_test_images_and_over_simulated_ones
     """Two images are done at once. The bounds are the number of the image, plus 10 for each kind and 100 with a z."""
     monkeypatch.setattr(assess, "CPU_DECODED", 4)
     kinds = ("importance", "lower", "upper", "ess_share", "acceptance")
-    seen = []
+    seen, keys = [], set()
 
     def bounds(params, x, key, z, first):
         seen.append((first, x, z))
+        keys.add(tuple(jax.random.key_data(key).tolist()))
         numbers = first + np.arange(len(x)) + (0 if z is None else 100)
         return {kind: np.float32(numbers + 10 * place) for place, kind in enumerate(kinds)}
 
@@ -331,6 +332,9 @@ def test_the_annealed_figures_are_means_over_test_images_and_over_simulated_ones
     np.testing.assert_array_equal(np.concatenate([images for _, images, z in seen if z is None]), x)
     simulated = [(images, z) for _, images, z in seen if z is not None]
     assert [(len(images), z.shape) for images, z in simulated] == [(n, (n, 2)) for n in (2, 2, 1)]
+    # The importance samples of the images have the keys of `keys_of_data`.
+    of_images = jax.random.key_data(vae_evaluate.keys_of_data(assess.key(), 0, 5))
+    assert len(keys - set(map(tuple, of_images.tolist()))) == 2
 
 
 @pytest.mark.slow

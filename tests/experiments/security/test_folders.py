@@ -83,7 +83,7 @@ def test_a_report_shows_nothing_that_a_link_leads_to(tmp_path, capsys):
     assert "figures is a symbolic link" in capsys.readouterr().err
 
 
-def test_a_workdir_may_be_a_link_its_checkpoints_may_be_links_and_so_may_others_that_are_not_ours(tmp_path):
+def test_workdirs_checkpoints_and_foreign_files_may_be_links(tmp_path):
     (tmp_path / "there/programs/a").mkdir(parents=True)
     for name in ("data", "checkpoints", "programs/a/checkpoints"):
         (tmp_path / "there" / name).symlink_to(tmp_path)

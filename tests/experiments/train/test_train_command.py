@@ -71,7 +71,7 @@ def test_all_end_well_and_show_the_figures(runs):
     assert all("\r" not in outcome.out + outcome.err for outcome in outcomes), "no progress bar without a terminal"
 
 
-def test_of_every_file_it_is_known_whether_a_link_in_its_place_is_refused(runs):
+def test_every_file_is_one_that_may_be_a_link_or_one_that_may_not(runs):
     folder, _ = runs
     made = [folder / name for name in ("single", "alone", "sweep", "map", "long")]
     assert unknown_names(*made, *folder.glob("*/programs/*")) == {"hook.jsonl"}  # made by tests.helpers.hooks

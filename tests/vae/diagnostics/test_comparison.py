@@ -11,7 +11,6 @@ import vae
 from experiments.common import plots
 from tests.helpers.random_models import parameters
 from vae import diagnostics, objectives
-from vae.diagnostics import comparison
 from vae.estimators import scale_cotangent, stateless
 
 KEY = jax.random.key(5)
@@ -36,24 +35,6 @@ def bits():
 def column(result, name, group="encoder"):
     columns = result.to_dict()
     return columns[name][columns["group"] == group].tolist()
-
-
-def test_data_in_a_dict_count_as_many_as_its_arrays_have(monkeypatch):
-    """Their number decides whether the sum over all states fits into the memory."""
-
-    class Asked(Exception): ...
-
-    def choose(recorded, *others):
-        raise Asked(*recorded[0].q.batch_shape)
-
-    model, variables = small_model(posterior="bernoulli")
-    apply = lambda variables, *args, method: model.apply(
-        variables, *(a["x"] for a in args[:1]), *args[1:], method=method
-    )
-    monkeypatch.setattr(comparison, "choose_reference", choose)
-    for one, data in ((model, X), (apply, {"x": X})):
-        with pytest.raises(Asked, match="^6$"):
-            diagnostics.compare(one, variables, data, {"reinforce": 1}, draws=40, key=KEY)
 
 
 def test_figures_equal_those_of_gradient_moments_on_a_convolutional_model():

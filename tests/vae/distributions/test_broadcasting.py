@@ -100,12 +100,14 @@ def test_values_of_fewer_bits_and_integers_have_their_densities_in_float32(dtype
     counts = {"Poisson": dist.Poisson(jnp.full(3, 3.0)), "NegativeBinomial": dist.NegativeBinomial([4.0], [1.0])}
     shares = {"Gamma": dist.Gamma([4.0], [4.0]), "Beta": dist.Beta([4.0], [4.0]), "Dirichlet": MEMBERS["Dirichlet"][0]}
     values = {name: np.array([0, 1, 90], dtype) for name in counts}
-    values |= {name: np.array([0.2, 0.7, 0.1], dtype) for name in shares}
+    if dtype != np.int32:
+        values |= {name: np.array([0.2, 0.7, 0.1], dtype) for name in shares}
     log_probs = jax.jit(lambda values: {name: (counts | shares)[name].log_prob(z) for name, z in values.items()})
     as_given = log_probs(values)
     in_float32 = log_probs({name: np.float32(z) for name, z in values.items()})
     for name, log_prob in as_given.items():
         assert log_prob.dtype == np.float32
+        assert np.all(np.isfinite(log_prob))
         np.testing.assert_allclose(log_prob, in_float32[name], rtol=1e-6)
 
 

@@ -168,7 +168,7 @@ def test_a_batch_of_one_datum_is_refused(batch):
     estimator = estimators.auto(among="reparam-stl")
     params, state = estimator.init(jax.random.key(0), q)
     square = lambda z: jnp.sum(jnp.square(z), axis=-1)
-    with pytest.raises(ValueError, match="auto compares .* over the data of a batch, so batch_size=1 is too small"):
+    with pytest.raises(ValueError, match="auto compares .* over the data of a batch, and this batch has one"):
         estimator.estimate(params, state, jax.random.key(0), q, square, mean, 1.0, None)
 
 

@@ -19,7 +19,7 @@ from tests.helpers.oracle import (
     problem,
 )
 from vae import estimators
-from vae.distributions import Bernoulli, Normal
+from vae.distributions import Bernoulli, Normal, UniformOnSphere
 from vae.estimators import (
     BY_NAME,
     Entry,
@@ -124,6 +124,12 @@ class _WithoutBatchShape(_PlainNormal):
 @jax.tree_util.register_static
 class _WithoutDensity(_PlainNormal):
     log_prob = property()
+
+
+def test_a_q_without_arrays_is_a_distribution():
+    q = UniformOnSphere(3)
+    estimate = BY_NAME["leave_one_out"].make().estimate({}, {}, jax.random.key(0), q, lambda z: jnp.sum(z**2, axis=-1))
+    assert estimate.value == pytest.approx(1.0)
 
 
 @pytest.mark.parametrize("family", [_PlainNormal, _NormalOfNumpyro, _WithoutBatchShape, _WithoutDensity])

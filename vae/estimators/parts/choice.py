@@ -25,7 +25,7 @@ def by_datum(gradient: PyTree, batch: tuple[int, ...]) -> Float[Array, "draws N 
     """
     end, number = 1 + len(batch), math.prod(batch)
     if number < 2:
-        raise ValueError(f"auto compares its candidates over the data of a batch, so batch_size={number} is too small")
+        raise ValueError("auto compares its candidates over the data of a batch, and this batch has one (batch_size=1)")
     paths_and_leaves, _ = jax.tree_util.tree_flatten_with_path(gradient)
     of_data = [leaf for path, leaf in paths_and_leaves if not any(getattr(k, "name", "") in SHARED for k in path)]
     leaves = [leaf for leaf in of_data if jnp.issubdtype(leaf.dtype, jnp.floating) and leaf.shape[1:end] == batch]
