@@ -74,8 +74,7 @@ def elbo_analytic(
             rate = apply(params, q, method="kl_to_prior")  # [B]
         else:
             rates = apply(params, q, per_dimension=True, method="kl_to_prior")  # [B, D]
-            paid = jnp.mean(rates, axis=0) > free_bits  # [D]
-            rate = jnp.sum(jnp.where(paid, rates, free_bits), axis=-1)
+            rate = jnp.sum(jnp.where(jnp.mean(rates, axis=0) > free_bits, rates, free_bits), axis=-1)
         check_equal_shapes({"log p(x|z)": reconstruction.value, "KL(q(z|x) || p(z))": rate})
         return with_own_loss(q, reconstruction._replace(value=reconstruction.value - weight * rate))
 
