@@ -74,7 +74,7 @@ def variance_against_cost(rows: list[Row], group: str, cost: str) -> Chart:
     guides = ()
     if series:
         unbiased = [row for row in rows if not row[f"{group}_biased"]]
-        front = _pareto_front([(row[cost], row[f"{group}_variance"]) for row in unbiased], x.limits, y.limits)
+        front = _pareto_front([(row[cost], row[f"{group}_variance"]) for row in unbiased], x.limits[1])
         guides = (*front, *_equal_products(x.limits, y.limits))
     note = "hollow: found biased" if any(one.hollow for one in series) else ""
     return Chart(series, x, y, guides, note)
@@ -202,16 +202,18 @@ def _decade(values: np.ndarray) -> tuple[float, float] | None:
     return 10 ** max(low - room, -300), 10 ** min(high + room, 300)
 
 
-def _pareto_front(points, x_limits: tuple[float, float], y_limits: tuple[float, float]) -> Iterator[Guide]:
-    """The Pareto front: a staircase through the points that no other point beats in both coordinates."""
+def _pareto_front(points: list[tuple[float, float]], right: float) -> Iterator[Guide]:
+    """The Pareto front: a staircase from the cheapest to the costliest of the points that no other point beats in both
+    coordinates, and on to the right edge. No line goes up from the cheapest point, because points that are only a
+    little costlier would seem to be on it."""
     points = sorted(points)
     front = [point for i, point in enumerate(points) if all(point[1] < other[1] for other in points[:i])]
     if not front:
         return
-    corners = [(front[0][0], y_limits[1])]
-    for x, y in front:
+    corners = front[:1]
+    for x, y in front[1:]:
         corners += [(x, corners[-1][1]), (x, y)]
-    corners.append((x_limits[1], corners[-1][1]))
+    corners.append((right, corners[-1][1]))
     x, y = np.transpose(corners)
     yield Guide("front", x, y, "Pareto front")
 
