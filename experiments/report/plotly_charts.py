@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from experiments.common.charts import Axis, Chart, Guide, Series
+from experiments.common.charts.styles import numbers
 
 Figure = dict[str, Any]
 
@@ -108,8 +109,9 @@ def _trace(
       outline: Whether markers have an edge in the colour of the paper.
       bars: Whether intervals are drawn, as error bars.
     """
-    colour = COLOURS[series.style % len(COLOURS)]
-    dash = dashes(chart)[series.group] if series.group else DASHES[series.style // len(COLOURS) % len(DASHES)]
+    colour_number, dash_number, _ = numbers(series.style)
+    colour = COLOURS[colour_number]
+    dash = dashes(chart)[series.group] if series.group else DASHES[dash_number % len(DASHES)]
     label = _plain(series.label)
     trace = {"type": "scatter", "y": _coordinates(series.y, chart.y.names), "legendgroup": label, "mode": mode}
     line = {"color": colour, "dash": dash, "width": width}
@@ -172,8 +174,8 @@ def _geometric(first: float, last: float) -> float:
 
 
 def _symbol(series: Series) -> str:
-    turn, colour = divmod(series.style, len(COLOURS))
-    return SYMBOLS[(colour + turn) % len(SYMBOLS)] + ("-open" if series.hollow else "")
+    _, _, marker = numbers(series.style)
+    return SYMBOLS[marker % len(SYMBOLS)] + ("-open" if series.hollow else "")
 
 
 def _bars(series: Series, chart: Chart, colour: str) -> dict[str, Any]:

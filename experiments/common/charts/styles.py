@@ -26,6 +26,9 @@ FAMILIES = (
     ("vq_straight_through", "rotation", "diveq", "nsvq"),
 )
 NUMBER_OF_COLOURS = 7
+# Styles with so many turns or more have markers that follow the turn alone. The number is a multiple of the numbers of
+# dashes and of markers, 6 and 8, so that the first of these styles has the first dash and the first marker.
+SETTINGS_TURN = 24
 _STYLES = {
     name: colour + NUMBER_OF_COLOURS * place
     for colour, family in enumerate(FAMILIES)
@@ -64,8 +67,15 @@ def styles(labels: Iterable[str], own_colours: bool = False) -> dict[str, int]:
     colours = _colours(names, {})
     rests = sorted({rest for _, rest in split.values()})
     same = {name: [other for other in names if colours[other] == colours[name]].index(name) for name in names}
-    turn = lambda name, rest: rests.index(rest) + len(rests) * same[name]
+    first = SETTINGS_TURN if len(labels) > len(names) else 0
+    turn = lambda name, rest: first + rests.index(rest) + len(rests) * same[name]
     return {label: colours[name] + NUMBER_OF_COLOURS * turn(name, rest) for label, (name, rest) in split.items()}
+
+
+def numbers(style: int) -> tuple[int, int, int]:
+    """The numbers of the style's colour, dash and marker. A renderer begins again when it has no more of them."""
+    turn, colour = divmod(style, NUMBER_OF_COLOURS)
+    return colour, turn, turn if turn >= SETTINGS_TURN else colour + turn
 
 
 def paper_label(label: str) -> str:

@@ -16,6 +16,7 @@ from matplotlib.ticker import ScalarFormatter
 
 from experiments.common import files
 from experiments.common.charts import Series
+from experiments.common.charts.styles import numbers
 
 WIDTH = 6.75  # inches of a page with two columns
 # Okabe & Ito (2008), safe for the colour-blind, without their yellow, which is invisible on white paper.
@@ -67,8 +68,8 @@ class Look(NamedTuple):
 
 def look(style: int) -> Look:
     """The look of the series number `style`. After seven series the colours return with other dashes and markers."""
-    turn, colour = divmod(style, len(COLOURS))
-    return Look(COLOURS[colour], DASHES[turn % len(DASHES)], MARKERS[(colour + turn) % len(MARKERS)])
+    colour, dash, marker = numbers(style)
+    return Look(COLOURS[colour], DASHES[dash % len(DASHES)], MARKERS[marker % len(MARKERS)])
 
 
 @styled

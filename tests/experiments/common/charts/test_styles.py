@@ -42,6 +42,17 @@ def test_the_labels_of_an_estimator_share_a_colour_whatever_their_order():
         assert dashes[f"{name}, learning_rate=0.1"] == "--"
 
 
+def test_equal_settings_have_equal_dashes_and_markers_in_all_colours():
+    rates = (0.001, 0.003, 0.01)
+    names = ("reinmax", "disarm", "leave_one_out")
+    looks = styles(f"{name}, learning_rate={rate}" for name in names for rate in rates)
+    for rate, marker, dash in zip(rates, "os^", ("-", "--", ":"), strict=True):
+        for name in names:
+            assert look(looks[f"{name}, learning_rate={rate}"])[1:] == (dash, marker)
+    alone = [look(style).marker for style in styles(names, own_colours=True).values()]
+    assert len(set(alone)) == 3  # without other settings, markers help to tell the estimators apart
+
+
 def test_an_estimator_has_the_same_colour_beside_the_same_others_with_one_label_and_with_several():
     names = ["stl", "leave_one_out", "reparam"]
     several = styles(f"{name}, K={samples}" for name in names for samples in (1, 2))
