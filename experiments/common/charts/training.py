@@ -151,7 +151,9 @@ def candidates(comparison: Comparison, name: str) -> Chart:
     names = () if numeric else tuple(paper_label(value) if name == "estimator" else value for value in order)
     ends = [end for one in series for end in (one.y, one.low, one.high) if end is not None]
     axis = Axis(name.replace("_", " "), "log" if positive else "linear", ticks=tuple(order) * numeric, names=names)
-    return Chart(series, axis, Axis("validation ELBO (nats)", limits=limits(ends)))
+    has_bars = any(np.isfinite(one.low).any() for one in series[:-1])
+    note = "bars: one standard error over seeds" if has_bars else ""
+    return Chart(series, axis, Axis("validation ELBO (nats)", limits=limits(ends)), note=note)
 
 
 def rate_distortion(points: list[dict[str, Any]]) -> Chart:

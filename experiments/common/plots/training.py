@@ -95,6 +95,7 @@ def candidates(comparison: Comparison) -> Figure:
         panels.set_axes(ax, chart)
     for ax in axes[1:]:
         ax.set_ylabel("")
+    axes[-1].set_title(chart.note, loc="right", fontsize=7, color=GREY)
     named = [legend_key(series, **(RING if series.ring else {"markersize": 4})) for series in chart.series]
     legend_outside(figure, named)
     return figure

@@ -208,6 +208,9 @@ def test_the_candidates_of_a_verdict_are_drawn_with_whole_intervals_and_papers_n
     assert low < -13.0  # one standard error, 0.5, below the mean of -12.5
     assert high > -10.0
     assert legend_texts(figure) == ["STL", "Reparameterization", "chosen by validation"]
+    assert figure.axes[0].get_title("right") == "bars: one standard error over seeds"
+    alone = plots.candidates(comparison.compare([one for one in rows if one["seed"] == 0], "estimator"))
+    assert not alone.axes[0].get_title("right")  # a single seed has no bar
 
 
 def test_a_run_at_the_place_of_others_is_a_ring_around_them():
