@@ -116,11 +116,12 @@ def _model_figures(data: datasets.Dataset, model: models.VAE, params) -> dict[st
         figures["interpolations"] = plots.interpolations(_paths(x, z, read))
     if isinstance(prior, distributions.Normal) and z.shape[-1] == 2:
         axis = np.array([NormalDist().inv_cdf(q) for q in np.linspace(*QUANTILES, PLANE_SIZE)], np.float32)
-        grid = np.stack(np.meshgrid(axis, axis), axis=-1).reshape(-1, 2)
-        images = decode(prior.from_noise(grid)).reshape(PLANE_SIZE, PLANE_SIZE, *shape)
+        places = np.asarray(prior.from_noise(np.stack([axis, axis], axis=-1))).T  # [2, PLANE_SIZE]
+        grid = np.stack(np.meshgrid(*places), axis=-1).reshape(-1, 2)
+        images = decode(grid).reshape(PLANE_SIZE, PLANE_SIZE, *shape)
         means = np.asarray(_means(model, params, assess.pixels(data, "test")))
         labels = data.labels["test"] if data.labels else None
-        figures["latent_plane"] = plots.latent_plane(images, QUANTILES, means, labels)
+        figures["latent_plane"] = plots.latent_plane(images, places, means, labels)
     return figures
 
 

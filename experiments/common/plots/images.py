@@ -62,16 +62,14 @@ def interpolations(images: np.ndarray) -> np.ndarray:
 
 
 @styled
-def latent_plane(
-    images: np.ndarray, quantiles: tuple[float, float], means: np.ndarray, labels: np.ndarray | None = None
-) -> Figure:
+def latent_plane(images: np.ndarray, z: np.ndarray, means: np.ndarray, labels: np.ndarray | None = None) -> Figure:
     """Images decoded over the plane of a two-dimensional latent, and beside them the posterior means of the data.
 
     Args:
-      images: The decoded images, `[n, n, H, W, C]`. With grid the prior's quantiles linspace(*quantiles, n),
-        images[i, j] is decoded from z_1 = grid[j] and z_2 = grid[i], which is the order of `meshgrid`. In the picture,
-        z_2 points up.
-      quantiles: The lowest and the highest quantile of the prior on both axes.
+      images: The decoded images, `[n, n, H, W, C]`. images[i, j] is decoded from z_1 = z[0, j] and z_2 = z[1, i], which
+        is the order of `meshgrid`. In the picture, z_2 points up.
+      z: The values of z_1 and of z_2, `[2, n]`, ascending: quantiles of the prior at equal distances. The axes have
+        ticks at round values of z, so that a place is found in both panels by the same numbers.
       means: The posterior means as values of z, `[N, 2]`.
       labels: The classes of the data, `[N]`. If they are at most twenty, each mean is drawn as the number of its class.
     """
@@ -81,13 +79,11 @@ def latent_plane(
     tiles = _as_rgb(np.reshape(images[::-1], (size * size, *np.shape(images)[2:])))
     figure = Figure(figsize=(WIDTH, 0.45 * WIDTH), layout="constrained")
     mosaic_ax, means_ax = figure.subplots(1, 2)
-    low, high = quantiles
-    half = (high - low) / max(size - 1, 1) / 2  # half an image, because a tick is at an image's centre
-    edges = (low - half, high + half)
+    edges = (-0.5, size - 0.5)  # the centres of the images are 0, 1, 2, ...
     mosaic = _tile(tiles, size, _gap(tiles) if 1 in np.shape(images)[2:4] else 0)  # bars need gaps
     mosaic_ax.imshow(mosaic, extent=(*edges, *edges), aspect=mosaic.shape[0] / mosaic.shape[1])
     mosaic_ax.grid(False)
-    mosaic_ax.set(xlabel="$z_1$ (prior quantile)", ylabel="$z_2$ (prior quantile)")
+    mosaic_ax.set(xlabel="$z_1$ at equally spaced prior quantiles", ylabel="$z_2$ at equally spaced prior quantiles")
     classes = [] if labels is None else np.unique(labels)
     points = dict(alpha=0.7, linewidth=0, rasterized=True)
     if 0 < len(classes) <= MOST_CLASSES:
@@ -99,7 +95,12 @@ def latent_plane(
         means_ax.set(xlim=both, ylim=both)
     means_ax.set_aspect("equal")
     means_ax.set(xlabel="posterior mean of $z_1$", ylabel="posterior mean of $z_2$")
-    for axis in [axis for ax in figure.axes for axis in (ax.xaxis, ax.yaxis)]:
+    locator = MaxNLocator(5, steps=[1, 2, 5, 10])
+    for axis, values in zip((mosaic_ax.xaxis, mosaic_ax.yaxis), z, strict=True):
+        ticks = [tick for tick in locator.tick_values(values[0], values[-1]) if values[0] <= tick <= values[-1]]
+        names = [f"{tick:.6g}".replace("-", "\N{MINUS SIGN}") for tick in ticks]
+        axis.set_ticks(np.interp(ticks, values, np.arange(size)), names)
+    for axis in (means_ax.xaxis, means_ax.yaxis):
         axis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
     return figure
 

@@ -60,8 +60,10 @@ def test_no_more_images_are_in_memory_than_are_drawn(drawn):
 
 
 def test_the_plane_is_of_the_quantiles_of_the_prior_and_of_all_means(drawn):
-    images, quantiles, means, labels = drawn[2]["latent_plane"]
-    axes = [stats.norm.ppf(np.linspace(*quantiles, 20), MEAN[d], np.exp(LOG_VAR[d] / 2)) for d in (0, 1)]
+    images, z, means, labels = drawn[2]["latent_plane"]
+    quantiles = np.linspace(0.02, 0.98, 20)
+    axes = [stats.norm.ppf(quantiles, MEAN[d], np.exp(LOG_VAR[d] / 2)) for d in (0, 1)]
+    np.testing.assert_allclose(z, axes, rtol=1e-4)
     np.testing.assert_allclose(images.reshape(20, 20, 2), np.stack(np.meshgrid(*axes), axis=-1), rtol=1e-4)
     np.testing.assert_array_equal(means, TEST.reshape(-1, 2))
     np.testing.assert_array_equal(labels, np.arange(len(TEST)))

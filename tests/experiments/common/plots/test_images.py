@@ -10,6 +10,9 @@ from matplotlib.markers import MarkerStyle
 
 from experiments.common import plots
 
+# Values of z_1 and z_2 for planes of two images on each side.
+Z = np.array([[-1.0, 1.0], [-1.0, 1.0]])
+
 
 def pixels(mosaic: np.ndarray, side: int) -> np.ndarray:
     """The mosaic with one pixel for each square of pixels; `side` is the shorter side of an image."""
@@ -59,7 +62,7 @@ def test_any_size_of_image(shape):
         assert 64 <= min(mosaic.shape[:2])
         assert max(mosaic.shape[:2]) < 2600
         assert mosaic.min() < 0.9
-    figure = plots.latent_plane(square, (0.1, 0.9), np.zeros((1, 2)))
+    figure = plots.latent_plane(square, Z, np.zeros((1, 2)))
     png = io.BytesIO()
     figure.savefig(png, format="png", dpi=50)
     png.seek(0)
@@ -120,30 +123,38 @@ def test_interpolations_put_a_frame_around_the_data():
                 np.testing.assert_allclose(edge, np.broadcast_to(frame, edge.shape))
 
 
-def test_latent_plane_has_z_2_upwards_and_ticks_at_the_centres():
+def test_latent_plane_has_z_2_upwards_and_ticks_at_round_values_of_z():
     images = np.zeros((3, 3, 4, 2, 1))
     images[0, 2] = 1  # the largest z_1 and the smallest z_2
     means = np.array([[0.0, 1.0], [2.0, 3.0], [-1.0, 0.5]])
-    figure = plots.latent_plane(images, (0.1, 0.9), means)
+    figure = plots.latent_plane(images, np.array([[-2.0, 0.0, 1.0], [3.0, 4.0, 8.0]]), means)
     plane, scatter = figure.axes
     (image,) = plane.images
     assert image.get_interpolation() == "nearest"
     mosaic = image.get_array()
     np.testing.assert_array_equal(mosaic[8:, 4:], 1)
     assert mosaic.sum() == 4 * 2 * 3
-    np.testing.assert_allclose(plane.images[0].get_extent(), [-0.1, 1.1, -0.1, 1.1], atol=1e-12)
+    assert plane.images[0].get_extent() == [-0.5, 2.5, -0.5, 2.5]
+    ticks = [
+        dict(zip([text.get_text() for text in axis.get_ticklabels()], axis.get_ticklocs(), strict=True))
+        for axis in (plane.xaxis, plane.yaxis)
+    ]
+    # A value between those of two images is as far between their centres.
+    assert ticks[0] == {"\N{MINUS SIGN}2": 0, "\N{MINUS SIGN}1": 0.5, "0": 1, "1": 2}
+    assert ticks[1] == {"3": 0, "4": 1, "5": 1.25, "6": 1.5, "7": 1.75, "8": 2}
     assert plane.get_aspect() == 2  # pixels are square: tiles are twice as high as wide
-    assert (plane.get_xlabel(), plane.get_ylabel()) == ("$z_1$ (prior quantile)", "$z_2$ (prior quantile)")
+    assert plane.get_xlabel() == "$z_1$ at equally spaced prior quantiles"
+    assert plane.get_ylabel() == "$z_2$ at equally spaced prior quantiles"
     np.testing.assert_array_equal(scatter.collections[0].get_offsets(), means)
     with pytest.raises(ValueError, match="as many rows as columns"):
-        plots.latent_plane(images[:2], (0.1, 0.9), means)
+        plots.latent_plane(images[:2], Z, means)
 
 
 @pytest.mark.parametrize(("classes", "groups"), [(1, 1), (3, 3), (20, 20), (21, 1)])
 def test_the_means_are_drawn_as_the_numbers_of_their_classes_if_there_are_few(classes, groups):
     labels = np.arange(classes * 2) % classes
     means = np.stack([labels, 5.0 * labels], axis=-1)
-    figure = plots.latent_plane(np.zeros((2, 2, 4, 4, 1)), (0.1, 0.9), means, labels)
+    figure = plots.latent_plane(np.zeros((2, 2, 4, 4, 1)), Z, means, labels)
     drawn = figure.axes[1].collections
     assert len(drawn) == groups
     if groups > 1:
