@@ -14,13 +14,21 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
+import jax
 from jaxtyping import PyTree
 
 
 def posterior(apply: Callable, params: PyTree, x: PyTree) -> Any:
-    """q(z|x) of a batch x. Raises the error of `check_apply`."""
+    """q(z|x) of a batch x.
+
+    Raises:
+      TypeError: the error of `check_apply`; or if the model's `encode` returns an array.
+    """
     check_apply(apply)
-    return apply(params, x, method="encode")
+    q = apply(params, x, method="encode")
+    if isinstance(q, jax.Array):
+        raise TypeError("encode must return a distribution, such as vae.distributions.Bernoulli(logits), got an array")
+    return q
 
 
 def check_apply(apply: Any) -> None:

@@ -177,9 +177,14 @@ def with_interval(row: dict[str, Any], key: str) -> str:
     return number(value) if math.isnan(low) else f"{number(value)} [{number(low)}, {number(high)}]"
 
 
+# What LaTeX does not print after a backslash.
+_ESCAPED = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+
+
 def _tex(text: str) -> str:
     """The text as LaTeX prints it: its special characters are escaped, and symbols are in math mode."""
-    text = re.sub(r"[&%$#_{}]", lambda special: rf"\{special[0]}", text)
+    text = re.sub(r"[&%$#_{}\\~^]", lambda special: _ESCAPED.get(special[0], rf"\{special[0]}"), text)
+    text = re.sub("[<>]", r"$\g<0>$", text)  # in the old font encoding, they would be printed as other characters
     text = re.sub(r"(?<![\w.])-(?=\d)", "$-$", text)  # a minus sign, which is wider than a hyphen
     for plain, symbol in (("±", r"$\pm$"), ("|z|", r"$|z|$"), ("-log p(x)", r"$-\log p(x)$"), (" x ", r" $\times$ ")):
         text = text.replace(plain, symbol)

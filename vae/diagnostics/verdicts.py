@@ -141,8 +141,9 @@ def judge(variance: float, biased: bool, is_best: bool, low: float, high: float,
     """The verdict in words, from the interval of the ratio of variance x cost to the best estimator's.
 
     An estimator is better or worse than the best one if the interval excludes 1 and the two are not equal within 1 %
-    (`is_equal`). A gradient that is not finite or always zero is neither better nor worse. A biased gradient is never
-    called better, because a gradient that is too short also has a small variance.
+    (`is_equal`). A gradient that is not finite or always zero is neither better nor worse. An exact gradient has no
+    variance and a ratio of 0; it is not among those of which one is the best. A biased gradient is never called better,
+    because a gradient that is too short also has a small variance.
     """
     if not math.isfinite(variance):
         verdict = "NOT FINITE"
@@ -152,8 +153,10 @@ def judge(variance: float, biased: bool, is_best: bool, low: float, high: float,
         verdict = "best"
     elif is_equal(low, high):
         verdict = "within 1 % of best"
+    elif high < 1 and biased:
+        verdict = "lower variance x cost"
     elif high < 1:
-        verdict = "lower variance x cost" if biased else "better"
+        verdict = "better" if high > 0 else "no variance"
     elif low > 1:
         verdict = "worse"
     else:

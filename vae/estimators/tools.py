@@ -122,7 +122,8 @@ def attach(value: Array, surrogate: Array | int) -> Array:
 
 @attach.defjvp
 def _attach_jvp(primals, tangents):
-    return attach(*primals), tangents[1] * differentiable_once(primals[1])
+    tangent = tangents[1] * differentiable_once(primals[1])
+    return attach(*primals), tangent.astype(primals[0].dtype)  # a float32 codebook may get float64 encodings
 
 
 def with_own_loss(q: Distribution, bound: Estimate) -> Estimate:

@@ -57,7 +57,8 @@ def make_vae(
         the posterior has several blocks, as `categorical+normal`, they are the numbers of the blocks.
       hidden: widths of the layers (mlp) or numbers of channels (conv), from the image to the latents. The decoder
         mirrors them.
-      layer_hidden: widths of the layers between two stochastic layers.
+      layer_hidden: widths of the layers between two stochastic layers. Without such layers, the log-variance of a layer
+        is linear in the layer before, and E log q(z|x) / p(z) may be infinite.
       inference: order in which q(z|x) draws several stochastic layers: bottom_up, top_down or ladder (top_down.py).
       architecture: networks of the first stochastic layer and of the decoder, by `ARCHITECTURES`.
       activation: function between the networks' layers, by `ACTIVATIONS`.

@@ -43,6 +43,9 @@ def test_latex_prints_every_character_as_it_is():
     assert r"a\_b \& c & 50 \% \\" in latex
     assert r"\$1 \{x\} & \#2 $\pm$ 3 \\" in latex
     assert r"\caption{d\_e}" in latex
+    latex = tables.to_latex([["k > 0.7", "a<b"], ["~/x^2", "C:\\d"]], caption="")
+    assert r"k $>$ 0.7 & a$<$b \\" in latex
+    assert r"\textasciitilde{}/x\textasciicircum{}2 & C:\textbackslash{}d \\" in latex
 
 
 def test_latex_has_minus_signs_before_numbers_alone():

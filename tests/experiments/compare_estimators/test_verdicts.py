@@ -80,7 +80,7 @@ def test_the_verdicts_of_random_exact_and_broken_estimators():
     broken = np.where(np.arange(20) == 3, np.nan, 1.0)
     entrants = levels.compared(np.stack([*random, np.zeros(20), broken]), diagnostics.resampling(20, 500))
     verdicts = [entrant.row["phi_verdict"] for entrant in entrants]
-    assert verdicts == ["best", "worse", "not told apart from best", "better", "NOT FINITE"]
+    assert verdicts == ["best", "worse", "not told apart from best", "no variance", "NOT FINITE"]
     ratios = [entrant.row["phi_variance_x_flops_to_best"] for entrant in entrants]
     np.testing.assert_allclose(ratios, [1, 2, 1.02, 0, np.nan], rtol=1e-6)
 

@@ -91,6 +91,7 @@ def test_the_best_is_unbiased_with_the_least_product_and_some_variance_if_there_
     ("low", "high", "verdict"),
     [
         (0.5, 0.9, "better"),
+        (0.0, 0.0, "no variance"),
         (0.5, 1.5, "not told apart from best"),
         (1.2, 1.5, "worse"),
         (0.995, 1.005, "within 1 % of best"),
@@ -99,5 +100,5 @@ def test_the_best_is_unbiased_with_the_least_product_and_some_variance_if_there_
 )
 def test_an_interval_decides(low, high, verdict):
     assert diagnostics.judge(1.0, False, False, low, high) == verdict
-    of_a_biased_one = "lower variance x cost" if verdict == "better" else verdict
+    of_a_biased_one = "lower variance x cost" if verdict in ("better", "no variance") else verdict
     assert diagnostics.judge(1.0, True, False, low, high) == f"BIASED, {of_a_biased_one}"

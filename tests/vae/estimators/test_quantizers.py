@@ -251,3 +251,12 @@ def test_estimators_that_need_chance_or_probabilities_are_refused_with_those_tha
             estimators.BY_NAME[name].make().init(jax.random.key(0), q)
     with pytest.raises(ValueError, match="nsvq cannot .*Rounded latents; these estimators can: vq_straight_through$"):
         estimators.make("nsvq").init(jax.random.key(0), dist.Rounded(ENCODING, (5, 4, 3)))
+
+
+@pytest.mark.parametrize("name", ["vq_straight_through", "rotation", "diveq"])
+def test_a_codebook_in_float32_quantizes_encodings_in_float64(name):
+    with jax.enable_x64(True):
+        mixed = gradients(name, encoding=float64(ENCODING))
+        expected = gradients(name, encoding=float64(ENCODING), codebook=float64(CODEBOOK))
+    for got, truth in zip(mixed, expected, strict=True):
+        np.testing.assert_allclose(got, truth, rtol=1e-5, atol=1e-6)
