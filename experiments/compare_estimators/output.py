@@ -71,7 +71,8 @@ def _note(protocol: Protocol, task: Task) -> str:
         f"{protocol.draws} draws of each estimator. Intervals have level {100 * protocol.confidence:g} % and come from"
         f" a bootstrap over chunks of draws; ± is one standard error. The verdict compares {judged}{host}. The variance"
         f" is the trace of the covariance. Figures of {' and '.join([judged, *others])} are relative to the best"
-        " unbiased estimator; their intervals hold for all estimators of a table at once. * marks estimators that their papers call biased."
+        " unbiased estimator; their intervals hold for all estimators of a table at once. * marks estimators that their"
+        " papers call biased."
         ' "within 1 % of best" means that the whole interval of the ratio lies from 1 / 1.01 to 1.01.'
         f" Control variates were trained for {protocol.cv_steps} steps here; a run's own estimator started from the"
         " checkpoint."
