@@ -5,7 +5,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable
 
-from experiments.common import grammar
+from experiments.common import grammar, results
 from vae import estimators
 
 # The families of estimators. The first family has the first colour. The last colour, black, is
@@ -78,10 +78,14 @@ def numbers(style: int) -> tuple[int, int, int]:
     return colour, turn, turn if turn >= SETTINGS_TURN else colour + turn
 
 
-def paper_label(label: str) -> str:
-    """The label with the name that papers give to its estimator: "RLOO, learning_rate=0.01"."""
-    parts = label.split(", ")
-    return ", ".join(grammar.paper_name(part) if _estimator(part) else part for part in parts)
+def paper_label(label: str, star: bool = False) -> str:
+    """The label with the name that papers give to its estimator: "RLOO, learning_rate=0.01".
+
+    Args:
+      star: Whether an estimator that its paper calls biased has a star: "ReinMax *, learning_rate=0.01".
+    """
+    name = lambda part: grammar.paper_name(part) + " *" * (star and results.is_biased(part))
+    return ", ".join(name(part) if _estimator(part) else part for part in label.split(", "))
 
 
 def _colours(names: list[str], given: dict[str, int]) -> dict[str, int]:

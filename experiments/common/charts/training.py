@@ -1,7 +1,7 @@
 """Charts of trained models: learning curves of one run, the bound of many runs, and the rate-distortion plane."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -29,6 +29,7 @@ CLOCK_TITLES = {
     "evaluations": "evaluations of f",
     "seconds": "training time (s)",
 }
+ABOUT_STARS = "* biased according to its paper"
 
 
 def learning(rows: list[dict[str, Any]], split: str) -> list[Chart]:
@@ -77,14 +78,12 @@ def bound(runs: list[dict[str, Any]], clock: str) -> Chart:
     for label, style in styles(groups).items():
         group = groups[label]
         reason = seed_curves.reason_unseen(group, y_limits) if y_limits else " (not finite)"
-        series += _seeds_and_mean(
-            paper_label(label) + reason, style, [run for run in group if _has_clock(run, clock)], clock
-        )
+        series += _seeds_and_mean(_name(label) + reason, style, [run for run in group if _has_clock(run, clock)], clock)
     ends = [one.x[-1] for one in series if len(one.x)]
     spread = clock == "seconds" and bool(ends) and max(ends) > 5 * min(ends) > 0
     splits = sorted({row["split"] for run in runs for row in run["rows"] if "split" in row})
     y = Axis(f"{' and '.join(splits) or 'held-out'} ELBO (nats)", limits=y_limits)
-    return Chart(series, Axis(CLOCK_TITLES[clock], "log" if spread else "linear"), y)
+    return Chart(series, Axis(CLOCK_TITLES[clock], "log" if spread else "linear"), y, note=_note(groups))
 
 
 def known_clocks(runs: list[dict[str, Any]]) -> list[str]:
@@ -144,15 +143,16 @@ def candidates(comparison: Comparison, name: str) -> Chart:
                 chosen.append((x, mean))
         x = np.array(sorted(best), dtype=float)
         mean, error = np.array([best[one] for one in sorted(best)]).T
-        series.append(Series(paper_label(choice.value), looks[choice.value], x, mean, mean - error, mean + error))
+        series.append(Series(_name(choice.value), looks[choice.value], x, mean, mean - error, mean + error))
     x, mean = np.array(chosen, dtype=float).reshape(-1, 2).T
     series.append(Series("chosen by validation", CHOSEN_STYLE, x, mean, ring=True))
     positive = numeric and order[0] > 0 and order[-1] >= 4 * order[0]
-    names = () if numeric else tuple(paper_label(value) if name == "estimator" else value for value in order)
+    names = () if numeric else tuple(_name(value) if name == "estimator" else value for value in order)
     ends = [end for one in series for end in (one.y, one.low, one.high) if end is not None]
     axis = Axis(name.replace("_", " "), "log" if positive else "linear", ticks=tuple(order) * numeric, names=names)
     has_bars = any(np.isfinite(one.low).any() for one in series[:-1])
-    note = "bars: one standard error over seeds" if has_bars else ""
+    estimators = [*looks, *(order if name == "estimator" else ())]
+    note = _note(estimators, "bars: one standard error over seeds" if has_bars else "")
     return Chart(series, axis, Axis("validation ELBO (nats)", limits=limits(ends)), note=note)
 
 
@@ -174,16 +174,26 @@ def rate_distortion(points: list[dict[str, Any]]) -> Chart:
         return Chart([], x, y)
     near = (_distances(rate, x.limits) < SAME_PLACE) & (_distances(distortion, y.limits) < SAME_PLACE)
     hidden = np.tril(near, -1).sum(axis=1).clip(max=MOST_RINGS)
-    names = [", ".join(filter(None, (paper_label(point["label"]), point.get("name")))) for point in ordered]
+    names = [", ".join(filter(None, (_name(point["label"]), point.get("name")))) for point in ordered]
     series = []
     for label, style in styles(groups).items():
         mine = [i for i, point in enumerate(ordered) if point["label"] == label]
         details = tuple(ordered[i].get("details") for i in mine)
         remarks = tuple(_others([names[j] for j in np.flatnonzero(near[i]) if j != i]) for i in mine)
         common = {"details": details, "hidden": hidden[mine], "remarks": remarks}
-        series.append(Series(paper_label(label), style, rate[mine], distortion[mine], **common))
-    note = "a ring: one more run at the same place" if hidden.any() else ""
+        series.append(Series(_name(label), style, rate[mine], distortion[mine], **common))
+    note = _note(groups, "a ring: one more run at the same place" if hidden.any() else "")
     return Chart(series, x, y, tuple(_equal_elbo(x.limits, y.limits)), note)
+
+
+def _name(label: str) -> str:
+    return paper_label(label, star=True)
+
+
+def _note(labels: Iterable[str], remark: str = "") -> str:
+    """The remark, and what a star means if any of the labels has one."""
+    has_star = any(_name(label) != paper_label(label) for label in labels)
+    return "; ".join(filter(None, (remark, ABOUT_STARS * has_star)))
 
 
 def _distances(values: np.ndarray, ends: tuple[float, float]) -> np.ndarray:

@@ -73,6 +73,7 @@ def compare_runs(runs: list[dict[str, Any]]) -> Figure:
             ax.locator_params(axis="x", nbins=max(5, 12 // len(clocks)))  # the numbers need room
     for ax in axes[1:]:
         ax.set_ylabel("")
+    axes[-1].set_title(chart.note, loc="right", fontsize=7, color=GREY)
     legend_outside(figure, [line for line in axes[0].lines if not line.get_label().startswith("_")])
     return figure
 

@@ -74,4 +74,6 @@ def test_labels_without_an_estimator_are_told_apart_by_their_order():
 def test_labels_in_figures_have_the_names_of_papers():
     assert paper_label("elbo, leave_one_out, learning_rate=0.01") == "elbo, RLOO, learning_rate=0.01"
     assert paper_label("gumbel_softmax:temperature=0.3, K=4") == "Gumbel-Softmax, temperature 0.3, K=4"
+    assert paper_label("reinmax, learning_rate=0.01", star=True) == "ReinMax *, learning_rate=0.01"
+    assert paper_label("elbo, disarm, K=4", star=True) == "elbo, DisARM, K=4"
     assert paper_label("mine:a=1:a=2, learning_rate=0.1") == "mine:a=1:a=2, learning_rate=0.1"

@@ -213,6 +213,22 @@ def test_the_candidates_of_a_verdict_are_drawn_with_whole_intervals_and_papers_n
     assert not alone.axes[0].get_title("right")  # a single seed has no bar
 
 
+def test_a_biased_estimator_has_a_star_that_the_picture_explains():
+    names = ("reinmax", "disarm")
+    rows = [row(name, s, 10.0, rate=r, validation=-10.0 - s) for name in names for s in (0, 1) for r in (1e-3, 1e-2)]
+    curves = [{"label": name, "rows": make_rows(), "seconds": None} for name in names]
+    points = [{"label": name, "rate_nats": 5.0 + len(name), "distortion_nats": 80.0} for name in names]
+
+    verdict = plots.candidates(comparison.compare(rows, "estimator"))
+    runs = plots.compare_runs(curves)
+    plane = plots.rate_distortion(points)
+
+    for figure in (verdict, runs, plane):
+        assert set(legend_texts(figure)) - {"chosen by validation"} == {"ReinMax *", "DisARM"}
+        assert figure.axes[0].get_title("right").endswith("* biased according to its paper")
+    assert not plots.compare_runs(curves[1:]).axes[0].get_title("right")
+
+
 def test_a_run_at_the_place_of_others_is_a_ring_around_them():
     places = [(5.0, 100.0), (20.0, 80.0), (5.0, 100.0), (5.02, 100.05), (5.2, 100.0)]
     points = [
