@@ -4,13 +4,12 @@ To add a family, write a class with the decorator `family`. A location-scale fam
 `LocationScale`. Another family writes `rsample`, or only `sample` if its samples carry no gradient: estimators test
 with `hasattr` which methods a distribution has. `add_kl` adds the closed form of a divergence. A family whose latent
 dimensions are not independent says `factorized = False`, and a family over all real numbers says `is_real = True`. A
-field of weights that all data share is called `weights` (or `codebook`), and no other field is. A family that has a
-method `check()` raises ValueError in it, if numbers or shapes that it was given make no sense.
+family that has a method `check()` raises ValueError in it, if numbers or shapes that it was given make no sense.
 """
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
 import jax
@@ -78,6 +77,21 @@ def _prepare_parameters(q: Any) -> None:
     _broadcast(q, axes)
     if hasattr(q, "check"):
         q.check()
+
+
+def parameters(q: Any) -> list[Array]:
+    """The parameters of q and of the distributions that it consists of, without weights that all data share.
+
+    Weights are in fields without the annotation of a parameter, such as those of a flow.
+    """
+    if isinstance(q, tuple):
+        return [leaf for part in q for leaf in parameters(part)]
+    if not is_dataclass(q):
+        return []
+    values = [(each, getattr(q, each.name)) for each in fields(q) if not each.metadata.get("static")]
+    return [
+        leaf for each, value in values for leaf in ([value] if hasattr(each.type, "dim_str") else parameters(value))
+    ]
 
 
 def check_levels(q: Any, levels: int) -> None:

@@ -1,14 +1,17 @@
 """`auto` uses one of its candidates, goes on with the one of least error, and never with one that noise favours."""
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jaxtyping import Array, Float
 
 from tests.helpers.flows import make_flow
 from tests.helpers.oracle import REDUCE, assert_unbiased, oracle, problem
 from vae import estimators
-from vae.distributions import Bernoulli, Categorical, Normal, Quantized
+from vae.distributions import Bernoulli, Categorical, Mixture, Normal, Quantized, family
 from vae.estimators import Estimator, LogJoint, mean
 from vae.estimators.parts import choice as parts_choice
 from vae.estimators.parts.candidates import Candidate, fitting
@@ -144,7 +147,24 @@ def test_it_takes_turns_then_goes_on_with_the_best_and_uses_its_gradient():
     assert states.figures()["auto/stl/steps"] is states.steps["stl"]
 
 
+@family
+class Weighted:
+    """A family of one's own: the name of a field does not say what the data share."""
+
+    weights: Float[Array, "*batch C"]
+    shared: dict
+
+
+class Foreign(NamedTuple):
+    """A q that is no family of vae."""
+
+    mean: jax.Array
+
+
 SHARES = [
+    (Weighted(jnp.zeros((3, 5)), {"kernel": jnp.zeros((3, 7))}), 5),
+    (Mixture(jnp.zeros((3, 2)), Normal(jnp.zeros((3, 2, 4)), jnp.zeros((3, 2, 4)))), 2 + 2 * (4 + 4)),
+    (Foreign(jnp.zeros((3, 6))), 6),
     (make_flow("coupling", dim=4, hidden=2), 4 + 4 + 3),
     (Quantized(jnp.zeros((3, 2, 5)), jnp.zeros((3, 5))), 2 * 5),
     (
@@ -156,10 +176,11 @@ SHARES = [
 ]
 
 
-@pytest.mark.parametrize(("q", "numbers"), SHARES, ids=["flow", "codes", "layers"])
+@pytest.mark.parametrize(("q", "numbers"), SHARES, ids=["own", "mixture", "foreign", "flow", "codes", "layers"])
 def test_what_the_data_share_does_not_count_although_its_axis_is_as_long_as_the_batch(q, numbers):
     drawn = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), q)
-    assert parts_choice.by_datum(drawn, q.batch_shape).shape == (2, *q.batch_shape, numbers)
+    [data] = getattr(q, "batch_shape", (3,))
+    assert parts_choice.by_datum(drawn, (data,)).shape == (2, data, numbers)
 
 
 @pytest.mark.parametrize("batch", [(), (1,)])

@@ -7,12 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
+from vae.distributions.base import parameters
 from vae.estimators.parts.candidates import Candidate
 
 # A candidate takes over if its error is smaller by this many standard errors.
 CERTAIN = 3.0
-# The fields of families whose arrays the data share: the weights of a flow or of conditionals, and codes.
-SHARED = ("weights", "codebook")
 
 
 def by_datum(gradient: PyTree, batch: tuple[int, ...]) -> Float[Array, "draws N P"]:
@@ -26,9 +25,8 @@ def by_datum(gradient: PyTree, batch: tuple[int, ...]) -> Float[Array, "draws N 
     end, number = 1 + len(batch), math.prod(batch)
     if number < 2:
         raise ValueError("auto compares its candidates over the data of a batch, and this batch has one (batch_size=1)")
-    paths_and_leaves, _ = jax.tree_util.tree_flatten_with_path(gradient)
-    of_data = [leaf for path, leaf in paths_and_leaves if not any(getattr(k, "name", "") in SHARED for k in path)]
-    leaves = [leaf for leaf in of_data if jnp.issubdtype(leaf.dtype, jnp.floating) and leaf.shape[1:end] == batch]
+    leaves = parameters(gradient) or jax.tree.leaves(gradient)  # of a q that is no family of vae
+    leaves = [leaf for leaf in leaves if jnp.issubdtype(leaf.dtype, jnp.floating) and leaf.shape[1:end] == batch]
     if not leaves:
         raise ValueError("auto needs a q whose parameters differ from datum to datum")
     leaves = [leaf.reshape(len(leaf), number, -1) for leaf in leaves]
