@@ -142,8 +142,8 @@ def judge(variance: float, biased: bool, is_best: bool, low: float, high: float,
 
     An estimator is better or worse than the best one if the interval excludes 1 and the two are not equal within 1 %
     (`is_equal`). A gradient that is not finite or always zero is neither better nor worse. An exact gradient has no
-    variance and a ratio of 0; it is not among those of which one is the best. A biased gradient is never called better,
-    because a gradient that is too short also has a small variance.
+    variance and a ratio of 0, and is not called the best. A biased gradient is never called better, because a gradient
+    that is too short also has a small variance.
     """
     if not math.isfinite(variance):
         verdict = "NOT FINITE"

@@ -80,18 +80,20 @@ def _prepare_parameters(q: Any) -> None:
 
 
 def parameters(q: Any) -> list[Array]:
-    """The parameters of q and of the distributions that it consists of, without weights that all data share.
+    """The parameters of q and of the distributions in its fields.
 
-    Weights are in fields without the annotation of a parameter, such as those of a flow.
+    A parameter is annotated as `Float[Array, "*batch D"]` or the like. Weights that all data share, such as those of a
+    flow, have another annotation and are left out.
     """
     if isinstance(q, tuple):
         return [leaf for part in q for leaf in parameters(part)]
     if not is_dataclass(q):
         return []
-    values = [(each, getattr(q, each.name)) for each in fields(q) if not each.metadata.get("static")]
-    return [
-        leaf for each, value in values for leaf in ([value] if hasattr(each.type, "dim_str") else parameters(value))
-    ]
+    leaves: list[Array] = []
+    for each in fields(q):
+        value = getattr(q, each.name)
+        leaves += [value] if hasattr(each.type, "dim_str") else parameters(value)
+    return leaves
 
 
 def check_levels(q: Any, levels: int) -> None:
