@@ -90,7 +90,7 @@ def parameters(q: Any) -> list[Array]:
     if not is_dataclass(q):
         return []
     leaves: list[Array] = []
-    for each in fields(q):
+    for each in (each for each in fields(q) if not each.metadata.get("static")):
         value = getattr(q, each.name)
         leaves += [value] if hasattr(each.type, "dim_str") else parameters(value)
     return leaves
